@@ -1,0 +1,34 @@
+"""LoRA by peft: low-rank adapters of the linear layers (Hu et al., arXiv:2106.09685), the only thing then federated."""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import torch
+from transformers import PreTrainedModel
+
+
+def attach_lora(model: PreTrainedModel, *, rank: int, alpha: float, classifier: bool) -> torch.nn.Module:
+    """Freeze a model and give each linear layer but the output an adapter; a classifier's head trains in full.
+
+    Embeddings never get one: a tied embedding's adapter would show which tokens a site has seen.
+    """
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type=peft.TaskType.SEQ_CLS if classifier else peft.TaskType.CAUSAL_LM,
+    )
+    return peft.get_peft_model(model, config)
+
+
+def merged(model: torch.nn.Module) -> PreTrainedModel:
+    """The plain model: with adapters, a copy that has them added to the weights; otherwise the model itself."""
+    if isinstance(model, peft.PeftModel):
+        plain: PreTrainedModel = copy.deepcopy(model).merge_and_unload()
+        return plain
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"a transformers model is wanted, not {type(model).__name__}")
+    return model

@@ -1,0 +1,90 @@
+"""Real data inside packages that are installed anyway: nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from fedglm.autoglm.records import Records
+from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
+from fedglm.autoglm.tasks import Kind
+
+_PUBLIC_ROWS = 69  # of breast-cancer's 569, chosen once and for all: 500 are left to the sites
+_PUBLIC_SEED = 1995  # the data set's year
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A built-in: its records, its task, and for a table how it becomes tokens (from public knowledge alone)."""
+
+    kind: Kind
+    records: Records
+    table: TableEncoder | None = None
+
+
+def breast_cancer(bins: int | None) -> Bundle:
+    """Wisconsin Diagnostic Breast Cancer: 569 tumours, 30 features, malignant or benign (Street et al., 1993).
+
+    From ``sklearn.datasets``. 69 rows are set aside as the public reference that bins are placed by; no site holds
+    them.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    table = load_breast_cancer()
+    order = np.random.default_rng(_PUBLIC_SEED).permutation(len(table.data))
+    public, private = np.sort(order[:_PUBLIC_ROWS]), np.sort(order[_PUBLIC_ROWS:])
+    origin = f"quantiles of a public reference sample: {_PUBLIC_ROWS} of the 569 rows, set aside, at no site"
+    encoder = bins_from_reference(tuple(table.feature_names.tolist()), table.data[public], bins or 8, origin=origin)
+    names = [str(table.target_names[target]) for target in table.target[private]]
+    records = Records(values=table.data[private], labels=names, units=[str(row) for row in private])
+    return Bundle(kind="tabular-classification", records=records, table=encoder)
+
+
+def digits(bins: int | None) -> Bundle:
+    """Optical recognition of handwritten digits: 1797 images of 8 x 8 pixels, 0 to 16 (Alpaydin and Kaynak, 1998).
+
+    From ``sklearn.datasets``. Its description declares the pixels' range, so no sample is needed to place bins.
+    """
+    from sklearn.datasets import load_digits
+
+    table = load_digits()
+    encoder = bins_from_ranges(dict.fromkeys(table.feature_names, (0.0, 16.0)), bins or 8)
+    names = [str(target) for target in table.target]
+    records = Records(values=table.data, labels=names, units=[str(row) for row in range(len(names))])
+    return Bundle(kind="tabular-classification", records=records, table=encoder)
+
+
+def pydoc(bins: int | None) -> Bundle:
+    """The Python language reference as CPython carries it (``pydoc_data.topics``): a document a topic, three groups.
+
+    Some topics repeat others word for word ("compound" holds "if", "while", "for"); a paragraph is kept in the shortest
+    topic that has it, so that held-out text is no copy of training text. The text differs between Python versions.
+    """
+    del bins  # text has none
+    from pydoc_data.topics import topics
+
+    seen: set[str] = set()
+    records = Records()
+    for name, text in sorted(topics.items(), key=lambda item: (len(item[1]), item[0])):
+        fresh = [part for part in text.split("\n\n") if part.strip() and part not in seen]
+        seen.update(fresh)
+        if fresh:
+            records.units.append(name)
+            records.texts.append("\n\n".join(fresh))
+            records.labels.append(_pydoc_group(text))
+    return Bundle(kind="language-model", records=records)
+
+
+def _pydoc_group(text: str) -> str:
+    title = text.split("\n", 1)[0].lower()
+    if "statement" in title:
+        return "statements"
+    data_model = ("type", "class", "object", "attribute", "method", "mapping", "sequence", "special", "custom")
+    return "data model" if any(word in title for word in data_model) else "expressions and execution"
+
+
+BUNDLES: MappingProxyType[str, Callable[[int | None], Bundle]] = MappingProxyType(
+    {"breast-cancer": breast_cancer, "digits": digits, "pydoc": pydoc}
+)

@@ -1,0 +1,267 @@
+"""A federation's data: settings in, sites with training and held-out examples out; the same for the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.errors import DataError, choices
+from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.models import ModelSettings, load_tokenizer
+from fedglm.autoglm.reading import read_rows
+from fedglm.autoglm.records import Records, numbers, read_records, require_fields
+from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.splits import Indices, held_out_units, units_dirichlet, units_iid
+from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
+from fedglm.autoglm.tasks import Kind, Task
+from fedglm.autoglm.texts import Sequences, smallest_type, whole_texts, windows
+
+DEFAULT_NODES = 4
+DEFAULT_BINS = 16
+
+__all__ = ["DataSettings", "FederatedData", "Site", "load_federation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What one node holds."""
+
+    name: str
+    train: Examples
+    held_out: Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederatedData:
+    """The task and every site's examples; ``notes`` says what a reader must know about where they come from."""
+
+    task: Task
+    sites: tuple[Site, ...]
+    source: str
+    split: str
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Rows, units and classes of every site, as plain JSON values."""
+        return {
+            "source": self.source,
+            "task": self.task.kind,
+            "split": self.split,
+            "length": self.task.length,
+            "classes": list(self.task.labels),
+            "notes": list(self.notes),
+            "sites": [self._describe(site) for site in self.sites],
+        }
+
+    def _describe(self, site: Site) -> dict[str, Any]:
+        counted = Counter(torch.cat([site.train.labels, site.held_out.labels]).tolist())
+        return {
+            "name": site.name,
+            "train": len(site.train),
+            "held_out": len(site.held_out),
+            "tokens": int(site.train.lengths.sum() + site.held_out.lengths.sum()),
+            "units": len(np.unique(site.train.units)) + len(np.unique(site.held_out.units)),
+            "classes": {name: counted.get(i, 0) for i, name in enumerate(self.task.labels)},
+        }
+
+
+def load_federation(
+    settings: DataSettings, *, nodes: int | None = None, seed: int, model: ModelSettings | None = None
+) -> FederatedData:
+    """Read the records, make tokens of them, deal them to sites, and hold out a share of every site's units.
+
+    Args:
+        settings: where the records come from and what they mean.
+        nodes: number of nodes; by site it must be the number of sites; 4 without one.
+        seed: of the deal and of what is held out; the same seed gives the same federation.
+        model: whose tokenizer to use where it is a local folder; bytes without one.
+
+    Raises:
+        DataError: the records cannot be used; one line that names the place and the remedy.
+        ModelError: the model's folder has no tokenizer.
+    """
+    kind, records, table = _read(settings)
+    task = _task(settings, kind, records, table, model or ModelSettings())
+    sequences = _sequences(task, records)
+    unit_names = {name: number for number, name in enumerate(dict.fromkeys(records.units))}
+    units = np.array([unit_names[name] for name in records.units], dtype=np.int64)
+    groups = _groups(task, records)
+    rng = np.random.default_rng([seed, 0])
+    split, sites = _deal(settings, nodes, records, units, groups, rng)
+    held = held_out_units({name: np.unique(units[rows]) for name, rows in sites.items()}, settings.held_out, rng)
+    held_rows = np.isin(units, np.fromiter(held, dtype=np.int64))
+    examples = Examples(
+        input_ids=torch.from_numpy(sequences.ids),
+        lengths=torch.from_numpy(sequences.lengths),
+        labels=torch.from_numpy(groups[sequences.rows]),
+        units=torch.from_numpy(units[sequences.rows]),
+    )
+    made = []
+    for name, rows in sites.items():
+        here = np.zeros(len(records), dtype=bool)
+        here[rows] = True
+        train = np.flatnonzero((here & ~held_rows)[sequences.rows])
+        held_out = np.flatnonzero((here & held_rows)[sequences.rows])
+        made.append(Site(name=name, train=examples.select(train), held_out=examples.select(held_out)))
+    notes = [f"bins: {task.table.origin}"] if task.table else []
+    if skipped := sum(records.skipped.values()):
+        notes.append(f"{skipped} rows without text were left out")
+    return FederatedData(task=task, sites=tuple(made), source=settings.source, split=split, notes=tuple(notes))
+
+
+def _read(settings: DataSettings) -> tuple[Kind, Records, TableEncoder | None]:
+    if settings.source in BUNDLES:
+        bundle = BUNDLES[settings.source](settings.bins)
+        of_files = ("text_field", "label_field", "unit_field", "site_field", "feature_fields", "feature_ranges")
+        for name in (*of_files, "public_reference", "class_names"):
+            if getattr(settings, name):
+                raise DataError(f"{settings.source!r} knows its own fields: leave {name} out")
+        if settings.task not in ("auto", bundle.kind):
+            raise DataError(f"{settings.source!r} is for {bundle.kind}, not {settings.task}")
+        return bundle.kind, bundle.records, bundle.table
+    if not any(mark in settings.source for mark in "./\\"):
+        raise DataError(
+            f"no built-in data are called {settings.source!r}; {choices(settings.source, BUNDLES)}; or a file"
+        )
+    kind = _kind(settings)
+    if kind != "language-model" and not settings.label_field:
+        raise DataError(f"{kind} needs a label_field: name the field that holds the class")
+    if kind != "tabular-classification":
+        return kind, read_records(settings, tabular=False), None
+    table = _bins(settings)
+    return kind, read_records(settings, tabular=True), table
+
+
+def _kind(settings: DataSettings) -> Kind:
+    if settings.task != "auto":
+        return settings.task
+    if settings.feature_fields:
+        return "tabular-classification"
+    return "text-classification" if settings.label_field else "language-model"
+
+
+def _bins(settings: DataSettings) -> TableEncoder:
+    """Bins of a user's table: from declared ranges or a public file, never from the private rows."""
+    names, bins = settings.feature_fields, settings.bins or DEFAULT_BINS
+    if not names:
+        raise DataError("tabular-classification needs feature_fields: name the numeric fields")
+    if len(set(names)) != len(names):
+        raise DataError("feature_fields names a field twice")
+    if settings.public_reference:
+        rows = []
+        for number, row in read_rows(settings.public_reference):
+            where = f"{settings.public_reference}, line {number}"
+            require_fields(row, names, where)
+            rows.append(numbers(row, names, where))
+        origin = f"quantiles of {len(rows)} public rows in {settings.public_reference}"
+        return bins_from_reference(names, np.array(rows), bins, origin=origin)
+    if missing := [name for name in names if name not in settings.feature_ranges]:
+        raise DataError(
+            f"no range is declared for {', '.join(map(repr, missing[:5]))}: bins must not be placed by private rows; "
+            "declare feature_ranges from public knowledge, or name a public_reference file"
+        )
+    return bins_from_ranges({name: settings.feature_ranges[name] for name in names}, bins)
+
+
+def _task(
+    settings: DataSettings, kind: Kind, records: Records, table: TableEncoder | None, model: ModelSettings
+) -> Task:
+    labels: tuple[str, ...] = ()
+    if kind != "language-model":
+        labels = settings.class_names or tuple(sorted(set(records.labels)))
+        if len(set(labels)) != len(labels):
+            raise DataError("class_names names a class twice")
+        if len(labels) < 2:
+            raise DataError(f"{settings.source}: all rows are of one class ({labels[0]!r}); there is nothing to learn")
+        if unknown := sorted(set(records.labels) - set(labels)):
+            raise DataError(
+                f"{settings.source}: the class {unknown[0]!r} is not in class_names; {choices(unknown[0], labels)}"
+            )
+    if table is not None:
+        end = table.end_id
+        return Task(
+            kind=kind,
+            length=table.length,
+            vocab_size=table.vocab_size,
+            pad_id=table.pad_id,
+            bos_id=end,
+            eos_id=end,
+            labels=labels,
+            table=table,
+        )
+    tokenizer = load_tokenizer(model, classifier=bool(labels), length=settings.length)
+    pad = int(tokenizer.pad_token_id)
+    return Task(
+        kind=kind,
+        length=settings.length,
+        vocab_size=max(len(tokenizer), pad + 1),
+        pad_id=pad,
+        bos_id=pad if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id),
+        eos_id=pad if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id),
+        labels=labels,
+        tokenizer=tokenizer,
+    )
+
+
+def _sequences(task: Task, records: Records) -> Sequences:
+    if task.table is not None:
+        ids = task.table.tokens(records.values).astype(smallest_type(task.vocab_size))
+        lengths = np.full(len(ids), task.length, dtype=np.int32)
+        return Sequences(ids, lengths, np.arange(len(ids)))
+    if task.tokenizer is None:
+        raise TypeError("a text task has a tokenizer")
+    cut = whole_texts if task.labels else windows
+    return cut(records.texts, task.tokenizer, length=task.length, pad_id=task.pad_id)
+
+
+def _groups(task: Task, records: Records) -> Indices:
+    """Each row's class number; for a language model its group's, 0 without any."""
+    names = task.labels or tuple(sorted(set(records.labels)))
+    numbers_of = {name: number for number, name in enumerate(names)}
+    found = [numbers_of[name] for name in records.labels] or [0] * len(records)
+    return np.array(found, dtype=np.int64)
+
+
+def _deal(
+    settings: DataSettings,
+    nodes: int | None,
+    records: Records,
+    units: Indices,
+    groups: Indices,
+    rng: np.random.Generator,
+) -> tuple[str, dict[str, Indices]]:
+    """How the rows are split, and the row numbers of each site by name."""
+    split = settings.split
+    if split == "auto":
+        split = "site" if records.sites else "iid"
+    if split == "site":
+        if not records.sites:
+            raise DataError("a split by site needs a site_field: name the field that holds the site")
+        names = sorted({*records.sites, *records.skipped})
+        of_row = np.array([names.index(name) for name in records.sites])
+        sites = {name: np.flatnonzero(of_row == number) for number, name in enumerate(names)}
+        if empty := [name for name, rows in sites.items() if not len(rows)]:
+            raise DataError(f"site {empty[0]!r} is empty: none of its {records.skipped[empty[0]]} rows holds text")
+        if nodes not in (None, len(sites)):
+            raise DataError(
+                f"{nodes} nodes were asked for and {settings.site_field!r} names {len(sites)} sites; drop one"
+            )
+        return split, sites
+    count = DEFAULT_NODES if nodes is None else nodes
+    total = int(units.max()) + 1
+    if split == "iid":
+        parts = units_iid(total, count, rng)
+    else:
+        # A unit's group is the one most of its rows are in (the lowest of equals).
+        table = np.zeros((total, int(groups.max()) + 1), dtype=np.int64)
+        np.add.at(table, (units, groups), 1)
+        parts = units_dirichlet(table.argmax(1), count, settings.alpha, rng)
+    node_of_unit = np.empty(total, dtype=np.int64)
+    for node, part in enumerate(parts):
+        node_of_unit[part] = node
+    of_row = node_of_unit[units]
+    return split, {f"site-{node}": np.flatnonzero(of_row == node) for node in range(count)}

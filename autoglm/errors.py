@@ -1,0 +1,27 @@
+"""What can go wrong in autoglm, each as one clear line for the user.
+
+ValueError
+├── DataError    the records: a missing file or field, a malformed line, a split that cannot be made
+└── ModelError   the model: an unknown preset, a folder that holds no model, a vector of another size
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DataError(ValueError):
+    """The data cannot be used as they are; the message names the file, the line or the field, and the remedy."""
+
+
+class ModelError(ValueError):
+    """The model cannot be built, filled or saved as asked; the message names the remedy."""
+
+
+def choices(wrong: str, known: Iterable[str]) -> str:
+    """What an error says after an unknown name: the near names first, then all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(wrong, names, n=2)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"{hint}there are: {', '.join(names)}"

@@ -1,0 +1,58 @@
+"""What is federated: the parameters that train, each storage once, as one flat float32 vector in a fixed order."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from fedglm.autoglm.errors import ModelError
+
+
+def federated_parameters(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """Names and parameters with ``requires_grad``, in the module's order.
+
+    A tied output layer is the embedding's own storage and does not come twice (``state_dict()`` lists it twice). With
+    LoRA these are the adapters and the classification head alone.
+    """
+    seen: set[tuple[torch.device, int, torch.Size, tuple[int, ...]]] = set()
+    chosen = []
+    for name, parameter in model.named_parameters():
+        storage = (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride())
+        if parameter.requires_grad and parameter.numel() and storage not in seen:
+            seen.add(storage)
+            chosen.append((name, parameter))
+    return chosen
+
+
+def to_vector(model: torch.nn.Module) -> npt.NDArray[np.float32]:
+    """The federated parameters laid end to end, (size,) float32, a copy.
+
+    Raises:
+        ModelError: no parameter of the model trains.
+    """
+    parts = [parameter.detach().float().flatten().cpu() for _, parameter in federated_parameters(model)]
+    if not parts:
+        raise ModelError("no parameter of the model trains: there is nothing to federate")
+    vector: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+    return vector
+
+
+def load_vector(model: torch.nn.Module, vector: npt.NDArray[np.float32]) -> None:
+    """Write a flat vector into the federated parameters, in place (``to_vector`` turned round).
+
+    Raises:
+        ModelError: the vector has another shape than (size,), is not floating point, or holds NaN or infinity;
+            the model is then untouched.
+    """
+    targets = [parameter for _, parameter in federated_parameters(model)]
+    size = sum(parameter.numel() for parameter in targets)
+    if vector.shape != (size,) or vector.dtype.kind != "f":
+        raise ModelError(f"the model takes a float vector of shape ({size},), not {vector.dtype} {vector.shape}")
+    if not np.isfinite(vector).all():
+        raise ModelError("the vector holds NaN or infinity; the model was left as it was")
+    source = torch.tensor(vector, dtype=torch.float32)
+    start = 0
+    with torch.no_grad():
+        for parameter in targets:
+            parameter.copy_(source[start : start + parameter.numel()].view_as(parameter))
+            start += parameter.numel()

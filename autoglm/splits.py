@@ -1,0 +1,88 @@
+"""Who holds which records: by site, evenly at random, or unevenly by Dirichlet; and what each site holds out.
+
+Whole units move, never rows: a patient's records go to one node (or, by site, stay where they were made), and are
+either all trained on or all held out, at every site. Dirichlet: Hsu, Qi, Brown, arXiv:1909.06335, section 3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from fedglm.autoglm.errors import DataError
+
+Indices = npt.NDArray[np.int64]
+_LEAST_UNITS = 2  # one to train on, one to hold out
+
+
+def units_iid(units: int, nodes: int, rng: np.random.Generator) -> list[Indices]:
+    """Deal ``units`` units to nodes at random, the counts as even as they can be; sorted arrays of unit numbers.
+
+    Raises:
+        DataError: there are fewer than two units a node.
+    """
+    _check_enough(units, nodes)
+    return [np.sort(part) for part in np.array_split(rng.permutation(units), nodes)]
+
+
+def units_dirichlet(groups: Indices, nodes: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
+    """Deal each group's units to nodes by shares drawn from Dirichlet(alpha); sorted arrays of unit numbers.
+
+    A node left with fewer than two units gets some of the node that has most.
+
+    Args:
+        groups: (U,) int, the class (or a document's group) of each unit; a single group makes sizes uneven alone.
+        nodes: number of nodes.
+        alpha: concentration, units: none.
+        rng: source of the draw.
+
+    Raises:
+        DataError: there are fewer than two units a node.
+    """
+    _check_enough(len(groups), nodes)
+    parts: list[list[int]] = [[] for _ in range(nodes)]
+    for group in np.unique(groups):
+        members = rng.permutation(np.flatnonzero(groups == group))
+        shares = rng.dirichlet(np.full(nodes, alpha))
+        cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(int)
+        for part, chunk in zip(parts, np.split(members, cuts), strict=True):
+            part.extend(chunk.tolist())
+    for part in parts:
+        while len(part) < _LEAST_UNITS:
+            part.append(max(parts, key=len).pop())
+    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+
+
+def held_out_units(site_units: dict[str, Indices], share: float, rng: np.random.Generator) -> set[int]:
+    """Choose the units to hold out, about ``share`` of each site's and at least one, leaving at least one to train on.
+
+    A unit seen at several sites is held out at all of them or at none, so later sites may miss their share a little.
+
+    Args:
+        site_units: by site name, (u,) int unit numbers, each once.
+        share: of each site's units, between 0 and 1.
+        rng: source of the draw.
+
+    Raises:
+        DataError: a site has fewer than two units, or shares so many with other sites that one side stays empty.
+    """
+    held: set[int] = set()
+    trained: set[int] = set()
+    for name, units in site_units.items():
+        if len(units) < _LEAST_UNITS:
+            raise DataError(f"site {name!r} has {len(units)} unit; it needs two, one to train on and one to hold out")
+        free = [int(u) for u in rng.permutation(units) if u not in held and u not in trained]
+        wanted = min(max(round(share * len(units)), 1), len(units) - 1)
+        more = max(wanted - sum(int(u) in held for u in units), 0)
+        held.update(free[:more])
+        trained.update(free[more:])
+        if not any(int(u) in held for u in units) or all(int(u) in held for u in units):
+            raise DataError(f"site {name!r} shares its units with other sites; none is left for one side of the split")
+    return held
+
+
+def _check_enough(units: int, nodes: int) -> None:
+    if nodes < 1:
+        raise DataError(f"a federation needs at least one node, not {nodes}")
+    if units < _LEAST_UNITS * nodes:
+        most = units // _LEAST_UNITS
+        raise DataError(f"{nodes} nodes need two units each and there are {units} in all; use at most {most} nodes")

@@ -1,0 +1,116 @@
+"""Tables as tokens: every feature has its own bins and a token for each, so that a token tells where and how much.
+
+A bin's edges say something about the values they were made from. They come from public knowledge alone: declared
+ranges, or quantiles of a public reference table that no site trains on. Private rows never place an edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from fedglm.autoglm.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableEncoder:
+    """Maps rows of F numbers to F + 1 token ids.
+
+    Feature f with value v becomes token ``f * (bins + 1) + bin(v)``; a missing value (NaN) has the token after the last
+    bin; values beyond the edges fall into the outer bins. The last token of each row is ``end_id``: the model reads a
+    row from left to right and classifies there.
+
+    Attributes:
+        names: the F features, in the order of the tokens.
+        edges: for each feature its bins - 1 inner edges, ascending; equal edges leave the bin between them unused.
+        origin: where the edges come from, in words, for reports.
+    """
+
+    names: tuple[str, ...]
+    edges: tuple[tuple[float, ...], ...]
+    origin: str
+
+    def __post_init__(self) -> None:
+        widths = {len(edges) for edges in self.edges}
+        if len(self.names) != len(self.edges) or len(widths) != 1 or not self.names:
+            raise DataError("a table encoder needs one list of edges for each feature, all of the same length")
+        if not all(np.isfinite(edges).all() and list(edges) == sorted(edges) for edges in self.edges):
+            raise DataError("a table encoder's edges must be finite and ascending")
+
+    @property
+    def bins(self) -> int:
+        """Bins of each feature, without the one for missing values."""
+        return len(self.edges[0]) + 1
+
+    @property
+    def length(self) -> int:
+        """Tokens a row."""
+        return len(self.names) + 1
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends every row."""
+        return len(self.names) * (self.bins + 1)
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token; rows are all of one length, so it never occurs, but models want one."""
+        return self.end_id + 1
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids in all."""
+        return self.end_id + 2
+
+    def tokens(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+        """Token ids (N, F + 1) int32 of rows (N, F) float64, NaN where a value is missing.
+
+        Raises:
+            DataError: the rows have another number of features.
+        """
+        if values.ndim != 2 or values.shape[1] != len(self.names):
+            raise DataError(f"the encoder takes rows of {len(self.names)} features, not an array of {values.shape}")
+        ids = np.full((len(values), self.length), self.end_id, dtype=np.int32)
+        for f, edges in enumerate(self.edges):
+            column = values[:, f]
+            bins = np.where(np.isnan(column), self.bins, np.searchsorted(edges, column, side="right"))
+            ids[:, f] = f * (self.bins + 1) + bins
+        return ids
+
+
+def bins_from_ranges(ranges: dict[str, tuple[float, float]], bins: int) -> TableEncoder:
+    """Bins of equal width within each feature's declared (low, high).
+
+    Raises:
+        DataError: a range is empty or not finite.
+    """
+    for name, (low, high) in ranges.items():
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise DataError(f"the range of feature {name!r} must be finite and ascending, not {low} to {high}")
+    edges = tuple(tuple(np.linspace(low, high, bins + 1)[1:-1].tolist()) for low, high in ranges.values())
+    return TableEncoder(names=tuple(ranges), edges=edges, origin="declared ranges")
+
+
+def bins_from_reference(
+    names: tuple[str, ...], reference: npt.NDArray[np.float64], bins: int, *, origin: str
+) -> TableEncoder:
+    """Bins of equal count in a public reference table.
+
+    Args:
+        names: the F features.
+        reference: (N, F) float64, NaN where a value is missing.
+        bins: bins of each feature.
+        origin: what the table is, in words.
+
+    Raises:
+        DataError: a feature has no finite value in the reference.
+    """
+    edges = []
+    for f, name in enumerate(names):
+        column = reference[:, f]
+        column = np.sort(column[np.isfinite(column)])
+        if not len(column):
+            raise DataError(f"the public reference has no value of feature {name!r} to place bins by")
+        edges.append(tuple(np.quantile(column, np.arange(1, bins) / bins).tolist()))
+    return TableEncoder(names=names, edges=tuple(edges), origin=origin)

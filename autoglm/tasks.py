@@ -1,0 +1,170 @@
+"""What a model is trained for: how a batch becomes losses, and how well it does on examples."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from fedglm.autoglm.errors import DataError
+from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.tables import TableEncoder
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+Kind = Literal["language-model", "text-classification", "tabular-classification"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How well a model does.
+
+    Attributes:
+        loss: mean cross-entropy in nats, over predicted tokens (language model) or records (classifier).
+        metric: perplexity, exp(loss), or accuracy, 0 to 1.
+        count: how many tokens or records the mean is over.
+    """
+
+    loss: float
+    metric: float
+    count: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """What is learned, and what a model must know to learn it.
+
+    Attributes:
+        kind: language modelling, or classification of texts or of table rows.
+        length: tokens of the longest sequence.
+        vocab_size: all token ids are below it.
+        pad_id: token that fills shorter sequences.
+        bos_id: token that begins a document.
+        eos_id: token that ends a sequence.
+        labels: class names in the order of their numbers; empty for language modelling.
+        tokenizer: makes tokens of text; None for tables.
+        table: makes tokens of rows; None for text.
+    """
+
+    kind: Kind
+    length: int
+    vocab_size: int
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    labels: tuple[str, ...] = ()
+    tokenizer: PreTrainedTokenizerBase | None = None
+    table: TableEncoder | None = None
+
+    @property
+    def metric(self) -> Literal["perplexity", "accuracy"]:
+        """What ``Evaluation.metric`` is."""
+        return "accuracy" if self.labels else "perplexity"
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes; 0 for language modelling."""
+        return len(self.labels)
+
+    def sequence_losses(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Cross-entropy of each sequence in nats, (B,) float32, with gradients.
+
+        A language model's is the mean over the sequence's own predicted tokens, never over the batch's: that would tie
+        one record's gradient to its neighbours' lengths, and per-record clipping would mean nothing.
+
+        Args:
+            model: what ``build_model`` made for this task.
+            batch: what ``Examples.batch`` made, on any device.
+        """
+        return self._losses(*self._logits(model, batch))
+
+    def evaluate(self, model: torch.nn.Module, examples: Examples, *, batch_size: int = 64) -> Evaluation:
+        """Loss and metric of a model in float32, without gradients or dropout; the model's mode is put back.
+
+        Sequences of like length go together, in an order that their lengths alone decide, and sums are in float64.
+
+        Raises:
+            DataError: there are no examples.
+        """
+        if not len(examples):
+            raise DataError("no examples to evaluate on")
+        order = torch.argsort(examples.lengths, stable=True)
+        training = model.training
+        model.eval()
+        loss, correct, count = 0.0, 0, 0
+        try:
+            for first in range(0, len(order), batch_size):
+                with torch.no_grad():
+                    logits, batch = self._logits(model, examples.batch(order[first : first + batch_size]))
+                    losses = self._losses(logits, batch).double()
+                if self.labels:
+                    weights = torch.ones_like(losses)
+                    correct += int((logits.argmax(-1) == batch["labels"]).sum())
+                else:
+                    weights = batch["attention_mask"][:, 1:].sum(1).double()
+                loss += float((losses * weights).sum())
+                count += int(weights.sum())
+        finally:
+            model.train(training)
+        mean = loss / max(count, 1)
+        return Evaluation(loss=mean, metric=correct / count if self.labels else _perplexity(mean), count=count)
+
+    def pool(self, evaluations: Sequence[Evaluation]) -> Evaluation:
+        """Several sites' evaluations as one, as if their examples had been evaluated together.
+
+        Raises:
+            DataError: there are none.
+        """
+        count = sum(part.count for part in evaluations)
+        if not count:
+            raise DataError("no evaluations to pool")
+        loss = sum(part.loss * part.count for part in evaluations) / count
+        accuracy = sum(part.metric * part.count for part in evaluations) / count
+        return Evaluation(loss=loss, metric=accuracy if self.labels else _perplexity(loss), count=count)
+
+    def to_json(self) -> str:
+        """Everything but the tokenizer, which saves itself."""
+        plain = {name: getattr(self, name) for name in ("kind", "length", "vocab_size", "pad_id", "bos_id", "eos_id")}
+        table = self.table and {"names": self.table.names, "edges": self.table.edges, "origin": self.table.origin}
+        return json.dumps(plain | {"labels": self.labels, "table": table}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, tokenizer: PreTrainedTokenizerBase | None = None) -> Task:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            DataError: it is something else.
+        """
+        try:
+            plain: dict[str, Any] = json.loads(text)
+            table, labels = plain.pop("table"), tuple(plain.pop("labels"))
+            encoder = table and TableEncoder(
+                names=tuple(table["names"]), edges=tuple(map(tuple, table["edges"])), origin=table["origin"]
+            )
+            return cls(**plain, labels=labels, table=encoder, tokenizer=tokenizer)
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            raise DataError(f"not the description of a task ({exc})") from exc
+
+    def _logits(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        device = next(model.parameters()).device
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return output.logits.float(), batch
+
+    def _losses(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.labels:
+            return functional.cross_entropy(logits, batch["labels"], reduction="none")
+        targets, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]
+        scores = logits[:, :-1].flatten(0, 1)
+        losses = functional.cross_entropy(scores, targets.flatten(), reduction="none").view_as(targets)
+        return (losses * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < np.log(np.finfo(np.float64).max) else (loss if math.isnan(loss) else math.inf)

@@ -1,0 +1,70 @@
+"""A byte-level tokenizer that needs no training, so that its vocabulary tells nothing about anybody's text.
+
+Token id and UTF-8 byte are the same number. UTF-8 never uses the bytes 0xC0, 0xC1 and 0xF5 to 0xFF (RFC 3629,
+section 1), so the three special tokens take the last three of them: the whole vocabulary is 256 ids, a sequence is
+stored as uint8, and encoding copies the text's bytes. (A BPE vocabulary trained on private text would leak its words.)
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import models as token_models
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+VOCAB_SIZE = 256
+EOS_ID, BOS_ID, PAD_ID = 0xFD, 0xFE, 0xFF
+SPECIAL_TOKENS = {"</s>": EOS_ID, "<s>": BOS_ID, "<pad>": PAD_ID}
+
+
+@cache
+def _byte_vocabulary() -> dict[str, int]:
+    # ByteLevel writes a printable Latin-1 byte as its own character and the rest as the characters from U+0100 on.
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + i) for i, byte in enumerate(hidden)}
+    vocabulary = {characters[byte]: byte for byte in range(256) if byte not in SPECIAL_TOKENS.values()}
+    return vocabulary | SPECIAL_TOKENS
+
+
+def byte_tokenizer(*, append_end: bool = False, max_length: int | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of bytes: 253 byte values, ``</s>``, ``<s>`` and ``<pad>``, ids 0 to 255.
+
+    ``decode(encode(text)) == text`` for every text (with ``skip_special_tokens=True`` where the end token is appended);
+    the name of a special token inside a text is text, never the token. ``save_pretrained`` writes what
+    ``AutoTokenizer.from_pretrained`` reads.
+
+    Args:
+        append_end: end every sequence with ``</s>``, as classifiers are trained (their head reads the last token).
+        max_length: the longest sequence in tokens, which ``truncation=True`` cuts to.
+    """
+    backend = Tokenizer(token_models.BPE(vocab=_byte_vocabulary(), merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    if append_end:
+        backend.post_processor = processors.TemplateProcessing(
+            single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", EOS_ID)]
+        )
+    specials = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves its constructor untyped
+        tokenizer_object=backend,
+        **specials,
+        padding_side="right",
+        truncation_side="right",
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        **({"model_max_length": max_length} if max_length else {}),
+    )
+
+
+def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ids are bytes, judged by the whole vocabulary, so that a reloaded tokenizer takes the fast path too."""
+    return len(tokenizer) == VOCAB_SIZE and tokenizer.get_vocab() == _byte_vocabulary()
+
+
+def text_bytes(text: str) -> npt.NDArray[np.uint8]:
+    """The token ids of a text without special tokens, (bytes,) uint8, read-only: the tokenizer's answer, faster."""
+    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)

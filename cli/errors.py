@@ -1,0 +1,66 @@
+r"""What a user is told when something goes wrong: one line that names the thing and the remedy.
+
+Each layer has its own errors; all that a user can cause are drawn here, and only here are they caught.
+
+    ValueError
+    ├── CodecError                     compression: a blob, a codec's name or option
+    │   ├── MessageError               compression: a message's fields
+    │   └── VersionMismatch            compression: a node and the server hold other bits
+    ├── DataError, ModelError          autoglm: records, models
+    ├── PrecisionError                 client: a format that the device lacks
+    ├── ScenarioError                  simulations: a scenario's key or value
+    ├── RunFolderError                 simulations: a folder that cannot hold the run
+    └── ReportError                    simulations: a run folder that cannot be shown
+    RuntimeError
+    ├── StateError, TrainingError      client: a node's memory, a diverged training
+    ├── Refusal                        client: the outbound gate let nothing out
+    └── FederationError, CheckpointError, Stopped      server
+    OSError
+    └── StorageError                   privacy: a file that could not be written
+    click.ClickException               a wrong option or argument
+"""
+
+import errno
+
+import click
+
+
+def explain(exc: BaseException) -> str | None:
+    """The line for an error that a user can cause or mend; None for a bug, which deserves its traceback."""
+    if isinstance(exc, click.ClickException):
+        return exc.format_message()
+    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({exc.filename or 'temporary files'}): free some space, then go on with --resume"
+    if isinstance(exc, PermissionError):
+        return f"not allowed: {exc}"
+    from fedglm.autoglm.errors import DataError, ModelError
+    from fedglm.client.gate import Refusal
+    from fedglm.client.precision import PrecisionError
+    from fedglm.client.state import StateError
+    from fedglm.client.training import TrainingError
+    from fedglm.compression.errors import CodecError
+    from fedglm.privacy.durable import StorageError
+    from fedglm.server.checkpoint import CheckpointError
+    from fedglm.server.exchange import Stopped
+    from fedglm.server.participants import FederationError
+    from fedglm.simulations.run_folder import RunFolderError
+    from fedglm.simulations.run_record import ReportError
+    from fedglm.simulations.scenario import ScenarioError
+
+    known = (
+        CodecError,
+        DataError,
+        ModelError,
+        PrecisionError,
+        ScenarioError,
+        RunFolderError,
+        ReportError,
+        StateError,
+        TrainingError,
+        Refusal,
+        FederationError,
+        CheckpointError,
+        Stopped,
+        StorageError,
+    )
+    return " ".join(str(exc).split()) if isinstance(exc, known) else None

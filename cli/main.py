@@ -1,0 +1,53 @@
+"""The command `fedglm`: one file a subcommand; this one puts them together and turns errors into one clear line."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+# Flower reports usage to its makers unless told not to; a hospital's machine must not.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from fedglm.cli.compare import compare
+from fedglm.cli.errors import explain
+from fedglm.cli.simulate import simulate
+
+app = typer.Typer(
+    name="fedglm",
+    help="Federated learning of a lightweight GLM, with coded communication both ways.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(simulate)
+app.command()(compare)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"fedglm {installed('fedglm')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; exit codes are 0 (done), 2 (the user can mend it), 130 (Ctrl-C), 1 (a bug, with traceback)."""
+    try:
+        app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("stopped by Ctrl-C; what was finished is kept, and --resume goes on", err=True)
+        sys.exit(130)
+    except Exception as exc:
+        line = explain(exc)
+        if line is None:
+            raise
+        typer.echo(f"fedglm: {line}", err=True)
+        sys.exit(2)

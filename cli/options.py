@@ -1,0 +1,76 @@
+"""The options that `simulate` and `compare` share, and the scenario that they make together."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedglm.simulations.scenario import Scenario, parse_setting, scenario_text
+
+ScenarioName = Annotated[str, typer.Argument(metavar="[SCENARIO]", help="A built-in name, or the path of a TOML file.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Your records instead of the scenario's: JSONL or CSV, also .gz.", rich_help_panel="Data"),
+]
+TextField = Annotated[str | None, typer.Option(help="Field that holds the text.", rich_help_panel="Data")]
+LabelField = Annotated[
+    str | None, typer.Option(help="Field that holds the class; makes it a classification.", rich_help_panel="Data")
+]
+UnitField = Annotated[
+    str | None,
+    typer.Option(help="Field that says whose record it is; a unit is never split.", rich_help_panel="Data"),
+]
+SiteField = Annotated[str | None, typer.Option(help="Field that names the site; one node a site.", rich_help_panel="Data")]
+Nodes = Annotated[int | None, typer.Option(help="Number of nodes.")]
+Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
+Density = Annotated[float | None, typer.Option(help="Share of the coordinates that a sparse codec sends, in (0, 1].")]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(help="Differential privacy with this budget; refused until this version can give it."),
+]
+NoDp = Annotated[bool, typer.Option("--no-dp", help="Run without differential privacy, as this version always does.")]
+EngineName = Annotated[str, typer.Option("--engine", help="inline (this machine) or ray (Flower's runtime).")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core without it.")]
+Seed = Annotated[int | None, typer.Option(help="Orders data, sampling and initialisation.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; runs/SCENARIO-TIME without it.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other setting; may be given again and again."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+
+
+def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) -> Scenario:
+    """The scenario `name` with the options on top.
+
+    Args:
+        name: A built-in name or a TOML file.
+        given: Options by dotted key; those that are None were not given.
+        settings: Texts of `--set`.
+
+    Raises:
+        ScenarioError: Something in it is wrong.
+    """
+    overrides = {key: value for key, value in given.items() if value is not None}
+    if "data.source" in overrides:
+        overrides["data.source"] = _as_path(overrides["data.source"])
+    if "data.site_field" in overrides and "federation.nodes" not in overrides:
+        overrides["federation.nodes"] = None  # one node a site
+    for text in settings or []:
+        key, value = parse_setting(text)
+        overrides[key] = value
+    scenario = Scenario.from_toml(scenario_text(name), overrides, origin=f"scenario {name}")
+    if given.get("update.density") is not None and not scenario.update.is_sparse:
+        raise typer.BadParameter(f"{scenario.update.codec} sends every coordinate: leave --density out")
+    return scenario
+
+
+def default_folder(name: str) -> Path:
+    """`runs/NAME-TIME`, for a run that was given no folder."""
+    return Path("runs") / f"{Path(name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _as_path(path: Path) -> str:
+    """The path so that it cannot be taken for the name of built-in data."""
+    return str(path) if "/" in str(path) else f"./{path}"

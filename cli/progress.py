@@ -1,0 +1,93 @@
+"""What a person sees while a federation runs: a bar, the figures of the last round, and each fault once."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+Row = dict[str, Any]
+
+
+class Progress:
+    """Shows a simulation on standard error, so that standard output holds the result alone.
+
+    Args:
+        quiet: Show nothing.
+        label: Stands before the rounds, as where several runs follow each other.
+    """
+
+    def __init__(self, *, quiet: bool, label: str = "") -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=quiet,
+        )
+        self._label = label
+        self._rounds = self._baselines = self._replies = None
+        self._about: Row = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def prepared(self, about: Row) -> None:
+        """Say what is about to run."""
+        self._about = about
+        codec = f"{about['codec']} at {about['density']:.3g}" if about["density"] < 1 else about["codec"]
+        self._bars.console.print(
+            f"[bold]{self._label or about['scenario']}[/bold]: {about['nodes']} nodes, {about['parameters']:,} "
+            f"parameters, {codec} up, {about['downlink_codec']} down, {about['precision']}, engine {about['engine']}"
+        )
+        self._bars.console.print(f"[yellow]{about['privacy']}[/yellow]")
+        self._rounds = self._bars.add_task("rounds", total=about["rounds"], figures="")
+
+    def resumed(self, rows: list[Row]) -> None:
+        """Take up the rounds that an earlier process did."""
+        if rows and self._rounds is not None:
+            self._bars.console.print(f"going on after round {len(rows)}")
+            self._bars.update(self._rounds, completed=len(rows))
+
+    def round_started(self, server_round: int, sampled: int) -> None:
+        """A bar for the replies of the round."""
+        if self._replies is None:
+            self._replies = self._bars.add_task("replies", total=sampled, figures="")
+        self._bars.reset(self._replies, total=sampled, description="replies", figures=f"round {server_round}")
+
+    def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
+        """Count a reply; print a fault."""
+        if self._replies is not None:
+            self._bars.advance(self._replies)
+        if fault is not None:
+            self._bars.console.print(f"[red]round {server_round}: {node} was rejected:[/red] {fault}")
+
+    def round_done(self, rows: list[Row]) -> None:
+        """Show the newest figures."""
+        row, metric = rows[-1], self._about["metric"]
+        if self._rounds is not None:
+            figures = f"loss {row['loss']:.4f}, {metric} {row[metric]:.4f}"
+            self._bars.update(self._rounds, completed=len(rows), figures=figures)
+        if len(rows) == self._about["rounds"] and self._replies is not None:
+            self._bars.remove_task(self._replies)
+            self._replies = None
+
+    def baseline_started(self, jobs: int) -> None:
+        """A bar for the baselines."""
+        self._baselines = self._bars.add_task("baselines", total=jobs, figures="")
+
+    def baseline_done(self) -> None:
+        """Count a baseline."""
+        if self._baselines is not None:
+            self._bars.advance(self._baselines)

@@ -1,0 +1,104 @@
+"""`fedglm simulate`: run a federation on this machine."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from fedglm.cli import options
+
+
+def simulate(
+    scenario: options.ScenarioName = "hospital",
+    show_list: Annotated[bool, typer.Option("--list", help="List the built-in scenarios and exit.")] = False,
+    show: Annotated[str | None, typer.Option(metavar="NAME", help="Print a scenario as TOML and exit.")] = None,
+    data: options.Data = None,
+    text_field: options.TextField = None,
+    label_field: options.LabelField = None,
+    unit_field: options.UnitField = None,
+    site_field: options.SiteField = None,
+    nodes: options.Nodes = None,
+    rounds: options.Rounds = None,
+    codec: Annotated[str | None, typer.Option(help="How updates are coded: topk-sign, topk-fp16, int8, ...")] = None,
+    density: options.Density = None,
+    epsilon: options.Epsilon = None,
+    no_dp: options.NoDp = False,
+    engine: options.EngineName = "inline",
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, where it was stopped.")] = False,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run a federation on this machine: write a run folder, print a summary.
+
+    [bold]fedglm simulate[/bold]                                    four hospitals, real data, half a minute
+    [bold]fedglm simulate text --codec topk-fp16 --density 0.05[/bold]   a language model, 5 % of each update sent
+    [bold]fedglm simulate text --data notes.jsonl --site-field site --unit-field patient[/bold]   your own records
+    """
+    if show_list:
+        _print_list(as_json)
+        return
+    if show is not None:
+        _print_scenario(show)
+        return
+    if no_dp and epsilon is not None:
+        raise typer.BadParameter("--epsilon and --no-dp exclude each other")
+    given = {
+        "data.source": data,
+        "data.text_field": text_field,
+        "data.label_field": label_field,
+        "data.unit_field": unit_field,
+        "data.site_field": site_field,
+        "federation.nodes": nodes,
+        "federation.rounds": rounds,
+        "federation.seed": seed,
+        "update.codec": codec,
+        "update.density": density,
+        "privacy.epsilon": epsilon,
+    }
+    chosen = options.read_scenario(scenario, given, settings)
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
+    folder = out or options.default_folder(scenario)
+
+    from fedglm.cli.progress import Progress
+    from fedglm.cli.tables import print_summary
+    from fedglm.simulations.engines import checked_engine
+    from fedglm.simulations.simulate import simulate as run
+
+    with Progress(quiet=as_json) as progress:
+        summary = run(
+            chosen, folder, engine=checked_engine(engine), audience=progress, resume=resume, workers=workers
+        )
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        print_summary(summary, folder)
+
+
+def _print_list(as_json: bool) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedglm.simulations.scenario import Scenario, builtin_names, scenario_text
+
+    found = {name: Scenario.from_toml(scenario_text(name)) for name in builtin_names()}
+    if as_json:
+        typer.echo(json.dumps({name: scenario.description for name, scenario in found.items()}, indent=1))
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("scenario", "what it is", "nodes", "rounds"):
+        table.add_column(heading, justify="right" if heading in ("nodes", "rounds") else "left")
+    for name, scenario in found.items():
+        nodes, rounds = scenario.federation.nodes, scenario.federation.rounds
+        table.add_row(name, scenario.description, str(nodes or "a site each"), str(rounds))
+    Console().print(table)
+
+
+def _print_scenario(name: str) -> None:
+    from fedglm.simulations.scenario import Scenario, scenario_text
+
+    typer.echo(Scenario.from_toml(scenario_text(name), origin=f"scenario {name}").to_toml(), nl=False)

@@ -1,0 +1,125 @@
+"""Compression for any Flower app: a mod that codes what its ClientApp sends.
+
+    from fedglm.client.mods import compress_uplink
+    app = ClientApp(mods=[compress_uplink("topk-sign", density=0.05)])      # on the nodes
+    strategy = Compressed(FedAdam(...))                                      # on the server
+
+The app trains and replies with dense arrays as before. The mod, which must be the outermost, takes their difference
+from the arrays that came in, adds the residual of earlier rounds, and replaces them by one coded array.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Context, Message, MessageType
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedglm.client.gate import STYPE
+from fedglm.client.state import NodeState, Pending
+from fedglm.compression.arrays import flatten, float_layout
+from fedglm.compression.codec import CodecError
+from fedglm.compression.downlink import Replica
+from fedglm.compression.feedback import ErrorFeedback
+from fedglm.compression.messages import RECORD
+from fedglm.compression.settings import UpdateSettings
+
+DEFAULT_STATE = Path("~/.local/state/fedglm")
+
+
+def compress_uplink(
+    codec: str = "topk-sign",
+    *,
+    density: float = 0.05,
+    feedback: bool = True,
+    residual_decay: float = 0.9,
+    residual_limit: int = 20,
+    state_dir: str | Path = DEFAULT_STATE,
+) -> Callable[[Message, Context, ClientAppCallable], Message]:
+    """Make the mod.
+
+    Args:
+        codec: Name of the codec; see `fedglm.compression.codec`.
+        density: Share of the coordinates that a sparse codec sends.
+        feedback: Keep what was not sent, on this node's disk, and add it to the next update.
+        residual_decay: Factor on the residual for each round missed.
+        residual_limit: Rounds missed after which the residual is dropped.
+        state_dir: Where the residual is kept, in a folder for each run and node. Never `Context.state`, which a killed
+            SuperNode loses.
+
+    Raises:
+        CodecError: The codec or an option is unknown.
+    """
+    settings = UpdateSettings(
+        codec=codec, density=density, feedback=feedback, residual_decay=residual_decay, residual_limit=residual_limit
+    )
+    root = Path(state_dir).expanduser()
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
+            return call_next(message, context)
+        order = message.content.config_records.pop(RECORD, None)
+        if order is None:
+            raise CodecError("compress_uplink needs Compressed(strategy) on the server: this one cannot decode")
+        received = _only_record(message, "message")
+        base = {name: array.numpy() for name, array in received.items()}
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        folder = root / f"run-{context.run_id}" / f"node-{_identity(context)}"
+        record = _only_record(reply, "reply")
+        coded = _code(record, base, settings, folder, int(order["round"]), int(order["acknowledged"]))
+        for name in list(record):
+            if name in coded:
+                continue
+            del record[name]
+        record.update(coded)
+        return reply
+
+    return mod
+
+
+def _code(
+    record: ArrayRecord,
+    base: dict[str, Any],
+    settings: UpdateSettings,
+    folder: Path,
+    server_round: int,
+    acknowledged: int,
+) -> dict[str, Array]:
+    """The arrays to send: one coded update, and the integer buffers as they are."""
+    arrays = {name: array.numpy() for name, array in record.items()}
+    layout = float_layout(base)
+    start = flatten(base, layout)
+    state = NodeState.load(folder, layout.size)
+    state.settle(acknowledged)
+    error_feedback = ErrorFeedback(
+        layout.size,
+        decay=settings.residual_decay,
+        drop_after=settings.residual_limit,
+        residual=state.residual,
+    )
+    missed = server_round - state.residual_round - 1 if state.residual is not None else 0
+    update = error_feedback.compensate(flatten(arrays, layout) - start, rounds_missed=missed)
+    coder = settings.make_codec(layout)
+    blob = coder.encode(update)
+    if settings.feedback:
+        error_feedback.commit(coder.decode(blob, size=layout.size))
+        state.pending = Pending(server_round, Replica(0, start).sha256, blob, error_feedback.residual)
+        state.save(folder)
+    coded = {name: record[name] for name in arrays if name not in layout.names}
+    coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=STYPE, data=blob)
+    return coded
+
+
+def _only_record(message: Message, what: str) -> ArrayRecord:
+    records = list(message.content.array_records.values())
+    if len(records) != 1:
+        raise CodecError(f"compress_uplink: the {what} has {len(records)} array records, one is expected")
+    return records[0]
+
+
+def _identity(context: Context) -> str:
+    """A name that stays the same from round to round: the partition in a simulation, else Flower's node id."""
+    partition = context.node_config.get("partition-id")
+    return str(context.node_id) if partition is None else f"p{partition}"

@@ -1,0 +1,223 @@
+"""An edge node: what happens between an instruction that comes in and an update that may go out.
+
+The node knows nothing of the transport. It holds its data, rebuilds the model from the downlink, trains, codes the
+difference with error feedback, and keeps its memory on its own disk. The order of the steps is the guarantee: state is
+written before anything is handed to the outbound gate, and the residual is committed only once the server has said, in
+its next instruction, that it folded the update in.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
+from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.tasks import Evaluation, Task
+from fedglm.client.precision import choose_precision
+from fedglm.client.state import NodeState, Pending
+from fedglm.client.training import LocalTrainingSettings, round_seed, train_locally
+from fedglm.compression.codec import CodecError
+from fedglm.compression.downlink import Replica, on_grid
+from fedglm.compression.feedback import ErrorFeedback
+from fedglm.compression.layout import Layout
+from fedglm.compression.messages import Instruction, Introduction, Report
+from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a node has to say after an instruction, before the gate has looked at it.
+
+    Attributes:
+        report: The answer's fields.
+        blob: Coded update, or None.
+        evaluation: Measures of the *received* model on held-out data, or None.
+    """
+
+    report: Report
+    blob: bytes | None = None
+    evaluation: Evaluation | None = None
+
+
+class Workbench:
+    """A model to compute with, built once a process and lent to one node after the other.
+
+    Args:
+        model: The initialised model; its federated parameters, rounded to the grid, are version 0.
+        task: What it is trained for.
+        downlink: How models are published; its grid is the one that every version lies on.
+
+    Attributes:
+        layout: Names and shapes of what is federated.
+        initial: float32 vector of version 0.
+    """
+
+    def __init__(self, model: torch.nn.Module, task: Task, downlink: DownlinkSettings) -> None:
+        self.model = model
+        self.task = task
+        self.layout = model_layout(model)
+        self.initial = on_grid(to_vector(model), downlink.grid)
+
+
+def model_layout(model: torch.nn.Module) -> Layout:
+    """Names and shapes of what is federated, in the order in which it lies in the flat vector."""
+    named = federated_parameters(model)
+    return Layout(
+        names=tuple(name for name, _ in named),
+        shapes=tuple(tuple(parameter.shape) for _, parameter in named),
+    )
+
+
+class Node:
+    """One participant of a federation.
+
+    Args:
+        name: Unique in the federation.
+        workbench: Model and task.
+        train: The node's training data.
+        held_out: Data that the node measures received models on.
+        training: Steps, batch, optimizer, precision.
+        update: Codec and error feedback.
+        folder: Where the node keeps its state; it is made when first needed.
+        seed: The experiment's seed; it orders the data and nothing else.
+        declare_examples: Tell the server the number of training examples, as a public weight.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        workbench: Workbench,
+        *,
+        train: Examples,
+        held_out: Examples,
+        training: LocalTrainingSettings,
+        update: UpdateSettings,
+        folder: Path,
+        seed: int,
+        declare_examples: bool = False,
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self._bench = workbench
+        self._train, self._held_out = train, held_out
+        self._training, self._update = training, update
+        self._codec = update.make_codec(workbench.layout)
+        self._seed = seed
+        self._declare_examples = declare_examples
+
+    def introduce(self) -> Introduction:
+        """Say who this is and what it holds."""
+        state = NodeState.load(self.folder, self._bench.layout.size)
+        return Introduction(
+            name=self.name,
+            run=state.run,
+            version=state.version,
+            layout=self._bench.layout.sha256,
+            examples=len(self._train) if self._declare_examples else 0,
+        )
+
+    def train(self, instruction: Instruction, downlink: bytes) -> Outcome:
+        """Rebuild the model that the server means, train on it, and code the difference.
+
+        Raises:
+            StateError, StorageError: The node's disk is damaged or full.
+            TrainingError: A loss or weight is no longer finite.
+        """
+        state = self._load(instruction)
+        replica = self._receive(state, instruction, downlink)
+        if replica is None:
+            return self._outcome(instruction, "need-snapshot")
+        evaluation = self._evaluate(replica.vector) if instruction.evaluate else None
+        pending = state.pending
+        if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
+            state.pending = pending = self._make_update(instruction, state, replica)
+        # Else the server asks again for a round that this node has trained: it gets the very same bytes.
+        state.save(self.folder)
+        return self._outcome(instruction, "update", version=state.version, blob=pending.blob, evaluation=evaluation)
+
+    def evaluate(self, instruction: Instruction, downlink: bytes) -> Outcome:
+        """Rebuild the model that the server means and measure it on the node's held-out data."""
+        state = self._load(instruction)
+        replica = self._receive(state, instruction, downlink)
+        if replica is None:
+            return self._outcome(instruction, "need-snapshot")
+        state.save(self.folder)
+        evaluation = self._evaluate(replica.vector)
+        return self._outcome(instruction, "evaluated", version=state.version, evaluation=evaluation)
+
+    def _load(self, instruction: Instruction) -> NodeState:
+        """The node's memory of this run, with the residual that the server has acknowledged by now."""
+        if instruction.layout != self._bench.layout.sha256:
+            raise CodecError(
+                f"node {self.name} builds another model (layout {self._bench.layout.sha256[:12]}) than the server "
+                f"({instruction.layout[:12]}): give both the same [model] and [data]"
+            )
+        state = NodeState.load(self.folder, self._bench.layout.size)
+        if state.run != instruction.run:
+            state = NodeState(run=instruction.run)
+        state.settle(instruction.acknowledged)
+        return state
+
+    def _receive(self, state: NodeState, instruction: Instruction, downlink: bytes) -> Replica | None:
+        """Bring the stored model to the instruction's version; None when that takes a snapshot."""
+        if state.base is None:
+            # Version 0 is the initialisation, which both ends compute for themselves; the blob holds its hash.
+            state.version, state.base = 0, self._bench.initial
+        replica = Replica(state.version, state.base, self._bench.layout.sha256)
+        try:
+            replica.apply(downlink)
+        except CodecError:
+            return None
+        if replica.version != instruction.version:
+            return None
+        state.version, state.base = replica.version, replica.vector
+        return replica
+
+    def _make_update(self, instruction: Instruction, state: NodeState, replica: Replica) -> Pending:
+        base, digest = replica.vector, replica.sha256
+        precision = choose_precision(
+            self._training.precision, self._bench.layout.size, self._training.torch_device()
+        )
+        result = train_locally(
+            self._bench.model,
+            self._bench.task,
+            self._train,
+            base,
+            self._training,
+            precision,
+            learning_rate=instruction.learning_rate,
+            seed=round_seed(self._seed, self.name, instruction.round),
+        )
+        feedback = ErrorFeedback(
+            len(base),
+            decay=self._update.residual_decay,
+            drop_after=self._update.residual_limit,
+            residual=state.residual,
+        )
+        missed = instruction.round - state.residual_round - 1 if state.residual is not None else 0
+        update = feedback.compensate(result.delta, rounds_missed=missed)
+        blob = self._codec.encode(update)
+        if not self._update.feedback:
+            return Pending(round=instruction.round, base_sha256=digest, blob=blob, residual=None)
+        feedback.commit(self._codec.decode(blob, size=len(base)))
+        return Pending(round=instruction.round, base_sha256=digest, blob=blob, residual=feedback.residual)
+
+    def _evaluate(self, vector: np.ndarray) -> Evaluation:
+        load_vector(self._bench.model, vector)
+        return self._bench.task.evaluate(self._bench.model, self._held_out)
+
+    def _outcome(
+        self,
+        instruction: Instruction,
+        status: str,
+        *,
+        version: int = -1,
+        blob: bytes | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> Outcome:
+        report = Report.from_fields(
+            {"nonce": instruction.nonce, "round": instruction.round, "version": version, "status": status}
+        )
+        return Outcome(report, blob, evaluation)

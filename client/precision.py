@@ -1,0 +1,77 @@
+"""Mixed precision: which number format local training computes in. The masters are always float32.
+
+bf16 needs no loss scaling and pays on a CPU only with hardware for it (AVX-512 BF16 or AMX) and from some model size
+on: measured 1.5 x at 10 M parameters and 0.87 x at 0.84 M. fp16 with loss scaling is for GPUs without bf16.
+"""
+
+import contextlib
+import platform
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+BF16_PAYS_FROM = 5_000_000
+"""Parameters from which bf16 autocast is faster than fp32 on a CPU that has it in hardware."""
+
+
+class PrecisionError(ValueError):
+    """The device cannot train in the precision that was asked for."""
+
+
+@dataclass(frozen=True)
+class ChosenPrecision:
+    """A format and why it was chosen.
+
+    Attributes:
+        name: `fp32`, `bf16` or `fp16`.
+        reason: One clause for people.
+        device: Where the model trains.
+    """
+
+    name: Literal["fp32", "bf16", "fp16"]
+    reason: str
+    device: torch.device
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Context in which forward passes compute in this format."""
+        if self.name == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.name == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaler; it does nothing but in fp16."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+
+def choose_precision(wanted: Precision, parameters: int, device: torch.device) -> ChosenPrecision:
+    """Settle `auto` by device and size; check that a named format can be had.
+
+    Args:
+        wanted: The setting.
+        parameters: Number of parameters of the model.
+        device: Where it trains.
+
+    Raises:
+        PrecisionError: fp16 on a CPU, which underflows there without being faster.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise PrecisionError("precision fp16 needs a GPU: on a CPU choose auto, bf16 or fp32")
+    if wanted != "auto":
+        return ChosenPrecision(wanted, "as asked for", device)
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return ChosenPrecision("bf16", "the GPU computes in bf16", device)
+        return ChosenPrecision("fp16", "the GPU has no bf16", device)
+    if device.type == "cpu" and _cpu_has_bf16():
+        if parameters >= BF16_PAYS_FROM:
+            return ChosenPrecision("bf16", "the CPU has bf16 and the model is large enough to gain", device)
+        return ChosenPrecision("fp32", f"below {BF16_PAYS_FROM / 1e6:.0f} M parameters bf16 is slower", device)
+    return ChosenPrecision("fp32", f"no fast bf16 on this {platform.machine()} {device.type}", device)
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

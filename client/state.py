@@ -1,0 +1,159 @@
+"""What a node remembers between rounds, on its own disk: the model it holds, the residual, the update in flight.
+
+The folder holds `state.json` and the vectors it names, as raw little-endian float32. A change writes new vectors under
+new names and then replaces `state.json`: that one rename is the commit, so a node killed at any moment wakes up in the
+old state or the new one. Vectors that `state.json` no longer names are removed afterwards.
+
+    residual   what earlier updates left out and the server has acknowledged
+    pending    the update that was sent last: its bytes, and the residual that becomes valid once it is acknowledged
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedglm.privacy.durable import write_atomically
+
+FORMAT = 1
+
+
+class StateError(RuntimeError):
+    """The node's state on disk cannot be used; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An update that was sent and is not yet acknowledged.
+
+    Attributes:
+        round: Round it answers.
+        base_sha256: Hash of the model it was trained from.
+        blob: The coded bytes, sent again as they are when the server asks for this round again.
+        residual: What becomes the residual once the server has acknowledged the update; float32 vector, or None
+            where nothing is kept.
+    """
+
+    round: int
+    base_sha256: str
+    blob: bytes
+    residual: np.ndarray | None
+
+
+@dataclass
+class NodeState:
+    """A node's memory of one federation.
+
+    Attributes:
+        run: Run that the rest belongs to.
+        version: Version of `base`; -1 before the first.
+        base: float32 vector of the model that the node holds, or None.
+        residual: float32 vector, or None for zero.
+        residual_round: Round at which the residual was made.
+        pending: The update in flight.
+    """
+
+    run: str = ""
+    version: int = -1
+    base: np.ndarray | None = None
+    residual: np.ndarray | None = None
+    residual_round: int = 0
+    pending: Pending | None = None
+    _stored: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def settle(self, acknowledged: int) -> None:
+        """Commit the pending residual if the server folded that update in; drop it if a later round was asked for."""
+        if self.pending is not None and self.pending.round == acknowledged:
+            self.residual, self.residual_round = self.pending.residual, self.pending.round
+            self.pending = None
+
+    def save(self, folder: Path) -> None:
+        """Write the state durably.
+
+        Raises:
+            StorageError: The disk is full or cannot be written; the old state stands.
+        """
+        vectors: dict[str, np.ndarray | bytes | None] = {"base": self.base, "residual": self.residual}
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "run": self.run,
+            "version": self.version,
+            "residual_round": self.residual_round,
+        }
+        if self.pending is not None:
+            record["pending"] = {"round": self.pending.round, "base_sha256": self.pending.base_sha256}
+            vectors["pending_residual"], vectors["pending_blob"] = self.pending.residual, self.pending.blob
+        files = {}
+        for name, content in vectors.items():
+            if content is None:
+                continue
+            data = content if isinstance(content, bytes) else content.astype("<f4", copy=False).tobytes()
+            digest = hashlib.sha256(data).hexdigest()
+            files[name] = f"{name}-{digest[:32]}.bin"
+            if self._stored.get(name) != files[name] or not (folder / files[name]).is_file():
+                write_atomically(folder / files[name], data)
+        record["files"] = files
+        write_atomically(folder / "state.json", json.dumps(record, sort_keys=True, indent=1))
+        self._stored = files
+        for stale in folder.glob("*.bin"):
+            if stale.name not in files.values():
+                stale.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path, size: int) -> "NodeState":
+        """Read the state from `folder`; a fresh one where there is none.
+
+        Args:
+            folder: The node's folder of this federation.
+            size: Number of federated parameters; vectors of another length are refused.
+
+        Raises:
+            StateError: A file is damaged or of another model.
+        """
+        path = folder / "state.json"
+        if not path.is_file():
+            return cls()
+        try:
+            record = json.loads(path.read_text())
+            if record["format"] != FORMAT:
+                raise StateError(f"{path} has format {record['format']}, this version reads {FORMAT}")
+            files: dict[str, str] = record["files"]
+            content = {name: _read(folder, file) for name, file in files.items()}
+            vectors = {name: _vector(data, size) for name, data in content.items() if name != "pending_blob"}
+            pending = None
+            if record.get("pending"):
+                pending = Pending(
+                    round=int(record["pending"]["round"]),
+                    base_sha256=str(record["pending"]["base_sha256"]),
+                    blob=content["pending_blob"],
+                    residual=vectors.get("pending_residual"),
+                )
+            return cls(
+                run=str(record["run"]),
+                version=int(record["version"]),
+                base=vectors.get("base"),
+                residual=vectors.get("residual"),
+                residual_round=int(record["residual_round"]),
+                pending=pending,
+                _stored=files,
+            )
+        except (KeyError, TypeError, ValueError, OSError) as exc:
+            raise StateError(f"the node's state in {folder} is damaged ({exc}): move it away to start afresh") from exc
+
+
+def _read(folder: Path, name: str) -> bytes:
+    if "/" in name or not name.endswith(".bin"):
+        raise ValueError(f"{name!r} is no file of this state")
+    data = (folder / name).read_bytes()
+    if not name.endswith(f"-{hashlib.sha256(data).hexdigest()[:32]}.bin"):
+        raise ValueError(f"{name} does not have the content it was written with")
+    return data
+
+
+def _vector(data: bytes, size: int) -> np.ndarray:
+    if len(data) != 4 * size:
+        raise ValueError(f"a vector has {len(data) // 4} values, the model has {size}")
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)

@@ -1,0 +1,159 @@
+"""Local training: some optimizer steps on a node's own data, in mixed precision, deterministic for a seed."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
+from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.tasks import Task
+from fedglm.client.precision import ChosenPrecision, Precision
+
+
+class TrainingError(RuntimeError):
+    """Local training went wrong: a loss or a weight is no longer finite."""
+
+
+class LocalTrainingSettings(BaseModel):
+    """How a node trains in a round.
+
+    Attributes:
+        local_steps: Optimizer steps a round.
+        batch_size: Sequences a step.
+        micro_batch_size: Sequences that are in memory at once; gradients accumulate over the batch. None takes the
+            batch whole.
+        learning_rate: Of the first round; the server's schedule scales it from round to round.
+        optimizer: `adamw` (fresh state each round) or `sgd`.
+        weight_decay: Decoupled for AdamW.
+        momentum: Of SGD.
+        gradient_clip: Greatest norm of a step's gradient; 0 clips nothing.
+        precision: Format of the forward and backward pass; `auto` decides by device and size.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    local_steps: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0, le=10)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(default=0.01, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    gradient_clip: float = Field(default=1.0, ge=0)
+    precision: Precision = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def torch_device(self) -> torch.device:
+        """The device to train on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training made.
+
+    Attributes:
+        delta: float32 vector, local weights minus the received ones.
+        loss: Mean training loss over the steps.
+        steps: Optimizer steps taken.
+    """
+
+    delta: np.ndarray
+    loss: float
+    steps: int
+
+
+def round_seed(*parts: object) -> int:
+    """A 63-bit seed from the experiment's seed, the node and the round; never from arrival order or time."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def train_locally(
+    model: torch.nn.Module,
+    task: Task,
+    examples: Examples,
+    base: np.ndarray,
+    settings: LocalTrainingSettings,
+    precision: ChosenPrecision,
+    *,
+    learning_rate: float,
+    seed: int,
+    steps: int | None = None,
+) -> LocalResult:
+    """Load `base` into the model, train, and return the difference.
+
+    Args:
+        model: Reused from round to round; its federated parameters are overwritten.
+        task: Gives the loss of each sequence.
+        examples: The node's training data.
+        base: float32 vector of the federated parameters.
+        settings: Steps, batch, optimizer.
+        precision: Settled format and device.
+        learning_rate: Of this round.
+        seed: Orders the data and seeds dropout.
+        steps: Instead of `settings.local_steps`.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    steps = steps or settings.local_steps
+    model.to(precision.device)
+    load_vector(model, base)
+    model.train()
+    optimizer = _optimizer(model, settings, learning_rate)
+    scaler = precision.scaler()
+    generator = torch.Generator().manual_seed(seed)
+    total = 0.0
+    with torch.random.fork_rng(devices=_cuda_devices(precision.device)):
+        torch.manual_seed(seed)
+        for indices in _batches(len(examples), settings.batch_size, steps, generator):
+            optimizer.zero_grad(set_to_none=True)
+            for part in indices.split(settings.micro_batch_size or len(indices)):
+                batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(part).items()}
+                with precision.autocast():
+                    loss = task.sequence_losses(model, batch).sum() / len(indices)
+                scaler.scale(loss).backward()
+                total += float(loss.detach())
+            if settings.gradient_clip:
+                scaler.unscale_(optimizer)
+                trained = [parameter for _, parameter in federated_parameters(model)]
+                torch.nn.utils.clip_grad_norm_(trained, settings.gradient_clip)
+            scaler.step(optimizer)
+            scaler.update()
+    if not math.isfinite(total):
+        raise TrainingError("the training loss is not finite: lower training.learning_rate or choose precision fp32")
+    delta = to_vector(model) - base
+    if not np.isfinite(delta).all():
+        raise TrainingError("a trained weight is not finite: lower training.learning_rate or choose precision fp32")
+    return LocalResult(delta=delta, loss=total / steps, steps=steps)
+
+
+def _optimizer(model: torch.nn.Module, settings: LocalTrainingSettings, rate: float) -> torch.optim.Optimizer:
+    trained = [parameter for _, parameter in federated_parameters(model)]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(trained, lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def _batches(size: int, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """Index tensors of `steps` batches: shuffled passes over the data, one after the other."""
+    needed = steps * min(batch_size, size)
+    order: list[torch.Tensor] = []
+    drawn = 0
+    while drawn < needed:
+        order.append(torch.randperm(size, generator=generator))
+        drawn += size
+    return list(torch.cat(order)[:needed].split(min(batch_size, size)))
+
+
+def _cuda_devices(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []

@@ -1,0 +1,43 @@
+"""Named arrays as one flat float32 vector, and back.
+
+Only floating-point arrays join the vector. Integer and boolean buffers (counters, masks) are no place for a lossy code
+and travel as they are, outside error feedback.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedglm.compression.codec import CodecError
+from fedglm.compression.layout import Layout
+
+
+def float_layout(arrays: Mapping[str, np.ndarray]) -> Layout:
+    """Layout of the floating-point arrays, ordered by name, so that both ends agree whatever order a transport keeps."""
+    names = tuple(sorted(name for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)))
+    if not names:
+        raise CodecError("no floating-point array to code among: " + (", ".join(sorted(arrays)) or "none at all"))
+    return Layout(names=names, shapes=tuple(arrays[name].shape for name in names))
+
+
+def flatten(arrays: Mapping[str, np.ndarray], layout: Layout) -> np.ndarray:
+    """The layout's arrays end to end, as a float32 vector.
+
+    Raises:
+        CodecError: An array is missing or has another shape.
+    """
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        if name not in arrays or arrays[name].shape != shape:
+            found = arrays[name].shape if name in arrays else "nothing"
+            raise CodecError(f"array {name!r}: shape {shape} expected, found {found}")
+    parts = [np.asarray(arrays[name], dtype=np.float32).reshape(-1) for name in layout.names]
+    return np.concatenate(parts)
+
+
+def unflatten(vector: np.ndarray, layout: Layout, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Cut `vector` into the layout's arrays, with the dtypes of `like`."""
+    slices = layout.slices()
+    return {
+        name: vector[slices[name]].reshape(shape).astype(like[name].dtype)
+        for name, shape in zip(layout.names, layout.shapes, strict=True)
+    }

@@ -1,0 +1,154 @@
+"""From a vector to bytes and back: the codecs, by name.
+
+    codec = make_codec("topk-sign", density=0.01)
+    blob = codec.encode(update)                    # bytes; the same for the same update
+    decode(blob, size=update.size).add_to(total, weight)
+
+A blob says by which codec it was made, so a reader needs no settings. Its bytes are described in `wire` and in each
+codec. A new codec is a class with `name`, a `wire_id` that was never used before, `encode` and `decode`, and a line in
+the registry; its dataclass fields are its options.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from typing import ClassVar, Protocol
+
+from fedglm.compression.dense import DenseFp16, DenseFp32, Int8
+from fedglm.compression.errors import CodecError
+from fedglm.compression.layout import Layout
+from fedglm.compression.topk import TopKFp16, TopKSign
+from fedglm.compression.updates import Accumulator
+from fedglm.compression.vectors import Vector
+from fedglm.compression.wire import UPDATE, Blob, kind_of
+
+__all__ = ["Codec", "CodecError", "Update", "codec_names", "codec_options", "decode", "make_codec"]
+
+
+class Update(Protocol):
+    """A decoded update; the sparse ones also have `positions` (int64, ascending) and `values` (float32)."""
+
+    @property
+    def size(self) -> int:
+        """Elements of the vector."""
+
+    def to_dense(self) -> Vector:
+        """The vector, shape (size,), float32, a copy."""
+
+    def add_to(self, accumulator: Accumulator, weight: float) -> None:
+        """Fold `weight * self` into `accumulator` of shape (size,), in place.
+
+        A float32 or float64 accumulator gets `weight * value` in its own precision. An int64 accumulator is
+        fixed-point: it gets `rint(weight * value)`, so `weight` holds the power-of-two scale, and the sum of any
+        updates has the same bits in any order. Terms are bounded here; the sum is the caller's to bound.
+
+        Raises:
+            CodecError: a fixed-point term outside +-2**62; the accumulator is then as it was.
+            ValueError, TypeError: an accumulator of another shape or dtype.
+        """
+
+    def max_abs(self) -> float:
+        """The largest magnitude; time grows with the values sent, not with `size`."""
+
+    def norm(self) -> float:
+        """The Euclidean norm in float64; time grows with the values sent, not with `size`."""
+
+
+class Codec(Protocol):
+    """One way to code a vector. Settings are the coder's alone: any instance decodes what any other coded."""
+
+    name: ClassVar[str]
+    wire_id: ClassVar[int]
+
+    def encode(self, update: Vector) -> bytes:
+        """Code a float32 vector of shape (n,); the same vector gives the same bytes.
+
+        Raises:
+            ValueError: an empty vector, another dtype or shape, or NaN or infinity (which and where).
+        """
+
+    @classmethod
+    def decode(cls, blob: Blob, size: int) -> Update:
+        """Decode a vector of `size` elements, from a stranger too.
+
+        Time and memory are bounded by `size` and the blob's length.
+
+        Raises:
+            CodecError: anything but a blob that this codec could have made.
+        """
+
+
+_REGISTRY: dict[str, type[Codec]] = {
+    "dense-fp32": DenseFp32,
+    "dense-fp16": DenseFp16,
+    "int8": Int8,
+    "topk-fp16": TopKFp16,
+    "topk-sign": TopKSign,
+}
+_BY_WIRE_ID = {codec.wire_id: codec for codec in _REGISTRY.values()}
+
+
+def codec_names() -> tuple[str, ...]:
+    """The names that `make_codec` takes."""
+    return tuple(_REGISTRY)
+
+
+def codec_options(name: str) -> tuple[str, ...]:
+    """The options that `make_codec` takes for a codec, besides `layout`.
+
+    Raises:
+        CodecError: no codec of that name.
+    """
+    return tuple(option for option in _fields(_named(name)) if option != "layout")
+
+
+def make_codec(name: str, *, layout: Layout | None = None, **options: object) -> Codec:
+    """Make the codec `name`.
+
+    Args:
+        name: one of `codec_names()`.
+        layout: the tensors behind the vector, for codecs that look at rows and columns; the others do without.
+        options: what `codec_options(name)` lists: `density` for the sparse ones.
+
+    Raises:
+        CodecError: a name, an option or a value that does not exist, with the near ones.
+    """
+    codec = _named(name)
+    known = codec_options(name)
+    for option in options:
+        if option not in known:
+            raise CodecError(f"the codec {name!r} has no option {option!r}{_near(option, known)}")
+    if "layout" in _fields(codec):
+        options["layout"] = layout
+    build: Callable[..., Codec] = codec
+    return build(**options)
+
+
+def decode(blob: Blob, *, size: int) -> Update:
+    """Decode the blob of any codec; what a server or a verifier uses.
+
+    Raises:
+        CodecError: no update of `size` elements made by a codec known here.
+    """
+    kind = kind_of(blob, UPDATE)
+    if kind not in _BY_WIRE_ID:
+        raise CodecError(f"the blob was coded by codec {kind}, which this version does not know")
+    return _BY_WIRE_ID[kind].decode(blob, size)
+
+
+def _named(name: str) -> type[Codec]:
+    try:
+        return _REGISTRY[name]
+    except KeyError:
+        raise CodecError(f"there is no codec {name!r}{_near(name, _REGISTRY)}") from None
+
+
+def _fields(codec: type[Codec]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(codec)) if is_dataclass(codec) else ()
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """The end of an error: the names most like `word`, or all there are."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names) or names
+    return f"; did you mean {' or '.join(near)}?" if near else "; it has none"

@@ -1,0 +1,111 @@
+"""The loops that numpy cannot say, compiled by numba; the tests hold a plain Python twin of each that defines it.
+
+Both kernels take one fixed set of types, so each is compiled once a machine (under a second) and loaded from numba's
+cache afterwards: beside this file, or in the user's cache where the package is read-only.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from fedglm.compression.vectors import Positions
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+DECODED: Final = 0
+ENDS_EARLY: Final = 1
+OUT_OF_RANGE: Final = 2
+TRAILING: Final = 3
+
+
+def _kernel(function: _Function) -> _Function:
+    """Compile at the first call, without Python's lock."""
+    try:
+        compiled = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # numba finds no folder it may write, not even the user's: compile once a process then
+        compiled = numba.njit(nogil=True)(function)
+    return cast(_Function, compiled)
+
+
+@_kernel
+def rice_encode(positions: Positions, parameter: int, out: npt.NDArray[np.uint8]) -> None:
+    """Golomb-Rice code of ascending `positions` (k,) into `out`, which has the exact length and is overwritten.
+
+    Bits fill each byte from the lowest. A gap (the positions skipped since the last one) is its quotient by
+    2**parameter in zeros, a one, and the remainder in `parameter` bits, the lowest first.
+    """
+    mask = (1 << parameter) - 1
+    waiting = 0  # bits not yet written, at most 7 + 1 + 48
+    bits = 0
+    at = 0
+    previous = -1
+    for position in positions:
+        gap = position - previous - 1
+        previous = position
+        bits += gap >> parameter
+        while bits >= 8:
+            out[at] = waiting & 0xFF
+            waiting >>= 8
+            bits -= 8
+            at += 1
+        waiting |= (((gap & mask) << 1) | 1) << bits
+        bits += parameter + 1
+        while bits >= 8:
+            out[at] = waiting & 0xFF
+            waiting >>= 8
+            bits -= 8
+            at += 1
+    if bits:
+        out[at] = waiting
+
+
+@_kernel
+def rice_decode(code: npt.NDArray[np.uint8], parameter: int, size: int, positions: Positions) -> int:
+    """Fill `positions` (k,) from what `rice_encode` wrote; every position must be below `size`.
+
+    Returns DECODED, or what is wrong: ENDS_EARLY, OUT_OF_RANGE, or TRAILING (bits after the last code word that are
+    not the zeros that fill its byte). It reads each byte once, whatever the bits say.
+    """
+    mask = (1 << parameter) - 1
+    largest = size >> parameter
+    waiting = np.int64(0)
+    bits = 0
+    at = 0
+    position = np.int64(-1)
+    for index in range(positions.size):
+        quotient = 0
+        while waiting == 0:  # the run of zeros goes on past all that is waiting
+            quotient += bits
+            bits = 0
+            if at == code.size:
+                return ENDS_EARLY
+            while bits < 48 and at < code.size:
+                waiting |= np.int64(code[at]) << bits
+                bits += 8
+                at += 1
+        while waiting & 1 == 0:
+            waiting >>= 1
+            bits -= 1
+            quotient += 1
+        waiting >>= 1
+        bits -= 1
+        if quotient > largest:  # before the shift below can overflow
+            return OUT_OF_RANGE
+        while bits < parameter:
+            if at == code.size:
+                return ENDS_EARLY
+            waiting |= np.int64(code[at]) << bits
+            bits += 8
+            at += 1
+        position += 1 + (quotient << parameter) + (waiting & mask)
+        waiting >>= parameter
+        bits -= parameter
+        if position >= size:
+            return OUT_OF_RANGE
+        positions[index] = position
+    if waiting != 0 or bits + 8 * (code.size - at) >= 8:
+        return TRAILING
+    return DECODED

@@ -1,0 +1,89 @@
+"""Files that survive a crash: whole or absent, never half-written.
+
+A file is written to a temporary name beside its place, flushed to the disk, and renamed. A reader therefore sees the
+old content or the new one. When writing fails (a full disk, a signal) the temporary file is removed and the old
+content stays.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class StorageError(OSError):
+    """A file could not be written; the message names it and the remedy."""
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full: free some space, then run again (a simulation goes on with --resume)"
+        else:
+            reason = exc.strerror or str(exc)
+        raise StorageError(f"cannot write {path}: {reason}") from exc
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Replace the file at `path` with `data` (text as UTF-8), durably and in one step.
+
+    Raises:
+        StorageError: The file could not be written; what stood at `path` before still stands there.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `path` once the block has ended well.
+
+    Raises:
+        StorageError: Something could not be written; `path` is as it was before.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield fresh
+            os.chmod(fresh, 0o755)
+            for file in fresh.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as opened:
+                        os.fsync(opened.fileno())
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(fresh, path)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the folder's entries to the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""The coordinator as a Flower ServerApp."""
+
+import threading
+from collections.abc import Callable
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedglm.server.coordinator import Coordinator, Listener, Plan
+
+
+def build_server_app(
+    plan: Plan,
+    *,
+    listener: Listener,
+    stop: threading.Event,
+    resume: bool,
+    finished: Callable[[Coordinator], None],
+) -> ServerApp:
+    """Make the ServerApp of a run.
+
+    Args:
+        plan: What to run.
+        listener: Is told of each step.
+        stop: Set it to end the run early.
+        resume: Go on from the newest checkpoint.
+        finished: Gets the coordinator after the last round.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
+        coordinator = Coordinator(plan, grid, listener=listener, stop=stop, resume=resume)
+        coordinator.run()
+        finished(coordinator)
+
+    return app

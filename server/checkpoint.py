@@ -1,0 +1,102 @@
+"""The server's memory on disk: one file a round, whole or absent, so that a killed run goes on with the same bits.
+
+A checkpoint is a safetensors file: vectors as tensors, the rest as JSON in its metadata. Nothing in it is unpickled.
+The last two are kept: should the disk damage the newest, the one before it still serves.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedglm.privacy.durable import write_atomically
+
+KEPT = 2
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint in the folder can be read."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the next round depends on.
+
+    Attributes:
+        run: Identity of the run.
+        round: Rounds done.
+        layout: SHA-256 (hex) of the model's layout.
+        participants: The book of nodes.
+        rows: One object a round done, as in `rounds.jsonl`.
+        versions: Arrays of the versioned downlink.
+        optimizer: Arrays of the server optimizer.
+    """
+
+    run: str
+    round: int
+    layout: str
+    participants: dict[str, dict[str, int]]
+    rows: list[dict[str, Any]]
+    versions: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+
+    def save(self, folder: Path) -> None:
+        """Write it durably, then remove all but the last two.
+
+        Raises:
+            StorageError: The disk is full or cannot be written; earlier checkpoints stand.
+        """
+        tensors = {f"versions/{name}": array for name, array in self.versions.items()}
+        tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.items()}
+        words = {
+            "run": self.run,
+            "round": self.round,
+            "layout": self.layout,
+            "participants": self.participants,
+            "rows": self.rows,
+        }
+        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        data = save(contiguous, metadata={"fedglm": json.dumps(words)})
+        write_atomically(folder / f"round-{self.round:07d}.safetensors", data)
+        for stale in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
+            stale.unlink(missing_ok=True)
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read; None where there is none at all.
+
+    Raises:
+        CheckpointError: There are checkpoints and all are damaged.
+    """
+    paths = sorted(folder.glob("round-*.safetensors"), reverse=True)
+    faults = []
+    for path in paths:
+        try:
+            return _load(path)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as exc:
+            faults.append(f"{path.name}: {exc}")
+    if faults:
+        raise CheckpointError(f"no checkpoint in {folder} can be read ({'; '.join(faults)}): start in another folder")
+    return None
+
+
+def _load(path: Path) -> Checkpoint:
+    groups: dict[str, dict[str, np.ndarray]] = {"versions": {}, "optimizer": {}}
+    with safe_open(path, framework="np") as file:
+        words = json.loads(file.metadata()["fedglm"])
+        for name in file.keys():  # noqa: SIM118 (not a mapping: it has keys() but is not iterable)
+            group, _, key = name.partition("/")
+            groups[group][key] = file.get_tensor(name)
+    return Checkpoint(
+        run=words["run"],
+        round=words["round"],
+        layout=words["layout"],
+        participants=words["participants"],
+        rows=words["rows"],
+        versions=groups["versions"],
+        optimizer=groups["optimizer"],
+    )

@@ -1,0 +1,122 @@
+"""The server's book of its nodes: who they are, which model version each holds, which update was folded in last."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedglm.compression.codec import CodecError
+from fedglm.compression.messages import RECORD, Introduction
+from fedglm.server.aggregation import public_weights
+from fedglm.server.exchange import Exchange
+
+
+class FederationError(RuntimeError):
+    """The federation cannot start or go on; the message says why and what would help."""
+
+
+@dataclass
+class Participant:
+    """One node as the server knows it.
+
+    Attributes:
+        name: Given by the node, unique.
+        node_id: Flower's, valid for this run of the runtime only.
+        version: Model version that the node holds; version 0 is the initialisation, which each node computes itself.
+        acknowledged: Last round whose update was folded in, 0 for none.
+        weight: Public weight in the mean.
+    """
+
+    name: str
+    node_id: int
+    version: int = 0
+    acknowledged: int = 0
+    weight: float = 1.0
+
+
+class Participants:
+    """All nodes of a run, by name.
+
+    Args:
+        members: In any order.
+    """
+
+    def __init__(self, members: list[Participant]) -> None:
+        self._by_name = {member.name: member for member in sorted(members, key=lambda m: m.name)}
+        self._by_id = {member.node_id: member for member in members}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def of_node(self, node_id: int) -> Participant:
+        """The participant behind a Flower node id."""
+        return self._by_id[node_id]
+
+    def sample(self, size: int, seed: int, server_round: int) -> list[Participant]:
+        """`size` nodes for a round, by name: the same for a seed, whatever ids the runtime gave."""
+        names = list(self._by_name)
+        chosen = np.random.default_rng([seed, server_round]).choice(len(names), size=size, replace=False)
+        return [self._by_name[names[index]] for index in sorted(chosen)]
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """What a checkpoint keeps: the round that each node's residual may be committed for."""
+        return {name: {"acknowledged": member.acknowledged} for name, member in self._by_name.items()}
+
+    def restore(self, state: dict[str, dict[str, int]]) -> None:
+        """Take up a checkpoint's book.
+
+        Raises:
+            FederationError: The run was made with other nodes.
+        """
+        if state and state.keys() != self._by_name.keys():
+            odd = ", ".join(sorted(state.keys() ^ self._by_name.keys()))
+            raise FederationError(f"the checkpoint was made with other nodes (in one only: {odd})")
+        for name, entry in state.items():
+            self._by_name[name].acknowledged = entry["acknowledged"]
+
+
+def introduce(
+    grid: Grid, exchange: Exchange, *, run: str, layout: str, declared: bool, cap: float, timeout_s: float
+) -> Participants:
+    """Ask every connected node who it is.
+
+    Raises:
+        FederationError: A node does not answer, fails, builds another model, or shares its name with another.
+    """
+    exchange.send(((node_id, RecordDict()) for node_id in sorted(grid.get_node_ids())), "query", 0)
+    members: list[Participant] = []
+    examples: dict[str, int] = {}
+    for node_id, reply in exchange.replies(timeout_s):
+        words = _read(reply)
+        if words.layout != layout:
+            raise FederationError(
+                f"node {words.name} builds a model of another layout: give it the server's [model] and [data]"
+            )
+        if words.name in examples:
+            raise FederationError(f"two nodes call themselves {words.name!r}: names must be unique")
+        examples[words.name] = words.examples
+        held = words.version if words.run == run and words.version >= 0 else 0
+        members.append(Participant(name=words.name, node_id=node_id, version=held))
+    silent = exchange.abandon()
+    if silent:
+        raise FederationError(f"{len(silent)} of {len(silent) + len(members)} nodes did not answer the first query")
+    if not members:
+        raise FederationError("no node is connected")
+    if declared:
+        missing = sorted(name for name, count in examples.items() if count < 1)
+        if missing:
+            raise FederationError(f"weighting is 'declared', but no count was declared by: {', '.join(missing)}")
+        weights = public_weights(examples, cap)
+        for member in members:
+            member.weight = weights[member.name]
+    return Participants(members)
+
+
+def _read(reply: Message) -> Introduction:
+    if reply.has_error():
+        raise FederationError(f"a node cannot take part: {reply.error.reason}")
+    try:
+        return Introduction.from_fields(reply.content.config_records[RECORD])
+    except (KeyError, CodecError) as exc:
+        raise FederationError(f"a node introduces itself in a way this server does not know: {exc}") from exc

@@ -1,0 +1,75 @@
+"""What the server decides: how many rounds, who takes part, how a round may end, and how the mean becomes a step."""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FederationSettings(BaseModel):
+    """`[federation]`: the rounds and who takes part in them.
+
+    Attributes:
+        rounds: Number of rounds.
+        fraction: Share of the nodes that is sampled each round; at least one is.
+        seed: Orders sampling, data and initialisation. Never used for noise or keys.
+        weighting: `uniform` counts each node alike; `declared` weighs a node by the number of examples it declares
+            once, at the start, capped at `weight_cap` times the smallest.
+        weight_cap: Greatest ratio of two weights, so that a false count cannot take the federation over.
+        quorum: Least share of the sampled nodes whose updates must be good for the round to count.
+        norm_limit: Greatest Euclidean norm of an update that the server takes.
+        round_timeout_s: Seconds after which a round closes with the replies it has.
+        node_metrics: Ask the nodes for loss and accuracy of the received model on their own held-out data, in the same
+            message. Each is a release of the site.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: int = Field(default=20, ge=1, le=1_000_000)
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=7, ge=0, lt=2**31)
+    weighting: Literal["uniform", "declared"] = "uniform"
+    weight_cap: float = Field(default=10.0, ge=1)
+    quorum: float = Field(default=0.5, ge=0, le=1)
+    norm_limit: float = Field(default=1e4, gt=0)
+    round_timeout_s: float = Field(default=3600.0, gt=0)
+    node_metrics: bool = False
+
+    def cohort_size(self, nodes: int) -> int:
+        """Nodes that are sampled of `nodes`."""
+        return max(1, round(self.fraction * nodes))
+
+    def least_accepted(self, sampled: int) -> int:
+        """Good updates that a round needs."""
+        return max(1, math.ceil(self.quorum * sampled))
+
+
+class ServerOptimizerSettings(BaseModel):
+    """How the mean update becomes the server's step, and how the local learning rate falls.
+
+    Attributes:
+        server_optimizer: `plain` takes the mean; `nesterov` is the outer optimizer of DiLoCo (arXiv 2311.08105);
+            `adam` is Flower's FedAdam (arXiv 2003.00295).
+        server_learning_rate: Factor on the mean update; 1 with `plain` is FedAvg.
+        server_momentum: Of `nesterov`.
+        schedule: The nodes' learning rate over the rounds: `constant`, or `cosine` from 1 down to `final_rate`.
+        final_rate: Share of the learning rate that is left in the last round under `cosine`.
+        warmup_rounds: Rounds over which the learning rate rises linearly from nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server_optimizer: Literal["plain", "nesterov", "adam"] = "plain"
+    server_learning_rate: float = Field(default=1.0, gt=0)
+    server_momentum: float = Field(default=0.6, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_rate: float = Field(default=0.1, ge=0, le=1)
+    warmup_rounds: int = Field(default=0, ge=0)
+
+    def rate_at(self, server_round: int, rounds: int) -> float:
+        """Factor on the nodes' learning rate in round `server_round` (from 1) of `rounds`."""
+        warm = min(1.0, server_round / (self.warmup_rounds + 1))
+        if self.schedule == "constant" or rounds == 1:
+            return warm
+        progress = (server_round - 1) / (rounds - 1)
+        return warm * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))

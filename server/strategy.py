@@ -1,0 +1,182 @@
+"""Compression for any Flower strategy: a wrapper that decodes what `compress_uplink` coded.
+
+    from fedglm.server.strategy import Compressed
+    strategy = Compressed(FedAdam(...))
+
+Around strategies that take a weighted mean (`FedAvg` and what builds on it) the coded updates are summed as they are,
+sparse, into one dense vector, and the strategy gets their mean. The others (Krum, median, trimmed mean, ...) look at
+single models, so each update is decoded to a dense one first.
+"""
+
+from collections.abc import Iterable
+from logging import INFO, WARNING
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedProx,
+    FedYogi,
+    Strategy,
+)
+from flwr.supercore import log
+
+from fedglm.compression.arrays import flatten, float_layout, unflatten
+from fedglm.compression.codec import CodecError, Update, decode
+from fedglm.compression.layout import Layout
+from fedglm.compression.messages import RECORD
+
+MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
+"""Strategies that need only the weighted mean of the models. A subclass may need more, so the type must be exact."""
+
+
+class Compressed(Strategy):
+    """Any strategy, around nodes that send coded updates.
+
+    Args:
+        strategy: The strategy to wrap; it sees ordinary dense models.
+
+    Attributes:
+        uplink_bytes: Bytes of coded updates received so far.
+        dense_uplink_bytes: Bytes that the same updates would have had as float32.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._inner = strategy
+        self._base: dict[str, np.ndarray] = {}
+        self._layout: Layout | None = None
+        self._acknowledged: dict[int, int] = {}
+        self.uplink_bytes = 0
+        self.dense_uplink_bytes = 0
+
+    def summary(self) -> None:
+        """Log the wrapped strategy's summary."""
+        log(INFO, "\t├──> Compressed uplink around %s", type(self._inner).__name__)
+        self._inner.summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the strategy configure the round, and tell each node which of its updates was used last."""
+        self._base = {name: array.numpy() for name, array in arrays.items()}
+        self._layout = float_layout(self._base)
+        messages = []
+        for message in self._inner.configure_train(server_round, arrays, config, grid):
+            acknowledged = self._acknowledged.get(message.metadata.dst_node_id, 0)
+            order = ConfigRecord({"round": server_round, "acknowledged": acknowledged})
+            message.content = RecordDict({**message.content, RECORD: order})
+            messages.append(message)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Decode each reply; a malformed one becomes an error reply, which the strategy counts as a failure."""
+        good: list[tuple[Message, Update]] = []
+        failed: list[Message] = []
+        for reply in replies:
+            if reply.has_error():
+                failed.append(reply)
+                continue
+            try:
+                good.append((reply, self._take(reply)))
+            except CodecError as exc:
+                log(WARNING, "update of node %d rejected: %s", reply.metadata.src_node_id, exc)
+                failed.append(_as_error(reply, str(exc)))
+        for reply, _ in good:
+            self._acknowledged[reply.metadata.src_node_id] = server_round
+        if type(self._inner) in MEANS and good:
+            return self._aggregate_mean(server_round, cast(FedAvg, self._inner), good, failed)
+        for reply, update in good:
+            self._replace(reply, update.to_dense())
+        return self._inner.aggregate_train(server_round, [reply for reply, _ in good] + failed)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """As the wrapped strategy does."""
+        return self._inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """As the wrapped strategy does."""
+        return self._inner.aggregate_evaluate(server_round, replies)
+
+    def _take(self, reply: Message) -> Update:
+        """Decode the update of a reply and check it against the model that was sent."""
+        if self._layout is None:
+            raise CodecError("a reply came before the first round was configured")
+        records = list(reply.content.array_records.values())
+        if len(records) != 1 or RECORD not in records[0]:
+            raise CodecError("the reply holds no coded update: does the node's ClientApp have mods=[compress_uplink()]?")
+        buffers = set(records[0]) - {RECORD}
+        expected = set(self._base) - set(self._layout.names)
+        if buffers != expected:
+            raise CodecError(f"the reply lacks or adds arrays: {', '.join(sorted(buffers ^ expected))}")
+        blob = records[0][RECORD].data
+        update = decode(blob, size=self._layout.size)
+        if not np.isfinite(update.norm()):
+            raise CodecError("the update holds a value that is not finite")
+        self.uplink_bytes += len(blob)
+        self.dense_uplink_bytes += 4 * self._layout.size
+        return update
+
+    def _aggregate_mean(
+        self, server_round: int, inner: FedAvg, good: list[tuple[Message, Update]], failed: list[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Sum the updates sparse, and hand the strategy one reply that is their weighted mean."""
+        contents = [reply.content for reply, _ in good]
+        try:
+            weights = [float(cast(float, _only_metrics(c)[inner.weighted_by_key])) for c in contents]
+        except (KeyError, ValueError):
+            # The strategy itself says best what its replies must hold.
+            for reply, update in good:
+                self._replace(reply, update.to_dense())
+            return inner.aggregate_train(server_round, [reply for reply, _ in good] + failed)
+        total = sum(weights)
+        mean = np.zeros(cast(Layout, self._layout).size, dtype=np.float64)
+        for (_, update), weight in zip(good, weights, strict=True):
+            update.add_to(mean, weight / total)
+        metrics = inner.train_metrics_aggr_fn(contents, inner.weighted_by_key)
+        speaker = good[0][0]
+        buffers = _mean_buffers(contents, [weight / total for weight in weights])
+        self._replace(speaker, mean)
+        (record,) = speaker.content.array_records.values()
+        record.update(buffers)
+        arrays, _ = inner.aggregate_train(server_round, [speaker, *failed])
+        return arrays, metrics
+
+    def _replace(self, reply: Message, update: np.ndarray) -> None:
+        """Put the dense model (what was sent plus `update`) in the place of the coded array."""
+        layout = cast(Layout, self._layout)
+        model = unflatten(flatten(self._base, layout) + update, layout, self._base)
+        (record,) = reply.content.array_records.values()
+        whole = {name: Array(model[name]) if name in model else record[name] for name in self._base}
+        record.clear()
+        record.update(whole)
+
+
+def _mean_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str, Array]:
+    """Weighted means of the arrays that travelled uncoded, as Flower takes them."""
+    names = [name for name in next(iter(contents[0].array_records.values())) if name != RECORD]
+    means: dict[str, Array] = {}
+    for name in names:
+        arrays = [next(iter(content.array_records.values()))[name].numpy() for content in contents]
+        means[name] = Array(np.asarray(sum(w * a for w, a in zip(weights, arrays, strict=True))))
+    return means
+
+
+def _only_metrics(content: RecordDict) -> MetricRecord:
+    (record,) = content.metric_records.values()
+    return record
+
+
+def _as_error(reply: Message, reason: str) -> Message:
+    return Message(
+        metadata=reply.metadata, error=Error(code=int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason=reason)
+    )

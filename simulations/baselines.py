@@ -1,0 +1,123 @@
+"""What a federation is worth: each site training alone, and one model on all data pooled.
+
+A baseline starts from the same weights and trains with the same optimizer and the same schedule over as many rounds.
+A site alone takes the steps that a node takes; the pooled model takes as many as all nodes of a round together. They run
+in the same worker processes as the nodes, one baseline a Flower node: node 0 is the pooled model, node i site i - 1.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from fedglm.autoglm.examples import concatenate
+from fedglm.autoglm.tasks import Evaluation
+from fedglm.client.precision import choose_precision
+from fedglm.client.training import TrainingError, round_seed, train_locally
+from fedglm.server.exchange import Exchange
+from fedglm.simulations.evaluation import Evaluator
+from fedglm.simulations.inline import InlineGrid
+from fedglm.simulations.nodes import Stage, build_stage
+
+
+class Watcher(Protocol):
+    """Somebody who wants to see the baselines go by."""
+
+    def baseline_started(self, jobs: int) -> None:
+        """Training of `jobs` baselines begins."""
+
+    def baseline_done(self) -> None:
+        """One is trained and measured."""
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """How the baselines did on the same held-out data as the federated model.
+
+    Attributes:
+        pooled: One model on all data; None if it was not asked for.
+        alone: Each site's own model on its own held-out data, by site; empty if they were not asked for.
+    """
+
+    pooled: Evaluation | None
+    alone: dict[str, Evaluation]
+
+
+def train_baselines(stage: Stage, workers: int | None, watcher: Watcher, stop: threading.Event) -> Baselines:
+    """Train and measure the baselines that the scenario asks for.
+
+    Raises:
+        TrainingError: One of them failed.
+    """
+    wanted = stage.scenario.evaluation.baselines
+    names = [site.name for site in stage.data.sites]
+    jobs = ([0] if "pooled" in wanted else []) + (list(range(1, len(names) + 1)) if "alone" in wanted else [])
+    if not jobs:
+        return Baselines(None, {})
+    watcher.baseline_started(len(jobs))
+    results: dict[int, Evaluation] = {}
+    factory = partial(make_app, stage.scenario.to_toml())
+    with InlineGrid(factory, nodes=len(names) + 1, workers=min(len(jobs), workers) if workers else None) as grid:
+        exchange = Exchange(grid, stop)
+        exchange.send(((job + 1, RecordDict()) for job in jobs), "train", 0)
+        for job, result in _results(exchange):
+            results[job] = result
+            watcher.baseline_done()
+    return Baselines(results.get(0), {names[job - 1]: result for job, result in sorted(results.items()) if job > 0})
+
+
+def _results(exchange: Exchange) -> Iterator[tuple[int, Evaluation]]:
+    for node_id, reply in exchange.replies(timeout_s=float("inf")):
+        if reply.has_error():
+            raise TrainingError(f"a baseline could not be trained: {reply.error.reason}")
+        measures: dict[str, Any] = dict(reply.content.metric_records["measures"])
+        yield node_id - 1, Evaluation(**measures)
+
+
+def make_app(scenario_toml: str) -> ClientApp:
+    """The ClientApp that trains the baseline of its partition."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        torch.set_num_threads(1)
+        try:
+            measured = _train(build_stage(scenario_toml), int(context.node_config["partition-id"]))
+        except TrainingError as exc:
+            return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), str(exc)), reply_to=message)
+        return Message(RecordDict({"measures": MetricRecord(asdict(measured))}), reply_to=message)
+
+    return app
+
+
+def _train(stage: Stage, job: int) -> Evaluation:
+    """Train the pooled model (job 0) or that of site job - 1, and measure it."""
+    scenario, bench = stage.scenario, stage.workbench
+    federation, training = scenario.federation, scenario.training
+    sites = stage.data.sites
+    pooled = job == 0
+    examples = concatenate([site.train for site in sites]) if pooled else sites[job - 1].train
+    share = federation.cohort_size(len(sites)) if pooled else 1
+    precision = choose_precision(training.precision, bench.layout.size, training.torch_device())
+    vector = bench.initial
+    for number in range(1, federation.rounds + 1):
+        result = train_locally(
+            bench.model,
+            bench.task,
+            examples,
+            vector,
+            training,
+            precision,
+            learning_rate=training.learning_rate * training.rate_at(number, federation.rounds),
+            seed=round_seed(federation.seed, f"baseline-{job}", number),
+            steps=training.local_steps * share,
+        )
+        vector = vector + result.delta
+    evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
+    return evaluator.overall(vector) if pooled else evaluator.of_site(sites[job - 1].name, vector)

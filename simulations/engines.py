@@ -1,0 +1,77 @@
+"""Engines: on what a simulated federation runs. Both run the same ServerApp and the same ClientApp, to the same bits.
+
+    inline   worker processes of this machine; starts in a second or two
+    ray      Flower's simulation runtime, which a Ray cluster can scale out
+"""
+
+import logging
+import os
+import threading
+from functools import partial
+from typing import Literal, cast, get_args
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import ServerApp
+from flwr.common.constant import SUPERLINK_NODE_ID
+
+from fedglm.simulations.inline import RUN_ID, InlineGrid
+from fedglm.simulations.nodes import SimulatedNodes, make_app
+from fedglm.simulations.scenario import ScenarioError
+
+Engine = Literal["inline", "ray"]
+
+
+def checked_engine(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        ScenarioError: There is none.
+    """
+    for engine in get_args(Engine):
+        if engine == name:
+            return cast(Engine, engine)
+    raise ScenarioError(f"there is no engine {name!r}: choose {' or '.join(get_args(Engine))}")
+
+
+def run_engine(
+    engine: Engine,
+    server_app: ServerApp,
+    nodes: SimulatedNodes,
+    count: int,
+    *,
+    workers: int | None,
+    stop: threading.Event,
+) -> None:
+    """Run a federation to its end.
+
+    Args:
+        engine: `inline` or `ray`.
+        server_app: The coordinator.
+        nodes: Makes the nodes.
+        count: Number of nodes.
+        workers: Worker processes; one a core without it.
+        stop: Set when this function is left early, so that a coordinator in another thread ends too.
+    """
+    try:
+        if engine == "ray":
+            _run_ray(server_app, nodes, count, workers)
+            return
+        with InlineGrid(partial(make_app, nodes), count, workers) as grid:
+            context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {})
+            server_app(grid, context)
+    finally:
+        stop.set()
+
+
+def _run_ray(server_app: ServerApp, nodes: SimulatedNodes, count: int, workers: int | None) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a future default
+    from flwr.simulation import run_simulation
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    init = {"num_cpus": workers} if workers else {}
+    run_simulation(
+        server_app=server_app,
+        client_app=make_app(nodes),
+        num_supernodes=count,
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init},
+    )

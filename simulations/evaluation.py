@@ -1,0 +1,50 @@
+"""Measuring a model as the experimenter can, who sees the held-out data of every site.
+
+In a real deployment nobody can; there, the nodes measure the model that they receive and report it where they may.
+"""
+
+import numpy as np
+
+from fedglm.autoglm.data import FederatedData
+from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.tasks import Evaluation
+from fedglm.client.node import Workbench
+
+
+class Evaluator:
+    """Measures model vectors on the sites' held-out data.
+
+    Args:
+        data: The sites.
+        workbench: Model to compute with; its weights are overwritten.
+        sequences: Most sequences that are measured, spread evenly over the sites by their sizes.
+    """
+
+    def __init__(self, data: FederatedData, workbench: Workbench, sequences: int) -> None:
+        self._bench = workbench
+        total = sum(len(site.held_out) for site in data.sites)
+        share = min(1.0, sequences / total)
+        self._held_out = {site.name: spread(site.held_out, share) for site in data.sites}
+
+    def by_site(self, vector: np.ndarray) -> dict[str, Evaluation]:
+        """Loss and metric on each site's held-out data."""
+        load_vector(self._bench.model, vector)
+        return {name: self._bench.task.evaluate(self._bench.model, part) for name, part in self._held_out.items()}
+
+    def overall(self, vector: np.ndarray) -> Evaluation:
+        """Loss and metric on all sites' held-out data together."""
+        return self._bench.task.pool(list(self.by_site(vector).values()))
+
+    def of_site(self, name: str, vector: np.ndarray) -> Evaluation:
+        """Loss and metric on one site's held-out data."""
+        load_vector(self._bench.model, vector)
+        return self._bench.task.evaluate(self._bench.model, self._held_out[name])
+
+
+def spread(examples: Examples, share: float) -> Examples:
+    """Every 1/share-th example, at least one; all of them for a share of 1."""
+    wanted = max(1, round(share * len(examples)))
+    if wanted >= len(examples):
+        return examples
+    return examples.select(np.linspace(0, len(examples) - 1, wanted).round().astype(np.int64))

@@ -1,0 +1,248 @@
+"""The engine `inline`: a Flower grid on this machine, without a SuperLink or Ray.
+
+Each worker is a process that runs the very ClientApp that a deployment runs; messages travel to it serialised as
+Flower's protobuf. Workers come from a fork server that has imported torch once, so starting them costs little and no
+lock of this process is copied. They die with this process, however it dies.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerProcess
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import context_from_proto, context_to_proto, message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Context as ContextProto
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.serverapp import Grid
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+AppFactory = Callable[[], ClientApp]
+"""Makes the ClientApp in a worker; must be importable there (a function of a module, or a `partial` of one)."""
+
+RUN_ID = 1
+_PRELOAD = ["fedglm.simulations.nodes"]
+
+
+class InlineGrid(Grid):
+    """A grid whose nodes run in worker processes of this machine.
+
+    Args:
+        app_factory: Makes the ClientApp; called once a worker.
+        nodes: Number of nodes; node i is Flower's `partition-id` i.
+        workers: Number of processes; by default one a core that this process may use.
+
+    Use it as a context manager: leaving it ends the workers.
+    """
+
+    def __init__(self, app_factory: AppFactory, nodes: int, workers: int | None = None) -> None:
+        self._app_factory = app_factory
+        self._workers = min(nodes, workers or usable_cores())
+        self._contexts = {i + 1: _context(i, nodes) for i in range(nodes)}
+        self._queue: deque[Message] = deque()
+        self._answered: dict[str, Message] = {}
+        self._pool: list[_Worker] = []
+        self._run = Run.create_empty(run_id=RUN_ID)
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SUPERLINK_NODE_ID, 1
+
+    def __enter__(self) -> Self:
+        self._pool = [_Worker(self._app_factory) for _ in range(self._workers)]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in self._pool:
+            worker.end(at_once=kind is not None)
+        self._pool = []
+
+    def set_run(self, run: Run) -> None:
+        """Take up Flower's description of the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message; Flower prefers the constructor of `Message`."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids 1 to n."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages for the workers."""
+        ids = []
+        for message in messages:
+            if message.metadata.dst_node_id not in self._contexts:
+                raise ValueError(f"there is no node {message.metadata.dst_node_id}")
+            message.metadata.__dict__["_message_id"] = str(uuid4())
+            self._queue.append(message)
+            ids.append(message.metadata.message_id)
+        self._dispatch()
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have come; waits up to 20 ms for one."""
+        wanted = set(message_ids)
+        if not wanted & self._answered.keys():
+            self._collect(timeout=0.02)
+        return [self._answered.pop(message_id) for message_id in sorted(wanted & self._answered.keys())]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push messages and wait for all replies, or until `timeout` seconds have passed."""
+        waiting = set(self.push_messages(messages))
+        end = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and (end is None or time.monotonic() < end):
+            arrived = list(self.pull_messages(waiting))
+            replies += arrived
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+        return replies
+
+    def _dispatch(self) -> None:
+        """Give queued messages to idle workers; a node works on one message at a time."""
+        busy = {w.message.metadata.dst_node_id for w in self._pool if w.message is not None}
+        for worker in self._pool:
+            if worker.message is not None:
+                continue
+            ready = next((m for m in self._queue if m.metadata.dst_node_id not in busy), None)
+            if ready is None:
+                return
+            self._queue.remove(ready)
+            busy.add(ready.metadata.dst_node_id)
+            worker.send(ready, self._contexts[ready.metadata.dst_node_id])
+
+    def _collect(self, timeout: float) -> None:
+        working = {worker.pipe: worker for worker in self._pool if worker.message is not None}
+        for pipe in connection.wait(list(working), timeout):
+            worker = next(w for p, w in working.items() if p is pipe)
+            asked = worker.message
+            if asked is None:
+                continue
+            try:
+                reply, context = worker.receive()
+                self._contexts[asked.metadata.dst_node_id] = context
+            except (EOFError, OSError):
+                reason = f"the worker process died (exit code {worker.end(at_once=True)})"
+                reply = Message(Error(code=int(ErrorCode.CLIENT_APP_CRASHED), reason=reason), reply_to=asked)
+                self._pool[self._pool.index(worker)] = _Worker(self._app_factory)
+            self._answered[asked.metadata.message_id] = reply
+        self._dispatch()
+
+
+class _Worker:
+    """This process's end of one worker process."""
+
+    def __init__(self, app_factory: AppFactory) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.message: Message | None = None
+        context = multiprocessing.get_context("forkserver")
+        self._process: ForkServerProcess = context.Process(target=_work, args=(theirs, app_factory), daemon=True)
+        with _no_interrupt():
+            self._process.start()
+        theirs.close()
+
+    def send(self, message: Message, context: Context) -> None:
+        self.message = message
+        try:
+            self.pipe.send_bytes(context_to_proto(context).SerializeToString())
+            self.pipe.send_bytes(message_to_proto(message).SerializeToString())
+        except OSError:
+            pass  # the worker is dead; reading from it says so
+
+    def receive(self) -> tuple[Message, Context]:
+        self.message = None
+        context = context_from_proto(ContextProto.FromString(self.pipe.recv_bytes()))
+        return message_from_proto(MessageProto.FromString(self.pipe.recv_bytes())), context
+
+    def end(self, *, at_once: bool) -> int | None:
+        self.pipe.close()
+        if at_once:
+            self._process.kill()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        return self._process.exitcode
+
+
+def _work(pipe: "connection.Connection", app_factory: AppFactory) -> None:
+    """A worker's life: messages in, replies out, until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    TaskIdentity.run_id, TaskIdentity.task_id = RUN_ID, 1
+    app = app_factory()
+    while True:
+        try:
+            context = context_from_proto(ContextProto.FromString(pipe.recv_bytes()))
+            message = message_from_proto(MessageProto.FromString(pipe.recv_bytes()))
+        except (EOFError, OSError):
+            return
+        TaskIdentity.node_id = message.metadata.dst_node_id
+        try:
+            reply = app(message, context)
+        except Exception as exc:
+            reason = f"{type(exc).__name__}: {exc}"
+            reply = Message(Error(code=int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason=reason), reply_to=message)
+        pipe.send_bytes(context_to_proto(context).SerializeToString())
+        pipe.send_bytes(message_to_proto(reply).SerializeToString())
+
+
+def _die_with_parent() -> None:
+    """End this worker the moment the process that started it is gone, even in the middle of training."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def prepare_workers() -> None:
+    """Start the fork server, which imports torch while this process does other things."""
+    forkserver.set_forkserver_preload(_PRELOAD)
+    with _no_interrupt():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started in the block: this process ends them itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _context(partition: int, partitions: int) -> Context:
+    config: UserConfig = {"partition-id": partition, "num-partitions": partitions}
+    return Context(run_id=RUN_ID, node_id=partition + 1, node_config=config, state=RecordDict(), run_config={})

@@ -1,0 +1,97 @@
+"""The nodes of a simulation: which site's data a Flower context stands for, in whatever process it runs.
+
+A worker process builds the data and the model once, from the scenario alone, and then stands in for one node after the
+other. What a node must remember lies in its folder, so it does not matter which worker it meets.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+import torch
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+
+from fedglm.autoglm.data import FederatedData, load_federation
+from fedglm.autoglm.models import build_model
+from fedglm.client.app import build_client_app
+from fedglm.client.gate import OutboundGate
+from fedglm.client.node import Node, Workbench
+from fedglm.simulations.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A scenario's data and model, built.
+
+    Attributes:
+        scenario: What it was built from.
+        data: Task and sites.
+        workbench: Model with version 0.
+    """
+
+    scenario: Scenario
+    data: FederatedData
+    workbench: Workbench
+
+
+@lru_cache(maxsize=1)
+def build_stage(scenario_toml: str) -> Stage:
+    """Load the data and build the model of a scenario; the last one is kept.
+
+    Raises:
+        ScenarioError, DataError, ModelError: It cannot be built; the message says why.
+    """
+    scenario = Scenario.from_toml(scenario_toml)
+    seed = scenario.federation.seed
+    data = load_federation(scenario.data, nodes=scenario.federation.nodes, seed=seed, model=scenario.model)
+    model = build_model(scenario.model, data.task, seed=seed)
+    return Stage(scenario, data, Workbench(model, data.task, scenario.downlink))
+
+
+@dataclass(frozen=True)
+class SimulatedNodes:
+    """Finds the node behind a Flower context; small enough to travel to any worker.
+
+    Args:
+        scenario_toml: The scenario, whole.
+        folder: Folder of the nodes' folders.
+    """
+
+    scenario_toml: str
+    folder: Path
+
+    def __call__(self, context: Context) -> tuple[Node, OutboundGate]:
+        """The node of the context's partition, and its gate."""
+        # Sums in other orders give other bits: one thread a node, whatever the machine has.
+        torch.set_num_threads(1)
+        stage = build_stage(self.scenario_toml)
+        scenario = stage.scenario
+        site = stage.data.sites[int(context.node_config["partition-id"])]
+        node = Node(
+            site.name,
+            stage.workbench,
+            train=site.train,
+            held_out=site.held_out,
+            training=scenario.training,
+            update=scenario.update,
+            folder=self.folder / folder_name(site.name),
+            seed=scenario.federation.seed,
+            declare_examples=scenario.federation.weighting == "declared",
+        )
+        return node, OutboundGate(stage.workbench.layout.size, share_metrics=scenario.federation.node_metrics)
+
+
+def folder_name(name: str) -> str:
+    """A node's name as the name of a folder: names come from the data and may hold slashes, dots, anything."""
+    quoted = quote(name, safe=" ").replace(".", "%2E")
+    if len(quoted) <= 100:
+        return quoted
+    return f"{quoted[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def make_app(nodes: SimulatedNodes) -> ClientApp:
+    """The ClientApp of simulated nodes."""
+    return build_client_app(nodes)

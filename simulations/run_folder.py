@@ -1,0 +1,93 @@
+"""The run folder: everything that a run leaves behind, each file whole at any moment.
+
+    scenario.toml   every setting; feeding it back repeats the run
+    rounds.jsonl    one object a round
+    summary.json    the result, once the run is through
+    model/          the released model, as transformers saves it
+    checkpoint/     from which a killed run goes on
+    nodes/<id>/     each node's own memory
+    report.html     the page for people
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedglm.privacy.durable import StorageError, write_atomically
+
+
+class RunFolderError(ValueError):
+    """The folder cannot hold this run; the message says why and what would help."""
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        path: Where it is or shall be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoint"
+        self.nodes = path / "nodes"
+        self.model = path / "model"
+
+    @contextmanager
+    def claimed(self, scenario_toml: str, *, resume: bool) -> Iterator[None]:
+        """Hold the folder for one process, new or, with `resume`, begun by an earlier process with the same scenario.
+
+        Raises:
+            RunFolderError: It holds something else, another run, or another process is at work in it.
+            StorageError: It cannot be written.
+        """
+        kept = self.path / "scenario.toml"
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file: name another folder with --out")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not kept.is_file():
+                raise RunFolderError(f"{self.path} holds files that are no run: name another folder with --out")
+            if not resume:
+                raise RunFolderError(f"{self.path} already holds a run: add --resume to go on, or name another --out")
+            if kept.read_text() != scenario_toml:
+                raise RunFolderError(f"{self.path} was begun with other settings: repeat them, or name another --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as exc:
+            raise StorageError(f"cannot write {self.path}: {exc.strerror}") from exc
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise RunFolderError(f"another process is running in {self.path}") from exc
+            if not kept.is_file():
+                write_atomically(kept, scenario_toml)
+            yield
+        finally:
+            os.close(lock)
+
+    def kept_scenario(self) -> str | None:
+        """The scenario that the folder was begun with; None for a new folder."""
+        path = self.path / "scenario.toml"
+        return path.read_text() if path.is_file() else None
+
+    def write_rounds(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Replace `rounds.jsonl`."""
+        write_atomically(self.path / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace `summary.json`."""
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None."""
+        path = self.path / "summary.json"
+        if not path.is_file():
+            return None
+        summary: dict[str, Any] = json.loads(path.read_text())
+        return summary

@@ -1,0 +1,201 @@
+"""A simulated federation from its scenario to its run folder."""
+
+import platform
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedglm.autoglm.models import save_release
+from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.tasks import Evaluation
+from fedglm.client.precision import choose_precision
+from fedglm.server.app import build_server_app
+from fedglm.server.coordinator import Coordinator, Listener, Plan, Row
+from fedglm.server.participants import FederationError
+from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
+from fedglm.simulations.engines import Engine, run_engine
+from fedglm.simulations.evaluation import Evaluator
+from fedglm.simulations.inline import prepare_workers
+from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage
+from fedglm.simulations.report import write_report
+from fedglm.simulations.run_folder import RunFolder
+from fedglm.simulations.scenario import Scenario
+
+Summary = dict[str, Any]
+
+
+class Audience(Listener, Watcher, Protocol):
+    """Somebody who wants to see a simulation go by, from start to end."""
+
+    def prepared(self, about: dict[str, Any]) -> None:
+        """Data and model are ready; `about` holds what the summary will say of them."""
+
+
+def simulate(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    engine: Engine,
+    audience: Audience,
+    resume: bool = False,
+    workers: int | None = None,
+) -> Summary:
+    """Run a federation and leave its run folder.
+
+    Args:
+        scenario: What to run.
+        folder: The run folder.
+        engine: On what to run it; the result has the same bits on each.
+        audience: Is told of each step.
+        resume: Go on in a folder that an earlier process began.
+        workers: Worker processes; one a core without it.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        ScenarioError, DataError, ModelError, RunFolderError: It cannot start.
+        FederationError: It cannot go on.
+        StorageError: A file could not be written; with more room, `resume` goes on.
+    """
+    started = time.monotonic()
+    text = scenario.to_toml()
+    run = RunFolder(folder)
+    with run.claimed(text, resume=resume):
+        if (done := run.summary()) is not None:
+            return done
+        prepare_workers()
+        stage = build_stage(text)
+        about = _about(stage, engine)
+        audience.prepared(about)
+        coordinator, initial, evaluator = _run(stage, run, engine, audience, resume=resume, workers=workers)
+        load_vector(stage.workbench.model, coordinator.vector)
+        save_release(stage.workbench.model, stage.data.task, run.model)
+        baselines = train_baselines(stage, workers, audience, threading.Event())
+        sites = evaluator.by_site(coordinator.vector)
+        summary = about | _results(stage, coordinator, initial, sites, baselines)
+        earlier = sum(row["wall_s"] for row in coordinator.rows)
+        summary["wall_s"] = round(max(time.monotonic() - started, earlier), 1)
+        run.write_summary(summary)
+        write_report(folder)
+    return summary
+
+
+def _run(
+    stage: Stage, run: RunFolder, engine: Engine, audience: Audience, *, resume: bool, workers: int | None
+) -> tuple[Coordinator, Evaluation, Evaluator]:
+    scenario, bench = stage.scenario, stage.workbench
+    evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
+    initial = evaluator.overall(bench.initial)
+    plan = Plan(
+        federation=scenario.federation,
+        optimizer=scenario.training,
+        downlink=scenario.downlink,
+        learning_rate=scenario.training.learning_rate,
+        layout=bench.layout,
+        initial=bench.initial,
+        evaluate=evaluator.overall,
+        metric=stage.data.task.metric,
+        checkpoints=run.checkpoints,
+    )
+    finished: list[Coordinator] = []
+    stop = threading.Event()
+    app = build_server_app(
+        plan, listener=_RowWriter(run, audience), stop=stop, resume=resume, finished=finished.append
+    )
+    nodes = SimulatedNodes(scenario.to_toml(), run.nodes.absolute())
+    run_engine(engine, app, nodes, len(stage.data.sites), workers=workers, stop=stop)
+    if not finished:
+        raise FederationError(f"the engine {engine} ended before the last round")
+    run.write_rounds(finished[0].rows)
+    return finished[0], initial, evaluator
+
+
+class _RowWriter:
+    """Passes everything on, and keeps `rounds.jsonl` up to date."""
+
+    def __init__(self, run: RunFolder, audience: Audience) -> None:
+        self._run, self._audience = run, audience
+
+    def resumed(self, rows: list[Row]) -> None:
+        self._run.write_rounds(rows)
+        self._audience.resumed(rows)
+
+    def round_started(self, server_round: int, sampled: int) -> None:
+        self._audience.round_started(server_round, sampled)
+
+    def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
+        self._audience.reply_taken(server_round, node, fault)
+
+    def round_done(self, rows: list[Row]) -> None:
+        self._run.write_rounds(rows)
+        self._audience.round_done(rows)
+
+
+def _about(stage: Stage, engine: Engine) -> Summary:
+    """What is known before the first round."""
+    scenario, bench = stage.scenario, stage.workbench
+    precision = choose_precision(scenario.training.precision, bench.layout.size, scenario.training.torch_device())
+    described = stage.data.describe()
+    return {
+        "scenario": scenario.name,
+        "seed": scenario.federation.seed,
+        "rounds": scenario.federation.rounds,
+        "nodes": len(stage.data.sites),
+        "parameters": bench.layout.size,
+        "codec": scenario.update.codec,
+        "density": scenario.update.effective_density,
+        "downlink_codec": scenario.downlink.codec,
+        "downlink_density": scenario.downlink.effective_density,
+        "metric": stage.data.task.metric,
+        "engine": engine,
+        "precision": precision.name,
+        "precision_reason": precision.reason,
+        "device": str(precision.device),
+        "privacy": scenario.privacy.statement(),
+        "epsilon": None,
+        "delta": None,
+        "data": {key: value for key, value in described.items() if key != "sites"},
+        "sites": described["sites"],
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("fedglm", "flwr", "torch", "transformers")},
+        },
+    }
+
+
+def _results(
+    stage: Stage, coordinator: Coordinator, initial: Evaluation, sites: dict[str, Evaluation], baselines: Baselines
+) -> Summary:
+    """What the run came to."""
+    task, rows = stage.data.task, coordinator.rows
+
+    def named(measured: Evaluation | None) -> Summary | None:
+        return None if measured is None else {"loss": measured.loss, task.metric: measured.metric}
+
+    totals = {
+        name: sum(row[name] for row in rows)
+        for name in ("uplink_bytes", "downlink_bytes", "dense_uplink_bytes", "dense_downlink_bytes")
+    }
+    dense = totals["dense_uplink_bytes"] + totals["dense_downlink_bytes"]
+    described = stage.data.describe()["sites"]
+    final = task.pool(list(sites.values()))
+    return {
+        **(named(final) or {}),
+        **totals,
+        "uplink_ratio": totals["uplink_bytes"] / totals["dense_uplink_bytes"],
+        "downlink_ratio": totals["downlink_bytes"] / totals["dense_downlink_bytes"],
+        "roundtrip_ratio": (totals["uplink_bytes"] + totals["downlink_bytes"]) / dense,
+        "initial": named(initial),
+        "sites": [
+            {**site, **(named(sites[site["name"]]) or {}), "alone": named(baselines.alone.get(site["name"]))}
+            for site in described
+        ],
+        "baselines": {
+            "pooled": named(baselines.pooled),
+            "alone": named(task.pool(list(baselines.alone.values()))) if baselines.alone else None,
+        },
+        "model_sha256": coordinator.model_sha256,
+    }

@@ -1,0 +1,102 @@
+"""How the report writes a figure: bytes, shares, losses, times. A figure that is absent is a dash, never a zero."""
+
+import math
+
+ABSENT = "\N{EN DASH}"
+NOT_FINITE = "not finite"
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    """The value to so many significant digits, without exponent while it can be read so."""
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value):
+        return NOT_FINITE
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def whole(value: int | None) -> str:
+    """A count, with commas between the thousands."""
+    return ABSENT if value is None else f"{value:,}"
+
+
+def byte_count(value: float | None) -> str:
+    """Bytes in decimal units: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes."""
+    if value is None:
+        return ABSENT
+    unit = 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value /= 1000
+        unit += 1
+    if unit == 0:
+        return f"{value:.0f} B"
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f} {_UNITS[unit]}"
+
+
+def share(ratio: float | None) -> str:
+    """A ratio as a percentage, three significant digits."""
+    if ratio is None:
+        return ABSENT
+    if not math.isfinite(ratio):
+        return NOT_FINITE
+    percent = 100 * ratio
+    return f"{percent:.2f}%" if percent < 9.995 else f"{percent:.1f}%" if percent < 99.95 else f"{percent:,.0f}%"
+
+
+def times(factor: float) -> str:
+    """A factor in as many digits as it deserves: 1.94, 39.6, 128."""
+    return f"{factor:.2f}" if factor < 9.995 else f"{factor:.1f}" if factor < 99.95 else f"{factor:,.0f}"
+
+
+def fewer(ratio: float | None, *, rough: bool = False) -> str:
+    """What a ratio of bytes means, in words: "39.6 times fewer" (roughly, 40), "about as many", "1.20 times more"."""
+    if ratio is None or not math.isfinite(ratio) or ratio <= 0:
+        return ABSENT
+    if ratio < 0.95:
+        factor = 1 / ratio
+        return f"{f'{factor:,.0f}' if rough and factor >= 9.5 else times(factor)} times fewer"
+    return "about as many" if ratio <= 1.05 else f"{times(ratio)} times more"
+
+
+def metric_value(metric: str, value: float | None, digits: int = 4) -> str:
+    """An accuracy as a percentage, a perplexity as a number of so many significant digits."""
+    if metric != "accuracy" or value is None or not math.isfinite(value):
+        return significant(value, digits)
+    return f"{100 * value:.1f}%"
+
+
+def difference(metric: str, value: float | None, reference: float | None) -> str:
+    """How far a value lies from another, signed: accuracies in percentage points, perplexities in their own unit."""
+    if value is None or reference is None or not math.isfinite(value - reference):
+        return ABSENT
+    gap = value - reference
+    text = f"{abs(100 * gap):.1f} pt" if metric == "accuracy" else significant(abs(gap), 3)
+    sign = "\N{MINUS SIGN}" if gap < 0 else "+" if gap > 0 else ""
+    return f"{sign}{text}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people: "0.8 s", "41 s", "12 min 5 s", "3 h 20 min"."""
+    if seconds is None or not math.isfinite(seconds):
+        return ABSENT
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number of things, in the singular where it is one: 1 round, 20 rounds, 3 replies."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
