@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+
 from fedglm.autoglm.records import Records
 from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
 from fedglm.autoglm.tasks import Kind

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from fedglm.autoglm.bundled import BUNDLES
 from fedglm.autoglm.errors import DataError, choices
 from fedglm.autoglm.examples import Examples

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from fedglm.autoglm.errors import DataError
 
 

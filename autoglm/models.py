@@ -9,12 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from fedglm.autoglm.adapters import attach_lora, merged
-from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.presets import find_preset, glm_config
-from fedglm.autoglm.quiet import quiet_transformers
-from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.tokenizer import byte_tokenizer, is_byte_tokenizer
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import (
     AutoModelForCausalLM,
@@ -25,6 +19,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+from fedglm.autoglm.adapters import attach_lora, merged
+from fedglm.autoglm.errors import ModelError
+from fedglm.autoglm.presets import find_preset, glm_config
+from fedglm.autoglm.quiet import quiet_transformers
+from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tokenizer import byte_tokenizer, is_byte_tokenizer
 
 TASK_FILE = "task.json"
 

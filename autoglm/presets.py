@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fedglm.autoglm.errors import ModelError, choices
 from transformers import GlmConfig
+
+from fedglm.autoglm.errors import ModelError, choices
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
 from fedglm.autoglm.errors import DataError, choices
 from fedglm.autoglm.reading import Row, read_rows
 from fedglm.autoglm.settings import DataSettings

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fedglm.autoglm.tasks import Kind
 from pydantic import BaseModel, ConfigDict, Field
+
+from fedglm.autoglm.tasks import Kind
 
 Split = Literal["auto", "site", "iid", "dirichlet"]
 _Name = Annotated[str, Field(min_length=1)]

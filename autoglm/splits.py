@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
 from fedglm.autoglm.errors import DataError
 
 Indices = npt.NDArray[np.int64]

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.tables import TableEncoder
-from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 Kind = Literal["language-model", "text-classification", "tabular-classification"]
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
 from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, is_byte_tokenizer, text_bytes
-from transformers import PreTrainedTokenizerBase
 
 Ids = npt.NDArray[np.integer]
 _CHUNK = 512  # texts a call of a Hugging Face tokenizer: bounds the Python lists it makes

@@ -27,19 +27,24 @@ app.command()(simulate)
 app.command()(compare)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
 
-        typer.echo(f"fedglm {installed('fedglm')}")
+        typer.echo(f"fedglm {version('fedglm')}")
         raise typer.Exit
 
 
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 def main() -> None:
-    """Run the command line; exit codes are 0 (done), 2 (the user can mend it), 130 (Ctrl-C), 1 (a bug, with traceback)."""
+    """Run the command line; exit codes: 0 done, 2 the user can mend it, 130 Ctrl-C, 1 a bug (with traceback)."""
     try:
         app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -2,11 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedglm.simulations.scenario import Scenario, parse_setting, scenario_text
+if TYPE_CHECKING:  # else `--help` would wait for torch
+    from fedglm.simulations.scenario import Scenario
 
 ScenarioName = Annotated[str, typer.Argument(metavar="[SCENARIO]", help="A built-in name, or the path of a TOML file.")]
 Data = Annotated[
@@ -21,7 +22,9 @@ UnitField = Annotated[
     str | None,
     typer.Option(help="Field that says whose record it is; a unit is never split.", rich_help_panel="Data"),
 ]
-SiteField = Annotated[str | None, typer.Option(help="Field that names the site; one node a site.", rich_help_panel="Data")]
+SiteField = Annotated[
+    str | None, typer.Option(help="Field that names the site; one node a site.", rich_help_panel="Data")
+]
 Nodes = Annotated[int | None, typer.Option(help="Number of nodes.")]
 Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
 Density = Annotated[float | None, typer.Option(help="Share of the coordinates that a sparse codec sends, in (0, 1].")]
@@ -41,7 +44,7 @@ Settings = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 
-def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) -> Scenario:
+def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) -> "Scenario":
     """The scenario `name` with the options on top.
 
     Args:
@@ -52,6 +55,8 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     Raises:
         ScenarioError: Something in it is wrong.
     """
+    from fedglm.simulations.scenario import Scenario, parse_setting, scenario_text
+
     overrides = {key: value for key, value in given.items() if value is not None}
     if "data.source" in overrides:
         overrides["data.source"] = _as_path(overrides["data.source"])
@@ -64,6 +69,23 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     if given.get("update.density") is not None and not scenario.update.is_sparse:
         raise typer.BadParameter(f"{scenario.update.codec} sends every coordinate: leave --density out")
     return scenario
+
+
+def codec_overrides(text: str, density: float | None) -> dict[str, Any]:
+    """Overrides for `NAME` or `NAME@DENSITY`; `density` is for those that name none and are sparse.
+
+    Raises:
+        typer.BadParameter: What follows the @ is no number.
+        CodecError: There is no codec of that name.
+    """
+    from fedglm.compression.codec import codec_options
+
+    name, at, number = text.strip().partition("@")
+    try:
+        wanted = float(number) if at else density if "density" in codec_options(name) else None
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: a density is a number, as in topk-sign@0.01") from None
+    return {"update.codec": name, "update.density": wanted}
 
 
 def default_folder(name: str) -> Path:

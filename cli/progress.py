@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 Row = dict[str, Any]
@@ -31,7 +31,9 @@ class Progress:
             disable=quiet,
         )
         self._label = label
-        self._rounds = self._baselines = self._replies = None
+        self._rounds: TaskID | None = None
+        self._replies: TaskID | None = None
+        self._baselines: TaskID | None = None
         self._about: Row = {}
 
     def __enter__(self) -> Self:

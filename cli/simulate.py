@@ -27,7 +27,9 @@ def simulate(
     workers: options.Workers = None,
     seed: options.Seed = None,
     out: options.Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, where it was stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, where it was stopped.")
+    ] = False,
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
@@ -69,9 +71,7 @@ def simulate(
     from fedglm.simulations.simulate import simulate as run
 
     with Progress(quiet=as_json) as progress:
-        summary = run(
-            chosen, folder, engine=checked_engine(engine), audience=progress, resume=resume, workers=workers
-        )
+        summary = run(chosen, folder, engine=checked_engine(engine), audience=progress, resume=resume, workers=workers)
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:

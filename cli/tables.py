@@ -7,14 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-
-def human_bytes(count: float) -> str:
-    """Bytes in the unit that reads best: `12.3 kB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError
+from fedglm.simulations.to_target import Comparison
+from fedglm.simulations.wording import byte_count
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
@@ -28,10 +22,8 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         table.add_column(heading, justify="right")
     up, down = summary["uplink_bytes"], summary["downlink_bytes"]
     dense_up, dense_down = summary["dense_uplink_bytes"], summary["dense_downlink_bytes"]
-    table.add_row("coded", human_bytes(up), human_bytes(down), human_bytes(up + down))
-    table.add_row(
-        "dense float32", human_bytes(dense_up), human_bytes(dense_down), human_bytes(dense_up + dense_down)
-    )
+    table.add_row("coded", byte_count(up), byte_count(down), byte_count(up + down))
+    table.add_row("dense float32", byte_count(dense_up), byte_count(dense_down), byte_count(dense_up + dense_down))
     ratios = [summary[f"{way}_ratio"] for way in ("uplink", "downlink", "roundtrip")]
     table.add_row("ratio", *(f"[bold]{ratio:.2%}[/bold]" for ratio in ratios))
     table.add_row("times fewer", *(f"{1 / ratio:.0f}" for ratio in ratios))
@@ -57,4 +49,30 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     console.print(results)
     console.print(f"[yellow]{summary['privacy']}[/yellow]")
     console.print(f"{summary['wall_s']:.0f} s; model {summary['model_sha256'][:16]}")
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def print_comparison(found: Comparison, folder: Path) -> None:
+    """Several codecs side by side, for people."""
+    console = Console(width=min(100, Console().width))
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    base = found.standings[0]
+    metric = base.run.metric
+    for heading in ("codec", "loss", metric, "bytes in all", "rounds to target", "bytes to target", "times fewer"):
+        table.add_column(heading, justify="left" if heading == "codec" else "right")
+    for standing in found.standings:
+        reached, final = standing.reached, standing.run.final
+        table.add_row(
+            standing.label,
+            "-" if final.loss is None else f"{final.loss:.4f}",
+            "-" if final.metric is None else f"{final.metric:.2%}" if metric == "accuracy" else f"{final.metric:.3g}",
+            byte_count(standing.run.traffic.total),
+            str(reached.round) if reached else "not reached",
+            byte_count(reached.traffic.total) if reached else "-",
+            f"{1 / standing.ratio:.1f}" if standing.ratio else "-",
+        )
+    console.print(table)
+    if found.target is not None:
+        console.print(f"target: a loss of {found.target:.4f}, which is {found.tolerance:g} x that of {base.label}")
+    console.print(f"[yellow]{base.run.text('privacy') or ''}[/yellow]")
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

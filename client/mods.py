@@ -10,7 +10,7 @@ from the arrays that came in, adds the residual of earlier rounds, and replaces 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
@@ -68,7 +68,7 @@ def compress_uplink(
             return reply
         folder = root / f"run-{context.run_id}" / f"node-{_identity(context)}"
         record = _only_record(reply, "reply")
-        coded = _code(record, base, settings, folder, int(order["round"]), int(order["acknowledged"]))
+        coded = _code(record, base, settings, folder, cast(int, order["round"]), cast(int, order["acknowledged"]))
         for name in list(record):
             if name in coded:
                 continue

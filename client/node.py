@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Evaluation, Task
 from fedglm.client.precision import choose_precision
 from fedglm.client.state import NodeState, Pending
@@ -177,9 +177,7 @@ class Node:
 
     def _make_update(self, instruction: Instruction, state: NodeState, replica: Replica) -> Pending:
         base, digest = replica.vector, replica.sha256
-        precision = choose_precision(
-            self._training.precision, self._bench.layout.size, self._training.torch_device()
-        )
+        precision = choose_precision(self._training.precision, self._bench.layout.size, self._training.torch_device())
         result = train_locally(
             self._bench.model,
             self._bench.task,

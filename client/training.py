@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client.precision import ChosenPrecision, Precision
 
@@ -117,11 +117,11 @@ def train_locally(
         torch.manual_seed(seed)
         for indices in _batches(len(examples), settings.batch_size, steps, generator):
             optimizer.zero_grad(set_to_none=True)
-            for part in indices.split(settings.micro_batch_size or len(indices)):
+            for part in torch.split(indices, settings.micro_batch_size or len(indices)):
                 batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(part).items()}
                 with precision.autocast():
                     loss = task.sequence_losses(model, batch).sum() / len(indices)
-                scaler.scale(loss).backward()
+                torch.autograd.backward(scaler.scale(loss))
                 total += float(loss.detach())
             if settings.gradient_clip:
                 scaler.unscale_(optimizer)
@@ -152,7 +152,7 @@ def _batches(size: int, batch_size: int, steps: int, generator: torch.Generator)
     while drawn < needed:
         order.append(torch.randperm(size, generator=generator))
         drawn += size
-    return list(torch.cat(order)[:needed].split(min(batch_size, size)))
+    return list(torch.split(torch.cat(order)[:needed], min(batch_size, size)))
 
 
 def _cuda_devices(device: torch.device) -> list[int]:

@@ -13,7 +13,7 @@ from fedglm.compression.layout import Layout
 
 
 def float_layout(arrays: Mapping[str, np.ndarray]) -> Layout:
-    """Layout of the floating-point arrays, ordered by name, so that both ends agree whatever order a transport keeps."""
+    """Layout of the floating-point arrays, by name, so that both ends agree whatever order a transport keeps."""
     names = tuple(sorted(name for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)))
     if not names:
         raise CodecError("no floating-point array to code among: " + (", ".join(sorted(arrays)) or "none at all"))

@@ -13,5 +13,5 @@ class CodecError(ValueError):
     """A malformed blob, a layout that makes no sense, or a codec that does not exist."""
 
 
-class VersionMismatch(CodecError):  # noqa: N818 - it is no fault of the blob; the caller answers it with a request
+class VersionMismatch(CodecError):
     """A downlink blob that does not continue the model held here; the remedy is a snapshot."""

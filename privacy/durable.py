@@ -8,10 +8,11 @@ content stays.
 import contextlib
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 class StorageError(OSError):
@@ -19,14 +20,17 @@ class StorageError(OSError):
 
 
 @contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of writing in the block into a `StorageError` that names `path` and the remedy."""
     try:
         yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as exc:
+        # safetensors has an error of its own, whose text ends with the system's number.
+        full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(exc)
+        if full:
             reason = "the disk is full: free some space, then run again (a simulation goes on with --resume)"
         else:
-            reason = exc.strerror or str(exc)
+            reason = getattr(exc, "strerror", None) or str(exc)
         raise StorageError(f"cannot write {path}: {reason}") from exc
 
 
@@ -37,7 +41,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         StorageError: The file could not be written; what stood at `path` before still stands there.
     """
     content = data.encode() if isinstance(data, str) else data
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -50,32 +54,6 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
-            raise
-        sync_folder(path.parent)
-
-
-@contextlib.contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `path` once the block has ended well.
-
-    Raises:
-        StorageError: Something could not be written; `path` is as it was before.
-    """
-    with _storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            yield fresh
-            os.chmod(fresh, 0o755)
-            for file in fresh.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as opened:
-                        os.fsync(opened.fileno())
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(fresh, path)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
             raise
         sync_folder(path.parent)
 

@@ -1,10 +1,10 @@
 """The round loop: sample, send what each node lacks, fold each reply in as it comes, step, publish, checkpoint.
 
-    sent      coded deltas from the node's version to the server's, or a snapshot where that is shorter
-    folded    every good reply into one fixed-point accumulator; bad ones are rejected singly, with the reason
-    stepped   the server optimizer turns the mean into a step
-    published the step is coded with the server's own error feedback, and the server adopts what it decodes to
-    kept      a checkpoint, from which a killed run goes on with the same bits
+sent      coded deltas from the node's version to the server's, or a snapshot where that is shorter
+folded    every good reply into one fixed-point accumulator; bad ones are rejected singly, with the reason
+stepped   the server optimizer turns the mean into a step
+published the step is coded with the server's own error feedback, and the server adopts what it decodes to
+kept      a checkpoint, from which a killed run goes on with the same bits
 """
 
 import math
@@ -133,7 +133,9 @@ class Coordinator:
         self._rows: list[Row] = []
         found = load_latest(plan.checkpoints) if resume else None
         if found is not None and found.layout != plan.layout.sha256:
-            raise FederationError(f"the checkpoint in {plan.checkpoints} is of another model: give the run's own scenario")
+            raise FederationError(
+                f"the checkpoint in {plan.checkpoints} is of another model: give the run's own scenario"
+            )
         if found is None:
             self._run = secrets.token_hex(8)
             self._versions = ModelVersions(
@@ -203,9 +205,7 @@ class Coordinator:
             if reply.has_content():
                 state.traffic.uplink += recorddict_to_proto(reply.content).ByteSize()
             try:
-                good = inspect_reply(
-                    reply, state.instructions[node_id], self._plan.layout.size, federation.norm_limit
-                )
+                good = inspect_reply(reply, state.instructions[node_id], self._plan.layout.size, federation.norm_limit)
                 self._fold(state, member, good)
             except CodecError as exc:
                 state.faults[member.name] = str(exc)

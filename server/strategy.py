@@ -113,7 +113,9 @@ class Compressed(Strategy):
             raise CodecError("a reply came before the first round was configured")
         records = list(reply.content.array_records.values())
         if len(records) != 1 or RECORD not in records[0]:
-            raise CodecError("the reply holds no coded update: does the node's ClientApp have mods=[compress_uplink()]?")
+            raise CodecError(
+                "the reply holds no coded update: does the node's ClientApp have mods=[compress_uplink()]?"
+            )
         buffers = set(records[0]) - {RECORD}
         expected = set(self._base) - set(self._layout.names)
         if buffers != expected:
@@ -177,6 +179,6 @@ def _only_metrics(content: RecordDict) -> MetricRecord:
 
 
 def _as_error(reply: Message, reason: str) -> Message:
-    return Message(
-        metadata=reply.metadata, error=Error(code=int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason=reason)
-    )
+    error = Error(code=int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason=reason)
+    # Flower's public constructors would make this a message *to* the node; the strategy must see one from it.
+    return cast(Message, Message(metadata=reply.metadata, error=error))  # type: ignore[call-overload]

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from fedglm.simulations.inline_svg import Ink
-from fedglm.simulations.wording import byte_count, metric_value, significant
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+from fedglm.simulations.inline_svg import Ink
+from fedglm.simulations.wording import byte_count, metric_value, significant
 
 DASHED = (0, (4, 2.2))
 DOTTED = (0, (1.2, 1.8))

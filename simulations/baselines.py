@@ -1,8 +1,8 @@
 """What a federation is worth: each site training alone, and one model on all data pooled.
 
 A baseline starts from the same weights and trains with the same optimizer and the same schedule over as many rounds.
-A site alone takes the steps that a node takes; the pooled model takes as many as all nodes of a round together. They run
-in the same worker processes as the nodes, one baseline a Flower node: node 0 is the pooled model, node i site i - 1.
+A site alone takes the steps that a node takes; the pooled model takes as many as all nodes of a round together. They
+run in worker processes as the nodes do, one baseline a Flower node: node 0 is the pooled model, node i site i - 1.
 """
 
 import threading

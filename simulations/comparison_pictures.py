@@ -3,6 +3,8 @@
 import math
 from itertools import accumulate
 
+from matplotlib.figure import Figure
+
 from fedglm.simulations.axes import (
     DASH_DOT,
     DASHED,
@@ -20,7 +22,6 @@ from fedglm.simulations.markup import Html, clean
 from fedglm.simulations.run_record import RunRecord, Traffic
 from fedglm.simulations.to_target import Comparison
 from fedglm.simulations.wording import byte_count, significant
-from matplotlib.figure import Figure
 
 # Colour, line and marker all differ: no run is told by its colour alone.
 _INKS = tuple(ink for ink in Ink if ink.name.startswith("SERIES"))

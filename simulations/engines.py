@@ -1,18 +1,18 @@
 """Engines: on what a simulated federation runs. Both run the same ServerApp and the same ClientApp, to the same bits.
 
-    inline   worker processes of this machine; starts in a second or two
-    ray      Flower's simulation runtime, which a Ray cluster can scale out
+inline   worker processes of this machine; starts in a second or two
+ray      Flower's simulation runtime, which a Ray cluster can scale out
 """
 
 import logging
 import os
 import threading
 from functools import partial
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from flwr.app import Context, RecordDict
-from flwr.serverapp import ServerApp
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import ServerApp
 
 from fedglm.simulations.inline import RUN_ID, InlineGrid
 from fedglm.simulations.nodes import SimulatedNodes, make_app
@@ -68,7 +68,7 @@ def _run_ray(server_app: ServerApp, nodes: SimulatedNodes, count: int, workers: 
     from flwr.simulation import run_simulation
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    init = {"num_cpus": workers} if workers else {}
+    init: dict[str, Any] = {"num_cpus": workers} if workers else {}
     run_simulation(
         server_app=server_app,
         client_app=make_app(nodes),

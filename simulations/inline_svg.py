@@ -12,8 +12,9 @@ from io import StringIO
 from typing import Any, Final
 
 import matplotlib as mpl
-from fedglm.simulations.markup import Html, element
 from matplotlib.figure import Figure
+
+from fedglm.simulations.markup import Html, element
 
 _UNITS_PER_INCH = 72
 

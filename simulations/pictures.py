@@ -4,6 +4,9 @@ import math
 from itertools import accumulate
 from typing import Literal
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from fedglm.simulations.axes import (
     DASH_DOT,
     DASHED,
@@ -22,8 +25,6 @@ from fedglm.simulations.inline_svg import Ink, inline_svg
 from fedglm.simulations.markup import Html
 from fedglm.simulations.run_record import RunRecord, Score, Traffic
 from fedglm.simulations.wording import byte_count, counted, fewer, metric_value, significant, times
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 Measure = Literal["metric", "loss"]
 _SIZE = (350.0, 224.0)

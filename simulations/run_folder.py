@@ -1,12 +1,12 @@
 """The run folder: everything that a run leaves behind, each file whole at any moment.
 
-    scenario.toml   every setting; feeding it back repeats the run
-    rounds.jsonl    one object a round
-    summary.json    the result, once the run is through
-    model/          the released model, as transformers saves it
-    checkpoint/     from which a killed run goes on
-    nodes/<id>/     each node's own memory
-    report.html     the page for people
+scenario.toml   every setting; feeding it back repeats the run
+rounds.jsonl    one object a round
+summary.json    the result, once the run is through
+model/          the released model, as transformers saves it
+checkpoint/     from which a killed run goes on
+nodes/<id>/     each node's own memory
+report.html     the page for people
 """
 
 import fcntl

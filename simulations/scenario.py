@@ -16,7 +16,6 @@ from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.statement import PrivacySettings
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
-
 _BUILTIN = Path(__file__).parent / "scenarios"
 
 
@@ -49,7 +48,7 @@ class EvaluationSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sequences: int = Field(default=2048, ge=1)
+    sequences: int = Field(default=512, ge=1)
     baselines: tuple[Literal["alone", "pooled"], ...] = ()
 
 
@@ -160,7 +159,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "missing":
         return f"{where} is missing"
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{where} = {error['input']!r}: {reason[:1].lower()}{reason[1:]}" if "input" in error else f"{where}: {reason}"
+    return (
+        f"{where} = {error['input']!r}: {reason[:1].lower()}{reason[1:]}" if "input" in error else f"{where}: {reason}"
+    )
 
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -7,10 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from fedglm.autoglm.models import save_release
 from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.precision import choose_precision
+from fedglm.privacy.durable import storage_errors
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator, Listener, Plan, Row
 from fedglm.server.participants import FederationError
@@ -67,12 +70,14 @@ def simulate(
         if (done := run.summary()) is not None:
             return done
         prepare_workers()
+        torch.set_num_threads(1)  # measures, too, must not depend on how many cores the machine has
         stage = build_stage(text)
         about = _about(stage, engine)
         audience.prepared(about)
         coordinator, initial, evaluator = _run(stage, run, engine, audience, resume=resume, workers=workers)
         load_vector(stage.workbench.model, coordinator.vector)
-        save_release(stage.workbench.model, stage.data.task, run.model)
+        with storage_errors(run.model):
+            save_release(stage.workbench.model, stage.data.task, run.model)
         baselines = train_baselines(stage, workers, audience, threading.Event())
         sites = evaluator.by_site(coordinator.vector)
         summary = about | _results(stage, coordinator, initial, sites, baselines)
@@ -102,9 +107,7 @@ def _run(
     )
     finished: list[Coordinator] = []
     stop = threading.Event()
-    app = build_server_app(
-        plan, listener=_RowWriter(run, audience), stop=stop, resume=resume, finished=finished.append
-    )
+    app = build_server_app(plan, listener=_RowWriter(run, audience), stop=stop, resume=resume, finished=finished.append)
     nodes = SimulatedNodes(scenario.to_toml(), run.nodes.absolute())
     run_engine(engine, app, nodes, len(stage.data.sites), workers=workers, stop=stop)
     if not finished:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from fedglm.simulations.axes import DASH_DOT, drawable, legend_above, limits, value_axis
 from fedglm.simulations.inline_svg import Ink, inline_svg
 from fedglm.simulations.markup import Html, clean
 from fedglm.simulations.run_record import RunRecord, SiteRecord
 from fedglm.simulations.wording import metric_value
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 NAMED_SITES = 30
 DRAWN_SITES = 150

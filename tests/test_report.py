@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from fedglm.simulations.report import write_comparison, write_report
 from fedglm.simulations.run_record import ReportError, RoundRecord, Score, Traffic, read_run
 from fedglm.simulations.site_picture import wilson_interval
@@ -22,8 +25,6 @@ from fedglm.simulations.to_target import (
     traffic_until,
 )
 from fedglm.simulations.wording import byte_count, difference, duration, fewer, share, significant
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 HOSTILE = "<script>alert('x')</script> \"q\" & $a^$ \u202eevil \x00"
 PRIVACY = "No privacy guarantee: the updates were sent as they are."
