@@ -37,7 +37,7 @@ def breast_cancer(bins: int | None) -> Bundle:
     order = np.random.default_rng(_PUBLIC_SEED).permutation(len(table.data))
     public, private = np.sort(order[:_PUBLIC_ROWS]), np.sort(order[_PUBLIC_ROWS:])
     origin = f"quantiles of a public reference sample: {_PUBLIC_ROWS} of the 569 rows, set aside, at no site"
-    encoder = bins_from_reference(tuple(table.feature_names.tolist()), table.data[public], bins or 8, origin=origin)
+    encoder = bins_from_reference(tuple(table.feature_names.tolist()), table.data[public], bins or 16, origin=origin)
     names = [str(table.target_names[target]) for target in table.target[private]]
     records = Records(values=table.data[private], labels=names, units=[str(row) for row in private])
     return Bundle(kind="tabular-classification", records=records, table=encoder)

@@ -9,20 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedglm.autoglm.bundled import BUNDLES
 from fedglm.autoglm.errors import DataError, choices
 from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.models import ModelSettings, load_tokenizer
-from fedglm.autoglm.reading import read_rows
-from fedglm.autoglm.records import Records, numbers, read_records, require_fields
+from fedglm.autoglm.folders import load_tokenizer
+from fedglm.autoglm.models import ModelSettings
+from fedglm.autoglm.records import Records
 from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.sources import read_source
 from fedglm.autoglm.splits import Indices, held_out_units, units_dirichlet, units_iid
-from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
+from fedglm.autoglm.tables import TableEncoder
 from fedglm.autoglm.tasks import Kind, Task
 from fedglm.autoglm.texts import Sequences, smallest_type, whole_texts, windows
 
 DEFAULT_NODES = 4
-DEFAULT_BINS = 16
 
 __all__ = ["DataSettings", "FederatedData", "Site", "load_federation"]
 
@@ -85,7 +84,7 @@ def load_federation(
         DataError: the records cannot be used; one line that names the place and the remedy.
         ModelError: the model's folder has no tokenizer.
     """
-    kind, records, table = _read(settings)
+    kind, records, table = read_source(settings)
     task = _task(settings, kind, records, table, model or ModelSettings())
     sequences = _sequences(task, records)
     unit_names = {name: number for number, name in enumerate(dict.fromkeys(records.units))}
@@ -114,60 +113,6 @@ def load_federation(
     return FederatedData(task=task, sites=tuple(made), source=settings.source, split=split, notes=tuple(notes))
 
 
-def _read(settings: DataSettings) -> tuple[Kind, Records, TableEncoder | None]:
-    if settings.source in BUNDLES:
-        bundle = BUNDLES[settings.source](settings.bins)
-        of_files = ("text_field", "label_field", "unit_field", "site_field", "feature_fields", "feature_ranges")
-        for name in (*of_files, "public_reference", "class_names"):
-            if getattr(settings, name):
-                raise DataError(f"{settings.source!r} knows its own fields: leave {name} out")
-        if settings.task not in ("auto", bundle.kind):
-            raise DataError(f"{settings.source!r} is for {bundle.kind}, not {settings.task}")
-        return bundle.kind, bundle.records, bundle.table
-    if not any(mark in settings.source for mark in "./\\"):
-        raise DataError(
-            f"no built-in data are called {settings.source!r}; {choices(settings.source, BUNDLES)}; or a file"
-        )
-    kind = _kind(settings)
-    if kind != "language-model" and not settings.label_field:
-        raise DataError(f"{kind} needs a label_field: name the field that holds the class")
-    if kind != "tabular-classification":
-        return kind, read_records(settings, tabular=False), None
-    table = _bins(settings)
-    return kind, read_records(settings, tabular=True), table
-
-
-def _kind(settings: DataSettings) -> Kind:
-    if settings.task != "auto":
-        return settings.task
-    if settings.feature_fields:
-        return "tabular-classification"
-    return "text-classification" if settings.label_field else "language-model"
-
-
-def _bins(settings: DataSettings) -> TableEncoder:
-    """Bins of a user's table: from declared ranges or a public file, never from the private rows."""
-    names, bins = settings.feature_fields, settings.bins or DEFAULT_BINS
-    if not names:
-        raise DataError("tabular-classification needs feature_fields: name the numeric fields")
-    if len(set(names)) != len(names):
-        raise DataError("feature_fields names a field twice")
-    if settings.public_reference:
-        rows = []
-        for number, row in read_rows(settings.public_reference):
-            where = f"{settings.public_reference}, line {number}"
-            require_fields(row, names, where)
-            rows.append(numbers(row, names, where))
-        origin = f"quantiles of {len(rows)} public rows in {settings.public_reference}"
-        return bins_from_reference(names, np.array(rows), bins, origin=origin)
-    if missing := [name for name in names if name not in settings.feature_ranges]:
-        raise DataError(
-            f"no range is declared for {', '.join(map(repr, missing[:5]))}: bins must not be placed by private rows; "
-            "declare feature_ranges from public knowledge, or name a public_reference file"
-        )
-    return bins_from_ranges({name: settings.feature_ranges[name] for name in names}, bins)
-
-
 def _task(
     settings: DataSettings, kind: Kind, records: Records, table: TableEncoder | None, model: ModelSettings
 ) -> Task:
@@ -194,7 +139,7 @@ def _task(
             labels=labels,
             table=table,
         )
-    tokenizer = load_tokenizer(model, classifier=bool(labels), length=settings.length)
+    tokenizer = load_tokenizer(model.path, classifier=bool(labels), length=settings.length)
     pad = int(tokenizer.pad_token_id)
     return Task(
         kind=kind,
@@ -243,8 +188,9 @@ def _deal(
         if not records.sites:
             raise DataError("a split by site needs a site_field: name the field that holds the site")
         names = sorted({*records.sites, *records.skipped})
-        of_row = np.array([names.index(name) for name in records.sites])
-        sites = {name: np.flatnonzero(of_row == number) for number, name in enumerate(names)}
+        numbers_of = {name: number for number, name in enumerate(names)}
+        of_row = np.array([numbers_of[name] for name in records.sites])
+        sites = {name: np.flatnonzero(of_row == number) for name, number in numbers_of.items()}
         if empty := [name for name, rows in sites.items() if not len(rows)]:
             raise DataError(f"site {empty[0]!r} is empty: none of its {records.skipped[empty[0]]} rows holds text")
         if nodes not in (None, len(sites)):

@@ -114,7 +114,7 @@ def _text(value: object, name: str, where: str) -> str | None:
 
 def _name(row: Row, name: str, where: str) -> str:
     value = row.get(name)
-    if value is None or isinstance(value, dict | list) or not str(value).strip():
+    if value is None or value != value or isinstance(value, dict | list) or not str(value).strip():
         raise DataError(f"{where}: the field {name!r} must hold a name or a number")
     _check_unicode(str(value), name, where)
     return str(value).strip()

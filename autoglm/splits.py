@@ -68,7 +68,8 @@ def held_out_units(site_units: dict[str, Indices], share: float, rng: np.random.
     """
     held: set[int] = set()
     trained: set[int] = set()
-    for name, units in site_units.items():
+    # Small sites choose first: a large one still finds enough units that no other has decided on.
+    for name, units in sorted(site_units.items(), key=lambda item: (len(item[1]), item[0])):
         if len(units) < _LEAST_UNITS:
             raise DataError(f"site {name!r} has {len(units)} unit; it needs two, one to train on and one to hold out")
         free = [int(u) for u in rng.permutation(units) if u not in held and u not in trained]
@@ -77,7 +78,8 @@ def held_out_units(site_units: dict[str, Indices], share: float, rng: np.random.
         held.update(free[:more])
         trained.update(free[more:])
         if not any(int(u) in held for u in units) or all(int(u) in held for u in units):
-            raise DataError(f"site {name!r} shares its units with other sites; none is left for one side of the split")
+            problem = f"site {name!r} shares its units with other sites, and none is left for one side of the split"
+            raise DataError(f"{problem}; give every site's units names of their own")
     return held
 
 

@@ -64,6 +64,14 @@ class TableEncoder:
         """Token ids in all."""
         return self.end_id + 2
 
+    def places(self) -> npt.NDArray[np.float64]:
+        """Where each of the bins + 1 tokens of a feature stands among the feature's values, with mean 0 and variance 1.
+
+        The bins are spaced evenly in their order; a missing value stands in the middle, at 0.
+        """
+        spaced = np.linspace(-1.0, 1.0, self.bins)
+        return np.append(spaced / spaced.std(), 0.0)
+
     def tokens(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
         """Token ids (N, F + 1) int32 of rows (N, F) float64, NaN where a value is missing.
 

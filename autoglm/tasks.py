@@ -94,12 +94,12 @@ class Task:
         if not len(examples):
             raise DataError("no examples to evaluate on")
         order = torch.argsort(examples.lengths, stable=True)
-        training = model.training
+        device, training = next(model.parameters()).device.type, model.training
         model.eval()
         loss, correct, count = 0.0, 0, 0
         try:
             for first in range(0, len(order), batch_size):
-                with torch.no_grad():
+                with torch.no_grad(), torch.autocast(device, enabled=False):
                     logits, batch = self._logits(model, examples.batch(order[first : first + batch_size]))
                     losses = self._losses(logits, batch).double()
                 if self.labels:

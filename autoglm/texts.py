@@ -40,7 +40,7 @@ def windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length:
     that every token but the first is predicted exactly once; a document's last window may be shorter.
     """
     step = length - 1
-    documents = list(_documents(texts, tokenizer))
+    documents = list(_documents(texts, tokenizer, pad_id))
     counts = np.array([max(1, -(-(len(ids) - 1) // step)) for ids in documents], dtype=np.int64)
     starts = np.concatenate(([0], np.cumsum(counts)))
     matrix = np.full((int(starts[-1]), length), pad_id, dtype=smallest_type(max(len(tokenizer), pad_id + 1)))
@@ -57,13 +57,13 @@ def whole_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, len
     """One sequence a text, cut to ``length`` tokens, with the special tokens its tokenizer adds, for classification."""
     matrix = np.full((len(texts), length), pad_id, dtype=smallest_type(max(len(tokenizer), pad_id + 1)))
     lengths = np.empty(len(texts), dtype=np.int32)
-    for row, ids in enumerate(_sentences(texts, tokenizer, length)):
+    for row, ids in enumerate(_sentences(texts, tokenizer, length, pad_id)):
         lengths[row] = len(ids)
         matrix[row, : len(ids)] = ids
     return Sequences(matrix, lengths, np.arange(len(texts)))
 
 
-def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids]:
+def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, pad_id: int) -> Iterator[Ids]:
     if is_byte_tokenizer(tokenizer):
         begin, end = np.array([BOS_ID], np.uint8), np.array([EOS_ID], np.uint8)
         yield from (np.concatenate((begin, text_bytes(text), end)) for text in texts)
@@ -71,16 +71,16 @@ def _documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iter
     for ids in _tokenized(texts, tokenizer):
         before = [] if tokenizer.bos_token_id in (None, *ids[:1]) else [tokenizer.bos_token_id]
         after = [] if tokenizer.eos_token_id in (None, *ids[-1:]) else [tokenizer.eos_token_id]
-        yield np.array([*before, *ids, *after], dtype=np.int32)
+        yield np.array([*before, *ids, *after] or [pad_id], dtype=np.int32)
 
 
-def _sentences(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[Ids]:
+def _sentences(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, pad_id: int) -> Iterator[Ids]:
     if is_byte_tokenizer(tokenizer):
         end = np.array([EOS_ID], np.uint8)
         yield from (np.concatenate((text_bytes(text[:length])[: length - 1], end)) for text in texts)
         return
     for ids in _tokenized(texts, tokenizer, truncation=True, max_length=length):
-        yield np.array(ids, dtype=np.int32)
+        yield np.array(ids or [pad_id], dtype=np.int32)
 
 
 def _tokenized(

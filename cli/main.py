@@ -5,6 +5,7 @@ import sys
 from typing import Annotated
 
 import typer
+from click.exceptions import NoArgsIsHelpError
 
 # Flower reports usage to its makers unless told not to; a hospital's machine must not.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -14,6 +15,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from fedglm.cli.compare import compare
 from fedglm.cli.errors import explain
 from fedglm.cli.simulate import simulate
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="fedglm",
@@ -46,10 +49,13 @@ def _options(
 def main() -> None:
     """Run the command line; exit codes: 0 done, 2 the user can mend it, 130 Ctrl-C, 1 a bug (with traceback)."""
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:  # typer swallows Ctrl-C and returns its exit code
+            raise KeyboardInterrupt
+    except NoArgsIsHelpError:  # the help is on the screen already
+        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped by Ctrl-C; what was finished is kept, and --resume goes on", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as exc:
         line = explain(exc)
         if line is None:

@@ -60,8 +60,8 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     overrides = {key: value for key, value in given.items() if value is not None}
     if "data.source" in overrides:
         overrides["data.source"] = _as_path(overrides["data.source"])
-    if "data.site_field" in overrides and "federation.nodes" not in overrides:
-        overrides["federation.nodes"] = None  # one node a site
+    if "data.site_field" in overrides:  # one node a site, whatever the scenario says of its own data
+        overrides = {"federation.nodes": None, "data.split": "site"} | overrides
     for text in settings or []:
         key, value = parse_setting(text)
         overrides[key] = value

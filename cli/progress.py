@@ -37,22 +37,24 @@ class Progress:
         self._about: Row = {}
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def prepared(self, about: Row) -> None:
         """Say what is about to run."""
         self._about = about
+        self._bars.start()
         codec = f"{about['codec']} at {about['density']:.3g}" if about["density"] < 1 else about["codec"]
         self._bars.console.print(
             f"[bold]{self._label or about['scenario']}[/bold]: {about['nodes']} nodes, {about['parameters']:,} "
-            f"parameters, {codec} up, {about['downlink_codec']} down, {about['precision']}, engine {about['engine']}"
+            f"parameters, {codec} up, {about['downlink_codec']} down, engine {about['engine']}"
         )
+        self._bars.console.print(f"{about['precision']} on {about['device']}: {about['precision_reason']}")
         self._bars.console.print(f"[yellow]{about['privacy']}[/yellow]")
         self._rounds = self._bars.add_task("rounds", total=about["rounds"], figures="")
 

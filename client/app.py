@@ -61,10 +61,11 @@ def build_client_app(resolve: Resolve) -> ClientApp:
 def _read(message: Message) -> tuple[Instruction, bytes]:
     """Instruction and downlink blob of a message; raises `CodecError` when it is not one of ours."""
     content = message.content
-    if RECORD not in content.config_records or "model" not in content.array_records:
+    model = content.array_records.get("model", {})
+    if RECORD not in content.config_records or RECORD not in model:
         raise CodecError("the message is not one of fedglm's: it lacks the instruction or the model")
     instruction = Instruction.from_fields(content.config_records[RECORD])
-    return instruction, content.array_records["model"][RECORD].data
+    return instruction, model[RECORD].data
 
 
 def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:

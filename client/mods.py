@@ -8,9 +8,10 @@ The app trains and replies with dense arrays as before. The mod, which must be t
 from the arrays that came in, adds the residual of earlier rounds, and replaces them by one coded array.
 """
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
@@ -19,9 +20,9 @@ from fedglm.client.gate import STYPE
 from fedglm.client.state import NodeState, Pending
 from fedglm.compression.arrays import flatten, float_layout
 from fedglm.compression.codec import CodecError
-from fedglm.compression.downlink import Replica
+from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.feedback import ErrorFeedback
-from fedglm.compression.messages import RECORD
+from fedglm.compression.messages import RECORD, Order
 from fedglm.compression.settings import UpdateSettings
 
 DEFAULT_STATE = Path("~/.local/state/fedglm")
@@ -58,21 +59,21 @@ def compress_uplink(
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
             return call_next(message, context)
-        order = message.content.config_records.pop(RECORD, None)
-        if order is None:
+        words = message.content.config_records.pop(RECORD, None)
+        if words is None:
             raise CodecError("compress_uplink needs Compressed(strategy) on the server: this one cannot decode")
+        order = Order.from_fields(words)
         received = _only_record(message, "message")
         base = {name: array.numpy() for name, array in received.items()}
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        folder = root / f"run-{context.run_id}" / f"node-{_identity(context)}"
+        # Hashed, so that no server's word leads out of the folder.
+        run = hashlib.sha256(order.run.encode()).hexdigest()[:16]
+        folder = root / f"run-{run}" / f"node-{_identity(context)}"
         record = _only_record(reply, "reply")
-        coded = _code(record, base, settings, folder, cast(int, order["round"]), cast(int, order["acknowledged"]))
-        for name in list(record):
-            if name in coded:
-                continue
-            del record[name]
+        coded = _code(record, base, settings, folder, order)
+        record.clear()
         record.update(coded)
         return reply
 
@@ -80,32 +81,27 @@ def compress_uplink(
 
 
 def _code(
-    record: ArrayRecord,
-    base: dict[str, Any],
-    settings: UpdateSettings,
-    folder: Path,
-    server_round: int,
-    acknowledged: int,
+    record: ArrayRecord, base: dict[str, Any], settings: UpdateSettings, folder: Path, order: Order
 ) -> dict[str, Array]:
-    """The arrays to send: one coded update, and the integer buffers as they are."""
+    """The arrays to send: one coded update, and as they are those that are no place for a code."""
     arrays = {name: array.numpy() for name, array in record.items()}
     layout = float_layout(base)
     start = flatten(base, layout)
     state = NodeState.load(folder, layout.size)
-    state.settle(acknowledged)
+    state.settle(order.acknowledged, order.round)
     error_feedback = ErrorFeedback(
         layout.size,
         decay=settings.residual_decay,
         drop_after=settings.residual_limit,
         residual=state.residual,
     )
-    missed = server_round - state.residual_round - 1 if state.residual is not None else 0
+    missed = order.round - state.residual_round - 1 if state.residual is not None else 0
     update = error_feedback.compensate(flatten(arrays, layout) - start, rounds_missed=missed)
     coder = settings.make_codec(layout)
     blob = coder.encode(update)
     if settings.feedback:
         error_feedback.commit(coder.decode(blob, size=layout.size))
-        state.pending = Pending(server_round, Replica(0, start).sha256, blob, error_feedback.residual)
+        state.pending = Pending(order.round, vector_sha256(start), blob, error_feedback.residual)
         state.save(folder)
     coded = {name: record[name] for name in arrays if name not in layout.names}
     coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=STYPE, data=blob)

@@ -157,7 +157,7 @@ class Node:
         state = NodeState.load(self.folder, self._bench.layout.size)
         if state.run != instruction.run:
             state = NodeState(run=instruction.run)
-        state.settle(instruction.acknowledged)
+        state.settle(instruction.acknowledged, instruction.round)
         return state
 
     def _receive(self, state: NodeState, instruction: Instruction, downlink: bytes) -> Replica | None:

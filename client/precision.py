@@ -18,7 +18,7 @@ BF16_PAYS_FROM = 5_000_000
 
 
 class PrecisionError(ValueError):
-    """The device cannot train in the precision that was asked for."""
+    """The device is not there, or cannot train in the precision that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ def choose_precision(wanted: Precision, parameters: int, device: torch.device) -
         device: Where it trains.
 
     Raises:
-        PrecisionError: fp16 on a CPU, which underflows there without being faster.
+        PrecisionError: A GPU where there is none, or fp16 on a CPU, which underflows there without being faster.
     """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PrecisionError("device cuda was asked for, and torch finds no GPU: choose auto or cpu")
     if wanted == "fp16" and device.type == "cpu":
         raise PrecisionError("precision fp16 needs a GPU: on a CPU choose auto, bf16 or fp32")
     if wanted != "auto":

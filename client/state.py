@@ -2,7 +2,8 @@
 
 The folder holds `state.json` and the vectors it names, as raw little-endian float32. A change writes new vectors under
 new names and then replaces `state.json`: that one rename is the commit, so a node killed at any moment wakes up in the
-old state or the new one. Vectors that `state.json` no longer names are removed afterwards.
+old state or the new one. Vectors that `state.json` no longer names, and what a killed process left half-written, are
+removed afterwards.
 
     residual   what earlier updates left out and the server has acknowledged
     pending    the update that was sent last: its bytes, and the residual that becomes valid once it is acknowledged
@@ -64,11 +65,22 @@ class NodeState:
     pending: Pending | None = None
     _stored: dict[str, str] = field(default_factory=dict, repr=False)
 
-    def settle(self, acknowledged: int) -> None:
-        """Commit the pending residual if the server folded that update in; drop it if a later round was asked for."""
+    def settle(self, acknowledged: int, asked: int) -> None:
+        """Bring the residual to what the server knows.
+
+        The pending residual is committed if the server folded that update in; else the update of a later round replaces
+        it. A residual of the round that is asked for, or a later one, is dropped: the server went back to an older
+        checkpoint and has forgotten that round.
+
+        Args:
+            acknowledged: The last round whose update the server folded in.
+            asked: The round that is asked for.
+        """
         if self.pending is not None and self.pending.round == acknowledged:
             self.residual, self.residual_round = self.pending.residual, self.pending.round
             self.pending = None
+        if self.residual_round >= asked:
+            self.residual, self.residual_round = None, 0
 
     def save(self, folder: Path) -> None:
         """Write the state durably.
@@ -98,9 +110,11 @@ class NodeState:
         record["files"] = files
         write_atomically(folder / "state.json", json.dumps(record, sort_keys=True, indent=1))
         self._stored = files
-        for stale in folder.glob("*.bin"):
-            if stale.name not in files.values():
-                stale.unlink(missing_ok=True)
+        # A killed node leaves vectors that nothing names, and temporary files.
+        for pattern in ("*.bin", ".*.bin.*", ".state.json.*"):
+            for stale in folder.glob(pattern):
+                if stale.name not in files.values():
+                    stale.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path, size: int) -> "NodeState":
@@ -140,7 +154,7 @@ class NodeState:
                 pending=pending,
                 _stored=files,
             )
-        except (KeyError, TypeError, ValueError, OSError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as exc:
             raise StateError(f"the node's state in {folder} is damaged ({exc}): move it away to start afresh") from exc
 
 

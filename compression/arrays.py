@@ -1,7 +1,8 @@
 """Named arrays as one flat float32 vector, and back.
 
 Only floating-point arrays join the vector. Integer and boolean buffers (counters, masks) are no place for a lossy code
-and travel as they are, outside error feedback.
+and travel as they are, outside error feedback. So do the running statistics of batch normalisation: a variance that has
+got a part of its steps, or another's scale, may fall below zero, and the model answers NaN.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,21 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.layout import Layout
 
 
+STATISTICS = frozenset({"running_mean", "running_var", "moving_mean", "moving_variance"})
+"""Last parts of the names of running statistics, in PyTorch and in Keras."""
+
+
 def float_layout(arrays: Mapping[str, np.ndarray]) -> Layout:
-    """Layout of the floating-point arrays, by name, so that both ends agree whatever order a transport keeps."""
-    names = tuple(sorted(name for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)))
+    """Layout of the arrays to code, by name, so that both ends agree whatever order a transport keeps."""
+    names = tuple(sorted(name for name, array in arrays.items() if _is_coded(name, array)))
     if not names:
         raise CodecError("no floating-point array to code among: " + (", ".join(sorted(arrays)) or "none at all"))
     return Layout(names=names, shapes=tuple(arrays[name].shape for name in names))
+
+
+def _is_coded(name: str, array: np.ndarray) -> bool:
+    statistic = name.replace("/", ".").rpartition(".")[2] in STATISTICS
+    return np.issubdtype(array.dtype, np.floating) and not statistic
 
 
 def flatten(arrays: Mapping[str, np.ndarray], layout: Layout) -> np.ndarray:

@@ -10,6 +10,7 @@ Both ends read a mapping with `from_fields`, which checks names, types and bound
       | <-- Report + update blob ----------------- |
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, cast, get_args
@@ -29,7 +30,12 @@ class MessageError(CodecError):
 class _Fields:
     """Conversion to and from a flat mapping of fields."""
 
-    limits: ClassVar[dict[str, int]] = {"round": 2**31, "version": 2**31, "acknowledged": 2**31, "examples": 2**40}
+    bounds: ClassVar[dict[str, tuple[int, int]]] = {
+        "round": (1, 2**31),
+        "version": (-1, 2**31),
+        "acknowledged": (0, 2**31),
+        "examples": (0, 2**40),
+    }
 
     def to_fields(self) -> dict[str, Field]:
         return asdict(cast(Any, self))
@@ -49,7 +55,8 @@ class _Fields:
                 raise MessageError(f"{cls.__name__}.{name}: one of {', '.join(get_args(kind))} expected")
             if isinstance(value, str) and len(value) > 200:
                 raise MessageError(f"{cls.__name__}.{name}: longer than 200 characters")
-            if type(value) is int and not -1 <= value < cls.limits[name]:
+            low, high = cls.bounds.get(name, (0, math.inf))
+            if type(value) in (int, float) and not low <= value < high:  # a NaN is refused too
                 raise MessageError(f"{cls.__name__}.{name}: {value} is out of range")
         return cls(**mapping)
 
@@ -114,3 +121,18 @@ class Introduction(_Fields):
     version: int
     layout: str
     examples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order(_Fields):
+    """What `Compressed` adds to the message of somebody's own Flower strategy, for the node's `compress_uplink`.
+
+    Attributes:
+        run: Identity of the run; a node keeps a residual for each.
+        round: Number of the round, from 1.
+        acknowledged: The last round whose update the server folded in from this node, 0 for none.
+    """
+
+    run: str
+    round: int
+    acknowledged: int

@@ -5,6 +5,8 @@ power of two, rounded to an integer, and added to an int64 vector. That vector i
 nodes or ten thousand.
 """
 
+import math
+
 import numpy as np
 
 from fedglm.compression.codec import CodecError, Update
@@ -57,9 +59,9 @@ class FixedPointMean:
 def public_weights(examples: dict[str, int], cap: float) -> dict[str, float]:
     """Weights in (0, 1] from declared counts, with at most a ratio of `cap` between two.
 
-    They are multiples of 2**-20, so that sums of weights are exact in any order.
+    They are multiples of 2**-20, so that sums of weights are exact in any order; rounded up, so that the cap holds.
     """
     least = min(examples.values())
     capped = {name: min(count, cap * least) for name, count in examples.items()}
     greatest = max(capped.values())
-    return {name: max(round(count / greatest * 2**20), 1) / 2**20 for name, count in capped.items()}
+    return {name: math.ceil(count / greatest * 2**20) / 2**20 for name, count in capped.items()}

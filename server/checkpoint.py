@@ -45,7 +45,7 @@ class Checkpoint:
     optimizer: dict[str, np.ndarray]
 
     def save(self, folder: Path) -> None:
-        """Write it durably, then remove all but the last two.
+        """Write it durably, then remove all but this one and the one before it.
 
         Raises:
             StorageError: The disk is full or cannot be written; earlier checkpoints stand.
@@ -61,9 +61,14 @@ class Checkpoint:
         }
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         data = save(contiguous, metadata={"fedglm": json.dumps(words)})
-        write_atomically(folder / f"round-{self.round:07d}.safetensors", data)
-        for stale in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
-            stale.unlink(missing_ok=True)
+        path = folder / f"round-{self.round:07d}.safetensors"
+        write_atomically(path, data)
+        earlier = sorted(other for other in folder.glob("round-*.safetensors") if other.name < path.name)
+        kept = {path, *earlier[-(KEPT - 1) :]}
+        # Besides old ones: those of a run that got further and is begun anew, and what a killed process left half-written.
+        for stale in (*folder.glob("round-*.safetensors"), *folder.glob(".round-*")):
+            if stale not in kept:
+                stale.unlink(missing_ok=True)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:

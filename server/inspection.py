@@ -65,7 +65,8 @@ def _metrics(records: Any) -> dict[str, float]:
     record = records.get("metrics")
     if record is None or set(record) != {"loss", "metric", "count"}:
         raise CodecError("the node was asked for its metrics and sent none, or others")
-    values = {name: float(value) for name, value in record.items()}
-    if not all(-1e30 < value < 1e30 for value in values.values()) or values["count"] < 1:
-        raise CodecError("the node's metrics are not finite")
-    return values
+    if not all(isinstance(value, int | float) and -1e30 < value < 1e30 for value in record.values()):
+        raise CodecError("the node's metrics are not finite numbers")
+    if record["count"] < 1:
+        raise CodecError("the node's metrics are over no examples")
+    return {name: float(value) for name, value in record.items()}

@@ -105,7 +105,7 @@ class FlowerAdam:
 def make_server_optimizer(settings: ServerOptimizerSettings) -> ServerOptimizer:
     """The optimizer that the settings name."""
     if settings.server_optimizer == "nesterov":
-        return Nesterov(settings.server_learning_rate, settings.server_momentum)
+        return Nesterov(settings.server_rate, settings.server_momentum)
     if settings.server_optimizer == "adam":
-        return FlowerAdam(settings.server_learning_rate)
-    return Plain(settings.server_learning_rate)
+        return FlowerAdam(settings.server_rate)
+    return Plain(settings.server_rate)

@@ -50,7 +50,8 @@ class ServerOptimizerSettings(BaseModel):
     Attributes:
         server_optimizer: `plain` takes the mean; `nesterov` is the outer optimizer of DiLoCo (arXiv 2311.08105);
             `adam` is Flower's FedAdam (arXiv 2003.00295).
-        server_learning_rate: Factor on the mean update; 1 with `plain` is FedAvg.
+        server_learning_rate: Factor on the mean update (1 with `plain` is FedAvg), or Adam's step size. None takes
+            1 for `plain`, 0.7 for `nesterov` (DiLoCo's), 0.01 for `adam`.
         server_momentum: Of `nesterov`.
         schedule: The nodes' learning rate over the rounds: `constant`, or `cosine` from 1 down to `final_rate`.
         final_rate: Share of the learning rate that is left in the last round under `cosine`.
@@ -60,11 +61,16 @@ class ServerOptimizerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     server_optimizer: Literal["plain", "nesterov", "adam"] = "plain"
-    server_learning_rate: float = Field(default=1.0, gt=0)
+    server_learning_rate: float | None = Field(default=None, gt=0)
     server_momentum: float = Field(default=0.6, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "constant"
     final_rate: float = Field(default=0.1, ge=0, le=1)
     warmup_rounds: int = Field(default=0, ge=0)
+
+    @property
+    def server_rate(self) -> float:
+        """The server's learning rate, with the optimizer's own default."""
+        return self.server_learning_rate or {"plain": 1.0, "nesterov": 0.7, "adam": 0.01}[self.server_optimizer]
 
     def rate_at(self, server_round: int, rounds: int) -> float:
         """Factor on the nodes' learning rate in round `server_round` (from 1) of `rounds`."""

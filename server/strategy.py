@@ -8,6 +8,7 @@ sparse, into one dense vector, and the strategy gets their mean. The others (Kru
 single models, so each update is decoded to a dense one first.
 """
 
+import secrets
 from collections.abc import Iterable
 from logging import INFO, WARNING
 from typing import cast
@@ -30,7 +31,7 @@ from flwr.supercore import log
 from fedglm.compression.arrays import flatten, float_layout, unflatten
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import RECORD
+from fedglm.compression.messages import RECORD, Order
 
 MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
 """Strategies that need only the weighted mean of the models. A subclass may need more, so the type must be exact."""
@@ -43,14 +44,15 @@ class Compressed(Strategy):
         strategy: The strategy to wrap; it sees ordinary dense models.
 
     Attributes:
-        uplink_bytes: Bytes of coded updates received so far.
-        dense_uplink_bytes: Bytes that the same updates would have had as float32.
+        uplink_bytes: Bytes of the arrays received so far, coded and uncoded.
+        dense_uplink_bytes: Bytes that the same arrays would have had if none were coded.
     """
 
     def __init__(self, strategy: Strategy) -> None:
         self._inner = strategy
         self._base: dict[str, np.ndarray] = {}
         self._layout: Layout | None = None
+        self._run, self._round = "", 0
         self._acknowledged: dict[int, int] = {}
         self.uplink_bytes = 0
         self.dense_uplink_bytes = 0
@@ -64,13 +66,17 @@ class Compressed(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the strategy configure the round, and tell each node which of its updates was used last."""
+        if not self._run or server_round <= self._round:
+            # Begun, or begun again: what nodes keep of another run is not for this one.
+            self._run, self._acknowledged = secrets.token_hex(8), {}
+        self._round = server_round
         self._base = {name: array.numpy() for name, array in arrays.items()}
         self._layout = float_layout(self._base)
         messages = []
         for message in self._inner.configure_train(server_round, arrays, config, grid):
             acknowledged = self._acknowledged.get(message.metadata.dst_node_id, 0)
-            order = ConfigRecord({"round": server_round, "acknowledged": acknowledged})
-            message.content = RecordDict({**message.content, RECORD: order})
+            order = Order(run=self._run, round=server_round, acknowledged=acknowledged)
+            message.content = RecordDict({**message.content, RECORD: ConfigRecord(dict(order.to_fields()))})
             messages.append(message)
         return messages
 
@@ -93,9 +99,7 @@ class Compressed(Strategy):
             self._acknowledged[reply.metadata.src_node_id] = server_round
         if type(self._inner) in MEANS and good:
             return self._aggregate_mean(server_round, cast(FedAvg, self._inner), good, failed)
-        for reply, update in good:
-            self._replace(reply, update.to_dense())
-        return self._inner.aggregate_train(server_round, [reply for reply, _ in good] + failed)
+        return self._aggregate_dense(server_round, good, failed)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -120,12 +124,14 @@ class Compressed(Strategy):
         expected = set(self._base) - set(self._layout.names)
         if buffers != expected:
             raise CodecError(f"the reply lacks or adds arrays: {', '.join(sorted(buffers ^ expected))}")
+        for name in sorted(buffers):
+            _check_form(name, records[0][name], self._base[name])
         blob = records[0][RECORD].data
         update = decode(blob, size=self._layout.size)
         if not np.isfinite(update.norm()):
             raise CodecError("the update holds a value that is not finite")
-        self.uplink_bytes += len(blob)
-        self.dense_uplink_bytes += 4 * self._layout.size
+        self.uplink_bytes += sum(len(array.data) for array in records[0].values())
+        self.dense_uplink_bytes += sum(array.nbytes for array in self._base.values())
         return update
 
     def _aggregate_mean(
@@ -135,11 +141,9 @@ class Compressed(Strategy):
         contents = [reply.content for reply, _ in good]
         try:
             weights = [float(cast(float, _only_metrics(c)[inner.weighted_by_key])) for c in contents]
-        except (KeyError, ValueError):
+        except (KeyError, TypeError, ValueError):
             # The strategy itself says best what its replies must hold.
-            for reply, update in good:
-                self._replace(reply, update.to_dense())
-            return inner.aggregate_train(server_round, [reply for reply, _ in good] + failed)
+            return self._aggregate_dense(server_round, good, failed)
         total = sum(weights)
         mean = np.zeros(cast(Layout, self._layout).size, dtype=np.float64)
         for (_, update), weight in zip(good, weights, strict=True):
@@ -151,7 +155,30 @@ class Compressed(Strategy):
         (record,) = speaker.content.array_records.values()
         record.update(buffers)
         arrays, _ = inner.aggregate_train(server_round, [speaker, *failed])
-        return arrays, metrics
+        return self._in_form(arrays), metrics
+
+    def _aggregate_dense(
+        self, server_round: int, good: list[tuple[Message, Update]], failed: list[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Hand the strategy a whole model for each reply."""
+        for reply, update in good:
+            self._replace(reply, update.to_dense())
+        arrays, metrics = self._inner.aggregate_train(server_round, [reply for reply, _ in good] + failed)
+        return self._in_form(arrays), metrics
+
+    def _in_form(self, arrays: ArrayRecord | None) -> ArrayRecord | None:
+        """The strategy's model with the dtypes of the one that was sent.
+
+        Strategies average integer buffers to floats, which would join the coded vector in the next round.
+        """
+        if arrays is None:
+            return None
+        for name, array in arrays.items():
+            values, dtype = array.numpy(), self._base[name].dtype
+            if values.dtype != dtype:
+                whole = np.issubdtype(values.dtype, np.floating) and not np.issubdtype(dtype, np.floating)
+                arrays[name] = Array(np.asarray((np.rint(values) if whole else values).astype(dtype)))
+        return arrays
 
     def _replace(self, reply: Message, update: np.ndarray) -> None:
         """Put the dense model (what was sent plus `update`) in the place of the coded array."""
@@ -161,6 +188,18 @@ class Compressed(Strategy):
         whole = {name: Array(model[name]) if name in model else record[name] for name in self._base}
         record.clear()
         record.update(whole)
+
+
+def _check_form(name: str, array: Array, like: np.ndarray) -> None:
+    """Refuse an uncoded array that is not of the dtype and shape that was sent."""
+    try:
+        values = array.numpy()
+    except Exception as exc:  # whatever numpy meets in bytes that are no array
+        raise CodecError(f"array {name!r} cannot be read: {exc}") from exc
+    if (values.dtype, values.shape) != (like.dtype, like.shape):
+        raise CodecError(
+            f"array {name!r}: {like.dtype} of shape {like.shape} expected, found {values.dtype} of shape {values.shape}"
+        )
 
 
 def _mean_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str, Array]:

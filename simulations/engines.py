@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 from flwr.app import Context, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 
 from fedglm.simulations.inline import RUN_ID, InlineGrid
 from fedglm.simulations.nodes import SimulatedNodes, make_app
@@ -54,13 +54,26 @@ def run_engine(
     """
     try:
         if engine == "ray":
-            _run_ray(server_app, nodes, count, workers)
+            _run_ray(_with_all_nodes(server_app, count, stop), nodes, count, workers)
             return
         with InlineGrid(partial(make_app, nodes), count, workers) as grid:
             context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {})
             server_app(grid, context)
     finally:
         stop.set()
+
+
+def _with_all_nodes(server_app: ServerApp, count: int, stop: threading.Event) -> ServerApp:
+    """The same ServerApp, held back until all nodes are there: Flower starts it while it still registers them."""
+    patient = ServerApp()
+
+    @patient.main()
+    def main(grid: Grid, context: Context) -> None:
+        while len(list(grid.get_node_ids())) < count and not stop.wait(0.05):
+            pass
+        server_app(grid, context)
+
+    return patient
 
 
 def _run_ray(server_app: ServerApp, nodes: SimulatedNodes, count: int, workers: int | None) -> None:

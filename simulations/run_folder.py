@@ -19,6 +19,8 @@ from typing import Any
 
 from fedglm.privacy.durable import StorageError, write_atomically
 
+LOCK = ".lock"
+
 
 class RunFolderError(ValueError):
     """The folder cannot hold this run; the message says why and what would help."""
@@ -41,6 +43,8 @@ class RunFolder:
     def claimed(self, scenario_toml: str, *, resume: bool) -> Iterator[None]:
         """Hold the folder for one process, new or, with `resume`, begun by an earlier process with the same scenario.
 
+        A run that ends before `begin` leaves the folder as it was.
+
         Raises:
             RunFolderError: It holds something else, another run, or another process is at work in it.
             StorageError: It cannot be written.
@@ -48,16 +52,17 @@ class RunFolder:
         kept = self.path / "scenario.toml"
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file: name another folder with --out")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
             if not kept.is_file():
                 raise RunFolderError(f"{self.path} holds files that are no run: name another folder with --out")
             if not resume:
                 raise RunFolderError(f"{self.path} already holds a run: add --resume to go on, or name another --out")
-            if kept.read_text() != scenario_toml:
+            if kept.read_text(encoding="utf-8") != scenario_toml:
                 raise RunFolderError(f"{self.path} was begun with other settings: repeat them, or name another --out")
+        made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as exc:
             raise StorageError(f"cannot write {self.path}: {exc.strerror}") from exc
         try:
@@ -65,16 +70,20 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise RunFolderError(f"another process is running in {self.path}") from exc
-            if not kept.is_file():
-                write_atomically(kept, scenario_toml)
-            yield
+            try:
+                yield
+            finally:
+                if not kept.is_file():
+                    (self.path / LOCK).unlink(missing_ok=True)
+                    if made:
+                        self.path.rmdir()
         finally:
             os.close(lock)
 
-    def kept_scenario(self) -> str | None:
-        """The scenario that the folder was begun with; None for a new folder."""
-        path = self.path / "scenario.toml"
-        return path.read_text() if path.is_file() else None
+    def begin(self, scenario_toml: str) -> None:
+        """Make it the folder of this run, now that its data and model are known to be good."""
+        if not (self.path / "scenario.toml").is_file():
+            write_atomically(self.path / "scenario.toml", scenario_toml)
 
     def write_rounds(self, rows: Sequence[dict[str, Any]]) -> None:
         """Replace `rounds.jsonl`."""
@@ -89,5 +98,5 @@ class RunFolder:
         path = self.path / "summary.json"
         if not path.is_file():
             return None
-        summary: dict[str, Any] = json.loads(path.read_text())
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return summary

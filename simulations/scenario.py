@@ -108,13 +108,13 @@ def scenario_text(name: str) -> str:
         ScenarioError: Neither exists.
     """
     if name in builtin_names():
-        return (_BUILTIN / f"{name}.toml").read_text()
+        return (_BUILTIN / f"{name}.toml").read_text(encoding="utf-8")
     path = Path(name)
     if path.suffix != ".toml":
         near = difflib.get_close_matches(name, builtin_names()) or builtin_names()
         raise ScenarioError(f"there is no scenario {name!r}: did you mean {' or '.join(near)}? (or a .toml file)")
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ScenarioError(f"cannot read the scenario {name}: {exc}") from exc
 
@@ -130,9 +130,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ScenarioError(f"--set takes section.key=value, not {text!r}")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
+        tree = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
-        return key, value.strip()
+        tree = {}
+    return key, tree["value"] if tree.keys() == {"value"} else value.strip()
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -13,7 +13,7 @@ from fedglm.autoglm.models import save_release
 from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.precision import choose_precision
-from fedglm.privacy.durable import storage_errors
+from fedglm.privacy.durable import StorageError, storage_errors
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator, Listener, Plan, Row
 from fedglm.server.participants import FederationError
@@ -73,6 +73,7 @@ def simulate(
         torch.set_num_threads(1)  # measures, too, must not depend on how many cores the machine has
         stage = build_stage(text)
         about = _about(stage, engine)
+        run.begin(text)
         audience.prepared(about)
         coordinator, initial, evaluator = _run(stage, run, engine, audience, resume=resume, workers=workers)
         load_vector(stage.workbench.model, coordinator.vector)
@@ -130,6 +131,9 @@ class _RowWriter:
         self._audience.round_started(server_round, sampled)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
+        if fault is not None and "disk is full" in fault:
+            # Nodes of a simulation share one disk: going on without some would change the result, resuming does not.
+            raise StorageError(f"{node}: {fault}")
         self._audience.reply_taken(server_round, node, fault)
 
     def round_done(self, rows: list[Row]) -> None:

@@ -1,0 +1,140 @@
+"""How the repository hangs together: the layers and their imports, the links for type checkers, sizes and names."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("autoglm", "compression", "privacy", "client", "server", "simulations", "cli")
+BASE = {"autoglm", "compression", "privacy"}
+MAY_IMPORT = {
+    "autoglm": set(),
+    "compression": set(),
+    "privacy": set(),
+    "client": BASE,
+    "server": BASE,
+    "simulations": {*BASE, "client", "server"},
+    "cli": {*BASE, "client", "server", "simulations"},
+}
+MAY_USE_FLOWER = {"client", "server", "simulations"}
+SOURCES = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
+
+
+def imported(path):
+    """Dotted names of all modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from ([f"fedglm.{a.name}" for a in node.names] if node.module == "fedglm" else [node.module])
+
+
+def part_of(path):
+    return path.relative_to(ROOT).parts[0]
+
+
+def test_every_part_has_sources():
+    assert {part_of(path) for path in SOURCES} == set(PARTS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_imports_run_one_way(part):
+    allowed = {part, *MAY_IMPORT[part]}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / part).rglob("*.py")
+        for name in imported(path)
+        if name.split(".")[0] == "fedglm" and name.split(".")[1] not in allowed
+    ]
+    assert wrong == []
+
+
+def test_parts_are_imported_by_their_full_name():
+    wrong = [f"{path.relative_to(ROOT)}: {name}" for path in SOURCES for name in imported(path) if name.split(".")[0] in PARTS]
+    assert wrong == []
+
+
+def test_flower_stays_in_client_server_and_simulations():
+    users = {part_of(path) for path in SOURCES if "flwr" in {name.split(".")[0] for name in imported(path)}}
+    assert users <= MAY_USE_FLOWER
+
+
+def test_compression_imports_no_torch():
+    heavy = {"torch", "transformers", "flwr", "sklearn", "ray"}
+    assert not {name.split(".")[0] for path in (ROOT / "compression").rglob("*.py") for name in imported(path)} & heavy
+
+
+def test_decoding_needs_no_torch_at_run_time():
+    code = """
+import sys
+import numpy as np
+from fedglm.compression.codec import codec_names, decode, make_codec
+from fedglm.compression.downlink import ModelVersions, Replica
+vector = np.linspace(-1, 1, 100, dtype=np.float32)
+for name in codec_names():
+    decode(make_codec(name).encode(vector), size=100).to_dense()
+versions = ModelVersions(vector, "0" * 64, make_codec("int8"))
+Replica(0, versions.vector, "0" * 64).apply(versions.snapshot())
+print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "flwr", "sklearn", "ray"}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_the_command_answers_before_it_imports_torch():
+    code = "import sys, fedglm.cli.main; print(sorted({'torch', 'flwr', 'transformers', 'numpy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_no_init_file_anywhere():
+    # With one in compression/, the repository's root on sys.path would shadow Python 3.14's stdlib package of that name.
+    assert [path for part in (*PARTS, "tests") for path in (ROOT / part).rglob("__init__.py")] == []
+    assert not (ROOT / "__init__.py").exists()
+
+
+def test_no_module_is_named_like_one_of_the_standard_library():
+    assert [path.name for path in SOURCES if path.stem in sys.stdlib_module_names] == []
+
+
+def test_files_stay_readable():
+    found = [*SOURCES, *(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in found}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_packages_are_the_folders():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = settings["tool"]["setuptools"]["packages"]
+    assert sorted(packages) == sorted(f"fedglm.{part}" for part in PARTS)
+    assert settings["tool"]["setuptools"]["package-dir"] == {f"fedglm.{part}": part for part in PARTS}
+    assert sorted(settings["tool"]["mypy"]["packages"]) == sorted(packages)
+    holding_sources = {path.parent.name for path in ROOT.glob("*/*.py") if not path.parent.name.startswith(".")}
+    assert holding_sources - {"tests", "benchmarks", "docs", "build"} == set(PARTS)
+    assert [path for path in SOURCES if path.parent.parent != ROOT] == [], "setuptools packs no deeper folder"
+
+
+def test_links_for_type_checkers_resolve():
+    links = {path.name: path for path in (ROOT / ".types" / "fedglm").iterdir()}
+    assert links.keys() == set(PARTS)
+    for part, link in links.items():
+        assert link.is_symlink()
+        assert not Path(link.readlink()).is_absolute()
+        assert link.resolve() == ROOT / part
+
+
+def test_the_wheel_takes_what_is_no_python():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for part in PARTS:
+        others = {
+            path
+            for path in (ROOT / part).rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc", ".nbi", ".nbc") and "__pycache__" not in path.parts
+        }
+        packed = {path for pattern in data.get(f"fedglm.{part}", []) for path in (ROOT / part).glob(pattern)}
+        assert others <= packed

@@ -1,0 +1,116 @@
+import json
+from dataclasses import fields
+
+import pytest
+from flwr.app import ConfigRecord
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedglm.compression.codec import CodecError
+from fedglm.compression.messages import Instruction, Introduction, MessageError, Order, Report
+
+names = st.text(max_size=200)
+versions = st.integers(-1, 2**31 - 1)
+numbers = st.integers(1, 2**31 - 1)
+MESSAGES = {
+    Instruction: st.builds(
+        Instruction,
+        run=names,
+        round=numbers,
+        nonce=names,
+        layout=names,
+        version=st.integers(0, 2**31 - 1),
+        acknowledged=st.integers(0, 2**31 - 1),
+        learning_rate=st.floats(0, 1e9),
+        evaluate=st.booleans(),
+    ),
+    Report: st.builds(
+        Report,
+        nonce=names,
+        round=numbers,
+        version=versions,
+        status=st.sampled_from(["update", "evaluated", "need-snapshot"]),
+    ),
+    Introduction: st.builds(
+        Introduction, name=names, run=names, version=versions, layout=names, examples=st.integers(0, 2**40 - 1)
+    ),
+    Order: st.builds(Order, run=names, round=numbers, acknowledged=st.integers(0, 2**31 - 1)),
+}
+INSTRUCTION = Instruction(
+    run="r", round=3, nonce="n", layout="l", version=2, acknowledged=1, learning_rate=0.1, evaluate=False
+)
+REPORT = Report(nonce="n", round=3, version=2, status="update")
+INTRODUCTION = Introduction(name="a", run="", version=-1, layout="l", examples=0)
+ORDER = Order(run="r", round=3, acknowledged=2)
+ALL = [INSTRUCTION, REPORT, INTRODUCTION, ORDER]
+FIELDS = [(message, field.name) for message in ALL for field in fields(message)]
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+@given(data=st.data())
+def test_a_round_trip_as_json_and_in_a_flower_record(kind, data):
+    message = data.draw(MESSAGES[kind])
+    assert kind.from_fields(message.to_fields()) == message
+    assert kind.from_fields(json.loads(json.dumps(message.to_fields()))) == message
+    assert kind.from_fields(ConfigRecord(dict(message.to_fields()))) == message
+
+
+def refused(message, changed):
+    with pytest.raises(MessageError) as caught:
+        type(message).from_fields(changed)
+    assert type(message).__name__ in str(caught.value)
+    assert isinstance(caught.value, CodecError)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("message", "name"), FIELDS)
+def test_a_missing_field_is_refused(message, name):
+    changed = message.to_fields()
+    del changed[name]
+    assert name in refused(message, changed)
+
+
+@pytest.mark.parametrize("message", ALL)
+@pytest.mark.parametrize("name", ["extra", "", "x" * 10_000, 7])
+def test_a_foreign_field_is_refused_in_a_short_line(message, name):
+    assert len(refused(message, message.to_fields() | {name: 1})) < 300
+
+
+@pytest.mark.parametrize(("message", "name"), FIELDS)
+@pytest.mark.parametrize("wrong", [None, b"x", [1], ["a"], {}, 1j])
+def test_a_type_that_no_field_has_is_refused(message, name, wrong):
+    assert name in refused(message, message.to_fields() | {name: wrong})
+
+
+@pytest.mark.parametrize(("message", "name"), FIELDS)
+def test_types_are_not_converted(message, name):
+    value = message.to_fields()[name]
+    for wrong in ("1", 1, 1.0, True):
+        if type(wrong) is not type(value):
+            assert name in refused(message, message.to_fields() | {name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("message", "name", "wrong"),
+    [
+        (INSTRUCTION, "round", [0, -1, 2**31, 10**30]),
+        (INSTRUCTION, "version", [-2, 2**31]),
+        (INSTRUCTION, "acknowledged", [-1, 2**31]),
+        (INSTRUCTION, "learning_rate", [float("nan"), float("inf"), -float("inf"), -1e-9]),
+        (REPORT, "round", [0, 2**31]),
+        (REPORT, "version", [-2, 2**31]),
+        (REPORT, "status", ["", "Update", "update ", "x" * 201]),
+        (INTRODUCTION, "version", [-2, 2**31]),
+        (INTRODUCTION, "examples", [-1, 2**40]),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused(message, name, wrong):
+    for value in wrong:
+        text = refused(message, message.to_fields() | {name: value})
+        assert name in text
+        assert len(text) < 300
+
+
+@pytest.mark.parametrize(("message", "name"), [pair for pair in FIELDS if isinstance(pair[0].to_fields()[pair[1]], str)])
+def test_a_long_text_is_refused(message, name):
+    refused(message, message.to_fields() | {name: "x" * 201})
