@@ -21,7 +21,7 @@ from fedglm.autoglm.tables import TableEncoder
 from fedglm.autoglm.tasks import Task
 
 TASK_FILE = "task.json"
-_BIN_SPREAD = 0.1  # five times GLM's own; 0.05 to 0.2 do equally well, 0.02 a point worse
+_BIN_SPREAD = 0.1  # five times GLM's own; 0.05 to 0.2 did about equally well
 
 
 class ModelSettings(BaseModel):
@@ -148,7 +148,8 @@ def _order_bins(model: PreTrainedModel, table: TableEncoder) -> None:
     """Start a feature's bins in their order: token (f, b) at u_f + z_b v_f, with u_f and v_f drawn for each feature.
 
     Bins drawn one by one must each be learned from the few rows that fall into them. In order they share what is
-    learned from the start: 94 to 97 % held-out accuracy on breast-cancer, as much as logistic regression.
+    learned from the start. On breast-cancer (glm-0.1m, 150 steps, mean of 12 seeds) held-out accuracy rises from 94.4
+    to 95.9 % and the loss falls from 0.27 to 0.19.
     """
     tokens, width = len(table.names) * (table.bins + 1), model.config.hidden_size
     places = torch.tensor(table.places(), dtype=torch.float32)[:, None]

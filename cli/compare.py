@@ -1,6 +1,7 @@
 """`fedglm compare`: the same federation under several codecs."""
 
 import json
+import math
 from typing import Annotated
 
 import typer
@@ -46,6 +47,8 @@ def compare(
         raise typer.BadParameter("--epsilon and --no-dp exclude each other")
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the comparison to go on with")
+    if math.isnan(tolerance):  # which min and max let through
+        raise typer.BadParameter("--tolerance is nan: give a factor such as 1.01")
     given = {
         "data.source": data,
         "data.text_field": text_field,

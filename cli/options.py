@@ -81,8 +81,9 @@ def codec_overrides(text: str, density: float | None) -> dict[str, Any]:
     from fedglm.compression.codec import codec_options
 
     name, at, number = text.strip().partition("@")
+    sparse = "density" in codec_options(name)
     try:
-        wanted = float(number) if at else density if "density" in codec_options(name) else None
+        wanted = float(number) if at else density if sparse else None
     except ValueError:
         raise typer.BadParameter(f"{text!r}: a density is a number, as in topk-sign@0.01") from None
     return {"update.codec": name, "update.density": wanted}

@@ -59,7 +59,8 @@ def print_comparison(found: Comparison, folder: Path) -> None:
     base = found.standings[0]
     metric = base.run.metric
     for heading in ("codec", "loss", metric, "bytes in all", "rounds to target", "bytes to target", "times fewer"):
-        table.add_column(heading, justify="left" if heading == "codec" else "right")
+        first = heading == "codec"
+        table.add_column(heading, justify="left" if first else "right", no_wrap=first)
     for standing in found.standings:
         reached, final = standing.reached, standing.run.final
         table.add_row(

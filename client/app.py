@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
@@ -61,7 +61,7 @@ def build_client_app(resolve: Resolve) -> ClientApp:
 def _read(message: Message) -> tuple[Instruction, bytes]:
     """Instruction and downlink blob of a message; raises `CodecError` when it is not one of ours."""
     content = message.content
-    model = content.array_records.get("model", {})
+    model = content.array_records.get("model", ArrayRecord())
     if RECORD not in content.config_records or RECORD not in model:
         raise CodecError("the message is not one of fedglm's: it lacks the instruction or the model")
     instruction = Instruction.from_fields(content.config_records[RECORD])

@@ -128,7 +128,7 @@ class Node:
         state = self._load(instruction)
         replica = self._receive(state, instruction, downlink)
         if replica is None:
-            return self._outcome(instruction, "need-snapshot")
+            return self._outcome(instruction, "need-snapshot", version=state.version)
         evaluation = self._evaluate(replica.vector) if instruction.evaluate else None
         pending = state.pending
         if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
@@ -142,7 +142,7 @@ class Node:
         state = self._load(instruction)
         replica = self._receive(state, instruction, downlink)
         if replica is None:
-            return self._outcome(instruction, "need-snapshot")
+            return self._outcome(instruction, "need-snapshot", version=state.version)
         state.save(self.folder)
         evaluation = self._evaluate(replica.vector)
         return self._outcome(instruction, "evaluated", version=state.version, evaluation=evaluation)

@@ -20,6 +20,8 @@ import numpy as np
 from fedglm.privacy.durable import write_atomically
 
 FORMAT = 1
+PRIVATE = 0o600
+"""Rights of the state's files: a residual holds what was learned from the site's records and has not left yet."""
 
 
 class StateError(RuntimeError):
@@ -106,9 +108,9 @@ class NodeState:
             digest = hashlib.sha256(data).hexdigest()
             files[name] = f"{name}-{digest[:32]}.bin"
             if self._stored.get(name) != files[name] or not (folder / files[name]).is_file():
-                write_atomically(folder / files[name], data)
+                write_atomically(folder / files[name], data, mode=PRIVATE)
         record["files"] = files
-        write_atomically(folder / "state.json", json.dumps(record, sort_keys=True, indent=1))
+        write_atomically(folder / "state.json", json.dumps(record, sort_keys=True, indent=1), mode=PRIVATE)
         self._stored = files
         # A killed node leaves vectors that nothing names, and temporary files.
         for pattern in ("*.bin", ".*.bin.*", ".state.json.*"):

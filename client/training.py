@@ -28,6 +28,8 @@ class LocalTrainingSettings(BaseModel):
         micro_batch_size: Sequences that are in memory at once; gradients accumulate over the batch. None takes the
             batch whole.
         learning_rate: Of the first round; the server's schedule scales it from round to round.
+        warmup_steps: Steps at the start of a round over which the rate rises linearly. AdamW's state is fresh each
+            round, and its first steps move every coordinate by the whole rate, noise or not.
         optimizer: `adamw` (fresh state each round) or `sgd`.
         weight_decay: Decoupled for AdamW.
         momentum: Of SGD.
@@ -42,6 +44,7 @@ class LocalTrainingSettings(BaseModel):
     batch_size: int = Field(default=16, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
+    warmup_steps: int = Field(default=0, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.01, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -115,7 +118,9 @@ def train_locally(
     total = 0.0
     with torch.random.fork_rng(devices=_cuda_devices(precision.device)):
         torch.manual_seed(seed)
-        for indices in _batches(len(examples), settings.batch_size, steps, generator):
+        for step, indices in enumerate(_batches(len(examples), settings.batch_size, steps, generator), start=1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1.0, step / (settings.warmup_steps + 1))
             optimizer.zero_grad(set_to_none=True)
             for part in torch.split(indices, settings.micro_batch_size or len(indices)):
                 batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(part).items()}

@@ -12,7 +12,6 @@ import numpy as np
 from fedglm.compression.codec import CodecError
 from fedglm.compression.layout import Layout
 
-
 STATISTICS = frozenset({"running_mean", "running_var", "moving_mean", "moving_variance"})
 """Last parts of the names of running statistics, in PyTorch and in Keras."""
 

@@ -56,8 +56,8 @@ class _Fields:
             if isinstance(value, str) and len(value) > 200:
                 raise MessageError(f"{cls.__name__}.{name}: longer than 200 characters")
             low, high = cls.bounds.get(name, (0, math.inf))
-            if type(value) in (int, float) and not low <= value < high:  # a NaN is refused too
-                raise MessageError(f"{cls.__name__}.{name}: {value} is out of range")
+            if isinstance(value, int | float) and not low <= value < high:  # a NaN is refused too
+                raise MessageError(f"{cls.__name__}.{name}: out of range, from {low} to below {high} expected")
         return cls(**mapping)
 
 
@@ -93,7 +93,8 @@ class Report(_Fields):
     Attributes:
         nonce: The instruction's.
         round: The instruction's.
-        version: Version of the model that the node holds now; -1 for none.
+        version: Version of the model that the node holds now; -1 for none. With `need-snapshot` the server tries
+            deltas from there first, where it thought the node elsewhere.
         status: `update` (coded bytes follow), `evaluated` (nothing but metrics), or `need-snapshot`: the node cannot
             rebuild the model from what it holds and what came.
     """

@@ -34,8 +34,13 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {reason}") from exc
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Replace the file at `path` with `data` (text as UTF-8), durably and in one step.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        data: The whole content.
+        mode: The file's rights; 0o600 for what nobody else on the machine may read.
 
     Raises:
         StorageError: The file could not be written; what stood at `path` before still stands there.
@@ -49,7 +54,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
+            os.chmod(name, mode)
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):

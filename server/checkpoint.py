@@ -65,7 +65,7 @@ class Checkpoint:
         write_atomically(path, data)
         earlier = sorted(other for other in folder.glob("round-*.safetensors") if other.name < path.name)
         kept = {path, *earlier[-(KEPT - 1) :]}
-        # Besides old ones: those of a run that got further and is begun anew, and what a killed process left half-written.
+        # Besides older ones: those of a run that is begun anew, and what a killed process left half-written.
         for stale in (*folder.glob("round-*.safetensors"), *folder.glob(".round-*")):
             if stale not in kept:
                 stale.unlink(missing_ok=True)

@@ -218,7 +218,7 @@ class Coordinator:
         self._versions.publish(self._optimizer.step(state.mean.mean(), number))
         return self._row(state, len(sampled), started)
 
-    def _content(self, state: _Round, member: Participant, *, snapshot: bool = False) -> RecordDict:
+    def _content(self, state: _Round, member: Participant, *, again: bool = False) -> RecordDict:
         """The message for one node: its instruction and what it lacks of the model."""
         versions, federation = self._versions, self._plan.federation
         rate = self._plan.optimizer.rate_at(state.number, federation.rounds)
@@ -233,21 +233,23 @@ class Coordinator:
             evaluate=federation.node_metrics,
         )
         state.instructions[member.node_id] = instruction
-        blob = versions.snapshot() if snapshot else versions.frames_since(member.version)
+        blob = versions.frames_since(member.version)
         size = self._plan.layout.size
         array = Array(dtype="float32", shape=(size,), stype=DOWNLINK_STYPE, data=blob)
         fields = ConfigRecord(dict(instruction.to_fields()))
         content = RecordDict({RECORD: fields, "model": ArrayRecord({RECORD: array})})
         state.traffic.downlink += recorddict_to_proto(content).ByteSize()
-        state.traffic.dense_downlink += 0 if snapshot else 4 * size
+        state.traffic.dense_downlink += 0 if again else 4 * size
         return content
 
     def _fold(self, state: _Round, member: Participant, good: GoodReply) -> None:
         if good.report.status == "need-snapshot":
-            if member.version < 0:
+            if member.version is None:
                 raise CodecError("the node cannot rebuild the model from a snapshot")
-            member.version = -1
-            self._exchange.send([(member.node_id, self._content(state, member, snapshot=True))], "train", state.number)
+            # After a lost reply the node is further on than the book says: deltas from where it is will do.
+            known = good.report.version if good.report.version >= 0 else None
+            member.version = None if known == member.version else known
+            self._exchange.send([(member.node_id, self._content(state, member, again=True))], "train", state.number)
             return
         if good.update is None:
             raise CodecError("the node was asked to train and sent no update")

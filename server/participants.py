@@ -23,14 +23,15 @@ class Participant:
     Attributes:
         name: Given by the node, unique.
         node_id: Flower's, valid for this run of the runtime only.
-        version: Model version that the node holds; version 0 is the initialisation, which each node computes itself.
+        version: Model version that the node holds, None if it cannot be built upon; version 0 is the initialisation,
+            which each node computes itself.
         acknowledged: Last round whose update was folded in, 0 for none.
         weight: Public weight in the mean.
     """
 
     name: str
     node_id: int
-    version: int = 0
+    version: int | None = 0
     acknowledged: int = 0
     weight: float = 1.0
 

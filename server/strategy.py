@@ -191,7 +191,7 @@ class Compressed(Strategy):
 
 
 def _check_form(name: str, array: Array, like: np.ndarray) -> None:
-    """Refuse an uncoded array that is not of the dtype and shape that was sent."""
+    """Refuse an uncoded array that is not finite, or not of the dtype and shape that was sent."""
     try:
         values = array.numpy()
     except Exception as exc:  # whatever numpy meets in bytes that are no array
@@ -200,6 +200,8 @@ def _check_form(name: str, array: Array, like: np.ndarray) -> None:
         raise CodecError(
             f"array {name!r}: {like.dtype} of shape {like.shape} expected, found {values.dtype} of shape {values.shape}"
         )
+    if not np.isfinite(values).all():
+        raise CodecError(f"array {name!r} holds a value that is not finite")
 
 
 def _mean_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str, Array]:

@@ -59,6 +59,7 @@ class InlineGrid(Grid):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SUPERLINK_NODE_ID, 1
 
     def __enter__(self) -> Self:
+        prepare_workers()
         self._pool = [_Worker(self._app_factory) for _ in range(self._workers)]
         return self
 
@@ -221,7 +222,7 @@ def _die_with_parent() -> None:
 
 
 def prepare_workers() -> None:
-    """Start the fork server, which imports torch while this process does other things."""
+    """Start the fork server, if it is not there yet; it imports torch while this process does other things."""
     forkserver.set_forkserver_preload(_PRELOAD)
     with _no_interrupt():
         forkserver.ensure_running()

@@ -12,6 +12,7 @@ report.html     the page for people
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,7 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise RunFolderError(f"another process is running in {self.path}") from exc
+            self._sweep()
             try:
                 yield
             finally:
@@ -79,6 +81,11 @@ class RunFolder:
                         self.path.rmdir()
         finally:
             os.close(lock)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process was writing when it died."""
+        for path in list(self.path.rglob(".*.????????")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def begin(self, scenario_toml: str) -> None:
         """Make it the folder of this run, now that its data and model are known to be good."""

@@ -1,5 +1,7 @@
 """The command `fedglm` from outside: in this process, or as a process of its own with all that descend from it."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import time
 import uuid
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from fedglm.cli.main import main
 
@@ -72,15 +75,19 @@ class Result(NamedTuple):
         return lines[0]
 
 
-def run_here(monkeypatch, capfd, *arguments):
-    capfd.readouterr()
-    monkeypatch.setattr(sys, "argv", ["fedglm", *map(str, arguments)])
-    code = 0
-    try:
-        main()
-    except SystemExit as exc:
-        code = exc.code or 0
-    return Result(code, *capfd.readouterr())
+def run_here(*arguments):
+    """The command in this process: importing torch again for each call would take most of the suite's time."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["fedglm", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as exc:
+            code = exc.code or 0
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 class Process:
@@ -106,10 +113,8 @@ class Process:
 
     def __exit__(self, *_):
         for pid in self.descendants() | ({self.pid} if self._popen.poll() is None else set()):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._popen.communicate()
 
     def finish(self, timeout=240):
@@ -141,7 +146,9 @@ class Process:
     def workers(self):
         """Worker processes of the engine `inline`: the children of its fork server."""
         marked = self.descendants()
-        servers = {pid for pid in marked if b"multiprocessing.forkserver" in command_of(pid) and parent_of(pid) == self.pid}
+        servers = {
+            pid for pid in marked if b"multiprocessing.forkserver" in command_of(pid) and parent_of(pid) == self.pid
+        }
         return {pid for pid in marked if parent_of(pid) in servers}
 
     def until(self, condition, timeout=120):
@@ -167,7 +174,7 @@ def parent_of(pid):
         return -1
 
 
-def soon(condition, timeout=10):
+def soon(condition, timeout=30):
     """Whether the condition comes true within some seconds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -196,5 +203,6 @@ class Finished:
         self.folder = home / "run"
         with Process("simulate", self.toml, "--out", self.folder, "--json") as process:
             self.result = process.finish()
+            self.left_running = process.descendants()
         self.summary = self.result.json
         self.rows = rows_of(self.folder)

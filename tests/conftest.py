@@ -1,24 +1,27 @@
-"""Fixtures that several files need: the command in this process, and one finished run to compare with."""
+"""Fixtures that several files need: the command in this process, a tiny scenario, and one finished run of it."""
 
 import pytest
-
 from command_line import Finished, run_here, write_tiny
 
 
-@pytest.fixture
-def fedglm(monkeypatch, capfd):
-    """The command, run in this process: importing torch again for each call would take most of the suite's time."""
-
-    def call(*arguments):
-        return run_here(monkeypatch, capfd, *arguments)
-
-    return call
+@pytest.fixture(scope="session")
+def fedglm():
+    """The command, run in this process."""
+    return run_here
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """Path of a scenario that trains in a second."""
     return write_tiny(tmp_path)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A scenario that names no data but a source, which --data replaces."""
+    path = tmp_path / "plain.toml"
+    path.write_text('name = "plain"\n[data]\nsource = "pydoc"\n[training]\nlocal_steps = 3\nbatch_size = 4\n')
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from command_line import Process, rows_of, temporary_files
 
 
@@ -57,7 +56,6 @@ OPTIONS = [
     (["--set", "training.precision=fp16"], "precision fp16 needs a GPU"),
     (["--set", "model.preset=glm-1m"], "glm-0.1m"),
     (["--set", "model.path=/nowhere"], "/nowhere: no local model folder"),
-    (["--set", "model.max_length=8"], "longer than"),
     (["--set", "data.source=breastcancer"], "did you mean 'breast-cancer'"),
     (["--set", "data.source=breast-cancer", "--label-field", "x"], "leave label_field out"),
 ]
@@ -105,31 +103,33 @@ DATA = [
 
 
 @pytest.mark.parametrize(("name", "content", "options", "said"), DATA, ids=[name for name, *_ in DATA])
-def test_data_that_cannot_be_used_are_one_line(fedglm, tiny, tmp_path, name, content, options, said):
+def test_data_that_cannot_be_used_are_one_line(fedglm, plain, tmp_path, name, content, options, said):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     out = tmp_path / "run"
-    line = fedglm("simulate", tiny, "--data", path, "--out", out, *options).line()
+    line = fedglm("simulate", plain, "--data", path, "--out", out, *options).line()
     assert said in line
     assert name in line
     assert not out.exists()
 
 
-def test_sites_that_cannot_take_part_are_one_line(fedglm, tiny, tmp_path):
+def test_sites_that_cannot_take_part_are_one_line(fedglm, plain, tmp_path):
     out = tmp_path / "run"
     fields = ("--site-field", "site", "--unit-field", "who", "--out", out)
     bad = notes(tmp_path / "empty.jsonl", empty="south")
-    assert "site 'south' is empty" in fedglm("simulate", tiny, "--data", bad, *fields).line()
+    assert "site 'south' is empty" in fedglm("simulate", plain, "--data", bad, *fields).line()
     bad = notes(tmp_path / "one-class.jsonl", labels=("a",))
-    line = fedglm("simulate", tiny, "--data", bad, "--label-field", "kind", *fields).line()
+    line = fedglm("simulate", plain, "--data", bad, "--label-field", "kind", *fields).line()
     assert "all rows are of one class ('a')" in line
     good = notes(tmp_path / "good.jsonl")
-    line = fedglm("simulate", tiny, "--data", good, "--nodes", "5", *fields).line()
+    line = fedglm("simulate", plain, "--data", good, "--nodes", "5", *fields).line()
     assert "5 nodes were asked for and 'site' names 3 sites" in line
+    line = fedglm("simulate", plain, "--data", good, "--set", "model.max_length=16", *fields).line()
+    assert "sequences of 128 tokens are longer than glm-0.1m takes (16)" in line
     lonely = jsonl(tmp_path / "lonely.jsonl", [{"text": "some words", "site": name, "who": name} for name in "abc"])
-    assert "unit" in fedglm("simulate", tiny, "--data", lonely, *fields).line()
-    assert "2 nodes need two units each" in fedglm("simulate", tiny, "--data", lonely, "--out", out).line()
+    assert "unit" in fedglm("simulate", plain, "--data", lonely, *fields).line()
+    assert "need two units each" in fedglm("simulate", plain, "--data", lonely, "--out", out).line()
     assert not out.exists()
 
 
@@ -141,7 +141,8 @@ def test_a_failed_start_does_not_stand_in_the_way_of_the_next(fedglm, tiny, tmp_
     out.mkdir()
     fedglm("simulate", tiny, *options, "--data", "missing.csv").line()
     assert list(out.iterdir()) == []
-    assert fedglm("simulate", tiny, *options).json["rounds"] == 1
+    # --resume in a folder without a run begins one.
+    assert fedglm("simulate", tiny, *options, "--resume").json["rounds"] == 1
 
 
 def test_a_real_process_shows_no_traceback_either(tiny, tmp_path):
@@ -175,7 +176,7 @@ def test_a_folder_in_which_a_process_is_at_work_is_refused(fedglm, finished, tin
     shutil.copytree(finished.folder, folder)
     with (folder / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        line = fedglm("simulate", tiny, "--out", folder, "--resume").line()
+        line = fedglm("simulate", finished.toml, "--out", folder, "--resume").line()
     assert "another process is running" in line
     # One that is still reading its data has no scenario.toml yet.
     young = tmp_path / "young"

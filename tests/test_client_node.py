@@ -66,7 +66,7 @@ def deltas(monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch):
     """What must survive a power cut is tested elsewhere; here it would be half of the time."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 # --- who it is
@@ -118,9 +118,7 @@ def test_a_lost_update_keeps_the_old_residual(tmp_path, deltas):
     state = NodeState.load(node.folder, SIZE)
     assert state.residual.tobytes() == after_first.tobytes()
     # What the server has, and what waits, is the deltas of rounds 1 and 3: round 2 is gone, and nothing else.
-    np.testing.assert_allclose(
-        values(first) + values(third) + state.pending.residual, deltas[0] + deltas[2], atol=1e-7
-    )
+    np.testing.assert_allclose(values(first) + values(third) + state.pending.residual, deltas[0] + deltas[2], atol=1e-7)
     assert lost.blob != third.blob
 
 
@@ -235,7 +233,7 @@ def test_deltas_from_a_version_it_does_not_hold_make_it_ask_for_a_snapshot(tmp_p
     for number in range(3):
         server.step(number)
     outcome = server.ask(node, 1, held=held)
-    assert (outcome.report.status, outcome.report.version, outcome.blob) == ("need-snapshot", -1, None)
+    assert (outcome.report.status, outcome.report.version, outcome.blob) == ("need-snapshot", 0, None)
     assert not node.folder.exists()
     recovered = node.train(server.order(1, nonce="second"), server.versions.snapshot())
     assert (recovered.report.status, recovered.report.version) == ("update", 3)
@@ -255,7 +253,7 @@ def test_other_bits_under_the_same_version_make_it_ask_for_a_snapshot(tmp_path):
     assert NodeState.load(node.folder, SIZE).base.tobytes() == server.versions.vector.tobytes()
 
 
-@pytest.mark.parametrize("spoil", [lambda blob: b"", lambda blob: blob[:-1], lambda blob: blob[:9] + b"?" + blob[10:]])
+@pytest.mark.parametrize("spoil", [lambda _: b"", lambda blob: blob[:-1], lambda blob: blob[:9] + b"?" + blob[10:]])
 def test_a_damaged_message_makes_it_ask_for_a_snapshot(tmp_path, spoil):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
@@ -322,7 +320,7 @@ def test_training_that_fails_leaves_the_memory_as_it_was(tmp_path, monkeypatch):
 
 
 def raiser(exception):
-    def fail(*args, **kwargs):
+    def fail(*_, **__):
         raise exception
 
     return fail

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 
@@ -112,33 +113,30 @@ class Killed(BaseException):
     """The process is gone: no handler of errors runs for it."""
 
 
-
-
 def saves_that_die(monkeypatch, folder, name, exception):
     """Save state 2 over state 1, dying at the i-th call of `os.<name>`, for every i; yields after each death."""
-    real = getattr(os, name)
-    index = 0
-    while True:
+    for index in itertools.count():
         state_of(1).save(folder)
-        calls = 0
-
-        def deadly(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == index + 1:
-                raise exception
-            return real(*args, **kwargs)
-
         fresh = state_of(2)
         with monkeypatch.context() as patch:
-            patch.setattr(os, name, deadly)
+            patch.setattr(os, name, failing_at(index, getattr(os, name), exception))
             try:
                 fresh.save(folder)
             except (Killed, StorageError):
                 yield index
             else:
                 return
-        index += 1
+
+
+def failing_at(index, real, exception):
+    calls = itertools.count()
+
+    def deadly(*args, **kwargs):
+        if next(calls) == index:
+            raise exception
+        return real(*args, **kwargs)
+
+    return deadly
 
 
 @pytest.mark.parametrize("name", ["replace", "fsync", "unlink"])

@@ -48,7 +48,7 @@ def test_auto_on_a_cpu_goes_by_hardware_and_size(monkeypatch, has_bf16, paramete
 @pytest.mark.parametrize(("has_bf16", "chosen"), [(True, "bf16"), (False, "fp16")])
 def test_auto_on_a_gpu_prefers_bf16(monkeypatch, has_bf16, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
     assert choose_precision("auto", 100, GPU).name == chosen
 
 
@@ -73,7 +73,7 @@ def test_only_fp16_scales_losses():
 def test_bf16_computes_in_bf16_over_float32_masters():
     seen = []
     model = tiny_model()
-    model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    model.head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     coarse = train(model, precision=ChosenPrecision("bf16", "", CPU))
     assert set(seen) == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -98,7 +98,7 @@ def test_same_seed_same_bits_whatever_the_global_random_state():
     torch.manual_seed(3)
     first = train(tiny_model(dropout=0.3))
     torch.manual_seed(4)
-    np.random.seed(5)  # noqa: NPY002 - the legacy global state is the point
+    np.random.seed(5)
     before = torch.random.get_rng_state()
     second = train(tiny_model(dropout=0.3))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -133,7 +133,7 @@ def test_every_example_is_seen_before_one_comes_again():
     watched = Watched(input_ids=plain.input_ids, lengths=plain.lengths, labels=plain.labels, units=plain.units)
     train(data=watched, batch_size=4, local_steps=5)
     assert [len(batch) for batch in seen] == [4] * 5
-    drawn = sum(seen, [])
+    drawn = [index for batch in seen for index in batch]
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     assert drawn[:10] != drawn[10:]
 
@@ -159,6 +159,12 @@ def test_sgd_takes_the_step_of_its_formula():
     settings = {"optimizer": "sgd", "weight_decay": 0.0, "gradient_clip": 0.0, "batch_size": 24}
     result = train(steps=1, learning_rate=0.5, **settings)
     np.testing.assert_allclose(result.delta, -0.5 * gradient, atol=1e-6)
+
+
+def test_a_warm_up_scales_the_first_steps_of_a_round():
+    settings = {"optimizer": "sgd", "weight_decay": 0.0, "momentum": 0.0, "gradient_clip": 0.0, "batch_size": 24}
+    whole, warmed = train(steps=1, **settings), train(steps=1, warmup_steps=3, **settings)
+    np.testing.assert_allclose(warmed.delta, whole.delta / 4, atol=1e-6)
 
 
 def test_clipping_bounds_the_gradient():

@@ -66,7 +66,7 @@ STEPS = ["fsync", "chmod", "replace"]
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_failure_at_any_step_leaves_the_old_content_and_no_temporary_file(old, monkeypatch, step, failure):
-    def fail(*args, **kwargs):
+    def fail(*_, **__):
         raise failure
 
     with monkeypatch.context() as patch:
@@ -76,9 +76,7 @@ def test_a_failure_at_any_step_leaves_the_old_content_and_no_temporary_file(old,
     assert old.read_bytes() == b"old"
     assert names(old.parent) == ["file.bin"]
     if isinstance(failure, OSError):
-        assert str(caught.value) == (
-            f"cannot write {old}: the disk is full: free some space, then run again (a simulation goes on with --resume)"
-        )
+        assert str(caught.value).startswith(f"cannot write {old}: the disk is full: free some space")
         assert caught.value.__cause__ is failure
 
 
@@ -103,7 +101,7 @@ def test_other_errors_are_named_too(tmp_path):
     with pytest.raises(StorageError, match=r"cannot write .*below: (File exists|Not a directory)"):
         write_atomically(tmp_path / "file" / "below", b"x")
     (tmp_path / "folder" / "full").mkdir(parents=True)
-    with pytest.raises(StorageError, match="cannot write .*folder: Is a directory"):
+    with pytest.raises(StorageError, match=r"cannot write .*folder: Is a directory"):
         write_atomically(tmp_path / "folder", b"x")
     assert names(tmp_path) == ["file", "folder"]
 

@@ -55,7 +55,12 @@ def test_imports_run_one_way(part):
 
 
 def test_parts_are_imported_by_their_full_name():
-    wrong = [f"{path.relative_to(ROOT)}: {name}" for path in SOURCES for name in imported(path) if name.split(".")[0] in PARTS]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in SOURCES
+        for name in imported(path)
+        if name.split(".")[0] in PARTS
+    ]
     assert wrong == []
 
 
@@ -93,7 +98,7 @@ def test_the_command_answers_before_it_imports_torch():
 
 
 def test_no_init_file_anywhere():
-    # With one in compression/, the repository's root on sys.path would shadow Python 3.14's stdlib package of that name.
+    # With one in compression/, the repository's root on sys.path would shadow Python 3.14's stdlib package.
     assert [path for part in (*PARTS, "tests") for path in (ROOT / part).rglob("__init__.py")] == []
     assert not (ROOT / "__init__.py").exists()
 

@@ -93,7 +93,7 @@ def test_types_are_not_converted(message, name):
 @pytest.mark.parametrize(
     ("message", "name", "wrong"),
     [
-        (INSTRUCTION, "round", [0, -1, 2**31, 10**30]),
+        (INSTRUCTION, "round", [0, -1, 2**31, 10**5000]),
         (INSTRUCTION, "version", [-2, 2**31]),
         (INSTRUCTION, "acknowledged", [-1, 2**31]),
         (INSTRUCTION, "learning_rate", [float("nan"), float("inf"), -float("inf"), -1e-9]),
@@ -111,6 +111,8 @@ def test_a_value_out_of_bounds_is_refused(message, name, wrong):
         assert len(text) < 300
 
 
-@pytest.mark.parametrize(("message", "name"), [pair for pair in FIELDS if isinstance(pair[0].to_fields()[pair[1]], str)])
+@pytest.mark.parametrize(
+    ("message", "name"), [pair for pair in FIELDS if isinstance(pair[0].to_fields()[pair[1]], str)]
+)
 def test_a_long_text_is_refused(message, name):
     refused(message, message.to_fields() | {name: "x" * 201})

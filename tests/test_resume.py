@@ -6,8 +6,11 @@ import signal
 import time
 
 import pytest
-
 from command_line import Process, rows_of, soon, temporary_files, write_tiny
+
+from fedglm.cli.progress import Progress
+from fedglm.simulations.scenario import Scenario
+from fedglm.simulations.simulate import simulate as run_simulation
 
 LONGER = ("--rounds", "5", "--set", "training.local_steps=40")
 STOPPED = "stopped by Ctrl-C; what was finished is kept, and --resume goes on"
@@ -18,8 +21,11 @@ def undisturbed(tmp_path_factory):
     """The run that the others are held against: five rounds that take long enough to be hit."""
     home = tmp_path_factory.mktemp("undisturbed")
     toml = write_tiny(home)
-    with Process("simulate", toml, *LONGER, "--out", home / "run", "--json") as process:
-        return toml, process.finish().json, rows_of(home / "run")
+    overrides = {"federation.rounds": 5, "training.local_steps": 40}
+    with Progress(quiet=True) as nobody:
+        scenario = Scenario.from_toml(toml.read_text(), overrides)
+        summary = run_simulation(scenario, home / "run", engine="inline", audience=nobody)
+    return toml, summary, rows_of(home / "run")
 
 
 def simulate(undisturbed, folder, *options):
@@ -38,12 +44,9 @@ def check_whole(undisturbed, folder, result):
 
 
 def in_the_middle_of_round(number, folder):
-    """The node of the round has begun: the rounds before are on disk, and some of the next has been computed."""
-
-    def reached():
-        return len(rows_of(folder)) == number - 1 and (folder / "checkpoint" / f"round-{number - 1:07d}.safetensors").exists()
-
-    return reached
+    """The rounds before are on disk, and the next has begun."""
+    before = folder / "checkpoint" / f"round-{number - 1:07d}.safetensors"
+    return lambda: len(rows_of(folder)) == number - 1 and before.exists()
 
 
 def check_stopped(process, result):
@@ -175,9 +178,16 @@ def test_a_finished_run_is_given_again_as_it_is(fedglm, finished):
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
 
 
-def test_resume_in_a_new_folder_begins(fedglm, tiny, tmp_path):
-    options = ("--out", tmp_path / "new" / "run", "--resume", "--rounds", "1", "--json")
-    assert fedglm("simulate", tiny, *options).json["rounds"] == 1
+def test_resume_sweeps_up_what_a_killed_process_was_writing(fedglm, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "summary.json").unlink()
+    (folder / ".model.abcd_123" / "new").mkdir(parents=True)
+    for name in (".rounds.jsonl.abcdefgh", "nodes/site-0/.state.json.01234567", ".model.abcd_123/new/config.json"):
+        (folder / name).write_text("{")
+    (folder / ".notes").write_text("somebody's own")
+    assert fedglm("simulate", finished.toml, "--out", folder, "--resume", "--json").code == 0
+    assert temporary_files(folder) == [folder / ".notes"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(fedglm, finished, tmp_path):

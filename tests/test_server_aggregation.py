@@ -15,7 +15,9 @@ floats = st.floats(-1000, 1000, width=32)
 def rounds(draw):
     """Some coded updates of one size and their public weights, in two orders."""
     size, count = draw(st.integers(1, 40)), draw(st.integers(1, 7))
-    names = draw(st.lists(st.sampled_from(["dense-fp32", "topk-fp16", "topk-sign", "int8"]), min_size=count, max_size=count))
+    names = draw(
+        st.lists(st.sampled_from(["dense-fp32", "topk-fp16", "topk-sign", "int8"]), min_size=count, max_size=count)
+    )
     updates = []
     for name in names:
         vector = draw(arrays(np.float32, size, elements=floats))
@@ -86,7 +88,7 @@ def test_the_limit_keeps_any_number_of_terms_from_overflowing(terms, weight):
     largest = np.nextafter(np.float32(limit), np.float32(0))
     mean = FixedPointMean(1, terms=terms)
     mean.add(DenseUpdate(np.array([largest])), weight)
-    total = int(mean._sum[0]) * terms  # noqa: SLF001 - an overflow cannot be seen from outside before it happens
+    total = int(mean._sum[0]) * terms  # an overflow cannot be seen from outside before it happens
     assert total < 2**63
     with pytest.raises(CodecError, match="beyond the limit"):
         mean.add(DenseUpdate(np.array([limit * 1.01], np.float32)), weight)

@@ -16,7 +16,10 @@ def checkpoint(number=3):
         round=number,
         layout="ab" * 32,
         participants={"a": {"acknowledged": number}, "näive/b": {"acknowledged": 0}},
-        rows=[{"round": i + 1, "loss": 0.5 / (i + 1), "accuracy": None, "rejections": {"a": "late"}} for i in range(number)],
+        rows=[
+            {"round": i + 1, "loss": 0.5 / (i + 1), "accuracy": None, "rejections": {"a": "late"}}
+            for i in range(number)
+        ],
         versions={
             "vector": np.arange(6, dtype=np.float16),
             "deltas": np.zeros(0, np.uint8),
@@ -80,7 +83,9 @@ def test_a_run_that_begins_anew_is_not_taken_for_the_older_one(tmp_path):
 
 def spoil(path, how):
     content = path.read_bytes()
-    path.write_bytes({"short": content[:-5], "half": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[how])
+    path.write_bytes(
+        {"short": content[:-5], "half": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[how]
+    )
 
 
 @pytest.mark.parametrize("how", ["short", "half", "empty", "text"])
@@ -128,7 +133,7 @@ class Bomb:
 
 def test_it_never_unpickles(tmp_path, monkeypatch):
     for name in ("load", "loads", "Unpickler"):
-        monkeypatch.setattr(pickle, name, lambda *args, **kwargs: pytest.fail("unpickled"))
+        monkeypatch.setattr(pickle, name, lambda *_, **__: pytest.fail("unpickled"))
     (tmp_path / "round-0000001.safetensors").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(CheckpointError):
         load_latest(tmp_path)
@@ -139,10 +144,17 @@ def test_it_never_unpickles(tmp_path, monkeypatch):
     assert load_latest(tmp_path).round == 2
 
 
+def raiser(exception):
+    def fail(*_, **__):
+        raise exception
+
+    return fail
+
+
 def test_a_full_disk_leaves_the_checkpoints_that_stand(tmp_path, monkeypatch):
     checkpoint(1).save(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr("os.fsync", raiser(OSError(28, "No space left on device")))
         with pytest.raises(StorageError, match="the disk is full"):
             checkpoint(2).save(tmp_path)
     assert names(tmp_path) == ["round-0000001.safetensors"]

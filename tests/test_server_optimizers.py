@@ -56,7 +56,9 @@ def test_nesterov_is_the_one_of_torch():
 
 
 def test_nesterov_without_momentum_is_plain():
-    for step, mean in zip(steps(optimizer("nesterov", server_learning_rate=1.0, server_momentum=0.0)), MEANS, strict=True):
+    for step, mean in zip(
+        steps(optimizer("nesterov", server_learning_rate=1.0, server_momentum=0.0)), MEANS, strict=True
+    ):
         np.testing.assert_array_equal(step, mean)
 
 

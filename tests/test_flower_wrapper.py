@@ -1,0 +1,269 @@
+"""`compress_uplink` and `Compressed`, message by message."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedTrimmedAvg, Krum
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedglm.client.gate import STYPE
+from fedglm.client.mods import compress_uplink
+from fedglm.client.state import NodeState
+from fedglm.compression.codec import CodecError, decode, make_codec
+from fedglm.compression.messages import RECORD
+from fedglm.server.strategy import Compressed
+
+
+class Wire:
+    """The wrapper and some nodes with the mod, joined by hand; `learn` is each node's own ClientApp."""
+
+    def __init__(self, folder, inner, learn, nodes=2, **options):
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+        self.wrapped = Compressed(inner)
+        self.options = {"codec": "topk-fp16", "density": 0.25, "residual_decay": 1.0} | options
+        self.folder, self.learn, self.nodes = folder, learn, nodes
+
+    def get_node_ids(self):
+        """All that the strategy asks of a grid."""
+        return range(2, 2 + self.nodes)
+
+    def replies(self, number, arrays):
+        mod = compress_uplink(state_dir=self.folder, **self.options)
+        replies = []
+        for message in self.wrapped.configure_train(number, arrays, ConfigRecord(), self):
+            node = message.metadata.dst_node_id
+            message.metadata.__dict__["_message_id"] = f"m{node}"
+            message.content = message.content.copy()
+            replies.append(mod(message, Context(5, node, {}, RecordDict(), {}), partial(self.learn, node)))
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+
+    def round(self, number, arrays, spoil=lambda replies: replies):
+        return self.wrapped.aggregate_train(number, spoil(self.replies(number, arrays)))
+
+
+def record(**arrays):
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+
+
+def answer(message, arrays, **metrics):
+    content = {"arrays": arrays, "metrics": MetricRecord({"num-examples": 10} | metrics)}
+    return Message(RecordDict(content), reply_to=message)
+
+
+def drift(node, message, _context):
+    """Every node moves in its own direction, by a fixed amount a round."""
+    assert RECORD not in message.content
+    base = {name: array.numpy() for name, array in message.content["arrays"].items()}
+    step = np.random.default_rng(node).normal(0, 0.1, base["w"].size).reshape(base["w"].shape).astype(np.float32)
+    grown = {"w": base["w"] + step, "n": base["n"] + node, "b": base["b"], "s.running_var": base["s.running_var"] * 0.5}
+    return answer(message, record(**grown), loss=float(node))
+
+
+START = record(
+    **{
+        "w": np.zeros((4, 6), np.float32),
+        "n": np.int64(0),
+        "b": np.zeros(3, np.float16),
+        "s.running_var": np.array([1.0, 8.0], np.float32),
+    }
+)
+
+
+def avg(nodes=2, kind=FedAvg, **options):
+    return kind(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes, **options)
+
+
+def test_all_that_nodes_learn_arrives_sooner_or_later(tmp_path):
+    """Error feedback, end to end: what arrived and what waits is all that was learned."""
+    wire, arrays = Wire(tmp_path, avg(), drift), START
+    for number in range(1, 6):
+        arrays, _ = wire.round(number, arrays)
+    steps = [np.random.default_rng(node).normal(0, 0.1, 24).astype(np.float32) for node in (2, 3)]
+    waiting = [NodeState.load(node, 27).pending.residual[3:] for node in sorted(tmp_path.glob("*/*"))]
+    total = arrays["w"].numpy().reshape(-1) + np.mean(waiting, axis=0)
+    np.testing.assert_allclose(total, 5 * np.mean(steps, axis=0), atol=1e-5)
+    assert np.any(waiting)
+
+
+def test_integers_travel_as_they_are_and_stay_integers(tmp_path):
+    wire, arrays = Wire(tmp_path, avg(), drift), START
+    for number in range(1, 4):
+        arrays, _ = wire.round(number, arrays)
+        assert {name: array.dtype for name, array in arrays.items()} == {
+            name: array.dtype for name, array in START.items()
+        }
+    # Means of 2 and 3: 2.5, then 5 and so on, rounded as integers are.
+    assert arrays["n"].numpy() == 6
+
+
+def test_running_statistics_travel_as_they_are(tmp_path):
+    """A variance whose steps were coded may fall below zero, and the model then answers NaN."""
+    wire, arrays = Wire(tmp_path, avg(), drift, codec="topk-sign", density=0.05), START
+    for number in range(1, 4):
+        arrays, _ = wire.round(number, arrays)
+    assert arrays["s.running_var"].numpy().tolist() == [0.125, 1.0]
+
+
+def test_sparse_sums_give_the_strategy_the_mean_that_dense_models_give(tmp_path):
+    class OwnAverage(FedAvg):
+        """A subclass may look at single models, so it gets them dense."""
+
+    sparse, metrics = Wire(tmp_path / "a", avg(), drift).round(1, START)
+    dense, same = Wire(tmp_path / "b", avg(kind=OwnAverage), drift).round(1, START)
+    for name in START:
+        np.testing.assert_allclose(sparse[name].numpy(), dense[name].numpy(), atol=1e-6)
+    assert metrics == same
+    assert metrics["loss"] == pytest.approx(2.5)
+
+
+def test_weights_count(tmp_path):
+    def weighted(node, message, context):
+        reply = drift(node, message, context)
+        reply.content["metrics"]["num-examples"] = 30 if node == 2 else 10
+        return reply
+
+    sparse, _ = Wire(tmp_path / "a", avg(), weighted, codec="dense-fp32").round(1, START)
+    steps = [np.random.default_rng(node).normal(0, 0.1, 24) for node in (2, 3)]
+    np.testing.assert_allclose(sparse["w"].numpy().reshape(-1), 0.75 * steps[0] + 0.25 * steps[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [FedAvgM, FedAdam, FedMedian, partial(FedTrimmedAvg, beta=0.2), Krum])
+def test_other_strategies_step_and_keep_the_models_form(tmp_path, kind):
+    wire, arrays = Wire(tmp_path, avg(3, kind), drift, nodes=3), START
+    for number in (1, 2):
+        arrays, _ = wire.round(number, arrays)
+    assert {name: (array.dtype, array.shape) for name, array in arrays.items()} == {
+        name: (array.dtype, array.shape) for name, array in START.items()
+    }
+    assert arrays["w"].numpy().any()
+
+
+def blob_of(reply):
+    return reply.content["arrays"][RECORD].data
+
+
+def resent(reply, data=None, **more):
+    arrays = dict(reply.content["arrays"])
+    if data is not None:
+        arrays[RECORD] = Array("float32", (27,), STYPE, data)
+    reply.content["arrays"] = ArrayRecord(arrays | more)
+
+
+BAD = {
+    "truncated": lambda reply: resent(reply, blob_of(reply)[:-1]),
+    "empty": lambda reply: resent(reply, b""),
+    "another size": lambda reply: resent(reply, make_codec("dense-fp32").encode(np.ones(28, np.float32))),
+    "an array too many": lambda reply: resent(reply, x=Array(np.zeros(2))),
+    "a record too many": lambda reply: reply.content.update({"more": record(x=np.zeros(2))}),
+    "no arrays": lambda reply: reply.content.pop("arrays"),
+    "an integer of another shape": lambda reply: resent(reply, n=Array(np.zeros(5, np.int64))),
+    "an integer of another kind": lambda reply: resent(reply, n=Array(np.array(1.5))),
+    "a statistic that is not finite": lambda reply: resent(
+        reply, **{"s.running_var": Array(np.array([1.0, np.nan], np.float32))}
+    ),
+    "an integer that is a pickle": lambda reply: resent(reply, n=Array("int64", (), "numpy.ndarray", b"\x80\x04N.")),
+}
+
+
+@pytest.mark.parametrize("inner", [FedAvg, FedMedian])
+@pytest.mark.parametrize("name", BAD)
+def test_a_malformed_reply_is_a_failure_and_the_others_count(tmp_path, name, inner):
+    def spoil(replies):
+        BAD[name](replies[1])
+        return replies
+
+    wire = Wire(tmp_path, avg(3, inner), drift, nodes=3)
+    arrays, metrics = wire.round(1, START, spoil)
+    expected, _ = Wire(tmp_path / "two", avg(3, inner), drift, nodes=3).round(
+        1, START, lambda replies: [replies[0], replies[2]]
+    )
+    for key in START:
+        np.testing.assert_array_equal(arrays[key].numpy(), expected[key].numpy())
+    assert metrics["loss"] == pytest.approx(3.0)
+    orders = [
+        message.content[RECORD]["acknowledged"]
+        for message in wire.wrapped.configure_train(2, START, ConfigRecord(), wire)
+    ]
+    assert sorted(orders) == [0, 1, 1]
+
+
+def test_no_good_reply_at_all_is_for_the_strategy_to_judge(tmp_path):
+    wire = Wire(tmp_path, avg(), drift)
+
+    def spoil(replies):
+        for reply in replies:
+            BAD["empty"](reply)
+        return replies
+
+    assert wire.round(1, START, spoil) == (None, None)
+
+
+def test_a_strategy_that_is_started_again_begins_a_new_run(tmp_path):
+    wire = Wire(tmp_path, avg(), drift)
+    replies = wire.replies(1, START)
+    first = [blob_of(reply) for reply in replies]
+    wire.wrapped.aggregate_train(1, replies)
+    wire.round(2, START)
+    assert [blob_of(reply) for reply in wire.replies(1, START)] == first
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_residual_is_an_error_that_names_its_folder(tmp_path):
+    wire = Wire(tmp_path, avg(), drift)
+    wire.round(1, START)
+    (node, *_) = sorted(tmp_path.glob("*/*"))
+    (node / "state.json").write_text("{")
+    with pytest.raises(Exception, match=str(node)):
+        wire.replies(2, START)
+
+
+def test_without_feedback_nothing_is_written(tmp_path):
+    wire = Wire(tmp_path, avg(), drift, feedback=False)
+    (reply, _) = wire.replies(1, START)
+    assert decode(blob_of(reply), size=27).norm() > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {},
+        {"run": "r", "round": 1},
+        {"run": "r", "round": "1", "acknowledged": 0},
+        {"run": 5, "round": 1, "acknowledged": 0},
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(tmp_path, order):
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    message = Message(RecordDict({RECORD: ConfigRecord(order), "arrays": START}), dst_node_id=2, message_type="train")
+    with pytest.raises(CodecError, match=r"missing or unknown fields|expected, got"):
+        compress_uplink(state_dir=tmp_path)(message, Context(5, 2, {}, RecordDict(), {}), partial(drift, 2))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("run_name", ["../../elsewhere", "/etc", "a/b", ""])
+def test_a_servers_word_never_leads_out_of_the_state_folder(tmp_path, run_name):
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    order = ConfigRecord({"run": run_name, "round": 1, "acknowledged": 0})
+    message = Message(RecordDict({RECORD: order, "arrays": START}), dst_node_id=2, message_type="train")
+    inside = tmp_path / "a" / "b" / "state"
+    compress_uplink(state_dir=inside)(message, Context(5, 2, {}, RecordDict(), {}), partial(drift, 2))
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert all(path.is_relative_to(inside) for path in written)
+
+
+def test_evaluation_passes_untouched(tmp_path):
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    message = Message(RecordDict({"arrays": START}), dst_node_id=2, message_type="evaluate")
+    seen = []
+    mod = compress_uplink(state_dir=tmp_path)
+    assert mod(message, Context(5, 2, {}, RecordDict(), {}), lambda *args: seen.append(args) or message) is message
+    assert list(seen[0][0].content) == ["arrays"]
+
+
+def test_an_unknown_codec_is_refused_where_the_app_is_made():
+    with pytest.raises(ValueError, match="topk-sign"):
+        compress_uplink("topk-sgn")

@@ -1,0 +1,289 @@
+"""What a server believes of replies: bad, missing, late, too many; and what a node answers to a stranger."""
+
+import re
+
+import numpy as np
+import pytest
+from fake_grid import SIZE, FakeGrid, Watcher, answering, errs, federate, plan, real_nodes, spoiled
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from tiny_federation import tiny_node
+
+from fedglm.client.state import NodeState
+from fedglm.compression.codec import make_codec
+from fedglm.compression.messages import RECORD, Instruction
+from fedglm.compression.wire import seal_update
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.participants import FederationError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_the_disk():
+    """What must survive a power cut is tested elsewhere; here it would be half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
+# --- replies that are no good
+
+
+def with_blob(blob):
+    def spoil(reply, _message):
+        data = blob(reply.content["update"][RECORD].data) if callable(blob) else blob
+        reply.content["update"] = ArrayRecord({RECORD: Array("float32", (SIZE,), "fedglm.update/1", data)})
+        return reply
+
+    return spoil
+
+
+def with_report(**changes):
+    def spoil(reply, _message):
+        reply.content[RECORD] = ConfigRecord(dict(reply.content[RECORD]) | changes)
+        return reply
+
+    return spoil
+
+
+def without(record):
+    def spoil(reply, _message):
+        del reply.content[record]
+        return reply
+
+    return spoil
+
+
+def coded(vector, codec="dense-fp32"):
+    return make_codec(codec).encode(np.asarray(vector, np.float32))
+
+
+def replay_of_round_1():
+    kept = []
+
+    def spoil(reply, message):
+        kept.append(reply.content)
+        return Message(kept[0], reply_to=message)
+
+    return spoil
+
+
+def always_needs_a_snapshot(reply, message):
+    fields = dict(reply.content[RECORD]) | {"status": "need-snapshot", "version": -1}
+    return Message(RecordDict({RECORD: ConfigRecord(fields)}), reply_to=message)
+
+
+BAD = {
+    "an error": (errs, "the node reports: out of order today"),
+    "an empty blob": (with_blob(b""), "a blob of 0 bytes is too short"),
+    "a truncated blob": (with_blob(lambda blob: blob[:-1]), "CRC-32 does not match"),
+    "a flipped bit": (with_blob(lambda blob: blob[:-1] + bytes([blob[-1] ^ 1])), "CRC-32 does not match"),
+    "random bytes": (with_blob(bytes(range(200))), "starts with"),
+    "another size": (with_blob(coded(np.ones(SIZE + 1))), f"{SIZE + 1} elements, not {SIZE}"),
+    "a size beyond memory": (with_blob(seal_update(1, 2**62)), f"{2**62} elements"),
+    "NaN": (with_blob(seal_update(1, SIZE, np.full(SIZE, np.nan, "<f4").tobytes())), "NaN or infinity"),
+    "infinity": (with_blob(seal_update(1, SIZE, np.full(SIZE, np.inf, "<f4").tobytes())), "NaN or infinity"),
+    "a huge norm": (with_blob(coded(np.full(SIZE, 1e4))), "norm is 86023.3, at most 10000 is taken"),
+    "the largest floats": (with_blob(coded(np.full(SIZE, 3e38))), "at most 10000 is taken"),
+    "another nonce": (with_report(nonce="0" * 16), "answers round 2 or another message"),
+    "another round": (with_report(round=1), "answers round 1 or another message"),
+    "an old reply again": (replay_of_round_1(), "answers round 1 or another message"),
+    "a forged version": (with_report(version=2**31 - 1), "worked on version 2147483647, not 1"),
+    "an older version": (with_report(version=0), "worked on version 0, not 1"),
+    "a foreign field": (with_report(weight=100), "missing or unknown fields: weight"),
+    "a field of another type": (with_report(round="2"), r"Report\.round: int expected, got str"),
+    "a list for a field": (with_report(nonce=["a"]), r"Report\.nonce: str expected, got list"),
+    "an unknown status": (with_report(status="fine"), r"Report\.status: one of"),
+    "no report": (without(RECORD), "the reply has no report"),
+    "no update": (without("update"), "the reply has no update"),
+    "no training": (with_report(status="evaluated"), "was asked to train and sent no update"),
+    "never content": (always_needs_a_snapshot, "cannot rebuild the model from a snapshot"),
+}
+
+
+@pytest.fixture(scope="module")
+def without_b(tmp_path_factory):
+    """The model of three rounds in which node b's second update is not used."""
+    folder = tmp_path_factory.mktemp("without-b")
+    nodes = real_nodes(folder)
+    nodes[9] = spoiled(nodes[9], errs)
+    return federate(folder, nodes)[0].model_sha256
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_reply_is_rejected_with_its_reason_and_the_round_goes_on(tmp_path, name, without_b):
+    spoil, reason = BAD[name]
+    nodes = real_nodes(tmp_path)
+    # A replay needs to see round 1 pass; it then replies the truth.
+    nodes[9] = spoiled(nodes[9], spoil, rounds=(1, 2) if name == "an old reply again" else (2,))
+    coordinator, _, watcher = federate(tmp_path, nodes)
+    rejected = [row["rejections"] for row in coordinator.rows]
+    assert [sorted(faults) for faults in rejected] == [[], ["b"], []]
+    (fault,) = rejected[1].values()
+    assert_matches(reason, fault)
+    assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 2, 3]
+    assert ("reply", 2, "b", fault) in watcher.events
+    assert coordinator.model_sha256 == without_b
+
+
+def assert_matches(pattern, text):
+
+    assert re.search(pattern, text), f"{pattern!r} is not in {text!r}"
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        None,
+        {"loss": float("nan"), "metric": 0.5, "count": 3},
+        {"loss": float("inf"), "metric": 0.5, "count": 3},
+        {"loss": 1.0, "metric": 0.5, "count": 0},
+        {"loss": 1.0, "metric": 0.5, "count": -5},
+        {"loss": 1.0, "metric": 0.5},
+        {"loss": 1.0, "metric": 0.5, "count": 3, "more": 1},
+        {"loss": [1.0], "metric": 0.5, "count": 3},
+    ],
+    ids=str,
+)
+def test_bad_metrics_are_rejected_too(tmp_path, metrics):
+    def spoil(reply, _message):
+        del reply.content["metrics"]
+        if metrics is not None:
+            reply.content["metrics"] = MetricRecord(metrics)
+        return reply
+
+    nodes = real_nodes(tmp_path, share_metrics=True)
+    nodes[9] = spoiled(nodes[9], spoil)
+    coordinator, _, _ = federate(tmp_path, nodes, node_metrics=True)
+    assert "metrics" in coordinator.rows[1]["rejections"]["b"]
+    assert coordinator.rows[1]["nodes_accepted"] == 2
+
+
+def test_a_site_that_keeps_its_metrics_says_which_rule(tmp_path):
+    nodes = real_nodes(tmp_path, share_metrics=True)
+    nodes[9] = answering(tiny_node(tmp_path, "b"), share_metrics=False)
+    coordinator, _, _ = federate(tmp_path, nodes, node_metrics=True)
+    assert "refused by rule share-metrics" in coordinator.rows[0]["rejections"]["b"]
+
+
+def test_a_rejected_update_is_not_acknowledged_so_the_node_keeps_its_residual(tmp_path):
+    nodes = real_nodes(tmp_path)
+    nodes[9] = spoiled(nodes[9], errs)
+    _, grid, _ = federate(tmp_path, nodes, rounds=4)
+    sent = [m.content[RECORD] for m in grid.sent if m.metadata.message_type == "train" and m.metadata.dst_node_id == 9]
+    orders = [Instruction.from_fields(fields) for fields in sent]
+    assert {order.round: order.acknowledged for order in orders} == {1: 0, 2: 1, 3: 1, 4: 3}
+    assert NodeState.load(tmp_path / "b", SIZE).residual_round == 3
+
+
+# --- replies that are missing, late or too many
+
+
+def test_a_silent_node_is_left_behind_and_catches_up(tmp_path, without_b):
+    nodes = real_nodes(tmp_path)
+    nodes[9] = spoiled(nodes[9], lambda _reply, _message: None)
+    coordinator, _, watcher = federate(tmp_path, nodes, round_timeout_s=0.4)
+    assert coordinator.rows[1]["rejections"] == {"b": "no reply within 0.4 s"}
+    assert ("reply", 2, "b", "no reply within 0.4 s") in watcher.events
+    # It trained on version 1 though the server does not know: in round 3 it says where it is, and takes part.
+    assert coordinator.rows[2]["nodes_accepted"] == 3
+    assert coordinator.model_sha256 == without_b
+
+
+def test_a_reply_that_comes_after_its_round_is_not_used(tmp_path, without_b):
+    late = []
+
+    def hold_back(reply, _message):
+        late.append(reply)
+
+    nodes = real_nodes(tmp_path)
+    nodes[9] = spoiled(nodes[9], hold_back)
+    grid = FakeGrid(nodes)
+
+    def deliver(*event):
+        if event[:2] == ("started", 3):
+            grid.stray = late
+
+    coordinator = Coordinator(plan(tmp_path, round_timeout_s=0.4), grid, listener=Watcher(deliver))
+    coordinator.run()
+    assert late
+    assert late[0] in grid.received
+    assert coordinator.model_sha256 == without_b
+    assert coordinator.rows[2]["nodes_accepted"] == 3
+
+
+def test_a_reply_that_comes_twice_counts_once(tmp_path):
+    nodes = real_nodes(tmp_path)
+    grid = FakeGrid(nodes)
+    answer = nodes[9]
+
+    def twice(message):
+        reply = answer(message)
+        grid.stray.append(reply)
+        return reply
+
+    nodes[9] = twice
+    coordinator = Coordinator(plan(tmp_path), grid, listener=Watcher())
+    coordinator.run()
+    assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 3, 3]
+    assert coordinator.model_sha256 == federate(tmp_path / "once")[0].model_sha256
+
+
+def test_below_the_quorum_the_run_ends_with_the_reason(tmp_path):
+    nodes = real_nodes(tmp_path)
+    for node_id in (8, 9):
+        nodes[node_id] = spoiled(nodes[node_id], errs)
+    with pytest.raises(FederationError) as caught:
+        federate(tmp_path, nodes)
+    expected = "round 2: 1 of 3 updates were good, at least 2 are needed; the node reports: out of order today"
+    assert str(caught.value) == expected
+    # A lower quorum lets one good update carry the round.
+    nodes = real_nodes(tmp_path / "low")
+    for node_id in (8, 9):
+        nodes[node_id] = spoiled(nodes[node_id], errs)
+    assert federate(tmp_path / "low", nodes, quorum=0.3)[0].rows[1]["nodes_accepted"] == 1
+
+
+def test_no_good_update_at_all_ends_the_run_even_without_a_quorum(tmp_path):
+    nodes = {node_id: spoiled(answer, errs) for node_id, answer in real_nodes(tmp_path).items()}
+    with pytest.raises(FederationError, match="0 of 3 updates were good, at least 1"):
+        federate(tmp_path, nodes, quorum=0.0)
+
+
+# --- what a node answers to a stranger
+
+
+def foreign(content):
+    message = Message(content, dst_node_id=1, message_type="train")
+    message.metadata.__dict__["_message_id"] = "m"
+    return message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({RECORD: ConfigRecord({"run": "r"})}),
+        RecordDict({RECORD: ConfigRecord({"run": "r"}), "model": ArrayRecord()}),
+    ],
+    ids=["nothing", "no model", "an empty model"],
+)
+def test_a_node_answers_a_foreign_message_with_one_line(tmp_path, content):
+    FakeGrid({})
+    reply = answering(tiny_node(tmp_path))(foreign(content))
+    assert "lacks the instruction or the model" in reply.error.reason
+
+
+def test_a_node_says_in_words_that_its_disk_is_full(tmp_path, monkeypatch):
+    nodes = real_nodes(tmp_path)
+    node = tiny_node(tmp_path, "b")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    def act(message):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", full)
+            return answering(node)(message)
+
+    nodes[9] = act
+    coordinator, _, _ = federate(tmp_path, nodes, rounds=1)
+    assert "the disk is full" in coordinator.rows[0]["rejections"]["b"]

@@ -1,0 +1,98 @@
+"""A run that is killed or stopped goes on to the same bits."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+from fake_grid import BENCH, FakeGrid, Watcher, federate, plan, real_nodes, timeless
+
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.exchange import Stopped
+from fedglm.server.participants import FederationError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_the_disk():
+    """What must survive a power cut is tested elsewhere; here it would be half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
+# --- going on
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    coordinator, _, _ = federate(tmp_path_factory.mktemp("undisturbed"), rounds=5)
+    return coordinator
+
+
+class Killed(BaseException):
+    """The server's process is gone."""
+
+
+def killed_at(*where):
+    def hook(*event):
+        if event[: len(where)] == where:
+            raise Killed
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    "where", [("resumed", 0), ("reply", 1), ("started", 3), ("reply", 3), ("done", 3), ("done", 5)], ids=str
+)
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, undisturbed, where):
+    with pytest.raises(Killed):
+        federate(tmp_path, rounds=5, hook=killed_at(*where))
+    coordinator, _, watcher = federate(tmp_path, rounds=5, resume=True, seed=4)
+    assert coordinator.model_sha256 == undisturbed.model_sha256
+    same = [{k: v for k, v in row.items() if "link_bytes" not in k} for row in timeless(coordinator.rows)]
+    assert same == [{k: v for k, v in row.items() if "link_bytes" not in k} for row in timeless(undisturbed.rows)]
+    assert watcher.events[0] == (
+        "resumed",
+        {"resumed": 0, "reply": where[1] - 1, "started": 2, "done": where[1]}[where[0]],
+    )
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, undisturbed):
+    stop = threading.Event()
+    with pytest.raises(Stopped):
+        federate(tmp_path, rounds=5, stop=stop, hook=lambda *event: stop.set() if event[:2] == ("done", 2) else None)
+    coordinator, _, _ = federate(tmp_path, rounds=5, resume=True)
+    assert coordinator.model_sha256 == undisturbed.model_sha256
+
+
+def test_to_resume_what_never_began_is_to_begin(tmp_path, undisturbed):
+    assert federate(tmp_path, rounds=5, resume=True)[0].model_sha256 == undisturbed.model_sha256
+
+
+def test_to_resume_what_is_done_asks_for_no_training(tmp_path, undisturbed):
+    federate(tmp_path, rounds=5)
+    coordinator, grid, _ = federate(tmp_path, rounds=5, resume=True)
+    assert {m.metadata.message_type for m in grid.sent} == {"query"}
+    assert coordinator.model_sha256 == undisturbed.model_sha256
+
+
+def test_a_damaged_newest_checkpoint_costs_a_round_and_no_more(tmp_path):
+    federate(tmp_path, rounds=3)
+    newest = max((tmp_path / "checkpoint").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-9])
+    coordinator, _, watcher = federate(tmp_path, rounds=5, resume=True)
+    assert watcher.events[0] == ("resumed", 2)
+    assert [row["nodes_accepted"] for row in coordinator.rows] == [3] * 5
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    federate(tmp_path, rounds=1)
+    layout = replace(BENCH.layout, names=("x", *BENCH.layout.names[1:]))
+    with pytest.raises(FederationError, match="is of another model: give the run's own scenario"):
+        Coordinator(plan(tmp_path, layout=layout), FakeGrid({}), listener=Watcher(), resume=True)
+
+
+@pytest.mark.parametrize("names", ["ab", "abcd", "abd"])
+def test_a_checkpoint_made_with_other_nodes_is_refused(tmp_path, names):
+    federate(tmp_path, rounds=1)
+    with pytest.raises(FederationError, match=r"made with other nodes \(in one only: "):
+        federate(tmp_path, real_nodes(tmp_path, names), resume=True)
