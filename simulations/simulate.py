@@ -68,6 +68,8 @@ def simulate(
     run = RunFolder(folder)
     with run.claimed(text, resume=resume):
         if (done := run.summary()) is not None:
+            if not (folder / "report.html").is_file():  # it was killed, or the disk was full, at the very end
+                write_report(folder)
             return done
         prepare_workers()
         torch.set_num_threads(1)  # measures, too, must not depend on how many cores the machine has

@@ -163,7 +163,12 @@ VARIANTS = {
     "warm-up and cosine": {"training__schedule": "cosine", "training__warmup_rounds": 1},
     "a node alone": {"federation__nodes": 1},
 }
-QUICK = ("half of four nodes", "adam")
+VARIANTS["much at once"] = {
+    key: value
+    for name in ("topk-sign", "nesterov", "declared weights", "metrics from the nodes", "bf16", "sgd")
+    for key, value in VARIANTS[name].items()
+}
+QUICK = ("half of four nodes", "adam", "much at once")
 
 
 @pytest.mark.parametrize(

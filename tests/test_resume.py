@@ -84,6 +84,7 @@ def test_ctrl_c_and_kills_and_in_the_end_the_same_model(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kills_at_many_moments(undisturbed, tmp_path, workers):
     """From the first file to the report, at moments that no round knows of."""
@@ -176,6 +177,14 @@ def test_a_finished_run_is_given_again_as_it_is(fedglm, finished):
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
     assert fedglm("simulate", finished.toml, "--out", finished.folder, "--resume", "--json").json == finished.summary
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
+
+
+def test_resume_writes_the_page_that_a_finished_run_lacks(fedglm, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "report.html").unlink()
+    assert fedglm("simulate", finished.toml, "--out", folder, "--resume", "--json").json == finished.summary
+    assert (folder / "report.html").is_file()
 
 
 def test_resume_sweeps_up_what_a_killed_process_was_writing(fedglm, finished, tmp_path):
