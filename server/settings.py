@@ -55,7 +55,6 @@ class ServerOptimizerSettings(BaseModel):
         server_momentum: Of `nesterov`.
         schedule: The nodes' learning rate over the rounds: `constant`, or `cosine` from 1 down to `final_rate`.
         final_rate: Share of the learning rate that is left in the last round under `cosine`.
-        cooldown_rounds: Rounds at the end that stay at `final_rate`: sparse codecs drain their residuals in them.
         warmup_rounds: Rounds over which the learning rate rises linearly from nothing.
     """
 
@@ -66,7 +65,6 @@ class ServerOptimizerSettings(BaseModel):
     server_momentum: float = Field(default=0.6, ge=0, lt=1)
     schedule: Literal["constant", "cosine"] = "constant"
     final_rate: float = Field(default=0.1, ge=0, le=1)
-    cooldown_rounds: int = Field(default=0, ge=0)
     warmup_rounds: int = Field(default=0, ge=0)
 
     @property
@@ -77,8 +75,7 @@ class ServerOptimizerSettings(BaseModel):
     def rate_at(self, server_round: int, rounds: int) -> float:
         """Factor on the nodes' learning rate in round `server_round` (from 1) of `rounds`."""
         warm = min(1.0, server_round / (self.warmup_rounds + 1))
-        if self.schedule == "constant":
+        if self.schedule == "constant" or rounds == 1:
             return warm
-        falling = max(1, rounds - 1 - self.cooldown_rounds)
-        progress = min(1.0, (server_round - 1) / falling)
+        progress = (server_round - 1) / (rounds - 1)
         return warm * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
