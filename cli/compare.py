@@ -1,6 +1,5 @@
 """`fedglm compare`: the same federation under several codecs."""
 
-import json
 import math
 from typing import Annotated
 
@@ -68,6 +67,7 @@ def compare(
     from fedglm.cli.tables import print_comparison
     from fedglm.simulations.compare import compare as run
     from fedglm.simulations.engines import checked_engine
+    from fedglm.simulations.run_folder import to_json
 
     found = run(
         scenarios,
@@ -92,6 +92,6 @@ def compare(
             }
             for standing in found.standings
         ]
-        typer.echo(json.dumps({"target_loss": found.target, "tolerance": tolerance, "codecs": rows}, indent=1))
+        typer.echo(to_json({"target_loss": found.target, "tolerance": tolerance, "codecs": rows}, indent=1))
     else:
         print_comparison(found, folder)

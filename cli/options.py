@@ -1,5 +1,6 @@
 """The options that `simulate` and `compare` share, and the scenario that they make together."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,8 +45,14 @@ Settings = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 
+# Settings that are paths; a source may be a built-in name instead.
+_PATHS = {"data": ("source", "public_reference"), "model": ("path",)}
+
+
 def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) -> "Scenario":
-    """The scenario `name` with the options on top.
+    """The scenario `name` with the options on top, its paths absolute, so that it means the same from everywhere.
+
+    A path in a TOML file counts from the file's folder, a path in an option from the current folder.
 
     Args:
         name: A built-in name or a TOML file.
@@ -59,13 +66,18 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
 
     overrides = {key: value for key, value in given.items() if value is not None}
     if "data.source" in overrides:
-        overrides["data.source"] = _as_path(overrides["data.source"])
+        overrides["data.source"] = _absolute(overrides["data.source"], Path.cwd())  # a path, whatever its name
     if "data.site_field" in overrides:  # one node a site, whatever the scenario says of its own data
         overrides = {"federation.nodes": None, "data.split": "site"} | overrides
     for text in settings or []:
         key, value = parse_setting(text)
-        overrides[key] = value
+        overrides[key] = _anchored(key, value, Path.cwd())
     scenario = Scenario.from_toml(scenario_text(name), overrides, origin=f"scenario {name}")
+    home = Path(name).absolute().parent
+    for section, keys in _PATHS.items():
+        part = getattr(scenario, section)
+        paths = {key: _anchored(f"{section}.{key}", getattr(part, key), home) for key in keys}
+        scenario = scenario.model_copy(update={section: part.model_copy(update=paths)})
     if given.get("update.density") is not None and not scenario.update.is_sparse:
         raise typer.BadParameter(f"{scenario.update.codec} sends every coordinate: leave --density out")
     return scenario
@@ -75,7 +87,7 @@ def codec_overrides(text: str, density: float | None) -> dict[str, Any]:
     """Overrides for `NAME` or `NAME@DENSITY`; `density` is for those that name none and are sparse.
 
     Raises:
-        typer.BadParameter: What follows the @ is no number.
+        typer.BadParameter: What follows the @ is no number, or the codec is not sparse.
         CodecError: There is no codec of that name.
     """
     from fedglm.compression.codec import codec_options
@@ -86,6 +98,8 @@ def codec_overrides(text: str, density: float | None) -> dict[str, Any]:
         wanted = float(number) if at else density if sparse else None
     except ValueError:
         raise typer.BadParameter(f"{text!r}: a density is a number, as in topk-sign@0.01") from None
+    if at and not sparse:
+        raise typer.BadParameter(f"{name} sends every coordinate: leave @{number} out")
     return {"update.codec": name, "update.density": wanted}
 
 
@@ -94,6 +108,14 @@ def default_folder(name: str) -> Path:
     return Path("runs") / f"{Path(name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _as_path(path: Path) -> str:
-    """The path so that it cannot be taken for the name of built-in data."""
-    return str(path) if "/" in str(path) else f"./{path}"
+def _anchored(dotted: str, value: Any, home: Path) -> Any:
+    """The value of a setting; where it is a path, absolute, a relative one counting from `home`."""
+    section, _, key = dotted.partition(".")
+    is_path = key in _PATHS.get(section, ()) and isinstance(value, str) and value
+    if not is_path or (key == "source" and not any(mark in value for mark in "./\\")):
+        return value
+    return _absolute(value, home)
+
+
+def _absolute(path: str | Path, home: Path) -> str:
+    return str(home / os.path.expanduser(path))  # Path.expanduser raises where ~name is nobody's

@@ -4,8 +4,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from fedglm.cli.tables import finite
 
 Row = dict[str, Any]
 
@@ -19,7 +22,7 @@ class Progress:
     """
 
     def __init__(self, *, quiet: bool, label: str = "") -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet, emoji=False)
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -51,11 +54,11 @@ class Progress:
         self._bars.start()
         codec = f"{about['codec']} at {about['density']:.3g}" if about["density"] < 1 else about["codec"]
         self._bars.console.print(
-            f"[bold]{self._label or about['scenario']}[/bold]: {about['nodes']} nodes, {about['parameters']:,} "
+            f"[bold]{escape(self._label or about['scenario'])}[/bold]: {about['nodes']} nodes, {about['parameters']:,} "
             f"parameters, {codec} up, {about['downlink_codec']} down, engine {about['engine']}"
         )
-        self._bars.console.print(f"{about['precision']} on {about['device']}: {about['precision_reason']}")
-        self._bars.console.print(f"[yellow]{about['privacy']}[/yellow]")
+        self._bars.console.print(f"{about['precision']} on {about['device']}: {escape(about['precision_reason'])}")
+        self._bars.console.print(f"[yellow]{escape(about['privacy'])}[/yellow]")
         self._rounds = self._bars.add_task("rounds", total=about["rounds"], figures="")
 
     def resumed(self, rows: list[Row]) -> None:
@@ -75,13 +78,14 @@ class Progress:
         if self._replies is not None:
             self._bars.advance(self._replies)
         if fault is not None:
-            self._bars.console.print(f"[red]round {server_round}: {node} was rejected:[/red] {fault}")
+            who, why = escape(node), escape(fault)
+            self._bars.console.print(f"[red]round {server_round}: {who} was rejected:[/red] {why}")
 
     def round_done(self, rows: list[Row]) -> None:
         """Show the newest figures."""
         row, metric = rows[-1], self._about["metric"]
         if self._rounds is not None:
-            figures = f"loss {row['loss']:.4f}, {metric} {row[metric]:.4f}"
+            figures = f"loss {finite(row['loss'], '.4f')}, {metric} {finite(row[metric], '.4f')}"
             self._bars.update(self._rounds, completed=len(rows), figures=figures)
         if len(rows) == self._about["rounds"] and self._replies is not None:
             self._bars.remove_task(self._replies)

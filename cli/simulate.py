@@ -68,12 +68,13 @@ def simulate(
     from fedglm.cli.progress import Progress
     from fedglm.cli.tables import print_summary
     from fedglm.simulations.engines import checked_engine
+    from fedglm.simulations.run_folder import to_json
     from fedglm.simulations.simulate import simulate as run
 
     with Progress(quiet=as_json) as progress:
         summary = run(chosen, folder, engine=checked_engine(engine), audience=progress, resume=resume, workers=workers)
     if as_json:
-        typer.echo(json.dumps(summary, indent=1))
+        typer.echo(to_json(summary, indent=1))
     else:
         print_summary(summary, folder)
 

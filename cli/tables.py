@@ -1,22 +1,30 @@
 """Tables for the terminal, at most 100 columns wide."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedglm.simulations.to_target import Comparison
 from fedglm.simulations.wording import byte_count
 
 
+def finite(value: float | None, form: str) -> str:
+    """The figure, or a dash where there is none that is finite."""
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
+
+
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """The result of a run, for people."""
-    console = Console(width=min(100, Console().width))
+    console = _console()
     metric = summary["metric"]
     console.print()
-    table = Table(box=box.SIMPLE_HEAD, title=f"{summary['scenario']}, seed {summary['seed']}", title_justify="left")
+    title = f"{escape(summary['scenario'])}, seed {summary['seed']}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("")
     for heading in ("uplink", "downlink", "both ways"):
         table.add_column(heading, justify="right")
@@ -44,17 +52,16 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         if measured is None:
             continue
         style = "bold" if measured is summary else ""
-        shown = f"{measured[metric]:.2%}" if metric == "accuracy" else f"{measured[metric]:.3g}"
-        results.add_row(name, f"{measured['loss']:.4f}", shown, style=style)
+        results.add_row(name, finite(measured["loss"], ".4f"), finite(measured[metric], _form(metric)), style=style)
     console.print(results)
-    console.print(f"[yellow]{summary['privacy']}[/yellow]")
+    console.print(f"[yellow]{escape(summary['privacy'])}[/yellow]")
     console.print(f"{summary['wall_s']:.0f} s; model {summary['model_sha256'][:16]}")
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    _print_report(console, folder)
 
 
 def print_comparison(found: Comparison, folder: Path) -> None:
     """Several codecs side by side, for people."""
-    console = Console(width=min(100, Console().width))
+    console = _console()
     table = Table(box=box.SIMPLE_HEAD, title_justify="left")
     base = found.standings[0]
     metric = base.run.metric
@@ -64,9 +71,9 @@ def print_comparison(found: Comparison, folder: Path) -> None:
     for standing in found.standings:
         reached, final = standing.reached, standing.run.final
         table.add_row(
-            standing.label,
-            "-" if final.loss is None else f"{final.loss:.4f}",
-            "-" if final.metric is None else f"{final.metric:.2%}" if metric == "accuracy" else f"{final.metric:.3g}",
+            escape(standing.label),
+            finite(final.loss, ".4f"),
+            finite(final.metric, _form(metric)),
             byte_count(standing.run.traffic.total),
             str(reached.round) if reached else "not reached",
             byte_count(reached.traffic.total) if reached else "-",
@@ -74,6 +81,19 @@ def print_comparison(found: Comparison, folder: Path) -> None:
         )
     console.print(table)
     if found.target is not None:
-        console.print(f"target: a loss of {found.target:.4f}, which is {found.tolerance:g} x that of {base.label}")
-    console.print(f"[yellow]{base.run.text('privacy') or ''}[/yellow]")
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+        label = escape(base.label)
+        console.print(f"target: a loss of {found.target:.4f}, which is {found.tolerance:g} x that of {label}")
+    console.print(f"[yellow]{escape(base.run.text('privacy') or '')}[/yellow]")
+    _print_report(console, folder)
+
+
+def _console() -> Console:
+    return Console(width=min(100, Console().width), emoji=False)
+
+
+def _form(metric: str) -> str:
+    return ".2%" if metric == "accuracy" else ".3g"
+
+
+def _print_report(console: Console, folder: Path) -> None:
+    console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)

@@ -1,20 +1,24 @@
 """The node as a Flower ClientApp."""
 
 import errno
+import logging
 from collections.abc import Callable
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.errors import DataError, ModelError
-from fedglm.client.gate import OutboundGate, Refusal
+from fedglm.client.gate import OutboundGate, Refusal, fault
 from fedglm.client.node import Node
 from fedglm.client.precision import PrecisionError
 from fedglm.client.state import StateError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError
 from fedglm.compression.messages import RECORD, Instruction
+from fedglm.privacy.durable import StorageError
+
+LOG = logging.getLogger(__name__)
 
 NODE_FAULTS = (CodecError, DataError, ModelError, PrecisionError, StateError, TrainingError, Refusal, OSError)
 """What a node answers with one clear line, as opposed to a bug, which Flower reports with its traceback."""
@@ -23,21 +27,23 @@ Resolve = Callable[[Context], tuple[Node, OutboundGate]]
 """Finds the node that a Flower context stands for, and its gate."""
 
 
-def build_client_app(resolve: Resolve) -> ClientApp:
+def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> ClientApp:
     """Make the ClientApp of a node.
 
     Args:
         resolve: Called for each message; a simulation maps partitions to sites, a deployment always has one node.
+        faults_in_full: Tell the server the text of every error. Only where node and server are one machine: an error
+            may quote a record.
     """
     app = ClientApp()
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
         def introduce() -> RecordDict:
-            node, _ = resolve(context)
-            return RecordDict({RECORD: ConfigRecord(dict(node.introduce().to_fields()))})
+            node, gate = resolve(context)
+            return gate.introduce(node.introduce())
 
-        return _answer(message, introduce)
+        return _answer(message, introduce, faults_in_full)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -45,7 +51,7 @@ def build_client_app(resolve: Resolve) -> ClientApp:
             node, gate = resolve(context)
             return gate.release(node.train(*_read(message)))
 
-        return _answer(message, work)
+        return _answer(message, work, faults_in_full)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -53,7 +59,7 @@ def build_client_app(resolve: Resolve) -> ClientApp:
             node, gate = resolve(context)
             return gate.release(node.evaluate(*_read(message)))
 
-        return _answer(message, work)
+        return _answer(message, work, faults_in_full)
 
     return app
 
@@ -68,14 +74,23 @@ def _read(message: Message) -> tuple[Instruction, bytes]:
     return instruction, model[RECORD].data
 
 
-def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
+def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bool) -> Message:
+    """The reply that `work` makes, or an error reply; the error itself goes to the node's log."""
     try:
         return Message(work(), reply_to=message)
     except NODE_FAULTS as exc:
-        full = isinstance(exc, OSError) and _errno(exc) in (errno.ENOSPC, errno.EDQUOT)
-        code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(exc, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-        reason = str(exc) if not full or "disk is full" in str(exc) else f"the disk is full: {exc}"
-        return Message(Error(code=int(code), reason=reason), reply_to=message)
+        error: Exception = exc
+    except Exception as exc:
+        if faults_in_full:
+            raise  # a bug: Flower shows it with its traceback
+        error = exc
+    full = isinstance(error, OSError) and _errno(error) in (errno.ENOSPC, errno.EDQUOT)
+    if full and "disk is full" not in str(error):
+        error = StorageError(f"the disk is full: {error}")
+    code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(error, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    if not faults_in_full:
+        LOG.error("no answer to round %s: %s", message.metadata.group_id, error, exc_info=error)
+    return Message(Error(code=int(code), reason=fault(error, in_full=faults_in_full)), reply_to=message)
 
 
 def _errno(exc: BaseException) -> int | None:

@@ -1,20 +1,18 @@
 """The outbound gate: the one door out of the node.
 
-Whatever a node sends passes `release`. It checks that what leaves is what the node means to send: a well-formed, finite
-update of the right length that is no larger than the model itself, and metrics only where the site lets them out. On
-doubt it refuses, names the rule, and nothing leaves.
+Whatever a node sends passes here: introductions by `introduce`, answers by `release`, what went wrong by `fault`. An
+update must be well-formed, of the right length and no larger than the model itself; metrics leave only where the site
+lets them; and the text of an error, which may quote a record or a path, stays at the site. On doubt the gate refuses,
+names the rule, and nothing leaves.
 """
-
-import math
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedglm.client.node import Outcome
+from fedglm.client.precision import PrecisionError
+from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
-from fedglm.compression.messages import RECORD
-
-STYPE = "fedglm.update/1"
-"""Serialisation type of an array whose data are a coded update."""
+from fedglm.compression.messages import RECORD, UPDATE_STYPE, Introduction
 
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
@@ -32,6 +30,21 @@ class Refusal(RuntimeError):
         self.rule = rule
 
 
+def fault(exc: Exception, *, in_full: bool) -> str:
+    """What the server is told of an error at the node.
+
+    Args:
+        exc: The error.
+        in_full: Tell its text, as where node and server are one machine. Else only texts that are made of settings and
+            of what the server itself sent leave; of others, their kind.
+    """
+    if in_full or isinstance(exc, (CodecError, PrecisionError, Refusal, TrainingError)):
+        return str(exc)
+    if "disk is full" in str(exc):
+        return "the disk is full"
+    return f"{type(exc).__name__}: the node's own log says more"
+
+
 class OutboundGate:
     """Checks an outcome against the site's rules and makes the content of the reply.
 
@@ -44,6 +57,10 @@ class OutboundGate:
         self._size = size
         self._share_metrics = share_metrics
 
+    def introduce(self, introduction: Introduction) -> RecordDict:
+        """The reply to the server's first query."""
+        return RecordDict({RECORD: ConfigRecord(dict(introduction.to_fields()))})
+
     def release(self, outcome: Outcome) -> RecordDict:
         """Check everything, then build the reply.
 
@@ -53,7 +70,7 @@ class OutboundGate:
         content = RecordDict({RECORD: ConfigRecord(dict(outcome.report.to_fields()))})
         if outcome.blob is not None:
             self._check_update(outcome.blob)
-            array = Array(dtype="float32", shape=(self._size,), stype=STYPE, data=outcome.blob)
+            array = Array(dtype="float32", shape=(self._size,), stype=UPDATE_STYPE, data=outcome.blob)
             content["update"] = ArrayRecord({RECORD: array})
         if outcome.evaluation is not None:
             if not self._share_metrics:
@@ -69,8 +86,6 @@ class OutboundGate:
         if len(blob) > limit:
             raise Refusal("size", f"the coded update has {len(blob)} bytes, at most {limit} may leave")
         try:
-            norm = decode(blob, size=self._size).norm()
+            decode(blob, size=self._size)  # a value that is not finite does not decode
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
-        if not math.isfinite(norm):
-            raise Refusal("finite", "the update holds a value that is not finite")

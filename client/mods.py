@@ -8,7 +8,6 @@ The app trains and replies with dense arrays as before. The mod, which must be t
 from the arrays that came in, adds the residual of earlier rounds, and replaces them by one coded array.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
-from fedglm.client.gate import STYPE
 from fedglm.client.state import NodeState, Pending
 from fedglm.compression.arrays import flatten, float_layout
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.feedback import ErrorFeedback
-from fedglm.compression.messages import RECORD, Order
+from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.compression.settings import UpdateSettings
 
 DEFAULT_STATE = Path("~/.local/state/fedglm")
@@ -45,8 +43,8 @@ def compress_uplink(
         feedback: Keep what was not sent, on this node's disk, and add it to the next update.
         residual_decay: Factor on the residual for each round missed.
         residual_limit: Rounds missed after which the residual is dropped.
-        state_dir: Where the residual is kept, in a folder for each run and node. Never `Context.state`, which a killed
-            SuperNode loses.
+        state_dir: Where the residual of the last run is kept, in a folder for each node. Never `Context.state`, which a
+            killed SuperNode loses. Two apps on one node, or one app with another model, need separate ones.
 
     Raises:
         CodecError: The codec or an option is unknown.
@@ -68,9 +66,7 @@ def compress_uplink(
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        # Hashed, so that no server's word leads out of the folder.
-        run = hashlib.sha256(order.run.encode()).hexdigest()[:16]
-        folder = root / f"run-{run}" / f"node-{_identity(context)}"
+        folder = root / f"node-{_identity(context)}"
         record = _only_record(reply, "reply")
         coded = _code(record, base, settings, folder, order)
         record.clear()
@@ -88,6 +84,8 @@ def _code(
     layout = float_layout(base)
     start = flatten(base, layout)
     state = NodeState.load(folder, layout.size)
+    if state.run != order.run:
+        state = NodeState(run=order.run)
     state.settle(order.acknowledged, order.round)
     error_feedback = ErrorFeedback(
         layout.size,
@@ -104,7 +102,7 @@ def _code(
         state.pending = Pending(order.round, vector_sha256(start), blob, error_feedback.residual)
         state.save(folder)
     coded = {name: record[name] for name in arrays if name not in layout.names}
-    coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=STYPE, data=blob)
+    coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=UPDATE_STYPE, data=blob)
     return coded
 
 

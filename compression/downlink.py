@@ -106,12 +106,17 @@ class ModelVersions:
         """
         if held is None or not 0 <= self.version - held <= len(self._deltas):
             return self.snapshot()
-        lacking = list(self._deltas)[len(self._deltas) - (self.version - held) :]
-        return self._message(_DELTAS, held, *lacking)
+        if held not in self._messages:
+            lacking = list(self._deltas)[len(self._deltas) - (self.version - held) :]
+            self._messages[held] = self._message(_DELTAS, held, *lacking)
+        return self._messages[held]
 
     def snapshot(self) -> bytes:
         """The message that holds the whole model."""
-        return self._message(_SNAPSHOT, self.version, self.vector.astype(_DTYPES[self._grid]).tobytes())
+        if None not in self._messages:
+            vector = self.vector.astype(_DTYPES[self._grid]).tobytes()
+            self._messages[None] = self._message(_SNAPSHOT, self.version, vector)
+        return self._messages[None]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that `restore` needs besides the codec, as arrays that safetensors and `np.savez` store."""
@@ -157,6 +162,7 @@ class ModelVersions:
         return versions
 
     def _hold(self, version: int, vector: Vector) -> None:
+        self._messages: dict[int | None, bytes] = {}  # by the version held: many nodes lack the same
         vector.flags.writeable = False
         self.version = version
         self.vector = vector

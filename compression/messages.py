@@ -20,6 +20,12 @@ from fedglm.compression.codec import CodecError
 RECORD = "fedglm"
 """Name of the record that holds a message's fields, and of the one that holds its coded bytes."""
 
+UPDATE_STYPE = "fedglm.update/1"
+"""Serialisation type of an array whose data are a coded update."""
+
+DOWNLINK_STYPE = "fedglm.downlink/1"
+"""Serialisation type of an array whose data are a message of the versioned downlink."""
+
 Field = bool | int | float | str
 
 

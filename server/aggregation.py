@@ -1,8 +1,8 @@
 """The mean of a round's updates, folded in as they arrive, with the same bits in whatever order they come.
 
 Float addition depends on its order; integer addition does not. Each value is multiplied by its node's weight and by a
-power of two, rounded to an integer, and added to an int64 vector. That vector is all the memory a round needs, for ten
-nodes or ten thousand.
+power of two, rounded to an integer, and added to an int64 vector. That vector is all that the mean needs, for ten nodes
+or ten thousand.
 """
 
 import math

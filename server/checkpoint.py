@@ -4,6 +4,7 @@ A checkpoint is a safetensors file: vectors as tensors, the rest as JSON in its 
 The last two are kept: should the disk damage the newest, the one before it still serves.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Checkpoint:
         """
         tensors = {f"versions/{name}": array for name, array in self.versions.items()}
         tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.items()}
-        words = {
+        words: dict[str, Any] = {
             "run": self.run,
             "round": self.round,
             "layout": self.layout,
@@ -60,6 +61,8 @@ class Checkpoint:
             "rows": self.rows,
         }
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        # safetensors has no checksum, and every node would take up what a flipped bit made of the model.
+        words["sha256"] = {name: _sha256(array) for name, array in contiguous.items()}
         data = save(contiguous, metadata={"fedglm": json.dumps(words)})
         path = folder / f"round-{self.round:07d}.safetensors"
         write_atomically(path, data)
@@ -89,6 +92,10 @@ def load_latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
 def _load(path: Path) -> Checkpoint:
     groups: dict[str, dict[str, np.ndarray]] = {"versions": {}, "optimizer": {}}
     with safe_open(path, framework="np") as file:
@@ -96,6 +103,8 @@ def _load(path: Path) -> Checkpoint:
         for name in file.keys():  # noqa: SIM118 (not a mapping: it has keys() but is not iterable)
             group, _, key = name.partition("/")
             groups[group][key] = file.get_tensor(name)
+            if _sha256(groups[group][key]) != words["sha256"][name]:
+                raise ValueError(f"{name} does not have the content it was written with")
     return Checkpoint(
         run=words["run"],
         round=words["round"],

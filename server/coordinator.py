@@ -25,7 +25,7 @@ from fedglm.autoglm.tasks import Evaluation
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import RECORD, Instruction
+from fedglm.compression.messages import DOWNLINK_STYPE, RECORD, Instruction
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.checkpoint import Checkpoint, load_latest
@@ -35,7 +35,6 @@ from fedglm.server.optimizers import make_server_optimizer
 from fedglm.server.participants import FederationError, Participant, Participants, introduce
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
-DOWNLINK_STYPE = "fedglm.downlink/1"
 Row = dict[str, Any]
 
 
@@ -101,6 +100,7 @@ class _Round:
     traffic: _Traffic = field(default_factory=_Traffic)
     instructions: dict[int, Instruction] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
+    sent_again: set[str] = field(default_factory=set)
     faults: dict[str, str] = field(default_factory=dict)
     metrics: list[dict[str, float]] = field(default_factory=list)
 
@@ -248,7 +248,9 @@ class Coordinator:
                 raise CodecError("the node cannot rebuild the model from a snapshot")
             # After a lost reply the node is further on than the book says: deltas from where it is will do.
             known = good.report.version if good.report.version >= 0 else None
-            member.version = None if known == member.version else known
+            tried = known == member.version or member.name in state.sent_again
+            member.version = None if tried else known
+            state.sent_again.add(member.name)
             self._exchange.send([(member.node_id, self._content(state, member, again=True))], "train", state.number)
             return
         if good.update is None:

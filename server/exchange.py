@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+PULLED = 32
+"""Replies asked for at a time: a grid holds all of one call in memory."""
+
 
 class Stopped(RuntimeError):
     """Somebody asked the server to stop while it waited for replies."""
@@ -15,8 +18,8 @@ class Stopped(RuntimeError):
 class Exchange:
     """Messages under way between the server and its nodes.
 
-    Flower's own `send_and_receive` returns all replies at once; pulling them singly keeps the server's memory flat in
-    the number of nodes, and lets a reply be answered within the round.
+    Flower's own `send_and_receive` returns all replies at once; pulling a few at a time keeps the server's memory flat
+    in the number of nodes, and lets a reply be answered within the round.
 
     Args:
         grid: Flower's way to the nodes.
@@ -52,11 +55,13 @@ class Exchange:
             if self._stop.is_set():
                 raise Stopped("stopped on request")
             arrived = False
-            for reply in self._grid.pull_messages(list(self._waiting)):
-                arrived = True
-                node_id = self._waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node_id is not None:
-                    yield node_id, reply
+            waiting = list(self._waiting)
+            for start in range(0, len(waiting), PULLED):
+                for reply in self._grid.pull_messages(waiting[start : start + PULLED]):
+                    arrived = True
+                    node_id = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+                    if node_id is not None:
+                        yield node_id, reply
             if not arrived:
                 self._stop.wait(self._poll_s)
 

@@ -6,7 +6,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedglm.compression.codec import CodecError, Update, decode
-from fedglm.compression.messages import RECORD, Instruction, Report
+from fedglm.compression.messages import RECORD, UPDATE_STYPE, Instruction, Report
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limi
     arrays = content.array_records.get("update")
     if arrays is None or list(arrays) != [RECORD]:
         raise CodecError("the reply has no update")
+    if arrays[RECORD].stype != UPDATE_STYPE:
+        raise CodecError(f"the update is serialised as {arrays[RECORD].stype[:40]!r}, not {UPDATE_STYPE!r}")
     update = decode(arrays[RECORD].data, size=size)
     norm = update.norm()
     if not norm <= norm_limit:  # also true for NaN

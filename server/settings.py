@@ -41,7 +41,7 @@ class FederationSettings(BaseModel):
 
     def least_accepted(self, sampled: int) -> int:
         """Good updates that a round needs."""
-        return max(1, math.ceil(self.quorum * sampled))
+        return max(1, math.ceil(round(self.quorum * sampled, 9)))  # 0.07 * 100 is a little more than 7
 
 
 class ServerOptimizerSettings(BaseModel):

@@ -10,6 +10,7 @@ single models, so each update is decoded to a dense one first.
 
 import secrets
 from collections.abc import Iterable
+from io import BytesIO
 from logging import INFO, WARNING
 from typing import cast
 
@@ -31,10 +32,13 @@ from flwr.supercore import log
 from fedglm.compression.arrays import flatten, float_layout, unflatten
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import RECORD, Order
+from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 
 MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
 """Strategies that need only the weighted mean of the models. A subclass may need more, so the type must be exact."""
+
+HEADROOM = 4096
+"""Bytes that an uncoded array may have over its values, for its header."""
 
 
 class Compressed(Strategy):
@@ -95,11 +99,14 @@ class Compressed(Strategy):
             except CodecError as exc:
                 log(WARNING, "update of node %d rejected: %s", reply.metadata.src_node_id, exc)
                 failed.append(_as_error(reply, str(exc)))
-        for reply, _ in good:
-            self._acknowledged[reply.metadata.src_node_id] = server_round
         if type(self._inner) in MEANS and good:
-            return self._aggregate_mean(server_round, cast(FedAvg, self._inner), good, failed)
-        return self._aggregate_dense(server_round, good, failed)
+            arrays, metrics = self._aggregate_mean(server_round, cast(FedAvg, self._inner), good, failed)
+        else:
+            arrays, metrics = self._aggregate_dense(server_round, good, failed)
+        if arrays is not None:
+            # Only now: a node whose update made no model must keep what it had left out before.
+            self._acknowledged |= {reply.metadata.src_node_id: server_round for reply, _ in good}
+        return arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -126,8 +133,10 @@ class Compressed(Strategy):
             raise CodecError(f"the reply lacks or adds arrays: {', '.join(sorted(buffers ^ expected))}")
         for name in sorted(buffers):
             _check_form(name, records[0][name], self._base[name])
-        blob = records[0][RECORD].data
-        update = decode(blob, size=self._layout.size)
+        coded = records[0][RECORD]
+        if coded.stype != UPDATE_STYPE:
+            raise CodecError(f"a coded update of type {UPDATE_STYPE!r} expected, found {coded.stype[:50]!r}")
+        update = decode(coded.data, size=self._layout.size)
         if not np.isfinite(update.norm()):
             raise CodecError("the update holds a value that is not finite")
         self.uplink_bytes += sum(len(array.data) for array in records[0].values())
@@ -191,17 +200,36 @@ class Compressed(Strategy):
 
 
 def _check_form(name: str, array: Array, like: np.ndarray) -> None:
-    """Refuse an uncoded array that is not finite, or not of the dtype and shape that was sent."""
+    """Refuse an uncoded array that is not finite, or not of the dtype and shape that was sent.
+
+    Its data are loaded last: numpy makes room for whatever shape their header claims.
+    """
+    if (array.dtype, tuple(array.shape)) != (str(like.dtype), like.shape):
+        found = f"{array.dtype} of shape {array.shape}"
+        raise CodecError(f"array {name!r}: {like.dtype} of shape {like.shape} expected, found {found[:100]}")
+    if len(array.data) > like.nbytes + HEADROOM:
+        raise CodecError(f"array {name!r} has {len(array.data)} bytes for {like.nbytes} bytes of values")
     try:
-        values = array.numpy()
+        values = array.numpy() if _npy_header(array.data) == (like.dtype, like.shape) else None
     except Exception as exc:  # whatever numpy meets in bytes that are no array
         raise CodecError(f"array {name!r} cannot be read: {exc}") from exc
-    if (values.dtype, values.shape) != (like.dtype, like.shape):
-        raise CodecError(
-            f"array {name!r}: {like.dtype} of shape {like.shape} expected, found {values.dtype} of shape {values.shape}"
-        )
+    if values is None:
+        raise CodecError(f"array {name!r}: the header of its data claims another dtype or shape")
     if not np.isfinite(values).all():
         raise CodecError(f"array {name!r} holds a value that is not finite")
+
+
+def _npy_header(data: bytes) -> tuple[np.dtype, tuple[int, ...]]:
+    """The dtype and shape that serialised numpy data claim to have."""
+    stream = BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"npy format {version} is for dtypes that no model has")
+    return dtype, shape
 
 
 def _mean_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str, Array]:

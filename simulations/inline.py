@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -95,6 +95,7 @@ class InlineGrid(Grid):
         for message in messages:
             if message.metadata.dst_node_id not in self._contexts:
                 raise ValueError(f"there is no node {message.metadata.dst_node_id}")
+            self._forget_other_rounds(message.metadata)
             message.metadata.__dict__["_message_id"] = str(uuid4())
             self._queue.append(message)
             ids.append(message.metadata.message_id)
@@ -118,6 +119,16 @@ class InlineGrid(Grid):
             replies += arrived
             waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
         return replies
+
+    def _forget_other_rounds(self, new: Metadata) -> None:
+        """Drop what a node has not begun, and what it answered too late, of rounds before that of a new message."""
+        stale = [m for m in self._queue if m.metadata.dst_node_id == new.dst_node_id]
+        for message in stale:
+            if message.metadata.group_id != new.group_id:
+                self._queue.remove(message)
+        for message_id, reply in list(self._answered.items()):
+            if reply.metadata.group_id != new.group_id:
+                del self._answered[message_id]
 
     def _dispatch(self) -> None:
         """Give queued messages to idle workers; a node works on one message at a time."""

@@ -94,4 +94,4 @@ def folder_name(name: str) -> str:
 
 def make_app(nodes: SimulatedNodes) -> ClientApp:
     """The ClientApp of simulated nodes."""
-    return build_client_app(nodes)
+    return build_client_app(nodes, faults_in_full=True)  # all of it is this machine

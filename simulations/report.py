@@ -4,10 +4,9 @@ A page is one file without a script and without a request to anywhere (its own C
 it can be mailed, archived and printed. The same files in the run folder give the same bytes.
 """
 
-import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
+from fedglm.privacy.durable import write_atomically
 from fedglm.simulations import comparison_sections, report_sections, site_section
 from fedglm.simulations.markup import Html, element, join
 from fedglm.simulations.run_record import RunRecord, read_run
@@ -30,6 +29,7 @@ def write_report(run: Path) -> Path:
 
     Raises:
         ReportError: The run is not finished, or its files are damaged.
+        StorageError: The page cannot be written.
     """
     return _written(run / _FILE, run_page(read_run(run)))
 
@@ -54,7 +54,6 @@ def write_comparison(folder: Path, runs: list[ComparisonRow], *, tolerance: floa
                 comparison_sections.losses(comparison), comparison_sections.whole_runs(comparison, folder)),
         _footer(comparison.standings[0].run),
     ])  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
     return _written(folder / _FILE, _page(comparison_sections.headline(comparison), body))
 
 
@@ -111,14 +110,5 @@ def _page(title: str, body: Html) -> str:
 
 
 def _written(path: Path, page: str) -> Path:
-    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_atomically(path, page)
     return path

@@ -70,7 +70,8 @@ def lede(run: RunRecord) -> str:
     traffic = run.traffic
     if traffic.total and traffic.dense_total:
         dense = byte_count(traffic.dense_total)
-        parts.append(f"All messages together took {byte_count(traffic.total)}; dense float32 would have taken {dense}.")
+        sent = byte_count(traffic.total)
+        parts.append(f"All training messages together took {sent}; dense float32 would have taken {dense}.")
     compared = [
         f"{words} {metric_value(metric, score.metric)}"
         for words, score in (
@@ -215,8 +216,10 @@ def learning(run: RunRecord) -> Html:
 
 
 def _first_not_finite(run: RunRecord) -> int | None:
-    broken = (r.round for r in run.rounds if r.score.loss is not None and not math.isfinite(r.score.loss))
-    return next(broken, None)
+    # JSON knows no NaN: a summary whose loss is null tells that the nulls of the rounds are such losses.
+    null_too = "loss" in run.summary and run.summary["loss"] is None
+    losses = ((r.round, r.score.loss) for r in run.rounds)
+    return next((at for at, loss in losses if (null_too if loss is None else not math.isfinite(loss))), None)
 
 
 def traffic(run: RunRecord) -> Html:

@@ -9,12 +9,13 @@ nodes/<id>/     each node's own memory
 report.html     the page for people
 """
 
+import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ LOCK = ".lock"
 
 class RunFolderError(ValueError):
     """The folder cannot hold this run; the message says why and what would help."""
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """The value as JSON, which has no NaN and no infinities: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunFolder:
@@ -40,7 +54,7 @@ class RunFolder:
         self.nodes = path / "nodes"
         self.model = path / "model"
 
-    @contextmanager
+    @contextlib.contextmanager
     def claimed(self, scenario_toml: str, *, resume: bool) -> Iterator[None]:
         """Hold the folder for one process, new or, with `resume`, begun by an earlier process with the same scenario.
 
@@ -50,16 +64,8 @@ class RunFolder:
             RunFolderError: It holds something else, another run, or another process is at work in it.
             StorageError: It cannot be written.
         """
-        kept = self.path / "scenario.toml"
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file: name another folder with --out")
-        if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
-            if not kept.is_file():
-                raise RunFolderError(f"{self.path} holds files that are no run: name another folder with --out")
-            if not resume:
-                raise RunFolderError(f"{self.path} already holds a run: add --resume to go on, or name another --out")
-            if kept.read_text(encoding="utf-8") != scenario_toml:
-                raise RunFolderError(f"{self.path} was begun with other settings: repeat them, or name another --out")
         made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -69,18 +75,33 @@ class RunFolder:
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_nlink == 0:  # its owner left between our opening and locking it
+                    raise BlockingIOError
             except BlockingIOError as exc:
                 raise RunFolderError(f"another process is running in {self.path}") from exc
-            self._sweep()
             try:
+                self._check(scenario_toml, resume=resume)
+                self._sweep()
                 yield
             finally:
-                if not kept.is_file():
-                    (self.path / LOCK).unlink(missing_ok=True)
-                    if made:
+                (self.path / LOCK).unlink(missing_ok=True)
+                if made:
+                    with contextlib.suppress(OSError):  # it holds a run by now
                         self.path.rmdir()
         finally:
             os.close(lock)
+
+    def _check(self, scenario_toml: str, *, resume: bool) -> None:
+        """Refuse a folder that cannot take this run; only the owner of the lock sees what stays so."""
+        kept = self.path / "scenario.toml"
+        if all(path.name == LOCK for path in self.path.iterdir()):
+            return
+        if not kept.is_file():
+            raise RunFolderError(f"{self.path} holds files that are no run: name another folder with --out")
+        if not resume:
+            raise RunFolderError(f"{self.path} already holds a run: add --resume to go on, or name another --out")
+        if kept.read_text(encoding="utf-8") != scenario_toml:
+            raise RunFolderError(f"{self.path} was begun with other settings: repeat them, or name another --out")
 
     def _sweep(self) -> None:
         """Remove what a killed process was writing when it died."""
@@ -94,11 +115,11 @@ class RunFolder:
 
     def write_rounds(self, rows: Sequence[dict[str, Any]]) -> None:
         """Replace `rounds.jsonl`."""
-        write_atomically(self.path / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.path / "rounds.jsonl", "".join(to_json(row) + "\n" for row in rows))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_atomically(self.path / "summary.json", to_json(summary, indent=1) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""

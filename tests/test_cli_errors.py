@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from command_line import Process, rows_of, temporary_files
 
+from fedglm.simulations.run_folder import RunFolder, RunFolderError
+
 
 def jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -174,7 +176,7 @@ def test_a_folder_that_holds_something_else_is_refused(fedglm, finished, tiny, t
 def test_a_folder_in_which_a_process_is_at_work_is_refused(fedglm, finished, tiny, tmp_path):
     folder = tmp_path / "busy"
     shutil.copytree(finished.folder, folder)
-    with (folder / ".lock").open("r+") as lock:
+    with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         line = fedglm("simulate", finished.toml, "--out", folder, "--resume").line()
     assert "another process is running" in line
@@ -185,6 +187,21 @@ def test_a_folder_in_which_a_process_is_at_work_is_refused(fedglm, finished, tin
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another process is running" in fedglm("simulate", tiny, "--out", young).line()
         assert (young / ".lock").exists()
+
+
+def test_a_process_at_work_is_told_of_before_anything_else(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with run.claimed("a", resume=False):
+        run.begin("a")
+        with pytest.raises(RunFolderError, match="another process"), RunFolder(run.path).claimed("b", resume=False):
+            pass
+    assert [path.name for path in run.path.iterdir()] == ["scenario.toml"]
+    (run.path / ".rounds.jsonl.abcdefgh").touch()
+    with pytest.raises(RunFolderError, match="already holds a run"), run.claimed("a", resume=False):
+        pass
+    with pytest.raises(RunFolderError, match="other settings"), run.claimed("b", resume=True):
+        pass
+    assert sorted(path.name for path in run.path.iterdir()) == [".rounds.jsonl.abcdefgh", "scenario.toml"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(fedglm, tiny, small_disk):

@@ -13,6 +13,9 @@ from command_line import rows_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from fedglm.autoglm.parameters import to_vector
+from fedglm.cli.progress import Progress
+from fedglm.cli.tables import print_summary
+from fedglm.simulations.run_folder import RunFolder
 from fedglm.simulations.scenario import Scenario
 
 ROUND_KEYS = {
@@ -124,6 +127,37 @@ def test_the_table_for_people(fedglm, tiny, tmp_path, monkeypatch):
     page = re.search(r"report: (runs/tiny-[0-9-]+/report\.html)", result.out)
     assert page
     assert (tmp_path / page[1]).is_file()
+
+
+def test_text_of_nodes_and_scenarios_is_no_markup(capsys):
+    about = {"scenario": "[/x]", "codec": "int8", "density": 1, "nodes": 2, "parameters": 3, "downlink_codec": "int8"}
+    about |= {"engine": "inline", "precision": "fp32", "device": "cpu", "precision_reason": "[/x]", "privacy": "[/x]"}
+    about |= {"rounds": 2, "metric": "accuracy"}
+    with Progress(quiet=False) as progress:
+        progress.prepared(about)
+        progress.round_started(1, 2)
+        progress.reply_taken(1, "[/north] :x:", "the [model] is [/odd]")
+        for loss in (None, float("nan")):  # a run that diverged
+            progress.round_done([{"loss": loss, "accuracy": loss}])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "[/x]: 2 nodes" in said
+    assert "[/north] :x: was rejected: the [model] is [/odd]" in said
+    assert "loss -, accuracy -" in said
+
+
+def test_a_summary_of_a_run_that_diverged_is_json_and_a_table(finished, tmp_path, capsys):
+    nan = float("nan")
+    summary = finished.summary | {"scenario": "[/x]", "loss": nan, "accuracy": nan, "initial": {"loss": float("inf")}}
+    folder = RunFolder(tmp_path / "[model]")
+    folder.write_summary(summary)
+    folder.write_rounds([{"round": 1, "loss": nan}])
+    assert rows_of(folder.path) == [{"round": 1, "loss": None}]
+    found = json.loads((folder.path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert (found["loss"], found["initial"]) == (None, {"loss": None})
+    print_summary(found | {"initial": None}, folder.path)
+    out = capsys.readouterr().out
+    assert "[/x], seed 7" in out
+    assert f"report: {folder.path}/report.html\n" in out
 
 
 def test_list_and_show(fedglm):

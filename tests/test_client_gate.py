@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 
+from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.gate import HEADROOM, STYPE, OutboundGate, Refusal
+from fedglm.client.gate import HEADROOM, OutboundGate, Refusal, fault
 from fedglm.client.node import Outcome
+from fedglm.client.state import StateError
 from fedglm.compression.codec import make_codec
-from fedglm.compression.messages import RECORD, Report
+from fedglm.compression.messages import RECORD, UPDATE_STYPE, Report
+from fedglm.privacy.durable import StorageError
 
 SIZE = 40
 REPORT = Report(nonce="n", round=1, version=0, status="update")
@@ -21,7 +24,7 @@ def test_a_good_update_passes_as_it_is():
     assert set(content) == {RECORD, "update"}
     assert Report.from_fields(content[RECORD]) == REPORT
     array = content["update"][RECORD]
-    assert (array.dtype, array.shape, array.stype, array.data) == ("float32", (SIZE,), STYPE, BLOB)
+    assert (array.dtype, array.shape, array.stype, array.data) == ("float32", (SIZE,), UPDATE_STYPE, BLOB)
 
 
 def test_a_request_for_a_snapshot_carries_nothing_else():
@@ -52,6 +55,21 @@ def test_what_does_not_decode_stays_in(blob):
 
 def test_more_bytes_than_the_model_stay_in():
     assert refusal_of(Outcome(REPORT, bytes(4 * SIZE + HEADROOM + 1))).rule == "size"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DataError("must be a number, not 'John Doe'"), "DataError: the node's own log says more"),
+        (StateError("/srv/site-a/state is damaged"), "StateError: the node's own log says more"),
+        (StorageError("cannot write /srv/site-a/state: the disk is full: free some"), "the disk is full"),
+        (KeyError("John Doe"), "KeyError: the node's own log says more"),
+        (Refusal("size", "too long"), "refused by rule size: too long"),
+    ],
+)
+def test_the_text_of_an_error_stays_at_the_site(error, told):
+    assert fault(error, in_full=False) == told
+    assert fault(error, in_full=True) == str(error)
 
 
 def test_metrics_leave_only_where_the_site_lets_them():

@@ -75,7 +75,7 @@ def test_resume_does_the_runs_that_are_missing(fedglm, compared):
         (["--codecs", "dense-fp32,topk-sing"], "did you mean topk-sign"),
         (["--codecs", "dense-fp32,topk-sign@x"], "a density is a number"),
         (["--codecs", "dense-fp32,topk-sign@7"], "update.density = 7.0"),
-        (["--codecs", "dense-fp32,int8@0.1"], "int8"),
+        (["--codecs", "dense-fp32,int8@0.1"], "int8 sends every coordinate: leave @0.1 out"),
         (["--codecs", "int8,int8"], "a codec is named twice"),
         (["--codecs", "dense-fp32,"], "codec"),
         (["--codecs", "int8", "--tolerance", "0.5"], "0.5"),

@@ -1,6 +1,8 @@
 """`compress_uplink` and `Compressed`, message by message."""
 
+import tracemalloc
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -8,11 +10,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedTrimmedAvg, Krum
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.client.gate import STYPE
 from fedglm.client.mods import compress_uplink
 from fedglm.client.state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
-from fedglm.compression.messages import RECORD
+from fedglm.compression.messages import RECORD, UPDATE_STYPE
 from fedglm.server.strategy import Compressed
 
 
@@ -81,10 +82,32 @@ def test_all_that_nodes_learn_arrives_sooner_or_later(tmp_path):
     for number in range(1, 6):
         arrays, _ = wire.round(number, arrays)
     steps = [np.random.default_rng(node).normal(0, 0.1, 24).astype(np.float32) for node in (2, 3)]
-    waiting = [NodeState.load(node, 27).pending.residual[3:] for node in sorted(tmp_path.glob("*/*"))]
+    waiting = [NodeState.load(node, 27).pending.residual[3:] for node in sorted(tmp_path.glob("node-*"))]
     total = arrays["w"].numpy().reshape(-1) + np.mean(waiting, axis=0)
     np.testing.assert_allclose(total, 5 * np.mean(steps, axis=0), atol=1e-5)
     assert np.any(waiting)
+
+
+def test_what_waits_is_kept_when_the_strategy_makes_no_model(tmp_path):
+    class Undecided(FedAvg):
+        """In its second round it takes the replies and makes nothing of them."""
+
+        def aggregate_train(self, server_round, replies):
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            return (None if server_round == 2 else arrays), metrics
+
+    wire = Wire(tmp_path, avg(kind=Undecided), drift)
+    arrays, _ = wire.round(1, START)
+    nodes = sorted(tmp_path.iterdir())
+    waiting = [NodeState.load(node, 27).pending.residual for node in nodes]
+    assert wire.round(2, arrays)[0] is None
+    arrays, _ = wire.round(3, arrays)
+    for node, residual in zip(nodes, waiting, strict=True):
+        state = NodeState.load(node, 27)
+        assert state.residual_round == 1
+        np.testing.assert_array_equal(state.residual, residual)
+    wire.round(4, arrays)
+    assert [NodeState.load(node, 27).residual_round for node in nodes] == [3, 3]
 
 
 def test_integers_travel_as_they_are_and_stay_integers(tmp_path):
@@ -147,7 +170,7 @@ def blob_of(reply):
 def resent(reply, data=None, **more):
     arrays = dict(reply.content["arrays"])
     if data is not None:
-        arrays[RECORD] = Array("float32", (27,), STYPE, data)
+        arrays[RECORD] = Array("float32", (27,), UPDATE_STYPE, data)
     reply.content["arrays"] = ArrayRecord(arrays | more)
 
 
@@ -162,6 +185,9 @@ BAD = {
     "an integer of another kind": lambda reply: resent(reply, n=Array(np.array(1.5))),
     "a statistic that is not finite": lambda reply: resent(
         reply, **{"s.running_var": Array(np.array([1.0, np.nan], np.float32))}
+    ),
+    "an update of another type": lambda reply: resent(
+        reply, **{RECORD: Array("float32", (27,), "fedglm.update/2", blob_of(reply))}
     ),
     "an integer that is a pickle": lambda reply: resent(reply, n=Array("int64", (), "numpy.ndarray", b"\x80\x04N.")),
 }
@@ -189,6 +215,49 @@ def test_a_malformed_reply_is_a_failure_and_the_others_count(tmp_path, name, inn
     assert sorted(orders) == [0, 1, 1]
 
 
+def npy(shape, descr="<i8", version=(1, 0), data=bytes(8)):
+    """Serialised numpy data, whatever their header claims."""
+    stream = BytesIO()
+    write = np.lib.format.write_array_header_1_0 if version == (1, 0) else np.lib.format.write_array_header_2_0
+    write(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+    return stream.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (Array("int64", (), "numpy.ndarray", npy((2**24,))), "header of its data claims another"),
+        (Array("int64", (), "numpy.ndarray", npy((2**24,), version=(2, 0))), "header of its data claims another"),
+        (Array("int64", (), "numpy.ndarray", npy((), "<f8")), "header of its data claims another"),
+        (Array("int64", (), "numpy.ndarray", npy((), data=bytes(8192))), "bytes for 8 bytes of values"),
+        (Array("int64", (), "numpy.ndarray", npy((), data=b"")), "cannot be read"),
+        (Array("int64", (), "numpy.ndarray", b"\x93NUMPY\x03\x00"), "cannot be read: npy format"),
+        (Array("int64", (), "elsewhere.array", npy(())), "cannot be read: Unsupported serialization"),
+        (Array("int64", (2**24,), "numpy.ndarray", npy((2**24,))), r"int64 of shape \(\) expected"),
+        (Array("float64", (), "numpy.ndarray", npy((), "<f8")), r"int64 of shape \(\) expected, found float64"),
+    ],
+)
+def test_an_array_is_not_loaded_before_its_size_is_known(tmp_path, array, reason):
+    wire = Wire(tmp_path, avg(), drift)
+    (reply, _) = wire.replies(1, START)
+    resent(reply, n=array)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError, match=reason):
+            wire.wrapped._take(reply)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_an_array_is_taken_in_either_format(tmp_path, version):
+    wire = Wire(tmp_path, avg(), drift)
+    (reply, _) = wire.replies(1, START)
+    resent(reply, n=Array("int64", (), "numpy.ndarray", npy((), version=version)))
+    assert wire.wrapped._take(reply).norm() > 0
+
+
 def test_no_good_reply_at_all_is_for_the_strategy_to_judge(tmp_path):
     wire = Wire(tmp_path, avg(), drift)
 
@@ -207,13 +276,18 @@ def test_a_strategy_that_is_started_again_begins_a_new_run(tmp_path):
     wire.wrapped.aggregate_train(1, replies)
     wire.round(2, START)
     assert [blob_of(reply) for reply in wire.replies(1, START)] == first
-    assert len(list(tmp_path.iterdir())) == 2
+    # The new run's residual is in the place of the old one's.
+    nodes = sorted(tmp_path.iterdir())
+    assert [node.name for node in nodes] == ["node-2", "node-3"]
+    for node in nodes:
+        state = NodeState.load(node, 27)
+        assert (state.run, state.residual, state.pending.round) == (wire.wrapped._run, None, 1)
 
 
 def test_a_damaged_residual_is_an_error_that_names_its_folder(tmp_path):
     wire = Wire(tmp_path, avg(), drift)
     wire.round(1, START)
-    (node, *_) = sorted(tmp_path.glob("*/*"))
+    (node, *_) = sorted(tmp_path.glob("node-*"))
     (node / "state.json").write_text("{")
     with pytest.raises(Exception, match=str(node)):
         wire.replies(2, START)

@@ -258,6 +258,15 @@ def test_a_run_that_diverged_says_so(tmp_path: Path) -> None:
     assert "not finite from round 4 on" in text
 
 
+def test_a_run_that_diverged_says_so_where_nulls_stand_for_nan(tmp_path: Path) -> None:
+    lines, summary = run_files(loss=None, accuracy=None)
+    for line in lines[3:]:
+        line["loss"] = line["accuracy"] = None
+    text = read(write_report(write(tmp_path, lines, summary)))
+    assert "No finite result after 6 rounds" in text
+    assert "not finite from round 4 on" in text
+
+
 def test_only_what_is_there_is_shown(tmp_path: Path) -> None:
     lines = [{"round": 1, "loss": 0.5}, {"round": 2, "loss": None, "accuracy": 0.75}]
     text = read(write_report(write(tmp_path, lines, {"accuracy": 0.75})))

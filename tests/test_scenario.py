@@ -1,10 +1,12 @@
 """Scenarios: what may be written in one, what is said when it may not, and that writing one out loses nothing."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from fedglm.cli.errors import explain
+from fedglm.cli.options import read_scenario
 from fedglm.compression.codec import codec_names
 from fedglm.simulations.scenario import Scenario, ScenarioError, builtin_names, parse_setting, scenario_text
 
@@ -166,6 +168,32 @@ def test_an_unknown_scenario_is_answered_with_the_near_ones():
         scenario_text("hopsital")
     with pytest.raises(ScenarioError, match=r"cannot read the scenario nowhere\.toml"):
         scenario_text("nowhere.toml")
+
+
+def test_paths_count_from_where_they_are_written(tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    text = 'name = "x"\n[data]\nsource = "t.csv"\npublic_reference = "open/p"\n[model]\npath = "m"\n'
+    (home / "x.toml").write_text(text)
+    monkeypatch.chdir(here)
+    scenario = read_scenario("../home/x.toml", {}, None)
+    assert [(here / path).resolve() for path in (scenario.data.source, scenario.data.public_reference)] == [
+        home / "t.csv",
+        home / "open" / "p",
+    ]
+    assert Path(scenario.model.path).is_absolute()
+    assert Path(scenario.data.source).is_absolute()
+    # Options count from the current folder, --data even where a built-in has that name.
+    scenario = read_scenario("../home/x.toml", {"data.source": Path("digits")}, ["model.path=m"])
+    assert scenario.data.source == str(here / "digits")
+    assert scenario.model.path == str(here / "m")
+    # Names of built-in data stay, and what was absolute too.
+    assert read_scenario("hospital", {}, None).data.source == "breast-cancer"
+    assert read_scenario("text", {}, ["data.source=digits"]).data.source == "digits"
+    (here / "again.toml").write_text(scenario.to_toml())
+    monkeypatch.chdir(tmp_path)
+    assert read_scenario("here/again.toml", {}, None) == scenario
 
 
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path):

@@ -84,11 +84,17 @@ def test_a_run_that_begins_anew_is_not_taken_for_the_older_one(tmp_path):
 def spoil(path, how):
     content = path.read_bytes()
     path.write_bytes(
-        {"short": content[:-5], "half": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[how]
+        {
+            "short": content[:-5],
+            "half": content[: len(content) // 2],
+            "empty": b"",
+            "text": b"x" * 99,
+            "one bit": content[:-5] + bytes([content[-5] ^ 1]) + content[-4:],
+        }[how]
     )
 
 
-@pytest.mark.parametrize("how", ["short", "half", "empty", "text"])
+@pytest.mark.parametrize("how", ["short", "half", "empty", "text", "one bit"])
 def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, how):
     for number in (1, 2):
         checkpoint(number).save(tmp_path)

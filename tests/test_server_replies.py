@@ -1,5 +1,6 @@
 """What a server believes of replies: bad, missing, late, too many; and what a node answers to a stranger."""
 
+import itertools
 import re
 
 import numpy as np
@@ -71,7 +72,25 @@ def always_needs_a_snapshot(reply, message):
     return Message(RecordDict({RECORD: ConfigRecord(fields)}), reply_to=message)
 
 
+def never_where_it_was():
+    said = itertools.cycle([0, 1])
+
+    def spoil(reply, message):
+        fields = dict(reply.content[RECORD]) | {"status": "need-snapshot", "version": next(said)}
+        return Message(RecordDict({RECORD: ConfigRecord(fields)}), reply_to=message)
+
+    return spoil
+
+
+def with_stype(reply, _message):
+    array = reply.content["update"][RECORD]
+    reply.content["update"][RECORD] = Array(array.dtype, array.shape, "pickle", array.data)
+    return reply
+
+
 BAD = {
+    "another serialisation": (with_stype, "serialised as 'pickle'"),
+    "one version, then the other": (never_where_it_was(), "cannot rebuild the model from a snapshot"),
     "an error": (errs, "the node reports: out of order today"),
     "an empty blob": (with_blob(b""), "a blob of 0 bytes is too short"),
     "a truncated blob": (with_blob(lambda blob: blob[:-1]), "CRC-32 does not match"),
