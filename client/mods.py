@@ -83,9 +83,7 @@ def _code(
     arrays = {name: array.numpy() for name, array in record.items()}
     layout = float_layout(base)
     start = flatten(base, layout)
-    state = NodeState.load(folder, layout.size)
-    if state.run != order.run:
-        state = NodeState(run=order.run)
+    state = NodeState.load(folder, layout.size, run=order.run)
     state.settle(order.acknowledged, order.round)
     error_feedback = ErrorFeedback(
         layout.size,

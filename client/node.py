@@ -154,9 +154,7 @@ class Node:
                 f"node {self.name} builds another model (layout {self._bench.layout.sha256[:12]}) than the server "
                 f"({instruction.layout[:12]}): give both the same [model] and [data]"
             )
-        state = NodeState.load(self.folder, self._bench.layout.size)
-        if state.run != instruction.run:
-            state = NodeState(run=instruction.run)
+        state = NodeState.load(self.folder, self._bench.layout.size, run=instruction.run)
         state.settle(instruction.acknowledged, instruction.round)
         return state
 

@@ -119,23 +119,26 @@ class NodeState:
                     stale.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, folder: Path, size: int) -> "NodeState":
-        """Read the state from `folder`; a fresh one where there is none.
+    def load(cls, folder: Path, size: int, *, run: str | None = None) -> "NodeState":
+        """Read the state from `folder`; a fresh one where there is none, or where it is of another run than `run`.
 
         Args:
             folder: The node's folder of this federation.
             size: Number of federated parameters; vectors of another length are refused.
+            run: Identity of the run that is asked for; None takes the state of any.
 
         Raises:
             StateError: A file is damaged or of another model.
         """
         path = folder / "state.json"
         if not path.is_file():
-            return cls()
+            return cls(run=run or "")
         try:
             record = json.loads(path.read_text())
             if record["format"] != FORMAT:
                 raise StateError(f"{path} has format {record['format']}, this version reads {FORMAT}")
+            if run not in (None, record["run"]):
+                return cls(run=run)
             files: dict[str, str] = record["files"]
             content = {name: _read(folder, file) for name, file in files.items()}
             vectors = {name: _vector(data, size) for name, data in content.items() if name != "pending_blob"}

@@ -135,7 +135,7 @@ class Order(_Fields):
     """What `Compressed` adds to the message of somebody's own Flower strategy, for the node's `compress_uplink`.
 
     Attributes:
-        run: Identity of the run; a node keeps a residual for each.
+        run: Identity of the run; a node drops its state of another run.
         round: Number of the round, from 1.
         acknowledged: The last round whose update the server folded in from this node, 0 for none.
     """

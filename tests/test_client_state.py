@@ -227,3 +227,12 @@ def test_the_state_of_another_model_is_refused(tmp_path):
     state_of(1).save(tmp_path)
     with pytest.raises(StateError, match="a vector has 6 values, the model has 7"):
         NodeState.load(tmp_path, SIZE + 1)
+
+
+def test_another_run_starts_afresh_whatever_model_the_last_one_had(tmp_path):
+    NodeState(run="a", version=3, base=np.zeros(5, np.float32)).save(tmp_path)
+    assert NodeState.load(tmp_path, 5, run="a").version == 3
+    fresh = NodeState.load(tmp_path, 9, run="b")
+    assert (fresh.run, fresh.version, fresh.base) == ("b", -1, None)
+    with pytest.raises(StateError):
+        NodeState.load(tmp_path, 9, run="a")
