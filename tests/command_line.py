@@ -96,6 +96,8 @@ class Process:
     def __init__(self, *arguments, cwd=None):
         self._mark = f"FEDGLM_TEST_MARK={uuid.uuid4().hex}"
         name, value = self._mark.split("=")
+        # A suite that was started in the background inherits an ignored SIGINT, and so would the command.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self._popen = subprocess.Popen(
             [COMMAND, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
