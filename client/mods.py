@@ -15,11 +15,10 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
-from fedglm.client.state import NodeState, Pending
+from fedglm.client.coding import code_update
+from fedglm.client.state import NodeState
 from fedglm.compression.arrays import flatten, float_layout
 from fedglm.compression.codec import CodecError
-from fedglm.compression.downlink import vector_sha256
-from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.compression.settings import UpdateSettings
 
@@ -85,22 +84,12 @@ def _code(
     start = flatten(base, layout)
     state = NodeState.load(folder, layout.size, run=order.run)
     state.settle(order.acknowledged, order.round)
-    error_feedback = ErrorFeedback(
-        layout.size,
-        decay=settings.residual_decay,
-        drop_after=settings.residual_limit,
-        residual=state.residual,
-    )
-    missed = order.round - state.residual_round - 1 if state.residual is not None else 0
-    update = error_feedback.compensate(flatten(arrays, layout) - start, rounds_missed=missed)
-    coder = settings.make_codec(layout)
-    blob = coder.encode(update)
+    pending = code_update(state, flatten(arrays, layout) - start, start, order.round, settings, layout)
     if settings.feedback:
-        error_feedback.commit(coder.decode(blob, size=layout.size))
-        state.pending = Pending(order.round, vector_sha256(start), blob, error_feedback.residual)
+        state.pending = pending
         state.save(folder)
     coded = {name: record[name] for name in arrays if name not in layout.names}
-    coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=UPDATE_STYPE, data=blob)
+    coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=UPDATE_STYPE, data=pending.blob)
     return coded
 
 

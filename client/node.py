@@ -15,12 +15,12 @@ import torch
 from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Evaluation, Task
+from fedglm.client.coding import code_update
 from fedglm.client.precision import choose_precision
 from fedglm.client.state import NodeState, Pending
 from fedglm.client.training import LocalTrainingSettings, round_seed, train_locally
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import Replica, on_grid
-from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
@@ -103,7 +103,6 @@ class Node:
         self._bench = workbench
         self._train, self._held_out = train, held_out
         self._training, self._update = training, update
-        self._codec = update.make_codec(workbench.layout)
         self._seed = seed
         self._declare_examples = declare_examples
 
@@ -174,7 +173,7 @@ class Node:
         return replica
 
     def _make_update(self, instruction: Instruction, state: NodeState, replica: Replica) -> Pending:
-        base, digest = replica.vector, replica.sha256
+        base = replica.vector
         precision = choose_precision(self._training.precision, self._bench.layout.size, self._training.torch_device())
         result = train_locally(
             self._bench.model,
@@ -186,19 +185,7 @@ class Node:
             learning_rate=instruction.learning_rate,
             seed=round_seed(self._seed, self.name, instruction.round),
         )
-        feedback = ErrorFeedback(
-            len(base),
-            decay=self._update.residual_decay,
-            drop_after=self._update.residual_limit,
-            residual=state.residual,
-        )
-        missed = instruction.round - state.residual_round - 1 if state.residual is not None else 0
-        update = feedback.compensate(result.delta, rounds_missed=missed)
-        blob = self._codec.encode(update)
-        if not self._update.feedback:
-            return Pending(round=instruction.round, base_sha256=digest, blob=blob, residual=None)
-        feedback.commit(self._codec.decode(blob, size=len(base)))
-        return Pending(round=instruction.round, base_sha256=digest, blob=blob, residual=feedback.residual)
+        return code_update(state, result.delta, base, instruction.round, self._update, self._bench.layout)
 
     def _evaluate(self, vector: np.ndarray) -> Evaluation:
         load_vector(self._bench.model, vector)

@@ -1,0 +1,36 @@
+"""From a local difference to the update that is sent, with what it leaves out kept for the next one."""
+
+import numpy as np
+
+from fedglm.client.state import NodeState, Pending
+from fedglm.compression.downlink import vector_sha256
+from fedglm.compression.feedback import ErrorFeedback
+from fedglm.compression.layout import Layout
+from fedglm.compression.settings import UpdateSettings
+
+
+def code_update(
+    state: NodeState, delta: np.ndarray, base: np.ndarray, server_round: int, settings: UpdateSettings, layout: Layout
+) -> Pending:
+    """Add the residual to `delta`, code the sum, and hold back what the code leaves out until it is acknowledged.
+
+    Args:
+        state: Gives the residual and the round that it is of; it is not changed.
+        delta: float32 vector, local weights minus `base`.
+        base: float32 vector of the model that was trained from.
+        server_round: The round that the update answers.
+        settings: Codec and error feedback.
+        layout: Names and shapes behind the vectors.
+    """
+    feedback = ErrorFeedback(
+        layout.size, decay=settings.residual_decay, drop_after=settings.residual_limit, residual=state.residual
+    )
+    missed = server_round - state.residual_round - 1 if state.residual is not None else 0
+    update = feedback.compensate(delta, rounds_missed=missed)
+    codec = settings.make_codec(layout)
+    blob = codec.encode(update)
+    residual = None
+    if settings.feedback:
+        feedback.commit(codec.decode(blob, size=layout.size))
+        residual = feedback.residual
+    return Pending(round=server_round, base_sha256=vector_sha256(base), blob=blob, residual=residual)
