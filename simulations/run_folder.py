@@ -82,7 +82,10 @@ class RunFolder:
             try:
                 self._check(scenario_toml, resume=resume)
                 self._sweep()
-                yield
+                try:
+                    yield
+                finally:
+                    self._sweep()  # Ctrl-C kills workers, too, that are in the middle of writing
             finally:
                 (self.path / LOCK).unlink(missing_ok=True)
                 if made:
