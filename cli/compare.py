@@ -1,19 +1,29 @@
 """`fedglm compare`: the same federation under several codecs."""
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for torch
+    from fedglm.simulations.scenario import Scenario
 
 
 def compare(
     scenario: options.ScenarioName = "hospital",
     codecs: Annotated[
         str,
-        typer.Option(help="Codecs, the baseline first; NAME or NAME@DENSITY, with commas between."),
+        typer.Option(
+            help="Codecs, the baseline first, with commas between: NAME, NAME@DENSITY or NAME@key=value+key=value. A "
+            "key is one of \\[update], or rounds, or any section.key."
+        ),
     ] = "dense-fp32,topk-fp16,topk-sign",
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Run every codec under each of these; means and ranges are reported."),
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(min=1.0, max=2.0, help="Factor on the baseline's last loss that counts as equal.")
     ] = 1.01,
@@ -35,42 +45,45 @@ def compare(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run the same federation under several codecs: bytes and rounds to equal loss, as table and page.
+    """Run the same federation under several codecs: bytes and rounds to equal loss.
 
-    [bold]fedglm compare text --codecs dense-fp32,int8,topk-fp16@0.05,topk-sign@0.01[/bold]
+    Three codecs at four hospitals, two minutes:
+    [bold]fedglm compare[/bold]
 
-    The first codec is the baseline: a run has reached it at the first round whose loss is at most the baseline's last
-    loss times the tolerance. Bytes count both ways, all nodes, up to that round.
+    Means and ranges over three seeds:
+    [bold]fedglm compare text --codecs dense-fp32,int8,topk-sign@0.01 --seeds 7,8,9[/bold]
+
+    A codec with rounds and settings of its own:
+    [bold]fedglm compare text --codecs dense-fp32,topk-sign@0.01+rounds=150[/bold]
+
+    The first codec is the baseline. A run has reached it at the first round
+    whose loss is at most the last loss of the baseline's run of the same seed,
+    times the tolerance. Bytes count up to that round's end, for all nodes.
+    A table is printed; the page is OUT/report.html.
     """
-    if no_dp and epsilon is not None:
-        raise typer.BadParameter("--epsilon and --no-dp exclude each other")
+    given = options.overrides(locals())
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the comparison to go on with")
     if math.isnan(tolerance):  # which min and max let through
         raise typer.BadParameter("--tolerance is nan: give a factor such as 1.01")
-    given = {
-        "data.source": data,
-        "data.text_field": text_field,
-        "data.label_field": label_field,
-        "data.unit_field": unit_field,
-        "data.site_field": site_field,
-        "federation.nodes": nodes,
-        "federation.rounds": rounds,
-        "federation.seed": seed,
-        "privacy.epsilon": epsilon,
-    }
-    overrides = [options.codec_overrides(codec, density) for codec in codecs.split(",")]
-    scenarios = [options.read_scenario(scenario, {**given, **codec}, settings) for codec in overrides]
-    folder = out or options.default_folder(f"compare-{scenario}")
 
+    from fedglm.cli.comparison_tables import print_comparison
     from fedglm.cli.progress import Progress
-    from fedglm.cli.tables import print_comparison
+    from fedglm.simulations.compare import Contender
     from fedglm.simulations.compare import compare as run
+    from fedglm.simulations.comparison_json import comparison_json
+    from fedglm.simulations.comparison_variants import parse_variants
     from fedglm.simulations.engines import checked_engine
     from fedglm.simulations.run_folder import to_json
 
+    contenders = []
+    for variant in parse_variants(codecs, density):
+        own = [*(settings or []), *variant.settings]  # a codec's own settings win
+        scenarios = [_seeded(options.read_scenario(scenario, given | over, own), over) for over in _seeds(seeds, seed)]
+        contenders.append(Contender(variant.label, tuple(scenarios)))
+    folder = out or options.default_folder(f"compare-{scenario}")
     found = run(
-        scenarios,
+        contenders,
         folder,
         engine=checked_engine(engine),
         audience=lambda name: Progress(quiet=as_json, label=name),
@@ -79,19 +92,27 @@ def compare(
         workers=workers,
     )
     if as_json:
-        rows = [
-            {
-                "label": standing.label,
-                "folder": str(standing.folder),
-                "loss": standing.run.final.loss,
-                standing.run.metric: standing.run.final.metric,
-                "bytes": standing.run.traffic.total,
-                "rounds_to_target": standing.reached.round if standing.reached else None,
-                "bytes_to_target": standing.reached.traffic.total if standing.reached else None,
-                "uplink_bytes_to_target": standing.reached.traffic.up if standing.reached else None,
-            }
-            for standing in found.standings
-        ]
-        typer.echo(to_json({"target_loss": found.target, "tolerance": tolerance, "codecs": rows}, indent=1))
+        typer.echo(to_json(comparison_json(found), indent=1))
     else:
         print_comparison(found, folder)
+
+
+def _seeds(text: str | None, single: int | None) -> list[dict[str, Any]]:
+    """What each seed changes in the scenario; one that changes nothing where no seeds are given."""
+    if text is None:
+        return [{}]
+    if single is not None:
+        raise typer.BadParameter("--seed and --seeds exclude each other")
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--seeds {text}: give whole numbers with commas between, as in 7,8,9") from None
+    if len(set(seeds)) < len(seeds):
+        raise typer.BadParameter(f"--seeds {text}: a seed is named twice")
+    return [{"federation.seed": seed} for seed in seeds]
+
+
+def _seeded(scenario: "Scenario", over: dict[str, Any]) -> "Scenario":
+    if over and scenario.federation.seed != over["federation.seed"]:
+        raise typer.BadParameter("--seeds and --set federation.seed exclude each other")
+    return scenario

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,8 +46,32 @@ Settings = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 
+# What each option sets in the scenario.
+_KEYS = {
+    "data": "data.source",
+    "text_field": "data.text_field",
+    "label_field": "data.label_field",
+    "unit_field": "data.unit_field",
+    "site_field": "data.site_field",
+    "nodes": "federation.nodes",
+    "rounds": "federation.rounds",
+    "seed": "federation.seed",
+    "epsilon": "privacy.epsilon",
+}
+
 # Settings that are paths; a source may be a built-in name instead.
 _PATHS = {"data": ("source", "public_reference"), "model": ("path",)}
+
+
+def overrides(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Scenario settings by dotted key, from a command's parameters by name; those that were not given are None.
+
+    Raises:
+        typer.BadParameter: `--epsilon` and `--no-dp` were both given.
+    """
+    if parameters["no_dp"] and parameters["epsilon"] is not None:
+        raise typer.BadParameter("--epsilon and --no-dp exclude each other")
+    return {key: parameters[name] for name, key in _KEYS.items()}
 
 
 def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) -> "Scenario":
@@ -64,15 +89,15 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     """
     from fedglm.simulations.scenario import Scenario, parse_setting, scenario_text
 
-    overrides = {key: value for key, value in given.items() if value is not None}
-    if "data.source" in overrides:
-        overrides["data.source"] = _absolute(overrides["data.source"], Path.cwd())  # a path, whatever its name
-    if "data.site_field" in overrides:  # one node a site, whatever the scenario says of its own data
-        overrides = {"federation.nodes": None, "data.split": "site"} | overrides
+    changes = {key: value for key, value in given.items() if value is not None}
+    if "data.source" in changes:
+        changes["data.source"] = _absolute(changes["data.source"], Path.cwd())  # a path, whatever its name
+    if "data.site_field" in changes:  # one node a site, whatever the scenario says of its own data
+        changes = {"federation.nodes": None, "data.split": "site"} | changes
     for text in settings or []:
         key, value = parse_setting(text)
-        overrides[key] = _anchored(key, value, Path.cwd())
-    scenario = Scenario.from_toml(scenario_text(name), overrides, origin=f"scenario {name}")
+        changes[key] = _anchored(key, value, Path.cwd())
+    scenario = Scenario.from_toml(scenario_text(name), changes, origin=f"scenario {name}")
     home = Path(name).absolute().parent
     for section, keys in _PATHS.items():
         part = getattr(scenario, section)
@@ -81,26 +106,6 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     if given.get("update.density") is not None and not scenario.update.is_sparse:
         raise typer.BadParameter(f"{scenario.update.codec} sends every coordinate: leave --density out")
     return scenario
-
-
-def codec_overrides(text: str, density: float | None) -> dict[str, Any]:
-    """Overrides for `NAME` or `NAME@DENSITY`; `density` is for those that name none and are sparse.
-
-    Raises:
-        typer.BadParameter: What follows the @ is no number, or the codec is not sparse.
-        CodecError: There is no codec of that name.
-    """
-    from fedglm.compression.codec import codec_options
-
-    name, at, number = text.strip().partition("@")
-    sparse = "density" in codec_options(name)
-    try:
-        wanted = float(number) if at else density if sparse else None
-    except ValueError:
-        raise typer.BadParameter(f"{text!r}: a density is a number, as in topk-sign@0.01") from None
-    if at and not sparse:
-        raise typer.BadParameter(f"{name} sends every coordinate: leave @{number} out")
-    return {"update.codec": name, "update.density": wanted}
 
 
 def default_folder(name: str) -> Path:

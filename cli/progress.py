@@ -52,10 +52,9 @@ class Progress:
         """Say what is about to run."""
         self._about = about
         self._bars.start()
-        codec = f"{about['codec']} at {about['density']:.3g}" if about["density"] < 1 else about["codec"]
         self._bars.console.print(
             f"[bold]{escape(self._label or about['scenario'])}[/bold]: {about['nodes']} nodes, {about['parameters']:,} "
-            f"parameters, {codec} up, {about['downlink_codec']} down, engine {about['engine']}"
+            f"parameters, {about['coding']} up, {about['downlink_coding']} down, engine {about['engine']}"
         )
         self._bars.console.print(f"{about['precision']} on {about['device']}: {escape(about['precision_reason'])}")
         self._bars.console.print(f"[yellow]{escape(about['privacy'])}[/yellow]")

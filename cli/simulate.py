@@ -45,21 +45,7 @@ def simulate(
     if show is not None:
         _print_scenario(show)
         return
-    if no_dp and epsilon is not None:
-        raise typer.BadParameter("--epsilon and --no-dp exclude each other")
-    given = {
-        "data.source": data,
-        "data.text_field": text_field,
-        "data.label_field": label_field,
-        "data.unit_field": unit_field,
-        "data.site_field": site_field,
-        "federation.nodes": nodes,
-        "federation.rounds": rounds,
-        "federation.seed": seed,
-        "update.codec": codec,
-        "update.density": density,
-        "privacy.epsilon": epsilon,
-    }
+    given = {**options.overrides(locals()), "update.codec": codec, "update.density": density}
     chosen = options.read_scenario(scenario, given, settings)
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")

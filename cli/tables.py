@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedglm.simulations.to_target import Comparison
 from fedglm.simulations.wording import byte_count
 
 
@@ -20,7 +19,7 @@ def finite(value: float | None, form: str) -> str:
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """The result of a run, for people."""
-    console = _console()
+    console = wide_console()
     metric = summary["metric"]
     console.print()
     title = f"{escape(summary['scenario'])}, seed {summary['seed']}"
@@ -52,48 +51,25 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         if measured is None:
             continue
         style = "bold" if measured is summary else ""
-        results.add_row(name, finite(measured["loss"], ".4f"), finite(measured[metric], _form(metric)), style=style)
+        results.add_row(
+            name, finite(measured["loss"], ".4f"), finite(measured[metric], metric_form(metric)), style=style
+        )
     console.print(results)
     console.print(f"[yellow]{escape(summary['privacy'])}[/yellow]")
     console.print(f"{summary['wall_s']:.0f} s; model {summary['model_sha256'][:16]}")
-    _print_report(console, folder)
+    print_report(console, folder)
 
 
-def print_comparison(found: Comparison, folder: Path) -> None:
-    """Several codecs side by side, for people."""
-    console = _console()
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
-    base = found.standings[0]
-    metric = base.run.metric
-    for heading in ("codec", "loss", metric, "bytes in all", "rounds to target", "bytes to target", "times fewer"):
-        first = heading == "codec"
-        table.add_column(heading, justify="left" if first else "right", no_wrap=first)
-    for standing in found.standings:
-        reached, final = standing.reached, standing.run.final
-        table.add_row(
-            escape(standing.label),
-            finite(final.loss, ".4f"),
-            finite(final.metric, _form(metric)),
-            byte_count(standing.run.traffic.total),
-            str(reached.round) if reached else "not reached",
-            byte_count(reached.traffic.total) if reached else "-",
-            f"{1 / standing.ratio:.1f}" if standing.ratio else "-",
-        )
-    console.print(table)
-    if found.target is not None:
-        label = escape(base.label)
-        console.print(f"target: a loss of {found.target:.4f}, which is {found.tolerance:g} x that of {label}")
-    console.print(f"[yellow]{escape(base.run.text('privacy') or '')}[/yellow]")
-    _print_report(console, folder)
-
-
-def _console() -> Console:
+def wide_console() -> Console:
+    """Standard output, at most 100 columns wide."""
     return Console(width=min(100, Console().width), emoji=False)
 
 
-def _form(metric: str) -> str:
+def metric_form(metric: str) -> str:
+    """How a metric is formatted."""
     return ".2%" if metric == "accuracy" else ".3g"
 
 
-def _print_report(console: Console, folder: Path) -> None:
+def print_report(console: Console, folder: Path) -> None:
+    """Where the page is, in one piece, so that it can be copied."""
     console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)

@@ -1,27 +1,36 @@
-"""The same federation under several codecs: one run folder each, and a page that sets them side by side."""
+"""The same federation under several codecs and seeds: a run folder each, and a page that sets them side by side."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from fedglm.simulations.engines import Engine
+from fedglm.simulations.report import write_comparison
 from fedglm.simulations.run_folder import RunFolderError
 from fedglm.simulations.scenario import Scenario
 from fedglm.simulations.simulate import Audience, simulate
 from fedglm.simulations.to_target import Comparison, ComparisonRow, compare_runs
 
 
-def labels(scenarios: Sequence[Scenario]) -> list[str]:
-    """What each run is called: its codec, with the density where two runs share the codec."""
-    codecs = [scenario.update.codec for scenario in scenarios]
-    return [
-        f"{codec}@{scenario.update.density:g}" if codecs.count(codec) > 1 else codec
-        for codec, scenario in zip(codecs, scenarios, strict=True)
-    ]
+@dataclass(frozen=True)
+class Contender:
+    """A codec that is compared: its label, which names its folder, and its scenarios, one a seed."""
+
+    label: str
+    scenarios: tuple[Scenario, ...]
+
+    def folders(self, folder: Path) -> tuple[Path, ...]:
+        """Where its runs go: `LABEL/`, or `LABEL/seed-N/` where there are several seeds."""
+        home = folder / self.label
+        if len(self.scenarios) == 1:
+            return (home,)
+        return tuple(home / f"seed-{scenario.federation.seed}" for scenario in self.scenarios)
 
 
 def compare(
-    scenarios: Sequence[Scenario],
+    contenders: Sequence[Contender],
     folder: Path,
     *,
     engine: Engine,
@@ -33,27 +42,40 @@ def compare(
     """Run each scenario in a folder of its own below `folder`, then write `folder/report.html`.
 
     Args:
-        scenarios: They differ in `[update]` alone; the first is the baseline that the others are held against.
+        contenders: The codecs, each under the same seeds; the first is the baseline that the others are held against.
         folder: Where the run folders and the page go.
         engine: On what to run them.
-        audience: Makes somebody who watches the run of a label.
+        audience: Makes somebody who watches the run of a name.
         tolerance: Factor on the baseline's final loss that still counts as equal.
         resume: Keep finished runs in the folder and go on with begun ones.
         workers: Worker processes; one a core without it.
 
     Raises:
-        RunFolderError: Two scenarios are the same, or the folder cannot hold the runs.
+        RunFolderError: Two codecs are the same, or the folder cannot hold the runs.
         ReportError and whatever `simulate` raises.
     """
-    names = labels(scenarios)
-    if len(set(names)) < len(names):
-        raise RunFolderError(f"a codec is named twice: {', '.join(names)}")
-    rows = []
-    for name, scenario in zip(names, scenarios, strict=True):
-        with audience(name) as watching:
-            simulate(scenario, folder / name, engine=engine, audience=watching, resume=resume, workers=workers)
-        rows.append(ComparisonRow(label=name, run=folder / name))
-    from fedglm.simulations.report import write_comparison
-
+    _check(contenders, folder)
+    seeds = len(contenders[0].scenarios)
+    for index in range(seeds):  # whole seeds first: what was stopped can be compared as far as it came
+        for contender in contenders:
+            scenario = contender.scenarios[index]
+            name = contender.label if seeds == 1 else f"{contender.label}, seed {scenario.federation.seed}"
+            with audience(name) as watching:
+                home = contender.folders(folder)[index]
+                simulate(scenario, home, engine=engine, audience=watching, resume=resume, workers=workers)
+    rows = [ComparisonRow(contender.label, contender.folders(folder)) for contender in contenders]
     write_comparison(folder, rows, tolerance=tolerance)
     return compare_runs(rows, tolerance=tolerance)
+
+
+def _check(contenders: Sequence[Contender], folder: Path) -> None:
+    names = [contender.label for contender in contenders]
+    if len(set(names)) < len(names):
+        raise RunFolderError(f"a codec is named twice: {', '.join(names)}")
+    for one, other in combinations(contenders, 2):
+        if one.scenarios == other.scenarios:
+            raise RunFolderError(f"{one.label} and {other.label} are the same run under this scenario: leave one out")
+    for contender in contenders:
+        home = folder / contender.label
+        if len(contender.scenarios) > 1 and (home / "scenario.toml").is_file():
+            raise RunFolderError(f"{home} holds the run of a single seed: name another --out")

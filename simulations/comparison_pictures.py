@@ -1,8 +1,11 @@
-"""The pictures of a comparison: the loss of every run by round and by bytes, and the bytes to the target."""
+"""The pictures of a comparison: the loss of every codec by bytes and by round, and the bytes to the target."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import accumulate
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedglm.simulations.axes import (
@@ -11,23 +14,39 @@ from fedglm.simulations.axes import (
     DOTTED,
     Curve,
     byte_axis,
-    curve,
+    drawable,
     legend_above,
     limits,
     round_axis,
     value_axis,
 )
+from fedglm.simulations.comparison_wording import name_of
 from fedglm.simulations.inline_svg import Ink, inline_svg
 from fedglm.simulations.markup import Html, clean
 from fedglm.simulations.run_record import RunRecord, Traffic
-from fedglm.simulations.to_target import Comparison
+from fedglm.simulations.to_target import Comparison, Standing
 from fedglm.simulations.wording import byte_count, significant
 
-# Colour, line and marker all differ: no run is told by its colour alone.
+# Colour, line and marker all differ: no codec is told by its colour alone.
 _INKS = tuple(ink for ink in Ink if ink.name.startswith("SERIES"))
-_LINES = ("solid", DASHED, DASH_DOT, DOTTED)
+_LINES = ("solid", DASH_DOT, DOTTED, (0, (7, 1.5)))
 _MARKERS = "osD^vPX<"
-_NAME_LENGTH = 26
+_NAME_LENGTH = 44
+_TWO_COLUMNS = 19  # letters of a name, up to which two stand side by side in a legend
+_TIMES_TARGET = 2.0
+_FEW_SEEDS = 3  # below, each seed has a thin line of its own
+
+Place = Callable[[Traffic], float | None]
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """The loss of a codec: the mean over its seeds at each round, the least and the greatest, and every seed's own."""
+
+    mean: Curve
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    seeds: tuple[Curve, ...]
 
 
 def _short(label: str) -> str:
@@ -35,14 +54,35 @@ def _short(label: str) -> str:
     return shown if len(shown) <= _NAME_LENGTH else shown[: _NAME_LENGTH - 1] + "…"
 
 
-def _by_round(run: RunRecord) -> Curve:
-    start = [(0.0, run.initial.loss)] if run.initial else []
-    return curve([*start, *((float(record.round), record.score.loss) for record in run.rounds)])
-
-
-def _by_bytes(run: RunRecord) -> Curve:
+def _points(run: RunRecord, place: Place | None) -> list[tuple[float | None, float | None]]:
+    """Where each round's loss is drawn: at its number, or at what `place` makes of the bytes sent until its end."""
+    losses = [record.score.loss for record in run.rounds]
+    if place is None:
+        start = [(0.0, run.initial.loss)] if run.initial else []
+        return [*start, *((float(r.round), loss) for r, loss in zip(run.rounds, losses, strict=True))]
     spent = list(accumulate((record.traffic for record in run.rounds), initial=Traffic()))[1:]
-    return curve((t.total or None, record.score.loss) for t, record in zip(spent, run.rounds, strict=True))
+    return [(place(traffic) or None, loss) for traffic, loss in zip(spent, losses, strict=True)]
+
+
+def _learning(standing: Standing, place: Place | None) -> _Learning:
+    rows = zip(*(_points(trial.run, place) for trial in standing.trials), strict=False)
+    # A round counts where every seed has a loss: the mean of those that did not diverge would flatter.
+    kept = [
+        [(x, y) for x, y in row if drawable(x) and drawable(y)]
+        for row in rows
+        if all(drawable(x) and drawable(y) for x, y in row)
+    ]
+    xs = tuple(math.fsum(x for x, _ in row) / len(row) for row in kept)
+    ys = tuple(math.fsum(y for _, y in row) / len(row) for row in kept)
+    return _Learning(
+        mean=Curve(xs, ys),
+        low=tuple(min(y for _, y in row) for row in kept),
+        high=tuple(max(y for _, y in row) for row in kept),
+        seeds=tuple(
+            Curve(tuple(row[seed][0] for row in kept), tuple(row[seed][1] for row in kept))
+            for seed in range(len(standing.trials))
+        ),
+    )
 
 
 def _spaced(points: int, index: int) -> tuple[int, int]:
@@ -51,86 +91,136 @@ def _spaced(points: int, index: int) -> tuple[int, int]:
     return index % every, every
 
 
-def _losses(comparison: Comparison, curves: list[Curve], name: str, *, in_bytes: bool) -> Html | None:
-    values = [y for points in curves for y in points.y]
+def _draw_learning(axes: Axes, index: int, label: str, learning: _Learning) -> None:
+    ink = _INKS[index % len(_INKS)].value
+    if len(learning.seeds) > 1:
+        axes.fill_between(learning.mean.x, learning.low, learning.high, color=ink, alpha=0.16, linewidth=0)
+        for own in learning.seeds if len(learning.seeds) < _FEW_SEEDS else ():
+            axes.plot(own.x, own.y, color=ink, linewidth=0.6)
+    axes.plot(
+        learning.mean.x,
+        learning.mean.y,
+        color=ink,
+        linestyle=_LINES[index % len(_LINES)],
+        marker=_MARKERS[index % len(_MARKERS)],
+        markersize=4,
+        markevery=_spaced(len(learning.mean.x), index),
+        linewidth=1.6,
+        label=label,
+    )
+
+
+def greatest_drawn(comparison: Comparison) -> float | None:
+    """The loss above which pictures are cut off; None where all is drawn.
+
+    Codecs part near the target, and the steep beginning would press that part flat.
+    """
+    target = comparison.target
+    if target is None or not target.mean > 0:
+        return None
+    losses = (r.score.loss for standing in comparison.standings for t in standing.trials for r in t.run.rounds)
+    top = _TIMES_TARGET * target.high
+    return top if any(drawable(loss) and loss > top for loss in losses) else None
+
+
+def _losses(comparison: Comparison, name: str, what: str, place: Place | None) -> Html | None:
+    learnings = [_learning(standing, place) for standing in comparison.standings]
+    values = [y for learning in learnings for y in (*learning.low, *learning.high)]
     if not values:
         return None
     target = comparison.target
+    names = [_short(name_of(comparison, standing)) for standing in comparison.standings]
+    columns = 2 if max(map(len, names)) <= _TWO_COLUMNS else 1
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for index, (standing, points) in enumerate(zip(comparison.standings, curves, strict=True)):
-            axes.plot(
-                points.x,
-                points.y,
-                color=_INKS[index % len(_INKS)].value,
-                linestyle=_LINES[index % len(_LINES)],
-                marker=_MARKERS[index % len(_MARKERS)],
-                markersize=4,
-                markevery=_spaced(len(points.x), index),
-                linewidth=1.6,
-                label=_short(standing.label),
-            )
+        for index, (label, learning) in enumerate(zip(names, learnings, strict=True)):
+            _draw_learning(axes, index, label, learning)
         if target is not None:
-            axes.axhline(target, color=Ink.MUTED.value, linewidth=1, linestyle=DOTTED, label="target")
-        value_axis(axes, "y", "loss", *limits([*values, *([target] if target else [])], log=False))
-        xs = [x for points in curves for x in points.x]
-        if in_bytes:
-            byte_axis(axes, "x", *limits(xs, log=True, below=0.05, above=0.05))
-            axes.set_xlabel("bytes sent, both ways (log scale)")
-        else:
+            if target.high > target.low:
+                axes.axhspan(target.low, target.high, color=Ink.MUTED.value, alpha=0.13, linewidth=0)
+            axes.axhline(target.mean, color=Ink.MUTED.value, linewidth=1.1, linestyle=DASHED, label="target")
+        top = greatest_drawn(comparison)
+        shown = [value for value in values if top is None or value <= top]
+        low, high = limits([*shown, *([target.low] if target else [])], log=False)
+        value_axis(axes, "y", "loss", low, high if top is None else top)
+        points = [xy for learning in learnings for xy in zip(learning.mean.x, learning.mean.y, strict=True)]
+        near = [x for x, y in points if place is None or top is None or y <= top]
+        xs = near or [x for x, _ in points]
+        if place is None:
             round_axis(axes, max(xs), first=min(xs))
-        legend_above(axes, topmost_first=False)
+        else:
+            byte_axis(axes, "x", *limits(xs, log=True, below=0.05, above=0.05))
+            axes.set_xlabel(f"{what} (log scale)")
+        legend_above(axes, columns, topmost_first=False)
 
     ends = "; ".join(
-        f"{standing.label} {significant(points.y[-1])}" + (f" after {byte_count(points.x[-1])}" if in_bytes else "")
-        for standing, points in zip(comparison.standings, curves, strict=True)
-        if points.x
+        f"{standing.label} {significant(learning.mean.y[-1])}"
+        + (f" after {byte_count(learning.mean.x[-1])}" if place else "")
+        for standing, learning in zip(comparison.standings, learnings, strict=True)
+        if learning.mean.x
     )
-    alternative = f"Loss by {'bytes sent' if in_bytes else 'round'}, where each run ends: {ends}."
-    height = 230 + 15 * math.ceil((len(curves) + 1) / 2)
+    alternative = f"Loss by {what}, where each codec ends: {ends}."
+    height = 220 + 15 * math.ceil((len(names) + 1) / columns)
     return inline_svg(draw, name=name, size=(350, height), alternative=alternative)
 
 
 def losses_by_round(comparison: Comparison) -> Html | None:
-    """The loss of every run after each round, and the target."""
-    return _losses(comparison, [_by_round(s.run) for s in comparison.standings], "compare-round", in_bytes=False)
+    """The loss of every codec after each round, and the target."""
+    return _losses(comparison, "compare-round", "round", None)
+
+
+def losses_by_upload(comparison: Comparison) -> Html | None:
+    """The loss of every codec over all bytes that its nodes have sent (log), and the target."""
+    return _losses(comparison, "compare-upload", "bytes uploaded", lambda traffic: traffic.up)
 
 
 def losses_by_bytes(comparison: Comparison) -> Html | None:
-    """The loss of every run over all bytes it has sent (log), and the target."""
-    return _losses(comparison, [_by_bytes(s.run) for s in comparison.standings], "compare-bytes", in_bytes=True)
+    """The loss of every codec over all bytes sent both ways (log), and the target."""
+    return _losses(comparison, "compare-bytes", "bytes sent, both ways", lambda traffic: traffic.total)
 
 
 def bytes_to_target(comparison: Comparison) -> Html | None:
-    """One row a run: the bytes it sent until the target, on a log scale; those that never got there are said to."""
+    """One row a codec: the bytes sent until the target, up and both ways (log); or that it was not reached."""
     standings = comparison.standings
-    spent = [standing.reached.traffic.total if standing.reached else 0 for standing in standings]
-    known = [total for total in spent if total > 0]
+    spent = [(s.bytes_to_target("up"), s.bytes_to_target("total")) for s in standings]
+    known = [spread.mean for pair in spent for spread in pair if spread and spread.mean > 0]
     if not known:
         return None
+    places = [[spread.mean for spread in pair if spread and spread.mean > 0] for pair in spent]
+
+    def note(standing: Standing) -> str:
+        up, total = standing.bytes_to_target("up"), standing.bytes_to_target("total")
+        return f"{byte_count(up.mean)}, {byte_count(total.mean)}" if up and total else "not reached"
+
+    def title(standing: Standing) -> str:
+        part = 0 < standing.reached < len(standing.trials)
+        return _short(name_of(comparison, standing)) + (
+            f" ({standing.reached} of {len(standing.trials)} seeds)" if part else ""
+        )
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        low, high = limits(known, log=True, below=0.12, above=0.42)
-        byte_axis(axes, "x", low / 1.3, high * 1.3)
+        low, high = limits(known, log=True, below=0.06, above=0.55)
+        low, high = low / 1.3, high * 1.3
+        byte_axis(axes, "x", low, high)
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
-        for row, total in enumerate(spent):
-            if total:
-                ink = _INKS[row % len(_INKS)].value
-                axes.hlines(row, low / 1.3, total, color=ink, linewidth=1.6)
-                axes.plot([total], [row], marker=_MARKERS[row % len(_MARKERS)], markersize=7, color=ink)
-            note = byte_count(total) if total else "not reached"
-            axes.annotate(note, (total or low, row), (9, 0), textcoords="offset points", va="center", fontsize=9.5)
-        axes.set_yticks(range(len(spent)), [_short(standing.label) for standing in standings])
-        axes.set_ylim(len(spent) - 0.4, -0.6)
-        axes.set_xlabel("bytes sent until the target, both ways (log scale)")
+        for row, (standing, xs) in enumerate(zip(standings, places, strict=True)):
+            ink = _INKS[row % len(_INKS)].value
+            axes.annotate(
+                title(standing), (low, row), (0, 9), textcoords="offset points", fontsize=9.5, color=Ink.MUTED.value
+            )
+            axes.hlines([row] * len(xs[1:]), xs[:1], xs[1:], color=ink, linewidth=1.6)
+            axes.plot(xs[:1], [row] * len(xs[:1]), marker="o", markersize=5, color=ink)
+            axes.plot(xs[1:], [row] * len(xs[1:]), marker="o", markersize=9, markerfacecolor="none", color=ink)
+            place = (max(xs, default=low), row)
+            shift = (10 if xs else 0, 0)
+            axes.annotate(note(standing), place, shift, textcoords="offset points", va="center", fontsize=9.5)
+        axes.set_yticks([])
+        axes.set_ylim(len(spent) - 0.5, -0.75)
+        axes.set_xlabel("bytes sent until the target (log scale)")
 
-    said = "; ".join(
-        f"{standing.label} {byte_count(total) if total else 'not reached'}"
-        for standing, total in zip(standings, spent, strict=True)
-    )
-    return inline_svg(
-        draw, name="compare-target", size=(330, 58 + 26 * len(spent)), alternative=f"Bytes to the target: {said}."
-    )
+    said = "; ".join(f"{title(standing)} {note(standing)}" for standing in standings)
+    alternative = f"Bytes to the target, up and both ways: {said}."
+    return inline_svg(draw, name="compare-target", size=(350, 62 + 38 * len(spent)), alternative=alternative)

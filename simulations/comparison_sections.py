@@ -1,57 +1,84 @@
-"""The sections of a comparison's page: who reaches the baseline's final loss, and for how many bytes."""
+"""A comparison's page in words and pictures; `comparison_results` has its tables."""
 
-import os
-from pathlib import Path
-from urllib.parse import quote
+from collections.abc import Mapping
+from typing import Any
 
-from fedglm.simulations.comparison_pictures import bytes_to_target, losses_by_bytes, losses_by_round
-from fedglm.simulations.markup import Column, Html, element, isolated, section, table
+from fedglm.simulations.comparison_pictures import (
+    bytes_to_target,
+    greatest_drawn,
+    losses_by_bytes,
+    losses_by_round,
+    losses_by_upload,
+)
+from fedglm.simulations.comparison_results import best_of
+from fedglm.simulations.comparison_wording import in_line, name_of
+from fedglm.simulations.markup import Html, element, section
 from fedglm.simulations.report_sections import figure, nodes_of
-from fedglm.simulations.run_record import number
-from fedglm.simulations.to_target import Comparison, Standing
-from fedglm.simulations.wording import ABSENT, byte_count, counted, fewer, metric_value, significant, whole
+from fedglm.simulations.to_target import Comparison, Trial
+from fedglm.simulations.wording import counted, fewer, significant
 
-
-def best_of(comparison: Comparison) -> Standing | None:
-    """The later run that reaches the target for the fewest bytes, if any does for fewer than the baseline."""
-    saving = [s for s in comparison.standings[1:] if s.ratio is not None and s.ratio < 1]
-    return min(saving, key=lambda s: s.ratio or 1.0, default=None)
+# What a codec is, and what may go with it: not worth a warning where it differs.
+_THE_CODECS_OWN = ("update.", "downlink.", "federation.rounds", "federation.nodes", "federation.seed", "name")
 
 
 def headline(comparison: Comparison) -> str:
     """The comparison in one sentence."""
-    first, best = comparison.standings[0], best_of(comparison)
+    first, best = name_of(comparison, comparison.standings[0]), best_of(comparison)
     if comparison.target is None:
-        return f"{first.label} ended without a finite loss: there is nothing to compare with"
+        return f"{first} ended without a finite loss: there is nothing to compare with"
     if best is None:
-        return f"None reaches the final loss of {first.label} with fewer bytes"
-    return f"{best.label} reaches the final loss of {first.label} with {fewer(best.ratio, rough=True)} bytes"
+        under = " under every seed" if len(comparison.seeds) > 1 else ""
+        return f"None reaches the final loss of {first} with fewer bytes{under}"
+    up, total = best.ratio("up"), best.ratio("total")
+    saved = f"{fewer(total.mean if total else None, rough=True)} bytes"
+    also = f" ({fewer(up.mean, rough=True)} up)" if up else ""
+    return f"{name_of(comparison, best)} reaches the final loss of {first} with {saved}{also}"
 
 
 def lede(comparison: Comparison) -> str:
     """The target and what was run."""
-    first = comparison.standings[0]
-    run = first.run
-    nodes = nodes_of(run)
-    shape = f"{run.scenario}, {counted(len(run.rounds), 'round')}" + (f", {counted(nodes, 'site')}" if nodes else "")
-    said = f"The same federation ({shape}) under {counted(len(comparison.standings), 'codec')}."
-    if comparison.target is None:
+    first, name = comparison.standings[0], name_of(comparison, comparison.standings[0])
+    nodes, seeds = nodes_of(first.run), comparison.seeds
+    lengths = sorted({len(standing.run.rounds) for standing in comparison.standings})
+    rounds = counted(lengths[0], "round") if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} rounds"
+    shape = f"{first.run.scenario}, {rounds}" + (f", {counted(nodes, 'site')}" if nodes else "")
+    said = f"The same federation ({shape}) under {counted(len(comparison.standings), 'codec')}"
+    said += f" and {counted(len(seeds), 'seed')} ({', '.join(seeds)})." if len(seeds) > 1 else "."
+    target = comparison.target
+    if target is None:
         return said
     allowance = f" times {comparison.tolerance:g}" if comparison.tolerance != 1 else ""
-    return (
-        f"{said} The target is a loss of {significant(comparison.target)}: where {first.label} ended "
-        f"({significant(run.final.loss)}){allowance}."
-    )
+    if len(seeds) > 1:
+        mean = f"{in_line(target, significant)} on average"
+        return f"{said} Under each seed the target is the loss at which {name} ended{allowance}: {mean}."
+    ended = significant(first.run.final.loss)
+    return f"{said} The target is a loss of {significant(target.mean)}: where {name} ended ({ended}){allowance}."
 
 
 def unlike(comparison: Comparison) -> list[str]:
-    """What differs between the runs besides the codec, in plain words."""
-    found = []
-    for key in ("scenario", "seed", "nodes", "parameters", "precision"):
-        values = list(dict.fromkeys(str(s.run.summary.get(key)) for s in comparison.standings))
-        if len(values) > 1:
-            found.append(f"{key} ({', '.join(values)})")
-    return found
+    """What differs between the runs of a seed besides codec, downlink and rounds, in plain words."""
+    found: dict[str, list[str]] = {}
+    for place in range(len(comparison.seeds)):
+        facts = [_facts(standing.trials[place]) for standing in comparison.standings]
+        for key in dict.fromkeys(key for each in facts for key in each):
+            values = [each.get(key, "not set") for each in facts]
+            if len(set(values)) > 1:
+                found[key] = list(dict.fromkeys([*found.get(key, []), *values]))
+    return [f"{key} ({', '.join(values)})" for key, values in found.items()]
+
+
+def _facts(trial: Trial) -> dict[str, str]:
+    summary = {key: str(trial.run.summary.get(key)) for key in ("scenario", "seed", "nodes", "parameters", "precision")}
+    settings = {key: value for key, value in _flat(trial.run.settings) if not key.startswith(_THE_CODECS_OWN)}
+    return summary | settings
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        pairs += _flat(value, f"{dotted}.") if isinstance(value, dict) else [(dotted, str(value))]
+    return pairs
 
 
 def warning(comparison: Comparison) -> Html:
@@ -63,79 +90,19 @@ def warning(comparison: Comparison) -> Html:
     return element("p", text, class_="notice warning")
 
 
-def to_target(comparison: Comparison) -> Html:
-    """Bytes and rounds to the target, as a picture and a table."""
-    picture = figure("Bytes until the target", bytes_to_target(comparison))
-    columns = [Column("Codec", figures=False), *map(Column, ("Round", "Up", "Down", "Both ways", "Against the first"))]
-    best = best_of(comparison)
-    rows = [_row(standing, standing is best, index == 0) for index, standing in enumerate(comparison.standings)]
-    grid = table("Rounds and bytes until the loss is at most the target", columns, rows)
-    note = (
-        "The first round whose loss is at most the target, and every byte sent until that round's end. "
-        "One run a codec: small differences may be chance."
-    )
-    body = element("div", picture, element("div", grid, element("p", note, class_="note")), class_="beside")
-    return section("target", "Bytes and rounds to equal loss", body)
-
-
-def _row(standing: Standing, best: bool, first: bool) -> tuple[str, ...]:
-    label = isolated(standing.label)
-    name = element("strong", label, " (fewest bytes)") if best else label
-    if standing.reached is None:
-        return (name, "not reached", ABSENT, ABSENT, ABSENT, ABSENT)
-    sent = standing.reached.traffic
-    against = "the baseline" if first else fewer(standing.ratio)
-    return (name, whole(standing.reached.round), *map(byte_count, (sent.up, sent.down, sent.total)), against)
-
-
 def losses(comparison: Comparison) -> Html:
-    """The losses of all runs, by round and by bytes."""
+    """The losses of all codecs by bytes and by round, and the bytes until the target."""
+    seeds = len(comparison.seeds)
+    over = f"Lines are means over {seeds} seeds; bands reach from the least loss to the greatest." if seeds > 1 else ""
+    if (top := greatest_drawn(comparison)) is not None:
+        over = f"{over} Losses above {significant(top, 3)} are cut off.".strip()
+    dots = "Dots: bytes up. Rings: both ways."
     pictures = element(
         "div",
-        figure("Loss by round", losses_by_round(comparison)),
-        figure("Loss by bytes sent", losses_by_bytes(comparison)),
+        figure("Loss by bytes uploaded", losses_by_upload(comparison), over),
+        figure("Loss by bytes sent, both ways", losses_by_bytes(comparison), over),
+        figure("Loss by round", losses_by_round(comparison), over),
+        figure("Bytes until the target", bytes_to_target(comparison), dots),
         class_="pictures",
     )
-    return section("losses", "Loss by round and by bytes", pictures)
-
-
-def whole_runs(comparison: Comparison, folder: Path) -> Html:
-    """Each run to its end."""
-    metric = comparison.standings[0].run.metric
-    titles = (
-        "Density",
-        "Seed",
-        "Rounds",
-        "Final loss",
-        f"Final {metric}",
-        "Bytes up",
-        "Bytes down",
-        "Dense, both ways",
-    )
-    columns = [Column("Codec", figures=False), *map(Column, titles)]
-    rows = []
-    for standing in comparison.standings:
-        run = standing.run
-        density = number(run.summary.get("density"))
-        rows.append((
-            _linked(standing, folder),
-            ABSENT if density is None else f"{density:g}",
-            run.text("seed") or ABSENT,
-            whole(len(run.rounds)),
-            significant(run.final.loss),
-            metric_value(run.metric, run.final.metric),
-            f"{run.traffic.up:,}",
-            f"{run.traffic.down:,}",
-            f"{run.traffic.dense_total:,}",
-        ))  # fmt: skip
-    return section("runs", "Each run to its end", table("Every run, to its last round", columns, rows))
-
-
-def _linked(standing: Standing, folder: Path) -> Html:
-    # A link only to what lies inside the folder: it moves with the page, and leads nowhere else.
-    label = isolated(standing.label)
-    page = standing.folder.resolve() / "report.html"
-    if not page.is_file() or not page.is_relative_to(folder.resolve()):
-        return label
-    inside = Path(os.path.relpath(page, folder.resolve())).as_posix()
-    return element("a", label, href=quote(inside))
+    return section("losses", "Loss by bytes and by round", pictures)

@@ -4,10 +4,11 @@ A page is one file without a script and without a request to anywhere (its own C
 it can be mailed, archived and printed. The same files in the run folder give the same bytes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedglm.privacy.durable import write_atomically
-from fedglm.simulations import comparison_sections, report_sections, site_section
+from fedglm.simulations import comparison_results, comparison_sections, report_sections, site_section
 from fedglm.simulations.markup import Html, element, join
 from fedglm.simulations.run_record import RunRecord, read_run
 from fedglm.simulations.to_target import TOLERANCE, ComparisonRow, compare_runs
@@ -34,24 +35,24 @@ def write_report(run: Path) -> Path:
     return _written(run / _FILE, run_page(read_run(run)))
 
 
-def write_comparison(folder: Path, runs: list[ComparisonRow], *, tolerance: float = TOLERANCE) -> Path:
+def write_comparison(folder: Path, runs: Sequence[ComparisonRow], *, tolerance: float = TOLERANCE) -> Path:
     """Writes `FOLDER/report.html`, the comparison of several runs of one federation, atomically.
 
     Args:
         folder: Where the page goes; it is made if it is not there. Runs inside it are linked to.
-        runs: The runs with their labels, the baseline (dense, as a rule) first.
+        runs: The codecs with their labels and run folders, one a seed; the baseline (dense, as a rule) first.
         tolerance: The factor on the baseline's final loss that still counts as equal.
 
     Raises:
         ReportError: A run is not finished, or its files are damaged.
-        ValueError: No run was given, or the tolerance is below 1.
+        ValueError: No run was given, not every codec has as many, or the tolerance is below 1.
     """
     comparison = compare_runs(runs, tolerance=tolerance)
     body = join([
         _header(f"Comparison · {comparison.standings[0].run.scenario}", comparison_sections.headline(comparison),
                 comparison_sections.lede(comparison)),
-        element("main", comparison_sections.warning(comparison), comparison_sections.to_target(comparison),
-                comparison_sections.losses(comparison), comparison_sections.whole_runs(comparison, folder)),
+        element("main", comparison_sections.warning(comparison), comparison_results.to_target(comparison),
+                comparison_sections.losses(comparison), comparison_results.whole_runs(comparison, folder)),
         _footer(comparison.standings[0].run),
     ])  # fmt: skip
     return _written(folder / _FILE, _page(comparison_sections.headline(comparison), body))

@@ -1,21 +1,27 @@
-"""Bytes and rounds to equal loss: how soon, and for how many bytes, a run gets to where another one ended."""
+"""Bytes and rounds to equal loss: how soon, and for how many bytes, a run gets to where another one ended.
+
+A *trial* is one run; it is held against the baseline's run of the same seed, so that neither the split of the data nor
+the initialisation counts for or against a codec. A *standing* is what all trials of a codec come to.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Self
 
 from fedglm.simulations.run_record import RoundRecord, RunRecord, Traffic, read_run
 
 TOLERANCE = 1.01
+Way = Literal["up", "down", "total"]
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One run that is compared: what it is called, and its folder."""
+    """A codec that is compared: what it is called, and its run folders, one a seed."""
 
     label: str
-    run: Path
+    folders: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -25,25 +31,142 @@ class Reached:
     round: int
     traffic: Traffic
 
+    def bytes(self, way: Way) -> int:
+        """Bytes up, down or both ways."""
+        return {"up": self.traffic.up, "down": self.traffic.down, "total": self.traffic.total}[way]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the seeds: its mean, the least and the greatest. All are NaN where one seed's is not finite."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Iterable[float | None], *, geometric: bool = False) -> Self | None:
+        """The spread of the values that are there; None where none is.
+
+        Args:
+            values: One a seed; None where there is no figure.
+            geometric: Take the geometric mean, as is right for ratios; the values are positive then.
+        """
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        if not all(math.isfinite(value) for value in known):
+            return cls(math.nan, math.nan, math.nan)
+        if geometric:
+            mean = math.exp(sum(math.log(value) for value in known) / len(known))
+        else:
+            mean = math.fsum(known) / len(known)
+        return cls(min(max(mean, min(known)), max(known)), min(known), max(known))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run against the target of its seed.
+
+    Attributes:
+        target: The loss to reach; None where the baseline ended without a finite one.
+        reached: When this run reached it, if ever.
+        base: When the baseline of the same seed first reached it.
+        base_rounds: All rounds of that baseline.
+    """
+
+    folder: Path
+    run: RunRecord
+    target: float | None
+    reached: Reached | None
+    base: Reached | None
+    base_rounds: int
+
+    @property
+    def seed(self) -> str:
+        """The run's seed as text."""
+        return self.run.text("seed") or "?"
+
+    @property
+    def best_loss(self) -> float | None:
+        """The least finite loss of any round."""
+        losses = (record.score.loss for record in self.run.rounds)
+        return min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=None)
+
+    def ratio(self, way: Way) -> float | None:
+        """Bytes to the target over the baseline's; None where it was not reached or nothing was sent."""
+        if self.reached is None or self.base is None:
+            return None
+        own, base = self.reached.bytes(way), self.base.bytes(way)
+        return own / base if own and base else None
+
+    @property
+    def of_rounds(self) -> float | None:
+        """Rounds to the target over the rounds that the baseline took to it."""
+        return self.reached.round / self.base.round if self.reached and self.base and self.base.round else None
+
+    @property
+    def of_run(self) -> float | None:
+        """Rounds to the target over all rounds of the baseline's run."""
+        return self.reached.round / self.base_rounds if self.reached and self.base_rounds else None
+
 
 @dataclass(frozen=True)
 class Standing:
-    """One run against the target; `ratio` is its bytes to the target over the first run's, both ways."""
+    """A codec over all seeds; `trials` has one a seed, in the seeds' order."""
 
     label: str
-    folder: Path
-    run: RunRecord
-    reached: Reached | None
-    ratio: float | None
+    trials: tuple[Trial, ...]
+
+    @property
+    def run(self) -> RunRecord:
+        """The first seed's run, for what all of them share."""
+        return self.trials[0].run
+
+    @property
+    def reached(self) -> int:
+        """Under how many seeds the target was reached."""
+        return sum(trial.reached is not None for trial in self.trials)
+
+    @property
+    def always_reached(self) -> bool:
+        """Whether it was reached under every seed."""
+        return self.reached == len(self.trials)
+
+    def over_seeds(self, measure: Callable[[Trial], float | None]) -> Spread | None:
+        """A figure over the seeds that have it."""
+        return Spread.over(map(measure, self.trials))
+
+    def ratio(self, way: Way) -> Spread | None:
+        """Bytes to the target over the baseline's: the geometric mean over the seeds that reached it."""
+        return Spread.over((trial.ratio(way) for trial in self.trials), geometric=True)
+
+    def bytes_to_target(self, way: Way) -> Spread | None:
+        """Bytes until the target, over the seeds that reached it."""
+        return self.over_seeds(lambda trial: trial.reached.bytes(way) if trial.reached else None)
+
+    @property
+    def rounds_to_target(self) -> Spread | None:
+        """Rounds until the target, over the seeds that reached it."""
+        return self.over_seeds(lambda trial: trial.reached.round if trial.reached else None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side, the baseline first; `target` is its final loss times `tolerance` (None: not finite)."""
+    """Codecs side by side, the baseline first, each under the same seeds."""
 
     tolerance: float
-    target: float | None
     standings: tuple[Standing, ...]
+
+    @property
+    def target(self) -> Spread | None:
+        """The loss to reach, over the seeds whose baseline ended with a finite one; None where none did."""
+        return self.standings[0].over_seeds(lambda trial: trial.target)
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The seeds, as the baseline has them."""
+        return tuple(trial.seed for trial in self.standings[0].trials)
 
 
 def target_loss(baseline: RunRecord, tolerance: float = TOLERANCE) -> float | None:
@@ -79,24 +202,28 @@ def reach(rounds: Sequence[RoundRecord], target: float | None) -> Reached | None
 
 
 def compare_runs(rows: Sequence[ComparisonRow], *, tolerance: float = TOLERANCE) -> Comparison:
-    """Reads the runs and measures each against the first.
+    """Reads the runs and measures each against the first row's run of the same place in `folders`.
 
     Args:
-        rows: The runs, the baseline (dense, as a rule) first.
+        rows: The codecs, the baseline (dense, as a rule) first.
         tolerance: The factor on the baseline's final loss that still counts as equal.
 
     Raises:
         ReportError: A folder does not hold a finished run.
-        ValueError: No run was given, or the tolerance is below 1.
+        ValueError: No run was given, the rows have other numbers of runs, or the tolerance is below 1.
     """
-    if not rows:
+    if not rows or not rows[0].folders:
         raise ValueError("nothing to compare: give at least one run, the dense one first")
-    runs = [read_run(row.run) for row in rows]
-    target = target_loss(runs[0], tolerance)
-    reached = [reach(run.rounds, target) for run in runs]
-    base = reached[0].traffic.total if reached[0] else 0
-    standings = tuple(
-        Standing(row.label, row.run, run, got, got.traffic.total / base if got and base else None)
-        for row, run, got in zip(rows, runs, reached, strict=True)
-    )
-    return Comparison(tolerance, target, standings)
+    if len({len(row.folders) for row in rows}) > 1:
+        raise ValueError("give every codec one run a seed: " + ", ".join(f"{r.label} {len(r.folders)}" for r in rows))
+    runs = [[read_run(folder) for folder in row.folders] for row in rows]
+    targets = [target_loss(run, tolerance) for run in runs[0]]
+    bases = [reach(run.rounds, target) for run, target in zip(runs[0], targets, strict=True)]
+    standings = []
+    for row, own in zip(rows, runs, strict=True):
+        trials = (
+            Trial(folder, run, target, reach(run.rounds, target), base, len(baseline.rounds))
+            for folder, run, target, base, baseline in zip(row.folders, own, targets, bases, runs[0], strict=True)
+        )
+        standings.append(Standing(row.label, tuple(trials)))
+    return Comparison(tolerance, tuple(standings))

@@ -1,5 +1,7 @@
 """`fedglm compare`: the same federation under several codecs, from outside."""
 
+import tomllib
+
 import pytest
 from command_line import rows_of
 
@@ -34,6 +36,7 @@ def test_the_table_names_each_codec_and_the_target(compared):
     out = compared[2].out
     assert all(any(line.strip().startswith(label) for line in out.splitlines()) for label in LABELS)
     assert "1.2 x that of dense-fp32" in out
+    assert "dense-fp32: FedAvg as Flower sends it" in out
     assert "No privacy guarantee" in out
     assert max(map(len, out.splitlines()[:-1])) <= 100
 
@@ -74,10 +77,19 @@ def test_resume_does_the_runs_that_are_missing(fedglm, compared):
     [
         (["--codecs", "dense-fp32,topk-sing"], "did you mean topk-sign"),
         (["--codecs", "dense-fp32,topk-sign@x"], "a density is a number"),
-        (["--codecs", "dense-fp32,topk-sign@7"], "update.density = 7.0"),
-        (["--codecs", "dense-fp32,int8@0.1"], "int8 sends every coordinate: leave @0.1 out"),
+        (["--codecs", "dense-fp32,topk-sign@7"], "update.density = 7: "),
+        (["--codecs", "dense-fp32,int8@0.1"], "int8 has no density: leave @0.1 out"),
         (["--codecs", "int8,int8"], "a codec is named twice"),
         (["--codecs", "dense-fp32,"], "codec"),
+        (["--codecs", "topk-fp16,topk-fp16@0.05"], "topk-fp16 and topk-fp16@0.05 are the same run"),
+        (["--codecs", "topk-sign@densty=0.1"], "did you mean density"),
+        (["--codecs", "int8@trainings.local_steps=3"], "did you mean training?"),
+        (["--codecs", "int8@federation.seed=3"], "--seeds"),
+        (["--codecs", "int8", "--seeds", "7,x"], "whole numbers with commas"),
+        (["--codecs", "int8", "--seeds", "7,7"], "a seed is named twice"),
+        (["--codecs", "int8", "--seeds", "7,-8"], "federation.seed = -8"),
+        (["--codecs", "int8", "--seeds", "7,8", "--seed", "7"], "exclude each other"),
+        (["--codecs", "int8", "--seeds", "7,8", "--set", "federation.seed=9"], "exclude each other"),
         (["--codecs", "int8", "--tolerance", "0.5"], "0.5"),
         (["--codecs", "int8", "--tolerance", "nan"], "nan"),
         (["--codecs", "int8", "--epsilon", "1"], "differential privacy"),
@@ -94,3 +106,31 @@ def test_mistakes_are_one_line(fedglm, tiny, tmp_path, monkeypatch, arguments, s
 
 def test_a_folder_that_holds_runs_is_refused_without_resume(fedglm, compared):
     assert "already holds a run" in fedglm(*options(compared)).line()
+
+
+def test_several_seeds_several_rounds_and_a_resume_with_one_seed_more(fedglm, finished, tmp_path):
+    codecs = "dense-fp32,topk-fp16@density=0.2+rounds=4+downlink.codec=int8"
+    label = "topk-fp16@0.2+rounds=4+downlink.codec=int8"
+    out = tmp_path / "runs"
+    command = ("compare", finished.toml, "--codecs", codecs, "--out", out, "--json", "--rounds", "2")
+    found = fedglm(*command, "--seeds", "7,8").json
+    assert found["seeds"] == [7, 8]
+    assert [codec["rounds"] for codec in found["codecs"]] == [2, 4]
+    assert [run["seed"] for run in found["codecs"][1]["runs"]] == [7, 8]
+    scenario = tomllib.loads((out / label / "seed-8" / "scenario.toml").read_text())
+    assert scenario["federation"]["seed"] == 8
+    assert (scenario["update"]["density"], scenario["downlink"]["codec"]) == (0.2, "int8")
+    more = fedglm(*command, "--seeds", "8,9", "--resume").json
+    assert more["codecs"][0]["runs"][0] == found["codecs"][0]["runs"][1]
+    assert sorted(path.name for path in (out / label).iterdir()) == ["seed-7", "seed-8", "seed-9"]
+    assert "no run" in fedglm(*command, "--resume").line()  # one seed: the folder is not a run's own
+
+
+def test_seeds_do_not_go_into_the_folder_of_a_single_run(fedglm, compared):
+    assert "the run of a single seed" in fedglm(*options(compared, "--seeds", "7,8", "--resume")).line()
+
+
+def test_the_help_teaches_by_example(fedglm):
+    out = " ".join(fedglm("compare", "--help").out.split())
+    assert out.count("fedglm compare") >= 3
+    assert "NAME@key=value+key=value" in out

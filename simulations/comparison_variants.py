@@ -1,0 +1,131 @@
+"""What `--codecs` says: codecs, each with the settings that are its own.
+
+topk-sign                                       as the scenario has it
+topk-sign@0.01                                  at a density
+topk-sign@density=0.01+feedback=false           keys of `[update]`
+lowrank@rank=4+rounds=150+downlink.codec=int8   `rounds` is short for federation.rounds; any key with a dot goes
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fedglm.compression.codec import codec_names, codec_options
+from fedglm.compression.settings import UpdateSettings
+from fedglm.simulations.scenario import ScenarioError, parse_setting
+
+_SHORT = {"rounds": "federation.rounds"}
+_LONGEST = 100  # of a label, which names a folder
+_REFUSED = {
+    "update.codec": "the codec stands before the @",
+    "federation.seed": "all codecs run under the same seeds, which --seeds gives",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A codec with settings of its own.
+
+    Attributes:
+        label: The codec and those settings, in letters that any file system takes.
+        settings: As `--set` takes them (`section.key=value`), the codec among them.
+    """
+
+    label: str
+    settings: tuple[str, ...]
+
+
+def parse_variants(text: str, density: float | None = None) -> list[Variant]:
+    """The variants in a list with commas between; a comma inside brackets belongs to a value.
+
+    Args:
+        text: `NAME`, `NAME@DENSITY` or `NAME@key=value+key=value`, as the module's docstring shows them.
+        density: For the sparse codecs that name none.
+
+    Raises:
+        CodecError: There is no codec of a name.
+        ScenarioError: A key is unknown, is given twice or is not the codec's; near names are listed.
+    """
+    return [_variant(part.strip(), density) for part in re.split(r",(?![^\[]*\])", text)]
+
+
+def _variant(text: str, density: float | None) -> Variant:
+    name, at, rest = text.partition("@")
+    options = codec_options(name)
+    own: dict[str, str] = {}
+    for key, value in _pairs(text, rest) if at else ():
+        if key in own:
+            raise ScenarioError(f"{text}: {key} is given twice")
+        _check(text, name, key, value)
+        own[key] = value
+    settings = {"update.codec": name, **own}
+    if density is not None and "density" in options:
+        settings.setdefault("update.density", str(density))
+    return Variant(_label(name, own), tuple(f"{key}={value}" for key, value in settings.items()))
+
+
+def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
+    """Dotted keys and values; what has no `=` is the density."""
+    for index, part in enumerate(re.split(r"\+(?=[A-Za-z_][\w.]*=)", rest)):  # 1e+3 is one value
+        key, equals, value = part.partition("=")
+        if not equals and index == 0:
+            yield "update.density", part
+        elif not value:
+            raise ScenarioError(f"{text}: give {key or 'a key'} a value, as in topk-sign@density=0.01+feedback=false")
+        else:
+            yield _dotted(text, key.strip()), value
+
+
+def _dotted(text: str, key: str) -> str:
+    if "." in key:
+        return key
+    if key in UpdateSettings.model_fields:
+        return f"update.{key}"
+    if key in _SHORT:
+        return _SHORT[key]
+    known = [*UpdateSettings.model_fields, *_SHORT]
+    near = difflib.get_close_matches(key, known) or known
+    raise ScenarioError(f"{text}: unknown key {key}: did you mean {', '.join(near)}? (or section.key)")
+
+
+def _check(text: str, name: str, key: str, value: str) -> None:
+    if key in _REFUSED:
+        raise ScenarioError(f"{text}: leave {key} out: {_REFUSED[key]}")
+    section, _, option = key.partition(".")
+    elsewhere = {other for codec in codec_names() for other in codec_options(codec)}
+    if section == "update" and option in elsewhere - set(codec_options(name)):
+        given = f"@{value}" if f"@{value}" in text else f"{option}={value}"
+        raise ScenarioError(f"{name} has no {option}: leave {given} out")
+    if key == "update.density" and type(_value(key, value)) not in (int, float):
+        raise ScenarioError(f"{text!r}: a density is a number, as in topk-sign@0.01")
+
+
+def _value(key: str, value: str) -> Any:
+    return parse_setting(f"{key}={value}")[1]
+
+
+def _label(name: str, own: dict[str, str]) -> str:
+    """The variant as one would type it, shortened."""
+    shorten = {long: short for short, long in _SHORT.items()}
+    parts: list[str] = []
+    for key, value in own.items():
+        written = _written(_value(key, value))
+        if key == "update.density":
+            parts.insert(0, written)
+        else:
+            parts.append(f"{shorten.get(key, key.removeprefix('update.'))}={written}")
+    label = re.sub(r"[^A-Za-z0-9._=+@-]+", "-", "@".join(filter(None, (name, "+".join(parts)))))
+    if len(label) <= _LONGEST:
+        return label
+    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+    return f"{label[: _LONGEST - 9]}-{digest}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str, separators=(",", ":"))
