@@ -43,6 +43,11 @@ def unpack(reader: Reader, count: int, size: int) -> Positions:
         CodecError: a parameter out of range, or a code that is too short, too long or leads outside the vector.
     """
     (parameter,) = reader.take(1)
+    return unpack_code(parameter, reader, count, size)
+
+
+def unpack_code(parameter: int, reader: Reader, count: int, size: int) -> Positions:
+    """`unpack` for a reader that has just read the parameter."""
     if parameter > MAX_PARAMETER:
         raise CodecError(f"a Rice parameter of {parameter}; the limit is {MAX_PARAMETER}")
     # A code word has at least parameter + 1 bits: no memory for positions that cannot be there.

@@ -1,8 +1,11 @@
 """The loops that numpy cannot say, compiled by numba; the tests hold a plain Python twin of each that defines it.
 
-Both kernels take one fixed set of types, so each is compiled once a machine (under a second) and loaded from numba's
-cache afterwards: beside this file, or in the user's cache where the package is read-only.
+Each kernel takes one fixed set of types, so it is compiled once a machine (in a second or less, but some twelve for the
+context code of positions) and loaded from numba's cache afterwards: beside its file, or in the user's cache where the
+package is read-only.
 """
+
+# ruff: noqa: ARG001 - numba hands an intrinsic more than it needs
 
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
@@ -10,6 +13,9 @@ from typing import Any, Final, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
 
 from fedglm.compression.vectors import Positions
 
@@ -21,7 +27,7 @@ OUT_OF_RANGE: Final = 2
 TRAILING: Final = 3
 
 
-def _kernel(function: _Function) -> _Function:
+def kernel(function: _Function) -> _Function:
     """Compile at the first call, without Python's lock."""
     try:
         compiled = numba.njit(nogil=True, cache=True)(function)
@@ -30,7 +36,33 @@ def _kernel(function: _Function) -> _Function:
     return cast(_Function, compiled)
 
 
-@_kernel
+def _intrinsic(function: Callable[..., Any]) -> Any:
+    return intrinsic(function)
+
+
+@_intrinsic
+def _eight_bytes(_: Any, code: Any, at: Any) -> Any:
+    """The bytes `code[at : at + 8]` as an int64, the first as its lowest."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        word = builder.bitcast(builder.gep(data, [values[1]]), ir.IntType(64).as_pointer())
+        return builder.load(word, align=1)
+
+    return types.int64(code, types.int64), generate
+
+
+@_intrinsic
+def _lowest(_: Any, bits: Any) -> Any:
+    """Index of the lowest bit that is set in a number other than 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+@kernel
 def rice_encode(positions: Positions, parameter: int, out: npt.NDArray[np.uint8]) -> None:
     """Golomb-Rice code of ascending `positions` (k,) into `out`, which has the exact length and is overwritten.
 
@@ -62,7 +94,7 @@ def rice_encode(positions: Positions, parameter: int, out: npt.NDArray[np.uint8]
         out[at] = waiting
 
 
-@_kernel
+@kernel
 def rice_decode(code: npt.NDArray[np.uint8], parameter: int, size: int, positions: Positions) -> int:
     """Fill `positions` (k,) from what `rice_encode` wrote; every position must be below `size`.
 
@@ -71,11 +103,32 @@ def rice_decode(code: npt.NDArray[np.uint8], parameter: int, size: int, position
     """
     mask = (1 << parameter) - 1
     largest = size >> parameter
+    position = np.int64(-1)
+    index = 0
+    start = 0  # in bits
+    # A code word within the 57 bits that one load surely brings takes no loop; the first other one ends this.
+    while index < positions.size and start <= 8 * (code.size - 8):
+        word = (_eight_bytes(code, start >> 3) >> (start & 7)) & ((1 << 57) - 1)
+        if word == 0:
+            break
+        quotient = _lowest(word)
+        length = quotient + 1 + parameter
+        if length > 57 or quotient > largest:
+            break
+        position += 1 + (quotient << parameter) + ((word >> (quotient + 1)) & mask)
+        if position >= size:
+            return OUT_OF_RANGE
+        positions[index] = position
+        index += 1
+        start += length
+    at = start >> 3
     waiting = np.int64(0)
     bits = 0
-    at = 0
-    position = np.int64(-1)
-    for index in range(positions.size):
+    if start & 7:
+        waiting = np.int64(code[at]) >> (start & 7)
+        bits = 8 - (start & 7)
+        at += 1
+    for rest in range(index, positions.size):
         quotient = 0
         while waiting == 0:  # the run of zeros goes on past all that is waiting
             quotient += bits
@@ -105,7 +158,7 @@ def rice_decode(code: npt.NDArray[np.uint8], parameter: int, size: int, position
         bits -= parameter
         if position >= size:
             return OUT_OF_RANGE
-        positions[index] = position
+        positions[rest] = position
     if waiting != 0 or bits + 8 * (code.size - at) >= 8:
         return TRAILING
     return DECODED

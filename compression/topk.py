@@ -1,22 +1,47 @@
 """Codecs that send the largest magnitudes only; what they leave out is the error feedback's to keep.
 
-Payload of both: k as a varint, the k values, and the k positions (`golomb_rice`), which take the rest of the blob.
+Payload of all: k as a varint, the k values, and the k positions (`positions`), which take the rest of the blob. They
+differ in how they code the values.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
 
-from fedglm.compression import golomb_rice, halves
+from fedglm.compression import halves, int8s, positions, signs
+from fedglm.compression.budget import check_budget, fill
 from fedglm.compression.errors import CodecError
-from fedglm.compression.selection import kept, largest
+from fedglm.compression.layout import Layout
+from fedglm.compression.positions import Coder
+from fedglm.compression.scatter_kernels import add_at
+from fedglm.compression.selection import kept, largest, largest_compensated
 from fedglm.compression.updates import SparseUpdate
-from fedglm.compression.vectors import Vector, checked
+from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire import Blob, Reader, seal_update, unseal_update, varint
 
 DENSITY = 0.01
 """Of the elements, what a sparse codec sends when nothing else is asked for."""
+
+
+def check_density(density: object) -> None:
+    """Refuse what is no density, with a `CodecError`."""
+    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+        raise CodecError(f"density is a number above 0 and at most 1, not {density!r}")
+
+
+def check_coder(coder: object) -> None:
+    """Refuse what is no coder of positions, with a `CodecError`."""
+    if coder not in get_args(Coder):
+        raise CodecError(f"coder is {' or '.join(get_args(Coder))}, not {coder!r}")
+
+
+class ValueCode(NamedTuple):
+    """One way to code the values: to bytes, and back from a reader and a count."""
+
+    pack: Callable[[Vector], bytes]
+    unpack: Callable[[Reader, int], Vector]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,89 +50,123 @@ class _TopK:
 
     Attributes:
         density: share of the elements that is sent, above 0 and at most 1.
+        max_bytes: length of the whole blob; when given, so many elements are sent as fit.
+        coder: of the positions: the one with the fewest bytes, or the fastest.
+        layout: tensors behind the vector, whose rows and columns make the positions shorter.
     """
 
+    name: ClassVar[str]
+    wire_id: ClassVar[int]
+    _values: ClassVar[ValueCode]
+
     density: float = DENSITY
+    max_bytes: int | None = None
+    coder: Coder = "smallest"
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.density, bool) or not isinstance(self.density, int | float) or not 0 < self.density <= 1:
-            raise CodecError(f"density is a number above 0 and at most 1, not {self.density!r}")
+        check_density(self.density)
+        check_budget(self.max_bytes)
+        check_coder(self.coder)
+
+    def encode(self, update: Vector) -> bytes:
+        """Code a float32 vector of shape (n,)."""
+        if self.max_bytes is not None:
+            return self._fill(update, self.max_bytes)
+        chosen = largest(update, kept(self.density, np.size(update)))
+        return self._seal(update.size, chosen.positions, self._pack(chosen.values))
+
+    def encode_compensated(self, delta: Vector, residual: Vector, factor: np.float32, left: Vector) -> bytes:
+        """Code `delta + residual * factor`, and put what the code leaves out of it into `left`."""
+        chosen = largest_compensated(delta, residual, factor, kept(self.density, residual.size), left)
+        if self.max_bytes is not None:
+            blob = self._fill(left, self.max_bytes)
+            sent = self.decode(blob, residual.size)
+            add_at(left, sent.positions, -sent.values)
+            return blob
+        code = self._pack(chosen.values)
+        blob = self._seal(residual.size, chosen.positions, code)
+        add_at(left, chosen.positions, -self._values.unpack(Reader(memoryview(code)), chosen.values.size))
+        return blob
+
+    def _pack(self, values: Vector) -> bytes:
+        return self._values.pack(values)
+
+    def _fill(self, update: Vector, limit: int) -> bytes:
+        """The blob with the most elements that fit."""
+
+        def code(count: float) -> bytes:
+            chosen = largest(update, round(count))
+            return self._seal(update.size, chosen.positions, self._pack(chosen.values))
+
+        return fill(code, limit, limit, 1, np.size(update))
+
+    def _seal(self, size: int, at: Positions, code: bytes) -> bytes:
+        support = positions.pack(at, size, self.layout, self.coder)
+        return seal_update(self.wire_id, size, varint(at.size), code, support)
+
+    @classmethod
+    def decode(cls, blob: Blob, size: int) -> SparseUpdate:
+        """Decode what `encode` wrote, from a stranger too."""
+        reader = unseal_update(blob, size, cls.wire_id)
+        if (count := reader.varint()) > size:  # before any memory is taken for them
+            raise CodecError(f"{count} values in a vector of {size}")
+        values = cls._values.unpack(reader, count)
+        return SparseUpdate(size, positions.unpack(reader, count, size), values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKFp16(_TopK):
-    """Values in float16 with a power-of-two scale for each 1024 of them. Values: as in `halves`."""
+    """Values in float16 with a power-of-two scale for each 1024 of them: see `halves`."""
 
-    name: ClassVar[str] = "topk-fp16"
-    wire_id: ClassVar[int] = 4
-
-    def encode(self, update: Vector) -> bytes:
-        """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")
-        positions = largest(vector, kept(self.density, vector.size))
-        return seal_update(
-            self.wire_id,
-            vector.size,
-            varint(positions.size),
-            halves.pack(vector[positions]),
-            golomb_rice.pack(positions),
-        )
-
-    @classmethod
-    def decode(cls, blob: Blob, size: int) -> SparseUpdate:
-        """Decode what `encode` wrote, without rounding."""
-        reader = unseal_update(blob, size, cls.wire_id)
-        count = _count(reader, size)
-        values = halves.unpack(reader, count)
-        return SparseUpdate(size, golomb_rice.unpack(reader, count, size), values)
+    name = "topk-fp16"
+    wire_id = 4
+    _values = ValueCode(halves.pack, halves.unpack)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKSign(_TopK):
-    """A bit a value and one magnitude for all: what top-k sends lies within a factor of 1.2 under error feedback.
+    """A bit a value and one magnitude for all: see `signs`.
 
-    Values: the magnitude (the mean of those sent) as float32, 0 or at least 2**-126; then a bit a value, 1 for a
-    negative one, from the lowest bit of each byte, the last byte filled with zeros.
+    Attributes:
+        overshoot: the magnitude is at least this times the smallest that is sent, from 1 to 2; and at least the mean.
+            1 is the mean: it errs least. With error feedback more is better: a coordinate that was sent has drifted,
+            and will drift on. What is sent ahead of it spares the next sending. At 2 the code rounds to the nearest
+            multiple of its magnitude; above, coordinates would be sent to and fro.
     """
 
-    name: ClassVar[str] = "topk-sign"
-    wire_id: ClassVar[int] = 5
+    overshoot: float = 1.0
 
-    def encode(self, update: Vector) -> bytes:
-        """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")
-        positions = largest(vector, kept(self.density, vector.size))
-        values = vector[positions]
-        scale = np.float32(np.abs(values).mean(dtype=np.float64) if values.size else 0)
-        if scale < np.finfo(np.float32).tiny:
-            scale = np.float32(0)
-        return seal_update(
-            self.wire_id,
-            vector.size,
-            varint(positions.size),
-            scale.astype("<f4").tobytes(),
-            np.packbits(values < 0, bitorder="little").tobytes(),
-            golomb_rice.pack(positions),
-        )
+    name = "topk-sign"
+    wire_id = 5
+    _values = ValueCode(signs.pack, signs.unpack)
 
-    @classmethod
-    def decode(cls, blob: Blob, size: int) -> SparseUpdate:
-        """Decode what `encode` wrote, without rounding."""
-        reader = unseal_update(blob, size, cls.wire_id)
-        count = _count(reader, size)
-        scale = reader.array("<f4", 1).astype(np.float32)[0]
-        bits = reader.array("<u1", -(-count // 8))
-        if not (scale == 0 or np.finfo(np.float32).tiny <= scale < np.inf):
-            raise CodecError(f"a magnitude of {scale}")
-        if count % 8 and bits[-1] >> count % 8:
-            raise CodecError("the signs have bits after their end")
-        positions = golomb_rice.unpack(reader, count, size)
-        negative = np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
-        return SparseUpdate(size, positions, np.where(negative, -scale, scale))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (
+            isinstance(self.overshoot, bool)
+            or not isinstance(self.overshoot, int | float)
+            or not 1 <= self.overshoot <= 2
+        ):
+            raise CodecError(f"overshoot is a number from 1 to 2, not {self.overshoot!r}")
+
+    def _pack(self, values: Vector) -> bytes:
+        return signs.pack(values, self.overshoot)
 
 
-def _count(reader: Reader, size: int) -> int:
-    """The number of values, before any memory is taken for them."""
-    if (count := reader.varint()) > size:
-        raise CodecError(f"{count} values in a vector of {size}")
-    return count
+@dataclass(frozen=True, kw_only=True)
+class TopK2Bit(_TopK):
+    """A sign and one of two magnitudes, two bits a value: see `signs`."""
+
+    name = "topk-2bit"
+    wire_id = 6
+    _values = ValueCode(signs.pack_two, signs.unpack_two)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKInt8(_TopK):
+    """Whole numbers from -127 to 127 with one scale for each 1024 values: see `int8s`."""
+
+    name = "topk-int8"
+    wire_id = 7
+    _values = ValueCode(int8s.pack, int8s.unpack)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.compression.errors import CodecError
+from fedglm.compression.scatter_kernels import add_at
 from fedglm.compression.vectors import Positions, Vector
 
 Accumulator: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.int64]
@@ -84,7 +85,8 @@ class SparseUpdate:
         _check_accumulator(accumulator, self.size)
         if accumulator.dtype == np.int64:
             _check_terms(self, weight)
-        accumulator[self.positions] += _terms(self.values, weight, accumulator.dtype)
+        if not add_at(accumulator, self.positions, _terms(self.values, weight, accumulator.dtype)):
+            raise IndexError(f"an update with positions outside its {self.size} elements")
 
     def max_abs(self) -> float:
         """The largest magnitude, 0 when nothing was sent."""

@@ -2,6 +2,11 @@
 
 import pytest
 from command_line import Finished, run_here, write_tiny
+from hypothesis import settings
+
+# The first call of a compiled loop compiles it, which takes longer than hypothesis would wait.
+settings.register_profile("fedglm", deadline=None)
+settings.load_profile("fedglm")
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,28 @@
 """Every codec's laws: round trip, exact k, ties, determinism, options, golden blobs."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedglm.compression.codec import CodecError, codec_names, codec_options, decode, make_codec
+from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 
 GOLDEN = Path(__file__).parent / "golden"
-SPARSE = ("topk-fp16", "topk-sign")
+SPARSE = ("topk-fp16", "topk-sign", "topk-2bit", "topk-int8")
 DENSE = ("dense-fp32", "dense-fp16", "int8")
+LOW_RANK = ("lowrank", "hybrid")
+OPTIONS = {
+    "topk-sign": ("density", "max_bytes", "coder", "overshoot"),
+    "lowrank": ("rank", "max_bytes"),
+    "hybrid": ("rank", "density", "max_bytes", "coder"),
+}
 
 floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
 vectors = arrays(np.float32, st.integers(1, 80), elements=floats)
@@ -108,6 +116,41 @@ def test_topk_sign_values(vector, density):
         assert ((update.values < 0) == (sent < 0)).all()
 
 
+@given(vectors, densities)
+def test_topk_int8_values(vector, density):
+    update = decoded(make_codec("topk-int8", density=density), vector)
+    dense = decoded(make_codec("int8"), vector[update.positions]) if update.positions.size else update
+    assert update.values.tobytes() == (dense.values if update.positions.size else update.values).tobytes()
+
+
+def best_two_levels(magnitudes):
+    """The least squared error of two levels: of all ways to cut the sorted magnitudes in two."""
+    magnitudes = np.sort(magnitudes.astype(np.float64))
+    return min(
+        sum(float(np.square(part - part.mean()).sum()) for part in (magnitudes[:cut], magnitudes[cut:]) if part.size)
+        for cut in range(magnitudes.size)
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_topk_2bit_sends_the_best_two_magnitudes(seed):
+    vector = normal(4000, 1e-3, seed)
+    update = decoded(make_codec("topk-2bit", density=0.05), vector)
+    sent = vector[update.positions]
+    assert np.unique(np.abs(update.values)).size == 2
+    assert ((update.values < 0) == (sent < 0)).all()
+    error = float(np.square(update.values.astype(np.float64) - sent).sum())
+    assert error <= 1.01 * best_two_levels(np.abs(sent))
+    one = decoded(make_codec("topk-sign", density=0.05), vector)
+    assert error < 0.4 * float(np.square(one.values.astype(np.float64) - sent).sum())
+
+
+@given(st.lists(st.sampled_from([-2.0, -1.0, 1.0, 2.0]), min_size=1, max_size=40))
+def test_topk_2bit_keeps_two_magnitudes_as_they_are(numbers):
+    vector = np.array(numbers, np.float32)
+    assert decoded(make_codec("topk-2bit", density=1), vector).to_dense().tolist() == numbers
+
+
 @pytest.mark.parametrize("name", codec_names())
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-7, 1.0, 1e30, 3e38])
 def test_any_magnitude(name, scale):
@@ -162,6 +205,8 @@ def test_a_strided_vector_is_coded_like_its_copy(name):
         ("topk-fp16", 0.01, 0.245),
         ("topk-sign", 0.01, 0.093),
         ("topk-sign", 0.05, 0.345),
+        ("topk-2bit", 0.01, 0.103),
+        ("topk-int8", 0.01, 0.164),
     ],
 )
 def test_sizes(name, density, bits):
@@ -175,11 +220,13 @@ def test_the_smallest_blob():
 
 
 def test_names_and_options():
-    assert codec_names() == (*DENSE, *SPARSE)
+    assert codec_names() == (*DENSE, *SPARSE, *LOW_RANK)
     layout = Layout(("w",), ((4, 5),))
     for name in codec_names():
-        assert make_codec(name, layout=layout).name == name
-        assert codec_options(name) == (("density",) if name in SPARSE else ())
+        codec = make_codec(name, layout=layout)
+        assert codec.name == name
+        assert decoded(codec, normal(20)).size == 20
+        assert codec_options(name) == OPTIONS.get(name, ("density", "max_bytes", "coder") if name in SPARSE else ())
     assert make_codec("topk-sign", density=1) == make_codec("topk-sign", density=1.0)
 
 
@@ -195,11 +242,31 @@ def test_names_and_options():
         ("topk-sign", {"density": float("nan")}, "density"),
         ("topk-sign", {"density": True}, "density"),
         ("topk-sign", {"density": "0.1"}, "density"),
+        ("topk-2bit", {"coder": "fats"}, "coder is smallest or fast, not 'fats'"),
+        ("hybrid", {"coder": "fats"}, "coder is smallest or fast, not 'fats'"),
+        ("int8", {"coder": "fast"}, "it has none"),
+        ("topk-fp16", {"overshoot": 1.5}, "'overshoot'; did you mean"),
+        ("topk-sign", {"overshoot": 2.5}, "overshoot is a number from 1 to 2"),
+        ("topk-sign", {"max_bytes": 10}, "max_bytes is a whole number from 64"),
     ],
 )
 def test_wrong_names_and_options(name, options, reason):
     with pytest.raises(CodecError, match=reason):
         make_codec(name, **options)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_coders_say_the_same(name):
+    vector = normal(20_000)
+    updates = [decoded(make_codec(name, coder=coder, density=0.02), vector) for coder in ("smallest", "fast")]
+    assert updates[0].positions.tolist() == updates[1].positions.tolist()
+    assert updates[0].values.tobytes() == updates[1].values.tobytes()
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_layout_of_another_size(name):
+    with pytest.raises(ValueError, match="a layout of 20 elements for a vector of 21"):
+        make_codec(name, layout=Layout(("w",), ((4, 5),))).encode(normal(21))
 
 
 def golden_vector():
@@ -212,16 +279,51 @@ def golden_vector():
     return vector
 
 
-@pytest.mark.parametrize("name", codec_names())
-def test_golden_blobs(name):
-    codec = make_codec(name, **({"density": 0.05} if name in SPARSE else {}))
-    blob = codec.encode(golden_vector())
-    path = GOLDEN / f"{name}.bin"
+GOLDEN_LAYOUT = Layout(("a", "b", "c"), ((40, 40), (200,), (20, 60)))
+GOLDEN_BLOBS = (
+    {name: (name, {"density": 0.05, "coder": "fast"} if name in SPARSE else {}) for name in (*DENSE, *SPARSE)}
+    | {f"{name}-smallest": (name, {"density": 0.05, "layout": GOLDEN_LAYOUT}) for name in SPARSE}
+    | {name: (name, {"layout": GOLDEN_LAYOUT}) for name in LOW_RANK}
+)
+
+
+@pytest.mark.parametrize("golden", GOLDEN_BLOBS)
+def test_golden_blobs(golden):
+    name, options = GOLDEN_BLOBS[golden]
+    blob = make_codec(name, **options).encode(golden_vector())
+    path, decoded_path = GOLDEN / f"{golden}.bin", GOLDEN / "decoded.json"
+    sums = json.loads(decoded_path.read_text()) if decoded_path.is_file() else {}
     if os.environ.get("FEDGLM_REWRITE_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(blob)
-    assert blob == path.read_bytes(), (
+        sums[golden] = vector_sha256(decode(blob, size=3000).to_dense())
+        decoded_path.write_text(json.dumps(dict(sorted(sums.items())), indent=1) + "\n")
+    # What a low-rank coder sends depends on the machine's linear algebra; what a blob says does not.
+    assert name in LOW_RANK or blob == path.read_bytes(), (
         "the bytes changed: old blobs must stay readable; FEDGLM_REWRITE_GOLDEN=1 rewrites"
     )
-    values = decode(path.read_bytes(), size=3000).to_dense()
-    assert np.abs(values - golden_vector()).max() <= np.abs(golden_vector()).max()
+    assert vector_sha256(decode(path.read_bytes(), size=3000).to_dense()) == sums[golden]
+
+
+@pytest.mark.parametrize("name", SPARSE)
+@settings(max_examples=20)
+@given(budget=st.integers(80, 30_000), scale=st.sampled_from([1e-30, 1e-3]), seed=st.integers(0, 9))
+def test_the_budget_holds_and_is_used(name, budget, scale, seed):
+    vector = normal(4000, scale, seed)
+    blob = make_codec(name, max_bytes=budget).encode(vector)
+    assert len(blob) <= budget
+    sent = decode(blob, size=4000)
+    assert len(blob) > 0.9 * budget or sent.positions.size > 2000  # beyond half of them more take less
+    assert sent.positions.tolist() == top_positions(vector, sent.positions.size / 4000)
+
+
+@pytest.mark.parametrize("overshoot", [1.0, 1.5, 2.0])
+def test_overshoot(overshoot):
+    vector = normal(5000)
+    sent = decoded(make_codec("topk-sign", density=0.1, overshoot=overshoot), vector)
+    magnitudes = np.abs(vector[sent.positions])
+    assert sent.max_abs() == pytest.approx(max(magnitudes.mean(), overshoot * magnitudes.min()), rel=1e-6)
+    left = vector.copy()
+    sent.add_to(left, -1.0)
+    smallest = magnitudes.min() * (1 + 1e-6)
+    assert (np.abs(left[sent.positions][magnitudes < 1.5 * magnitudes.min()]) <= smallest).all()

@@ -58,7 +58,9 @@ def test_every_truncation(name):
     for length in range(len(blob)):
         assert not check(blob[:length], 300)
     for length in range(1, len(blob) - 11):
-        assert not check(resealed(blob, lambda body, length=length: body.__delitem__(slice(-length, None))), 300)
+        shorter = resealed(blob, lambda body, length=length: body.__delitem__(slice(-length, None)))
+        # What is left of a range code may be the code of another update: then the CRC alone tells.
+        assert not check(shorter, 300) or name in ("lowrank", "hybrid")
     assert not check(resealed(blob, lambda body: body.append(0)), 300)
 
 
@@ -130,6 +132,15 @@ BOMBS = {
     "an infinite magnitude": seal_update(5, 8, varint(1), np.float32(np.inf).tobytes(), b"\0", b"\0", b"\1"),
     "a negative magnitude": seal_update(5, 8, varint(1), np.float32(-1).tobytes(), b"\0", b"\0", b"\1"),
     "a subnormal magnitude": seal_update(5, 8, varint(1), np.float32(1e-40).tobytes(), b"\0", b"\0", b"\1"),
+    "two magnitudes without bytes": seal_update(6, HUGE, varint(HUGE), SCALE, SCALE, b"\0" * 100),
+    "signs without the larger magnitudes": seal_update(6, 16, varint(16), SCALE, SCALE, b"\0\0"),
+    "an infinite second magnitude": seal_update(6, 8, varint(1), SCALE, np.float32(np.inf).tobytes(), b"\0\0\0\1"),
+    "a NaN magnitude": seal_update(6, 8, varint(1), np.float32(np.nan).tobytes(), SCALE, b"\0\0\0\1"),
+    "larger magnitudes after the end": seal_update(6, 8, varint(1), SCALE, SCALE, b"\0\2\0\1"),
+    "sparse int8 without bytes": seal_update(7, HUGE, varint(HUGE), b"\0" * 100),
+    "a sparse int8 of -128": seal_update(7, 8, varint(1), SCALE, b"\x80\0\1"),
+    "a sparse scale that overflows": seal_update(7, 8, varint(1), np.float32(2.0**122).tobytes(), b"\x7f\0\1"),
+    "a negative sparse scale": seal_update(7, 8, varint(1), np.float32(-1).tobytes(), b"\x7f\0\1"),
     "an infinite half": seal_update(2, 1, b"\0", np.float16(np.inf).tobytes()),
     "a half that overflows": seal_update(2, 1, b"\x71", np.float16(65504).tobytes()),
     "a shift out of range": seal_update(2, 1, b"\x72", np.float16(1).tobytes()),

@@ -7,12 +7,15 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedglm.compression import golomb_rice, kernels
+from fedglm.compression import range_kernels as rc
 from fedglm.compression.codec import CodecError
 from fedglm.compression.wire import Reader
+
+patient = settings(deadline=None)  # the first call compiles
 
 
 def encode_twin(positions, parameter):
@@ -54,6 +57,7 @@ wide_supports = st.sets(st.integers(0, (1 << 40) - 1), max_size=8).map(
 )
 
 
+@patient
 @given(supports, st.integers(0, 40))
 def test_encode_is_its_twin(positions, parameter):
     expected = encode_twin(positions, parameter)
@@ -62,6 +66,7 @@ def test_encode_is_its_twin(positions, parameter):
     assert code.tobytes() == expected.tobytes()
 
 
+@patient
 @given(st.binary(max_size=60), st.integers(0, 40), st.integers(1, 500) | st.just(1 << 40), st.integers(0, 50))
 def test_decode_is_its_twin_on_any_bytes(blob, parameter, size, count):
     code = np.frombuffer(blob, np.uint8)
@@ -72,6 +77,7 @@ def test_decode_is_its_twin_on_any_bytes(blob, parameter, size, count):
         assert out.tolist() == positions
 
 
+@patient
 @given(supports | wide_supports)
 def test_round_trip_with_the_best_parameter(positions):
     blob = golomb_rice.pack(positions)
@@ -117,3 +123,123 @@ def test_kernels_work_where_numba_may_write_no_cache():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "3\n"
+
+
+class RangeTwin:
+    """The range coder without carries or bytes: an interval of whole numbers that grows by a byte at a time."""
+
+    def __init__(self):
+        self.low, self.range, self.bits = 0, 1 << rc.WIDTH, rc.WIDTH
+        self.probabilities, self.seen = [1 << 15] * 3, [0] * 3
+
+    def narrow(self, offset, width):
+        self.low, self.range = self.low + offset, width
+        while self.range < 1 << (rc.WIDTH - 8):
+            self.low, self.range, self.bits = self.low << 8, self.range << 8, self.bits + 8
+
+    def symbol(self, start, width, bits):
+        unit = self.range >> bits
+        self.narrow(start * unit, self.range - start * unit if start + width == 1 << bits else width * unit)
+
+    def bit(self, at, bit, limit):
+        ones = (self.range >> 16) * max(24, min(65536 - 24, self.probabilities[at]))
+        self.narrow(*((0, ones) if bit else (ones, self.range - ones)))
+        rate = (2 << 16) // (2 * self.seen[at] + 3)
+        self.probabilities[at] += ((bit << 16) - self.probabilities[at]) * rate >> 16
+        self.seen[at] = min(self.seen[at] + 1, limit)
+
+    def code(self):
+        """The shortest bytes that, with zeros after them, lie in the interval; of those the least."""
+        for length in range(self.bits // 8 + 1):
+            step = 1 << (self.bits - 8 * length)
+            value = -(-self.low // step)
+            if value * step < self.low + self.range:
+                return value.to_bytes(length, "big")
+        raise AssertionError
+
+
+def _static(bits):
+    starts = st.integers(0, (1 << bits) - 1)
+    return starts.flatmap(
+        lambda start: st.tuples(st.just("symbol"), st.just(start), st.integers(1, (1 << bits) - start), st.just(bits))
+    )
+
+
+symbols = st.integers(1, 32).flatmap(_static)
+raws = st.integers(0, 32).flatmap(
+    lambda bits: st.tuples(st.just("raw"), st.integers(0, (1 << bits) - 1), st.just(bits))
+)
+bits = st.tuples(st.just("bit"), st.integers(0, 2), st.integers(0, 1), st.sampled_from([4, 255, rc.MAX_LIMIT]))
+skewed = st.sampled_from([("bit", 0, 0, 255), ("bit", 1, 1, 255), ("symbol", (1 << 32) - 1, 1, 32), ("raw", 255, 8)])
+messages = st.lists(symbols | raws | bits | skewed, max_size=60)
+
+
+@patient
+@given(messages)
+@example([("raw", 255, 8)] * 30 + [("symbol", (1 << 31) - 1, 2, 32)])  # a carry may run far
+def test_range_code_is_its_twin_and_is_read_back(message):
+    twin = RangeTwin()
+    encoder, model = rc.start_encoding(), rc.fresh_model(3)
+    out = np.full(600, 0xAA, np.uint8)
+    for kind, *step in message:
+        if kind == "bit":
+            twin.bit(*step)
+            rc.encode_bit(encoder, out, model, *step)
+        elif kind == "raw":
+            value, width = step
+            twin.symbol(value, 1, width)
+            rc.encode_raw(encoder, out, value, width)
+        else:
+            twin.symbol(*step)
+            rc.encode(encoder, out, *step)
+    length = rc.end_encoding(encoder, out)
+    expected = twin.code()
+    assert out[:length].tobytes() == expected
+
+    code = out[:length].copy()
+    assert read_back(message, code)
+    assert not read_back(message, np.append(code, np.uint8(0)))
+    assert not read_back(message, np.append(code, np.uint8(1)))
+    if length:
+        assert not read_back(message, code[:-1])
+
+
+def read_back(message, code):
+    """Whether `code` is that of the message."""
+    decoder, model = rc.start_decoding(code), rc.fresh_model(3)
+    for kind, *step in message:
+        if kind == "bit":
+            at, bit, limit = step
+            same = rc.decode_bit(decoder, code, model, at, limit) == bit
+        elif kind == "raw":
+            value, width = step
+            same = rc.decode_raw(decoder, code, width) == value
+        else:
+            start, width, total = step
+            same = start <= rc.decode_value(decoder, total) < start + width
+            rc.decode_step(decoder, code, start, width, total)
+        if not same:
+            return False
+    return rc.finished(decoder, code)
+
+
+@patient
+@given(st.binary(max_size=4), st.integers(0, 12))
+def test_a_message_of_the_range_coder_has_one_code(data, count):
+    code = np.frombuffer(data, np.uint8).copy()
+    decoder, model = rc.start_decoding(code), rc.fresh_model(1)
+    message = [rc.decode_bit(decoder, code, model, 0, 30) for _ in range(count)]
+    twin = RangeTwin()
+    for bit in message:
+        twin.bit(0, bit, 30)
+    assert rc.finished(decoder, code) == (twin.code() == data)
+
+
+def test_a_range_code_that_does_not_fit_says_how_long_it_is():
+    lengths = []
+    for room in (0, 3, 50, 100):
+        encoder, out = rc.start_encoding(), np.zeros(room, np.uint8)
+        for value in range(50):
+            rc.encode_raw(encoder, out, value | 0x80, 8)
+        lengths.append(rc.end_encoding(encoder, out))
+    assert lengths == [50, 50, 50, 50]

@@ -1,0 +1,59 @@
+"""Adding a sparse update to a dense vector; the tests hold a numpy twin that defines it.
+
+Each position lies in a line of memory of its own, for which the processor waits. It fetches more lines at a time into
+its second-level cache than into the first, so they are asked for there, well ahead: that takes half the time.
+"""
+
+# ruff: noqa: ARG001 - numba hands an intrinsic more than it needs
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy.typing as npt
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
+
+from fedglm.compression.kernels import kernel
+from fedglm.compression.vectors import Positions
+
+AHEAD: Final = 64
+"""Elements between the one that is asked for and the one that is at work."""
+
+
+def _intrinsic(function: Callable[..., Any]) -> Any:
+    return intrinsic(function)
+
+
+@_intrinsic
+def prefetch(_: Any, array: Any, index: Any) -> Any:
+    """Ask for the line of `array[index]`, into the second-level cache; a hint that changes no result."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        line = builder.bitcast(builder.gep(data, [values[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [line.type, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [line.type], kind)
+        # To read, of middling locality (which is the second level), data.
+        builder.call(ask, [line, ir.Constant(number, 0), ir.Constant(number, 2), ir.Constant(number, 1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+@kernel
+def add_at(accumulator: npt.NDArray[Any], positions: Positions, terms: npt.NDArray[Any]) -> bool:
+    """`accumulator[positions] += terms` in one pass, for three arrays of which the first and the last are of one dtype.
+
+    Returns False, with nothing changed, where a position lies outside.
+    """
+    inside = True
+    for position in positions:
+        inside &= (position >= 0) & (position < accumulator.size)
+    if inside:
+        for index in range(positions.size):
+            if index + AHEAD < positions.size:
+                prefetch(accumulator, positions[index + AHEAD])
+            accumulator[positions[index]] += terms[index]
+    return inside
