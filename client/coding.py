@@ -10,7 +10,15 @@ from fedglm.compression.settings import UpdateSettings
 
 
 def code_update(
-    state: NodeState, delta: np.ndarray, base: np.ndarray, server_round: int, settings: UpdateSettings, layout: Layout
+    state: NodeState,
+    delta: np.ndarray,
+    base: np.ndarray,
+    server_round: int,
+    settings: UpdateSettings,
+    layout: Layout,
+    *,
+    rate: float = 0.0,
+    envelope: int = 0,
 ) -> Pending:
     """Add the residual to `delta`, code the sum, and hold back what the code leaves out until it is acknowledged.
 
@@ -21,16 +29,21 @@ def code_update(
         server_round: The round that the update answers.
         settings: Codec and error feedback.
         layout: Names and shapes behind the vectors.
+        rate: Learning rate of the round. Where it has fallen, the residual falls with it. 0 for one that is not known.
+        envelope: Bytes of the message around the update, which a budget has to hold too.
+
+    Raises:
+        CodecError: The budget is too small for any update.
     """
     feedback = ErrorFeedback(
         layout.size, decay=settings.residual_decay, drop_after=settings.residual_limit, residual=state.residual
     )
     missed = server_round - state.residual_round - 1 if state.residual is not None else 0
-    update = feedback.compensate(delta, rounds_missed=missed)
-    codec = settings.make_codec(layout)
-    blob = codec.encode(update)
+    scale = min(1.0, rate / state.residual_rate) if rate and state.residual_rate else 1.0
+    codec = settings.make_codec(layout, envelope=envelope)
+    blob = feedback.encode(codec, delta, rounds_missed=missed, scale=scale)
     residual = None
     if settings.feedback:
-        feedback.commit(codec.decode(blob, size=layout.size))
+        feedback.commit()
         residual = feedback.residual
-    return Pending(round=server_round, base_sha256=vector_sha256(base), blob=blob, residual=residual)
+    return Pending(round=server_round, base_sha256=vector_sha256(base), blob=blob, residual=residual, rate=rate)

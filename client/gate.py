@@ -7,15 +7,20 @@ names the rule, and nothing leaves.
 """
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
 
+from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.node import Outcome
 from fedglm.client.precision import PrecisionError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
-from fedglm.compression.messages import RECORD, UPDATE_STYPE, Introduction
+from fedglm.compression.messages import RECORD, UPDATE_STYPE, Introduction, Report
 
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
+
+LENGTHS = 24
+"""Bytes that the lengths within a message grow by from an empty update to the largest: four of five bytes each."""
 
 
 class Refusal(RuntimeError):
@@ -67,14 +72,25 @@ class OutboundGate:
         Raises:
             Refusal: A rule is broken; nothing may be sent.
         """
-        content = RecordDict({RECORD: ConfigRecord(dict(outcome.report.to_fields()))})
         if outcome.blob is not None:
             self._check_update(outcome.blob)
+        if outcome.evaluation is not None and not self._share_metrics:
+            raise Refusal("share-metrics", "the site keeps its metrics, yet an evaluation was asked for")
+        return self._content(outcome)
+
+    @property
+    def envelope(self) -> int:
+        """Most bytes that the message around a coded update takes."""
+        report = Report(nonce="0" * 16, round=2**31 - 1, version=2**31 - 1, status="update")
+        measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._share_metrics else None
+        return int(recorddict_to_proto(self._content(Outcome(report, b"", measures))).ByteSize()) + LENGTHS
+
+    def _content(self, outcome: Outcome) -> RecordDict:
+        content = RecordDict({RECORD: ConfigRecord(dict(outcome.report.to_fields()))})
+        if outcome.blob is not None:
             array = Array(dtype="float32", shape=(self._size,), stype=UPDATE_STYPE, data=outcome.blob)
             content["update"] = ArrayRecord({RECORD: array})
         if outcome.evaluation is not None:
-            if not self._share_metrics:
-                raise Refusal("share-metrics", "the site keeps its metrics, yet an evaluation was asked for")
             measures = outcome.evaluation
             content["metrics"] = MetricRecord(
                 {"loss": float(measures.loss), "metric": float(measures.metric), "count": int(measures.count)}

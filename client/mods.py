@@ -29,8 +29,11 @@ def compress_uplink(
     codec: str = "topk-sign",
     *,
     density: float = 0.05,
+    rank: float = 4,
+    max_ratio: float | None = None,
+    overshoot: float = 1.5,
     feedback: bool = True,
-    residual_decay: float = 0.9,
+    residual_decay: float = 1.0,
     residual_limit: int = 20,
     state_dir: str | Path = DEFAULT_STATE,
 ) -> Callable[[Message, Context, ClientAppCallable], Message]:
@@ -39,6 +42,10 @@ def compress_uplink(
     Args:
         codec: Name of the codec; see `fedglm.compression.codec`.
         density: Share of the coordinates that a sparse codec sends.
+        rank: Components that a low-rank codec gives a matrix on average.
+        max_ratio: Most bytes of the coded update, as a share of dense float32; density and rank then follow from it.
+        overshoot: Of `topk-sign`: how far ahead of its drift a coordinate is sent, from 1 to 2. The mod does not see
+            the learning rate: where that falls to near nothing, no more than 1.5.
         feedback: Keep what was not sent, on this node's disk, and add it to the next update.
         residual_decay: Factor on the residual for each round missed.
         residual_limit: Rounds missed after which the residual is dropped.
@@ -49,7 +56,14 @@ def compress_uplink(
         CodecError: The codec or an option is unknown.
     """
     settings = UpdateSettings(
-        codec=codec, density=density, feedback=feedback, residual_decay=residual_decay, residual_limit=residual_limit
+        codec=codec,
+        density=density,
+        rank=rank,
+        max_ratio=max_ratio,
+        overshoot=overshoot,
+        feedback=feedback,
+        residual_decay=residual_decay,
+        residual_limit=residual_limit,
     )
     root = Path(state_dir).expanduser()
 

@@ -83,6 +83,7 @@ class Node:
         folder: Where the node keeps its state; it is made when first needed.
         seed: The experiment's seed; it orders the data and nothing else.
         declare_examples: Tell the server the number of training examples, as a public weight.
+        envelope: Bytes of the message around an update, which `update.max_ratio` counts too.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Node:
         folder: Path,
         seed: int,
         declare_examples: bool = False,
+        envelope: int = 0,
     ) -> None:
         self.name = name
         self.folder = folder
@@ -105,6 +107,7 @@ class Node:
         self._training, self._update = training, update
         self._seed = seed
         self._declare_examples = declare_examples
+        self._envelope = envelope
 
     def introduce(self) -> Introduction:
         """Say who this is and what it holds."""
@@ -185,7 +188,16 @@ class Node:
             learning_rate=instruction.learning_rate,
             seed=round_seed(self._seed, self.name, instruction.round),
         )
-        return code_update(state, result.delta, base, instruction.round, self._update, self._bench.layout)
+        return code_update(
+            state,
+            result.delta,
+            base,
+            instruction.round,
+            self._update,
+            self._bench.layout,
+            rate=instruction.learning_rate,
+            envelope=self._envelope,
+        )
 
     def _evaluate(self, vector: np.ndarray) -> Evaluation:
         load_vector(self._bench.model, vector)

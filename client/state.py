@@ -38,12 +38,14 @@ class Pending:
         blob: The coded bytes, sent again as they are when the server asks for this round again.
         residual: What becomes the residual once the server has acknowledged the update; float32 vector, or None
             where nothing is kept.
+        rate: Learning rate of the round, 0 where it is not known.
     """
 
     round: int
     base_sha256: str
     blob: bytes
     residual: np.ndarray | None
+    rate: float = 0.0
 
 
 @dataclass
@@ -56,6 +58,7 @@ class NodeState:
         base: float32 vector of the model that the node holds, or None.
         residual: float32 vector, or None for zero.
         residual_round: Round at which the residual was made.
+        residual_rate: Learning rate of that round, 0 where it is not known.
         pending: The update in flight.
     """
 
@@ -64,6 +67,7 @@ class NodeState:
     base: np.ndarray | None = None
     residual: np.ndarray | None = None
     residual_round: int = 0
+    residual_rate: float = 0.0
     pending: Pending | None = None
     _stored: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -80,9 +84,10 @@ class NodeState:
         """
         if self.pending is not None and self.pending.round == acknowledged:
             self.residual, self.residual_round = self.pending.residual, self.pending.round
+            self.residual_rate = self.pending.rate
             self.pending = None
         if self.residual_round >= asked:
-            self.residual, self.residual_round = None, 0
+            self.residual, self.residual_round, self.residual_rate = None, 0, 0.0
 
     def save(self, folder: Path) -> None:
         """Write the state durably.
@@ -96,9 +101,11 @@ class NodeState:
             "run": self.run,
             "version": self.version,
             "residual_round": self.residual_round,
+            "residual_rate": self.residual_rate,
         }
         if self.pending is not None:
-            record["pending"] = {"round": self.pending.round, "base_sha256": self.pending.base_sha256}
+            pending = self.pending
+            record["pending"] = {"round": pending.round, "base_sha256": pending.base_sha256, "rate": pending.rate}
             vectors["pending_residual"], vectors["pending_blob"] = self.pending.residual, self.pending.blob
         files = {}
         for name, content in vectors.items():
@@ -149,6 +156,7 @@ class NodeState:
                     base_sha256=str(record["pending"]["base_sha256"]),
                     blob=content["pending_blob"],
                     residual=vectors.get("pending_residual"),
+                    rate=float(record["pending"].get("rate", 0)),
                 )
             return cls(
                 run=str(record["run"]),
@@ -156,6 +164,7 @@ class NodeState:
                 base=vectors.get("base"),
                 residual=vectors.get("residual"),
                 residual_round=int(record["residual_round"]),
+                residual_rate=float(record.get("residual_rate", 0)),
                 pending=pending,
                 _stored=files,
             )

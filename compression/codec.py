@@ -12,17 +12,21 @@ the registry; its dataclass fields are its options.
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
 
 from fedglm.compression.dense import DenseFp16, DenseFp32, Int8
 from fedglm.compression.errors import CodecError
+from fedglm.compression.hybrid import Hybrid
 from fedglm.compression.layout import Layout
-from fedglm.compression.topk import TopKFp16, TopKSign
+from fedglm.compression.lowrank import LowRank
+from fedglm.compression.topk import TopK2Bit, TopKFp16, TopKInt8, TopKSign
 from fedglm.compression.updates import Accumulator
 from fedglm.compression.vectors import Vector
 from fedglm.compression.wire import UPDATE, Blob, kind_of
 
-__all__ = ["Codec", "CodecError", "Update", "codec_names", "codec_options", "decode", "make_codec"]
+__all__ = ["Codec", "CodecError", "FusedCodec", "Update", "codec_names", "codec_options", "decode", "make_codec"]
 
 
 class Update(Protocol):
@@ -78,12 +82,39 @@ class Codec(Protocol):
         """
 
 
+@runtime_checkable
+class FusedCodec(Codec, Protocol):
+    """A codec that adds the residual and keeps what it leaves out in the same pass in which it codes.
+
+    It is faster, and gives the same bits, as `encode`, `decode` and a subtraction after one another.
+    """
+
+    def encode_compensated(self, delta: Vector, residual: Vector, factor: np.float32, left: Vector) -> bytes:
+        """Code `delta + residual * factor`, rounded after each step, as `encode` would.
+
+        Args:
+            delta: shape (n,), float32.
+            residual: shape (n,), float32, finite, contiguous.
+            factor: from 0 to 1.
+            left: shape (n,), float32, contiguous: is overwritten with the sum less what the blob holds of it. It shares
+                no memory with the others.
+
+        Raises:
+            ValueError: a delta of another shape or with NaN or infinity (which and where), or a sum that overflows.
+                What `left` then holds is not defined.
+        """
+
+
 _REGISTRY: dict[str, type[Codec]] = {
     "dense-fp32": DenseFp32,
     "dense-fp16": DenseFp16,
     "int8": Int8,
     "topk-fp16": TopKFp16,
     "topk-sign": TopKSign,
+    "topk-2bit": TopK2Bit,
+    "topk-int8": TopKInt8,
+    "lowrank": LowRank,
+    "hybrid": Hybrid,
 }
 _BY_WIRE_ID = {codec.wire_id: codec for codec in _REGISTRY.values()}
 
@@ -108,7 +139,8 @@ def make_codec(name: str, *, layout: Layout | None = None, **options: object) ->
     Args:
         name: one of `codec_names()`.
         layout: the tensors behind the vector, for codecs that look at rows and columns; the others do without.
-        options: what `codec_options(name)` lists: `density` for the sparse ones.
+        options: what `codec_options(name)` lists: `density` and `coder` for the sparse ones,
+            `rank` for those of low rank, `max_bytes` for all but the dense ones, `overshoot` for `topk-sign`.
 
     Raises:
         CodecError: a name, an option or a value that does not exist, with the near ones.

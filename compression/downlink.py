@@ -5,7 +5,7 @@ the coded deltas 6, 7, ... that it lacks; a newcomer, or one away for too long, 
 grid: with float16 a snapshot of half the size holds the very bits that the others have replayed. What coding and
 rounding leave out waits in the server's residual, so nothing is lost.
 
-A message is the envelope of `wire` (magic FD, kind 1 deltas, kind 2 snapshot) around:
+A message is the envelope of `wire` (magic FD, kind 1 deltas, kind 2 snapshot, kind 3 coded snapshot) around:
 
     bytes   what
     1       grid: 1 float16, 2 float32
@@ -15,6 +15,7 @@ A message is the envelope of `wire` (magic FD, kind 1 deltas, kind 2 snapshot) a
     varint  version that results
     ...     deltas: for each version on the way, the length as a varint and the codec's blob
             snapshot: n float16 or float32, as the grid says
+            coded snapshot: n float16 without loss, as in `snapshots`; the server sends the shorter of the two
 
 To replay a delta: add each decoded value to the version before, in float32, and round to the grid, ties to even. What
 is held is rounded to the grid first: version 0 may be an initialisation that both ends computed for themselves.
@@ -28,6 +29,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.compression import snapshots
 from fedglm.compression.codec import Codec, Update, decode
 from fedglm.compression.errors import CodecError, VersionMismatch
 from fedglm.compression.feedback import ErrorFeedback
@@ -39,7 +41,7 @@ Grid: TypeAlias = Literal["fp16", "fp32"]
 _DTYPES: dict[Grid, str] = {"fp16": "<f2", "fp32": "<f4"}
 _GRID_IDS: dict[Grid, int] = {"fp16": 1, "fp32": 2}
 _GRIDS = {grid_id: grid for grid, grid_id in _GRID_IDS.items()}
-_DELTAS, _SNAPSHOT = 1, 2
+_DELTAS, _SNAPSHOT, _CODED_SNAPSHOT = 1, 2, 3
 _LAYOUT_BYTES = 8
 
 
@@ -78,18 +80,19 @@ class ModelVersions:
         self._feedback = ErrorFeedback(vector.size, residual=vector - rounded) if feedback else None
         self._hold(0, rounded)
 
-    def publish(self, step: Vector) -> int:
+    def publish(self, step: Vector, scale: float = 1.0) -> int:
         """Code a step, adopt what the nodes will decode as the next version, and return the coded bytes.
 
         Args:
             step: shape (n,), float32: what the server's optimizer adds to the model.
+            scale: factor on the residual, from 0 to 1; see `ErrorFeedback.encode`.
 
         Raises:
             ValueError: a step of another shape or not finite, or a model that leaves the grid's range; the version
                 is then the old one.
         """
         step = checked(step, "the step", self.vector.size)
-        update = step if self._feedback is None else self._feedback.compensate(step)
+        update = step if self._feedback is None else self._feedback.compensate(step, scale=scale)
         delta = self._codec.encode(update)
         vector = _advance(self.vector, self._codec.decode(delta, self.vector.size), self._grid)
         if self._feedback is not None:
@@ -108,14 +111,20 @@ class ModelVersions:
             return self.snapshot()
         if held not in self._messages:
             lacking = list(self._deltas)[len(self._deltas) - (self.version - held) :]
-            self._messages[held] = self._message(_DELTAS, held, *lacking)
+            message = self._message(_DELTAS, held, *lacking)
+            # A snapshot takes time to code: only where the deltas come near to what one may take.
+            if len(message) > self.vector.size and len(self.snapshot()) < len(message):
+                message = self.snapshot()
+            self._messages[held] = message
         return self._messages[held]
 
     def snapshot(self) -> bytes:
         """The message that holds the whole model."""
         if None not in self._messages:
-            vector = self.vector.astype(_DTYPES[self._grid]).tobytes()
-            self._messages[None] = self._message(_SNAPSHOT, self.version, vector)
+            kind, content = _SNAPSHOT, self.vector.astype(_DTYPES[self._grid]).tobytes()
+            if self._grid == "fp16" and len(coded := snapshots.pack(self.vector)) < len(content):
+                kind, content = _CODED_SNAPSHOT, coded
+            self._messages[None] = self._message(kind, self.version, content)
         return self._messages[None]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -215,7 +224,7 @@ class Replica:
             CodecError: a message that is damaged or meant for another model; nothing is changed.
         """
         kind, reader = unseal(blob, DOWNLINK)
-        if kind not in (_DELTAS, _SNAPSHOT):
+        if kind not in (_DELTAS, _SNAPSHOT, _CODED_SNAPSHOT):
             raise CodecError(f"a downlink message of unknown kind {kind}")
         (grid_id,) = reader.take(1)
         if grid_id not in _GRIDS:
@@ -225,10 +234,10 @@ class Replica:
             raise CodecError("the downlink message is for a model of another layout")
         sha256 = reader.take(hashlib.sha256().digest_size).hex()
         start, version = reader.varint(), reader.varint()
-        if kind == _SNAPSHOT:
+        if kind != _DELTAS:
             if start != version:
                 raise CodecError(f"a snapshot of version {start} that calls itself {version}")
-            vector = _read_snapshot(reader, self.vector.size, _GRIDS[grid_id])
+            vector = _read_snapshot(reader, self.vector.size, _GRIDS[grid_id], coded=kind == _CODED_SNAPSHOT)
             if vector_sha256(vector) != sha256:
                 raise CodecError(f"the snapshot of version {version} does not match its SHA-256")
         else:
@@ -279,8 +288,10 @@ def on_grid(vector: Vector, grid: Grid) -> Vector:
     return rounded
 
 
-def _read_snapshot(reader: Reader, size: int, grid: Grid) -> Vector:
-    vector: Vector = reader.array(_DTYPES[grid], size).astype(np.float32)
+def _read_snapshot(reader: Reader, size: int, grid: Grid, *, coded: bool) -> Vector:
+    if coded and grid != "fp16":
+        raise CodecError(f"a coded snapshot on the grid {grid}: only fp16 has one")
+    vector: Vector = snapshots.unpack(reader, size) if coded else reader.array(_DTYPES[grid], size).astype(np.float32)
     reader.finish()
     if not np.isfinite(vector).all():
         raise CodecError("the snapshot holds NaN or infinity")

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedglm.compression.codec import Codec, codec_options, make_codec
+from fedglm.compression.budget import LEAST_BYTES
+from fedglm.compression.codec import Codec, CodecError, codec_options, make_codec
 from fedglm.compression.layout import Layout
 
 
@@ -14,6 +15,11 @@ class CodingSettings(BaseModel):
     Attributes:
         codec: Name of the codec; see `fedglm.compression.codec`.
         density: Share of the coordinates that a sparse codec sends, in (0, 1]; dense codecs send all.
+        rank: Components that a low-rank codec gives a matrix on average.
+        max_ratio: Most bytes of a message, as a share of dense float32. When given, the codec sends what fits: density
+            and rank follow from it, update by update. Codecs of a fixed size take none.
+        overshoot: Of `topk-sign`: how far ahead of its drift a coordinate is sent, from 1 (not at all) to 2. Only with
+            feedback, which takes back what was too much.
         feedback: Keep what was not sent and add it to the next update (Seide et al. 2014; Karimireddy et al. 2019).
     """
 
@@ -21,11 +27,16 @@ class CodingSettings(BaseModel):
 
     codec: str = "topk-sign"
     density: float = Field(default=0.05, gt=0, le=1)
+    rank: float = Field(default=4, gt=0, le=4096)
+    max_ratio: float | None = Field(default=None, gt=0, le=1)
+    overshoot: float = Field(default=2.0, ge=1, le=2)
     feedback: bool = True
 
     @model_validator(mode="after")
     def _codec_exists(self) -> "CodingSettings":
-        self.make_codec()
+        known = codec_options(self.codec)
+        if self.max_ratio is not None and "max_bytes" not in known:
+            raise ValueError(f"the codec {self.codec!r} has a fixed size: it takes no max_ratio")
         return self
 
     @property
@@ -34,13 +45,44 @@ class CodingSettings(BaseModel):
         return "density" in codec_options(self.codec)
 
     @property
-    def effective_density(self) -> float:
-        """Share of the coordinates that travel."""
+    def effective_density(self) -> float | None:
+        """Share of the coordinates that travel; None where each update has its own."""
+        if self.max_ratio is not None:
+            return None
         return self.density if self.is_sparse else 1.0
 
-    def make_codec(self, layout: Layout | None = None) -> Codec:
-        """The codec itself. `CodecError` (a `ValueError`) when the name is unknown."""
-        options: dict[str, Any] = {"density": self.density} if self.is_sparse else {}
+    @property
+    def in_words(self) -> str:
+        """The codec with what it was set to, for people."""
+        known = codec_options(self.codec)
+        if self.max_ratio is not None:
+            return f"{self.codec} within {self.max_ratio:.3g} of float32"
+        said = [f"{name} {getattr(self, name):.3g}" for name in ("rank", "density") if name in known]
+        return " ".join([self.codec, *(["at", " and ".join(said)] if said else [])])
+
+    def make_codec(self, layout: Layout, *, envelope: int = 0) -> Codec:
+        """The codec itself.
+
+        Args:
+            layout: Tensors behind the vectors.
+            envelope: Bytes of the message around the blob, which count towards `max_ratio`.
+
+        Raises:
+            CodecError: `max_ratio` leaves no room for a blob.
+        """
+        known = codec_options(self.codec)
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("density", "rank") if name in known}
+        if "overshoot" in known and self.feedback:
+            options["overshoot"] = self.overshoot
+        if self.max_ratio is not None:
+            room = int(self.max_ratio * 4 * layout.size) - envelope
+            if room < LEAST_BYTES:
+                raise CodecError(
+                    f"max_ratio {self.max_ratio:g} of {4 * layout.size} bytes leaves {max(room, 0)} for the update, "
+                    f"and the message around it takes {envelope}: give at least "
+                    f"{(envelope + LEAST_BYTES) / (4 * layout.size):.2g}"
+                )
+            options["max_bytes"] = room
         return make_codec(self.codec, layout=layout, **options)
 
 
@@ -52,7 +94,7 @@ class UpdateSettings(CodingSettings):
         residual_limit: Missed rounds after which a residual is too stale and is dropped.
     """
 
-    residual_decay: float = Field(default=0.9, ge=0, le=1)
+    residual_decay: float = Field(default=1.0, ge=0, le=1)
     residual_limit: int = Field(default=20, ge=0)
 
 

@@ -215,8 +215,13 @@ class Coordinator:
             state.faults[name] = f"no reply within {federation.round_timeout_s:g} s"
             self._listener.reply_taken(number, name, state.faults[name])
         self._check_quorum(state, len(sampled))
-        self._versions.publish(self._optimizer.step(state.mean.mean(), number))
+        self._versions.publish(self._optimizer.step(state.mean.mean(), number), self._fall(number))
         return self._row(state, len(sampled), started)
+
+    def _fall(self, number: int) -> float:
+        """What the nodes' learning rate of a round is of the last one's, at most 1."""
+        rate_at, rounds = self._plan.optimizer.rate_at, self._plan.federation.rounds
+        return min(1.0, rate_at(number, rounds) / rate_at(number - 1, rounds)) if number > 1 else 1.0
 
     def _content(self, state: _Round, member: Participant, *, again: bool = False) -> RecordDict:
         """The message for one node: its instruction and what it lacks of the model."""

@@ -70,6 +70,7 @@ class SimulatedNodes:
         stage = build_stage(self.scenario_toml)
         scenario = stage.scenario
         site = stage.data.sites[int(context.node_config["partition-id"])]
+        gate = OutboundGate(stage.workbench.layout.size, share_metrics=scenario.federation.node_metrics)
         node = Node(
             site.name,
             stage.workbench,
@@ -80,8 +81,9 @@ class SimulatedNodes:
             folder=self.folder / folder_name(site.name),
             seed=scenario.federation.seed,
             declare_examples=scenario.federation.weighting == "declared",
+            envelope=gate.envelope,
         )
-        return node, OutboundGate(stage.workbench.layout.size, share_metrics=scenario.federation.node_metrics)
+        return node, gate
 
 
 def folder_name(name: str) -> str:

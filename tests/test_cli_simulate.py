@@ -91,6 +91,24 @@ def test_uplink_at_density_5_percent_is_at_most_5_percent(finished):
     assert finished.summary["downlink_ratio"] < 0.1
 
 
+@pytest.mark.parametrize("codec", ["topk-sign", "topk-int8", "lowrank", "hybrid"])
+def test_a_budget_holds_for_what_travels(fedglm, tiny, tmp_path, codec):
+    options = ("--codec", codec, "--set", "update.max_ratio=0.015", "--set", "downlink.codec=lowrank")
+    result = fedglm("simulate", str(tiny), *options, "--json", "--out", str(tmp_path / "run"))
+    assert result.code == 0, result.err
+    summary = json.loads(result.out)
+    assert 0.01 < summary["uplink_ratio"] <= 0.015
+    assert summary["density"] is None
+
+
+def test_a_budget_for_a_codec_of_fixed_size_is_refused(fedglm, tiny, tmp_path):
+    result = fedglm(
+        "simulate", str(tiny), "--codec", "int8", "--set", "update.max_ratio=0.1", "--out", str(tmp_path / "r")
+    )
+    assert result.code == 2
+    assert "'int8' has a fixed size" in result.err
+
+
 def test_the_model_is_the_one_of_the_hash(finished):
     model = AutoModelForSequenceClassification.from_pretrained(finished.folder / "model", local_files_only=True)
     assert sha256_of_weights(model) == finished.summary["model_sha256"]
@@ -130,7 +148,7 @@ def test_the_table_for_people(fedglm, tiny, tmp_path, monkeypatch):
 
 
 def test_text_of_nodes_and_scenarios_is_no_markup(capsys):
-    about = {"scenario": "[/x]", "codec": "int8", "density": 1, "nodes": 2, "parameters": 3, "downlink_codec": "int8"}
+    about = {"scenario": "[/x]", "coding": "int8", "nodes": 2, "parameters": 3, "downlink_coding": "int8"}
     about |= {"engine": "inline", "precision": "fp32", "device": "cpu", "precision_reason": "[/x]", "privacy": "[/x]"}
     about |= {"rounds": 2, "metric": "accuracy"}
     with Progress(quiet=False) as progress:

@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flwr.common.serde import recorddict_to_proto
 from tiny_federation import tiny_model, tiny_node, workbench
 
 from fedglm.client import node as node_module
+from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Workbench
 from fedglm.client.state import NodeState, StateError
 from fedglm.client.training import TrainingError
@@ -139,6 +141,32 @@ def test_a_residual_ages_with_the_rounds_missed(tmp_path, deltas, missed, factor
     state = NodeState.load(node.folder, SIZE)
     left = values(outcome) + state.pending.residual
     np.testing.assert_allclose(left, deltas[1] + factor * residual, atol=1e-7)
+
+
+@pytest.mark.parametrize(("rate", "factor"), [(5e-3, 0.5), (1e-2, 1.0), (4e-2, 1.0)])
+def test_a_residual_falls_with_the_learning_rate_and_never_grows(tmp_path, deltas, rate, factor):
+    node, server = tiny_node(tmp_path, update={"codec": "topk-fp16", "density": 0.1}), Server()
+    server.ask(node, 1, learning_rate=1e-2)
+    residual = NodeState.load(node.folder, SIZE).pending.residual
+    outcome = server.ask(node, 2, acknowledged=1, learning_rate=rate)
+    left = values(outcome) + NodeState.load(node.folder, SIZE).pending.residual
+    np.testing.assert_allclose(left, deltas[1] + factor * residual, atol=1e-7)
+
+
+def test_the_ratio_counts_the_message_around_the_update(tmp_path):
+    gate = OutboundGate(SIZE, share_metrics=False)
+    update = {"codec": "topk-sign", "max_ratio": 0.95}
+    node, server = tiny_node(tmp_path, update=update, envelope=gate.envelope), Server()
+    for number in (1, 2, 3):
+        outcome = server.ask(node, number, acknowledged=number - 1)
+        message = recorddict_to_proto(gate.release(outcome)).ByteSize()
+        assert 150 < message <= 4 * SIZE * 0.95
+
+
+def test_a_ratio_without_room_is_refused_in_words(tmp_path):
+    node, server = tiny_node(tmp_path, update={"max_ratio": 0.0001}, envelope=400), Server()
+    with pytest.raises(CodecError, match="the message around it takes 400: give at least"):
+        server.ask(node, 1)
 
 
 def test_without_feedback_nothing_is_kept(tmp_path, deltas):

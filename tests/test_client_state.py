@@ -39,7 +39,8 @@ def words(state):
         content(state.base),
         content(state.residual),
         state.residual_round,
-        pending and (pending.round, pending.base_sha256, pending.blob, content(pending.residual)),
+        state.residual_rate,
+        pending and (pending.round, pending.base_sha256, pending.blob, content(pending.residual), pending.rate),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from fedglm.cli.errors import explain
 from fedglm.cli.options import read_scenario
 from fedglm.compression.codec import codec_names
+from fedglm.compression.settings import UpdateSettings
 from fedglm.simulations.scenario import Scenario, ScenarioError, builtin_names, parse_setting, scenario_text
 
 LEAST = 'name = "least"\n[data]\nsource = "breast-cancer"\n'
@@ -46,6 +47,8 @@ def test_every_default_is_written_out():
     assert tree["update"] == {
         "codec": "topk-sign",
         "density": 0.05,
+        "rank": 4,
+        "overshoot": 2.0,
         "feedback": True,
         "residual_decay": scenario.update.residual_decay,
         "residual_limit": scenario.update.residual_limit,
@@ -206,5 +209,25 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
 @pytest.mark.parametrize("name", codec_names())
 def test_every_codec_can_be_asked_for(name):
     scenario = read(update__codec=name, downlink__codec=name)
-    assert scenario.update.is_sparse == scenario.downlink.is_sparse == name.startswith("topk")
+    assert scenario.update.is_sparse == scenario.downlink.is_sparse == (name == "hybrid" or name.startswith("topk"))
     assert scenario.update.effective_density == (0.05 if scenario.update.is_sparse else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"codec": "int8"}, "int8"),
+        ({"codec": "topk-fp16", "density": 0.01}, "topk-fp16 at density 0.01"),
+        ({"codec": "hybrid", "rank": 2}, "hybrid at rank 2 and density 0.05"),
+        ({"codec": "lowrank", "max_ratio": 0.01}, "lowrank within 0.01 of float32"),
+    ],
+)
+def test_a_codec_in_words(settings, words):
+    assert UpdateSettings(**settings).in_words == words
+
+
+def test_a_budget_leaves_the_density_open():
+    scenario = read(update__max_ratio=0.01)
+    assert scenario.update.effective_density is None
+    with pytest.raises(ScenarioError, match="'int8' has a fixed size"):
+        read(update__max_ratio=0.01, update__codec="int8")

@@ -50,7 +50,7 @@ def workbench(**options):
     return Workbench(tiny_model(**options), TASK, DownlinkSettings())
 
 
-def tiny_node(folder, name="a", *, bench=None, update=None, data_seed=0, rows=24, **training):
+def tiny_node(folder, name="a", *, bench=None, update=None, data_seed=0, rows=24, envelope=0, **training):
     settings = {"local_steps": 3, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "device": "cpu"}
     return Node(
         name,
@@ -62,4 +62,5 @@ def tiny_node(folder, name="a", *, bench=None, update=None, data_seed=0, rows=24
         folder=folder / name,
         seed=7,
         declare_examples=True,
+        envelope=envelope,
     )

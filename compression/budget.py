@@ -1,0 +1,75 @@
+"""The most that fits: a code's setting by the bytes it may take."""
+
+from collections.abc import Callable
+
+from fedglm.compression.errors import CodecError
+
+LEAST_BYTES = 64
+"""Of a budget: less is no room for a header."""
+_TRIALS = 16
+_CLOSE = 0.99
+"""Share of the budget from which a code is near enough to it."""
+_AIM = 0.996
+
+
+def fill(encode: Callable[[float], bytes], limit: int, start: float, least: float, most: float) -> bytes:
+    """The code of the largest setting found whose length is at most `limit` bytes.
+
+    From `start` the setting grows or shrinks by larger and larger factors until one code fits and one does not; between
+    those two it is interpolated by the lengths, on a logarithmic scale.
+
+    Args:
+        encode: from a setting to its code; deterministic, and longer for a larger setting, or nearly so.
+        limit: bytes.
+        start: setting to try first.
+        least: smallest setting; it is what must fit.
+        most: largest setting.
+
+    Raises:
+        CodecError: not even the smallest setting fits.
+    """
+    fits: tuple[float, bytes] | None = None
+    exceeds: tuple[float, int] | None = None
+    setting = min(max(start, least), most)
+    factor = 1.25
+    for _ in range(_TRIALS):
+        code = encode(setting)
+        if len(code) <= limit:
+            if fits is None or len(code) >= len(fits[1]):
+                fits = (setting, code)
+            if len(code) >= _CLOSE * limit or setting >= most:
+                break
+        else:
+            exceeds = (setting, len(code))
+            if setting <= least:
+                break
+        if fits is None:
+            setting = max(setting / factor, least)
+        elif exceeds is None:
+            setting = min(setting * factor, most)
+        else:
+            setting = _between(fits[0], len(fits[1]), *exceeds, _AIM * limit)
+        factor *= factor
+    if fits is None:
+        fits = (least, encode(least))
+    if len(fits[1]) > limit:
+        raise CodecError(f"a budget of {limit} bytes is too small: the shortest code of this update has {len(fits[1])}")
+    return fits[1]
+
+
+def _between(low: float, short: int, high: float, long: int, wanted: float) -> float:
+    """The setting at which a length would be `wanted`, not too near to either end."""
+    share = (wanted - short) / max(long - short, 1)
+    return low * float((high / low) ** min(max(share, 0.05), 0.95))
+
+
+def check_budget(max_bytes: int | None) -> None:
+    """Refuse what is no budget of a codec.
+
+    Raises:
+        CodecError: not a whole number, or too small to hold anything.
+    """
+    if max_bytes is None:
+        return
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < LEAST_BYTES:
+        raise CodecError(f"max_bytes is a whole number from {LEAST_BYTES}, not {max_bytes!r}")

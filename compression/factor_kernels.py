@@ -1,0 +1,283 @@
+"""Compiled model of low-rank factors: how many components a matrix has, how large they are, and their whole numbers.
+
+The plain twins in the tests define these loops. A component's size is its *octave* k: its singular value is about 2**k
+steps, so an entry of a factor of length d is about 2**k / sqrt(d) steps large. That is what a reader knows before the
+first entry, and it chooses the contexts; the entries before it in the same factor, and those at the same place in the
+factors before, say whether this row or column is a quiet one.
+"""
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedglm.compression import range_kernels as rc
+from fedglm.compression.kernels import kernel
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+Levels: TypeAlias = npt.NDArray[np.int32]
+
+MAX_OCTAVE: Final = 31
+MAX_LEVEL: Final = (1 << 24) - 1
+
+CLASSES: Final = 16
+"""Of entries by their expected size: class c is 2**(c / 2 - 1) steps; the last holds all that are larger."""
+
+_STATIONARY: Final = 255
+_ACTIVITIES: Final = 6
+_UNARY: Final = 20
+"""Quotients told apart one by one; what is beyond them is an Elias gamma code."""
+
+LEVEL_CONTEXTS: Final = CLASSES * _ACTIVITIES * _UNARY
+SHAPE_CONTEXTS: Final = 4 + 4 + 64 + CLASSES
+_MORE, _SAME, _FIRST, _PLAIN = 0, 4, 8, 72
+
+
+@kernel
+def level_class(octave: int, length: int) -> int:
+    """The class of the entries of a factor."""
+    log = 0
+    while length > 1:
+        length >>= 1
+        log += 1
+    return max(0, min(CLASSES - 1, 2 * octave - log + 2))
+
+
+@kernel
+def encode_shapes(
+    state: rc.State, out: rc.Code, model: rc.Model, counts: Numbers, octaves: Numbers, plain: Numbers
+) -> None:
+    """Code the components of each matrix, `counts` (T,), with their falling `octaves`, and the classes of the rest."""
+    at = 0
+    last = 0
+    for count in counts:
+        for index in range(count):
+            rc.encode_bit(state, out, model, _MORE + min(index, 3), 1, _STATIONARY)
+            octave = octaves[at]
+            at += 1
+            if index == 0:
+                node = 1
+                for bit in range(4, -1, -1):
+                    one = octave >> bit & 1
+                    rc.encode_bit(state, out, model, _FIRST + node, one, _STATIONARY)
+                    node = node << 1 | one
+            else:
+                for _ in range(last - octave):
+                    rc.encode_bit(state, out, model, _SAME + min(index, 3), 0, _STATIONARY)
+                if octave > 0:
+                    rc.encode_bit(state, out, model, _SAME + min(index, 3), 1, _STATIONARY)
+            last = octave
+        rc.encode_bit(state, out, model, _MORE + min(count, 3), 0, _STATIONARY)
+    for value in plain:
+        node = 1
+        for bit in range(3, -1, -1):
+            one = value >> bit & 1
+            rc.encode_bit(state, out, model, _PLAIN + node, one, _STATIONARY)
+            node = node << 1 | one
+
+
+@kernel
+def decode_shapes(
+    state: rc.State, code: rc.Code, model: rc.Model, limits: Numbers, counts: Numbers, octaves: Numbers, plain: Numbers
+) -> bool:
+    """Fill `counts`, each at most its limit, `octaves` and `plain`; False where a matrix has more than its limit."""
+    at = 0
+    last = 0
+    for matrix in range(counts.size):
+        count = 0
+        while rc.decode_bit(state, code, model, _MORE + min(count, 3), _STATIONARY) == 1:
+            if count == limits[matrix]:
+                return False
+            if count == 0:
+                node = 1
+                for _ in range(5):
+                    node = node << 1 | rc.decode_bit(state, code, model, _FIRST + node, _STATIONARY)
+                last = node - 32
+            else:
+                while last > 0 and rc.decode_bit(state, code, model, _SAME + min(count, 3), _STATIONARY) == 0:
+                    last -= 1
+            octaves[at] = last
+            at += 1
+            count += 1
+        counts[matrix] = count
+    for index in range(plain.size):
+        node = 1
+        for _ in range(4):
+            node = node << 1 | rc.decode_bit(state, code, model, _PLAIN + node, _STATIONARY)
+        plain[index] = node - 16
+    return True
+
+
+@kernel
+def _context(levels: Levels, start: int, at: int, above: int, kind: int, above_kind: int) -> int:
+    """Class and activity as a number: what the neighbours, brought to this class's size, add up to."""
+    near = 0
+    if at > 0:
+        near += 2 * abs(int(levels[start + at - 1]))
+    if at > 1:
+        near += abs(int(levels[start + at - 2]))
+    if above >= 0:
+        near += abs(int(levels[above + at])) * 3 >> (max(0, above_kind - kind) + 1) // 2
+    size = max(0, kind - 2) // 2
+    scaled = near << 1 >> size
+    activity = 0
+    while scaled > 0 and activity < _ACTIVITIES - 1:
+        scaled >>= 1
+        activity += 1
+    return (kind * _ACTIVITIES + activity) * _UNARY
+
+
+@kernel
+def encode_levels(
+    state: rc.State,
+    out: rc.Code,
+    model: rc.Model,
+    levels: Levels,
+    start: int,
+    length: int,
+    kind: int,
+    above: int,
+    above_kind: int,
+) -> None:
+    """Code `length` entries from `start`, of a class; `above` is where the factor before starts, or -1."""
+    spare = max(0, (kind - 6) // 2)  # low bits that are as good as random
+    for at in range(length):
+        context = _context(levels, start, at, above, kind, above_kind)
+        level = int(levels[start + at])
+        size = abs(level)
+        quotient = size >> spare
+        for step in range(min(quotient, _UNARY)):
+            rc.encode_bit(state, out, model, context + step, 1, _STATIONARY)
+        if quotient < _UNARY:
+            rc.encode_bit(state, out, model, context + quotient, 0, _STATIONARY)
+        else:
+            beyond = quotient - _UNARY + 1
+            bits = 0
+            while beyond >> (bits + 1) > 0:
+                bits += 1
+            rc.encode_raw(state, out, bits, 5)
+            rc.encode_raw(state, out, beyond - (1 << bits), bits)
+        if spare > 0:
+            rc.encode_raw(state, out, size & ((1 << spare) - 1), spare)
+        if size > 0:
+            rc.encode_raw(state, out, 1 if level < 0 else 0, 1)
+
+
+@kernel
+def decode_levels(
+    state: rc.State,
+    code: rc.Code,
+    model: rc.Model,
+    levels: Levels,
+    start: int,
+    length: int,
+    kind: int,
+    above: int,
+    above_kind: int,
+) -> bool:
+    """Fill `length` entries from `start`; False where one is beyond MAX_LEVEL."""
+    spare = max(0, (kind - 6) // 2)
+    for at in range(length):
+        context = _context(levels, start, at, above, kind, above_kind)
+        quotient = 0
+        while quotient < _UNARY and rc.decode_bit(state, code, model, context + quotient, _STATIONARY) == 1:
+            quotient += 1
+        if quotient == _UNARY:
+            bits = rc.decode_raw(state, code, 5)
+            if bits > 24:
+                return False
+            quotient += (1 << bits) + rc.decode_raw(state, code, bits) - 1
+        size = quotient
+        if spare > 0:
+            size = quotient << spare | rc.decode_raw(state, code, spare)
+        if size > MAX_LEVEL:
+            return False
+        if size > 0 and rc.decode_raw(state, code, 1) == 1:
+            size = -size
+        levels[start + at] = size
+    return True
+
+
+@kernel
+def encode_factors(
+    shapes: Numbers, counts: Numbers, octaves: Numbers, lengths: Numbers, plain: Numbers, levels: Levels, out: rc.Code
+) -> int:
+    """Code everything; returns the code's length, above `out.size` where it does not fit.
+
+    Args:
+        shapes: rows and columns of each matrix, (T, 2), int64.
+        counts: components of each matrix, (T,).
+        octaves: of each component, falling within a matrix, (sum of counts,).
+        lengths: elements of each plain tensor, (P,).
+        plain: class of each plain tensor, (P,); 0 is a tensor of zeros alone.
+        levels: for each component its column factor, then its row factor; then the plain tensors that are not zero.
+        out: receives the code.
+    """
+    state = rc.start_encoding()
+    rules = np.zeros((SHAPE_CONTEXTS, 2), np.int64)
+    rules[:, 0] = 1 << 15
+    encode_shapes(state, out, rules, counts, octaves, plain)
+    model = np.zeros((LEVEL_CONTEXTS, 2), np.int64)
+    model[:, 0] = 1 << 15
+    at = 0
+    component = 0
+    for matrix in range(counts.size):
+        rows, columns = shapes[matrix]
+        for index in range(counts[matrix]):
+            octave = octaves[component]
+            before = octaves[component - 1] if index > 0 else 0
+            for length in (columns, rows):
+                above = at - rows - columns if index > 0 else -1
+                kind, above_kind = level_class(octave, length), level_class(before, length)
+                encode_levels(state, out, model, levels, at, length, kind, above, above_kind)
+                at += length
+            component += 1
+    for index in range(plain.size):
+        if plain[index] > 0:
+            encode_levels(state, out, model, levels, at, lengths[index], plain[index], -1, 0)
+            at += lengths[index]
+    return rc.end_encoding(state, out)
+
+
+@kernel
+def decode_factors(
+    shapes: Numbers,
+    limits: Numbers,
+    counts: Numbers,
+    octaves: Numbers,
+    lengths: Numbers,
+    plain: Numbers,
+    code: rc.Code,
+    levels: Levels,
+) -> int:
+    """Read what `encode_factors` wrote, in one pass; returns the entries of `levels` in use, or -1 for a bad code.
+
+    `octaves` and `levels` have room for as many components as `limits` allow.
+    """
+    state = rc.start_decoding(code)
+    rules = np.zeros((SHAPE_CONTEXTS, 2), np.int64)
+    rules[:, 0] = 1 << 15
+    if not decode_shapes(state, code, rules, limits, counts, octaves, plain):
+        return -1
+    model = np.zeros((LEVEL_CONTEXTS, 2), np.int64)
+    model[:, 0] = 1 << 15
+    at = 0
+    component = 0
+    for matrix in range(counts.size):
+        rows, columns = shapes[matrix]
+        for index in range(counts[matrix]):
+            octave = octaves[component]
+            before = octaves[component - 1] if index > 0 else 0
+            for length in (columns, rows):
+                above = at - rows - columns if index > 0 else -1
+                kind, above_kind = level_class(octave, length), level_class(before, length)
+                if not decode_levels(state, code, model, levels, at, length, kind, above, above_kind):
+                    return -1
+                at += length
+            component += 1
+    for index in range(plain.size):
+        if plain[index] > 0:
+            if not decode_levels(state, code, model, levels, at, lengths[index], plain[index], -1, 0):
+                return -1
+            at += lengths[index]
+    return at if rc.finished(state, code) else -1

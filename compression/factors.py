@@ -1,0 +1,166 @@
+"""A vector as quantized low-rank factors: their whole numbers, and the vector that they stand for.
+
+A component of a matrix is `p q^T 2**e`, with whole numbers p and q. Products and sums of such are exact in any order,
+so every processor and every BLAS rebuilds the same bits. Tensors that are no matrix are whole numbers of steps.
+
+    bytes  what
+    1      log2 of the step, int8, -126 to 127
+    ...    range code (`factor_kernels`): components of each matrix, their octaves, all whole numbers
+
+The octave k of a component gives its exponent: e = log2(step) - k. So k tells about how many steps its singular value
+is, and with that the size of its entries, before the first of them is read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedglm.compression import factor_kernels as kernels
+from fedglm.compression.errors import CodecError
+from fedglm.compression.factor_kernels import Levels, Numbers
+from fedglm.compression.vectors import Vector
+from fedglm.compression.wire import Reader
+
+LEAST_SIDE = 4
+"""Rows and columns of the smallest matrix that is coded by factors."""
+STEPS = (-126, 127)
+"""Log2 of the steps that can be said."""
+LEAST_EXPONENT = -126
+"""Of a component: the rebuilt values are multiples of its power of two, and none may be subnormal."""
+_EXACT = 2.0**53
+_BLOCK = 1 << 16
+"""Elements that are rebuilt at a time, so that the float64 on the way stays small."""
+
+
+class Frame:
+    """Which parts of a vector are matrices, and how far each may be broken up.
+
+    Args:
+        shapes: rows and columns of each tensor, in the vector's order.
+
+    Attributes:
+        matrices: where each matrix starts, its rows, its columns.
+        sides: longer and shorter side of each matrix, (T, 2).
+        limits: most components of each: more would have more entries than the matrix.
+        plain: where each other tensor lies.
+        lengths: elements of each of those, (P,).
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        self.matrices: list[tuple[int, int, int]] = []
+        self.plain: list[slice] = []
+        at = 0
+        for rows, columns in shapes:
+            if min(rows, columns) >= LEAST_SIDE:
+                self.matrices.append((at, rows, columns))
+            elif self.plain and self.plain[-1].stop == at:
+                self.plain[-1] = slice(self.plain[-1].start, at + rows * columns)
+            else:
+                self.plain.append(slice(at, at + rows * columns))
+            at += rows * columns
+        self.size = at
+        sides = [(max(rows, columns), min(rows, columns)) for _, rows, columns in self.matrices]
+        self.sides = np.array(sides, np.int64).reshape(-1, 2)
+        self.limits = self.sides.prod(axis=1) // np.maximum(self.sides.sum(axis=1), 1)
+        self.lengths = np.array([part.stop - part.start for part in self.plain], np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The whole numbers of a coded vector.
+
+    Attributes:
+        step: log2 of the step.
+        counts: components of each matrix, (T,).
+        octaves: of each component, falling within a matrix.
+        plain: class of each plain tensor, (P,); 0 where all of it is zero.
+        levels: for each component the factor of the shorter side, then that of the longer; then the plain tensors
+            that are not zero.
+    """
+
+    step: int
+    counts: Numbers
+    octaves: Numbers
+    plain: Numbers
+    levels: Levels
+
+    def pack(self, frame: Frame) -> bytes:
+        """The code."""
+        code = np.empty(64 + 2 * self.levels.size, np.uint8)
+        for _ in range(2):
+            length = kernels.encode_factors(
+                frame.sides, self.counts, self.octaves, frame.lengths, self.plain, self.levels, code
+            )
+            if length <= code.size:
+                break
+            code = np.empty(length, np.uint8)
+        return bytes([self.step & 0xFF]) + code[:length].tobytes()
+
+    @classmethod
+    def unpack(cls, reader: Reader, frame: Frame) -> "Factors":
+        """Read the code from all that is left of `reader`.
+
+        Raises:
+            CodecError: another step, more components than a matrix may have, numbers too large, or a code that is
+                longer or shorter than what it says.
+        """
+        step = int(reader.array("<i1", 1)[0])
+        if not STEPS[0] <= step <= STEPS[1]:
+            raise CodecError(f"a step of 2**{step}")
+        counts, plain = np.zeros(len(frame.matrices), np.int64), np.zeros(len(frame.plain), np.int64)
+        octaves = np.zeros(int(frame.limits.sum()), np.int64)
+        levels = np.empty(int((frame.limits * frame.sides.sum(axis=1)).sum() + frame.lengths.sum()), np.int32)
+        code = np.ascontiguousarray(reader.array("<u1", reader.remaining))
+        used = kernels.decode_factors(frame.sides, frame.limits, counts, octaves, frame.lengths, plain, code, levels)
+        if used < 0:
+            raise CodecError("the code of the factors is damaged")
+        return cls(step, counts, octaves[: counts.sum()], plain, levels[:used])
+
+    def to_vector(self, frame: Frame) -> Vector:
+        """The vector, shape (n,), float32; each value is rounded once.
+
+        Raises:
+            CodecError: factors so large that their sum would not be exact, or steps too small for float32.
+        """
+        vector = np.zeros(frame.size, np.float32)
+        at = component = 0
+        for (start, rows, columns), count in zip(frame.matrices, self.counts.tolist(), strict=True):
+            if not count:
+                continue
+            longer, shorter = max(rows, columns), min(rows, columns)
+            entries = self.levels[at : at + count * (longer + shorter)].reshape(count, longer + shorter)
+            exponents = self.step - self.octaves[component : component + count]
+            q, p = entries[:, :shorter], entries[:, shorter:]
+            left, right = (p, q) if rows >= columns else (q, p)
+            _rebuild(left, right, exponents, vector[start : start + rows * columns].reshape(rows, columns))
+            at += entries.size
+            component += count
+        for part, kind in zip(frame.plain, self.plain.tolist(), strict=True):
+            if kind:
+                levels = self.levels[at : at + part.stop - part.start]
+                vector[part] = to_float32(np.ldexp(levels.astype(np.float64), self.step))
+                at += levels.size
+        return vector
+
+
+def _rebuild(left: Levels, right: Levels, exponents: Numbers, out: npt.NDArray[np.float32]) -> None:
+    """Sum of `left[i] right[i]^T 2**exponents[i]`, into `out` (rows, columns)."""
+    least = int(exponents.min())
+    if least < LEAST_EXPONENT:  # the sum is a multiple of 2**least: so none of its values is subnormal
+        raise CodecError(f"factors in units of 2**{least}, too small for float32")
+    factors = np.ldexp(left.astype(np.float64), (exponents - least)[:, None])
+    partners = right.astype(np.float64)
+    if float(np.abs(factors).max(axis=1) @ np.abs(partners).max(axis=1)) >= _EXACT:
+        raise CodecError("factors so large that their sum is not exact")
+    rows = max(1, _BLOCK // out.shape[1])
+    for start in range(0, out.shape[0], rows):
+        product = factors[:, start : start + rows].T @ partners
+        out[start : start + rows] = to_float32(np.ldexp(product, least))
+
+
+def to_float32(values: npt.NDArray[np.float64]) -> Vector:
+    """Rounded once; what is beyond float32 becomes its largest number."""
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(values, -largest, largest).astype(np.float32)

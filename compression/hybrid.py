@@ -1,0 +1,116 @@
+"""The codec `hybrid`: low rank, and the largest elements of what is left by their signs.
+
+With a budget one step serves both, as within the low-rank part (`water_filling`): an element that is left is sent from
+the magnitude at which it gains as much for each bit as a component at its own limit does.
+
+Payload: the vector's shapes (`geometry`); bytes of the factors as a varint, and the factors (`factors`); k as a varint,
+the k signs with their magnitude (`signs`), and the k positions (`positions`), which take the rest of the blob.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedglm.compression import geometry, positions, signs
+from fedglm.compression.budget import check_budget, fill
+from fedglm.compression.errors import CodecError
+from fedglm.compression.factors import Factors, Frame, to_float32
+from fedglm.compression.layout import Layout
+from fedglm.compression.lowrank import RANK, check_rank
+from fedglm.compression.positions import Coder
+from fedglm.compression.selection import Largest, kept, largest
+from fedglm.compression.topk import DENSITY, check_coder, check_density
+from fedglm.compression.updates import DenseUpdate
+from fedglm.compression.vectors import Vector, checked
+from fedglm.compression.water_filling import Analysis, rank_of
+from fedglm.compression.wire import Blob, Reader, seal_update, unseal_update, varint
+
+_WORTH = 1.2
+"""Magnitude, in steps, from which an element that is left is worth about 7 bits: where a component at its own limit
+(`water_filling.WORTH`), of about 0.9 bits an entry, gains as much for a bit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hybrid:
+    """Quantized low-rank factors, and a sparse rest.
+
+    Attributes:
+        rank: components of a matrix on average; see `LowRank`.
+        density: share of the elements of the rest that is sent, above 0 and at most 1.
+        max_bytes: length of the whole blob; when given, rank, precision and density are what fits.
+        coder: of the positions.
+        layout: tensors behind the vector; see `LowRank`.
+    """
+
+    name: ClassVar[str] = "hybrid"
+    wire_id: ClassVar[int] = 9
+
+    rank: float = RANK
+    density: float = DENSITY
+    max_bytes: int | None = None
+    coder: Coder = "smallest"
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
+        check_density(self.density)
+        check_budget(self.max_bytes)
+        check_coder(self.coder)
+
+    def encode(self, update: Vector) -> bytes:
+        """Code a float32 vector of shape (n,)."""
+        vector = checked(update, "the update")
+        shapes = geometry.shapes_of(self.layout, vector.size)
+        frame = Frame(shapes)
+        head = geometry.pack(shapes)
+        rank = self.rank if self.max_bytes is None else rank_of(self.max_bytes, frame) / 2
+        analysis = Analysis(vector, frame, rank)
+
+        def code(step: float, density: float | None) -> bytes:
+            factors = analysis.quantize(step)
+            rest = vector - factors.to_vector(frame)
+            count = (
+                kept(density, vector.size)
+                if density
+                else np.count_nonzero(np.abs(rest) > _WORTH * analysis.absolute(step))
+            )
+            chosen = largest(rest, int(count)) if count else Largest(np.zeros(0, np.int64), np.zeros(0, np.float32))
+            first = factors.pack(frame)
+            support = positions.pack(chosen.positions, vector.size, self.layout, self.coder)
+            return seal_update(
+                self.wire_id,
+                vector.size,
+                head,
+                varint(len(first)),
+                first,
+                varint(chosen.positions.size),
+                signs.pack(chosen.values),
+                support,
+            )
+
+        step = analysis.step_of_rank(rank)
+        if self.max_bytes is None or analysis.coarsest == 0:
+            return code(step, self.density)
+        return fill(
+            lambda fineness: code(1 / fineness, None),
+            self.max_bytes,
+            1 / step,
+            1 / analysis.coarsest,
+            1 / analysis.finest,
+        )
+
+    @classmethod
+    def decode(cls, blob: Blob, size: int) -> DenseUpdate:
+        """Decode what `encode` wrote, from a stranger too; each value is rounded twice at most."""
+        reader = unseal_update(blob, size, cls.wire_id)
+        frame = Frame(geometry.unpack(reader, size))
+        factors = Factors.unpack(Reader(reader.take(reader.varint())), frame)
+        if (count := reader.varint()) > size:
+            raise CodecError(f"{count} values in a vector of {size}")
+        values = signs.unpack(reader, count)
+        at = positions.unpack(reader, count, size)
+        vector = factors.to_vector(frame)
+        sums = to_float32(vector[at].astype(np.float64) + values)
+        vector[at] = np.where(np.abs(sums) < np.finfo(np.float32).tiny, np.float32(0), sums)  # no subnormals
+        return DenseUpdate(vector)

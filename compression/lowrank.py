@@ -1,0 +1,81 @@
+"""The codec `lowrank`: the strongest directions of each matrix, as entropy-coded whole numbers.
+
+The updates of several local steps are nearly of low rank in a run's first rounds. PowerSGD (Vogels et al., arXiv
+1905.13727) sends two float factors of one rank for every matrix; here rank and precision follow what each direction
+explains (`water_filling`). Tensors that are no matrix, or too thin for one, go element by element with the same step.
+
+Payload: the vector's shapes (`geometry`), and the factors (`factors`), which take the rest of the blob.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedglm.compression import geometry
+from fedglm.compression.budget import check_budget, fill
+from fedglm.compression.errors import CodecError
+from fedglm.compression.factors import Factors, Frame
+from fedglm.compression.layout import Layout
+from fedglm.compression.updates import DenseUpdate
+from fedglm.compression.vectors import Vector, checked
+from fedglm.compression.water_filling import Analysis, rank_of
+from fedglm.compression.wire import Blob, seal_update, unseal_update
+
+RANK = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """Quantized low-rank factors.
+
+    Attributes:
+        rank: components of a matrix, on average over the matrices by their sides; one matrix alone gets no more.
+        max_bytes: length of the whole blob; when given, rank and precision are what fits.
+        layout: tensors behind the vector. Without one it is one row, and its elements are quantized one by one.
+    """
+
+    name: ClassVar[str] = "lowrank"
+    wire_id: ClassVar[int] = 8
+
+    rank: float = RANK
+    max_bytes: int | None = None
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        check_rank(self.rank)
+        check_budget(self.max_bytes)
+
+    def encode(self, update: Vector) -> bytes:
+        """Code a float32 vector of shape (n,)."""
+        vector = checked(update, "the update")
+        shapes = geometry.shapes_of(self.layout, vector.size)
+        frame = Frame(shapes)
+        head = geometry.pack(shapes)
+        rank = self.rank if self.max_bytes is None else rank_of(self.max_bytes, frame)
+        analysis = Analysis(vector, frame, rank)
+
+        def code(step: float) -> bytes:
+            return seal_update(self.wire_id, vector.size, head, analysis.quantize(step).pack(frame))
+
+        step = analysis.step_of_rank(rank)
+        if self.max_bytes is None or analysis.coarsest == 0:
+            return code(step)
+        return fill(
+            lambda fineness: code(1 / fineness), self.max_bytes, 1 / step, 1 / analysis.coarsest, 1 / analysis.finest
+        )
+
+    @classmethod
+    def decode(cls, blob: Blob, size: int) -> DenseUpdate:
+        """Decode what `encode` wrote, from a stranger too; each value is rounded once."""
+        reader = unseal_update(blob, size, cls.wire_id)
+        frame = Frame(geometry.unpack(reader, size))
+        return DenseUpdate(Factors.unpack(reader, frame).to_vector(frame))
+
+
+def check_rank(rank: float) -> None:
+    """Refuse what is no rank.
+
+    Raises:
+        CodecError: not a number above 0 and at most 4096.
+    """
+    if isinstance(rank, bool) or not isinstance(rank, int | float) or not 0 < rank <= 4096:
+        raise CodecError(f"rank is a number above 0 and at most 4096, not {rank!r}")
