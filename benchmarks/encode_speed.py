@@ -1,0 +1,154 @@
+"""How near to memory speed a sparse update is coded with error feedback, and folded in at the other end.
+
+    python benchmarks/encode_speed.py [ELEMENTS ...]
+
+One thread, top 1 %, 10 and 100 million elements. Times are the best of several runs, all cases in turn, as ns an
+element and as a ratio to `np.copyto` of the same vector in the same process: that ratio is what carries over to another
+machine. They are of the thread's own clock, which stops while another program has the core. The update is normal, or
+heavy-tailed (a normal over a normal: Cauchy). The parts are those of the fused encoding.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from time import thread_time
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+
+from fedglm.compression import positions, selection, selection_kernels, signs
+from fedglm.compression.codec import decode
+from fedglm.compression.feedback import ErrorFeedback
+from fedglm.compression.scatter_kernels import add_at
+from fedglm.compression.topk import TopKSign
+from fedglm.compression.vectors import Positions, Vector
+from fedglm.compression.wire import Reader
+
+DENSITY = 0.01
+ROUNDS = 3
+"""Updates that take turns, so that a residual builds up as in training."""
+
+
+def best_times(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of each case's fastest run; the first run of all only warms up."""
+    best = dict.fromkeys(cases, float("inf"))
+    for turn in range(repeats + 1):
+        for name, work in cases.items():
+            start = thread_time()
+            work()
+            if turn:
+                best[name] = min(best[name], thread_time() - start)
+    return best
+
+
+def deltas(kind: str, size: int) -> list[Vector]:
+    """Some updates of a learning rate's size."""
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(ROUNDS):
+        vector = generator.standard_normal(size, dtype=np.float32)
+        if kind == "heavy-tailed":
+            vector /= generator.standard_normal(size, dtype=np.float32) + np.float32(1e-6)
+        vector *= np.float32(1e-4)
+        drawn.append(vector)
+    return drawn
+
+
+def partitioned(vector: Vector, count: int) -> Positions:
+    """The selection that numpy alone gives: the exact threshold by `np.partition`."""
+    magnitudes = np.abs(vector)
+    threshold = np.partition(magnitudes, vector.size - count)[vector.size - count]
+    chosen = magnitudes > threshold
+    ties = np.flatnonzero(magnitudes == threshold)
+    chosen[ties[: count - np.count_nonzero(chosen)]] = True
+    return np.flatnonzero(chosen)
+
+
+class Encoding:
+    """A node's side, round after round."""
+
+    def __init__(self, codec: TopKSign, drawn: list[Vector]) -> None:
+        self.codec = codec
+        self.feedback = ErrorFeedback(drawn[0].size)
+        self.deltas = drawn
+        self.turn = 0
+        for _ in drawn:
+            self.step()
+
+    def step(self) -> bytes:
+        """Encode the next update and commit what it leaves out."""
+        self.turn += 1
+        blob = self.feedback.encode(self.codec, self.deltas[self.turn % ROUNDS])
+        self.feedback.commit()
+        return blob
+
+
+def measure(kind: str, size: int) -> None:
+    """Print the table of one vector."""
+    drawn = deltas(kind, size)
+    delta, count = drawn[0], selection.kept(DENSITY, size)
+    fast, smallest = (Encoding(TopKSign(density=DENSITY, coder=coder), drawn) for coder in ("fast", "smallest"))  # type: ignore[arg-type]
+    blobs = {"fast": fast.step(), "smallest": smallest.step()}
+    out, total = np.empty_like(delta), np.zeros_like(delta)
+    tensor = torch.from_numpy(delta)
+    one, residual = np.float32(1), fast.feedback.residual.copy()
+    threshold, room = selection._estimate(delta, residual, one, count)
+    at, values = np.empty(room, np.int64), np.empty(room, np.float32)
+    head = -out.ctypes.data % selection_kernels.ALIGNMENT // out.itemsize
+
+    def one_pass() -> int:
+        return selection_kernels.compensate(delta, residual, one, np.int32(threshold), head, out, at, values)
+
+    found = one_pass()
+    chosen = selection.largest_compensated(delta, residual, one, count, out)
+    code = signs.pack(chosen.values)
+
+    def dense_add() -> None:
+        np.add(total, delta, out=total)
+
+    cases: dict[str, Callable[[], object]] = {
+        "np.copyto": lambda: np.copyto(out, delta),
+        "encode + commit, fast coder": fast.step,
+        "encode + commit, smallest coder": smallest.step,
+        "  part: sample and threshold": lambda: selection._estimate(delta, residual, one, count),
+        "  part: the one pass": one_pass,
+        "  part: boundary of the candidates": lambda: selection_kernels.nth_largest(values[:found], count),
+        "  part: values": lambda: signs.pack(chosen.values),
+        "  part: values as the other end will see them": lambda: signs.unpack(Reader(memoryview(code)), count),
+        "  part: positions, fast": lambda: positions.pack(chosen.positions, size, None, "fast"),
+        "  part: subtract what is sent": lambda: add_at(out, chosen.positions, chosen.values),
+        "selection without feedback": lambda: selection.largest(delta, count),
+        "dense += (float32)": dense_add,
+        "decode + add_to, fast coder": lambda: decode(blobs["fast"], size=size).add_to(total, 0.25),
+        "decode + add_to, smallest coder": lambda: decode(blobs["smallest"], size=size).add_to(total, 0.25),
+    }
+    slow: dict[str, Callable[[], object]] = {
+        "np.partition, without feedback": lambda: partitioned(delta, count),
+        "torch abs + topk, without feedback": lambda: torch.topk(tensor.abs(), count, sorted=False),
+    }
+    times = best_times(cases, 15) | best_times(slow, 2)
+    copy = times["np.copyto"]
+    print(
+        f"\n{size} elements, {kind}, {DENSITY:.0%}; {len(blobs['fast'])} bytes fast, {len(blobs['smallest'])} smallest"
+    )
+    print(
+        f"{found / count:.2f} candidates for each one wanted\n\n| case | ns an element | x np.copyto |\n|---|---|---|"
+    )
+    for name, seconds in times.items():
+        print(f"| {name} | {seconds / size * 1e9:.3f} | {seconds / copy:.2f} |")
+    ratio = times["decode + add_to, fast coder"] / times["dense += (float32)"]
+    print(f"\ndecode + add_to, fast coder, is {ratio:.2f} x one dense +=")
+
+
+def main() -> None:
+    """Measure each size on both kinds of update."""
+    torch.set_num_threads(1)
+    for size in [int(float(word)) for word in sys.argv[1:]] or [10_000_000, 100_000_000]:
+        for kind in ("normal", "heavy-tailed"):
+            measure(kind, size)
+
+
+if __name__ == "__main__":
+    main()

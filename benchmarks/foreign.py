@@ -1,0 +1,110 @@
+"""Peers that cannot share our environment, in one of their own: NNCodec and the 8-bit quantizer that NVFLARE uses.
+
+NNCodec (ISO/IEC 15938-17) wants a numpy below 2. Where bitsandbytes is installed, peft imports it, which slows every
+start of fedglm. So both live in an environment that pip makes once under a cache folder; what is done is printed. It
+takes a C++ compiler, since NNCodec comes as source, and six gigabytes, since it brings its own torch. The processes
+exchange JSON and raw float32; NNCodec's own way to keep a state (`numpy.load` with `allow_pickle=True`) is not used.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from fedglm.compression.layout import Layout
+from fedglm.compression.vectors import Vector
+
+PINS = {"nncodec": "2.1.3", "bitsandbytes": "0.50.2"}
+_CHILD = Path(__file__).with_name("foreign_process.py")
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What came of one update: bytes, values sent, seconds to encode and to decode, and the decoded vector."""
+
+    bytes: int
+    sent: int
+    encode: float
+    decode: float
+    decoded: Vector
+
+
+class ForeignPeers:
+    """The peers, in a process of their own that `running` starts."""
+
+    def __init__(self, requests: IO[str], answers: IO[str], folder: Path) -> None:
+        self._requests, self._answers = requests, answers
+        self._update, self._decoded = folder / "update", folder / "decoded"
+
+    @classmethod
+    @contextmanager
+    def running(cls, cache: Path) -> "Iterator[ForeignPeers]":
+        """Start it, and end it afterwards.
+
+        Args:
+            cache: Folder for its environment, which is made where there is none.
+
+        Raises:
+            RuntimeError: The environment cannot be made; pip's last words say why.
+        """
+        home = cache / ("peers-" + "-".join(PINS.values()))
+        command = [str(_environment(home)), str(_CHILD)]
+        pipe = subprocess.PIPE
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            (Path(folder) / "words").open("w+") as words,
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=words, text=True) as process,  # noqa: S603 - ours
+        ):
+            answers = cast("IO[str]", process.stdout)
+            if not answers.readline():
+                words.seek(0)
+                raise RuntimeError(f"they do not start: {words.read()[-400:].strip()} (to make {home} anew, remove it)")
+            yield cls(cast("IO[str]", process.stdin), answers, Path(folder))
+
+    def measure(self, scheme: str, vector: Vector, layout: Layout, density: float, repeats: int) -> Coded:
+        """Code and decode one update there, by `nncodec` or `blockwise8` (which sends all values at any density)."""
+        vector.astype("<f4").tofile(self._update)
+        request = {
+            "scheme": scheme,
+            "update": str(self._update),
+            "decoded": str(self._decoded),
+            "tensors": list(zip(layout.names, layout.shapes, strict=True)),
+            "density": density,
+            "repeats": repeats,
+        }
+        print(json.dumps(request), file=self._requests, flush=True)
+        if not (line := self._answers.readline()):
+            raise RuntimeError(f"the peers' process ended; run {_CHILD.name} by hand, in their environment, to see why")
+        return Coded(**json.loads(line), decoded=np.fromfile(self._decoded, "<f4").astype(np.float32))
+
+
+def _environment(folder: Path) -> Path:
+    """The interpreter of their environment, which is made where there is none."""
+    python = folder / "bin" / "python"
+    if python.exists():
+        return python
+    wanted = [f"{name}=={version}" for name, version in PINS.items()]
+    print(f"making an environment for {' and '.join(wanted)} in {folder} (some minutes)", flush=True)
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    _run([sys.executable, "-m", "venv", unfinished])
+    pip = [unfinished / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, *wanted])
+    unfinished.rename(folder)  # venvs are not to be moved, but nothing here starts a script of its bin folder
+    return python
+
+
+def _run(command: list[object]) -> None:
+    words = [str(word) for word in command]
+    print("  " + " ".join(words), flush=True)
+    done = subprocess.run(words, capture_output=True, text=True)  # noqa: S603 - our words
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed: {(done.stderr or done.stdout)[-400:]}")
