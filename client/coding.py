@@ -17,7 +17,7 @@ def code_update(
     settings: UpdateSettings,
     layout: Layout,
     *,
-    rate: float = 0.0,
+    rate: float | None = None,
     envelope: int = 0,
 ) -> Pending:
     """Add the residual to `delta`, code the sum, and hold back what the code leaves out until it is acknowledged.
@@ -29,7 +29,7 @@ def code_update(
         server_round: The round that the update answers.
         settings: Codec and error feedback.
         layout: Names and shapes behind the vectors.
-        rate: Learning rate of the round. Where it has fallen, the residual falls with it. 0 for one that is not known.
+        rate: Learning rate of the round. Where it has fallen, the residual falls with it. None where it is not known.
         envelope: Bytes of the message around the update, which a budget has to hold too.
 
     Raises:
@@ -39,7 +39,7 @@ def code_update(
         layout.size, decay=settings.residual_decay, drop_after=settings.residual_limit, residual=state.residual
     )
     missed = server_round - state.residual_round - 1 if state.residual is not None else 0
-    scale = min(1.0, rate / state.residual_rate) if rate and state.residual_rate else 1.0
+    scale = 1.0 if rate is None or not state.residual_rate else min(1.0, rate / state.residual_rate)
     codec = settings.make_codec(layout, envelope=envelope)
     blob = feedback.encode(codec, delta, rounds_missed=missed, scale=scale)
     residual = None

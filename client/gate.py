@@ -14,13 +14,10 @@ from fedglm.client.node import Outcome
 from fedglm.client.precision import PrecisionError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
-from fedglm.compression.messages import RECORD, UPDATE_STYPE, Introduction, Report
+from fedglm.compression.messages import LENGTHS, RECORD, UPDATE_STYPE, Introduction, Report
 
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
-
-LENGTHS = 24
-"""Bytes that the lengths within a message grow by from an empty update to the largest: four of five bytes each."""
 
 
 class Refusal(RuntimeError):

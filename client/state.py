@@ -38,14 +38,14 @@ class Pending:
         blob: The coded bytes, sent again as they are when the server asks for this round again.
         residual: What becomes the residual once the server has acknowledged the update; float32 vector, or None
             where nothing is kept.
-        rate: Learning rate of the round, 0 where it is not known.
+        rate: Learning rate of the round, None where it is not known.
     """
 
     round: int
     base_sha256: str
     blob: bytes
     residual: np.ndarray | None
-    rate: float = 0.0
+    rate: float | None = None
 
 
 @dataclass
@@ -58,7 +58,7 @@ class NodeState:
         base: float32 vector of the model that the node holds, or None.
         residual: float32 vector, or None for zero.
         residual_round: Round at which the residual was made.
-        residual_rate: Learning rate of that round, 0 where it is not known.
+        residual_rate: Learning rate of that round, None where it is not known.
         pending: The update in flight.
     """
 
@@ -67,7 +67,7 @@ class NodeState:
     base: np.ndarray | None = None
     residual: np.ndarray | None = None
     residual_round: int = 0
-    residual_rate: float = 0.0
+    residual_rate: float | None = None
     pending: Pending | None = None
     _stored: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -87,7 +87,7 @@ class NodeState:
             self.residual_rate = self.pending.rate
             self.pending = None
         if self.residual_round >= asked:
-            self.residual, self.residual_round, self.residual_rate = None, 0, 0.0
+            self.residual, self.residual_round, self.residual_rate = None, 0, None
 
     def save(self, folder: Path) -> None:
         """Write the state durably.
@@ -156,7 +156,7 @@ class NodeState:
                     base_sha256=str(record["pending"]["base_sha256"]),
                     blob=content["pending_blob"],
                     residual=vectors.get("pending_residual"),
-                    rate=float(record["pending"].get("rate", 0)),
+                    rate=_rate(record["pending"].get("rate")),
                 )
             return cls(
                 run=str(record["run"]),
@@ -164,12 +164,16 @@ class NodeState:
                 base=vectors.get("base"),
                 residual=vectors.get("residual"),
                 residual_round=int(record["residual_round"]),
-                residual_rate=float(record.get("residual_rate", 0)),
+                residual_rate=_rate(record.get("residual_rate")),
                 pending=pending,
                 _stored=files,
             )
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as exc:
             raise StateError(f"the node's state in {folder} is damaged ({exc}): move it away to start afresh") from exc
+
+
+def _rate(value: object) -> float | None:
+    return None if value is None else float(str(value))
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from fedglm.compression import geometry
 from fedglm.compression.errors import CodecError
+from fedglm.compression.layout import Layout
 
 LEAST_BYTES = 64
 """Of a budget: less is no room for a header."""
@@ -50,11 +52,12 @@ def fill(encode: Callable[[float], bytes], limit: int, start: float, least: floa
         else:
             setting = _between(fits[0], len(fits[1]), *exceeds, _AIM * limit)
         factor *= factor
-    if fits is None:
-        fits = (least, encode(least))
-    if len(fits[1]) > limit:
-        raise CodecError(f"a budget of {limit} bytes is too small: the shortest code of this update has {len(fits[1])}")
-    return fits[1]
+    if fits is not None:
+        return fits[1]
+    shortest = exceeds[1] if exceeds is not None and exceeds[0] <= least else len(code := encode(least))
+    if shortest > limit:
+        raise CodecError(f"a budget of {limit} bytes is too small: the shortest code of this update has {shortest}")
+    return code
 
 
 def _between(low: float, short: int, high: float, long: int, wanted: float) -> float:
@@ -63,8 +66,12 @@ def _between(low: float, short: int, high: float, long: int, wanted: float) -> f
     return low * float((high / low) ** min(max(share, 0.05), 0.95))
 
 
-def check_budget(max_bytes: int | None) -> None:
+def check_budget(max_bytes: int | None, layout: Layout | None = None) -> None:
     """Refuse what is no budget of a codec.
+
+    Args:
+        max_bytes: the budget.
+        layout: whose geometry the blob must hold, for codecs that cannot do without.
 
     Raises:
         CodecError: not a whole number, or too small to hold anything.
@@ -73,3 +80,7 @@ def check_budget(max_bytes: int | None) -> None:
         return
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < LEAST_BYTES:
         raise CodecError(f"max_bytes is a whole number from {LEAST_BYTES}, not {max_bytes!r}")
+    if layout is not None:
+        least = LEAST_BYTES + len(geometry.pack(geometry.shapes_of(layout, layout.size)))
+        if max_bytes < least:
+            raise CodecError(f"a budget of {max_bytes} bytes is too small: this layout takes {least} at the least")

@@ -67,6 +67,8 @@ class Codec(Protocol):
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,); the same vector gives the same bytes.
 
+        On one machine, for the low-rank codecs: what they send rests on its linear algebra. What a blob says does not.
+
         Raises:
             ValueError: an empty vector, another dtype or shape, or NaN or infinity (which and where).
         """
@@ -156,13 +158,22 @@ def make_codec(name: str, *, layout: Layout | None = None, **options: object) ->
     return build(**options)
 
 
-def decode(blob: Blob, *, size: int) -> Update:
-    """Decode the blob of any codec; what a server or a verifier uses.
+def decode(blob: Blob, *, size: int, codec: str | None = None) -> Update:
+    """Decode a blob; what a server or a verifier uses.
+
+    Args:
+        blob: from a stranger too.
+        size: elements that the update must have.
+        codec: the one by which it must be coded; None takes any. Where the sender was told which, say so: codecs differ
+            in the time and the memory that a blob may ask for.
 
     Raises:
-        CodecError: no update of `size` elements made by a codec known here.
+        CodecError: no update of `size` elements made by a codec known here, or by another one.
     """
     kind = kind_of(blob, UPDATE)
+    if codec is not None and kind != _named(codec).wire_id:
+        other = _BY_WIRE_ID[kind].name if kind in _BY_WIRE_ID else f"codec {kind}"
+        raise CodecError(f"the update is coded by {other}, not by {codec}, as was agreed")
     if kind not in _BY_WIRE_ID:
         raise CodecError(f"the blob was coded by codec {kind}, which this version does not know")
     return _BY_WIRE_ID[kind].decode(blob, size)

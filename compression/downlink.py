@@ -3,7 +3,7 @@
 The server codes a step, **adopts what the nodes will decode**, and numbers the result. A node that holds version 5 gets
 the coded deltas 6, 7, ... that it lacks; a newcomer, or one away for too long, gets a snapshot. Every version lies on a
 grid: with float16 a snapshot of half the size holds the very bits that the others have replayed. What coding and
-rounding leave out waits in the server's residual, so nothing is lost.
+rounding leave out waits in the server's residual.
 
 A message is the envelope of `wire` (magic FD, kind 1 deltas, kind 2 snapshot, kind 3 coded snapshot) around:
 
@@ -43,12 +43,16 @@ _GRID_IDS: dict[Grid, int] = {"fp16": 1, "fp32": 2}
 _GRIDS = {grid_id: grid for grid, grid_id in _GRID_IDS.items()}
 _DELTAS, _SNAPSHOT, _CODED_SNAPSHOT = 1, 2, 3
 _LAYOUT_BYTES = 8
+_MOST_CODED = 1 << 24
+"""Elements of a snapshot that is worth coding: beyond, a seventh of its bytes takes more seconds than it saves."""
+HEADER = 64
+"""Most bytes of a message around one delta."""
 
 
 class ModelVersions:
     """The server's side: the model as every node holds it, and the deltas that lead there.
 
-    Keeps the newest deltas that together are shorter than a snapshot: an older node is served better by the snapshot.
+    Keeps the newest deltas that together are shorter than the model: an older node is served better by a snapshot.
 
     Args:
         vector: shape (n,), float32: version 0, before it is rounded to the grid.
@@ -122,8 +126,10 @@ class ModelVersions:
         """The message that holds the whole model."""
         if None not in self._messages:
             kind, content = _SNAPSHOT, self.vector.astype(_DTYPES[self._grid]).tobytes()
-            if self._grid == "fp16" and len(coded := snapshots.pack(self.vector)) < len(content):
-                kind, content = _CODED_SNAPSHOT, coded
+            if self._grid == "fp16" and self.vector.size <= _MOST_CODED:
+                coded = snapshots.pack(self.vector)
+                if len(coded) < len(content):
+                    kind, content = _CODED_SNAPSHOT, coded
             self._messages[None] = self._message(kind, self.version, content)
         return self._messages[None]
 

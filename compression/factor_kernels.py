@@ -17,6 +17,10 @@ from fedglm.compression.kernels import kernel
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Levels: TypeAlias = npt.NDArray[np.int32]
 
+SLACK: Final = 16
+"""Bytes of zeros that a reader adds to the end of a code. A code may well have lost a few that stood there; one that
+lives on them only makes work."""
+
 MAX_OCTAVE: Final = 31
 MAX_LEVEL: Final = (1 << 24) - 1
 
@@ -41,6 +45,12 @@ def level_class(octave: int, length: int) -> int:
         length >>= 1
         log += 1
     return max(0, min(CLASSES - 1, 2 * octave - log + 2))
+
+
+@kernel
+def spent(state: rc.State, code: rc.Code) -> bool:
+    """Whether a decoder is far beyond the end of its code."""
+    return bool(state[2] - code.size > rc.WIDTH // 8 + SLACK)
 
 
 @kernel
@@ -80,13 +90,15 @@ def encode_shapes(
 def decode_shapes(
     state: rc.State, code: rc.Code, model: rc.Model, limits: Numbers, counts: Numbers, octaves: Numbers, plain: Numbers
 ) -> bool:
-    """Fill `counts`, each at most its limit, `octaves` and `plain`; False where a matrix has more than its limit."""
+    """Fill `counts`, each at most its limit, `octaves` and `plain`; False for more than that, or past the end."""
     at = 0
     last = 0
     for matrix in range(counts.size):
+        if spent(state, code):
+            return False
         count = 0
         while rc.decode_bit(state, code, model, _MORE + min(count, 3), _STATIONARY) == 1:
-            if count == limits[matrix]:
+            if count == limits[matrix] or spent(state, code):
                 return False
             if count == 0:
                 node = 1
@@ -101,6 +113,8 @@ def decode_shapes(
             count += 1
         counts[matrix] = count
     for index in range(plain.size):
+        if spent(state, code):
+            return False
         node = 1
         for _ in range(4):
             node = node << 1 | rc.decode_bit(state, code, model, _PLAIN + node, _STATIONARY)
@@ -175,8 +189,9 @@ def decode_levels(
     above: int,
     above_kind: int,
 ) -> bool:
-    """Fill `length` entries from `start`; False where one is beyond MAX_LEVEL."""
+    """Fill `length` entries from `start`; False for one beyond MAX_LEVEL, for zeros alone, or past the code's end."""
     spare = max(0, (kind - 6) // 2)
+    empty = True
     for at in range(length):
         context = _context(levels, start, at, above, kind, above_kind)
         quotient = 0
@@ -192,10 +207,12 @@ def decode_levels(
             size = quotient << spare | rc.decode_raw(state, code, spare)
         if size > MAX_LEVEL:
             return False
-        if size > 0 and rc.decode_raw(state, code, 1) == 1:
-            size = -size
+        if size > 0:
+            empty = False
+            if rc.decode_raw(state, code, 1) == 1:
+                size = -size
         levels[start + at] = size
-    return True
+    return not empty and not spent(state, code)
 
 
 @kernel
@@ -214,11 +231,9 @@ def encode_factors(
         out: receives the code.
     """
     state = rc.start_encoding()
-    rules = np.zeros((SHAPE_CONTEXTS, 2), np.int64)
-    rules[:, 0] = 1 << 15
+    rules = rc.fresh_model(SHAPE_CONTEXTS)
     encode_shapes(state, out, rules, counts, octaves, plain)
-    model = np.zeros((LEVEL_CONTEXTS, 2), np.int64)
-    model[:, 0] = 1 << 15
+    model = rc.fresh_model(LEVEL_CONTEXTS)
     at = 0
     component = 0
     for matrix in range(counts.size):
@@ -240,6 +255,12 @@ def encode_factors(
 
 
 @kernel
+def read_shapes(code: rc.Code, limits: Numbers, counts: Numbers, octaves: Numbers, plain: Numbers) -> bool:
+    """`decode_shapes` from the start of a code: what has to be known before there is memory for the rest."""
+    return decode_shapes(rc.start_decoding(code), code, rc.fresh_model(SHAPE_CONTEXTS), limits, counts, octaves, plain)
+
+
+@kernel
 def decode_factors(
     shapes: Numbers,
     limits: Numbers,
@@ -249,18 +270,12 @@ def decode_factors(
     plain: Numbers,
     code: rc.Code,
     levels: Levels,
-) -> int:
-    """Read what `encode_factors` wrote, in one pass; returns the entries of `levels` in use, or -1 for a bad code.
-
-    `octaves` and `levels` have room for as many components as `limits` allow.
-    """
+) -> bool:
+    """Fill `levels` from what `encode_factors` wrote, once `read_shapes` has told how many; False for a bad code."""
     state = rc.start_decoding(code)
-    rules = np.zeros((SHAPE_CONTEXTS, 2), np.int64)
-    rules[:, 0] = 1 << 15
-    if not decode_shapes(state, code, rules, limits, counts, octaves, plain):
-        return -1
-    model = np.zeros((LEVEL_CONTEXTS, 2), np.int64)
-    model[:, 0] = 1 << 15
+    if not decode_shapes(state, code, rc.fresh_model(SHAPE_CONTEXTS), limits, counts, octaves, plain):
+        return False
+    model = rc.fresh_model(LEVEL_CONTEXTS)
     at = 0
     component = 0
     for matrix in range(counts.size):
@@ -272,12 +287,12 @@ def decode_factors(
                 above = at - rows - columns if index > 0 else -1
                 kind, above_kind = level_class(octave, length), level_class(before, length)
                 if not decode_levels(state, code, model, levels, at, length, kind, above, above_kind):
-                    return -1
+                    return False
                 at += length
             component += 1
     for index in range(plain.size):
         if plain[index] > 0:
             if not decode_levels(state, code, model, levels, at, lengths[index], plain[index], -1, 0):
-                return -1
+                return False
             at += lengths[index]
-    return at if rc.finished(state, code) else -1
+    return bool(rc.finished(state, code))

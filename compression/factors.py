@@ -30,6 +30,9 @@ STEPS = (-126, 127)
 LEAST_EXPONENT = -126
 """Of a component: the rebuilt values are multiples of its power of two, and none may be subnormal."""
 _EXACT = 2.0**53
+_ENTRIES_A_BYTE = 1 << 14
+_SPARE_BYTES = 32
+"""That a reader takes for zeros beyond a code's end, and those that are at work."""
 _BLOCK = 1 << 16
 """Elements that are rebuilt at a time, so that the float64 on the way stays small."""
 
@@ -88,6 +91,8 @@ class Factors:
 
     def pack(self, frame: Frame) -> bytes:
         """The code."""
+        if not STEPS[0] <= self.step <= STEPS[1]:
+            raise ValueError(f"a step of 2**{self.step} cannot be said")
         code = np.empty(64 + 2 * self.levels.size, np.uint8)
         for _ in range(2):
             length = kernels.encode_factors(
@@ -110,13 +115,19 @@ class Factors:
         if not STEPS[0] <= step <= STEPS[1]:
             raise CodecError(f"a step of 2**{step}")
         counts, plain = np.zeros(len(frame.matrices), np.int64), np.zeros(len(frame.plain), np.int64)
-        octaves = np.zeros(int(frame.limits.sum()), np.int64)
-        levels = np.empty(int((frame.limits * frame.sides.sum(axis=1)).sum() + frame.lengths.sum()), np.int32)
-        code = np.ascontiguousarray(reader.array("<u1", reader.remaining))
-        used = kernels.decode_factors(frame.sides, frame.limits, counts, octaves, frame.lengths, plain, code, levels)
-        if used < 0:
+        code = reader.array("<u1", reader.remaining).copy()  # writable, as an encoder's: one compiled kernel for both
+        # A component takes two bits at the least, for a sign in each factor, and an entry 1 / 1900 of one.
+        octaves = np.zeros(min(int(frame.limits.sum()), 4 * (code.size + _SPARE_BYTES)), np.int64)
+        limits = np.minimum(frame.limits, octaves.size)
+        if not kernels.read_shapes(code, limits, counts, octaves, plain):
             raise CodecError("the code of the factors is damaged")
-        return cls(step, counts, octaves[: counts.sum()], plain, levels[:used])
+        entries = int((counts * frame.sides.sum(axis=1)).sum() + frame.lengths[plain > 0].sum())
+        if entries > _ENTRIES_A_BYTE * (code.size + _SPARE_BYTES):
+            raise CodecError(f"{entries} entries of factors do not fit in {code.size} bytes")
+        levels = np.empty(entries, np.int32)
+        if not kernels.decode_factors(frame.sides, limits, counts, octaves, frame.lengths, plain, code, levels):
+            raise CodecError("the code of the factors is damaged")
+        return cls(step, counts, octaves[: counts.sum()], plain, levels)
 
     def to_vector(self, frame: Frame) -> Vector:
         """The vector, shape (n,), float32; each value is rounded once.

@@ -13,9 +13,9 @@ Where what the other end applies is not just the decoded blob, in three steps:
     ...
     feedback.commit(applied)
 
-Then `sent + residual == delta + old residual`: exactly for every element that was not sent, and to the rounding of one
-float32 subtraction for one that was. Until `commit` the residual is the old one, so an update that is lost on its way
-loses no mass of earlier rounds.
+Then `sent + residual == delta + factor * old residual`: exactly for each element that was not sent, and to the rounding
+of one float32 subtraction for one that was. The factor is 1 unless rounds were missed or learning rates have fallen.
+Until `commit` the residual is the old one, so an update that is lost on its way loses no mass of earlier rounds.
 
 Under differential privacy the delta is clipped and noised before it comes here: a residual of un-noised data would let
 one record leak over many rounds.
@@ -82,6 +82,7 @@ class ErrorFeedback:
 
         Raises:
             ValueError: a delta of another shape or not finite; the residual is untouched.
+            CodecError: a budget of the codec's that no code of the update fits; the residual is untouched.
         """
         if isinstance(codec, FusedCodec):
             factor = self._factor(rounds_missed, scale)

@@ -23,7 +23,7 @@ from fedglm.compression.selection import Largest, kept, largest
 from fedglm.compression.topk import DENSITY, check_coder, check_density
 from fedglm.compression.updates import DenseUpdate
 from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.water_filling import Analysis, rank_of
+from fedglm.compression.water_filling import LARGEST, Analysis, rank_of
 from fedglm.compression.wire import Blob, Reader, seal_update, unseal_update, varint
 
 _WORTH = 1.2
@@ -55,12 +55,12 @@ class Hybrid:
     def __post_init__(self) -> None:
         check_rank(self.rank)
         check_density(self.density)
-        check_budget(self.max_bytes)
+        check_budget(self.max_bytes, self.layout)
         check_coder(self.coder)
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")
+        vector = np.clip(checked(update, "the update"), -LARGEST, LARGEST)
         shapes = geometry.shapes_of(self.layout, vector.size)
         frame = Frame(shapes)
         head = geometry.pack(shapes)
@@ -96,7 +96,7 @@ class Hybrid:
             lambda fineness: code(1 / fineness, None),
             self.max_bytes,
             1 / step,
-            1 / analysis.coarsest,
+            1 / max(analysis.coarsest, 2 / _WORTH),  # the analysis brings the largest element to below one
             1 / analysis.finest,
         )
 

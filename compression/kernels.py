@@ -7,7 +7,9 @@ package is read-only.
 
 # ruff: noqa: ARG001 - numba hands an intrinsic more than it needs
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
@@ -21,6 +23,9 @@ from fedglm.compression.vectors import Positions
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+_FILES: Final = sorted(Path(__file__).parent.glob("*kernels.py"))
+_SOURCES: Final = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
+
 DECODED: Final = 0
 ENDS_EARLY: Final = 1
 OUT_OF_RANGE: Final = 2
@@ -28,19 +33,36 @@ TRAILING: Final = 3
 
 
 def kernel(function: _Function) -> _Function:
-    """Compile at the first call, without Python's lock."""
+    """Compile at the first call, without Python's lock; the next process finds it in numba's cache.
+
+    That cache notices a change to a kernel's own file, but not to what it calls in others. So the stamp by which it
+    knows a file gets the hash of all of them.
+    """
     try:
         compiled = numba.njit(nogil=True, cache=True)(function)
+        index = cast(Any, compiled)._cache._cache_file
+        index._source_stamp = (index._source_stamp, _SOURCES)
     except RuntimeError:  # numba finds no folder it may write, not even the user's: compile once a process then
         compiled = numba.njit(nogil=True)(function)
     return cast(_Function, compiled)
 
 
-def _intrinsic(function: Callable[..., Any]) -> Any:
+def inlined(function: Callable[..., Any]) -> Any:
+    """What makes LLVM's instructions of a call within a kernel; `intrinsic`, which has no types."""
     return intrinsic(function)
 
 
-@_intrinsic
+@inlined
+def lowest_bit(_: Any, bits: Any) -> Any:
+    """Index of the lowest bit that is set in an int64 other than 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+@inlined
 def _eight_bytes(_: Any, code: Any, at: Any) -> Any:
     """The bytes `code[at : at + 8]` as an int64, the first as its lowest."""
 
@@ -50,16 +72,6 @@ def _eight_bytes(_: Any, code: Any, at: Any) -> Any:
         return builder.load(word, align=1)
 
     return types.int64(code, types.int64), generate
-
-
-@_intrinsic
-def _lowest(_: Any, bits: Any) -> Any:
-    """Index of the lowest bit that is set in a number other than 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), generate
 
 
 @kernel
@@ -111,7 +123,7 @@ def rice_decode(code: npt.NDArray[np.uint8], parameter: int, size: int, position
         word = (_eight_bytes(code, start >> 3) >> (start & 7)) & ((1 << 57) - 1)
         if word == 0:
             break
-        quotient = _lowest(word)
+        quotient = lowest_bit(word)
         length = quotient + 1 + parameter
         if length > 57 or quotient > largest:
             break

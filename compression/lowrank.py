@@ -10,6 +10,8 @@ Payload: the vector's shapes (`geometry`), and the factors (`factors`), which ta
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from fedglm.compression import geometry
 from fedglm.compression.budget import check_budget, fill
 from fedglm.compression.errors import CodecError
@@ -17,7 +19,7 @@ from fedglm.compression.factors import Factors, Frame
 from fedglm.compression.layout import Layout
 from fedglm.compression.updates import DenseUpdate
 from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.water_filling import Analysis, rank_of
+from fedglm.compression.water_filling import LARGEST, Analysis, rank_of
 from fedglm.compression.wire import Blob, seal_update, unseal_update
 
 RANK = 4
@@ -42,11 +44,11 @@ class LowRank:
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
-        check_budget(self.max_bytes)
+        check_budget(self.max_bytes, self.layout)
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")
+        vector = np.clip(checked(update, "the update"), -LARGEST, LARGEST)
         shapes = geometry.shapes_of(self.layout, vector.size)
         frame = Frame(shapes)
         head = geometry.pack(shapes)

@@ -26,6 +26,9 @@ UPDATE_STYPE = "fedglm.update/1"
 DOWNLINK_STYPE = "fedglm.downlink/1"
 """Serialisation type of an array whose data are a message of the versioned downlink."""
 
+LENGTHS = 24
+"""Bytes that the lengths within a message grow by from an empty blob to the largest: four, of five bytes each."""
+
 Field = bool | int | float | str
 
 

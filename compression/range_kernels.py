@@ -17,8 +17,7 @@ decoder whether it has read just that one.
 What does not fit in `out` is counted but not written: a length above `out.size` says that the code is not in there. A
 decoder reads zeros after the end of `code`; whoever loops over what it says has to bound the loop.
 
-All state is int64, because numba takes int64 with uint64 for float64. Numba's cache knows of a change to the file of a
-compiled function, but not of one to what it calls in other files: delete `__pycache__` after a change here.
+All state is int64, because numba takes int64 with uint64 for float64.
 """
 
 from typing import Final, TypeAlias
@@ -50,6 +49,7 @@ _SURE: Final = 24  # no bit is surer than 1 - 24 / 2**16, so none costs more tha
 _RATE: Final = np.array([(2 << 16) // (2 * seen + 3) for seen in range(MAX_LIMIT + 1)], np.int64)
 
 
+@kernel
 def fresh_model(contexts: int) -> Model:
     """Adaptive bits that have seen nothing."""
     model = np.zeros((contexts, 2), np.int64)

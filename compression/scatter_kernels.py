@@ -6,26 +6,20 @@ its second-level cache than into the first, so they are asked for there, well ah
 
 # ruff: noqa: ARG001 - numba hands an intrinsic more than it needs
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
-from numba.extending import intrinsic
 
-from fedglm.compression.kernels import kernel
+from fedglm.compression.kernels import inlined, kernel
 from fedglm.compression.vectors import Positions
 
 AHEAD: Final = 64
 """Elements between the one that is asked for and the one that is at work."""
 
 
-def _intrinsic(function: Callable[..., Any]) -> Any:
-    return intrinsic(function)
-
-
-@_intrinsic
+@inlined
 def prefetch(_: Any, array: Any, index: Any) -> Any:
     """Ask for the line of `array[index]`, into the second-level cache; a hint that changes no result."""
 

@@ -12,15 +12,13 @@ time of `np.copyto`.
 
 # ruff: noqa: ARG001 - numba hands an intrinsic more than each of them needs
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
-from numba.extending import intrinsic
 
-from fedglm.compression.kernels import kernel
+from fedglm.compression.kernels import inlined, kernel, lowest_bit
 from fedglm.compression.scatter_kernels import AHEAD, prefetch
 from fedglm.compression.vectors import Positions, Vector
 
@@ -30,10 +28,6 @@ ALIGNMENT: Final = 64
 _MAGNITUDE: Final = 0x7FFFFFFF
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
-
-
-def _intrinsic(function: Callable[..., Any]) -> Any:
-    return intrinsic(function)
 
 
 def _lanes(context: Any, builder: Any, array: Any, value: Any, start: Any) -> Any:
@@ -55,7 +49,7 @@ def _mask(builder: Any, floats: Any, threshold: Any) -> Any:
     return builder.zext(builder.bitcast(reached, ir.IntType(LANES)), ir.IntType(64))
 
 
-@_intrinsic
+@inlined
 def _compensate_lanes(_: Any, delta: Any, residual: Any, factor: Any, threshold: Any, out: Any, start: Any) -> Any:
     """Store `delta + residual * factor` of LANES elements, past the cache, and return their mask."""
     signature = types.int64(delta, residual, types.float32, types.int32, out, types.int64)
@@ -75,7 +69,7 @@ def _compensate_lanes(_: Any, delta: Any, residual: Any, factor: Any, threshold:
     return signature, generate
 
 
-@_intrinsic
+@inlined
 def _compare_lanes(_: Any, vector: Any, threshold: Any, start: Any) -> Any:
     """The mask of LANES elements."""
     signature = types.int64(vector, types.int32, types.int64)
@@ -88,17 +82,7 @@ def _compare_lanes(_: Any, vector: Any, threshold: Any, start: Any) -> Any:
     return signature, generate
 
 
-@_intrinsic
-def _lowest(_: Any, mask: Any) -> Any:
-    """Index of the lowest bit that is set in a mask other than 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), generate
-
-
-@_intrinsic
+@inlined
 def _magnitude(_: Any, number: Any) -> Any:
     """The bits of a float32 without its sign."""
 
@@ -108,7 +92,7 @@ def _magnitude(_: Any, number: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@_intrinsic
+@inlined
 def _fence(_: Any) -> Any:
     """Let no other thread see later stores before those that went past the cache."""
 
@@ -148,7 +132,7 @@ def compensate(
             mask = np.int64(_magnitude(update) >= threshold)
             step = 1
         while mask != 0:
-            position = start + _lowest(mask)
+            position = start + lowest_bit(mask)
             mask &= mask - 1
             if found < positions.size:
                 positions[found] = position
@@ -176,7 +160,7 @@ def collect(vector: Vector, threshold: np.int32, ties: int, positions: Positions
             mask = np.int64(_magnitude(vector[start]) >= threshold)
             step = 1
         while mask != 0:
-            position = start + _lowest(mask)
+            position = start + lowest_bit(mask)
             mask &= mask - 1
             if _magnitude(vector[position]) == threshold:
                 if ties == 0:

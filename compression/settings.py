@@ -16,8 +16,9 @@ class CodingSettings(BaseModel):
         codec: Name of the codec; see `fedglm.compression.codec`.
         density: Share of the coordinates that a sparse codec sends, in (0, 1]; dense codecs send all.
         rank: Components that a low-rank codec gives a matrix on average.
-        max_ratio: Most bytes of a message, as a share of dense float32. When given, the codec sends what fits: density
-            and rank follow from it, update by update. Codecs of a fixed size take none.
+        max_ratio: Most bytes of a message, as a share of dense float32; towards the nodes, for each version that they
+            lack. When given, the codec sends what fits: density and rank follow from it, update by update. Codecs of a
+            fixed size take none.
         overshoot: Of `topk-sign`: how far ahead of its drift a coordinate is sent, from 1 (not at all) to 2. Only with
             feedback, which takes back what was too much.
         feedback: Keep what was not sent and add it to the next update (Seide et al. 2014; Karimireddy et al. 2019).

@@ -2,7 +2,8 @@
 
 For a small side the Gram matrix gives them all. For a larger one block power iteration from a fixed random start gives
 the first few (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4; PowerSGD, arXiv 1905.13727, uses one step of
-it). Starting from fixed numbers, not from the last round's factors, makes the code a function of the update alone.
+it). Starting from fixed numbers, not from the last round's factors, makes it a function of the matrix alone: the same
+bits on one machine, but not on another kind of processor.
 """
 
 from typing import TypeAlias

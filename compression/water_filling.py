@@ -21,6 +21,8 @@ WORTH = 0.6
 """Singular value, in steps times the root of the longer side, from which a component is worth its bits (measured)."""
 ROUNDING = 0.4
 """Added before a magnitude is cut to whole steps: below one half, since zeros cost least (measured)."""
+LARGEST = np.float32(2.0**120)
+"""Magnitude that is sent for all beyond it, so that no sum of factors leaves float32."""
 _FINEST = 2.0**-20
 """Of the largest singular value: no step is smaller, so that the sums of the factors stay exact."""
 _PLAIN_LEVELS = 127
@@ -37,14 +39,15 @@ class Analysis:
     """A vector's matrices by their singular values, ready to be quantized with any step.
 
     Args:
-        vector: shape (n,), float32, finite.
+        vector: shape (n,), float32, finite, with magnitudes up to `LARGEST`.
         frame: where its matrices are.
         rank: components that a matrix will get on average, more or less; it bounds how many are looked at.
     """
 
     def __init__(self, vector: Vector, frame: Frame, rank: float) -> None:
         # Brought to below one by a power of two, so that nothing on the way overflows or vanishes.
-        _, self._exponent = math.frexp(float(np.abs(vector).max()))
+        largest = float(np.abs(vector).max())
+        _, self._exponent = math.frexp(largest)
         self._vector, self._frame = np.ldexp(vector, -self._exponent), frame
         directions = max(_LEAST_DIRECTIONS, math.ceil(4 * rank))
         self._matrices: list[Matrix] = []
@@ -65,9 +68,9 @@ class Analysis:
 
     @property
     def coarsest(self) -> float:
-        """A step at which next to nothing is sent; 0 for a vector of zeros."""
+        """A step at which nothing is sent; 0 for a vector of zeros."""
         strongest: float = self._strengths.max(initial=self._peak)
-        return strongest / WORTH
+        return 2 * strongest / WORTH
 
     def absolute(self, step: float) -> float:
         """A step in the units of the vector that was given."""
@@ -82,7 +85,7 @@ class Analysis:
         strengths = self._strengths[order]
         count = int(np.searchsorted(np.cumsum(self._entries[order]), rank * self._frame.sides.sum(), side="right"))
         if count == 0:
-            return max(self.coarsest * WORTH / _PLAIN_LEVELS, self.finest)
+            return max(self.coarsest * WORTH / 2 / _PLAIN_LEVELS, self.finest)
         next_one = float(strengths[count]) if count < strengths.size else 0.0
         return max(next_one / WORTH, float(strengths[count - 1]) / WORTH / _FINER, self.finest)
 
@@ -145,13 +148,17 @@ def _quantized(
     """
     q = _whole(vectors * np.sqrt(values / np.exp2(exponents))[:, None])
     kept = q.any(axis=1)
-    q, exponents = q[kept], exponents[kept]
-    if not len(q):
-        return exponents, []
-    # The best longer factors for the shorter ones as they were rounded, not as they were.
-    whole = q.astype(np.float64)
-    image = (matrix @ whole.T.astype(np.float32)).astype(np.float64)
-    p = _whole(np.linalg.solve(whole @ whole.T, image.T) * np.exp2(-exponents)[:, None])
+    while kept.any():
+        q, exponents = q[kept], exponents[kept]
+        # The best longer factors for the shorter ones as they were rounded, not as they were.
+        whole = q.astype(np.float64)
+        image = (matrix @ whole.T.astype(np.float32)).astype(np.float64)
+        p = _whole(np.linalg.solve(whole @ whole.T, image.T) * np.exp2(-exponents)[:, None])
+        kept = p.any(axis=1)
+        if kept.all():
+            break
+    else:
+        return exponents[:0], []
     return exponents, [factor for pair in zip(q, p, strict=True) for factor in pair]
 
 

@@ -23,9 +23,9 @@ from flwr.serverapp import Grid
 
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.compression.codec import CodecError
-from fedglm.compression.downlink import ModelVersions
+from fedglm.compression.downlink import HEADER, ModelVersions
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import DOWNLINK_STYPE, RECORD, Instruction
+from fedglm.compression.messages import DOWNLINK_STYPE, LENGTHS, RECORD, Instruction
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.checkpoint import Checkpoint, load_latest
@@ -61,6 +61,7 @@ class Plan:
     Attributes:
         federation: Rounds and participation.
         optimizer: Server optimizer and the schedule of the nodes' learning rate.
+        codec: Name of the codec of the nodes' updates.
         downlink: Codec towards the nodes.
         learning_rate: The nodes' learning rate before the schedule.
         layout: Names and shapes of what is federated.
@@ -72,6 +73,7 @@ class Plan:
 
     federation: FederationSettings
     optimizer: ServerOptimizerSettings
+    codec: str
     downlink: DownlinkSettings
     learning_rate: float
     layout: Layout
@@ -128,7 +130,7 @@ class Coordinator:
         self._plan, self._listener = plan, listener
         self._exchange = Exchange(grid, stop or threading.Event())
         self._grid = grid
-        codec = plan.downlink.make_codec(plan.layout)
+        codec = plan.downlink.make_codec(plan.layout, envelope=_envelope(plan.layout))
         self._optimizer = make_server_optimizer(plan.optimizer)
         self._rows: list[Row] = []
         found = load_latest(plan.checkpoints) if resume else None
@@ -195,7 +197,7 @@ class Coordinator:
 
     def _one_round(self, number: int, participants: Participants) -> Row:
         started = time.monotonic()
-        federation = self._plan.federation
+        plan, federation = self._plan, self._plan.federation
         sampled = participants.sample(federation.cohort_size(len(participants)), federation.seed, number)
         self._listener.round_started(number, len(sampled))
         state = _Round(number, FixedPointMean(self._plan.layout.size, terms=len(sampled)))
@@ -205,7 +207,8 @@ class Coordinator:
             if reply.has_content():
                 state.traffic.uplink += recorddict_to_proto(reply.content).ByteSize()
             try:
-                good = inspect_reply(reply, state.instructions[node_id], self._plan.layout.size, federation.norm_limit)
+                instruction = state.instructions[node_id]
+                good = inspect_reply(reply, instruction, plan.layout.size, federation.norm_limit, plan.codec)
                 self._fold(state, member, good)
             except CodecError as exc:
                 state.faults[member.name] = str(exc)
@@ -240,9 +243,7 @@ class Coordinator:
         state.instructions[member.node_id] = instruction
         blob = versions.frames_since(member.version)
         size = self._plan.layout.size
-        array = Array(dtype="float32", shape=(size,), stype=DOWNLINK_STYPE, data=blob)
-        fields = ConfigRecord(dict(instruction.to_fields()))
-        content = RecordDict({RECORD: fields, "model": ArrayRecord({RECORD: array})})
+        content = _content(instruction, blob, size)
         state.traffic.downlink += recorddict_to_proto(content).ByteSize()
         state.traffic.dense_downlink += 0 if again else 4 * size
         return content
@@ -310,3 +311,24 @@ class Coordinator:
             versions=self._versions.state(),
             optimizer=self._optimizer.state(),
         ).save(self._plan.checkpoints)
+
+
+def _content(instruction: Instruction, blob: bytes, size: int) -> RecordDict:
+    array = Array(dtype="float32", shape=(size,), stype=DOWNLINK_STYPE, data=blob)
+    fields = ConfigRecord(dict(instruction.to_fields()))
+    return RecordDict({RECORD: fields, "model": ArrayRecord({RECORD: array})})
+
+
+def _envelope(layout: Layout) -> int:
+    """Most bytes that a message takes around the delta of one version."""
+    most = Instruction(
+        run="0" * 16,
+        round=2**31 - 1,
+        nonce="0" * 16,
+        layout=layout.sha256,
+        version=2**31 - 1,
+        acknowledged=2**31 - 1,
+        learning_rate=1.0,
+        evaluate=True,
+    )
+    return int(recorddict_to_proto(_content(most, bytes(HEADER), layout.size)).ByteSize()) + LENGTHS

@@ -24,7 +24,7 @@ class GoodReply:
     metrics: dict[str, float]
 
 
-def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limit: float) -> GoodReply:
+def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limit: float, codec: str) -> GoodReply:
     """Check a reply against the instruction it should answer.
 
     Args:
@@ -32,6 +32,7 @@ def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limi
         instruction: What the node was asked.
         size: Number of federated parameters.
         norm_limit: Greatest Euclidean norm of an update.
+        codec: Name of the codec that the nodes were told to use.
 
     Raises:
         CodecError: Anything is wrong with it; the message says what.
@@ -56,7 +57,7 @@ def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limi
         raise CodecError("the reply has no update")
     if arrays[RECORD].stype != UPDATE_STYPE:
         raise CodecError(f"the update is serialised as {arrays[RECORD].stype[:40]!r}, not {UPDATE_STYPE!r}")
-    update = decode(arrays[RECORD].data, size=size)
+    update = decode(arrays[RECORD].data, size=size, codec=codec)
     norm = update.norm()
     if not norm <= norm_limit:  # also true for NaN
         raise CodecError(f"the update's norm is {norm:g}, at most {norm_limit:g} is taken (federation.norm_limit)")

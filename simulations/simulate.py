@@ -100,6 +100,7 @@ def _run(
     plan = Plan(
         federation=scenario.federation,
         optimizer=scenario.training,
+        codec=scenario.update.codec,
         downlink=scenario.downlink,
         learning_rate=scenario.training.learning_rate,
         layout=bench.layout,

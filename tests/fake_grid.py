@@ -107,9 +107,9 @@ def answering(node, *, share_metrics=False) -> Answer:
     return lambda message: app(message, context)
 
 
-def real_nodes(folder, names="abc", **options):
+def real_nodes(folder, names="abc", *, update=None, **options):
     return {
-        10 - i: answering(tiny_node(folder, name, data_seed=i, rows=10 * (i + 1)), **options)
+        10 - i: answering(tiny_node(folder, name, data_seed=i, rows=10 * (i + 1), update=update), **options)
         for i, name in enumerate(names)
     }
 
@@ -129,6 +129,7 @@ def plan(folder, **changes):
     made = Plan(
         federation=FederationSettings(**federation),
         optimizer=ServerOptimizerSettings(**optimizer),
+        codec="topk-fp16",
         downlink=DownlinkSettings(codec="topk-sign", density=0.2),
         learning_rate=0.05,
         layout=BENCH.layout,

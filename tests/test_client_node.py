@@ -143,7 +143,7 @@ def test_a_residual_ages_with_the_rounds_missed(tmp_path, deltas, missed, factor
     np.testing.assert_allclose(left, deltas[1] + factor * residual, atol=1e-7)
 
 
-@pytest.mark.parametrize(("rate", "factor"), [(5e-3, 0.5), (1e-2, 1.0), (4e-2, 1.0)])
+@pytest.mark.parametrize(("rate", "factor"), [(0.0, 0.0), (5e-3, 0.5), (1e-2, 1.0), (4e-2, 1.0)])
 def test_a_residual_falls_with_the_learning_rate_and_never_grows(tmp_path, deltas, rate, factor):
     node, server = tiny_node(tmp_path, update={"codec": "topk-fp16", "density": 0.1}), Server()
     server.ask(node, 1, learning_rate=1e-2)

@@ -307,13 +307,13 @@ def test_golden_blobs(golden):
 
 @pytest.mark.parametrize("name", SPARSE)
 @settings(max_examples=20)
-@given(budget=st.integers(80, 30_000), scale=st.sampled_from([1e-30, 1e-3]), seed=st.integers(0, 9))
+@given(budget=st.integers(80, 700), scale=st.sampled_from([1e-30, 1e-3]), seed=st.integers(0, 9))
 def test_the_budget_holds_and_is_used(name, budget, scale, seed):
     vector = normal(4000, scale, seed)
     blob = make_codec(name, max_bytes=budget).encode(vector)
     assert len(blob) <= budget
     sent = decode(blob, size=4000)
-    assert len(blob) > 0.9 * budget or sent.positions.size > 2000  # beyond half of them more take less
+    assert len(blob) > 0.9 * budget
     assert sent.positions.tolist() == top_positions(vector, sent.positions.size / 4000)
 
 

@@ -83,6 +83,7 @@ def serve(folder, nodes):
     plan = Plan(
         federation=FederationSettings(rounds=1),
         optimizer=ServerOptimizerSettings(),
+        codec="topk-sign",
         downlink=DownlinkSettings(codec="topk-sign", density=0.01),
         learning_rate=0.1,
         layout=LAYOUT,

@@ -96,6 +96,7 @@ BAD = {
     "a truncated blob": (with_blob(lambda blob: blob[:-1]), "CRC-32 does not match"),
     "a flipped bit": (with_blob(lambda blob: blob[:-1] + bytes([blob[-1] ^ 1])), "CRC-32 does not match"),
     "random bytes": (with_blob(bytes(range(200))), "starts with"),
+    "another codec": (with_blob(coded(np.ones(SIZE), "topk-sign")), "coded by topk-sign, not by dense-fp32"),
     "another size": (with_blob(coded(np.ones(SIZE + 1))), f"{SIZE + 1} elements, not {SIZE}"),
     "a size beyond memory": (with_blob(seal_update(1, 2**62)), f"{2**62} elements"),
     "NaN": (with_blob(seal_update(1, SIZE, np.full(SIZE, np.nan, "<f4").tobytes())), "NaN or infinity"),
@@ -122,18 +123,18 @@ BAD = {
 def without_b(tmp_path_factory):
     """The model of three rounds in which node b's second update is not used."""
     folder = tmp_path_factory.mktemp("without-b")
-    nodes = real_nodes(folder)
+    nodes = real_nodes(folder, update={"codec": "dense-fp32"})
     nodes[9] = spoiled(nodes[9], errs)
-    return federate(folder, nodes)[0].model_sha256
+    return federate(folder, nodes, codec="dense-fp32")[0].model_sha256
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_reply_is_rejected_with_its_reason_and_the_round_goes_on(tmp_path, name, without_b):
     spoil, reason = BAD[name]
-    nodes = real_nodes(tmp_path)
+    nodes = real_nodes(tmp_path, update={"codec": "dense-fp32"})
     # A replay needs to see round 1 pass; it then replies the truth.
     nodes[9] = spoiled(nodes[9], spoil, rounds=(1, 2) if name == "an old reply again" else (2,))
-    coordinator, _, watcher = federate(tmp_path, nodes)
+    coordinator, _, watcher = federate(tmp_path, nodes, codec="dense-fp32")
     rejected = [row["rejections"] for row in coordinator.rows]
     assert [sorted(faults) for faults in rejected] == [[], ["b"], []]
     (fault,) = rejected[1].values()
@@ -197,9 +198,9 @@ def test_a_rejected_update_is_not_acknowledged_so_the_node_keeps_its_residual(tm
 
 
 def test_a_silent_node_is_left_behind_and_catches_up(tmp_path, without_b):
-    nodes = real_nodes(tmp_path)
+    nodes = real_nodes(tmp_path, update={"codec": "dense-fp32"})
     nodes[9] = spoiled(nodes[9], lambda _reply, _message: None)
-    coordinator, _, watcher = federate(tmp_path, nodes, round_timeout_s=0.4)
+    coordinator, _, watcher = federate(tmp_path, nodes, round_timeout_s=0.4, codec="dense-fp32")
     assert coordinator.rows[1]["rejections"] == {"b": "no reply within 0.4 s"}
     assert ("reply", 2, "b", "no reply within 0.4 s") in watcher.events
     # It trained on version 1 though the server does not know: in round 3 it says where it is, and takes part.
@@ -213,7 +214,7 @@ def test_a_reply_that_comes_after_its_round_is_not_used(tmp_path, without_b):
     def hold_back(reply, _message):
         late.append(reply)
 
-    nodes = real_nodes(tmp_path)
+    nodes = real_nodes(tmp_path, update={"codec": "dense-fp32"})
     nodes[9] = spoiled(nodes[9], hold_back)
     grid = FakeGrid(nodes)
 
@@ -221,7 +222,7 @@ def test_a_reply_that_comes_after_its_round_is_not_used(tmp_path, without_b):
         if event[:2] == ("started", 3):
             grid.stray = late
 
-    coordinator = Coordinator(plan(tmp_path, round_timeout_s=0.4), grid, listener=Watcher(deliver))
+    coordinator = Coordinator(plan(tmp_path, round_timeout_s=0.4, codec="dense-fp32"), grid, listener=Watcher(deliver))
     coordinator.run()
     assert late
     assert late[0] in grid.received

@@ -1,0 +1,48 @@
+"""Compiled model of float16 numbers: each exponent by the one before it, the rest of the bits as they are."""
+
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedglm.compression import range_kernels as rc
+from fedglm.compression.kernels import kernel
+
+Halves: TypeAlias = npt.NDArray[np.uint16]
+
+_STATIONARY: Final = 1023
+
+
+@kernel
+def encode_halves(words: Halves, out: rc.Code) -> int:
+    """Code the bits of float16 numbers, shape (n,); returns the code's length, above `out.size` if it does not fit."""
+    state = rc.start_encoding()
+    model = rc.fresh_model(1024)
+    before = 0
+    for word in words:
+        bits = int(word)
+        exponent = bits >> 10 & 31
+        node = 1
+        for bit in range(4, -1, -1):
+            one = exponent >> bit & 1
+            rc.encode_bit(state, out, model, before << 5 | node, one, _STATIONARY)
+            node = node << 1 | one
+        rc.encode_raw(state, out, bits >> 15 << 10 | bits & 1023, 11)
+        before = exponent
+    return rc.end_encoding(state, out)
+
+
+@kernel
+def decode_halves(code: rc.Code, words: Halves) -> bool:
+    """Fill `words`, shape (n,), from what `encode_halves` wrote; False for any other code."""
+    state = rc.start_decoding(code)
+    model = rc.fresh_model(1024)
+    before = 0
+    for index in range(words.size):
+        node = 1
+        for _ in range(5):
+            node = node << 1 | rc.decode_bit(state, code, model, before << 5 | node, _STATIONARY)
+        before = node - 32
+        rest = rc.decode_raw(state, code, 11)
+        words[index] = rest >> 10 << 15 | before << 10 | rest & 1023
+    return rc.finished(state, code)
