@@ -38,6 +38,8 @@ def kernel(function: _Function) -> _Function:
     That cache notices a change to a kernel's own file, but not to what it calls in others. So the stamp by which it
     knows a file gets the hash of all of them.
     """
+    if cast(Any, numba.config).DISABLE_JIT:
+        return function
     try:
         compiled = numba.njit(nogil=True, cache=True)(function)
         index = cast(Any, compiled)._cache._cache_file

@@ -194,6 +194,11 @@ def test_any_factors_survive_the_code(data):
     entries += sum(int(length) for length, kind in zip(frame.lengths, plain, strict=True) if kind)
     numbers = st.one_of(st.integers(-3, 3), st.integers(-(2**24) + 1, 2**24 - 1))
     levels = np.array(data.draw(st.lists(numbers, min_size=entries, max_size=entries)), np.int32)
+    # A factor of zeros alone is no component, and none is coded.
+    lengths = [int(side) for count, sides in zip(counts, frame.sides, strict=True) for side in (*sides[::-1],) * count]
+    lengths += [int(length) for length, kind in zip(frame.lengths, plain, strict=True) if kind]
+    for part in np.split(levels, np.cumsum(lengths)[:-1]) if lengths else []:
+        part[0] = part[0] or 1
     factors = Factors(
         data.draw(st.integers(-126, 127)),
         np.array(counts, np.int64),
