@@ -44,7 +44,9 @@ LONG_S = 3.0
 """What takes longer than this is timed once."""
 DENSITIES = (0.001, 0.01, 0.05)
 RANKS = (1, 2, 4, 8)
-MORE: dict[str, list[dict[str, object]]] = {"topk-sign": [{"density": 0.01, "coder": "fast"}]}
+MORE: dict[str, list[dict[str, object]]] = {
+    "topk-sign": [{"density": 0.01, "coder": "fast"}, {"density": 0.01, "overshoot": 2.0}]
+}
 """Settings to try besides each density, each rank, and each pair of both where a codec takes both."""
 VALUE_BITS = {"dense-fp32": 32, "dense-fp16": 16, "int8": 8, "topk-fp16": 16, "topk-int8": 8, "topk-2bit": 2} | {
     "topk-sign": 1

@@ -1,6 +1,7 @@
 """The most that fits: a code's setting by the bytes it may take."""
 
 from collections.abc import Callable
+from numbers import Integral
 
 from fedglm.compression import geometry
 from fedglm.compression.errors import CodecError
@@ -78,7 +79,7 @@ def check_budget(max_bytes: int | None, layout: Layout | None = None) -> None:
     """
     if max_bytes is None:
         return
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < LEAST_BYTES:
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, Integral) or max_bytes < LEAST_BYTES:
         raise CodecError(f"max_bytes is a whole number from {LEAST_BYTES}, not {max_bytes!r}")
     if layout is not None:
         least = LEAST_BYTES + len(geometry.pack(geometry.shapes_of(layout, layout.size)))

@@ -8,6 +8,7 @@ Payload: the vector's shapes (`geometry`), and the factors (`factors`), which ta
 """
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -79,5 +80,5 @@ def check_rank(rank: float) -> None:
     Raises:
         CodecError: not a number above 0 and at most 4096.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int | float) or not 0 < rank <= 4096:
+    if isinstance(rank, bool) or not isinstance(rank, Real) or not 0 < rank <= 4096:
         raise CodecError(f"rank is a number above 0 and at most 4096, not {rank!r}")

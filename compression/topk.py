@@ -6,6 +6,7 @@ differ in how they code the values.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
@@ -25,9 +26,9 @@ DENSITY = 0.01
 """Of the elements, what a sparse codec sends when nothing else is asked for."""
 
 
-def check_density(density: object) -> None:
+def check_density(density: float) -> None:
     """Refuse what is no density, with a `CodecError`."""
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
         raise CodecError(f"density is a number above 0 and at most 1, not {density!r}")
 
 

@@ -18,8 +18,11 @@ _STANDS_FOR = {
 
 def stands_for(run: RunRecord) -> str | None:
     """A short line on the method that the run's upload stands for; None where the codec has none."""
-    line = _STANDS_FOR.get(run.text("codec") or "")
+    codec = run.text("codec") or ""
+    line = _STANDS_FOR.get(codec)
     update = run.settings.get("update")
+    if line is not None and codec == "topk-sign" and isinstance(update, dict) and update.get("overshoot", 1) != 1:
+        line = line.removesuffix(_WITH) + f", sent ahead{_WITH}"
     if line is not None and isinstance(update, dict) and update.get("feedback") is False:
         return f"{line.removesuffix(_WITH)}, without error feedback"
     return line

@@ -228,6 +228,8 @@ def test_names_and_options():
         assert decoded(codec, normal(20)).size == 20
         assert codec_options(name) == OPTIONS.get(name, ("density", "max_bytes", "coder") if name in SPARSE else ())
     assert make_codec("topk-sign", density=1) == make_codec("topk-sign", density=1.0)
+    numbers = {"rank": np.int64(2), "max_bytes": np.int64(300), "density": np.float32(0.25)}
+    assert decoded(make_codec("hybrid", layout=layout, **numbers), normal(20)).size == 20
 
 
 @pytest.mark.parametrize(
