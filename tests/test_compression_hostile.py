@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from valid_update import is_valid_update
 
 from fedglm.compression.codec import CodecError, codec_names, decode, make_codec
 from fedglm.compression.wire import UPDATE, seal, seal_update, unseal, varint
@@ -17,20 +18,7 @@ BLOBS = {name: make_codec(name).encode(VECTOR) for name in codec_names()}
 
 
 def check(blob, size=SIZE):
-    """Decode, and hold what comes out to all that an `Update` promises."""
-    try:
-        update = decode(blob, size=size)
-    except CodecError:
-        return False
-    dense = update.to_dense()
-    assert dense.shape == (size,)
-    assert dense.dtype == np.float32
-    assert np.isfinite(dense).all()
-    if hasattr(update, "positions"):
-        assert update.positions.shape == update.values.shape
-        assert (np.diff(update.positions, prepend=-1) > 0).all()
-        assert (update.positions < size).all()
-    return True
+    return is_valid_update(size, blob)
 
 
 def resealed(blob, change):
