@@ -216,6 +216,42 @@ def decode_levels(
 
 
 @kernel
+def spans(shapes: Numbers, counts: Numbers, octaves: Numbers, lengths: Numbers, plain: Numbers) -> Numbers:
+    """Where the factors lie in `levels`, and the plain tensors that are not zero, in the order in which they are coded.
+
+    Returns (V, 5): start, length and class of each; start (or -1) and class of the factor before it of the same side.
+    """
+    found = np.empty((2 * counts.sum() + np.count_nonzero(plain), 5), np.int64)
+    at = 0
+    component = 0
+    span = 0
+    for matrix in range(counts.size):
+        rows, columns = shapes[matrix]
+        for index in range(counts[matrix]):
+            octave = octaves[component]
+            before = octaves[component - 1] if index > 0 else 0
+            for length in (columns, rows):
+                found[span, 0] = at
+                found[span, 1] = length
+                found[span, 2] = level_class(octave, length)
+                found[span, 3] = at - rows - columns if index > 0 else -1
+                found[span, 4] = level_class(before, length)
+                at += length
+                span += 1
+            component += 1
+    for index in range(plain.size):
+        if plain[index] > 0:
+            found[span, 0] = at
+            found[span, 1] = lengths[index]
+            found[span, 2] = plain[index]
+            found[span, 3] = -1
+            found[span, 4] = 0
+            at += lengths[index]
+            span += 1
+    return found
+
+
+@kernel
 def encode_factors(
     shapes: Numbers, counts: Numbers, octaves: Numbers, lengths: Numbers, plain: Numbers, levels: Levels, out: rc.Code
 ) -> int:
@@ -234,23 +270,8 @@ def encode_factors(
     rules = rc.fresh_model(SHAPE_CONTEXTS)
     encode_shapes(state, out, rules, counts, octaves, plain)
     model = rc.fresh_model(LEVEL_CONTEXTS)
-    at = 0
-    component = 0
-    for matrix in range(counts.size):
-        rows, columns = shapes[matrix]
-        for index in range(counts[matrix]):
-            octave = octaves[component]
-            before = octaves[component - 1] if index > 0 else 0
-            for length in (columns, rows):
-                above = at - rows - columns if index > 0 else -1
-                kind, above_kind = level_class(octave, length), level_class(before, length)
-                encode_levels(state, out, model, levels, at, length, kind, above, above_kind)
-                at += length
-            component += 1
-    for index in range(plain.size):
-        if plain[index] > 0:
-            encode_levels(state, out, model, levels, at, lengths[index], plain[index], -1, 0)
-            at += lengths[index]
+    for start, length, kind, above, above_kind in spans(shapes, counts, octaves, lengths, plain):
+        encode_levels(state, out, model, levels, start, length, kind, above, above_kind)
     return rc.end_encoding(state, out)
 
 
@@ -276,23 +297,7 @@ def decode_factors(
     if not decode_shapes(state, code, rc.fresh_model(SHAPE_CONTEXTS), limits, counts, octaves, plain):
         return False
     model = rc.fresh_model(LEVEL_CONTEXTS)
-    at = 0
-    component = 0
-    for matrix in range(counts.size):
-        rows, columns = shapes[matrix]
-        for index in range(counts[matrix]):
-            octave = octaves[component]
-            before = octaves[component - 1] if index > 0 else 0
-            for length in (columns, rows):
-                above = at - rows - columns if index > 0 else -1
-                kind, above_kind = level_class(octave, length), level_class(before, length)
-                if not decode_levels(state, code, model, levels, at, length, kind, above, above_kind):
-                    return False
-                at += length
-            component += 1
-    for index in range(plain.size):
-        if plain[index] > 0:
-            if not decode_levels(state, code, model, levels, at, lengths[index], plain[index], -1, 0):
-                return False
-            at += lengths[index]
+    for start, length, kind, above, above_kind in spans(shapes, counts, octaves, lengths, plain):
+        if not decode_levels(state, code, model, levels, start, length, kind, above, above_kind):
+            return False
     return bool(rc.finished(state, code))
