@@ -4,7 +4,7 @@ import errno
 import logging
 from collections.abc import Callable
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
@@ -15,7 +15,7 @@ from fedglm.client.precision import PrecisionError
 from fedglm.client.state import StateError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import RECORD, Instruction
+from fedglm.compression.messages import MODEL, RECORD, Instruction
 from fedglm.privacy.durable import StorageError
 
 LOG = logging.getLogger(__name__)
@@ -66,12 +66,11 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
 def _read(message: Message) -> tuple[Instruction, bytes]:
     """Instruction and downlink blob of a message; raises `CodecError` when it is not one of ours."""
-    content = message.content
-    model = content.array_records.get("model", ArrayRecord())
-    if RECORD not in content.config_records or RECORD not in model:
+    fields = dict(message.content.config_records.get(RECORD, {}))
+    blob = fields.pop(MODEL, None)
+    if not isinstance(blob, bytes):
         raise CodecError("the message is not one of fedglm's: it lacks the instruction or the model")
-    instruction = Instruction.from_fields(content.config_records[RECORD])
-    return instruction, model[RECORD].data
+    return Instruction.from_fields(fields), blob
 
 
 def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bool) -> Message:

@@ -6,7 +6,7 @@ lets them; and the text of an error, which may quote a record or a path, stays a
 names the rule, and nothing leaves.
 """
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from fedglm.autoglm.tasks import Evaluation
@@ -14,7 +14,7 @@ from fedglm.client.node import Outcome
 from fedglm.client.precision import PrecisionError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
-from fedglm.compression.messages import LENGTHS, RECORD, UPDATE_STYPE, Introduction, Report
+from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Introduction, Report
 
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
@@ -78,15 +78,13 @@ class OutboundGate:
     @property
     def envelope(self) -> int:
         """Most bytes that the message around a coded update takes."""
-        report = Report(nonce="0" * 16, round=2**31 - 1, version=2**31 - 1, status="update")
+        report = Report(nonce="0" * 16)
         measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._share_metrics else None
         return int(recorddict_to_proto(self._content(Outcome(report, b"", measures))).ByteSize()) + LENGTHS
 
     def _content(self, outcome: Outcome) -> RecordDict:
-        content = RecordDict({RECORD: ConfigRecord(dict(outcome.report.to_fields()))})
-        if outcome.blob is not None:
-            array = Array(dtype="float32", shape=(self._size,), stype=UPDATE_STYPE, data=outcome.blob)
-            content["update"] = ArrayRecord({RECORD: array})
+        blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
+        content = RecordDict({RECORD: ConfigRecord({**outcome.report.to_fields(), **blob})})
         if outcome.evaluation is not None:
             measures = outcome.evaluation
             content["metrics"] = MetricRecord(

@@ -130,24 +130,23 @@ class Node:
         state = self._load(instruction)
         replica = self._receive(state, instruction, downlink)
         if replica is None:
-            return self._outcome(instruction, "need-snapshot", version=state.version)
+            return Outcome(Report(nonce=instruction.nonce, holds=state.version))
         evaluation = self._evaluate(replica.vector) if instruction.evaluate else None
         pending = state.pending
         if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
             state.pending = pending = self._make_update(instruction, state, replica)
         # Else the server asks again for a round that this node has trained: it gets the very same bytes.
         state.save(self.folder)
-        return self._outcome(instruction, "update", version=state.version, blob=pending.blob, evaluation=evaluation)
+        return Outcome(Report(nonce=instruction.nonce), pending.blob, evaluation)
 
     def evaluate(self, instruction: Instruction, downlink: bytes) -> Outcome:
         """Rebuild the model that the server means and measure it on the node's held-out data."""
         state = self._load(instruction)
         replica = self._receive(state, instruction, downlink)
         if replica is None:
-            return self._outcome(instruction, "need-snapshot", version=state.version)
+            return Outcome(Report(nonce=instruction.nonce, holds=state.version))
         state.save(self.folder)
-        evaluation = self._evaluate(replica.vector)
-        return self._outcome(instruction, "evaluated", version=state.version, evaluation=evaluation)
+        return Outcome(Report(nonce=instruction.nonce), evaluation=self._evaluate(replica.vector))
 
     def _load(self, instruction: Instruction) -> NodeState:
         """The node's memory of this run, with the residual that the server has acknowledged by now."""
@@ -202,17 +201,3 @@ class Node:
     def _evaluate(self, vector: np.ndarray) -> Evaluation:
         load_vector(self._bench.model, vector)
         return self._bench.task.evaluate(self._bench.model, self._held_out)
-
-    def _outcome(
-        self,
-        instruction: Instruction,
-        status: str,
-        *,
-        version: int = -1,
-        blob: bytes | None = None,
-        evaluation: Evaluation | None = None,
-    ) -> Outcome:
-        report = Report.from_fields(
-            {"nonce": instruction.nonce, "round": instruction.round, "version": version, "status": status}
-        )
-        return Outcome(report, blob, evaluation)

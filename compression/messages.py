@@ -1,7 +1,8 @@
 """The words around the coded bytes: what server and node say to each other in a round.
 
-Each message is a flat mapping of a few short fields, so that it fits any transport (Flower's `ConfigRecord`, JSON).
-Both ends read a mapping with `from_fields`, which checks names, types and bounds and raises `MessageError`.
+Each message is a flat mapping of a few short fields, so that it fits any transport; coded bytes lie in it as one field
+more, for each further record would cost as much as all fields together. Both ends read the fields with `from_fields`,
+which checks names, types and bounds and raises `MessageError`.
 
     server                                       node
       | -- (query) ------------------------------> |
@@ -13,21 +14,24 @@ Both ends read a mapping with `from_fields`, which checks names, types and bound
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast, get_args
 
 from fedglm.compression.codec import CodecError
 
 RECORD = "fedglm"
-"""Name of the record that holds a message's fields, and of the one that holds its coded bytes."""
+"""Name of the record that holds a message; in somebody's own Flower app, of the array that holds a coded update."""
+
+MODEL = "model"
+"""Field of a message to a node that holds coded bytes of the versioned downlink."""
+
+UPDATE = "update"
+"""Field of a node's answer that holds a coded update."""
 
 UPDATE_STYPE = "fedglm.update/1"
 """Serialisation type of an array whose data are a coded update."""
 
-DOWNLINK_STYPE = "fedglm.downlink/1"
-"""Serialisation type of an array whose data are a message of the versioned downlink."""
-
-LENGTHS = 24
-"""Bytes that the lengths within a message grow by from an empty blob to the largest: four, of five bytes each."""
+LENGTHS = 20
+"""Bytes that the lengths within a message grow by from an empty blob to the largest: five, from one byte to five."""
 
 Field = bool | int | float | str
 
@@ -42,26 +46,27 @@ class _Fields:
     bounds: ClassVar[dict[str, tuple[int, int]]] = {
         "round": (1, 2**31),
         "version": (-1, 2**31),
+        "holds": (-1, 2**31),
         "acknowledged": (0, 2**31),
         "examples": (0, 2**40),
     }
 
     def to_fields(self) -> dict[str, Field]:
-        return asdict(cast(Any, self))
+        """All fields, but those that say nothing."""
+        return {name: value for name, value in asdict(cast(Any, self)).items() if value is not None}
 
     @classmethod
     def from_fields(cls, mapping: Mapping[str, Any]) -> Self:
-        kinds = {field.name: field.type for field in fields(cast(Any, cls))}
-        if mapping.keys() != kinds.keys():
-            odd = sorted(str(name) for name in mapping.keys() ^ kinds.keys())
+        """The message that these fields are; the optional ones may be missing."""
+        kinds = {field.name: cast(type, field.type) for field in fields(cast(Any, cls))}
+        optional = {name for name, kind in kinds.items() if type(None) in get_args(kind)}
+        if not kinds.keys() - optional <= mapping.keys() <= kinds.keys():
+            odd = sorted(str(name) for name in (mapping.keys() ^ kinds.keys()) - optional)
             raise MessageError(f"{cls.__name__}: missing or unknown fields: {', '.join(odd)[:200]}")
-        for name, kind in kinds.items():
-            value = mapping[name]
-            expected = kind if isinstance(kind, type) else str
+        for name, value in mapping.items():
+            expected = get_args(kinds[name])[0] if name in optional else kinds[name]
             if type(value) is not expected:
                 raise MessageError(f"{cls.__name__}.{name}: {expected.__name__} expected, got {type(value).__name__}")
-            if get_args(kind) and value not in get_args(kind):
-                raise MessageError(f"{cls.__name__}.{name}: one of {', '.join(get_args(kind))} expected")
             if isinstance(value, str) and len(value) > 200:
                 raise MessageError(f"{cls.__name__}.{name}: longer than 200 characters")
             low, high = cls.bounds.get(name, (0, math.inf))
@@ -97,21 +102,18 @@ class Instruction(_Fields):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(_Fields):
-    """A node's answer to an instruction.
+    """A node's answer to an instruction; a coded update comes beside it.
+
+    The nonce says all that the server must know: which instruction this answers, and with it round and version.
 
     Attributes:
         nonce: The instruction's.
-        round: The instruction's.
-        version: Version of the model that the node holds now; -1 for none. With `need-snapshot` the server tries
-            deltas from there first, where it thought the node elsewhere.
-        status: `update` (coded bytes follow), `evaluated` (nothing but metrics), or `need-snapshot`: the node cannot
-            rebuild the model from what it holds and what came.
+        holds: Said only by a node that cannot rebuild the model from what it has and what came, and then nothing else:
+            the version that it holds, -1 for none. The server sends what leads from there, or a snapshot.
     """
 
     nonce: str
-    round: int
-    version: int
-    status: Literal["update", "evaluated", "need-snapshot"]
+    holds: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 
@@ -25,7 +25,7 @@ from fedglm.autoglm.tasks import Evaluation
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import HEADER, ModelVersions
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import DOWNLINK_STYPE, LENGTHS, RECORD, Instruction
+from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.checkpoint import Checkpoint, load_latest
@@ -242,28 +242,26 @@ class Coordinator:
         )
         state.instructions[member.node_id] = instruction
         blob = versions.frames_since(member.version)
-        size = self._plan.layout.size
-        content = _content(instruction, blob, size)
+        content = _content(instruction, blob)
         state.traffic.downlink += recorddict_to_proto(content).ByteSize()
-        state.traffic.dense_downlink += 0 if again else 4 * size
+        state.traffic.dense_downlink += 0 if again else 4 * self._plan.layout.size
         return content
 
     def _fold(self, state: _Round, member: Participant, good: GoodReply) -> None:
-        if good.report.status == "need-snapshot":
+        if good.update is None:
             if member.version is None:
                 raise CodecError("the node cannot rebuild the model from a snapshot")
             # After a lost reply the node is further on than the book says: deltas from where it is will do.
-            known = good.report.version if good.report.version >= 0 else None
+            holds = good.report.holds
+            known = holds if holds is not None and holds >= 0 else None
             tried = known == member.version or member.name in state.sent_again
             member.version = None if tried else known
             state.sent_again.add(member.name)
             self._exchange.send([(member.node_id, self._content(state, member, again=True))], "train", state.number)
             return
-        if good.update is None:
-            raise CodecError("the node was asked to train and sent no update")
         state.mean.add(good.update, member.weight)
         state.traffic.dense_uplink += 4 * self._plan.layout.size
-        member.version, member.acknowledged = good.report.version, state.number
+        member.version, member.acknowledged = self._versions.version, state.number
         state.accepted.append(member.name)
         if good.metrics:
             state.metrics.append(good.metrics)
@@ -313,10 +311,8 @@ class Coordinator:
         ).save(self._plan.checkpoints)
 
 
-def _content(instruction: Instruction, blob: bytes, size: int) -> RecordDict:
-    array = Array(dtype="float32", shape=(size,), stype=DOWNLINK_STYPE, data=blob)
-    fields = ConfigRecord(dict(instruction.to_fields()))
-    return RecordDict({RECORD: fields, "model": ArrayRecord({RECORD: array})})
+def _content(instruction: Instruction, blob: bytes) -> RecordDict:
+    return RecordDict({RECORD: ConfigRecord({**instruction.to_fields(), MODEL: blob})})
 
 
 def _envelope(layout: Layout) -> int:
@@ -331,4 +327,4 @@ def _envelope(layout: Layout) -> int:
         learning_rate=1.0,
         evaluate=True,
     )
-    return int(recorddict_to_proto(_content(most, bytes(HEADER), layout.size)).ByteSize()) + LENGTHS
+    return int(recorddict_to_proto(_content(most, bytes(HEADER))).ByteSize()) + LENGTHS

@@ -12,6 +12,7 @@ from tiny_federation import tiny_node, workbench
 
 from fedglm.client.app import build_client_app
 from fedglm.client.gate import OutboundGate
+from fedglm.compression.messages import MODEL, Instruction
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.server.coordinator import Coordinator, Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
@@ -98,6 +99,11 @@ class Watcher:
 
     def round_done(self, rows):
         self._tell("done", len(rows))
+
+
+def instruction_of(fields) -> Instruction:
+    """What a message to a node says, beside the model in it."""
+    return Instruction.from_fields({name: value for name, value in fields.items() if name != MODEL})
 
 
 def answering(node, *, share_metrics=False) -> Answer:

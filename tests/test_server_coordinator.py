@@ -3,14 +3,26 @@
 import threading
 
 import pytest
-from fake_grid import BENCH, SIZE, FakeGrid, Watcher, answering, errs, federate, plan, real_nodes, timeless
+from fake_grid import (
+    BENCH,
+    SIZE,
+    FakeGrid,
+    Watcher,
+    answering,
+    errs,
+    federate,
+    instruction_of,
+    plan,
+    real_nodes,
+    timeless,
+)
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from tiny_federation import TASK, examples, tiny_model, tiny_node, workbench
 
 from fedglm.autoglm.parameters import load_vector
 from fedglm.client.state import NodeState
-from fedglm.compression.messages import RECORD, Instruction, Introduction
+from fedglm.compression.messages import RECORD, UPDATE, Introduction
 from fedglm.server.app import build_server_app
 from fedglm.server.participants import FederationError
 
@@ -49,8 +61,8 @@ def test_rows_have_the_contracts_keys_and_the_bytes_of_the_messages(tmp_path):
         assert row["round"] == number
         assert row["uplink_bytes"] == sum(recorddict_to_proto(m.content).ByteSize() for m in received)
         assert row["downlink_bytes"] == sum(recorddict_to_proto(m.content).ByteSize() for m in sent)
-        blobs = sum(len(m.content["update"][RECORD].data) for m in received)
-        assert blobs < row["uplink_bytes"] < blobs + 3 * 500
+        blobs = sum(len(m.content[RECORD][UPDATE]) for m in received)
+        assert blobs < row["uplink_bytes"] < blobs + 3 * 70
         assert row["dense_uplink_bytes"] == row["dense_downlink_bytes"] == 3 * 4 * SIZE
         assert (row["nodes_sampled"], row["nodes_accepted"], row["nodes_rejected"]) == (3, 3, 0)
         assert row["epsilon"] is None
@@ -90,11 +102,7 @@ def test_listeners_hear_every_step(tmp_path):
 
 def test_the_nodes_learning_rate_follows_the_schedule(tmp_path):
     _, grid, _ = federate(tmp_path, rounds=3, schedule="cosine", final_rate=0.5)
-    rates = [
-        Instruction.from_fields(m.content[RECORD]).learning_rate
-        for m in grid.sent
-        if m.metadata.message_type == "train"
-    ]
+    rates = [instruction_of(m.content[RECORD]).learning_rate for m in grid.sent if m.metadata.message_type == "train"]
     assert rates == [0.05] * 3 + [0.05 * 0.75] * 3 + [0.05 * 0.5] * 3
 
 
@@ -125,7 +133,7 @@ def test_a_node_that_needs_a_snapshot_gets_one_and_takes_part_in_the_same_round(
     assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 3, 3]
     asked = [m for m in grid.sent if m.metadata.dst_node_id == 9 and m.metadata.group_id == "1"]
     assert len(asked) == 2
-    nonces = [Instruction.from_fields(m.content[RECORD]).nonce for m in asked]
+    nonces = [instruction_of(m.content[RECORD]).nonce for m in asked]
     assert nonces[0] != nonces[1]
     plain, _, _ = federate(tmp_path / "plain")
     assert coordinator.model_sha256 == plain.model_sha256

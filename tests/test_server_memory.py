@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_grid import FakeGrid, Watcher
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from fake_grid import FakeGrid, Watcher, instruction_of
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedglm.compression.codec import make_codec
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import RECORD, UPDATE_STYPE, Instruction, Introduction, Report
+from fedglm.compression.messages import MODEL, RECORD, UPDATE, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.server.coordinator import Coordinator, Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
@@ -24,6 +24,12 @@ LAYOUT = Layout(("weights",), ((10_000, 1000),))
 FEW, MANY = 10, 1000
 DISTINCT = 4
 TOLERANCE = 0.05
+
+
+def slimmed(records):
+    return {
+        name: ConfigRecord({key: record[key] for key in record if key != MODEL}) for name, record in records.items()
+    }
 
 
 class ForgetfulGrid(FakeGrid):
@@ -37,8 +43,12 @@ class ForgetfulGrid(FakeGrid):
             ids.append(f"m{next(self._numbers)}")
             message.metadata.__dict__["_message_id"] = ids[-1]
             # What a reply needs of it, without the model.
-            fields = RecordDict(dict(message.content.config_records))
-            slim = Message(fields, message.metadata.dst_node_id, message.metadata.message_type, group_id="")
+            slim = Message(
+                RecordDict(slimmed(message.content.config_records)),
+                message.metadata.dst_node_id,
+                message.metadata.message_type,
+                group_id="",
+            )
             slim.metadata.__dict__["_message_id"] = ids[-1]
             self._under_way[ids[-1]] = slim
         return ids
@@ -55,12 +65,10 @@ def node(number, blobs):
         if message.metadata.message_type == "query":
             words = Introduction(name=f"node-{number}", run="", version=-1, layout=LAYOUT.sha256, examples=0)
             return Message(RecordDict({RECORD: ConfigRecord(words.to_fields())}), reply_to=message)
-        asked = Instruction.from_fields(message.content.config_records[RECORD])
-        report = Report(nonce=asked.nonce, round=asked.round, version=asked.version, status="update")
+        asked = instruction_of(message.content.config_records[RECORD])
         data = blobs[number % len(blobs)].read_bytes()
-        array = Array(dtype="float32", shape=(LAYOUT.size,), stype=UPDATE_STYPE, data=data)
-        fields = ConfigRecord(report.to_fields())
-        return Message(RecordDict({RECORD: fields, "update": ArrayRecord({RECORD: array})}), reply_to=message)
+        fields = ConfigRecord({**Report(nonce=asked.nonce).to_fields(), UPDATE: data})
+        return Message(RecordDict({RECORD: fields}), reply_to=message)
 
     return answer
 
