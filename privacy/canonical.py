@@ -1,0 +1,31 @@
+"""Canonical JSON: one text for one value, so that a hash or a signature over it means the value."""
+
+import json
+from typing import Any
+
+
+def canonical_json(value: Any) -> bytes:
+    """`value` as JSON in UTF-8: keys sorted, no spaces, floats in Python's shortest form.
+
+    Raises:
+        ValueError: A number is not finite, or a text is not Unicode.
+        TypeError: JSON has no such type.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_canonical_json(blob: bytes) -> Any:
+    """The value behind `canonical_json`, from a stranger too; who calls bounds the length of `blob`.
+
+    Raises:
+        ValueError: `blob` is not JSON, or not in the one form that `canonical_json` writes: a key twice, a space, a
+            number spelled otherwise.
+    """
+    try:
+        value = json.loads(blob.decode())
+        again = canonical_json(value)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError("not JSON") from exc
+    if again != blob:
+        raise ValueError("not canonical JSON: keys in order and once, no spaces, numbers in their shortest form")
+    return value

@@ -1,0 +1,182 @@
+"""Ed25519 keys of sites and servers, and the files that hold them (RFC 8032).
+
+A signature is over a *context* and the message, so that a signature under a policy never passes for one under a run
+plan. A private key shows nowhere: not in a repr, not in an error, not in a copy for another process.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from fedglm.privacy.durable import storage_errors, sync_folder
+from fedglm.privacy.errors import PrivacyError
+
+PUBLIC_KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+_MOST_BYTES = 4096  # of a key file; PEM needs about 120
+_CONTEXT = re.compile(r"fedglm/[a-z-]+/[1-9][0-9]*")
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What others know a site or a server by.
+
+    Attributes:
+        raw: 32 bytes.
+
+    Raises:
+        PrivacyError: `raw` has another length.
+    """
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if type(self.raw) is not bytes or len(self.raw) != PUBLIC_KEY_BYTES:
+            raise PrivacyError(f"a public key has {PUBLIC_KEY_BYTES} bytes")
+
+    @classmethod
+    def from_hex(cls, text: str) -> "PublicKey":
+        """Read what `hex` wrote.
+
+        Raises:
+            PrivacyError: `text` is not 64 lower-case hexadecimal digits.
+        """
+        if not re.fullmatch(r"[0-9a-f]{64}", text):
+            raise PrivacyError(f"a public key is written as 64 digits 0-9 a-f, not {text[:80]!r}")
+        return cls(bytes.fromhex(text))
+
+    @property
+    def hex(self) -> str:
+        """The key as 64 lower-case hexadecimal digits."""
+        return self.raw.hex()
+
+    def fingerprint(self) -> str:
+        """Half of the key's SHA-256, in groups of four digits: short enough to compare over the telephone."""
+        digits = hashlib.sha256(self.raw).hexdigest()[:32]
+        return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+    def verify(self, context: str, message: bytes, signature: bytes) -> bool:
+        """Whether the owner of this key signed `message` in this context."""
+        signed = _signed_bytes(context, message)
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, signed)
+        except (InvalidSignature, ValueError):  # ValueError: the 32 bytes are no point of the curve
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return self.hex
+
+
+class SigningKey:
+    """A private key; `create` and `load` keep it in a file that only its owner may read, `generate` in memory alone.
+
+    Attributes:
+        public: What to give to those who verify.
+    """
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public = PublicKey(private.public_key().public_bytes_raw())
+
+    @classmethod
+    def generate(cls) -> "SigningKey":
+        """A fresh key from the operating system's randomness."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def create(cls, path: Path) -> "SigningKey":
+        """A fresh key in a new file at `path`: PEM (PKCS 8), readable by its owner alone.
+
+        Raises:
+            PrivacyError: There is a file at `path` already; a key is never replaced.
+            StorageError: The file cannot be written.
+        """
+        key = cls.generate()
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(scratch, path)  # unlike a rename it fails where a file is, and nobody sees a half-written key
+            except FileExistsError:
+                raise PrivacyError(f"{path} is there already: a key is never replaced; move the old one away") from None
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(scratch)
+            sync_folder(path.parent)
+        return key
+
+    @classmethod
+    def load(cls, path: Path) -> "SigningKey":
+        """The key in the file at `path`.
+
+        Raises:
+            PrivacyError: There is no such file, others than its owner may use it, or it holds no Ed25519 key.
+        """
+        content = _read_private(path)
+        try:
+            private = load_pem_private_key(content, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            private = None
+        if not isinstance(private, Ed25519PrivateKey):
+            # Outside the handler: a chained error could quote what the file holds.
+            raise PrivacyError(f"{path} holds no unencrypted Ed25519 key in PEM: is it whole, and the right file?")
+        return cls(private)
+
+    def sign(self, context: str, message: bytes) -> bytes:
+        """64 bytes that `PublicKey.verify` accepts for the same context and message.
+
+        Args:
+            context: What is signed, and in which version: `fedglm/policy/1`.
+            message: The exact bytes.
+        """
+        return self._private.sign(_signed_bytes(context, message))
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.public.fingerprint()})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a private key is not pickled or copied: load it from its file where it is needed")
+
+
+def _signed_bytes(context: str, message: bytes) -> bytes:
+    if not _CONTEXT.fullmatch(context):
+        raise ValueError(f"a context of signatures looks like fedglm/policy/1, not {context!r}")
+    return context.encode() + b"\0" + message  # a context holds no zero byte: no two pairs give the same bytes
+
+
+def _read_private(path: Path) -> bytes:
+    """The content of a file that nobody but its owner may read or write; rights are those of the file opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for ever
+    except OSError as exc:
+        raise PrivacyError(f"cannot read the key {path}: {exc.strerror}") from exc
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise PrivacyError(f"{path} is no plain file, so no key")
+        rights = stat.S_IMODE(status.st_mode)
+        if rights & 0o077:
+            raise PrivacyError(
+                f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run "
+                f"chmod 600 {path}; else make a new key"
+            )
+        return os.read(descriptor, _MOST_BYTES)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""The mechanism of a round: everything that must agree for the accounting to be true, in one object.
+
+Sampling rate, clipping norm, noise multiplier and steps are set together or not at all. Training reads them from here,
+the accountant gets its event from here, and the ledger writes down these very fields.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final
+
+from fedglm.privacy.errors import PrivacyError
+
+MOST_STEPS: Final = 10**7
+"""Most noised steps of one round; more is surely a mistake."""
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """What the accountant needs of a mechanism: `steps` Gaussian steps, each on a Poisson sample of the units.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise over the clipping norm, above 0.
+        sampling_rate: Probability of each unit to be in a step's sample, above 0 and at most 1.
+        steps: Number of steps, at least 1.
+
+    Raises:
+        PrivacyError: A field is out of its bounds; the message names it.
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        _check_positive("noise_multiplier", self.noise_multiplier)
+        _check_positive("sampling_rate", self.sampling_rate)
+        if self.sampling_rate > 1:
+            raise PrivacyError(f"sampling_rate is a probability above 0 and at most 1, not {self.sampling_rate!r}")
+        _check_whole("steps", self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """DP-SGD of one round at one node. Neighbouring data sets differ by one unit, added or removed.
+
+    The mean over a step's sample is the noised sum over `sampling_rate * units`, where `units` is a number that the
+    site makes public: never the true count, and never the size of the sample.
+
+    Attributes:
+        sampling_rate: Probability of each unit to be in a step's sample, above 0 and at most 1.
+        steps: Noised steps a round, at least 1.
+        clipping_norm: Greatest L2 norm of all that one unit contributes to one step.
+        noise_multiplier: The noise on the clipped sum has this many clipping norms as its standard deviation; above 0.
+        unit: What is protected: "record", or the name of the field that says whose a record is.
+        records_per_unit: Most records of a unit that a step looks at.
+
+    Raises:
+        PrivacyError: A field is out of its bounds; the message names it.
+    """
+
+    sampling_rate: float
+    steps: int
+    clipping_norm: float
+    noise_multiplier: float
+    unit: str
+    records_per_unit: int
+
+    def __post_init__(self) -> None:
+        Event(self.noise_multiplier, self.sampling_rate, self.steps)
+        _check_positive("clipping_norm", self.clipping_norm)
+        if not math.isfinite(self.noise_std) or self.noise_std == 0:
+            raise PrivacyError("clipping_norm times noise_multiplier is no finite number above 0")
+        if type(self.unit) is not str or not 0 < len(self.unit) <= 100 or not self.unit.isprintable():
+            raise PrivacyError(f"unit is a text of 1 to 100 printable characters, not {self.unit!r}"[:300])
+        _check_whole("records_per_unit", self.records_per_unit)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on a step's clipped sum, before any division."""
+        return self.noise_multiplier * self.clipping_norm
+
+    def event(self) -> Event:
+        """What a round of it costs, for the accountant."""
+        return Event(self.noise_multiplier, self.sampling_rate, self.steps)
+
+    def to_fields(self) -> dict[str, str | int | float]:
+        """All fields by name; `from_fields` gives an equal mechanism."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, object]) -> "Mechanism":
+        """Read what `to_fields` gave, from a stranger too.
+
+        Raises:
+            PrivacyError: A field is missing, unknown, of another type or out of bounds.
+        """
+        known = {field.name for field in fields(cls)}
+        if values.keys() != known:
+            odd = ", ".join(sorted(str(name)[:50] for name in known ^ values.keys())[:8])
+            raise PrivacyError(f"mechanism: missing or unknown fields: {odd}")
+        return cls(**values)  # type: ignore[arg-type] - __post_init__ checks the types
+
+
+def _check_positive(name: str, value: object) -> None:
+    # A bool, a text or a numpy scalar would go through arithmetic, but not through JSON and back.
+    if type(value) is not float or not math.isfinite(value) or value <= 0:
+        raise PrivacyError(f"{name} is a finite float above 0, not {value!r}"[:300])
+
+
+def _check_whole(name: str, value: object) -> None:
+    if type(value) is not int or not 1 <= value <= MOST_STEPS:
+        raise PrivacyError(f"{name} is a whole number from 1 to {MOST_STEPS}, not {value!r}"[:300])

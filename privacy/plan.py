@@ -1,0 +1,158 @@
+"""The run plan: what a server announces once, signed, and what every node holds it to.
+
+A signed plan travels as one blob: the server's public key (32 bytes), its signature (64), and the plan as canonical
+JSON. `SignedPlan.from_bytes` reads one from a stranger: it bounds the length, then verifies, then parses. A node pins
+the plan of a run by its SHA-256 and answers no instruction that says otherwise.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.privacy.errors import PrivacyError, Refusal
+from fedglm.privacy.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
+from fedglm.privacy.mechanism import Mechanism
+
+MOST_BYTES = 65536
+"""Longest signed plan that a node reads; a usual one has about 500 bytes."""
+
+_CONTEXT = "fedglm/plan/1"
+_MOST_NUMBER = 2**31 - 1
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What is fixed for a whole run.
+
+    Attributes:
+        run: Identity of the run, 1 to 200 characters.
+        rounds: Most rounds.
+        local_steps: Optimizer steps a round; with a mechanism, its steps.
+        mechanism: How a node adds noise; None says in so many words that it adds none.
+        codec: Name of the codec of the updates.
+        density: Share of the coordinates that travel, in (0, 1]; None where the codec has no such number.
+        layout: SHA-256 (hex) of the model's layout: names and shapes.
+        model: SHA-256 (hex) of the weights that the run starts from, version 0.
+
+    Raises:
+        PrivacyError: A field is out of its bounds, or the steps contradict each other; the message names it.
+    """
+
+    run: str
+    rounds: int
+    local_steps: int
+    mechanism: Mechanism | None
+    codec: str
+    density: float | None
+    layout: str
+    model: str
+
+    def __post_init__(self) -> None:
+        for name in ("run", "codec"):
+            text = getattr(self, name)
+            if type(text) is not str or not 0 < len(text) <= 200 or not text.isprintable():
+                raise PrivacyError(f"run plan: {name} is a text of 1 to 200 printable characters")
+        for name in ("rounds", "local_steps"):
+            number = getattr(self, name)
+            if type(number) is not int or not 1 <= number <= _MOST_NUMBER:
+                raise PrivacyError(f"run plan: {name} is a whole number from 1 to {_MOST_NUMBER}")
+        for name in ("layout", "model"):
+            digest = getattr(self, name)
+            if type(digest) is not str or not _HASH.fullmatch(digest):
+                raise PrivacyError(f"run plan: {name} is a SHA-256, 64 digits 0-9 a-f")
+        if self.density is not None and (type(self.density) is not float or not 0 < self.density <= 1):
+            raise PrivacyError("run plan: density is a number above 0 and at most 1, or none")
+        if self.mechanism is not None and not isinstance(self.mechanism, Mechanism):
+            raise PrivacyError("run plan: mechanism is a Mechanism, or none")
+        if self.mechanism is not None and self.mechanism.steps != self.local_steps:
+            raise PrivacyError(
+                f"run plan: {self.local_steps} local steps, yet the mechanism accounts for {self.mechanism.steps}"
+            )
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON; `from_bytes` gives an equal plan."""
+        mechanism = None if self.mechanism is None else dict(self.mechanism.to_fields())
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return canonical_json({**own, "mechanism": mechanism})
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> "RunPlan":
+        """Read what `to_bytes` wrote; nothing else is a plan.
+
+        Raises:
+            PrivacyError: `blob` is too long, no canonical JSON, or a field is missing, unknown or out of bounds.
+        """
+        if len(blob) > MOST_BYTES:
+            raise PrivacyError(f"run plan: {len(blob)} bytes, at most {MOST_BYTES} are read")
+        try:
+            tree: Any = read_canonical_json(blob)
+        except ValueError as exc:
+            raise PrivacyError(f"run plan: {exc}") from exc
+        known = {field.name for field in fields(cls)}
+        if not isinstance(tree, dict) or tree.keys() != known:
+            odd = sorted(known ^ tree.keys()) if isinstance(tree, dict) else ["no fields at all"]
+            raise PrivacyError(f"run plan: missing or unknown fields: {', '.join(odd)[:200]}")
+        if tree["mechanism"] is not None:
+            if not isinstance(tree["mechanism"], dict):
+                raise PrivacyError("run plan: mechanism is a mapping, or null")
+            tree["mechanism"] = Mechanism.from_fields(tree["mechanism"])
+        return cls(**tree)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the canonical JSON: what a policy allows and a ledger records."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SignedPlan:
+    """A run plan and the signature of a server under it; one whose signature is wrong cannot be made.
+
+    Attributes:
+        plan: The plan.
+        server: Public key of the server that signed; whether it is one to listen to, the policy says.
+        signature: 64 bytes.
+
+    Raises:
+        Refusal: Rule `plan-signature`: the signature is not this server's under this plan.
+    """
+
+    plan: RunPlan
+    server: PublicKey
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        if not self.server.verify(_CONTEXT, self.plan.to_bytes(), self.signature):
+            raise Refusal("plan-signature", f"the run plan is not signed by the server key {self.server}")
+
+    @classmethod
+    def sign(cls, plan: RunPlan, key: SigningKey) -> "SignedPlan":
+        """The plan as the owner of `key` announces it."""
+        return cls(plan, key.public, key.sign(_CONTEXT, plan.to_bytes()))
+
+    def to_bytes(self) -> bytes:
+        """The blob to send."""
+        return self.server.raw + self.signature + self.plan.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> "SignedPlan":
+        """Read what `to_bytes` wrote, from a stranger too.
+
+        Raises:
+            Refusal: Rule `plan-size`, `plan-signature` or `plan-form`; nothing of an unsigned plan is parsed.
+        """
+        start = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
+        if not start < len(blob) <= MOST_BYTES:
+            raise Refusal("plan-size", f"a signed run plan has {start + 1} to {MOST_BYTES} bytes, not {len(blob)}")
+        server, signature, body = PublicKey(blob[:PUBLIC_KEY_BYTES]), blob[PUBLIC_KEY_BYTES:start], blob[start:]
+        if not server.verify(_CONTEXT, body, signature):
+            raise Refusal("plan-signature", f"the run plan is not signed by the server key {server}")
+        try:
+            plan = RunPlan.from_bytes(body)
+        except PrivacyError as exc:
+            raise Refusal("plan-form", str(exc)) from exc
+        return cls(plan, server, signature)

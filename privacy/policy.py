@@ -1,0 +1,307 @@
+"""A site's policy: what may leave its node, whatever a server asks.
+
+The policy is a TOML file that a person writes and the site's key signs: `policy.toml` and, beside it,
+`policy.toml.sig` with the Ed25519 signature over the exact bytes, in hexadecimal. Without a valid signature the file
+is not even parsed. Whatever the policy does not permit is refused; the rules stand in `fedglm.privacy.policy_rules`.
+"""
+
+import difflib
+import hashlib
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from fedglm.privacy.durable import write_atomically
+from fedglm.privacy.errors import PolicyError
+from fedglm.privacy.keys import PublicKey, SigningKey
+
+MOST_BYTES = 65536
+"""Longest policy file that is read."""
+
+ANY = "*"
+"""In a list of what is allowed, alone: everything is."""
+
+_CONTEXT = "fedglm/policy/1"
+_WIDTH = 100
+_MOST_NUMBER = 2**53
+_EXAMPLE = "0123456789abcdef" * 4
+_HEAD = (
+    "What this site lets out of its node, whatever a server asks.",
+    "Default deny: a key that is missing, left as a comment, or empty permits nothing. The word "
+    '"*", alone in a list, permits everything; nothing else is a wildcard.',
+    "The node follows this file only while the site's signature over its exact bytes lies beside it (this file's name "
+    "with .sig after it). After a change, even of a comment, it must be signed again.",
+)
+
+
+def _all_or_some(entries: tuple[str, ...]) -> tuple[str, ...]:
+    if ANY in entries and len(entries) > 1:
+        raise ValueError(f'"{ANY}" permits everything: write it alone, or take it away')
+    return entries
+
+
+_Hash = Annotated[str, Field(pattern=r"^(\*|[0-9a-f]{64})$")]
+_Name = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,63})$")]
+_Hashes = Annotated[tuple[_Hash, ...], AfterValidator(_all_or_some)]
+_Names = Annotated[tuple[_Name, ...], AfterValidator(_all_or_some)]
+
+
+class Policy(BaseModel):
+    """What a site permits; every permission that is not given denies.
+
+    Each field says in its description what it permits. Those sentences are the comments of `to_toml`, which a
+    compliance officer reads, so they stand nowhere else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    data_set: str = Field(
+        min_length=1,
+        max_length=200,
+        description="Name of the data set that this policy is about. The budget below is for this data set's whole "
+        "life: all runs, of all servers, together.",
+    )
+    epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        description="Greatest epsilon, the privacy loss that all releases from this data set together may reach. Less "
+        "is more private: 1 is strong, 3 to 8 is common, and above 10 little is promised.",
+        examples=[8.0],
+    )
+    delta: float | None = Field(
+        default=None,
+        ge=1e-10,
+        le=0.1,
+        description="Probability with which the promise of epsilon may fail. Take at most 1 / (10 x units); 1 / units "
+        "or more is refused, for a release of one unit's records in full would meet it.",
+        examples=[1e-6],
+    )
+    declare_units: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MOST_NUMBER,
+        description="Number of units (see the next key) that the site makes public. Training with noise divides by it, "
+        "so it shows. Choose a round number near the true one: the true count is itself private.",
+        examples=[2000],
+    )
+    unit: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description='What is protected: the name of the field that says whose a record is, such as "patient_id", so '
+        'that all records of a patient are protected together; or "record", where each stands for itself.',
+        examples=["patient_id"],
+    )
+    records_per_unit_at_most: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MOST_NUMBER,
+        description="Most records of one unit that a training step may look at.",
+        examples=[4],
+    )
+    noise_multiplier_at_least: float | None = Field(
+        default=None,
+        gt=0,
+        description="Least noise: its standard deviation as a multiple of the clipping norm. More is more private; "
+        "below 0.5 single releases say much.",
+        examples=[0.7],
+    )
+    clipping_norm_at_most: float | None = Field(
+        default=None,
+        gt=0,
+        description="Greatest length (L2 norm) that one unit's contribution to a training step may have before noise "
+        "is added.",
+        examples=[1.0],
+    )
+    steps_at_most: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MOST_NUMBER,
+        description="Most training steps a round.",
+        examples=[50],
+    )
+    without_differential_privacy: bool = Field(
+        default=False,
+        description="true permits updates with no noise at all. Then epsilon promises nothing, and whoever sees an "
+        "update can recover much of the text behind it. For public or synthetic data only.",
+    )
+    servers: _Hashes = Field(
+        default=(),
+        strict=False,
+        description="Public keys (64 digits) of the servers whose signed run plans count.",
+        examples=[[_EXAMPLE]],
+    )
+    plans: _Hashes = Field(
+        default=(),
+        strict=False,
+        description='SHA-256 of the run plans that the site has agreed to; "*" takes any plan of a listed server that '
+        "keeps to the other rules.",
+        examples=[["*"]],
+    )
+    models: _Hashes = Field(
+        default=(),
+        strict=False,
+        description="SHA-256 of the models that may be trained: of the weights that a run starts from, to permit "
+        "exactly these; or of a layout (names and shapes of the tensors), to permit any weights in it.",
+        examples=[[_EXAMPLE]],
+    )
+    codecs: _Names = Field(
+        default=(),
+        strict=False,
+        description='Names of the codecs that updates may be written in, such as "topk-sign".',
+        examples=[["topk-sign", "int8"]],
+    )
+    bytes_at_most: int | None = Field(
+        default=None,
+        ge=1,
+        le=_MOST_NUMBER,
+        description="Most bytes of one message from the node.",
+        examples=[1_000_000],
+    )
+    metrics: tuple[Literal["loss", "metric", "count"], ...] = Field(
+        default=(),
+        strict=False,
+        description='What may be reported of the site\'s held-out data: "loss", "metric" (such as accuracy), "count" '
+        "(number of examples). Each is a release of its own and is charged to the budget.",
+        examples=[["loss"]],
+    )
+
+    _file_sha256: str | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _delta_protects_one(self) -> Self:
+        if self.delta is not None and self.declare_units is not None and self.delta * self.declare_units >= 1:
+            raise ValueError(
+                f"delta {self.delta:g} with {self.declare_units} units would permit one unit's records in full: give "
+                f"at most {0.1 / self.declare_units:.2g}"
+            )
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the file that the policy was read from; of `to_toml` for one that was made here."""
+        return self._file_sha256 or hashlib.sha256(self.to_toml().encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The policy as a file that explains itself; what is not permitted stands as a comment with an example."""
+        parts = ["\n#\n".join(_comment(paragraph) for paragraph in _HEAD)]
+        for name, field in type(self).model_fields.items():
+            value = self.model_dump(mode="json", include={name})
+            denied = value[name] in (None, [])
+            says = [_comment(str(field.description))]
+            if denied and field.examples:
+                says += ["# Not given, so nothing is permitted. For example:", f"#{_setting(name, field.examples[0])}"]
+            else:
+                says.append(_setting(name, value[name]))
+            parts.append("\n".join(says))
+        return "\n\n".join(parts) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, *, origin: str = "the policy") -> Self:
+        """Read a policy's text, signed or not.
+
+        Args:
+            text: TOML.
+            origin: Name of the text in errors.
+
+        Raises:
+            PolicyError: The text is no TOML, or a key or value is wrong; near names are listed.
+        """
+        try:
+            policy = cls.model_validate(tomllib.loads(text))
+        except ValidationError as exc:
+            raise PolicyError(f"{origin}: {'; '.join(_explain(error) for error in exc.errors()[:3])}") from exc
+        except (ValueError, RecursionError) as exc:
+            raise PolicyError(f"{origin} is not TOML: {exc}") from exc
+        if text != policy.to_toml():  # else there is nothing to remember, and the two stay equal
+            policy._file_sha256 = hashlib.sha256(text.encode()).hexdigest()
+        return policy
+
+
+def sign_policy(path: Path, key: SigningKey) -> Policy:
+    """Sign the policy at `path` as it lies there, into the file of its name with `.sig` after it.
+
+    Raises:
+        PolicyError: The file cannot be read or is no policy; nothing is signed.
+        StorageError: The signature cannot be written.
+    """
+    content = _read(path, "write a policy there")
+    policy = _parse(content, path)
+    write_atomically(_signature_path(path), key.sign(_CONTEXT, content).hex() + "\n")
+    return policy
+
+
+def load_policy(path: Path, public_key: PublicKey) -> Policy:
+    """The policy at `path`, if the owner of `public_key` signed it.
+
+    Raises:
+        PolicyError: A file is missing or too long, the signature is not this key's under these bytes, or the file is
+            no policy.
+    """
+    content = _read(path, "without a policy nothing leaves")
+    signature = _read(_signature_path(path), "sign the policy with the site's key")
+    try:
+        raw = bytes.fromhex(signature.decode("ascii"))
+    except ValueError:
+        raw = b""
+    if signature != raw.hex().encode() + b"\n" or not public_key.verify(_CONTEXT, content, raw):
+        raise PolicyError(
+            f"{path} does not carry the signature of the site's key {public_key.fingerprint()}: somebody changed it "
+            f"after it was signed, or signed with another key; read it through, then sign it again"
+        )
+    return _parse(content, path)
+
+
+def _signature_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sig")
+
+
+def _read(path: Path, remedy: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as exc:
+        raise PolicyError(f"cannot read {path}: {exc.strerror}; {remedy}") from exc
+    if len(content) > MOST_BYTES:
+        raise PolicyError(f"{path} is longer than {MOST_BYTES} bytes, so it is no policy")
+    return content
+
+
+def _parse(content: bytes, path: Path) -> Policy:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as exc:
+        raise PolicyError(f"{path} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+    return Policy.from_toml(text, origin=str(path))
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _setting(name: str, value: Any) -> str:
+    """`name = value` in TOML, a list on one line where it fits."""
+    text = tomli_w.dumps({name: value}).rstrip()
+    first, *entries = text.split("\n")
+    if not entries:
+        return text
+    flat = first + ", ".join(entry.strip().rstrip(",") for entry in entries[:-1]) + entries[-1]
+    return flat if len(flat) < _WIDTH else text
+
+
+def _explain(error: Any) -> str:
+    """One clause for one of pydantic's errors."""
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = list(Policy.model_fields)
+        return f"unknown key {place}: did you mean {', '.join(difflib.get_close_matches(place, known) or known)}?"
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    reason = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    shown = hex(value) if type(value) is int and abs(value) > _MOST_NUMBER else str(value)  # str refuses 4300 digits
+    return f"{place} = {shown[:100]!r}: {reason[:1].lower()}{reason[1:]}" if place else reason

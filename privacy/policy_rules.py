@@ -1,0 +1,238 @@
+"""The rules by which a policy refuses: one function a rule, in tables that a person can read.
+
+Every permission of a `Policy` has one rule here, named like it. Two more places refuse in a rule's name: the ledger
+(`epsilon-budget`, with what was spent before) and `SignedPlan` (`plan-size`, `plan-signature`, `plan-form`: a plan that
+is none).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fedglm.privacy.accountant import spent, within
+from fedglm.privacy.errors import Refusal
+from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.policy import ANY, Policy
+
+_Subject = TypeVar("_Subject")
+_Number = TypeVar("_Number", int, float)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is about to leave the node, as far as the policy asks.
+
+    Attributes:
+        size: Bytes of the whole message.
+        metrics: Names of the metrics in it, of `loss`, `metric`, `count`.
+    """
+
+    size: int
+    metrics: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rule(Generic[_Subject]):
+    """One thing that a policy can refuse.
+
+    Attributes:
+        name: What a refusal is logged and answered under.
+        key: The policy's key that permits.
+        meaning: One sentence for a person.
+        broken: Of a subject and a policy, why the rule is broken; None where it is kept.
+    """
+
+    name: str
+    key: str
+    meaning: str
+    broken: Callable[[_Subject, Policy], str | None]
+
+
+def check_plan(signed: SignedPlan, policy: Policy) -> None:
+    """Hold a run plan to the policy, before anything is computed for it.
+
+    Raises:
+        Refusal: With the name of the first rule in `PLAN_RULES` that is broken.
+    """
+    _refuse(PLAN_RULES, signed, policy)
+
+
+def check_message(message: Message, policy: Policy) -> None:
+    """Hold a message to the policy: before the ledger is charged for it, so that a refusal costs no budget.
+
+    Raises:
+        Refusal: With the name of the first rule in `MESSAGE_RULES` that is broken.
+    """
+    _refuse(MESSAGE_RULES, message, policy)
+
+
+def broken_rules(
+    rules: Sequence[Rule[_Subject]], subject: _Subject, policy: Policy
+) -> Iterator[tuple[Rule[_Subject], str]]:
+    """Every rule that `subject` breaks, with the reason."""
+    for rule in rules:
+        reason = rule.broken(subject, policy)
+        if reason is not None:
+            yield rule, reason
+
+
+def _refuse(rules: Sequence[Rule[_Subject]], subject: _Subject, policy: Policy) -> None:
+    for rule, reason in broken_rules(rules, subject, policy):
+        raise Refusal(rule.name, reason)
+
+
+def _unlisted(what: str, found: Sequence[str], allowed: tuple[str, ...], key: str) -> str | None:
+    if allowed == (ANY,) or set(found) & set(allowed):
+        return None
+    return f"{what} {' or '.join(found)} is not listed in {key}" if allowed else f"the policy lists no {key}"
+
+
+def _over(what: str, value: _Number, limit: _Number | None, key: str) -> str | None:
+    if limit is None:
+        return f"the policy gives no {key}"
+    return f"{what} {_number(value)}, and {key} is {_number(limit)}" if not value <= limit else None
+
+
+def _number(value: int | float) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _servers(signed: SignedPlan, policy: Policy) -> str | None:
+    return _unlisted("the server key", [signed.server.hex], policy.servers, "servers")
+
+
+def _plans(signed: SignedPlan, policy: Policy) -> str | None:
+    return _unlisted("the run plan", [signed.plan.sha256], policy.plans, "plans")
+
+
+def _models(signed: SignedPlan, policy: Policy) -> str | None:
+    return _unlisted("the model", [signed.plan.model, signed.plan.layout], policy.models, "models")
+
+
+def _codecs(signed: SignedPlan, policy: Policy) -> str | None:
+    return _unlisted("the codec", [signed.plan.codec], policy.codecs, "codecs")
+
+
+def _steps(signed: SignedPlan, policy: Policy) -> str | None:
+    return _over("steps a round:", signed.plan.local_steps, policy.steps_at_most, "steps_at_most")
+
+
+def _without_noise(signed: SignedPlan, policy: Policy) -> str | None:
+    if signed.plan.mechanism is not None or policy.without_differential_privacy:
+        return None
+    return "the run plan adds no noise, and without_differential_privacy is not true"
+
+
+def _with_noise(broken: Callable[[Mechanism, Policy], str | None]) -> Callable[[SignedPlan, Policy], str | None]:
+    """A rule of the mechanism; a plan without one is for the rule `without-differential-privacy`."""
+
+    def of_plan(signed: SignedPlan, policy: Policy) -> str | None:
+        return None if signed.plan.mechanism is None else broken(signed.plan.mechanism, policy)
+
+    return of_plan
+
+
+@_with_noise
+def _unit(mechanism: Mechanism, policy: Policy) -> str | None:
+    if policy.unit is None:
+        return "the policy gives no unit"
+    return None if mechanism.unit == policy.unit else f"the plan protects {mechanism.unit}, and unit is {policy.unit}"
+
+
+@_with_noise
+def _records_per_unit(mechanism: Mechanism, policy: Policy) -> str | None:
+    limit = policy.records_per_unit_at_most
+    return _over("records of a unit:", mechanism.records_per_unit, limit, "records_per_unit_at_most")
+
+
+@_with_noise
+def _noise_multiplier(mechanism: Mechanism, policy: Policy) -> str | None:
+    least = policy.noise_multiplier_at_least
+    if least is None:
+        return "the policy gives no noise_multiplier_at_least"
+    if mechanism.noise_multiplier >= least:
+        return None
+    said = f"noise multiplier {_number(mechanism.noise_multiplier)}"
+    return f"{said}, and noise_multiplier_at_least is {_number(least)}"
+
+
+@_with_noise
+def _clipping_norm(mechanism: Mechanism, policy: Policy) -> str | None:
+    return _over("clipping norm", mechanism.clipping_norm, policy.clipping_norm_at_most, "clipping_norm_at_most")
+
+
+@_with_noise
+def _declare_units(_: Mechanism, policy: Policy) -> str | None:
+    return (
+        "the policy gives no declare_units, by which noised sums are divided" if policy.declare_units is None else None
+    )
+
+
+@_with_noise
+def _delta(_: Mechanism, policy: Policy) -> str | None:
+    return "the policy gives no delta" if policy.delta is None else None
+
+
+@_with_noise
+def _epsilon_budget(mechanism: Mechanism, policy: Policy) -> str | None:
+    if policy.epsilon is None:
+        return "the policy gives no epsilon"
+    round_alone = [mechanism.event()]
+    if policy.delta is None or within(round_alone, policy.epsilon, policy.delta):  # no delta: the rule before
+        return None
+    epsilon = spent(round_alone, policy.delta).epsilon
+    return f"one round alone spends epsilon {_number(epsilon)}, and epsilon is {_number(policy.epsilon)}"
+
+
+def _bytes(message: Message, policy: Policy) -> str | None:
+    return _over("bytes of the message:", message.size, policy.bytes_at_most, "bytes_at_most")
+
+
+def _metrics(message: Message, policy: Policy) -> str | None:
+    kept = sorted(message.metrics - set(policy.metrics))
+    return f"the message reports {', '.join(kept)}, not listed in metrics" if kept else None
+
+
+PLAN_RULES: tuple[Rule[SignedPlan], ...] = (
+    Rule("servers", "servers", "Only a listed server's signature makes a run plan count.", _servers),
+    Rule("plans", "plans", "Only run plans that the site has agreed to are run.", _plans),
+    Rule("models", "models", "Only listed starting weights, or weights in a listed layout, are trained.", _models),
+    Rule("codecs", "codecs", "Updates are written in listed codecs only.", _codecs),
+    Rule("steps", "steps_at_most", "A round trains for at most so many steps.", _steps),
+    Rule(
+        "without-differential-privacy",
+        "without_differential_privacy",
+        "A run that adds no noise is refused unless the site permits that in so many words.",
+        _without_noise,
+    ),
+    Rule("unit", "unit", "A run protects the unit that the site names, and no smaller one.", _unit),
+    Rule(
+        "records-per-unit",
+        "records_per_unit_at_most",
+        "A step looks at no more than so many records of one unit.",
+        _records_per_unit,
+    ),
+    Rule("noise-multiplier", "noise_multiplier_at_least", "Noise is never less than this.", _noise_multiplier),
+    Rule("clipping-norm", "clipping_norm_at_most", "No unit moves a step by more than this.", _clipping_norm),
+    Rule(
+        "declare-units",
+        "declare_units",
+        "Sums with noise are divided by a public number of units, which the site must have declared.",
+        _declare_units,
+    ),
+    Rule("delta", "delta", "There is a privacy budget only where the site gives its delta.", _delta),
+    Rule(
+        "epsilon-budget",
+        "epsilon",
+        "All releases from the data set together stay within epsilon; no single round may exceed it either.",
+        _epsilon_budget,
+    ),
+)
+"""Held against a run plan, in this order; the costly one is last."""
+
+MESSAGE_RULES: tuple[Rule[Message], ...] = (
+    Rule("bytes", "bytes_at_most", "A message has at most so many bytes.", _bytes),
+    Rule("metrics", "metrics", "Only listed metrics leave the site.", _metrics),
+)
+"""Held against every message before it leaves."""
