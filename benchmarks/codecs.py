@@ -4,7 +4,7 @@
                                 [--cache FOLDER]
 
 One thread. Every codec of `codec_names()` and every peer of `peers`, on a normal update of 10 million values and on
-what the nodes of a federation that learns a GLM had to send. The columns:
+what the nodes of a federation that learns a GLM had to send over a whole run. The columns:
 
     bytes      the whole message, the mean over the updates
     of FP32    the same as a share of 4 bytes a parameter, and its inverse
@@ -255,7 +255,7 @@ def options() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description="Codecs and peers on the same updates, one table each.")
     parser.add_argument("--size", type=int, default=10_000_000, help="values of the normal update; 0 leaves it out")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds before the real updates; 0 leaves them out")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the run behind the real updates; 0: none")
     parser.add_argument("--density", type=float, nargs="+", default=list(DENSITIES), help="densities of sparse codecs")
     parser.add_argument("--only", nargs="+", default=[], help="lines whose name holds one of these words")
     parser.add_argument("--no-foreign", action="store_true", help="without the peers that need their own environment")

@@ -4,10 +4,16 @@
 
 One thread, top 1 %, 10 and 100 million elements. Times are the best of several runs, all cases in turn, as ns an
 element and as a ratio to `np.copyto` of the same vector in the same process: that ratio is what carries over to another
-machine. They are of the thread's own clock, which stops while another program has the core. The update is normal, or
-heavy-tailed (a normal over a normal: Cauchy). The parts are those of the fused encoding.
+machine. They are of the thread's own clock, which stops while another program has the core. The parts are those of the
+fused encoding.
+
+The update is normal, or heavy-tailed (a normal over a normal: Cauchy), of a vector without a layout. Then with the
+tensors of a GLM, so that the context coder of positions has rows and columns to learn: normal, or a normal whose scale
+differs by row and by column (log-normally), as in training.
 """
 
+import itertools
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -18,10 +24,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from fedglm.compression import positions, selection, selection_kernels, signs
+from fedglm.autoglm.models import ModelSettings, build_model
+from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from fedglm.client.node import model_layout
+from fedglm.compression import bits, magnitudes, positions, selection, selection_kernels, signed_positions
 from fedglm.compression.codec import decode
 from fedglm.compression.feedback import ErrorFeedback
+from fedglm.compression.layout import Layout
 from fedglm.compression.scatter_kernels import add_at
+from fedglm.compression.signed_positions import with_signs
 from fedglm.compression.topk import TopKSign
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire import Reader
@@ -29,6 +41,8 @@ from fedglm.compression.wire import Reader
 DENSITY = 0.01
 ROUNDS = 3
 """Updates that take turns, so that a residual builds up as in training."""
+SPREAD = 0.5
+"""Standard deviation of the logarithm of the rows' and of the columns' scales."""
 
 
 def best_times(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -43,14 +57,44 @@ def best_times(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str
     return best
 
 
-def deltas(kind: str, size: int) -> list[Vector]:
+def glm_layout(size: int) -> Layout:
+    """The tensors of a GLM of about `size` elements, over and over until there are so many."""
+    task = Task(kind="language-model", length=64, vocab_size=256, pad_id=PAD_ID, bos_id=BOS_ID, eos_id=EOS_ID)
+    preset = "glm-10m" if size < 30_000_000 else "glm-76m"
+    model = model_layout(build_model(ModelSettings(preset=preset), task, seed=0))
+    names, shapes, room = [], [], size
+    for index, shape in enumerate(itertools.cycle(model.shapes)):
+        if room <= 0:
+            break
+        names.append(f"tensor {index}")
+        shapes.append(shape)
+        room -= math.prod(shape)
+    return Layout(tuple(names), tuple(shapes))
+
+
+def scales(layout: Layout) -> Vector:
+    """Of each element: log-normal by row times log-normal by column."""
+    generator = np.random.default_rng(1)
+    parts = []
+    for shape in layout.shapes:
+        rows = shape[0] if len(shape) > 1 else 1
+        sides = (rows, 1), (1, math.prod(shape) // rows)
+        row, column = (np.exp(generator.normal(0, SPREAD, side)).astype(np.float32) for side in sides)
+        parts.append((row * column).ravel())
+    return np.concatenate(parts)
+
+
+def deltas(kind: str, size: int, layout: Layout | None) -> list[Vector]:
     """Some updates of a learning rate's size."""
     generator = np.random.default_rng(0)
+    scale = scales(layout) if layout is not None and kind == "scaled" else None
     drawn = []
     for _ in range(ROUNDS):
         vector = generator.standard_normal(size, dtype=np.float32)
         if kind == "heavy-tailed":
             vector /= generator.standard_normal(size, dtype=np.float32) + np.float32(1e-6)
+        if scale is not None:
+            vector *= scale
         vector *= np.float32(1e-4)
         drawn.append(vector)
     return drawn
@@ -85,11 +129,12 @@ class Encoding:
         return blob
 
 
-def measure(kind: str, size: int) -> None:
-    """Print the table of one vector."""
-    drawn = deltas(kind, size)
+def measure(kind: str, size: int, layout: Layout | None) -> None:
+    """Print the table of one vector; with a layout, without the selections that are there to compare with."""
+    drawn = deltas(kind, size, layout)
     delta, count = drawn[0], selection.kept(DENSITY, size)
-    fast, smallest = (Encoding(TopKSign(density=DENSITY, coder=coder), drawn) for coder in ("fast", "smallest"))  # type: ignore[arg-type]
+    fast = Encoding(TopKSign(density=DENSITY, coder="fast"), drawn)
+    smallest = Encoding(TopKSign(density=DENSITY, layout=layout), drawn)
     blobs = {"fast": fast.step(), "smallest": smallest.step()}
     out, total = np.empty_like(delta), np.zeros_like(delta)
     tensor = torch.from_numpy(delta)
@@ -103,7 +148,7 @@ def measure(kind: str, size: int) -> None:
 
     found = one_pass()
     chosen = selection.largest_compensated(delta, residual, one, count, out)
-    code = signs.pack(chosen.values)
+    magnitude = magnitudes.unpack(Reader(memoryview(magnitudes.pack(chosen.values))), count)
 
     def dense_add() -> None:
         np.add(total, delta, out=total)
@@ -115,9 +160,14 @@ def measure(kind: str, size: int) -> None:
         "  part: sample and threshold": lambda: selection._estimate(delta, residual, one, count),
         "  part: the one pass": one_pass,
         "  part: boundary of the candidates": lambda: selection_kernels.nth_largest(values[:found], count),
-        "  part: values": lambda: signs.pack(chosen.values),
-        "  part: values as the other end will see them": lambda: signs.unpack(Reader(memoryview(code)), count),
+        "  part: magnitude": lambda: magnitudes.pack(chosen.values),
+        "  part: signs, fast": lambda: bits.pack(chosen.values < 0),
+        "  part: values as the other end will see them": lambda: with_signs(magnitude, chosen.values < 0),
         "  part: positions, fast": lambda: positions.pack(chosen.positions, size, None, "fast"),
+        "  part: positions, smallest": lambda: positions.pack(chosen.positions, size, layout, "smallest"),
+        "  part: positions and signs, smallest": lambda: signed_positions.pack(
+            chosen.positions, chosen.values < 0, size, layout, "smallest"
+        ),
         "  part: subtract what is sent": lambda: add_at(out, chosen.positions, chosen.values),
         "selection without feedback": lambda: selection.largest(delta, count),
         "dense += (float32)": dense_add,
@@ -128,11 +178,12 @@ def measure(kind: str, size: int) -> None:
         "np.partition, without feedback": lambda: partitioned(delta, count),
         "torch abs + topk, without feedback": lambda: torch.topk(tensor.abs(), count, sorted=False),
     }
-    times = best_times(cases, 15) | best_times(slow, 2)
+    times = best_times(cases, 15) | (best_times(slow, 2) if layout is None else {})
     copy = times["np.copyto"]
-    print(
-        f"\n{size} elements, {kind}, {DENSITY:.0%}; {len(blobs['fast'])} bytes fast, {len(blobs['smallest'])} smallest"
-    )
+    tensors = "no layout" if layout is None else f"{len(layout.shapes)} tensors of a GLM"
+    lengths = ", ".join(f"{len(blob)} bytes {name}" for name, blob in blobs.items())
+    each = 8 * len(blobs["smallest"]) / count
+    print(f"\n{size} elements, {kind}, {tensors}, {DENSITY:.0%}; {lengths} ({each:.2f} bits a value)")
     print(
         f"{found / count:.2f} candidates for each one wanted\n\n| case | ns an element | x np.copyto |\n|---|---|---|"
     )
@@ -143,11 +194,14 @@ def measure(kind: str, size: int) -> None:
 
 
 def main() -> None:
-    """Measure each size on both kinds of update."""
+    """Measure each size on each kind of update."""
     torch.set_num_threads(1)
     for size in [int(float(word)) for word in sys.argv[1:]] or [10_000_000, 100_000_000]:
         for kind in ("normal", "heavy-tailed"):
-            measure(kind, size)
+            measure(kind, size, None)
+        layout = glm_layout(size)
+        for kind in ("normal", "scaled"):
+            measure(kind, layout.size, layout)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def shannon(density: float) -> float:
 def bits(support: Positions, size: int, layout: Layout | None, coder: positions.Coder) -> float:
     """Bits a position, once it is sure that they are read back."""
     blob = positions.pack(support, size, layout, coder)
-    found = positions.unpack(Reader(memoryview(blob)), support.size, size)
+    found = positions.unpack(Reader(memoryview(blob)), support.size, size).positions
     if not np.array_equal(found, support):
         raise AssertionError("the positions did not come back")
     return 8 * len(blob) / support.size

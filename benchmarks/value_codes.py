@@ -5,7 +5,7 @@
 For each density, `topk-sign` sets the bits of an update; every other code of the values then gets as many positions as
 fit in the same bits, its own scales and all positions included. What counts is the energy that arrives: one less the
 squared error relative to the squared norm. The updates are real ones of a GLM, error feedback included (`updates.py`),
-or those of a file: `vectors`, float32 (m, n), and `layout`, the text of `Layout.to_json`.
+or those of a file: see `updates.from_file`.
 """
 
 # ruff: noqa: ARG001 - every code gets the same arguments
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from updates import CACHE, ROUNDS, Sample, real
+from updates import CACHE, ROUNDS, from_file, real
 
-from fedglm.compression import blocks, halves, int8s, positions, signs
+from fedglm.compression import blocks, halves, int8s, magnitudes, positions, signed_positions
 from fedglm.compression.layout import Layout
+from fedglm.compression.signed_positions import with_signs
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire import Reader
 
@@ -28,16 +29,29 @@ SCALE_BITS = 16
 """Of each scale of the codes that exist only here: a float16 would do."""
 
 Coded: TypeAlias = tuple[Vector, int]
-"""Values as they arrive, and bits."""
+"""Values as they arrive, and bits of values and positions."""
 ValueCode: TypeAlias = Callable[[Vector, Positions, Layout], Coded]
 
 
 def packed(pack: Callable[[Vector], bytes], unpack: Callable[[Reader, int], Vector]) -> ValueCode:
-    """A code that a codec uses."""
+    """A code that a codec uses, with the positions."""
 
     def code(values: Vector, at: Positions, layout: Layout) -> Coded:
         data = pack(values)
-        return unpack(Reader(memoryview(data)), values.size), 8 * len(data)
+        support = positions.pack(at, layout.size, layout, "smallest")
+        return unpack(Reader(memoryview(data)), values.size), 8 * (len(data) + len(support))
+
+    return code
+
+
+def signed(pack: Callable[[Vector], bytes], unpack: Callable[[Reader, int], Vector]) -> ValueCode:
+    """A code of magnitudes that a codec uses, with signs and positions."""
+
+    def code(values: Vector, at: Positions, layout: Layout) -> Coded:
+        data = pack(values)
+        support = signed_positions.pack(at, values < 0, layout.size, layout, "smallest")
+        sent = with_signs(unpack(Reader(memoryview(data)), values.size), values < 0)
+        return sent, 8 * (len(data) + len(support))
 
     return code
 
@@ -50,7 +64,8 @@ def scaled_signs(edges_of: Callable[[Positions, Layout], np.ndarray]) -> ValueCo
         edges = edges[edges < values.size]
         sizes = np.diff(edges, append=values.size)
         means = (np.add.reduceat(np.abs(values), edges) / sizes).astype(np.float32)
-        return np.sign(values) * np.repeat(means, sizes), values.size + SCALE_BITS * edges.size
+        support = signed_positions.pack(at, values < 0, layout.size, layout, "smallest")
+        return np.sign(values) * np.repeat(means, sizes), 8 * len(support) + SCALE_BITS * edges.size
 
     return code
 
@@ -66,10 +81,10 @@ def block_edges(at: Positions, layout: Layout) -> np.ndarray:
 
 
 CODES: dict[str, ValueCode] = {
-    "sign": packed(signs.pack, signs.unpack),
+    "sign": signed(magnitudes.pack, magnitudes.unpack),
     "sign, a scale a tensor": scaled_signs(tensor_edges),
     "sign, a scale for 1024 values": scaled_signs(block_edges),
-    "2 bits": packed(signs.pack_two, signs.unpack_two),
+    "2 bits": signed(magnitudes.pack_two, magnitudes.unpack_two),
     "int8": packed(int8s.pack, int8s.unpack),
     "fp16": packed(halves.pack, halves.unpack),
 }
@@ -89,7 +104,7 @@ class Update:
         values = self.vector[at]
         sent, bits = code(values, at, self.layout)
         lost = np.square(values.astype(np.float64) - sent) - np.square(values, dtype=np.float64)
-        return bits + 8 * len(positions.pack(at, self.vector.size, self.layout, "smallest")), -lost.sum() / self.norm
+        return bits, -lost.sum() / self.norm
 
     def fill(self, code: ValueCode, bits: int) -> tuple[int, float]:
         """The largest count that fits in `bits`, by bisection, and the energy that arrives."""
@@ -103,12 +118,6 @@ class Update:
         return low, self.send(code, low)[1]
 
 
-def from_file(path: Path) -> Sample:
-    """The updates of a file."""
-    with np.load(path, allow_pickle=False) as stored:
-        return Sample(f"{path.name}", tuple(stored["vectors"]), Layout.from_json(str(stored["layout"])))
-
-
 def main() -> None:
     """Print a table for each density."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -116,7 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cache", type=Path, default=CACHE)
     given = parser.parse_args()
-    sample = from_file(given.file) if given.file else real(given.rounds, given.cache)
+    sample = from_file(given.file, given.file.name) if given.file else real(given.rounds, given.cache)
     print(f"{sample.name}: means of {len(sample.vectors)} updates")
     updates = [Update(vector, sample.layout) for vector in sample.vectors]
     size = sample.layout.size
@@ -127,14 +136,14 @@ def main() -> None:
         top, middle, least = np.mean([each / each[-1] for each in spread], axis=0)
         print(f"\nThe bits of topk-sign at {density:.1%}: {np.mean(budgets) / size:.4f} an element.", end=" ")
         print(f"Magnitudes sent: largest {top:.2f}, median {middle:.2f}, smallest {least:.2f}.\n")
-        print("| values | bits a value | density | energy that arrives | of sign's |\n|---|---|---|---|---|")
+        print("| values | bits, with position | density | energy that arrives | of sign's |\n|---|---|---|---|---|")
         reference = 0.0
         for name, code in CODES.items():
             results = [update.fill(code, bits) for update, bits in zip(updates, budgets, strict=True)]
             sent, energy = np.mean(results, axis=0)
             reference = reference or energy
-            value_bits = code(updates[0].vector[:1024], np.arange(1024), sample.layout)[1] / 1024
-            print(f"| {name} | {value_bits:.2f} | {sent / size:.3%} | {energy:.2%} | {energy / reference:.3f} |")
+            each = np.mean(budgets) / sent
+            print(f"| {name} | {each:.2f} | {sent / size:.3%} | {energy:.2%} | {energy / reference:.3f} |")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import numpy as np
 
 from fedglm.compression import geometry
 from fedglm.compression.errors import CodecError
+from fedglm.compression.geometry import Shapes
 from fedglm.compression.layout import Layout
 from fedglm.compression.position_kernels import (
     FEWEST_ROWS,
@@ -48,6 +49,25 @@ _DENSEST = 64
 _SHORT = 16
 
 
+def shapes_of(layout: Layout | None, size: int) -> Shapes:
+    """The tensors as the code takes them: what has too few rows, or too short or too long ones, is one row.
+
+    Raises:
+        ValueError: the layout of a vector of another size.
+    """
+    return _learnable(geometry.shapes_of(layout, size))
+
+
+def check(positions: Positions, size: int) -> None:
+    """Refuse what the kernels would follow out of their memory.
+
+    Raises:
+        ValueError: positions that do not strictly ascend from 0 to below `size`.
+    """
+    if positions.size and (positions[0] < 0 or positions[-1] >= size or not (positions[1:] > positions[:-1]).all()):
+        raise ValueError(f"positions must ascend from 0 to below {size}")
+
+
 def pack(positions: Positions, size: int, layout: Layout | None, below: int) -> bytes | None:
     """Code strictly ascending `positions` of shape (k,), each from 0 to below `size`.
 
@@ -57,23 +77,22 @@ def pack(positions: Positions, size: int, layout: Layout | None, below: int) -> 
     Raises:
         ValueError: positions that do not ascend within the vector, or the layout of another vector.
     """
-    shapes = _learnable(geometry.shapes_of(layout, size))
+    shapes = shapes_of(layout, size)
     count = positions.size
     if not _codable(count, size):
         return None
-    if positions[0] < 0 or positions[-1] >= size or not (positions[1:] > positions[:-1]).all():
-        raise ValueError(f"positions must ascend from 0 to below {size}")
+    check(positions, size)
     head = bytes([MARK]) + geometry.pack(shapes)
     room = max(0, below - 1 - len(head))
     code = np.empty(room + _SHORT, np.uint8)  # some more, because zeros at the end do not count
-    length = walk(True, code, *_arrays(shapes), size, positions)
+    length = walk(True, code, *geometry.arrays(shapes), size, positions)
     if length > room or count > _DENSEST * (length + _SHORT):
         return None
     return head + code[:length].tobytes()
 
 
-def unpack(reader: Reader, count: int, size: int) -> Positions:
-    """Decode `count` positions below `size` from all that is left of `reader`, the mark already read.
+def unpack(reader: Reader, count: int, size: int) -> tuple[Positions, Shapes]:
+    """Decode `count` positions below `size`, and the tensors, from all that is left of `reader` after the mark.
 
     Raises:
         CodecError: anything but the one code of a support of this size.
@@ -87,23 +106,17 @@ def unpack(reader: Reader, count: int, size: int) -> Positions:
         raise CodecError(f"{count} positions do not fit in {reader.remaining} bytes")
     positions = np.empty(count, np.int64)
     code = reader.array("<u1", reader.remaining).copy()  # the kernel is compiled for writable bytes
-    if not walk(False, code, *_arrays(shapes), size, positions):
+    if not walk(False, code, *geometry.arrays(shapes), size, positions):
         raise CodecError("the position code leads outside the vector, ends early or has bytes after its end")
-    return positions
+    return positions, shapes
 
 
 def _codable(count: int, size: int) -> bool:
     return 0 < count <= size <= count * SPARSEST and count < MOST_POSITIONS
 
 
-def _learnable(shapes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The tensors as the walk takes them: what has too few rows, or too short or too long ones, is one row."""
+def _learnable(shapes: Shapes) -> Shapes:
     return [
         shape if shape[0] >= FEWEST_ROWS and SHORTEST_ROW <= shape[1] <= LONGEST_ROW else (1, shape[0] * shape[1])
         for shape in shapes
     ]
-
-
-def _arrays(shapes: list[tuple[int, int]]) -> tuple[Positions, Positions]:
-    rows, columns = np.array(shapes, np.int64).T.copy()
-    return rows, columns

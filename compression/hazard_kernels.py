@@ -60,7 +60,7 @@ def hazard_of(survival: int) -> int:
     """About the hazard that leaves `survival`: where a decoder starts to look."""
     survival = min(survival, ALL - 1)
     whole = 0
-    while survival <= ALL >> 1:
+    while survival < ALL >> 1:
         survival <<= 1
         whole += 1
     fraction = (survival << 8) - (1 << 39)  # of 2**39

@@ -4,7 +4,8 @@ With a budget one step serves both, as within the low-rank part (`water_filling`
 the magnitude at which it gains as much for each bit as a component at its own limit does.
 
 Payload: the vector's shapes (`geometry`); bytes of the factors as a varint, and the factors (`factors`); k as a varint,
-the k signs with their magnitude (`signs`), and the k positions (`positions`), which take the rest of the blob.
+the magnitude of the k values (`magnitudes`), their signs and the k positions (`signed_positions`), which take the rest
+of the blob.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedglm.compression import geometry, positions, signs
+from fedglm.compression import geometry, magnitudes, signed_positions
 from fedglm.compression.budget import check_budget, fill
 from fedglm.compression.errors import CodecError
 from fedglm.compression.factors import Factors, Frame, to_float32
@@ -77,7 +78,7 @@ class Hybrid:
             )
             chosen = largest(rest, int(count)) if count else Largest(np.zeros(0, np.int64), np.zeros(0, np.float32))
             first = factors.pack(frame)
-            support = positions.pack(chosen.positions, vector.size, self.layout, self.coder)
+            support = signed_positions.pack(chosen.positions, chosen.values < 0, vector.size, self.layout, self.coder)
             return seal_update(
                 self.wire_id,
                 vector.size,
@@ -85,7 +86,7 @@ class Hybrid:
                 varint(len(first)),
                 first,
                 varint(chosen.positions.size),
-                signs.pack(chosen.values),
+                magnitudes.pack(chosen.values),
                 support,
             )
 
@@ -108,8 +109,9 @@ class Hybrid:
         factors = Factors.unpack(Reader(reader.take(reader.varint())), frame)
         if (count := reader.varint()) > size:
             raise CodecError(f"{count} values in a vector of {size}")
-        values = signs.unpack(reader, count)
-        at = positions.unpack(reader, count, size)
+        magnitude = magnitudes.unpack(reader, count)
+        at, negative = signed_positions.unpack(reader, count, size)
+        values = signed_positions.with_signs(magnitude, negative)
         vector = factors.to_vector(frame)
         sums = to_float32(vector[at].astype(np.float64) + values)
         vector[at] = np.where(np.abs(sums) < np.finfo(np.float32).tiny, np.float32(0), sums)  # no subnormals

@@ -3,6 +3,9 @@
 One walk serves both directions, so that encoder and decoder cannot drift apart: it goes through tensors, rows and parts
 of rows, and codes or decodes the next position wherever the one coder would. All numbers are int64 and stay in it: the
 bounds that matter stand beside the formulas.
+
+A tensor is one function, from its rows to its symbols, and what it calls for each of them is small enough for LLVM to
+inline: a call that stays one counts references to the arrays it is given, atomically, and that took longer than a row.
 """
 
 from typing import Final
@@ -32,6 +35,8 @@ _ROW_SHAPE: Final = 256  # ... and 1 for the others until there is something to 
 _SKIPPED, _VALUE, _LEFT = 0, 1, 2
 """The walk's cursor: hazard since the last symbol, the survival at which the code lies (0: not yet known), and how many
 positions are still to come."""
+_HITS, _ROWS, _PAIRS, _LAST_HITS, _LAST_ROWS = 0, 1, 2, 3, 4
+"""Tallies of a tensor's rows: hits, rows, sum of hits (hits - 1) by row; hits and rows of the last few, in 2**-16."""
 
 
 @kernel
@@ -48,136 +53,55 @@ def _rank_at(weight: Positions, low: int, high: int, mass: int) -> int:
     """The last rank from `low` to `high` that has at most so much weight below it, or `low`."""
     if weight.size == 0:
         return max(low, min(high, mass // EVEN))
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if weight[middle] <= mass:
-            low = middle
-        else:
-            high = middle - 1
+    while high - low >= 8:  # seven at once, because whether one passes cannot be foretold
+        step = (high - low) >> 3
+        passed = 0
+        for seventh in range(1, 8):
+            passed += weight[low + seventh * step] <= mass
+        low += passed * step
+        if passed < 7:
+            high = low + step - 1
+    while low < high and weight[low + 1] <= mass:
+        low += 1
     return low
 
 
 @kernel
-def _symbol(encoding: bool, state: rc.State, code: rc.Code, upper: int, lower: int) -> None:
-    """What lies between two survivals."""
-    if encoding:
-        rc.encode(state, code, ALL - upper, upper - lower, SYMBOL)
-    else:
-        rc.decode_step(state, code, ALL - upper, upper - lower, SYMBOL)
+def _expected(density: int, columns: int, rows: Positions) -> int:
+    """Hits of the next row in 2**-16, at least 1 and below 2**36: from the last rows, all rows and the density."""
+    mean = ((rows[_HITS] << 16) + ((density * columns) >> 14)) // (rows[_ROWS] + 4)
+    expected: int = max(1, ((rows[_LAST_HITS] + 6 * mean) << 16) // (rows[_LAST_ROWS] + (6 << 16)))
+    return expected
 
 
 @kernel
-def _columns_of(
-    encoding: bool,
-    state: rc.State,
-    code: rc.Code,
-    cursor: Positions,
-    weight: Positions,
-    rank: Positions,
-    first: int,
-    last: int,
-    part: int,
-    hits: int,
-    exposure: int,
-    base: int,
-    row: Positions,
-) -> int:
-    """The hits of a row with ranks from `first` to below `last`; returns how many.
-
-    cursor: (hazard since the last symbol, the survival at which the code lies or 0, positions not yet coded).
-    hits, exposure: the Gamma prior of the row's rate, hits in 2**-8.
-    base: position of the row's first column.
-    row: the row's positions from there on, ascending; when decoding, where the ranks found go.
-    """
-    found = 0
-    look = 0
-    at = first
-    end = min(last, at + part)
-    rate = rate_of(hits, exposure)
-    while at < last and cursor[_LEFT] > 0:
-        if cursor[_SKIPPED] > _PENDING:
-            _symbol(encoding, state, code, survival(cursor[_SKIPPED]), 0)
-            cursor[_SKIPPED] = 0
-            cursor[_VALUE] = 0
-        skipped = cursor[_SKIPPED]
-        before = _mass(weight, at)
-        mass = _mass(weight, end) - before
-        hazard = (mass * rate) >> 10
-        near = end
-        if hazard > _STEP:
-            near = _rank_at(weight, at + 1, end, before + (6 << RATE) // rate)
-            mass = _mass(weight, near) - before
-            hazard = min(_STEP, (mass * rate) >> 10)
-        hit = near
-        value = np.int64(0)
-        if encoding:
-            while look < row.size:
-                candidate = row[look] - base
-                if rank.size > 0:
-                    candidate = rank[candidate]
-                if first <= candidate < last:
-                    hit = min(near, candidate)
-                    break
-                look += 1
-        else:
-            if cursor[_VALUE] == 0:
-                cursor[_VALUE] = ALL - rc.decode_value(state, SYMBOL)
-            value = cursor[_VALUE]
-            if value > survival(skipped + hazard):
-                hit = _rank_at(weight, at, near - 1, before + ((hazard_of(value) - skipped) << 10) // rate)
-        if hit < near:
-            mass = _mass(weight, hit) - before
-            upper = survival(skipped + ((mass * rate) >> 10))
-            mass = _mass(weight, hit + 1) - before
-            lower = survival(skipped + min(_STEP, (mass * rate) >> 10))
-            if not encoding:  # the rank is a guess yet
-                while value > upper and hit > at:
-                    hit -= 1
-                    mass = _mass(weight, hit + 1) - before
-                    lower = upper
-                    upper = survival(skipped + (((_mass(weight, hit) - before) * rate) >> 10))
-                while value <= lower and hit < near - 1:
-                    hit += 1
-                    mass = _mass(weight, hit + 1) - before
-                    upper = lower
-                    lower = survival(skipped + min(_STEP, (mass * rate) >> 10))
-                row[found] = hit
-            _symbol(encoding, state, code, upper, lower)
-            cursor[_SKIPPED] = 0
-            cursor[_VALUE] = 0
-            cursor[_LEFT] -= 1
-            look += 1
-            found += 1
-            hits += 256
-            at = hit + 1
-            mass -= (mass - (_mass(weight, hit) - before)) >> 1  # on average the hit comes midway in its column
-        else:
-            cursor[_SKIPPED] = skipped + hazard
-            at = near
-        exposure += mass
-        if hits >= _WINDOW:
-            hits >>= 1
-            exposure >>= 1
-        if at == end:
-            end = min(last, end + part)
-        rate = rate_of(hits, exposure)
-    return found
+def _count_row(rows: Positions, count: int) -> None:
+    """Take a row's hits into the tallies of a tensor's rows."""
+    rows[_HITS] += count
+    rows[_ROWS] += 1
+    rows[_PAIRS] += count * (count - 1)
+    if rows[_HITS] >= 1 << 24:
+        rows[_HITS] >>= 1
+        rows[_ROWS] = max(1, rows[_ROWS] >> 1)
+        rows[_PAIRS] >>= 1
+    rows[_LAST_HITS] += (count << 16) - (rows[_LAST_HITS] >> 3)
+    rows[_LAST_ROWS] += (1 << 16) - (rows[_LAST_ROWS] >> 3)
 
 
 @kernel
-def _merge(positions: Positions, middle: int, waiting: Positions) -> None:
-    """Put two ascending runs in order, of which the first is `middle` long."""
-    for at in range(middle):
-        waiting[at] = positions[at]
-    write = 0
-    read = middle
-    for at in range(middle):
-        while read < positions.size and positions[read] < waiting[at]:
-            positions[write] = positions[read]
-            write += 1
-            read += 1
-        positions[write] = waiting[at]
-        write += 1
+def _put_in_order(
+    ranks: Positions, heavy: int, count: int, column: Positions, base: int, tensor: Positions, at: int
+) -> None:
+    """The positions of a row's ranks into `tensor` from `at` on: two runs, the first `heavy` long, each ascending."""
+    first = 0
+    second = heavy
+    for index in range(at, at + count):
+        if second == count or (first < heavy and column[ranks[first]] < column[ranks[second]]):
+            tensor[index] = base + column[ranks[first]]
+            first += 1
+        else:
+            tensor[index] = base + column[ranks[second]]
+            second += 1
 
 
 @kernel
@@ -195,6 +119,7 @@ def _tensor(
 ) -> int:
     """Code a tensor's hits; returns how many. What is one row has no columns to learn.
 
+    cursor: (hazard since the last symbol, the survival at which the code lies or 0, positions not yet coded).
     density: expected, in 2**-32. base: position of its first element.
     tensor: its positions and, when decoding, room for all that are left. scratch: (5, columns + 1).
     """
@@ -204,6 +129,7 @@ def _tensor(
     hits = scratch[1, :columns]
     rank = scratch[2, :columns]
     column = scratch[3, :columns]
+    ranks = scratch[4] if learning else tensor  # of the row's hits in the order in which they are coded
     for at in range(columns):
         weight[at] = at * EVEN
         hits[at] = 0
@@ -215,66 +141,132 @@ def _tensor(
     shape = _ROW_SHAPE
     totals = np.zeros(3, np.int64)
     news = 0
-    rows = np.zeros(3, np.int64)  # hits, rows and sum of hits (hits - 1) by row
-    recent = np.zeros(2, np.int64)  # hits and rows of the last few, in 2**-16
+    rows = np.zeros(5, np.int64)
     done = 0
+    skipped = cursor[_SKIPPED]
+    value = cursor[_VALUE]
+    left = cursor[_LEFT]
     for _ in range(height):
-        if cursor[_LEFT] == 0:
+        if left == 0:
             break
-        stop = tensor.size
+        expected = _expected(density, columns, rows)
+        stop = done if learning else tensor.size
         if encoding and learning:
-            stop = done
             while stop < tensor.size and tensor[stop] < base + width:
                 stop += 1
-        row = tensor[done:stop]
-        mean = ((rows[0] << 16) + ((density * columns) >> 14)) // (rows[1] + 4)
-        expected = max(1, ((recent[0] + 6 * mean) << 16) // (recent[1] + (6 << 16)))  # in 2**-16; below 2**36
         count = 0
         heavy_count = 0
         for group in range(0 if heavy > 0 else 1, 2):  # the heavy columns, and the others
             first = heavy if group else 0
             last = width if group else heavy
-            prior_hits = shape if group else _HOT_SHAPE
-            if learning:
-                prior = ((prior_hits * weight[columns]) << 8) // expected
-                part = (last - first + 3) >> 2 if group else last
-            else:
-                prior = (1 << 42) // density
-                part = min(_LONGEST_PART, max(SHORTEST_ROW, (4 << 32) // density))
             heavy_count = count
-            rest = row if encoding else row[count:]
-            count += _columns_of(
-                encoding, state, code, cursor, weight, rank, first, last, part, prior_hits, prior, base, rest
-            )
-        if not encoding:
-            for at in range(count):
-                row[at] = base + (column[row[at]] if learning else row[at])
-            if 0 < heavy_count < count:
-                _merge(row[:count], heavy_count, scratch[4])
+            prior = shape if group else _HOT_SHAPE
+            if learning:
+                start = 0
+                exposure = ((prior * weight[columns]) << 8) // expected
+                part = (last - first + 3) >> 2 if group else last
+                coming = count
+                for at in range(done, stop):
+                    ranks[coming] = rank[tensor[at] - base]
+                    coming += first <= ranks[coming] < last  # no branch, because it cannot be foretold
+            else:
+                start = base
+                exposure = (1 << 42) // density
+                part = min(_LONGEST_PART, max(SHORTEST_ROW, (4 << 32) // density))
+                coming = stop
+            at = first
+            before = _mass(weight, at)
+            end = min(last, at + part)
+            behind = _mass(weight, end)
+            while at < last and left > 0:
+                rate = rate_of(prior, exposure)
+                mass = behind - before
+                hazard = (mass * rate) >> 10
+                near = end
+                if hazard > _STEP:
+                    near = _rank_at(weight, at + 1, end, before + (6 << RATE) // rate)
+                    mass = _mass(weight, near) - before
+                    hazard = min(_STEP, (mass * rate) >> 10)
+                hit = near
+                if skipped <= _PENDING:
+                    if encoding:
+                        if count < coming:
+                            hit = min(near, ranks[count] - start)
+                    else:
+                        if value == 0:
+                            value = ALL - rc.decode_value(state, SYMBOL)
+                        if value > survival(skipped + hazard):
+                            hit = _rank_at(weight, at, near - 1, before + ((hazard_of(value) - skipped) << 10) // rate)
+                    if hit == near:
+                        skipped += hazard
+                        at = near
+                        before += mass
+                        exposure += mass
+                        if at == end:
+                            end = min(last, end + part)
+                            behind = _mass(weight, end)
+                        continue
+                    lighter = _mass(weight, hit) - before
+                    mass = _mass(weight, hit + 1) - before
+                    upper = survival(skipped + ((lighter * rate) >> 10))
+                    lower = survival(skipped + min(_STEP, (mass * rate) >> 10))
+                    if not encoding:  # the rank is a guess yet
+                        while value > upper and hit > at:
+                            hit -= 1
+                            mass = lighter
+                            lighter = _mass(weight, hit) - before
+                            lower = upper
+                            upper = survival(skipped + ((lighter * rate) >> 10))
+                        while value <= lower and hit < near - 1:
+                            hit += 1
+                            lighter = mass
+                            mass = _mass(weight, hit + 1) - before
+                            upper = lower
+                            lower = survival(skipped + min(_STEP, (mass * rate) >> 10))
+                        ranks[count] = start + hit
+                else:
+                    upper = survival(skipped)
+                    lower = 0
+                if encoding:
+                    rc.encode(state, code, ALL - upper, upper - lower, SYMBOL)
+                else:
+                    rc.decode_step(state, code, ALL - upper, upper - lower, SYMBOL)
+                skipped = 0
+                value = 0
+                if lower == 0:  # the symbol says that none was skipped, and no more
+                    continue
+                left -= 1
+                count += 1
+                at = hit + 1
+                before += mass
+                prior += 256
+                exposure += mass - ((mass - lighter) >> 1)  # on average the hit comes midway in its column
+                if prior >= _WINDOW:
+                    prior >>= 1
+                    exposure >>= 1
+                if at == end:
+                    end = min(last, end + part)
+                    behind = _mass(weight, end)
         done += count
-        if not learning:
-            break
-        for at in range(count):
-            before = hits[row[at] - base]
-            hits[row[at] - base] = before + 1
-            totals[2] += 2 * before
-        base += width
-        totals[0] += count
-        totals[1] += 1
-        rows[0] += count
-        rows[1] += 1
-        rows[2] += count * (count - 1)
-        if rows[0] >= 1 << 24:
-            rows[0] >>= 1
-            rows[1] = max(1, rows[1] >> 1)
-            rows[2] >>= 1
-        recent[0] += (count << 16) - (recent[0] >> 3)
-        recent[1] += (1 << 16) - (recent[1] >> 3)
-        news += count
-        if news >= max(4, totals[0] >> 3, width >> 5):
-            news = 0
-            heavy = learn_columns(hits, totals, weight, rank, column)
-            shape = max(26, min(12800, shape_of(rows[0] * rows[0] // rows[1], rows[2], 8)))
+        if learning:
+            if not encoding:
+                _put_in_order(ranks, heavy_count, count, column, base, tensor, done - count)
+            for at in range(done - count, done):
+                before = hits[tensor[at] - base]
+                hits[tensor[at] - base] = before + 1
+                totals[2] += 2 * before
+            totals[0] += count
+            totals[1] += 1
+            _count_row(rows, count)
+            base += width
+            news += count
+            if news >= max(4, totals[0] >> 3, width >> 5):
+                news = 0
+                heavy = learn_columns(hits, totals, weight, rank, column)
+                shape = max(26, min(12800, shape_of(rows[_HITS] * rows[_HITS] // rows[_ROWS], rows[_PAIRS], 8)))
+    cursor[_SKIPPED] = skipped
+    cursor[_VALUE] = value
+    cursor[_LEFT] = left
     return done
 
 

@@ -99,10 +99,9 @@ def _narrow(state: State, out: Code, offset: int, width: int) -> None:
 def encode(state: State, out: Code, start: int, width: int, bits: int) -> None:
     """Code a symbol that has `width` > 0 of 2**bits from `start`; bits are at most MAX_BITS."""
     unit = state[1] >> bits
-    if start + width == 1 << bits:  # the last symbol gets what the division left over
-        _narrow(state, out, start * unit, state[1] - start * unit)
-    else:
-        _narrow(state, out, start * unit, width * unit)
+    offset = start * unit
+    # the last symbol gets what the division left over
+    _narrow(state, out, offset, state[1] - offset if start + width == 1 << bits else width * unit)
 
 
 @kernel
@@ -201,10 +200,8 @@ def decode_value(state: State, bits: int) -> int:
 def decode_step(state: State, code: Code, start: int, width: int, bits: int) -> None:
     """Take the symbol that has `width` of 2**bits from `start`."""
     unit = state[1] >> bits
-    if start + width == 1 << bits:
-        _follow(state, code, start * unit, state[1] - start * unit)
-    else:
-        _follow(state, code, start * unit, width * unit)
+    offset = start * unit
+    _follow(state, code, offset, state[1] - offset if start + width == 1 << bits else width * unit)
 
 
 @kernel

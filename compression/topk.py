@@ -1,7 +1,7 @@
 """Codecs that send the largest magnitudes only; what they leave out is the error feedback's to keep.
 
-Payload of all: k as a varint, the k values, and the k positions (`positions`), which take the rest of the blob. They
-differ in how they code the values.
+Payload of all: k as a varint, the k values, and the k positions, which take the rest of the blob. They differ in how
+they code the values; where those are magnitudes, the signs come with the positions (`signed_positions`).
 """
 
 from collections.abc import Callable
@@ -11,15 +11,16 @@ from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
 
-from fedglm.compression import halves, int8s, positions, signs
+from fedglm.compression import halves, int8s, magnitudes, positions, signed_positions
 from fedglm.compression.budget import check_budget, fill
 from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import Coder
 from fedglm.compression.scatter_kernels import add_at
-from fedglm.compression.selection import kept, largest, largest_compensated
+from fedglm.compression.selection import Largest, kept, largest, largest_compensated
+from fedglm.compression.signed_positions import with_signs
 from fedglm.compression.updates import SparseUpdate
-from fedglm.compression.vectors import Positions, Vector
+from fedglm.compression.vectors import Vector
 from fedglm.compression.wire import Blob, Reader, seal_update, unseal_update, varint
 
 DENSITY = 0.01
@@ -39,10 +40,17 @@ def check_coder(coder: object) -> None:
 
 
 class ValueCode(NamedTuple):
-    """One way to code the values: to bytes, and back from a reader and a count."""
+    """One way to code the values: to bytes, and back from a reader and a count.
+
+    Attributes:
+        pack: the values' code.
+        unpack: the values as they arrive, or their magnitudes.
+        signed: it is the magnitudes, and the signs come with the positions.
+    """
 
     pack: Callable[[Vector], bytes]
     unpack: Callable[[Reader, int], Vector]
+    signed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +83,7 @@ class _TopK:
         if self.max_bytes is not None:
             return self._fill(update, self.max_bytes)
         chosen = largest(update, kept(self.density, np.size(update)))
-        return self._seal(update.size, chosen.positions, self._pack(chosen.values))
+        return self._seal(update.size, chosen, self._pack(chosen.values))
 
     def encode_compensated(self, delta: Vector, residual: Vector, factor: np.float32, left: Vector) -> bytes:
         """Code `delta + residual * factor`, and put what the code leaves out of it into `left`."""
@@ -86,8 +94,10 @@ class _TopK:
             add_at(left, sent.positions, -sent.values)
             return blob
         code = self._pack(chosen.values)
-        blob = self._seal(residual.size, chosen.positions, code)
-        add_at(left, chosen.positions, -self._values.unpack(Reader(memoryview(code)), chosen.values.size))
+        blob = self._seal(residual.size, chosen, code)
+        arrives = self._values.unpack(Reader(memoryview(code)), chosen.values.size)
+        less = with_signs(arrives, chosen.values > 0) if self._values.signed else -arrives
+        add_at(left, chosen.positions, less)
         return blob
 
     def _pack(self, values: Vector) -> bytes:
@@ -98,13 +108,17 @@ class _TopK:
 
         def code(count: float) -> bytes:
             chosen = largest(update, round(count))
-            return self._seal(update.size, chosen.positions, self._pack(chosen.values))
+            return self._seal(update.size, chosen, self._pack(chosen.values))
 
         return fill(code, limit, limit, 1, np.size(update))
 
-    def _seal(self, size: int, at: Positions, code: bytes) -> bytes:
-        support = positions.pack(at, size, self.layout, self.coder)
-        return seal_update(self.wire_id, size, varint(at.size), code, support)
+    def _seal(self, size: int, chosen: Largest, code: bytes) -> bytes:
+        if self._values.signed:
+            negative = chosen.values < 0
+            support = signed_positions.pack(chosen.positions, negative, size, self.layout, self.coder)
+        else:
+            support = positions.pack(chosen.positions, size, self.layout, self.coder)
+        return seal_update(self.wire_id, size, varint(chosen.positions.size), code, support)
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> SparseUpdate:
@@ -113,7 +127,10 @@ class _TopK:
         if (count := reader.varint()) > size:  # before any memory is taken for them
             raise CodecError(f"{count} values in a vector of {size}")
         values = cls._values.unpack(reader, count)
-        return SparseUpdate(size, positions.unpack(reader, count, size), values)
+        if not cls._values.signed:
+            return SparseUpdate(size, positions.unpack(reader, count, size).positions, values)
+        at, negative = signed_positions.unpack(reader, count, size)
+        return SparseUpdate(size, at, with_signs(values, negative))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +144,7 @@ class TopKFp16(_TopK):
 
 @dataclass(frozen=True, kw_only=True)
 class TopKSign(_TopK):
-    """A bit a value and one magnitude for all: see `signs`.
+    """Signs, and one magnitude for all: see `magnitudes`.
 
     Attributes:
         overshoot: the magnitude is at least this times the smallest that is sent, from 1 to 2; and at least the mean.
@@ -140,7 +157,7 @@ class TopKSign(_TopK):
 
     name = "topk-sign"
     wire_id = 5
-    _values = ValueCode(signs.pack, signs.unpack)
+    _values = ValueCode(magnitudes.pack, magnitudes.unpack, signed=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,16 +169,16 @@ class TopKSign(_TopK):
             raise CodecError(f"overshoot is a number from 1 to 2, not {self.overshoot!r}")
 
     def _pack(self, values: Vector) -> bytes:
-        return signs.pack(values, self.overshoot)
+        return magnitudes.pack(values, self.overshoot)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopK2Bit(_TopK):
-    """A sign and one of two magnitudes, two bits a value: see `signs`."""
+    """A sign and one of two magnitudes, two bits a value or less: see `magnitudes`."""
 
     name = "topk-2bit"
     wire_id = 6
-    _values = ValueCode(signs.pack_two, signs.unpack_two)
+    _values = ValueCode(magnitudes.pack_two, magnitudes.unpack_two, signed=True)
 
 
 @dataclass(frozen=True, kw_only=True)

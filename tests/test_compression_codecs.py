@@ -216,7 +216,7 @@ def test_sizes(name, density, bits):
 
 
 def test_the_smallest_blob():
-    assert len(make_codec("topk-sign").encode(np.ones(1, np.float32))) == 18
+    assert len(make_codec("topk-sign").encode(np.ones(1, np.float32))) == 19
 
 
 def test_names_and_options():

@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 from valid_update import is_valid_update
 
 from fedglm.compression.codec import CodecError, codec_names, decode, make_codec
+from fedglm.compression.layout import Layout
 from fedglm.compression.wire import UPDATE, seal, seal_update, unseal, varint
 
 SIZE = 2500
 IDS = {name: make_codec(name).wire_id for name in codec_names()}
 VECTOR = np.random.default_rng(5).standard_normal(SIZE).astype(np.float32)
+MATRIX = Layout(("w",), ((50, 50),))
+LEARNT = {
+    name: make_codec(name, density=0.1, layout=MATRIX).encode(np.abs(VECTOR)) for name in ("topk-sign", "topk-2bit")
+}
+"""With signs by rows and columns: they are all alike."""
 BLOBS = {name: make_codec(name).encode(VECTOR) for name in codec_names()}
 
 
@@ -69,10 +75,12 @@ def test_mutations_behind_a_good_crc(name, data):
             body[data.draw(st.integers(0, min(len(body), 200) - 1))] = data.draw(st.integers(0, 255))
 
     check(resealed(BLOBS[name], change))
+    if name in LEARNT:
+        check(resealed(LEARNT[name], change))
 
 
 def test_every_kind_of_blob_decodes():
-    assert all(check(blob) for blob in BLOBS.values())
+    assert all(check(blob) for blob in (*BLOBS.values(), *LEARNT.values()))
     assert all(check(memoryview(bytearray(blob))) for blob in BLOBS.values())
 
 
@@ -107,24 +115,27 @@ BOMBS = {
     "int8 without bytes": seal_update(3, HUGE, b"\0" * 100),
     "k without bytes": seal_update(4, HUGE, varint(HUGE)),
     "k above n": seal_update(5, SIZE, varint(SIZE + 1), SCALE, b"\0" * 400, b"\0", b"\xff" * 400),
-    "k signs without positions": seal_update(5, HUGE, varint(80_000), SCALE, b"\0" * 10_000, b"\0"),
+    "k signs without positions": seal_update(5, HUGE, varint(80_000), SCALE, b"\0", b"\0" * 10_000, b"\0"),
+    "a magnitude without signs": seal_update(5, HUGE, varint(HUGE), SCALE, b"\0", b"\0" * 10_000),
+    "learnt signs without positions": seal_update(5, HUGE, varint(HUGE), SCALE, b"\1", b"\0" * 10_000),
+    "learnt signs without bytes": seal_update(5, HUGE, varint(1), SCALE, varint(1 << 60), b"\0" * 100),
     "wide positions that cannot fit": seal_update(
-        5, HUGE, varint(80_000), SCALE, b"\0" * 10_000, b"\x28", b"\0" * 10_000
+        5, HUGE, varint(80_000), SCALE, b"\0", b"\0" * 10_000, b"\x28", b"\0" * 10_000
     ),
-    "a run that never ends": seal_update(5, HUGE, varint(1), SCALE, b"\0", b"\0", b"\0" * 10_000),
-    "a run beyond the vector": seal_update(5, HUGE, varint(1), SCALE, b"\0", b"\x28", b"\0" * 1000 + b"\xff" * 6),
-    "a Rice parameter too wide": seal_update(5, HUGE, varint(1), SCALE, b"\0", b"\x29", b"\xff" * 100),
+    "a run that never ends": seal_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\0", b"\0" * 10_000),
+    "a run beyond the vector": seal_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\x28", b"\0" * 1000 + b"\xff" * 6),
+    "a Rice parameter too wide": seal_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\x29", b"\xff" * 100),
     "a varint too long": seal(UPDATE, 5, b"\xff" * 10),
     "a varint not shortest": seal(UPDATE, 5, b"\x81\x80\0"),
-    "signs after the end": seal_update(5, 8, varint(1), SCALE, b"\2", b"\0", b"\1"),
-    "an infinite magnitude": seal_update(5, 8, varint(1), np.float32(np.inf).tobytes(), b"\0", b"\0", b"\1"),
-    "a negative magnitude": seal_update(5, 8, varint(1), np.float32(-1).tobytes(), b"\0", b"\0", b"\1"),
-    "a subnormal magnitude": seal_update(5, 8, varint(1), np.float32(1e-40).tobytes(), b"\0", b"\0", b"\1"),
+    "signs after the end": seal_update(5, 8, varint(1), SCALE, b"\0\2", b"\0\1"),
+    "an infinite magnitude": seal_update(5, 8, varint(1), np.float32(np.inf).tobytes(), b"\0\0\0\1"),
+    "a negative magnitude": seal_update(5, 8, varint(1), np.float32(-1).tobytes(), b"\0\0\0\1"),
+    "a subnormal magnitude": seal_update(5, 8, varint(1), np.float32(1e-40).tobytes(), b"\0\0\0\1"),
     "two magnitudes without bytes": seal_update(6, HUGE, varint(HUGE), SCALE, SCALE, b"\0" * 100),
-    "signs without the larger magnitudes": seal_update(6, 16, varint(16), SCALE, SCALE, b"\0\0"),
-    "an infinite second magnitude": seal_update(6, 8, varint(1), SCALE, np.float32(np.inf).tobytes(), b"\0\0\0\1"),
-    "a NaN magnitude": seal_update(6, 8, varint(1), np.float32(np.nan).tobytes(), SCALE, b"\0\0\0\1"),
-    "larger magnitudes after the end": seal_update(6, 8, varint(1), SCALE, SCALE, b"\0\2\0\1"),
+    "larger magnitudes without signs": seal_update(6, 16, varint(16), SCALE, SCALE, b"\0\0"),
+    "an infinite second magnitude": seal_update(6, 8, varint(1), SCALE, np.float32(np.inf).tobytes(), b"\0\0\0\0\1"),
+    "a NaN magnitude": seal_update(6, 8, varint(1), np.float32(np.nan).tobytes(), SCALE, b"\0\0\0\0\1"),
+    "larger magnitudes after the end": seal_update(6, 8, varint(1), SCALE, SCALE, b"\2\0\0\0\1"),
     "sparse int8 without bytes": seal_update(7, HUGE, varint(HUGE), b"\0" * 100),
     "a sparse int8 of -128": seal_update(7, 8, varint(1), SCALE, b"\x80\0\1"),
     "a sparse scale that overflows": seal_update(7, 8, varint(1), np.float32(2.0**122).tobytes(), b"\x7f\0\1"),

@@ -26,7 +26,7 @@ from fedglm.compression.downlink import ModelVersions, Replica
 from fedglm.compression.layout import Layout
 from fedglm.compression.wire import DOWNLINK, UPDATE, seal, seal_update, varint
 
-LAYOUT = Layout(("square", "wide", "tall", "bias", "scale"), ((16, 20), (8, 100), (70, 3), (20,), ()))
+LAYOUT = Layout(("square", "wide", "tall", "bias", "scale"), ((40, 32), (8, 100), (70, 3), (20,), ()))
 SIZES = (LAYOUT.size, 300, 2500)
 HEAD = 9
 LIMIT_S = 5.0
@@ -43,7 +43,9 @@ CHOICES = {"density": (0.005, 0.05, 1.0), "coder": ("smallest", "fast"), "rank":
 def vectors(size):
     rng = np.random.default_rng(size)
     normal = rng.standard_normal(size).astype(np.float32)
-    return normal, np.where(rng.random(size) < 0.02, normal, np.float32(0)), normal * np.exp(4 * normal[::-1])
+    clustered = -np.abs(normal) * np.where(np.arange(size) % 32 < 4, 9, 1)  # rows, columns and signs to learn from
+    sparse = np.where(rng.random(size) < 0.02, normal, np.float32(0))
+    return normal, sparse, normal * np.exp(4 * normal[::-1]), clustered.astype(np.float32)
 
 
 def good_blobs():

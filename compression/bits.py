@@ -1,0 +1,26 @@
+"""A bit a value: each byte is filled from its lowest bit, and the last byte with zeros."""
+
+import numpy as np
+import numpy.typing as npt
+
+from fedglm.compression.errors import CodecError
+from fedglm.compression.wire import Reader
+
+Flags = npt.NDArray[np.bool_]
+
+
+def pack(flags: Flags) -> bytes:
+    """Code `flags` of shape (m,) in ceil(m / 8) bytes."""
+    return np.packbits(flags, bitorder="little").tobytes()
+
+
+def unpack(reader: Reader, count: int) -> Flags:
+    """Decode `count` flags.
+
+    Raises:
+        CodecError: too few bytes, or bits after the end.
+    """
+    code = reader.array("<u1", -(-count // 8))
+    if count % 8 and code[-1] >> count % 8:
+        raise CodecError("the blob has bits after their end")
+    return np.unpackbits(code, count=count, bitorder="little").view(np.bool_)
