@@ -13,7 +13,10 @@ Each layer has its own errors; all that a user can cause are drawn here, and onl
     └── ReportError                    simulations: a run folder that cannot be shown
     RuntimeError
     ├── StateError, TrainingError      client: a node's memory, a diverged training
-    ├── Refusal                        client: the outbound gate let nothing out
+    ├── PrivacyError                   privacy: a promise that cannot be made or kept
+    │   ├── Refusal                    privacy: a rule of the node's policy forbids it
+    │   ├── LedgerError                privacy: a ledger that is damaged, rolled back or missing
+    │   └── PolicyError                privacy: a policy that is malformed or not signed by the site
     └── FederationError, CheckpointError, Stopped      server
     OSError
     └── StorageError                   privacy: a file that could not be written
@@ -34,12 +37,12 @@ def explain(exc: BaseException) -> str | None:
     if isinstance(exc, PermissionError):
         return f"not allowed: {exc}"
     from fedglm.autoglm.errors import DataError, ModelError
-    from fedglm.client.gate import Refusal
     from fedglm.client.precision import PrecisionError
     from fedglm.client.state import StateError
     from fedglm.client.training import TrainingError
     from fedglm.compression.errors import CodecError
     from fedglm.privacy.durable import StorageError
+    from fedglm.privacy.errors import PrivacyError
     from fedglm.server.checkpoint import CheckpointError
     from fedglm.server.exchange import Stopped
     from fedglm.server.participants import FederationError
@@ -57,7 +60,7 @@ def explain(exc: BaseException) -> str | None:
         ReportError,
         StateError,
         TrainingError,
-        Refusal,
+        PrivacyError,
         FederationError,
         CheckpointError,
         Stopped,

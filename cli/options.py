@@ -32,9 +32,9 @@ Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
 Density = Annotated[float | None, typer.Option(help="Share of the coordinates that a sparse codec sends, in (0, 1].")]
 Epsilon = Annotated[
     float | None,
-    typer.Option(help="Differential privacy with this budget; refused until this version can give it."),
+    typer.Option(help="Differential privacy: each site's greatest privacy loss over the whole run (1 is strong)."),
 ]
-NoDp = Annotated[bool, typer.Option("--no-dp", help="Run without differential privacy, as this version always does.")]
+NoDp = Annotated[bool, typer.Option("--no-dp", help="Train without noise: no privacy guarantee at all.")]
 EngineName = Annotated[str, typer.Option("--engine", help="inline (this machine) or ray (Flower's runtime).")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; one a core without it.")]
 Seed = Annotated[int | None, typer.Option(help="Orders data, sampling and initialisation.")]
@@ -45,6 +45,8 @@ Settings = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
+
+_AWAY = object()  # a setting that the scenario may have, and this command takes away
 
 # What each option sets in the scenario.
 _KEYS = {
@@ -66,12 +68,15 @@ _PATHS = {"data": ("source", "public_reference"), "model": ("path",)}
 def overrides(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Scenario settings by dotted key, from a command's parameters by name; those that were not given are None.
 
+    `--no-dp` takes the scenario's epsilon away.
+
     Raises:
         typer.BadParameter: `--epsilon` and `--no-dp` were both given.
     """
     if parameters["no_dp"] and parameters["epsilon"] is not None:
         raise typer.BadParameter("--epsilon and --no-dp exclude each other")
-    return {key: parameters[name] for name, key in _KEYS.items()}
+    given = {key: parameters[name] for name, key in _KEYS.items()}
+    return given | ({"privacy.epsilon": _AWAY} if parameters["no_dp"] else {})
 
 
 def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) -> "Scenario":
@@ -89,7 +94,9 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     """
     from fedglm.simulations.scenario import Scenario, parse_setting, scenario_text
 
-    changes = {key: value for key, value in given.items() if value is not None}
+    changes: dict[str, Any] = {
+        key: None if value is _AWAY else value for key, value in given.items() if value is not None
+    }
     if "data.source" in changes:
         changes["data.source"] = _absolute(changes["data.source"], Path.cwd())  # a path, whatever its name
     if "data.site_field" in changes:  # one node a site, whatever the scenario says of its own data

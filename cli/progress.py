@@ -57,7 +57,8 @@ class Progress:
             f"parameters, {about['coding']} up, {about['downlink_coding']} down, engine {about['engine']}"
         )
         self._bars.console.print(f"{about['precision']} on {about['device']}: {escape(about['precision_reason'])}")
-        self._bars.console.print(f"[yellow]{escape(about['privacy'])}[/yellow]")
+        style = "yellow" if about.get("delta") is None else "green"
+        self._bars.console.print(f"[{style}]{escape(about['privacy'])}[/{style}]")
         self._rounds = self._bars.add_task("rounds", total=about["rounds"], figures="")
 
     def resumed(self, rows: list[Row]) -> None:
@@ -72,6 +73,10 @@ class Progress:
             self._replies = self._bars.add_task("replies", total=sampled, figures="")
         self._bars.reset(self._replies, total=sampled, description="replies", figures=f"round {server_round}")
 
+    def plan_refused(self, node_id: int, reason: str) -> None:
+        """Say that a node takes no part."""
+        self._bars.console.print(f"[red]node {node_id} takes no part:[/red] {escape(reason)}")
+
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         """Count a reply; print a fault."""
         if self._replies is not None:
@@ -85,6 +90,8 @@ class Progress:
         row, metric = rows[-1], self._about["metric"]
         if self._rounds is not None:
             figures = f"loss {finite(row['loss'], '.4f')}, {metric} {finite(row[metric], '.4f')}"
+            if row["epsilon"] is not None:
+                figures += f", epsilon {row['epsilon']:.2f}"
             self._bars.update(self._rounds, completed=len(rows), figures=figures)
         if len(rows) == self._about["rounds"] and self._replies is not None:
             self._bars.remove_task(self._replies)

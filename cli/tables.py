@@ -55,7 +55,10 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
             name, finite(measured["loss"], ".4f"), finite(measured[metric], metric_form(metric)), style=style
         )
     console.print(results)
-    console.print(f"[yellow]{escape(summary['privacy'])}[/yellow]")
+    style = "yellow" if summary["epsilon"] is None else "green"
+    console.print(f"[{style}]{escape(summary['privacy'])}[/{style}]")
+    if summary["epsilon"] is not None:
+        console.print(f"spent: epsilon {summary['epsilon']:.2f}, the greatest that a site's ledger shows")
     console.print(f"{summary['wall_s']:.0f} s; model {summary['model_sha256'][:16]}")
     print_report(console, folder)
 

@@ -4,23 +4,24 @@ import errno
 import logging
 from collections.abc import Callable
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.errors import DataError, ModelError
-from fedglm.client.gate import OutboundGate, Refusal, fault
+from fedglm.client.gate import OutboundGate, fault
 from fedglm.client.node import Node
 from fedglm.client.precision import PrecisionError
 from fedglm.client.state import StateError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import MODEL, RECORD, Instruction
+from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.privacy.durable import StorageError
+from fedglm.privacy.errors import PrivacyError, Refusal
 
 LOG = logging.getLogger(__name__)
 
-NODE_FAULTS = (CodecError, DataError, ModelError, PrecisionError, StateError, TrainingError, Refusal, OSError)
+NODE_FAULTS = (CodecError, DataError, ModelError, PrecisionError, PrivacyError, StateError, TrainingError, OSError)
 """What a node answers with one clear line, as opposed to a bug, which Flower reports with its traceback."""
 
 Resolve = Callable[[Context], tuple[Node, OutboundGate]]
@@ -41,6 +42,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
     def query(message: Message, context: Context) -> Message:
         def introduce() -> RecordDict:
             node, gate = resolve(context)
+            gate.admit(_plan(message))
             return gate.introduce(node.introduce())
 
         return _answer(message, introduce, faults_in_full)
@@ -49,7 +51,8 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
     def train(message: Message, context: Context) -> Message:
         def work() -> RecordDict:
             node, gate = resolve(context)
-            return gate.release(node.train(*_read(message)))
+            instruction, blob = _read(message)
+            return gate.release(node.train(instruction, blob, gate.permit(instruction)), instruction)
 
         return _answer(message, work, faults_in_full)
 
@@ -57,11 +60,21 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
     def evaluate(message: Message, context: Context) -> Message:
         def work() -> RecordDict:
             node, gate = resolve(context)
-            return gate.release(node.evaluate(*_read(message)))
+            instruction, blob = _read(message)
+            gate.permit(instruction)
+            return gate.release(node.evaluate(instruction, blob), instruction)
 
         return _answer(message, work, faults_in_full)
 
     return app
+
+
+def _plan(message: Message) -> bytes:
+    """The signed plan that the server announces; raises `CodecError` when there is none."""
+    blob = message.content.config_records.get(RECORD, ConfigRecord()).get(PLAN)
+    if not isinstance(blob, bytes):
+        raise CodecError("the query is not one of fedglm's: it announces no plan")
+    return blob
 
 
 def _read(message: Message) -> tuple[Instruction, bytes]:

@@ -1,35 +1,42 @@
 """The outbound gate: the one door out of the node.
 
-Whatever a node sends passes here: introductions by `introduce`, answers by `release`, what went wrong by `fault`. An
-update must be well-formed, of the right length and no larger than the model itself; metrics leave only where the site
-lets them; and the text of an error, which may quote a record or a path, stays at the site. On doubt the gate refuses,
-names the rule, and nothing leaves.
+Whatever a node sends passes here: introductions by `introduce`, answers by `release`, what went wrong by `fault`. The
+gate holds the server to its signed plan, and both of them to the site's policy; it charges the ledger for an update
+before that leaves, and lets the same bytes out again without a charge. On doubt it refuses, names the rule, writes the
+refusal down, and nothing leaves.
+
+    admit     the plan of a run is verified, held to the policy, and pinned
+    permit    an instruction is held to the pinned plan, before anything is computed for it
+    release   the answer is held to plan and policy, and charged
 """
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.node import Outcome
+from fedglm.client.node import Outcome, Permit
 from fedglm.client.precision import PrecisionError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
-from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Introduction, Report
+from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report
+from fedglm.privacy.charges import Budget, Charge, Head
+from fedglm.privacy.custody import Custody
+from fedglm.privacy.durable import write_atomically
+from fedglm.privacy.errors import Refusal
+from fedglm.privacy.plan import RunPlan, SignedPlan
+from fedglm.privacy.policy_rules import Message, check_message, check_plan
 
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
 
-
-class Refusal(RuntimeError):
-    """The gate let nothing out.
-
-    Attributes:
-        rule: Short name of the rule that was broken.
-    """
-
-    def __init__(self, rule: str, reason: str) -> None:
-        super().__init__(f"refused by rule {rule}: {reason}")
-        self.rule = rule
+PLAN = "run.plan"
+_METRICS = ("loss", "metric", "count")
 
 
 def fault(exc: Exception, *, in_full: bool) -> str:
@@ -48,39 +55,119 @@ def fault(exc: Exception, *, in_full: bool) -> str:
 
 
 class OutboundGate:
-    """Checks an outcome against the site's rules and makes the content of the reply.
+    """Holds plans, instructions and answers to the site's policy, and makes the content of the replies.
 
     Args:
         size: Number of federated parameters.
-        share_metrics: Whether loss and accuracy on the site's held-out data may leave; each is a release.
+        custody: The site's policy and ledger.
+        folder: The node's folder of this federation, where the run's plan is pinned.
     """
 
-    def __init__(self, size: int, *, share_metrics: bool) -> None:
-        self._size = size
-        self._share_metrics = share_metrics
+    def __init__(self, size: int, custody: Custody, folder: Path) -> None:
+        self._size, self._custody, self._folder = size, custody, folder
+
+    def admit(self, blob: bytes) -> None:
+        """Verify the plan of a run, hold it to the policy, and pin it: from now on instructions must keep to it.
+
+        Raises:
+            Refusal: The plan is not signed, or breaks a rule of the policy.
+        """
+        with self._logged("", 0):
+            signed = SignedPlan.from_bytes(blob)
+        with self._logged(signed.plan.run, 0):
+            self._hold(signed)
+        write_atomically(self._folder / PLAN, signed.to_bytes())
+
+    def permit(self, instruction: Instruction) -> Permit:
+        """What the node may do for an instruction, before it does anything.
+
+        Raises:
+            Refusal: The instruction is not of the pinned plan, asks for what the policy keeps, or the ledger is not
+                the one that the server has known.
+        """
+        with self._logged(instruction.run, instruction.round):
+            plan = self._pinned()
+            if (instruction.run, instruction.layout) != (plan.run, plan.layout):
+                raise Refusal("plan", "the instruction is of another run or model than the plan that was announced")
+            if instruction.round > plan.rounds:
+                raise Refusal("plan", f"round {instruction.round}, and the plan has {plan.rounds}")
+            if instruction.anchor is not None and not self._custody.ledger.holds(Head.from_text(instruction.anchor)):
+                raise Refusal("ledger-anchor", "the ledger is not the one that the server has seen, or an older copy")
+            if instruction.evaluate:
+                check_message(Message(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
+                if plan.mechanism is not None:
+                    raise Refusal("metrics", "exact metrics carry no noise, so that a plan with noise lets none out")
+        return Permit(plan.mechanism, self._custody.policy.declare_units or 0, lambda: self._afford(plan, instruction))
 
     def introduce(self, introduction: Introduction) -> RecordDict:
         """The reply to the server's first query."""
         return RecordDict({RECORD: ConfigRecord(dict(introduction.to_fields()))})
 
-    def release(self, outcome: Outcome) -> RecordDict:
-        """Check everything, then build the reply.
+    def release(self, outcome: Outcome, instruction: Instruction) -> RecordDict:
+        """Check everything, charge for what leaves, then build the reply.
 
         Raises:
             Refusal: A rule is broken; nothing may be sent.
+            LedgerError: The charge could not be written; nothing may be sent.
         """
-        if outcome.blob is not None:
-            self._check_update(outcome.blob)
-        if outcome.evaluation is not None and not self._share_metrics:
-            raise Refusal("share-metrics", "the site keeps its metrics, yet an evaluation was asked for")
+        with self._logged(instruction.run, instruction.round):
+            plan = self._pinned()
+            metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
+            check_message(Message(len(outcome.blob or b"") + self.envelope, metrics), self._custody.policy)
+            if outcome.blob is not None:
+                self._check_update(outcome.blob, plan)
+                self._charge(plan, instruction, hashlib.sha256(outcome.blob).hexdigest())
+        if outcome.blob is not None and plan.mechanism is not None:
+            outcome = replace(outcome, report=replace(outcome.report, ledger=self._custody.ledger.head.to_text()))
         return self._content(outcome)
 
     @property
     def envelope(self) -> int:
-        """Most bytes that the message around a coded update takes."""
-        report = Report(nonce="0" * 16)
-        measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._share_metrics else None
+        """Most bytes that the message around a coded update takes, under the plan that is pinned."""
+        private = (self._folder / PLAN).is_file() and self._pinned().mechanism is not None
+        report = Report(nonce="0" * 16, ledger=Head(999_999_999, "0" * 64).to_text() if private else None)
+        measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._custody.policy.metrics else None
         return int(recorddict_to_proto(self._content(Outcome(report, b"", measures))).ByteSize()) + LENGTHS
+
+    def _hold(self, signed: SignedPlan) -> None:
+        check_plan(signed, self._custody.policy)
+        mechanism = signed.plan.mechanism
+        if mechanism is not None and mechanism.unit != self._custody.unit:
+            raise Refusal("unit", f"the plan protects each {mechanism.unit}, the site's data each {self._custody.unit}")
+
+    def _pinned(self) -> RunPlan:
+        """The run's plan, held to the policy as it is now."""
+        path = self._folder / PLAN
+        if not path.is_file():
+            raise Refusal("plan", "no plan was announced for this run")
+        signed = SignedPlan.from_bytes(path.read_bytes())
+        self._hold(signed)
+        return signed.plan
+
+    def _afford(self, plan: RunPlan, instruction: Instruction) -> None:
+        """Refuse beforehand what the ledger would refuse afterwards."""
+        with self._logged(instruction.run, instruction.round):
+            self._custody.ledger.check(self._charge_of(plan, instruction, "0" * 64), self._budget(plan))
+
+    def _charge(self, plan: RunPlan, instruction: Instruction, release: str) -> None:
+        if not self._custody.ledger.released(release):
+            self._custody.ledger.charge(self._charge_of(plan, instruction, release), self._budget(plan))
+
+    def _charge_of(self, plan: RunPlan, instruction: Instruction, release: str) -> Charge:
+        return Charge(
+            data_set=self._custody.policy.data_set,
+            commitment=self._custody.commitment,
+            run=instruction.run,
+            round=instruction.round,
+            purpose="update",
+            mechanism=plan.mechanism,
+            plan=plan.sha256,
+            release=release,
+        )
+
+    def _budget(self, plan: RunPlan) -> Budget | None:
+        # A site that permits updates without noise has no budget to keep; the ledger remembers them all the same.
+        return None if plan.mechanism is None else self._custody.budget
 
     def _content(self, outcome: Outcome) -> RecordDict:
         blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
@@ -92,11 +179,20 @@ class OutboundGate:
             )
         return content
 
-    def _check_update(self, blob: bytes) -> None:
+    def _check_update(self, blob: bytes, plan: RunPlan) -> None:
         limit = 4 * self._size + HEADROOM
         if len(blob) > limit:
             raise Refusal("size", f"the coded update has {len(blob)} bytes, at most {limit} may leave")
         try:
-            decode(blob, size=self._size)  # a value that is not finite does not decode
+            decode(blob, size=self._size, codec=plan.codec)  # a value that is not finite does not decode
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
+
+    @contextlib.contextmanager
+    def _logged(self, run: str, server_round: int) -> Iterator[None]:
+        """Write a refusal in the block down before it goes on."""
+        try:
+            yield
+        except Refusal as refusal:
+            self._custody.refusals.record(refusal, run=run, round_number=server_round)
+            raise

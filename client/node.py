@@ -6,6 +6,7 @@ written before anything is handed to the outbound gate, and the residual is comm
 its next instruction, that it folded the update in.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vect
 from fedglm.autoglm.tasks import Evaluation, Task
 from fedglm.client.coding import code_update
 from fedglm.client.precision import choose_precision
+from fedglm.client.private_training import train_privately
 from fedglm.client.state import NodeState, Pending
 from fedglm.client.training import LocalTrainingSettings, round_seed, train_locally
 from fedglm.compression.codec import CodecError
@@ -24,6 +26,7 @@ from fedglm.compression.downlink import Replica, on_grid
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.privacy.mechanism import Mechanism
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,21 @@ class Outcome:
     report: Report
     blob: bytes | None = None
     evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Permit:
+    """What the outbound gate lets a node do for an instruction.
+
+    Attributes:
+        mechanism: How noise is added; None where none is.
+        declared_units: Number of units that the site makes public, which noised sums are divided by.
+        afford: Raises `Refusal` where the ledger has too little left for a fresh update.
+    """
+
+    mechanism: Mechanism | None
+    declared_units: int
+    afford: Callable[[], None]
 
 
 class Workbench:
@@ -82,7 +100,7 @@ class Node:
         update: Codec and error feedback.
         folder: Where the node keeps its state; it is made when first needed.
         seed: The experiment's seed; it orders the data and nothing else.
-        declare_examples: Tell the server the number of training examples, as a public weight.
+        declared: Number of examples that the site makes public, as its weight; 0 for none.
         envelope: Bytes of the message around an update, which `update.max_ratio` counts too.
     """
 
@@ -97,7 +115,7 @@ class Node:
         update: UpdateSettings,
         folder: Path,
         seed: int,
-        declare_examples: bool = False,
+        declared: int = 0,
         envelope: int = 0,
     ) -> None:
         self.name = name
@@ -106,7 +124,7 @@ class Node:
         self._train, self._held_out = train, held_out
         self._training, self._update = training, update
         self._seed = seed
-        self._declare_examples = declare_examples
+        self._declared = declared
         self._envelope = envelope
 
     def introduce(self) -> Introduction:
@@ -117,13 +135,14 @@ class Node:
             run=state.run,
             version=state.version,
             layout=self._bench.layout.sha256,
-            examples=len(self._train) if self._declare_examples else 0,
+            examples=self._declared,
         )
 
-    def train(self, instruction: Instruction, downlink: bytes) -> Outcome:
+    def train(self, instruction: Instruction, downlink: bytes, permit: Permit) -> Outcome:
         """Rebuild the model that the server means, train on it, and code the difference.
 
         Raises:
+            Refusal: The ledger has too little left for another update.
             StateError, StorageError: The node's disk is damaged or full.
             TrainingError: A loss or weight is no longer finite.
         """
@@ -134,7 +153,8 @@ class Node:
         evaluation = self._evaluate(replica.vector) if instruction.evaluate else None
         pending = state.pending
         if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
-            state.pending = pending = self._make_update(instruction, state, replica)
+            permit.afford()
+            state.pending = pending = self._make_update(instruction, state, replica, permit)
         # Else the server asks again for a round that this node has trained: it gets the very same bytes.
         state.save(self.folder)
         return Outcome(Report(nonce=instruction.nonce), pending.blob, evaluation)
@@ -174,22 +194,13 @@ class Node:
         state.version, state.base = replica.version, replica.vector
         return replica
 
-    def _make_update(self, instruction: Instruction, state: NodeState, replica: Replica) -> Pending:
+    def _make_update(self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit) -> Pending:
         base = replica.vector
-        precision = choose_precision(self._training.precision, self._bench.layout.size, self._training.torch_device())
-        result = train_locally(
-            self._bench.model,
-            self._bench.task,
-            self._train,
-            base,
-            self._training,
-            precision,
-            learning_rate=instruction.learning_rate,
-            seed=round_seed(self._seed, self.name, instruction.round),
-        )
+        delta = self._trained(instruction, base, permit)
+        # From here on nothing looks at the data: what is selected and coded follows from noised values alone.
         return code_update(
             state,
-            result.delta,
+            delta,
             base,
             instruction.round,
             self._update,
@@ -197,6 +208,27 @@ class Node:
             rate=instruction.learning_rate,
             envelope=self._envelope,
         )
+
+    def _trained(self, instruction: Instruction, base: np.ndarray, permit: Permit) -> np.ndarray:
+        """Local weights minus `base`, after the round's steps."""
+        bench, rate = self._bench, instruction.learning_rate
+        precision = choose_precision(self._training.precision, bench.layout.size, self._training.torch_device())
+        if permit.mechanism is None:
+            seed = round_seed(self._seed, self.name, instruction.round)
+            return train_locally(
+                bench.model, bench.task, self._train, base, self._training, precision, learning_rate=rate, seed=seed
+            ).delta
+        return train_privately(
+            bench.model,
+            bench.task,
+            self._train,
+            base,
+            self._training,
+            precision,
+            permit.mechanism,
+            learning_rate=rate,
+            declared_units=permit.declared_units,
+        ).delta
 
     def _evaluate(self, vector: np.ndarray) -> Evaluation:
         load_vector(self._bench.model, vector)

@@ -21,6 +21,9 @@ from fedglm.compression.codec import CodecError
 RECORD = "fedglm"
 """Name of the record that holds a message; in somebody's own Flower app, of the array that holds a coded update."""
 
+PLAN = "plan"
+"""Field of the server's first query that holds the signed plan of the run."""
+
 MODEL = "model"
 """Field of a message to a node that holds coded bytes of the versioned downlink."""
 
@@ -88,6 +91,7 @@ class Instruction(_Fields):
         acknowledged: The last round whose update the server folded in from this node, 0 for none.
         learning_rate: Local learning rate of this round.
         evaluate: Measure the received model on the node's held-out data and report it.
+        anchor: Where the node's privacy ledger stood in its last report; left out where it reported none.
     """
 
     run: str
@@ -98,6 +102,7 @@ class Instruction(_Fields):
     acknowledged: int
     learning_rate: float
     evaluate: bool
+    anchor: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +115,12 @@ class Report(_Fields):
         nonce: The instruction's.
         holds: Said only by a node that cannot rebuild the model from what it has and what came, and then nothing else:
             the version that it holds, -1 for none. The server sends what leads from there, or a snapshot.
+        ledger: Where the node's privacy ledger stands; for the server to give back, so that an old copy is noticed.
     """
 
     nonce: str
     holds: int | None = None
+    ledger: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

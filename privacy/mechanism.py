@@ -7,7 +7,7 @@ the accountant gets its event from here, and the ledger writes down these very f
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 from fedglm.privacy.errors import PrivacyError
 
@@ -99,7 +99,8 @@ class Mechanism:
         if values.keys() != known:
             odd = ", ".join(sorted(str(name)[:50] for name in known ^ values.keys())[:8])
             raise PrivacyError(f"mechanism: missing or unknown fields: {odd}")
-        return cls(**values)  # type: ignore[arg-type] - __post_init__ checks the types
+        checked: Any = values  # the constructor looks at the types
+        return cls(**checked)
 
 
 def _check_positive(name: str, value: object) -> None:

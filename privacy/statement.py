@@ -1,6 +1,8 @@
-"""What a run may say of its privacy, in words that stay within what was done."""
+"""What a run asks of privacy, and what it may say of it, in words that stay within what was done."""
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
 
 NO_GUARANTEE = (
     "No privacy guarantee: this run adds no noise. The server sees each node's update, and updates can reveal "
@@ -12,22 +14,27 @@ class PrivacySettings(BaseModel):
     """`[privacy]`: the guarantee that a run asks for.
 
     Attributes:
-        epsilon: Must be None. This version adds no noise, so a run that asks for differential privacy is refused
-            rather than run without it.
+        epsilon: Greatest privacy loss of each site over the whole run, at `delta`; None trains without noise.
+        delta: Probability with which that may fail. None takes 1 / (10 x units) of the smallest site, rounded down.
+        clipping_norm: Greatest L2 norm of what one unit contributes to a step.
+        unit: What is protected: "record", or the field that says whose a record is. None takes `data.unit_field` where
+            there is one, else "record".
+        records_per_unit: Most records of a unit that a step looks at.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epsilon: float | None = None
+    epsilon: float | None = Field(default=None, gt=0, le=1000)
+    delta: float | None = Field(default=None, ge=LEAST_DELTA, le=GREATEST_DELTA)
+    clipping_norm: float = Field(default=1.0, gt=0, le=1e6)
+    unit: str | None = Field(default=None, min_length=1, max_length=100)
+    records_per_unit: int = Field(default=4, ge=1, le=100_000)
 
-    @field_validator("epsilon")
-    @classmethod
-    def _no_false_promise(cls, value: float | None) -> None:
-        if value is not None:
-            raise ValueError(
-                "this version cannot give differential privacy, so it refuses an epsilon: leave it out (--no-dp)"
-            )
 
-    def statement(self) -> str:
-        """The sentence that a run's table, summary and report must show."""
-        return NO_GUARANTEE
+def guarantee(epsilon: float, delta: float, unit: str) -> str:
+    """The sentence that a run with noise must show beside its figures."""
+    return (
+        f"Differential privacy: all that leaves a site in the run is private at epsilon {epsilon:.3g} and delta "
+        f"{delta:.1g} for each {unit}, added or removed, against the server, other sites and outsiders, as long as the "
+        "site's own software and host are honest. Somebody with data at several sites adds their epsilons up."
+    )

@@ -23,16 +23,20 @@ from flwr.serverapp import Grid
 
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.compression.codec import CodecError
-from fedglm.compression.downlink import HEADER, ModelVersions
+from fedglm.compression.downlink import HEADER, ModelVersions, vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
 from fedglm.compression.settings import DownlinkSettings
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.ledger import BUDGET_RULE
+from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.checkpoint import Checkpoint, load_latest
 from fedglm.server.exchange import Exchange
 from fedglm.server.inspection import GoodReply, inspect_reply
 from fedglm.server.optimizers import make_server_optimizer
-from fedglm.server.participants import FederationError, Participant, Participants, introduce
+from fedglm.server.participants import FederationError, Participant, Participants, introduce, refusal_of
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 Row = dict[str, Any]
@@ -46,6 +50,9 @@ class Listener(Protocol):
 
     def round_started(self, server_round: int, sampled: int) -> None:
         """A round begins with `sampled` nodes."""
+
+    def plan_refused(self, node_id: int, reason: str) -> None:
+        """A node's policy refuses the plan of the run, which goes on without it."""
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         """A node's reply was folded in, or rejected for `fault`."""
@@ -62,6 +69,11 @@ class Plan:
         federation: Rounds and participation.
         optimizer: Server optimizer and the schedule of the nodes' learning rate.
         codec: Name of the codec of the nodes' updates.
+        density: Share of the coordinates that it sends; None where it has no such number.
+        local_steps: Optimizer steps of a node in a round.
+        mechanism: How nodes add noise; None for none.
+        key: Signs the plan that the nodes are told.
+        epsilon: Greatest privacy loss that any node's ledger shows by now; None where nobody may look.
         downlink: Codec towards the nodes.
         learning_rate: The nodes' learning rate before the schedule.
         layout: Names and shapes of what is federated.
@@ -74,6 +86,10 @@ class Plan:
     federation: FederationSettings
     optimizer: ServerOptimizerSettings
     codec: str
+    density: float | None
+    local_steps: int
+    mechanism: Mechanism | None
+    key: SigningKey
     downlink: DownlinkSettings
     learning_rate: float
     layout: Layout
@@ -81,6 +97,7 @@ class Plan:
     evaluate: Callable[[np.ndarray], Evaluation] | None
     metric: str
     checkpoints: Path
+    epsilon: Callable[[], float | None] = lambda: None
 
 
 @dataclass
@@ -178,11 +195,13 @@ class Coordinator:
         participants = introduce(
             self._grid,
             self._exchange,
+            plan=self._signed_plan().to_bytes(),
             run=self._run,
             layout=self._plan.layout.sha256,
             declared=federation.weighting == "declared",
             cap=federation.weight_cap,
             timeout_s=federation.round_timeout_s,
+            refused=self._listener.plan_refused,
         )
         participants.restore(self._book)
         if not self._rows:
@@ -195,10 +214,30 @@ class Coordinator:
             self._listener.round_done(self._rows)
         return self._rows
 
+    def _signed_plan(self) -> SignedPlan:
+        """What nodes hold this run to, from the first round to the last."""
+        plan = self._plan
+        return SignedPlan.sign(
+            RunPlan(
+                run=self._run,
+                rounds=plan.federation.rounds,
+                local_steps=plan.local_steps,
+                mechanism=plan.mechanism,
+                codec=plan.codec,
+                density=plan.density,
+                layout=plan.layout.sha256,
+                model=vector_sha256(plan.initial),
+            ),
+            plan.key,
+        )
+
     def _one_round(self, number: int, participants: Participants) -> Row:
         started = time.monotonic()
         plan, federation = self._plan, self._plan.federation
-        sampled = participants.sample(federation.cohort_size(len(participants)), federation.seed, number)
+        active = len(participants.active)
+        if not active:
+            raise FederationError(f"round {number}: the privacy budget of every site is spent; the last model stands")
+        sampled = participants.sample(federation.cohort_size(active), federation.seed, number)
         self._listener.round_started(number, len(sampled))
         state = _Round(number, FixedPointMean(self._plan.layout.size, terms=len(sampled)))
         self._exchange.send(((m.node_id, self._content(state, m)) for m in sampled), "train", number)
@@ -211,6 +250,8 @@ class Coordinator:
                 good = inspect_reply(reply, instruction, plan.layout.size, federation.norm_limit, plan.codec)
                 self._fold(state, member, good)
             except CodecError as exc:
+                if (reason := refusal_of(reply)) is not None and f"rule {BUDGET_RULE}:" in reason:
+                    member.withdrawn = reason
                 state.faults[member.name] = str(exc)
                 self._listener.reply_taken(number, member.name, str(exc))
         for node_id in self._exchange.abandon():
@@ -239,6 +280,7 @@ class Coordinator:
             acknowledged=member.acknowledged,
             learning_rate=self._plan.learning_rate * rate,
             evaluate=federation.node_metrics,
+            anchor=member.ledger,
         )
         state.instructions[member.node_id] = instruction
         blob = versions.frames_since(member.version)
@@ -262,6 +304,7 @@ class Coordinator:
         state.mean.add(good.update, member.weight)
         state.traffic.dense_uplink += 4 * self._plan.layout.size
         member.version, member.acknowledged = self._versions.version, state.number
+        member.ledger = good.report.ledger
         state.accepted.append(member.name)
         if good.metrics:
             state.metrics.append(good.metrics)
@@ -291,7 +334,7 @@ class Coordinator:
             "nodes_accepted": len(state.accepted),
             "nodes_rejected": len(state.faults),
             "rejections": dict(sorted(state.faults.items())),
-            "epsilon": None,
+            "epsilon": self._plan.epsilon(),
         }
         if state.metrics:
             count = math.fsum(entry["count"] for entry in state.metrics)

@@ -1,13 +1,16 @@
 """The server's book of its nodes: who they are, which model version each holds, which update was folded in last."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import RECORD, Introduction
+from fedglm.compression.messages import PLAN, RECORD, Introduction
 from fedglm.server.aggregation import public_weights
 from fedglm.server.exchange import Exchange
 
@@ -27,6 +30,8 @@ class Participant:
             which each node computes itself.
         acknowledged: Last round whose update was folded in, 0 for none.
         weight: Public weight in the mean.
+        ledger: Where its privacy ledger stood in its last report; None where it reported none.
+        withdrawn: Why it takes no further part: its budget is spent. Empty while it does.
     """
 
     name: str
@@ -34,6 +39,8 @@ class Participant:
     version: int | None = 0
     acknowledged: int = 0
     weight: float = 1.0
+    ledger: str | None = None
+    withdrawn: str = ""
 
 
 class Participants:
@@ -50,21 +57,28 @@ class Participants:
     def __len__(self) -> int:
         return len(self._by_name)
 
+    @property
+    def active(self) -> list[Participant]:
+        """Those that did not withdraw, by name."""
+        return [member for member in self._by_name.values() if not member.withdrawn]
+
     def of_node(self, node_id: int) -> Participant:
         """The participant behind a Flower node id."""
         return self._by_id[node_id]
 
     def sample(self, size: int, seed: int, server_round: int) -> list[Participant]:
-        """`size` nodes for a round, by name: the same for a seed, whatever ids the runtime gave."""
-        names = list(self._by_name)
-        chosen = np.random.default_rng([seed, server_round]).choice(len(names), size=size, replace=False)
-        return [self._by_name[names[index]] for index in sorted(chosen)]
+        """`size` of the nodes that still take part, by name: the same for a seed, whatever ids the runtime gave."""
+        active = self.active
+        return [active[index] for index in drawn(len(active), size, seed, server_round)]
 
-    def state(self) -> dict[str, dict[str, int]]:
-        """What a checkpoint keeps: the round that each node's residual may be committed for."""
-        return {name: {"acknowledged": member.acknowledged} for name, member in self._by_name.items()}
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint keeps: which residual may be committed, where the ledger stood, who withdrew."""
+        return {
+            name: {"acknowledged": member.acknowledged, "ledger": member.ledger, "withdrawn": member.withdrawn}
+            for name, member in self._by_name.items()
+        }
 
-    def restore(self, state: dict[str, dict[str, int]]) -> None:
+    def restore(self, state: dict[str, dict[str, Any]]) -> None:
         """Take up a checkpoint's book.
 
         Raises:
@@ -74,21 +88,62 @@ class Participants:
             odd = ", ".join(sorted(state.keys() ^ self._by_name.keys()))
             raise FederationError(f"the checkpoint was made with other nodes (in one only: {odd})")
         for name, entry in state.items():
-            self._by_name[name].acknowledged = entry["acknowledged"]
+            member = self._by_name[name]
+            member.acknowledged, member.withdrawn = entry["acknowledged"], entry["withdrawn"]
+            member.ledger = entry["ledger"]
+
+
+def drawn(nodes: int, size: int, seed: int, server_round: int) -> list[int]:
+    """Which `size` of `nodes` a round draws, ascending."""
+    chosen = np.random.default_rng([seed, server_round]).choice(nodes, size=size, replace=False)
+    return sorted(int(index) for index in chosen)
+
+
+def refusal_of(reply: Message) -> str | None:
+    """Why a node refuses, where the reply is a refusal: it names the rule of the site's policy."""
+    refused = reply.has_error() and reply.error.code == int(ErrorCode.MOD_FAILED_PRECONDITION)
+    return reply.error.reason if refused else None
 
 
 def introduce(
-    grid: Grid, exchange: Exchange, *, run: str, layout: str, declared: bool, cap: float, timeout_s: float
+    grid: Grid,
+    exchange: Exchange,
+    *,
+    plan: bytes,
+    run: str,
+    layout: str,
+    declared: bool,
+    cap: float,
+    timeout_s: float,
+    refused: Callable[[int, str], None],
 ) -> Participants:
-    """Ask every connected node who it is.
+    """Announce the signed plan of the run to every connected node, and ask who it is.
+
+    Args:
+        grid: The nodes.
+        exchange: Messages to them.
+        plan: `SignedPlan.to_bytes`.
+        run: Identity of the run.
+        layout: SHA-256 of the model's layout.
+        declared: Weigh nodes by the counts that they declare.
+        cap: Greatest ratio of two weights.
+        timeout_s: Seconds to wait.
+        refused: Is told of each node (Flower's id) whose policy refuses the plan, and why; the run goes on without it.
 
     Raises:
-        FederationError: A node does not answer, fails, builds another model, or shares its name with another.
+        FederationError: A node does not answer, fails, builds another model, or shares its name with another; or no
+            policy permits the plan.
     """
-    exchange.send(((node_id, RecordDict()) for node_id in sorted(grid.get_node_ids())), "query", 0)
+    query = RecordDict({RECORD: ConfigRecord({PLAN: plan})})
+    exchange.send(((node_id, query) for node_id in sorted(grid.get_node_ids())), "query", 0)
     members: list[Participant] = []
     examples: dict[str, int] = {}
+    refusals: list[str] = []
     for node_id, reply in exchange.replies(timeout_s):
+        if (reason := refusal_of(reply)) is not None:
+            refusals.append(reason)
+            refused(node_id, reason)
+            continue
         words = _read(reply)
         if words.layout != layout:
             raise FederationError(
@@ -103,7 +158,7 @@ def introduce(
     if silent:
         raise FederationError(f"{len(silent)} of {len(silent) + len(members)} nodes did not answer the first query")
     if not members:
-        raise FederationError("no node is connected")
+        raise FederationError(f"no site permits the plan: {refusals[0]}" if refusals else "no node is connected")
     if declared:
         missing = sorted(name for name, count in examples.items() if count < 1)
         if missing:

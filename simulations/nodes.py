@@ -6,7 +6,7 @@ other. What a node must remember lies in its folder, so it does not matter which
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ from fedglm.autoglm.models import build_model
 from fedglm.client.app import build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
+from fedglm.privacy.custody import Custody
+from fedglm.simulations.privacy import CUSTODY, declared_examples, unit_of
 from fedglm.simulations.scenario import Scenario
 
 
@@ -69,8 +71,10 @@ class SimulatedNodes:
         torch.set_num_threads(1)
         stage = build_stage(self.scenario_toml)
         scenario = stage.scenario
-        site = stage.data.sites[int(context.node_config["partition-id"])]
-        gate = OutboundGate(stage.workbench.layout.size, share_metrics=scenario.federation.node_metrics)
+        partition = int(context.node_config["partition-id"])
+        site = stage.data.sites[partition]
+        home = self.folder / folder_name(site.name)
+        gate = OutboundGate(stage.workbench.layout.size, _custody(home / CUSTODY, self.scenario_toml, partition), home)
         node = Node(
             site.name,
             stage.workbench,
@@ -78,12 +82,23 @@ class SimulatedNodes:
             held_out=site.held_out,
             training=scenario.training,
             update=scenario.update,
-            folder=self.folder / folder_name(site.name),
+            folder=home,
             seed=scenario.federation.seed,
-            declare_examples=scenario.federation.weighting == "declared",
+            declared=declared_examples(scenario, site),
             envelope=gate.envelope,
         )
         return node, gate
+
+
+@cache
+def _custody(folder: Path, scenario_toml: str, partition: int) -> Custody:
+    """A site's policy and ledger; committing to its data takes time, so once a process."""
+    stage = build_stage(scenario_toml)
+    train = stage.data.sites[partition].train
+    fields = (train.input_ids, train.lengths, train.labels, train.units)
+    records = zip(*(tensor.numpy() for tensor in fields), strict=True)
+    parts = ((tokens[:length], int(label), int(unit)) for tokens, length, label, unit in records)
+    return Custody.open(folder, parts, unit=unit_of(stage.scenario))
 
 
 def folder_name(name: str) -> str:

@@ -5,7 +5,8 @@ rounds.jsonl    one object a round
 summary.json    the result, once the run is through
 model/          the released model, as transformers saves it
 checkpoint/     from which a killed run goes on
-nodes/<id>/     each node's own memory
+nodes/<id>/     each node's own memory; in custody/ the site's policy and privacy ledger
+server.key      signs the plan that the nodes hold the run to
 report.html     the page for people
 """
 
@@ -53,6 +54,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoint"
         self.nodes = path / "nodes"
         self.model = path / "model"
+        self.server_key = path / "server.key"
 
     @contextlib.contextmanager
     def claimed(self, scenario_toml: str, *, resume: bool) -> Iterator[None]:

@@ -14,6 +14,7 @@ from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.precision import choose_precision
 from fedglm.privacy.durable import StorageError, storage_errors
+from fedglm.privacy.statement import NO_GUARANTEE, guarantee
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator, Listener, Plan, Row
 from fedglm.server.participants import FederationError
@@ -21,7 +22,16 @@ from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
 from fedglm.simulations.inline import prepare_workers
-from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage
+from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage, folder_name
+from fedglm.simulations.privacy import (
+    CUSTODY,
+    delta_of,
+    establish_site,
+    greatest_epsilon,
+    plan_mechanism,
+    server_key,
+    unit_of,
+)
 from fedglm.simulations.report import write_report
 from fedglm.simulations.run_folder import RunFolder
 from fedglm.simulations.scenario import Scenario
@@ -97,10 +107,21 @@ def _run(
     scenario, bench = stage.scenario, stage.workbench
     evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
     initial = evaluator.overall(bench.initial)
+    key = server_key(run.server_key)
+    mechanism = plan_mechanism(scenario, stage.data.sites)
+    delta = delta_of(scenario, stage.data.sites)
+    custodies = [run.nodes.absolute() / folder_name(site.name) / CUSTODY for site in stage.data.sites]
+    for site, folder in zip(stage.data.sites, custodies, strict=True):
+        establish_site(folder, scenario, site, key=key, layout=bench.layout, mechanism=mechanism, delta=delta)
     plan = Plan(
         federation=scenario.federation,
         optimizer=scenario.training,
         codec=scenario.update.codec,
+        density=scenario.update.effective_density,
+        local_steps=scenario.training.local_steps,
+        mechanism=mechanism,
+        key=key,
+        epsilon=lambda: None if mechanism is None else greatest_epsilon(custodies, delta),
         downlink=scenario.downlink,
         learning_rate=scenario.training.learning_rate,
         layout=bench.layout,
@@ -132,6 +153,9 @@ class _RowWriter:
 
     def round_started(self, server_round: int, sampled: int) -> None:
         self._audience.round_started(server_round, sampled)
+
+    def plan_refused(self, node_id: int, reason: str) -> None:
+        self._audience.plan_refused(node_id, reason)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         if fault is not None and "disk is full" in fault:
@@ -166,9 +190,9 @@ def _about(stage: Stage, engine: Engine) -> Summary:
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),
-        "privacy": scenario.privacy.statement(),
+        "privacy": _statement(scenario, stage),
         "epsilon": None,
-        "delta": None,
+        "delta": None if scenario.privacy.epsilon is None else delta_of(scenario, stage.data.sites),
         "data": {key: value for key, value in described.items() if key != "sites"},
         "sites": described["sites"],
         "versions": {
@@ -176,6 +200,12 @@ def _about(stage: Stage, engine: Engine) -> Summary:
             **{name: version(name) for name in ("fedglm", "flwr", "torch", "transformers")},
         },
     }
+
+
+def _statement(scenario: Scenario, stage: Stage) -> str:
+    if scenario.privacy.epsilon is None:
+        return NO_GUARANTEE
+    return guarantee(scenario.privacy.epsilon, delta_of(scenario, stage.data.sites), unit_of(scenario))
 
 
 def _results(
@@ -209,5 +239,6 @@ def _results(
             "pooled": named(baselines.pooled),
             "alone": named(task.pool(list(baselines.alone.values()))) if baselines.alone else None,
         },
+        "epsilon": max((row["epsilon"] for row in rows if row["epsilon"] is not None), default=None),
         "model_sha256": coordinator.model_sha256,
     }

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from custodies import SERVER, custody
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -94,6 +95,9 @@ class Watcher:
     def round_started(self, server_round, sampled):
         self._tell("started", server_round, sampled)
 
+    def plan_refused(self, node_id, reason):
+        self._tell("refused", node_id, reason)
+
     def reply_taken(self, server_round, node, fault):
         self._tell("reply", server_round, node, fault)
 
@@ -106,9 +110,11 @@ def instruction_of(fields) -> Instruction:
     return Instruction.from_fields({name: value for name, value in fields.items() if name != MODEL})
 
 
-def answering(node, *, share_metrics=False) -> Answer:
-    """The node behind the real ClientApp and the real gate."""
-    app = build_client_app(lambda _: (node, OutboundGate(SIZE, share_metrics=share_metrics)))
+def answering(node, *, share_metrics=False, **policy) -> Answer:
+    """The node behind the real ClientApp and the real gate, which lets out all but what `policy` keeps."""
+    metrics = ("loss", "metric", "count") if share_metrics else ()
+    gate = OutboundGate(SIZE, custody(node.folder / "custody", metrics=metrics, **policy), node.folder)
+    app = build_client_app(lambda _: (node, gate))
     context = Context(1, 1, {}, RecordDict(), {})
     return lambda message: app(message, context)
 
@@ -136,6 +142,10 @@ def plan(folder, **changes):
         federation=FederationSettings(**federation),
         optimizer=ServerOptimizerSettings(**optimizer),
         codec="topk-fp16",
+        density=None,
+        local_steps=3,
+        mechanism=None,
+        key=SERVER,
         downlink=DownlinkSettings(codec="topk-sign", density=0.2),
         learning_rate=0.05,
         layout=BENCH.layout,

@@ -69,7 +69,16 @@ def test_json_is_all_that_standard_output_holds(finished):
 
 def test_the_folder_holds_what_it_promises(finished):
     names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
-    assert names == {"scenario.toml", "rounds.jsonl", "summary.json", "model", "checkpoint", "nodes", "report.html"}
+    assert names == {
+        "scenario.toml",
+        "rounds.jsonl",
+        "summary.json",
+        "model",
+        "checkpoint",
+        "nodes",
+        "report.html",
+        "server.key",
+    }
     assert {path.name for path in (finished.folder / "nodes").iterdir()} == {"site-0", "site-1"}
     page = (finished.folder / "report.html").read_text()
     assert page.lower().startswith("<!doctype html>")

@@ -1,40 +1,85 @@
+"""The one door out of the node: what it lets through, what it refuses, what it charges, what it writes down."""
+
+import contextlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from custodies import MECHANISM, announced, custody, run_plan
 
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.gate import HEADROOM, OutboundGate, Refusal, fault
+from fedglm.client.gate import HEADROOM, OutboundGate, fault
 from fedglm.client.node import Outcome
 from fedglm.client.state import StateError
 from fedglm.compression.codec import make_codec
-from fedglm.compression.messages import RECORD, UPDATE, Report
+from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
+from fedglm.privacy.charges import Head
 from fedglm.privacy.durable import StorageError
+from fedglm.privacy.errors import LedgerError, PolicyError, Refusal
 
 SIZE = 40
+LAYOUT = "a" * 64
 REPORT = Report(nonce="n")
 BLOB = make_codec("dense-fp32").encode(np.linspace(-1, 1, SIZE, dtype=np.float32))
+OTHER = make_codec("dense-fp32").encode(np.linspace(-2, 2, SIZE, dtype=np.float32))
+INSTRUCTION = Instruction(
+    run="run-1", round=1, nonce="n", layout=LAYOUT, version=0, acknowledged=0, learning_rate=0.1, evaluate=False
+)
+METRICS = ("loss", "metric", "count")
 
 
-def gate(*, share_metrics=False):
-    return OutboundGate(SIZE, share_metrics=share_metrics)
+class Door:
+    """A gate, and what lies behind it."""
+
+    def __init__(self, folder, *, mechanism=None, plan=None, **policy):
+        self.custody = custody(folder / "site-1" / "custody", private=mechanism is not None, **policy)
+        self.gate = OutboundGate(SIZE, self.custody, folder)
+        self.plan = run_plan(LAYOUT, codec="dense-fp32", mechanism=mechanism, **(plan or {}))
+
+    def opened(self):
+        self.gate.admit(announced(self.plan))
+        return self
+
+    @property
+    def charges(self):
+        return [row.charge for row in self.custody.ledger.rows()]
+
+    @property
+    def refusals(self):
+        return [(entry.rule, entry.run, entry.round) for entry in self.custody.refusals.entries()]
 
 
-def test_a_good_update_passes_as_it_is():
-    content = gate().release(Outcome(REPORT, BLOB))
+@pytest.fixture
+def door(tmp_path):
+    return Door(tmp_path).opened()
+
+
+@pytest.fixture
+def private(tmp_path):
+    return Door(tmp_path, mechanism=MECHANISM).opened()
+
+
+def refusal_of(act, *args):
+    with pytest.raises(Refusal) as caught:
+        act(*args)
+    assert str(caught.value).startswith(f"refused by rule {caught.value.rule}: ")
+    return caught.value.rule
+
+
+# --- what leaves
+
+
+def test_a_good_update_passes_as_it_is(door):
+    content = door.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
     assert set(content) == {RECORD}
     assert dict(content[RECORD]) == {"nonce": "n", UPDATE: BLOB}
 
 
-def test_a_request_for_a_snapshot_carries_nothing_else():
-    content = gate().release(Outcome(Report(nonce="n", holds=-1)))
+def test_a_request_for_a_snapshot_carries_nothing_else_and_costs_nothing(private):
+    content = private.gate.release(Outcome(Report(nonce="n", holds=-1)), INSTRUCTION)
     assert {name: dict(record) for name, record in content.items()} == {RECORD: {"nonce": "n", "holds": -1}}
-
-
-def refusal_of(outcome):
-    with pytest.raises(Refusal) as caught:
-        gate().release(outcome)
-    assert str(caught.value).startswith(f"refused by rule {caught.value.rule}: ")
-    return caught.value
+    assert private.charges == []
 
 
 @pytest.mark.parametrize(
@@ -45,15 +90,162 @@ def refusal_of(outcome):
         BLOB + b"\0",
         bytes([BLOB[0] ^ 1]) + BLOB[1:],
         make_codec("dense-fp32").encode(np.ones(SIZE + 1, np.float32)),
+        make_codec("topk-fp16").encode(np.ones(SIZE, np.float32)),
     ],
-    ids=["empty", "short", "long", "flipped", "other-size"],
+    ids=["empty", "short", "long", "flipped", "other-size", "another codec than the plan's"],
 )
-def test_what_does_not_decode_stays_in(blob):
-    assert refusal_of(Outcome(REPORT, blob)).rule == "well-formed"
+def test_what_does_not_decode_stays_in_uncharged(door, blob):
+    assert refusal_of(door.gate.release, Outcome(REPORT, blob), INSTRUCTION) == "well-formed"
+    assert door.charges == []
+    assert door.refusals == [("well-formed", "run-1", 1)]
 
 
-def test_more_bytes_than_the_model_stay_in():
-    assert refusal_of(Outcome(REPORT, bytes(4 * SIZE + HEADROOM + 1))).rule == "size"
+def test_more_bytes_than_the_model_stay_in(door):
+    assert refusal_of(door.gate.release, Outcome(REPORT, bytes(4 * SIZE + HEADROOM + 1)), INSTRUCTION) == "size"
+
+
+def test_more_bytes_than_the_policy_permits_stay_in_uncharged(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM, bytes_at_most=100).opened()
+    assert refusal_of(door.gate.release, Outcome(REPORT, BLOB), INSTRUCTION) == "bytes"
+    assert door.charges == []
+
+
+def test_metrics_leave_only_where_the_site_lets_them(tmp_path):
+    measured = Outcome(REPORT, BLOB, Evaluation(loss=0.5, metric=0.75, count=8))
+    willing = Door(tmp_path / "a", metrics=METRICS).opened()
+    assert dict(willing.gate.release(measured, INSTRUCTION)["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
+    assert refusal_of(Door(tmp_path / "b").opened().gate.release, measured, INSTRUCTION) == "metrics"
+
+
+def test_exact_metrics_never_leave_under_a_plan_with_noise(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS).opened()
+    assert refusal_of(door.gate.permit, replace(INSTRUCTION, evaluate=True)) == "metrics"
+
+
+# --- what it costs
+
+
+def test_an_update_is_charged_before_it_leaves_and_its_repetition_is_not(private):
+    first = private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    again = private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    assert dict(first[RECORD]) == dict(again[RECORD])
+    (charge,) = private.charges
+    assert (charge.run, charge.round, charge.purpose) == ("run-1", 1, "update")
+    assert (charge.mechanism, charge.plan) == (MECHANISM, private.plan.sha256)
+    private.gate.release(Outcome(REPORT, OTHER), INSTRUCTION)  # the same round with fresh noise
+    assert len(private.charges) == 2
+
+
+def test_a_charge_that_cannot_be_written_keeps_the_update_in(private, monkeypatch):
+    def broken(*_):
+        raise LedgerError("the disk is full")
+
+    monkeypatch.setattr(type(private.custody.ledger), "charge", broken)
+    with pytest.raises(LedgerError):
+        private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+
+
+def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM, epsilon=8.0).opened()
+    sent = 0
+    for number in range(1, 100):
+        instruction = replace(INSTRUCTION, round=number)
+        permit = door.gate.permit(instruction)
+        with contextlib.suppress(Refusal):
+            permit.afford()
+            sent += 1
+        if sent < number:
+            break
+        door.gate.release(Outcome(REPORT, coded(number)), instruction)
+    assert 0 < sent < 99
+    assert refusal_of(permit.afford) == "epsilon-budget"
+    assert len(door.charges) == sent
+    spent = door.custody.ledger.spent(door.custody.policy.data_set, door.custody.commitment, 1e-3)
+    assert spent.epsilon <= 8.0
+    assert refusal_of(door.gate.release, Outcome(REPORT, coded(1000)), instruction) == "epsilon-budget"
+    # What was charged may still be sent again.
+    assert door.gate.release(Outcome(REPORT, coded(2)), replace(INSTRUCTION, round=2))
+
+
+def coded(seed):
+    return make_codec("dense-fp32").encode(np.random.default_rng(seed).normal(size=SIZE).astype(np.float32))
+
+
+def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_path):
+    door = Door(tmp_path).opened()
+    door.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    assert [charge.mechanism for charge in door.charges] == [None]
+    # The same data, now under a policy with a budget, and with another name.
+    promise = replace(door.custody, policy=custody(tmp_path / "b" / "custody", private=True).policy)
+    later = OutboundGate(SIZE, promise, tmp_path)
+    later.admit(announced(replace(door.plan, run="run-2", mechanism=MECHANISM)))
+    assert refusal_of(later.permit(replace(INSTRUCTION, run="run-2")).afford) == "epsilon-budget"
+
+
+# --- what it holds the server to
+
+
+def test_without_a_plan_nothing_is_done(tmp_path):
+    door = Door(tmp_path)
+    assert refusal_of(door.gate.permit, INSTRUCTION) == "plan"
+    assert refusal_of(door.gate.release, Outcome(REPORT, BLOB), INSTRUCTION) == "plan"
+    assert door.refusals == [("plan", "run-1", 1)] * 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"run": "run-2"}, {"layout": "b" * 64}, {"round": 101}], ids=["run", "layout", "round"]
+)
+def test_an_instruction_that_is_not_of_the_plan_is_refused(door, change):
+    assert refusal_of(door.gate.permit, replace(INSTRUCTION, **change)) == "plan"
+
+
+def test_a_plan_that_breaks_the_policy_is_refused_logged_and_not_pinned(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM)
+    door.plan = replace(door.plan, mechanism=replace(MECHANISM, noise_multiplier=0.5))
+    assert refusal_of(door.opened) == "noise-multiplier"
+    assert door.refusals == [("noise-multiplier", "run-1", 0)]
+    assert refusal_of(door.gate.permit, INSTRUCTION) == "plan"
+
+
+def test_a_plan_without_noise_needs_a_policy_that_says_so(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM)
+    door.plan = replace(door.plan, mechanism=None)
+    assert refusal_of(door.opened) == "without-differential-privacy"
+
+
+def test_a_plan_whose_signature_is_wrong_is_refused(tmp_path):
+    door = Door(tmp_path)
+    blob = announced(door.plan)
+    assert refusal_of(door.gate.admit, blob[:40] + bytes([blob[40] ^ 1]) + blob[41:]) == "plan-signature"
+    assert door.refusals == [("plan-signature", "", 0)]
+
+
+def test_a_plan_for_another_unit_than_the_data_are_kept_by_is_refused(tmp_path):
+    door = Door(tmp_path, mechanism=replace(MECHANISM, unit="patient"), unit="patient")
+    # The policy agrees with the plan, but the records were read without the field.
+    door.custody = replace(door.custody, unit="record")
+    door.gate = OutboundGate(SIZE, door.custody, tmp_path)
+    assert refusal_of(door.opened) == "unit"
+
+
+def test_a_policy_that_was_tightened_meanwhile_holds(door, tmp_path):
+    tighter = replace(door.custody, policy=door.custody.policy.model_copy(update={"steps_at_most": 1}))
+    assert refusal_of(OutboundGate(SIZE, tighter, tmp_path).permit, INSTRUCTION) == "steps"
+
+
+def test_a_ledger_that_was_rolled_back_is_noticed(private):
+    before = private.custody.ledger.head
+    private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    after = private.custody.ledger.head
+    for anchor in (before, after):
+        private.gate.permit(replace(INSTRUCTION, anchor=anchor.to_text()))
+    ahead = Head(after.rows + 1, after.sha256)
+    other = Head(after.rows, "0" * 64)
+    for anchor in (ahead, other):
+        assert refusal_of(private.gate.permit, replace(INSTRUCTION, anchor=anchor.to_text())) == "ledger-anchor"
+
+
+# --- what is told of errors
 
 
 @pytest.mark.parametrize(
@@ -61,6 +253,8 @@ def test_more_bytes_than_the_model_stay_in():
     [
         (DataError("must be a number, not 'John Doe'"), "DataError: the node's own log says more"),
         (StateError("/srv/site-a/state is damaged"), "StateError: the node's own log says more"),
+        (PolicyError("/srv/site-a/policy.toml is not signed"), "PolicyError: the node's own log says more"),
+        (LedgerError("/srv/site-a/ledger.sqlite is damaged"), "LedgerError: the node's own log says more"),
         (StorageError("cannot write /srv/site-a/state: the disk is full: free some"), "the disk is full"),
         (KeyError("John Doe"), "KeyError: the node's own log says more"),
         (Refusal("size", "too long"), "refused by rule size: too long"),
@@ -69,10 +263,3 @@ def test_more_bytes_than_the_model_stay_in():
 def test_the_text_of_an_error_stays_at_the_site(error, told):
     assert fault(error, in_full=False) == told
     assert fault(error, in_full=True) == str(error)
-
-
-def test_metrics_leave_only_where_the_site_lets_them():
-    outcome = Outcome(REPORT, BLOB, Evaluation(loss=0.5, metric=0.75, count=8))
-    content = gate(share_metrics=True).release(outcome)
-    assert dict(content["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
-    assert refusal_of(outcome).rule == "share-metrics"

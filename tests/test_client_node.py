@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from custodies import FREELY, announced, custody, run_plan
 from flwr.common.serde import recorddict_to_proto
 from tiny_federation import tiny_model, tiny_node, workbench
 
@@ -44,7 +45,7 @@ class Server:
     def ask(self, node, number, *, held=None, acknowledged=0, **changes):
         held = node.introduce().version if held is None else held
         blob = self.versions.frames_since(max(held, 0))
-        return node.train(self.order(number, acknowledged=acknowledged, **changes), blob)
+        return node.train(self.order(number, acknowledged=acknowledged, **changes), blob, FREELY)
 
 
 def values(outcome):
@@ -154,12 +155,13 @@ def test_a_residual_falls_with_the_learning_rate_and_never_grows(tmp_path, delta
 
 
 def test_the_ratio_counts_the_message_around_the_update(tmp_path):
-    gate = OutboundGate(SIZE, share_metrics=False)
+    gate = OutboundGate(SIZE, custody(tmp_path / "custody"), tmp_path)
+    gate.admit(announced(run_plan(BENCH.layout.sha256, codec="topk-sign")))
     update = {"codec": "topk-sign", "max_ratio": 0.95}
     node, server = tiny_node(tmp_path, update=update, envelope=gate.envelope), Server()
     for number in (1, 2, 3):
         outcome = server.ask(node, number, acknowledged=number - 1)
-        message = recorddict_to_proto(gate.release(outcome)).ByteSize()
+        message = recorddict_to_proto(gate.release(outcome, server.order(number))).ByteSize()
         assert len(outcome.blob) + 40 < message <= 4 * SIZE * 0.95
 
 
@@ -264,7 +266,7 @@ def test_deltas_from_a_version_it_does_not_hold_make_it_ask_for_a_snapshot(tmp_p
     outcome = server.ask(node, 1, held=held)
     assert (outcome.report.holds, outcome.blob) == (0, None)
     assert not node.folder.exists()
-    recovered = node.train(server.order(1, nonce="second"), server.versions.snapshot())
+    recovered = node.train(server.order(1, nonce="second"), server.versions.snapshot(), FREELY)
     assert recovered.report.holds is None
     assert recovered.blob is not None
     assert len(deltas) == 1
@@ -279,7 +281,7 @@ def test_other_bits_under_the_same_version_make_it_ask_for_a_snapshot(tmp_path):
     state.save(node.folder)
     server.step(2)
     assert server.ask(node, 2).report.holds is not None
-    node.train(server.order(2), server.versions.snapshot())
+    node.train(server.order(2), server.versions.snapshot(), FREELY)
     assert NodeState.load(node.folder, SIZE).base.tobytes() == server.versions.vector.tobytes()
 
 
@@ -287,7 +289,7 @@ def test_other_bits_under_the_same_version_make_it_ask_for_a_snapshot(tmp_path):
 def test_a_damaged_message_makes_it_ask_for_a_snapshot(tmp_path, spoil):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
-    outcome = node.train(server.order(1), spoil(server.versions.frames_since(0)))
+    outcome = node.train(server.order(1), spoil(server.versions.frames_since(0)), FREELY)
     assert outcome.report.holds is not None
 
 
@@ -300,7 +302,7 @@ def test_a_message_that_leads_elsewhere_than_it_says_is_not_trained_on(tmp_path)
 def test_an_initialisation_that_differs_is_healed_by_a_snapshot(tmp_path):
     node, server = tiny_node(tmp_path, bench=workbench(seed=5)), Server()
     assert server.ask(node, 1).report.holds is not None
-    assert node.train(server.order(1), server.versions.snapshot()).blob is not None
+    assert node.train(server.order(1), server.versions.snapshot(), FREELY).blob is not None
 
 
 def test_another_layout_is_refused_in_words(tmp_path):

@@ -23,22 +23,31 @@ MESSAGES = {
         acknowledged=st.integers(0, 2**31 - 1),
         learning_rate=st.floats(0, 1e9),
         evaluate=st.booleans(),
+        anchor=st.none() | names,
     ),
-    Report: st.builds(Report, nonce=names, holds=st.none() | versions),
+    Report: st.builds(Report, nonce=names, holds=st.none() | versions, ledger=st.none() | names),
     Introduction: st.builds(
         Introduction, name=names, run=names, version=versions, layout=names, examples=st.integers(0, 2**40 - 1)
     ),
     Order: st.builds(Order, run=names, round=numbers, acknowledged=st.integers(0, 2**31 - 1)),
 }
 INSTRUCTION = Instruction(
-    run="r", round=3, nonce="n", layout="l", version=2, acknowledged=1, learning_rate=0.1, evaluate=False
+    run="r",
+    round=3,
+    nonce="n",
+    layout="l",
+    version=2,
+    acknowledged=1,
+    learning_rate=0.1,
+    evaluate=False,
+    anchor="1:a",
 )
-REPORT = Report(nonce="n", holds=2)
+REPORT = Report(nonce="n", holds=2, ledger="1:a")
 INTRODUCTION = Introduction(name="a", run="", version=-1, layout="l", examples=0)
 ORDER = Order(run="r", round=3, acknowledged=2)
 ALL = [INSTRUCTION, REPORT, INTRODUCTION, ORDER]
 FIELDS = [(message, field.name) for message in ALL for field in fields(message)]
-OPTIONAL = [(REPORT, "holds")]
+OPTIONAL = [(REPORT, "holds"), (REPORT, "ledger"), (INSTRUCTION, "anchor")]
 
 
 @pytest.mark.parametrize("kind", MESSAGES)

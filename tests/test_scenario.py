@@ -116,7 +116,7 @@ def test_a_misspelt_key_is_answered_with_the_near_ones(section):
         ("training.optimizer", "adam", "adamw"),
         ("training.precision", "fp64", "fp32"),
         ("evaluation.baselines", ["pool"], "pooled"),
-        ("privacy.epsilon", 1.0, "cannot give differential privacy"),
+        ("privacy.epsilon", 0, "greater than 0"),
         ("federation", 3, "federation"),
         ("name.first", "x", "name is a value, not a section"),
         ("name", None, "name is missing"),

@@ -17,6 +17,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import MODEL, RECORD, UPDATE, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings
+from fedglm.privacy.keys import SigningKey
 from fedglm.server.coordinator import Coordinator, Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
@@ -92,6 +93,10 @@ def serve(folder, nodes):
         federation=FederationSettings(rounds=1),
         optimizer=ServerOptimizerSettings(),
         codec="topk-sign",
+        density=0.01,
+        local_steps=1,
+        mechanism=None,
+        key=SigningKey.generate(),
         downlink=DownlinkSettings(codec="topk-sign", density=0.01),
         learning_rate=0.1,
         layout=LAYOUT,

@@ -190,9 +190,9 @@ def test_bad_metrics_are_rejected_too(tmp_path, metrics):
 
 def test_a_site_that_keeps_its_metrics_says_which_rule(tmp_path):
     nodes = real_nodes(tmp_path, share_metrics=True)
-    nodes[9] = answering(tiny_node(tmp_path, "b"), share_metrics=False)
+    nodes[9] = answering(tiny_node(tmp_path / "discreet", "b"), share_metrics=False)
     coordinator, _, _ = federate(tmp_path, nodes, node_metrics=True)
-    assert "refused by rule share-metrics" in coordinator.rows[0]["rejections"]["b"]
+    assert "refused by rule metrics" in coordinator.rows[0]["rejections"]["b"]
 
 
 def test_a_rejected_update_is_not_acknowledged_so_the_node_keeps_its_residual(tmp_path):
@@ -305,15 +305,16 @@ def test_a_node_answers_a_foreign_message_with_one_line(tmp_path, content):
 
 def test_a_node_says_in_words_that_its_disk_is_full(tmp_path, monkeypatch):
     nodes = real_nodes(tmp_path)
-    node = tiny_node(tmp_path, "b")
+    answer = nodes[9]
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     def act(message):
         with monkeypatch.context() as patch:
-            patch.setattr("os.fsync", full)
-            return answering(node)(message)
+            if message.metadata.message_type == "train":
+                patch.setattr("os.fsync", full)
+            return answer(message)
 
     nodes[9] = act
     coordinator, _, _ = federate(tmp_path, nodes, rounds=1)

@@ -61,6 +61,6 @@ def tiny_node(folder, name="a", *, bench=None, update=None, data_seed=0, rows=24
         update=UpdateSettings(**(update or {"codec": "topk-fp16", "density": 0.1, "residual_decay": 1.0})),
         folder=folder / name,
         seed=7,
-        declare_examples=True,
+        declared=rows,
         envelope=envelope,
     )

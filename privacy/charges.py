@@ -1,0 +1,218 @@
+"""What stands in a privacy ledger: charges, the rows they become, and how a ledger is anchored."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
+from typing import Any, Final
+
+from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
+from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.mechanism import Mechanism
+
+PURPOSES: Final = ("update", "metrics")
+"""What a release is: the update of a round, or numbers about the site's data."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+SHORT: Final = 32
+"""Digits of a hash by which an anchor may be known."""
+_ANCHOR: Final = re.compile(rf"[0-9]{{1,9}}:[0-9a-f]{{{SHORT}}}")
+_MOST_ROUND: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one data set may spend in its life.
+
+    Attributes:
+        epsilon: Above 0.
+        delta: From 1e-10 to 0.1; at most a tenth of one over the number of units, to mean something.
+
+    Raises:
+        PrivacyError: A number is out of its bounds.
+    """
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < float("inf"):
+            raise PrivacyError(f"a budget's epsilon is a finite number above 0, not {self.epsilon!r}")
+        if not LEAST_DELTA <= self.delta <= GREATEST_DELTA:
+            raise PrivacyError(f"delta is a number from {LEAST_DELTA:g} to {GREATEST_DELTA:g}, not {self.delta!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """One release, as it is charged before it leaves.
+
+    Attributes:
+        data_set: The site's name for the data, 1 to 200 characters.
+        commitment: What `privacy.commitment.commitment` says of its content.
+        run: Run that it is for, 1 to 200 characters.
+        round: Round that it is for; 0 before the first.
+        purpose: One of `PURPOSES`.
+        mechanism: How it was noised; None says that it was not, and then no epsilon holds for the data set any more.
+        plan: SHA-256 (hex) of the run plan.
+        release: SHA-256 (hex) of the bytes that leave, by which a retry is known.
+
+    Raises:
+        PrivacyError: A field is malformed; the message names it.
+    """
+
+    data_set: str
+    commitment: str
+    run: str
+    round: int
+    purpose: str
+    mechanism: Mechanism | None
+    plan: str
+    release: str
+
+    def __post_init__(self) -> None:
+        for name in ("data_set", "run"):
+            text = getattr(self, name)
+            if type(text) is not str or not 0 < len(text) <= 200 or not text.isprintable():
+                raise PrivacyError(f"charge: {name} is a text of 1 to 200 printable characters")
+        for name in ("commitment", "plan", "release"):
+            if not is_sha256(getattr(self, name)):
+                raise PrivacyError(f"charge: {name} is a SHA-256, 64 digits 0-9 a-f")
+        if type(self.round) is not int or not 0 <= self.round <= _MOST_ROUND:
+            raise PrivacyError(f"charge: round is a whole number from 0 to {_MOST_ROUND}")
+        if self.purpose not in PURPOSES:
+            raise PrivacyError(f"charge: purpose is one of {', '.join(PURPOSES)}, not {self.purpose!r}"[:200])
+        if self.mechanism is not None and not isinstance(self.mechanism, Mechanism):
+            raise PrivacyError("charge: mechanism is a Mechanism, or none")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a ledger stands: an anchor for somebody else to keep.
+
+    Attributes:
+        rows: Number of rows.
+        sha256: Hash of the last one, or what the chain begins with: 64 hexadecimal digits, or their first 32.
+    """
+
+    rows: int
+    sha256: str
+
+    def to_text(self) -> str:
+        """The anchor in 128 bits of the hash, for messages."""
+        return f"{self.rows}:{self.sha256[:SHORT]}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "Head":
+        """Read what `to_text` wrote.
+
+        Raises:
+            PrivacyError: It is something else.
+        """
+        if not _ANCHOR.fullmatch(text):
+            raise PrivacyError("a ledger's anchor is a number of rows, a colon and 32 digits 0-9 a-f")
+        rows, digest = text.split(":")
+        return cls(int(rows), digest)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A charge as it stands in a ledger.
+
+    Attributes:
+        number: 1 for the first.
+        time: When it was written: UTC, ISO 8601 to the second.
+        charge: The charge.
+        previous: Hash of the row before.
+        hash: SHA-256 (hex) of `previous` (32 bytes) and the row's entry.
+    """
+
+    number: int
+    time: str
+    charge: Charge
+    previous: str
+    hash: str
+
+    @classmethod
+    def after(cls, head: Head, time: str, charge: Charge) -> tuple["Row", str]:
+        """The next row of a ledger, and its entry: canonical JSON of number, time and charge."""
+        number = head.rows + 1
+        entry = canonical_json({"number": number, "time": time, **asdict(charge)})
+        return cls(number, time, charge, head.sha256, _chained(head.sha256, entry)), entry.decode()
+
+    @classmethod
+    def read(cls, head: Head, entry: str, digest: str) -> "Row":
+        """The row that follows `head`, of its entry and its hash.
+
+        Raises:
+            PrivacyError: The hash is another, or the entry is none.
+        """
+        if type(entry) is not str:
+            raise PrivacyError("its text is none")
+        content = entry.encode()
+        if _chained(head.sha256, content) != digest:
+            raise PrivacyError("its hash does not follow from the row before and its text")
+        try:
+            tree: Any = read_canonical_json(content)
+        except ValueError as exc:
+            raise PrivacyError(f"its text is {exc}") from exc
+        known = {"number", "time", *(field.name for field in fields(Charge))}
+        if not isinstance(tree, dict) or tree.keys() != known:
+            raise PrivacyError("its text has missing or unknown fields")
+        number, time = tree.pop("number"), tree.pop("time")
+        if number != head.rows + 1 or type(time) is not str:
+            raise PrivacyError("its text has another number, or no time")
+        if isinstance(tree["mechanism"], dict):
+            tree["mechanism"] = Mechanism.from_fields(tree["mechanism"])
+        return cls(number, time, Charge(**tree), head.sha256, digest)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows that follow each other and differ in nothing but round, time and release.
+
+    Attributes:
+        first: The first row.
+        last: The last row.
+    """
+
+    first: Row
+    last: Row
+
+
+def stretches(rows: Iterable[Row]) -> Iterator[Stretch]:
+    """A ledger in few lines: rows in a row of one data set, run, purpose, mechanism and plan are one."""
+
+    def kind(row: Row) -> tuple[object, ...]:
+        charge = row.charge
+        return charge.data_set, charge.commitment, charge.run, charge.purpose, charge.mechanism, charge.plan
+
+    for _, group in groupby(rows, kind):
+        members = list(group)
+        yield Stretch(members[0], members[-1])
+
+
+def related(rows: Iterable[Row], data_set: str, commitment: str) -> list[Row]:
+    """The rows that count against a data set: of its name, of its content, and of what shares either with those.
+
+    So neither a record more under the same name nor a second name for the same content opens a new budget.
+    """
+    rows = list(rows)
+    names, contents = {data_set}, {commitment}
+    pairs = {(row.charge.data_set, row.charge.commitment) for row in rows}
+    found: set[tuple[str, str]] = set()
+    while joining := {(name, content) for name, content in pairs - found if name in names or content in contents}:
+        found |= joining
+        names |= {name for name, _ in joining}
+        contents |= {content for _, content in joining}
+    return [row for row in rows if (row.charge.data_set, row.charge.commitment) in found]
+
+
+def is_sha256(value: object) -> bool:
+    """Whether `value` is 64 lower-case hexadecimal digits."""
+    return type(value) is str and _HASH.fullmatch(value) is not None
+
+
+def _chained(previous: str, entry: bytes) -> str:
+    return hashlib.sha256(bytes.fromhex(previous) + entry).hexdigest()

@@ -1,0 +1,144 @@
+"""What stands for the sites' privacy officers in a simulation: each site's policy, and a plan that they all permit."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedglm.autoglm.data import Site
+from fedglm.compression.layout import Layout
+from fedglm.privacy.accountant import calibrate
+from fedglm.privacy.custody import LEDGER, establish, is_established
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.policy import ANY, Policy
+from fedglm.server.participants import drawn
+from fedglm.simulations.scenario import Scenario, ScenarioError
+
+CUSTODY = "custody"
+"""Name of the folder of a site's policy and ledger, within the node's."""
+
+_HEADROOM = 8192
+"""Bytes that a site lets out beyond dense float32 of the model."""
+
+
+def unit_of(scenario: Scenario) -> str:
+    """What is protected.
+
+    Raises:
+        ScenarioError: `privacy.unit` is not what the data tell apart.
+    """
+    kept = scenario.data.unit_field or "record"
+    if scenario.privacy.unit not in (None, kept):
+        raise ScenarioError(
+            f"privacy.unit is {scenario.privacy.unit!r}, but the data tell units apart by {kept!r}: set data.unit_field"
+        )
+    return kept
+
+
+def declared_units(site: Site) -> int:
+    """The number of units that a simulated site makes public: the true one, rounded to two digits."""
+    units = len(np.unique(site.train.units.numpy()))
+    step = 10 ** max(0, math.floor(math.log10(max(units, 1))) - 1)
+    return max(1, int(round(units / step) * step))
+
+
+def declared_examples(scenario: Scenario, site: Site) -> int:
+    """The public weight of a simulated site: a count of its units where noise protects them, else of its examples."""
+    if scenario.federation.weighting != "declared":
+        return 0
+    return len(site.train) if scenario.privacy.epsilon is None else declared_units(site)
+
+
+def delta_of(scenario: Scenario, sites: tuple[Site, ...]) -> float:
+    """The delta of a run: the scenario's, or 1 / (10 x units) of the smallest site, rounded down to one digit."""
+    if scenario.privacy.delta is not None:
+        return scenario.privacy.delta
+    bound = 0.1 / min(declared_units(site) for site in sites)
+    exponent = math.floor(math.log10(bound))
+    return float(f"{math.floor(bound / 10**exponent + 1e-9)}e{exponent}")
+
+
+def plan_mechanism(scenario: Scenario, sites: tuple[Site, ...]) -> Mechanism | None:
+    """How nodes add noise, calibrated so that no site spends more than the scenario's epsilon in the whole run.
+
+    A step samples `training.batch_size` units of a site of mean size. Sampling of nodes is not counted as protection:
+    the node that takes part most often sets the noise.
+
+    Raises:
+        PrivacyError: No noise keeps to so little epsilon.
+    """
+    if scenario.privacy.epsilon is None:
+        return None
+    federation, training = scenario.federation, scenario.training
+    mean = sum(declared_units(site) for site in sites) / len(sites)
+    rate = min(1.0, training.batch_size / mean)
+    turns = np.zeros(len(sites), np.int64)
+    for number in range(1, federation.rounds + 1):
+        turns[drawn(len(sites), federation.cohort_size(len(sites)), federation.seed, number)] += 1
+    steps = int(turns.max()) * training.local_steps
+    return Mechanism(
+        sampling_rate=rate,
+        steps=training.local_steps,
+        clipping_norm=scenario.privacy.clipping_norm,
+        noise_multiplier=calibrate(scenario.privacy.epsilon, delta_of(scenario, sites), rate, steps),
+        unit=unit_of(scenario),
+        records_per_unit=scenario.privacy.records_per_unit,
+    )
+
+
+def server_key(path: Path) -> SigningKey:
+    """The key that signs the run's plan, made when it is first asked for."""
+    return SigningKey.load(path) if path.exists() else SigningKey.create(path)
+
+
+def establish_site(
+    folder: Path,
+    scenario: Scenario,
+    site: Site,
+    *,
+    key: SigningKey,
+    layout: Layout,
+    mechanism: Mechanism | None,
+    delta: float,
+) -> None:
+    """Give a simulated site a policy that permits just this run, unless an earlier process has."""
+    if is_established(folder):
+        return
+    private: dict[str, Any] = {}
+    if mechanism is not None:
+        private = {
+            "epsilon": scenario.privacy.epsilon,
+            "delta": delta,
+            "unit": mechanism.unit,
+            "records_per_unit_at_most": mechanism.records_per_unit,
+            "noise_multiplier_at_least": mechanism.noise_multiplier,
+            "clipping_norm_at_most": mechanism.clipping_norm,
+        }
+    policy = Policy(
+        data_set=site.name,
+        declare_units=declared_units(site) if mechanism is not None else len(site.train),
+        without_differential_privacy=mechanism is None,
+        steps_at_most=scenario.training.local_steps,
+        servers=(key.public.hex,),
+        plans=(ANY,),
+        models=(layout.sha256,),
+        codecs=(scenario.update.codec,),
+        bytes_at_most=4 * layout.size + _HEADROOM,
+        metrics=("loss", "metric", "count") if scenario.federation.node_metrics else (),
+        **private,
+    )
+    establish(folder, policy)
+
+
+def greatest_epsilon(folders: list[Path], delta: float) -> float:
+    """The greatest epsilon that the ledgers in these folders show; each holds one data set."""
+    worst = 0.0
+    for folder in folders:
+        ledger = Ledger(folder / LEDGER)
+        rows = ledger.rows()
+        if rows:
+            worst = max(worst, ledger.spent(rows[0].charge.data_set, rows[0].charge.commitment, delta).epsilon)
+    return worst

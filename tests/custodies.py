@@ -1,0 +1,64 @@
+"""Sites that permit what a test asks for, and the plans of a server that they listen to."""
+
+from dataclasses import replace
+
+from fedglm.client.node import Permit
+from fedglm.privacy.custody import Custody, establish, is_established
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.plan import RunPlan, SignedPlan
+from fedglm.privacy.policy import ANY, Policy
+
+SERVER = SigningKey.generate()
+FREELY = Permit(None, 0, lambda: None)
+"""What a gate without a budget lets a node do."""
+
+MECHANISM = Mechanism(
+    sampling_rate=0.5, steps=3, clipping_norm=1.0, noise_multiplier=1.5, unit="record", records_per_unit=1
+)
+OPEN = {
+    "without_differential_privacy": True,
+    "steps_at_most": 100,
+    "servers": (ANY,),
+    "plans": (ANY,),
+    "models": (ANY,),
+    "codecs": (ANY,),
+    "bytes_at_most": 10**9,
+}
+PRIVATE = OPEN | {
+    "without_differential_privacy": False,
+    "epsilon": 50.0,
+    "delta": 1e-3,
+    "declare_units": 20,
+    "unit": "record",
+    "records_per_unit_at_most": 1,
+    "noise_multiplier_at_least": 1.0,
+    "clipping_norm_at_most": 1.0,
+}
+
+
+def custody(folder, *, private=False, unit="record", **changes):
+    """The custody in `folder`, made with a policy that permits nearly all, or all that has noise."""
+    if not is_established(folder):
+        establish(folder, Policy(data_set=folder.parent.name or "site", **((PRIVATE if private else OPEN) | changes)))
+    return Custody.open(folder, [[b"one"], [b"two"]], unit=unit)
+
+
+def run_plan(layout, *, run="run-1", mechanism=None, **changes):
+    """A plan of topk-fp16 in three steps a round."""
+    made = RunPlan(
+        run=run,
+        rounds=100,
+        local_steps=3,
+        mechanism=mechanism,
+        codec="topk-fp16",
+        density=None,
+        layout=layout,
+        model="0" * 64,
+    )
+    return replace(made, **changes)
+
+
+def announced(plan):
+    """The plan as it travels."""
+    return SignedPlan.sign(plan, SERVER).to_bytes()
