@@ -12,6 +12,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+from fedglm.cli import audit
 from fedglm.cli.compare import compare
 from fedglm.cli.errors import explain
 from fedglm.cli.simulate import simulate
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(simulate)
 app.command()(compare)
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:

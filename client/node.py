@@ -212,7 +212,9 @@ class Node:
     def _trained(self, instruction: Instruction, base: np.ndarray, permit: Permit) -> np.ndarray:
         """Local weights minus `base`, after the round's steps."""
         bench, rate = self._bench, instruction.learning_rate
-        precision = choose_precision(self._training.precision, bench.layout.size, self._training.torch_device())
+        private = permit.mechanism is not None
+        device = self._training.torch_device()
+        precision = choose_precision(self._training.precision, bench.layout.size, device, private=private)
         if permit.mechanism is None:
             seed = round_seed(self._seed, self.name, instruction.round)
             return train_locally(

@@ -47,26 +47,34 @@ class ChosenPrecision:
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
 
-def choose_precision(wanted: Precision, parameters: int, device: torch.device) -> ChosenPrecision:
+def choose_precision(
+    wanted: Precision, parameters: int, device: torch.device, *, private: bool = False
+) -> ChosenPrecision:
     """Settle `auto` by device and size; check that a named format can be had.
 
     Args:
         wanted: The setting.
         parameters: Number of parameters of the model.
         device: Where it trains.
+        private: Whether gradients are clipped for privacy: never in fp16, whose loss scaling distorts their norms.
 
     Raises:
-        PrecisionError: A GPU where there is none, or fp16 on a CPU, which underflows there without being faster.
+        PrecisionError: A GPU where there is none; fp16 on a CPU, which underflows there without being faster; or fp16
+            where gradients are clipped for privacy.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         raise PrecisionError("device cuda was asked for, and torch finds no GPU: choose auto or cpu")
     if wanted == "fp16" and device.type == "cpu":
         raise PrecisionError("precision fp16 needs a GPU: on a CPU choose auto, bf16 or fp32")
+    if wanted == "fp16" and private:
+        raise PrecisionError("precision fp16 distorts the norms that privacy rests on: choose auto, bf16 or fp32")
     if wanted != "auto":
         return ChosenPrecision(wanted, "as asked for", device)
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return ChosenPrecision("bf16", "the GPU computes in bf16", device)
+        if private:
+            return ChosenPrecision("fp32", "the GPU has no bf16, and fp16 distorts the norms that are clipped", device)
         return ChosenPrecision("fp16", "the GPU has no bf16", device)
     if device.type == "cpu" and _cpu_has_bf16():
         if parameters >= BF16_PAYS_FROM:

@@ -10,7 +10,7 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client.precision import ChosenPrecision
-from fedglm.client.training import LocalResult, LocalTrainingSettings, TrainingError, _cuda_devices, _optimizer
+from fedglm.client.training import LocalResult, LocalTrainingSettings, TrainingError, cuda_devices, make_optimizer
 from fedglm.privacy.clipping import ClippingMode, make_clipper
 from fedglm.privacy.dp_sgd import UnitSampler, micro_batches, noised_mean
 from fedglm.privacy.errors import PrivacyError
@@ -69,9 +69,9 @@ def train_privately(
     noise = noise or GaussianNoise()
     sampler = UnitSampler(examples.units.numpy(), mechanism, noise)
     parameters = [parameter for _, parameter in federated_parameters(model)]
-    optimizer = _optimizer(model, settings, learning_rate)
+    optimizer = make_optimizer(model, settings, learning_rate)
     with (
-        torch.random.fork_rng(devices=_cuda_devices(precision.device)),
+        torch.random.fork_rng(devices=cuda_devices(precision.device)),
         make_clipper(model, parameters, mechanism.clipping_norm, mode) as clipper,
     ):
         torch.manual_seed(secrets.randbits(63))

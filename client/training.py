@@ -112,11 +112,11 @@ def train_locally(
     model.to(precision.device)
     load_vector(model, base)
     model.train()
-    optimizer = _optimizer(model, settings, learning_rate)
+    optimizer = make_optimizer(model, settings, learning_rate)
     scaler = precision.scaler()
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
-    with torch.random.fork_rng(devices=_cuda_devices(precision.device)):
+    with torch.random.fork_rng(devices=cuda_devices(precision.device)):
         torch.manual_seed(seed)
         for step, indices in enumerate(_batches(len(examples), settings.batch_size, steps, generator), start=1):
             for group in optimizer.param_groups:
@@ -142,7 +142,8 @@ def train_locally(
     return LocalResult(delta=delta, loss=total / steps, steps=steps)
 
 
-def _optimizer(model: torch.nn.Module, settings: LocalTrainingSettings, rate: float) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module, settings: LocalTrainingSettings, rate: float) -> torch.optim.Optimizer:
+    """A fresh optimizer over what is federated."""
     trained = [parameter for _, parameter in federated_parameters(model)]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay)
@@ -160,5 +161,6 @@ def _batches(size: int, batch_size: int, steps: int, generator: torch.Generator)
     return list(torch.split(torch.cat(order)[:needed], min(batch_size, size)))
 
 
-def _cuda_devices(device: torch.device) -> list[int]:
+def cuda_devices(device: torch.device) -> list[int]:
+    """The devices whose random state training must leave as it was."""
     return [device.index or 0] if device.type == "cuda" else []

@@ -171,7 +171,8 @@ class _RowWriter:
 def _about(stage: Stage, engine: Engine) -> Summary:
     """What is known before the first round."""
     scenario, bench = stage.scenario, stage.workbench
-    precision = choose_precision(scenario.training.precision, bench.layout.size, scenario.training.torch_device())
+    training, private = scenario.training, scenario.privacy.epsilon is not None
+    precision = choose_precision(training.precision, bench.layout.size, training.torch_device(), private=private)
     described = stage.data.describe()
     return {
         "scenario": scenario.name,

@@ -1,0 +1,143 @@
+"""`fedglm audit`: what a compliance officer asks of a node or of a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for the accountants
+    from fedglm.privacy.charges import Row
+    from fedglm.privacy.ledger import Ledger
+
+app = typer.Typer(help="What a compliance officer asks of a node or of a run.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None: ...
+
+
+@app.command()
+def ledger(
+    node: Annotated[
+        Path, typer.Argument(metavar="NODE", help="A node's folder (RUN/nodes/ID), its custody folder, or the ledger.")
+    ],
+    delta: Annotated[
+        float | None, typer.Option(help="Tell epsilon at this delta instead of the site's policy's.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print a node's privacy ledger: what was released, and what that has spent of the data set's budget.
+
+    The whole hash chain is verified first. Epsilon is for all runs on the data set together, by three accountants:
+    PRV (Opacus) and PLD (dp-accounting) are tight, and the greater of them counts; RDP is looser.
+
+    [bold]fedglm audit ledger runs/hospital-20270101-120000/nodes/site-0[/bold]
+    """
+    from fedglm.privacy.custody import LEDGER, POLICY
+    from fedglm.privacy.ledger import Ledger
+    from fedglm.privacy.policy import Policy
+
+    path = _find(node, LEDGER)
+    found = Ledger(path)
+    policy_path = path.with_name(POLICY)
+    # For its delta alone; that the site signed it is for the node to check, which has the site's key.
+    policy = Policy.from_toml(policy_path.read_text(), origin=str(policy_path)) if policy_path.is_file() else None
+    chosen = delta if delta is not None else policy.delta if policy else None
+    about = _about(found, chosen, policy.epsilon if policy else None)
+    if as_json:
+        from fedglm.simulations.run_folder import to_json
+
+        typer.echo(to_json(about, indent=1))
+    else:
+        _print(path, about)
+
+
+def _find(node: Path, name: str) -> Path:
+    for path in (node, node / name, node / "custody" / name):
+        if path.is_file():
+            return path
+    raise typer.BadParameter(f"{node} holds no {name}: name a node's folder, such as RUN/nodes/site-0")
+
+
+def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[str, Any]:
+    """All that is printed, as plain values."""
+    sets: dict[str, dict[str, Any]] = {}
+    for row in found.rows():
+        charge = row.charge
+        if charge.data_set not in sets:
+            sets[charge.data_set] = {"budget": budget, "delta": delta, **_spent(found, row, delta)}
+    stretches = [
+        {
+            "rows": [stretch.first.number, stretch.last.number],
+            "data_set": stretch.first.charge.data_set,
+            "run": stretch.first.charge.run,
+            "rounds": [stretch.first.charge.round, stretch.last.charge.round],
+            "purpose": stretch.first.charge.purpose,
+            "since": stretch.first.time,
+            "until": stretch.last.time,
+            "plan": stretch.first.charge.plan,
+            "mechanism": stretch.first.charge.mechanism and stretch.first.charge.mechanism.to_fields(),
+        }
+        for stretch in found.summary()
+    ]
+    head = found.head
+    return {"rows": head.rows, "head": head.sha256, "data_sets": sets, "charges": stretches}
+
+
+def _spent(found: "Ledger", row: "Row", delta: float | None) -> dict[str, Any]:
+    history = found.history(row.charge.data_set, row.charge.commitment)
+    bare = any(entry.charge.mechanism is None for entry in history)
+    if delta is None:
+        return {"epsilon": None, "prv": None, "pld": None, "rdp": None, "without_noise": bare}
+    spent = found.spent(row.charge.data_set, row.charge.commitment, delta)
+    return {"epsilon": spent.epsilon, "prv": spent.prv, "pld": spent.pld, "rdp": spent.rdp, "without_noise": bare}
+
+
+def _print(path: Path, about: dict[str, Any]) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedglm.cli.tables import finite, wide_console
+
+    console = wide_console()
+    table = Table(box=box.SIMPLE_HEAD, title=f"releases, {about['rows']} in all", title_justify="left")
+    for heading in ("rows", "data set", "run", "rounds", "what", "noise", "rate", "steps", "clip", "unit"):
+        left = heading in ("data set", "run", "what", "unit")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for line in about["charges"]:
+        mechanism = line["mechanism"]
+        how = ("[red]none[/red]", "", "", "", "")
+        if mechanism:
+            how = (
+                f"{mechanism['noise_multiplier']:.3g}",
+                f"{mechanism['sampling_rate']:.3g}",
+                str(mechanism["steps"]),
+                f"{mechanism['clipping_norm']:.3g}",
+                escape(mechanism["unit"]),
+            )
+        what = (escape(line["data_set"]), line["run"][:8], _span(line["rounds"]), line["purpose"])
+        table.add_row(_span(line["rows"]), *what, *how)
+    console.print(table)
+    totals = Table(box=box.SIMPLE_HEAD, title="spent, for the data set's whole life", title_justify="left")
+    for heading in ("data set", "epsilon", "of", "delta", "PRV", "PLD", "RDP"):
+        totals.add_column(heading, justify="left" if heading == "data set" else "right", overflow="fold")
+    for name, spent in about["data_sets"].items():
+        figures = [finite(spent[key], ".3f") for key in ("prv", "pld", "rdp")]
+        totals.add_row(
+            escape(name),
+            "[red]no limit[/red]" if spent["without_noise"] else f"[bold]{finite(spent['epsilon'], '.3f')}[/bold]",
+            finite(spent["budget"], ".3g"),
+            finite(spent["delta"], ".2g"),
+            *figures,
+        )
+    console.print(totals)
+    if any(spent["delta"] is None and not spent["without_noise"] for spent in about["data_sets"].values()):
+        console.print("no policy beside the ledger names a delta: give --delta to see epsilon")
+    console.print(f"chain verified up to row {about['rows']}, head {about['head'][:16]}: {path}", soft_wrap=True)
+
+
+def _span(pair: list[int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}-{pair[1]}"
