@@ -9,18 +9,22 @@ from the arrays that came in, adds the residual of earlier rounds, and replaces 
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Context, Message, MessageType
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.constant import ErrorCode
 
 from fedglm.client.coding import code_update
+from fedglm.client.mod_guard import ModGuard
 from fedglm.client.state import NodeState
 from fedglm.compression.arrays import flatten, float_layout
 from fedglm.compression.codec import CodecError
 from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.compression.settings import UpdateSettings
+from fedglm.privacy.errors import Refusal
 
 DEFAULT_STATE = Path("~/.local/state/fedglm")
 
@@ -36,6 +40,7 @@ def compress_uplink(
     residual_decay: float = 1.0,
     residual_limit: int = 20,
     state_dir: str | Path = DEFAULT_STATE,
+    custody: str | Path | None = None,
 ) -> Callable[[Message, Context, ClientAppCallable], Message]:
     """Make the mod.
 
@@ -51,9 +56,12 @@ def compress_uplink(
         residual_limit: Rounds missed after which the residual is dropped.
         state_dir: Where the residual of the last run is kept, in a folder for each node. Never `Context.state`, which a
             killed SuperNode loses. Two apps on one node, or one app with another model, need separate ones.
+        custody: The site's custody folder. Its signed policy then decides what leaves: a reply that breaks a rule is
+            answered with the rule's name instead. Without one, only the app itself decides.
 
     Raises:
         CodecError: The codec or an option is unknown.
+        PolicyError, LedgerError: `custody` holds no signed policy or no ledger.
     """
     settings = UpdateSettings(
         codec=codec,
@@ -66,10 +74,14 @@ def compress_uplink(
         residual_limit=residual_limit,
     )
     root = Path(state_dir).expanduser()
+    guard = ModGuard(Path(custody).expanduser(), codec) if custody is not None else None
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
-            return call_next(message, context)
+            other = call_next(message, context)
+            if guard is None or other.has_error():
+                return other
+            return _guarded(message, other, partial(guard.check_measures, other))
         words = message.content.config_records.pop(RECORD, None)
         if words is None:
             raise CodecError("compress_uplink needs Compressed(strategy) on the server: this one cannot decode")
@@ -81,18 +93,30 @@ def compress_uplink(
             return reply
         folder = root / f"node-{_identity(context)}"
         record = _only_record(reply, "reply")
-        coded = _code(record, base, settings, folder, order)
+        coded, layout = _code(record, base, settings, folder, order)
         record.clear()
         record.update(coded)
-        return reply
+        if guard is None:
+            return reply
+        check = partial(guard.check_update, reply, layout, coded[RECORD].data, order.run, order.round)
+        return _guarded(message, reply, check)
 
     return mod
 
 
+def _guarded(message: Message, reply: Message, check: Callable[[], None]) -> Message:
+    """The reply, or in its place the rule of the site's policy that it breaks."""
+    try:
+        check()
+    except Refusal as refusal:
+        return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), str(refusal)), reply_to=message)
+    return reply
+
+
 def _code(
     record: ArrayRecord, base: dict[str, Any], settings: UpdateSettings, folder: Path, order: Order
-) -> dict[str, Array]:
-    """The arrays to send: one coded update, and as they are those that are no place for a code."""
+) -> tuple[dict[str, Array], str]:
+    """The arrays to send, one coded update and what is no place for a code, and the SHA-256 of the code's layout."""
     arrays = {name: array.numpy() for name, array in record.items()}
     layout = float_layout(base)
     start = flatten(base, layout)
@@ -104,7 +128,7 @@ def _code(
         state.save(folder)
     coded = {name: record[name] for name in arrays if name not in layout.names}
     coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=UPDATE_STYPE, data=pending.blob)
-    return coded
+    return coded, layout.sha256
 
 
 def _only_record(message: Message, what: str) -> ArrayRecord:

@@ -67,6 +67,24 @@ def check_message(message: Message, policy: Policy) -> None:
     _refuse(MESSAGE_RULES, message, policy)
 
 
+def check_plain_update(layout: str, codec: str, policy: Policy) -> None:
+    """Hold an update of a run without a plan, which nobody can say has noise, to the policy.
+
+    Raises:
+        Refusal: With the name of the rule that is broken.
+    """
+    broken = {
+        "without-differential-privacy": None
+        if policy.without_differential_privacy
+        else "nothing says that the update has noise, and without_differential_privacy is not true",
+        "models": _unlisted("the layout", [layout], policy.models, "models"),
+        "codecs": _unlisted("the codec", [codec], policy.codecs, "codecs"),
+    }
+    for name, reason in broken.items():
+        if reason is not None:
+            raise Refusal(name, reason)
+
+
 def broken_rules(
     rules: Sequence[Rule[_Subject]], subject: _Subject, policy: Policy
 ) -> Iterator[tuple[Rule[_Subject], str]]:
