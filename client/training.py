@@ -134,6 +134,7 @@ def train_locally(
                 torch.nn.utils.clip_grad_norm_(trained, settings.gradient_clip)
             scaler.step(optimizer)
             scaler.update()
+    optimizer.zero_grad(set_to_none=True)  # the model goes on to the next node, whose clipping wants none left over
     if not math.isfinite(total):
         raise TrainingError("the training loss is not finite: lower training.learning_rate or choose precision fp32")
     delta = to_vector(model) - base
