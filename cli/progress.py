@@ -90,7 +90,7 @@ class Progress:
         row, metric = rows[-1], self._about["metric"]
         if self._rounds is not None:
             figures = f"loss {finite(row['loss'], '.4f')}, {metric} {finite(row[metric], '.4f')}"
-            if row["epsilon"] is not None:
+            if row.get("epsilon") is not None:
                 figures += f", epsilon {row['epsilon']:.2f}"
             self._bars.update(self._rounds, completed=len(rows), figures=figures)
         if len(rows) == self._about["rounds"] and self._replies is not None:

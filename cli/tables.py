@@ -41,11 +41,12 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     for heading in ("loss", metric):
         results.add_column(heading, justify="right")
     baselines = summary["baselines"]
+    bare = "" if summary["epsilon"] is None else ", no noise"
     lines = [
         ("before training", summary["initial"]),
-        ("each site alone (mean)", baselines["alone"]),
+        (f"each site alone (mean){bare}", baselines["alone"]),
         (f"federated, {summary['rounds']} rounds of {summary['nodes']} nodes", summary),
-        ("all data pooled", baselines["pooled"]),
+        (f"all data pooled{bare}", baselines["pooled"]),
     ]
     for name, measured in lines:
         if measured is None:

@@ -127,8 +127,10 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int, hi
         )
     # RDP asks for a little more noise than is needed, so the answer is near.
     enough = _MOST_NOISE if quick(_MOST_NOISE) > 0 else _root(quick, LEAST_NOISE, _MOST_NOISE, 0.01)
-    while tight(enough) > 0:
+    while tight(enough) > 0:  # an accountant's own error may exceed a tiny budget, whatever the noise
         enough *= 1.1
+        if enough > 2 * _MOST_NOISE:
+            raise PrivacyError(f"epsilon {epsilon:g} is below what the accountants can tell apart: give more")
     too_little = 0.9 * enough
     while too_little > LEAST_NOISE and tight(too_little) <= 0:
         too_little, enough = 0.9 * too_little, too_little

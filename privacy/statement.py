@@ -24,7 +24,7 @@ class PrivacySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epsilon: float | None = Field(default=None, gt=0, le=1000)
+    epsilon: float | None = Field(default=None, ge=0.05, le=50)
     delta: float | None = Field(default=None, ge=LEAST_DELTA, le=GREATEST_DELTA)
     clipping_norm: float = Field(default=1.0, gt=0, le=1e6)
     unit: str | None = Field(default=None, min_length=1, max_length=100)
@@ -38,3 +38,18 @@ def guarantee(epsilon: float, delta: float, unit: str) -> str:
         f"{delta:.1g} for each {unit}, added or removed, against the server, other sites and outsiders, as long as the "
         "site's own software and host are honest. Somebody with data at several sites adds their epsilons up."
     )
+
+
+def client_guarantee(epsilon: float, delta: float) -> str:
+    """The sentence that a run whose server adds noise must show beside its figures."""
+    return (
+        f"Differential privacy of whole nodes: the models of all rounds are private at epsilon {epsilon:.3g} and delta "
+        f"{delta:.1g} for all that one node holds, the node added or removed, against whoever sees the models, as long "
+        "as the server is honest, which sees each update and adds the noise, and keeps to itself who took part in a "
+        "round and what the run's records say. Other runs with the same nodes add up."
+    )
+
+
+NO_GUARANTEE_AGAINST_SERVER = (
+    "No privacy guarantee against the server: the sites add no noise, and the server sees each node's update."
+)

@@ -33,6 +33,7 @@ from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.checkpoint import Checkpoint, load_latest
+from fedglm.server.client_privacy import ClientPrivacy
 from fedglm.server.exchange import Exchange
 from fedglm.server.inspection import GoodReply, inspect_reply
 from fedglm.server.optimizers import make_server_optimizer
@@ -81,6 +82,7 @@ class Plan:
         evaluate: Measures a model vector; None leaves the loss out of the rows.
         metric: `accuracy` or `perplexity`.
         checkpoints: Folder of the checkpoints.
+        client_privacy: Protects whole nodes by noise of the server; None for none.
     """
 
     federation: FederationSettings
@@ -98,6 +100,7 @@ class Plan:
     metric: str
     checkpoints: Path
     epsilon: Callable[[], float | None] = lambda: None
+    client_privacy: ClientPrivacy | None = None
 
 
 @dataclass
@@ -155,6 +158,8 @@ class Coordinator:
             raise FederationError(
                 f"the checkpoint in {plan.checkpoints} is of another model: give the run's own scenario"
             )
+        if found is not None and plan.client_privacy is not None:
+            plan.client_privacy.check_resumed(found.rows, plan.checkpoints)
         if found is None:
             self._run = secrets.token_hex(8)
             self._versions = ModelVersions(
@@ -237,9 +242,13 @@ class Coordinator:
         active = len(participants.active)
         if not active:
             raise FederationError(f"round {number}: the privacy budget of every site is spent; the last model stands")
-        sampled = participants.sample(federation.cohort_size(active), federation.seed, number)
+        if plan.client_privacy is None:
+            sampled = participants.sample(federation.cohort_size(active), federation.seed, number)
+            mean = FixedPointMean(plan.layout.size, terms=len(sampled))
+        else:
+            sampled, mean = plan.client_privacy.begin(self._rows, participants.active, plan.layout.size)
         self._listener.round_started(number, len(sampled))
-        state = _Round(number, FixedPointMean(self._plan.layout.size, terms=len(sampled)))
+        state = _Round(number, mean)
         self._exchange.send(((m.node_id, self._content(state, m)) for m in sampled), "train", number)
         for node_id, reply in self._exchange.replies(federation.round_timeout_s):
             member = participants.of_node(node_id)
@@ -312,7 +321,8 @@ class Coordinator:
 
     def _check_quorum(self, state: _Round, sampled: int) -> None:
         least = self._plan.federation.least_accepted(sampled)
-        if len(state.accepted) >= least:
+        # Whether a private round ends must not depend on who was drawn for it.
+        if len(state.accepted) >= least or self._plan.client_privacy is not None:
             return
         reasons = sorted(set(state.faults.values()))
         raise FederationError(
@@ -339,6 +349,8 @@ class Coordinator:
         if state.metrics:
             count = math.fsum(entry["count"] for entry in state.metrics)
             row["received_loss"] = math.fsum(entry["loss"] * entry["count"] for entry in state.metrics) / count
+        private = self._plan.client_privacy
+        row |= {"client_epsilon": None} if private is None else private.row(self._rows)
         row |= {"wall_s": round(time.monotonic() - started, 3), "virtual_s": None}
         return row
 

@@ -14,6 +14,7 @@ from fedglm.autoglm.settings import DataSettings
 from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.statement import PrivacySettings
+from fedglm.server.client_privacy import ClientPrivacySettings
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 _BUILTIN = Path(__file__).parent / "scenarios"
@@ -66,6 +67,7 @@ class Scenario(BaseModel):
     update: UpdateSettings = UpdateSettings()
     downlink: DownlinkSettings = DownlinkSettings()
     privacy: PrivacySettings = PrivacySettings()
+    client_privacy: ClientPrivacySettings = ClientPrivacySettings()
     evaluation: EvaluationSection = EvaluationSection()
 
     def to_toml(self) -> str:

@@ -1,5 +1,6 @@
 """A simulated federation from its scenario to its run folder."""
 
+import math
 import platform
 import threading
 import time
@@ -14,8 +15,9 @@ from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.precision import choose_precision
 from fedglm.privacy.durable import StorageError, storage_errors
-from fedglm.privacy.statement import NO_GUARANTEE, guarantee
+from fedglm.privacy.statement import NO_GUARANTEE, NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
 from fedglm.server.app import build_server_app
+from fedglm.server.client_privacy import plan_client_privacy
 from fedglm.server.coordinator import Coordinator, Listener, Plan, Row
 from fedglm.server.participants import FederationError
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
@@ -108,7 +110,8 @@ def _run(
     evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
     initial = evaluator.overall(bench.initial)
     key = server_key(run.server_key)
-    mechanism = plan_mechanism(scenario, stage.data.sites)
+    client_privacy = plan_client_privacy(scenario.client_privacy, scenario.federation, len(stage.data.sites))
+    mechanism = plan_mechanism(_foreseen(scenario), stage.data.sites)
     delta = delta_of(scenario, stage.data.sites)
     custodies = [run.nodes.absolute() / folder_name(site.name) / CUSTODY for site in stage.data.sites]
     for site, folder in zip(stage.data.sites, custodies, strict=True):
@@ -129,6 +132,7 @@ def _run(
         evaluate=evaluator.overall,
         metric=stage.data.task.metric,
         checkpoints=run.checkpoints,
+        client_privacy=client_privacy,
     )
     finished: list[Coordinator] = []
     stop = threading.Event()
@@ -139,6 +143,17 @@ def _run(
         raise FederationError(f"the engine {engine} ended before the last round")
     run.write_rounds(finished[0].rows)
     return finished[0], initial, evaluator
+
+
+def _foreseen(scenario: Scenario) -> Scenario:
+    """The scenario by whose draws of nodes the sites' noise is calibrated.
+
+    Where the draws are secret nobody can count a site's turns beforehand: it may have one in each round.
+    """
+    if scenario.client_privacy.epsilon is None:
+        return scenario
+    everybody = scenario.federation.model_copy(update={"fraction": 1.0})
+    return scenario.model_copy(update={"federation": everybody})
 
 
 class _RowWriter:
@@ -171,7 +186,7 @@ class _RowWriter:
 def _about(stage: Stage, engine: Engine) -> Summary:
     """What is known before the first round."""
     scenario, bench = stage.scenario, stage.workbench
-    training, private = scenario.training, scenario.privacy.epsilon is not None
+    training, private, client = scenario.training, scenario.privacy.epsilon is not None, scenario.client_privacy
     precision = choose_precision(training.precision, bench.layout.size, training.torch_device(), private=private)
     described = stage.data.describe()
     return {
@@ -194,6 +209,8 @@ def _about(stage: Stage, engine: Engine) -> Summary:
         "privacy": _statement(scenario, stage),
         "epsilon": None,
         "delta": None if scenario.privacy.epsilon is None else delta_of(scenario, stage.data.sites),
+        "client_epsilon": None,
+        "client_delta": None if client.epsilon is None else client.delta_of(len(stage.data.sites)),
         "data": {key: value for key, value in described.items() if key != "sites"},
         "sites": described["sites"],
         "versions": {
@@ -204,9 +221,14 @@ def _about(stage: Stage, engine: Engine) -> Summary:
 
 
 def _statement(scenario: Scenario, stage: Stage) -> str:
+    client, sites = scenario.client_privacy, stage.data.sites
     if scenario.privacy.epsilon is None:
-        return NO_GUARANTEE
-    return guarantee(scenario.privacy.epsilon, delta_of(scenario, stage.data.sites), unit_of(scenario))
+        sentences = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
+    else:
+        sentences = [guarantee(scenario.privacy.epsilon, delta_of(scenario, sites), unit_of(scenario))]
+    if client.epsilon is not None:
+        sentences.append(client_guarantee(client.epsilon, client.delta_of(len(sites))))
+    return " ".join(sentences)
 
 
 def _results(
@@ -228,9 +250,9 @@ def _results(
     return {
         **(named(final) or {}),
         **totals,
-        "uplink_ratio": totals["uplink_bytes"] / totals["dense_uplink_bytes"],
-        "downlink_ratio": totals["downlink_bytes"] / totals["dense_downlink_bytes"],
-        "roundtrip_ratio": (totals["uplink_bytes"] + totals["downlink_bytes"]) / dense,
+        "uplink_ratio": _ratio(totals["uplink_bytes"], totals["dense_uplink_bytes"]),
+        "downlink_ratio": _ratio(totals["downlink_bytes"], totals["dense_downlink_bytes"]),
+        "roundtrip_ratio": _ratio(totals["uplink_bytes"] + totals["downlink_bytes"], dense),
         "initial": named(initial),
         "sites": [
             {**site, **(named(sites[site["name"]]) or {}), "alone": named(baselines.alone.get(site["name"]))}
@@ -241,5 +263,11 @@ def _results(
             "alone": named(task.pool(list(baselines.alone.values()))) if baselines.alone else None,
         },
         "epsilon": max((row["epsilon"] for row in rows if row["epsilon"] is not None), default=None),
+        "client_epsilon": rows[-1].get("client_epsilon"),
         "model_sha256": coordinator.model_sha256,
     }
+
+
+def _ratio(coded: int, dense: int) -> float:
+    """NaN where no secret sample had a node in it, or no update was good, so that nothing travelled."""
+    return coded / dense if dense else math.nan

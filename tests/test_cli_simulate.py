@@ -45,7 +45,7 @@ def check_rows(rows, summary):
         assert row["rejections"] == {}
         dense = 4 * summary["parameters"] * row["nodes_sampled"]
         assert (row["dense_uplink_bytes"], row["dense_downlink_bytes"]) == (dense, dense)
-        assert row["epsilon"] is None
+        assert (row["epsilon"] is None) == (summary["epsilon"] is None)
     assert np.isfinite(summary["loss"])
     assert summary["loss"] == rows[-1]["loss"]
     for way in ("uplink", "downlink"):

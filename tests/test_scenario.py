@@ -33,7 +33,7 @@ def test_built_in_scenarios_are_valid_and_say_what_they_are(name):
     assert scenario.name == name
     assert 20 < len(scenario.description) <= 110
     assert Scenario.from_toml(scenario.to_toml()) == scenario
-    assert scenario.privacy.epsilon is None
+    assert scenario.privacy.epsilon == (8.0 if name == "hospital" else None)
 
 
 def test_the_built_ins_of_the_documentation_exist():
@@ -116,7 +116,7 @@ def test_a_misspelt_key_is_answered_with_the_near_ones(section):
         ("training.optimizer", "adam", "adamw"),
         ("training.precision", "fp64", "fp32"),
         ("evaluation.baselines", ["pool"], "pooled"),
-        ("privacy.epsilon", 0, "greater than 0"),
+        ("privacy.epsilon", 0, "greater than or equal to 0.05"),
         ("federation", 3, "federation"),
         ("name.first", "x", "name is a value, not a section"),
         ("name", None, "name is missing"),
