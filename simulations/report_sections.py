@@ -75,8 +75,8 @@ def lede(run: RunRecord) -> str:
     compared = [
         f"{words} {metric_value(metric, score.metric)}"
         for words, score in (
-            ("one model on all data pooled reaches", run.pooled),
-            ("a model trained at one site alone, on average,", run.alone),
+            (f"one model on all data pooled{_bare(run)} reaches", run.pooled),
+            (f"a model trained at one site alone{_bare(run)}, on average,", run.alone),
         )
         if score and score.metric is not None
     ]
@@ -138,6 +138,11 @@ def _time_note(run: RunRecord) -> str:
     return "; ".join([*parts, *([f"wall clock, engine {on}"] if on else ["wall clock"])])
 
 
+def _bare(run: RunRecord) -> str:
+    """What to know of a baseline beside a run with noise: it has none."""
+    return "" if run.epsilon is None else ", without noise"
+
+
 def privacy(run: RunRecord) -> Html:
     """The privacy statement: a warning where the run gives no guarantee."""
     text = run.text("privacy") or ""
@@ -193,7 +198,7 @@ def learning(run: RunRecord) -> Html:
          difference(run.metric, run.final.metric, score.metric) if score is not run.final else ABSENT)
         for label, score in (
             ("Federated, this run", run.final), ("Before training", run.initial),
-            ("One model on all data pooled", run.pooled), ("Each site alone (mean)", run.alone),
+            (f"One model on all data pooled{_bare(run)}", run.pooled), (f"Each site alone (mean){_bare(run)}", run.alone),
         )
         if score is not None
     ]  # fmt: skip
