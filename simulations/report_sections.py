@@ -198,7 +198,8 @@ def learning(run: RunRecord) -> Html:
          difference(run.metric, run.final.metric, score.metric) if score is not run.final else ABSENT)
         for label, score in (
             ("Federated, this run", run.final), ("Before training", run.initial),
-            (f"One model on all data pooled{_bare(run)}", run.pooled), (f"Each site alone (mean){_bare(run)}", run.alone),
+            (f"One model on all data pooled{_bare(run)}", run.pooled),
+            (f"Each site alone (mean){_bare(run)}", run.alone),
         )
         if score is not None
     ]  # fmt: skip
