@@ -14,6 +14,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+FREE_SOME = "free some space, then run again (a simulation goes on with --resume)"
+"""What helps where a disk is full."""
+
 
 class StorageError(OSError):
     """A file could not be written; the message names it and the remedy."""
@@ -27,10 +30,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as exc:
         # safetensors has an error of its own, whose text ends with the system's number.
         full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(exc)
-        if full:
-            reason = "the disk is full: free some space, then run again (a simulation goes on with --resume)"
-        else:
-            reason = getattr(exc, "strerror", None) or str(exc)
+        reason = f"the disk is full: {FREE_SOME}" if full else getattr(exc, "strerror", None) or str(exc)
         raise StorageError(f"cannot write {path}: {reason}") from exc
 
 

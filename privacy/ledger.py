@@ -24,7 +24,7 @@ from typing import Final
 
 from fedglm.privacy.accountant import Spent, spent, within
 from fedglm.privacy.charges import SHORT, Budget, Charge, Head, Row, Stretch, is_sha256, related, stretches
-from fedglm.privacy.durable import StorageError, storage_errors, sync_folder
+from fedglm.privacy.durable import FREE_SOME, StorageError, storage_errors, sync_folder
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 
 BUDGET_RULE: Final = "epsilon-budget"
@@ -245,7 +245,7 @@ def _reported(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as exc:  # the latter where SQLite's message quotes a damaged page
         reasons = {
-            sqlite3.SQLITE_FULL: "the disk is full: free some space, then run again",
+            sqlite3.SQLITE_FULL: f"the disk is full: {FREE_SOME}",
             sqlite3.SQLITE_BUSY: f"another process has kept it locked for {_PATIENCE:g} seconds",
             sqlite3.SQLITE_CANTOPEN: "it is not there, or cannot be opened; a new one would forget what was spent",
         }

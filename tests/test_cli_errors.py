@@ -45,7 +45,7 @@ OPTIONS = [
     (["--density", "much"], "'much' is not a valid float"),
     (["--density", "nan"], "update.density = nan"),
     (["--codec", "dense-fp32", "--density", "0.1"], "dense-fp32 sends every coordinate: leave --density out"),
-    (["--epsilon", "3"], "cannot give differential privacy"),
+    (["--epsilon", "-3"], "greater than or equal to 0.05"),
     (["--epsilon", "3", "--no-dp"], "exclude each other"),
     (["--nodes", "0"], "federation.nodes = 0: input should be greater than or equal to 1"),
     (["--nodes", "many"], "'many' is not a valid int"),
@@ -263,9 +263,9 @@ def check_full(result, disk, folder):
     return line
 
 
-# KiB of the disk, and where it fills up. A vector of the model takes 300 KiB, a checkpoint one or two of them, a node's
-# state up to three, and more while the new one is written beside the old.
-SIZES = [(4, "/checkpoint/"), (1000, "/nodes/"), (2600, "")]
+# KiB of the disk, and where it fills up. A site's policy and ledger take 30 KiB, a vector of the model 300, a
+# checkpoint one or two of them, a node's state up to three, and more while the new one is written beside the old.
+SIZES = [(4, "/server.key"), (60, "/custody/"), (200, "/checkpoint/"), (1000, "/nodes/"), (2600, "")]
 
 
 @pytest.mark.parametrize(("size", "place"), SIZES)

@@ -92,7 +92,7 @@ def test_resume_does_the_runs_that_are_missing(fedglm, compared):
         (["--codecs", "int8", "--seeds", "7,8", "--set", "federation.seed=9"], "exclude each other"),
         (["--codecs", "int8", "--tolerance", "0.5"], "0.5"),
         (["--codecs", "int8", "--tolerance", "nan"], "nan"),
-        (["--codecs", "int8", "--epsilon", "1"], "differential privacy"),
+        (["--codecs", "int8", "--epsilon", "0"], "greater than or equal to 0.05"),
         (["--codecs", "int8", "--resume"], "--resume needs --out"),
         (["--codecs", "int8", "--engine", "rya"], "inline or ray"),
         (["--codecs", "int8", "--data", "missing.csv"], "there is no such file"),
