@@ -1,31 +1,25 @@
 """How short and how fast the codes of positions are.
 
-    python benchmarks/positions.py [RUN_FOLDER]
+    python benchmarks/positions.py
 
 First random supports of a million elements, whose bound is Shannon's for a memoryless support; the sizes include all of
-the section that holds the positions. Then, where a run folder of `fedglm simulate` is given, the supports of the nodes'
-last updates: what was sent and the residual make up the update, and its largest magnitudes are the support. Last the
-times for ten million elements at 1 %, by the thread's own clock, which stops while another program has the core; the
-best of seven, one thread.
+the section that holds the positions. Then the supports of what nodes of `fedglm simulate text` had to send, the largest
+magnitudes: an update each of nine rounds of a run that `updates.py` makes once, in five minutes. Last the times for ten
+million elements at 1 %, by the thread's own clock, which stops while another program has the core; the best of seven,
+one thread.
 """
 
-import json
 import math
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from time import thread_time
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-from transformers import AutoModelForCausalLM
+from updates import Sample, real
 
-from fedglm.client.node import model_layout
-from fedglm.client.state import NodeState
 from fedglm.compression import positions
-from fedglm.compression.codec import decode
 from fedglm.compression.layout import Layout
 from fedglm.compression.vectors import Positions
 from fedglm.compression.wire import Reader
@@ -74,23 +68,15 @@ def random_table(size: int) -> None:
         )
 
 
-def run_table(folder: Path) -> None:
-    """Print the bits of the supports of a run's last updates."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    layout = model_layout(model)
-    rounds = json.loads((folder / "summary.json").read_text())["rounds"]
-    print(f"\nThe nodes' updates after {rounds} rounds of {folder}, {layout.size} elements, bits a position\n")
+def real_table(sample: Sample) -> None:
+    """Print the mean bits of the supports of a run's updates."""
+    layout = sample.layout
+    print(f"\n{sample.name}: {layout.size} elements, bits a position\n")
     print("| density | Shannon | smallest | smallest, no layout | fast (Golomb-Rice) |")
     print("|---|---|---|---|---|")
-    updates = []
-    for node in sorted((folder / "nodes").iterdir()):
-        pending = NodeState.load(node, layout.size).pending
-        if pending is None or pending.residual is None:
-            raise SystemExit(f"{node} holds no update with its residual: run with a sparse codec")
-        updates.append(decode(pending.blob, size=layout.size).to_dense() + pending.residual)
     for density in DENSITIES:
         count = round(density * layout.size)
-        supports = [np.sort(np.argpartition(-np.abs(update), count)[:count]) for update in updates]
+        supports = [np.sort(np.argpartition(-np.abs(update), count)[:count]) for update in sample.vectors]
         cases: list[tuple[Layout | None, positions.Coder]] = [(layout, "smallest"), (None, "smallest"), (None, "fast")]
         means = [np.mean([bits(support, layout.size, *case) for support in supports]) for case in cases]
         print(f"| {density:.1%} | {shannon(density):.2f} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
@@ -131,8 +117,7 @@ def times_table() -> None:
 def main() -> None:
     """Print the tables."""
     random_table(1_000_000)
-    if len(sys.argv) > 1:
-        run_table(Path(sys.argv[1]))
+    real_table(real())
     times_table()
 
 
