@@ -85,17 +85,17 @@ def draw_energy(axes: Axes, rows: Rows) -> None:
             name, (x[at], y[at]), place, textcoords="offset points", color=color, fontsize=8.5, va="center", ha="left"
         )
 
-    curve([f"lowrank rank {rank}" for rank in (1, 2, 4, 8)], "lowrank\nrank 1, 2, 4, 8", GREEN, "-D", (-76, 13), 1)
+    curve([f"lowrank rank {rank}" for rank in (1, 2, 4, 8)], "lowrank\nrank 1, 2, 4, 8", GREEN, "-D", (-46, 30), 1)
     curve([f"hybrid rank 4, {p:g} %" for p in PERCENT], "hybrid, rank 4", RED, "-^", (6, 5))
     curve([f"topk-sign {p:g} %" for p in PERCENT], "topk-sign\n0.1, 1, 5 %", BLUE, "-o", (-62, 4), 1)
-    curve([f"NNCodec: {p:g} %" for p in PERCENT], "NNCodec", GREY, ":v", (-16, -12), 0)
+    curve([f"NNCodec: {p:g} %" for p in PERCENT], "NNCodec", GREY, ":v", (-30, -14), 0)
     curve(
         [f"SparseLoCo, buckets + 2 bits: {p:g} %" for p in PERCENT],
-        "SparseLoCo,\nlater code",
+        "SparseLoCo, later code",
         GREY,
         "--s",
-        (-26, 17),
-        2,
+        (16, -4),
+        0,
     )
     curve([f"topk-fp16 {p:g} %" for p in PERCENT], "topk-fp16", ORANGE, "-P", (-5, 13), 2)
     curve([f"torch.topk, int32 + FP16: {p:g} %" for p in PERCENT], "torch.topk,\nint32 + FP16", GREY, "-.X", (9, -4), 1)
