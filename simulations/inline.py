@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from types import TracebackType
 from typing import Self
@@ -235,6 +235,7 @@ def _die_with_parent() -> None:
 def prepare_workers() -> None:
     """Start the fork server, if it is not there yet; it imports torch while this process does other things."""
     forkserver.set_forkserver_preload(_PRELOAD)
+    resource_tracker.ensure_running()  # by itself, for it lets Ctrl-C through again once it runs
     with _no_interrupt():
         forkserver.ensure_running()
 
