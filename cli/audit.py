@@ -55,7 +55,9 @@ def ledger(
 
 
 def _find(node: Path, name: str) -> Path:
-    for path in (node, node / name, node / "custody" / name):
+    from fedglm.privacy.custody import FOLDER
+
+    for path in (node, node / name, node / FOLDER / name):
         if path.is_file():
             return path
     raise typer.BadParameter(f"{node} holds no {name}: name a node's folder, such as RUN/nodes/site-0")

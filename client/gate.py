@@ -10,9 +10,7 @@ refusal down, and nothing leaves.
     release   the answer is held to plan and policy, and charged
 """
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from fedglm.client.precision import PrecisionError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
 from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report
-from fedglm.privacy.charges import Budget, Charge, Head
+from fedglm.privacy.charges import Charge, Head
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import Refusal
@@ -35,7 +33,7 @@ from fedglm.privacy.policy_rules import Message, check_message, check_plan
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
 
-PLAN = "run.plan"
+PINNED = "run.plan"
 _METRICS = ("loss", "metric", "count")
 
 
@@ -72,11 +70,11 @@ class OutboundGate:
         Raises:
             Refusal: The plan is not signed, or breaks a rule of the policy.
         """
-        with self._logged("", 0):
+        with self._custody.logged("", 0):
             signed = SignedPlan.from_bytes(blob)
-        with self._logged(signed.plan.run, 0):
+        with self._custody.logged(signed.plan.run, 0):
             self._hold(signed)
-        write_atomically(self._folder / PLAN, signed.to_bytes())
+        write_atomically(self._folder / PINNED, signed.to_bytes())
 
     def permit(self, instruction: Instruction) -> Permit:
         """What the node may do for an instruction, before it does anything.
@@ -85,7 +83,7 @@ class OutboundGate:
             Refusal: The instruction is not of the pinned plan, asks for what the policy keeps, or the ledger is not
                 the one that the server has known.
         """
-        with self._logged(instruction.run, instruction.round):
+        with self._custody.logged(instruction.run, instruction.round):
             plan = self._pinned()
             if (instruction.run, instruction.layout) != (plan.run, plan.layout):
                 raise Refusal("plan", "the instruction is of another run or model than the plan that was announced")
@@ -110,13 +108,14 @@ class OutboundGate:
             Refusal: A rule is broken; nothing may be sent.
             LedgerError: The charge could not be written; nothing may be sent.
         """
-        with self._logged(instruction.run, instruction.round):
+        with self._custody.logged(instruction.run, instruction.round):
             plan = self._pinned()
             metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
-            check_message(Message(len(outcome.blob or b"") + self.envelope, metrics), self._custody.policy)
+            size = len(outcome.blob or b"") + self._envelope(plan.mechanism is not None)
+            check_message(Message(size, metrics), self._custody.policy)
             if outcome.blob is not None:
                 self._check_update(outcome.blob, plan)
-                self._charge(plan, instruction, hashlib.sha256(outcome.blob).hexdigest())
+                self._custody.pay(self._charge_of(plan, instruction, hashlib.sha256(outcome.blob).hexdigest()))
         if outcome.blob is not None and plan.mechanism is not None:
             outcome = replace(outcome, report=replace(outcome.report, ledger=self._custody.ledger.head.to_text()))
         return self._content(outcome)
@@ -124,7 +123,10 @@ class OutboundGate:
     @property
     def envelope(self) -> int:
         """Most bytes that the message around a coded update takes, under the plan that is pinned."""
-        private = (self._folder / PLAN).is_file() and self._pinned().mechanism is not None
+        signed = self._announced()
+        return self._envelope(signed is not None and signed.plan.mechanism is not None)
+
+    def _envelope(self, private: bool) -> int:
         report = Report(nonce="0" * 16, ledger=Head(999_999_999, "0" * 64).to_text() if private else None)
         measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._custody.policy.metrics else None
         return int(recorddict_to_proto(self._content(Outcome(report, b"", measures))).ByteSize()) + LENGTHS
@@ -135,39 +137,25 @@ class OutboundGate:
         if mechanism is not None and mechanism.unit != self._custody.unit:
             raise Refusal("unit", f"the plan protects each {mechanism.unit}, the site's data each {self._custody.unit}")
 
+    def _announced(self) -> SignedPlan | None:
+        """What `admit` pinned."""
+        path = self._folder / PINNED
+        return SignedPlan.from_bytes(path.read_bytes()) if path.is_file() else None
+
     def _pinned(self) -> RunPlan:
         """The run's plan, held to the policy as it is now."""
-        path = self._folder / PLAN
-        if not path.is_file():
+        signed = self._announced()
+        if signed is None:
             raise Refusal("plan", "no plan was announced for this run")
-        signed = SignedPlan.from_bytes(path.read_bytes())
         self._hold(signed)
         return signed.plan
 
     def _afford(self, plan: RunPlan, instruction: Instruction) -> None:
-        """Refuse beforehand what the ledger would refuse afterwards."""
-        with self._logged(instruction.run, instruction.round):
-            self._custody.ledger.check(self._charge_of(plan, instruction, "0" * 64), self._budget(plan))
-
-    def _charge(self, plan: RunPlan, instruction: Instruction, release: str) -> None:
-        if not self._custody.ledger.released(release):
-            self._custody.ledger.charge(self._charge_of(plan, instruction, release), self._budget(plan))
+        with self._custody.logged(instruction.run, instruction.round):
+            self._custody.afford(self._charge_of(plan, instruction, "0" * 64))
 
     def _charge_of(self, plan: RunPlan, instruction: Instruction, release: str) -> Charge:
-        return Charge(
-            data_set=self._custody.policy.data_set,
-            commitment=self._custody.commitment,
-            run=instruction.run,
-            round=instruction.round,
-            purpose="update",
-            mechanism=plan.mechanism,
-            plan=plan.sha256,
-            release=release,
-        )
-
-    def _budget(self, plan: RunPlan) -> Budget | None:
-        # A site that permits updates without noise has no budget to keep; the ledger remembers them all the same.
-        return None if plan.mechanism is None else self._custody.budget
+        return self._custody.charge_of(instruction.run, instruction.round, plan.mechanism, plan.sha256, release)
 
     def _content(self, outcome: Outcome) -> RecordDict:
         blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
@@ -187,12 +175,3 @@ class OutboundGate:
             decode(blob, size=self._size, codec=plan.codec)  # a value that is not finite does not decode
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
-
-    @contextlib.contextmanager
-    def _logged(self, run: str, server_round: int) -> Iterator[None]:
-        """Write a refusal in the block down before it goes on."""
-        try:
-            yield
-        except Refusal as refusal:
-            self._custody.refusals.record(refusal, run=run, round_number=server_round)
-            raise

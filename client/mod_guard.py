@@ -4,15 +4,12 @@ The app trains as it likes, so nothing here can say that there is noise in its u
 without. The ledger remembers each of them, and promises nothing for these data from then on.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 
-from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy_rules import Message as Outgoing
@@ -51,22 +48,11 @@ class ModGuard:
             Refusal: It breaks a rule of the policy; the refusal is written down, and nothing may leave.
         """
         custody = self._custody
-        with self._logged(run, server_round):
+        with custody.logged(run, server_round):
             check_plain_update(layout, self._codec, custody.policy)
             self._check_rest(reply)
         release = hashlib.sha256(blob).hexdigest()
-        if not custody.ledger.released(release):
-            charge = Charge(
-                data_set=custody.policy.data_set,
-                commitment=custody.commitment,
-                run=run,
-                round=server_round,
-                purpose="update",
-                mechanism=None,
-                plan=NO_PLAN,
-                release=release,
-            )
-            custody.ledger.charge(charge, None)
+        custody.pay(custody.charge_of(run, server_round, None, NO_PLAN, release))
 
     def check_measures(self, reply: Message) -> None:
         """Refuse a reply to any other message that holds more than metrics which the policy lists.
@@ -74,7 +60,7 @@ class ModGuard:
         Raises:
             Refusal: As above.
         """
-        with self._logged("", 0):
+        with self._custody.logged("", 0):
             if reply.content.array_records:
                 raise Refusal("records", "the reply holds arrays, and only a reply to training may")
             self._check_rest(reply)
@@ -85,14 +71,6 @@ class ModGuard:
             raise Refusal("records", f"the reply holds texts or settings ({texts[:100]}); arrays and metrics may leave")
         metrics = frozenset(_kind(name) for record in reply.content.metric_records.values() for name in record)
         check_message(Outgoing(recorddict_to_proto(reply.content).ByteSize(), metrics), self._custody.policy)
-
-    @contextlib.contextmanager
-    def _logged(self, run: str, server_round: int) -> Iterator[None]:
-        try:
-            yield
-        except Refusal as refusal:
-            self._custody.refusals.record(refusal, run=run, round_number=server_round)
-            raise
 
 
 def _kind(name: str) -> str:

@@ -10,7 +10,14 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client.precision import ChosenPrecision
-from fedglm.client.training import LocalResult, LocalTrainingSettings, TrainingError, cuda_devices, make_optimizer
+from fedglm.client.training import (
+    LocalResult,
+    LocalTrainingSettings,
+    TrainingError,
+    cuda_devices,
+    make_optimizer,
+    warm_up,
+)
 from fedglm.privacy.clipping import ClippingMode, make_clipper
 from fedglm.privacy.dp_sgd import UnitSampler, micro_batches, noised_mean
 from fedglm.privacy.errors import PrivacyError
@@ -76,8 +83,7 @@ def train_privately(
     ):
         torch.manual_seed(secrets.randbits(63))
         for step in range(1, mechanism.steps + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, step / (settings.warmup_steps + 1))
+            warm_up(optimizer, settings, learning_rate, step)
             clipper.begin()
             for indices, owners in micro_batches(sampler.draw(), settings.micro_batch_size):
                 batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(indices).items()}

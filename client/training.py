@@ -119,8 +119,7 @@ def train_locally(
     with torch.random.fork_rng(devices=cuda_devices(precision.device)):
         torch.manual_seed(seed)
         for step, indices in enumerate(_batches(len(examples), settings.batch_size, steps, generator), start=1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, step / (settings.warmup_steps + 1))
+            warm_up(optimizer, settings, learning_rate, step)
             optimizer.zero_grad(set_to_none=True)
             for part in torch.split(indices, settings.micro_batch_size or len(indices)):
                 batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(part).items()}
@@ -149,6 +148,12 @@ def make_optimizer(model: torch.nn.Module, settings: LocalTrainingSettings, rate
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay)
     return torch.optim.SGD(trained, lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+
+
+def warm_up(optimizer: torch.optim.Optimizer, settings: LocalTrainingSettings, rate: float, step: int) -> None:
+    """Set the learning rate of a round's step, from 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * min(1.0, step / (settings.warmup_steps + 1))
 
 
 def _batches(size: int, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:

@@ -146,6 +146,13 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int, hi
     return thousandths / 1000
 
 
+def usual_delta(units: int) -> float:
+    """1 / (10 x units), rounded down to one digit: the delta of a promise that names none."""
+    bound = 0.1 / units
+    exponent = math.floor(math.log10(bound))
+    return float(f"{math.floor(bound / 10**exponent + 1e-9)}e{exponent}")
+
+
 def _overspend(spent_epsilon: float, epsilon: float) -> float:
     """Above 0 where the budget is exceeded; on this scale the accountants are nearly straight lines."""
     return math.log(min(max(spent_epsilon, 1e-6), 1e6) / epsilon)

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import hmac
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.privacy.durable import storage_errors, sync_folder
+from fedglm.privacy.durable import create_privately, storage_errors
 from fedglm.privacy.errors import PrivacyError
 
 SALT_BYTES: Final = 32
@@ -59,27 +58,12 @@ def site_salt(path: Path) -> bytes:
     """
     with storage_errors(path):
         if not path.exists():
-            _create(path)
+            with contextlib.suppress(FileExistsError):  # of two that create it, both go on with the first one's
+                create_privately(path, os.urandom(SALT_BYTES))
         salt = path.read_bytes()
     if len(salt) != SALT_BYTES:
         raise PrivacyError(f"{path} holds {len(salt)} bytes, a salt has {SALT_BYTES}: is it the right file?")
     return salt
-
-
-def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(SALT_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # of two that create it, both go on with the first one's
-            os.link(scratch, path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch)
-    sync_folder(path.parent)
 
 
 def _keyed(salt: bytes, purpose: bytes, parts: Iterable[bytes]) -> bytes:

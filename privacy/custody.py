@@ -9,18 +9,23 @@
 `establish` makes it, once; without it nothing leaves.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedglm.privacy.charges import Budget
+from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.commitment import Field, commitment, site_salt
 from fedglm.privacy.durable import write_atomically
-from fedglm.privacy.errors import PolicyError
+from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.refusal_log import RefusalLog
+
+FOLDER = "custody"
+"""Name of the folder, within the node's."""
 
 KEY, POLICY, LEDGER, SALT, REFUSALS = "site.key", "policy.toml", "ledger.sqlite", "salt", "refusals.jsonl"
 
@@ -64,11 +69,57 @@ class Custody:
         name = commitment(records, site_salt(folder / SALT))
         return cls(policy, ledger, RefusalLog(folder / REFUSALS), name, unit)
 
-    @property
-    def budget(self) -> Budget | None:
+    @contextlib.contextmanager
+    def logged(self, run: str, server_round: int) -> Iterator[None]:
+        """Write a refusal in the block down before it goes on."""
+        try:
+            yield
+        except Refusal as refusal:
+            self.refusals.record(refusal, run=run, round_number=server_round)
+            raise
+
+    def charge_of(self, run: str, server_round: int, mechanism: Mechanism | None, plan: str, release: str) -> Charge:
+        """The charge for an update.
+
+        Args:
+            run: Identity of the run.
+            server_round: Number of the round.
+            mechanism: How noise was added; None for none.
+            plan: SHA-256 of the run's plan.
+            release: SHA-256 of the bytes that leave.
+        """
+        return Charge(
+            data_set=self.policy.data_set,
+            commitment=self.commitment,
+            run=run,
+            round=server_round,
+            purpose="update",
+            mechanism=mechanism,
+            plan=plan,
+            release=release,
+        )
+
+    def afford(self, charge: Charge) -> None:
+        """Refuse beforehand what `pay` would refuse afterwards."""
+        self.ledger.check(charge, self._budget(charge))
+
+    def pay(self, charge: Charge) -> None:
+        """Charge the ledger, unless these very bytes have been charged before.
+
+        Raises:
+            Refusal: Rule `epsilon-budget`.
+            LedgerError: The charge could not be written.
+        """
+        if not self.ledger.released(charge.release):
+            self.ledger.charge(charge, self._budget(charge))
+
+    def _budget(self, charge: Charge) -> Budget | None:
         """What the data set may spend for life; None where the policy sets no limit, and so permits no noised plan."""
         policy = self.policy
-        return None if policy.epsilon is None or policy.delta is None else Budget(policy.epsilon, policy.delta)
+        # A site that permits updates without noise has no budget to keep; the ledger remembers them all the same.
+        if charge.mechanism is None or policy.epsilon is None or policy.delta is None:
+            return None
+        return Budget(policy.epsilon, policy.delta)
 
 
 def establish(folder: Path, policy: Policy) -> None:

@@ -63,6 +63,44 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> Non
         sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give an empty scratch file, readable by its owner alone, and put it at `path` when the block is through.
+
+    What the block writes it must flush to the disk itself. A file at `path` is never replaced, and nobody sees one that
+    is half-written.
+
+    Raises:
+        FileExistsError: There is a file at `path` already.
+        StorageError: The file could not be written.
+    """
+    taken = False
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
+        os.close(descriptor)
+        try:
+            yield Path(name)
+            try:
+                os.link(name, path)  # unlike a rename it fails where a file is
+            except FileExistsError:
+                taken = True
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        sync_folder(path.parent)
+    if taken:
+        raise FileExistsError(errno.EEXIST, "there is a file already", str(path))
+
+
+def create_privately(path: Path, data: bytes) -> None:
+    """Write `data` to a new file at `path`; raises as `new_file`."""
+    with new_file(path) as scratch, scratch.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(path: Path) -> None:
     """Flush the folder's entries to the disk, so that a rename in it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

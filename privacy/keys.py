@@ -4,12 +4,10 @@ A signature is over a *context* and the message, so that a signature under a pol
 plan. A private key shows nowhere: not in a repr, not in an error, not in a copy for another process.
 """
 
-import contextlib
 import hashlib
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from fedglm.privacy.durable import storage_errors, sync_folder
+from fedglm.privacy.durable import create_privately
 from fedglm.privacy.errors import PrivacyError
 
 PUBLIC_KEY_BYTES = 32
@@ -105,21 +103,11 @@ class SigningKey:
             StorageError: The file cannot be written.
         """
         key = cls.generate()
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.link(scratch, path)  # unlike a rename it fails where a file is, and nobody sees a half-written key
-            except FileExistsError:
-                raise PrivacyError(f"{path} is there already: a key is never replaced; move the old one away") from None
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(scratch)
-            sync_folder(path.parent)
+        content = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        try:
+            create_privately(path, content)
+        except FileExistsError:
+            raise PrivacyError(f"{path} is there already: a key is never replaced; move the old one away") from None
         return key
 
     @classmethod

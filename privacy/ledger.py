@@ -12,10 +12,8 @@ and is not charged again; fresh noise is a fresh charge.
 
 import contextlib
 import math
-import os
 import secrets
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -24,7 +22,7 @@ from typing import Final
 
 from fedglm.privacy.accountant import Spent, spent, within
 from fedglm.privacy.charges import SHORT, Budget, Charge, Head, Row, Stretch, is_sha256, related, stretches
-from fedglm.privacy.durable import FREE_SOME, StorageError, storage_errors, sync_folder
+from fedglm.privacy.durable import FREE_SOME, StorageError, new_file
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 
 BUDGET_RULE: Final = "epsilon-budget"
@@ -66,24 +64,14 @@ class Ledger:
             LedgerError: There is a file at `path` already, or it cannot be written.
         """
         try:
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
-                os.close(descriptor)
-                try:
-                    with _reported(path), contextlib.closing(_open(Path(name))) as database:
-                        database.execute("BEGIN IMMEDIATE")
-                        for statement in _SCHEMA.values():
-                            database.execute(statement)
-                        database.execute("INSERT INTO origin VALUES (?)", (secrets.token_hex(32),))
-                        database.execute("COMMIT")
-                    os.link(name, path)  # unlike a rename it fails where a file is
-                except FileExistsError:
-                    raise LedgerError(f"{path} is there already: a ledger is never replaced") from None
-                finally:
-                    with contextlib.suppress(OSError):
-                        os.unlink(name)
-                sync_folder(path.parent)
+            with new_file(path) as scratch, _reported(path), contextlib.closing(_open(scratch)) as database:
+                database.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA.values():
+                    database.execute(statement)
+                database.execute("INSERT INTO origin VALUES (?)", (secrets.token_hex(32),))
+                database.execute("COMMIT")
+        except FileExistsError:
+            raise LedgerError(f"{path} is there already: a ledger is never replaced") from None
         except StorageError as exc:
             raise LedgerError(str(exc)) from exc
         return cls(path)

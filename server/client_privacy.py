@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA, calibrate, spent, within
+from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA, calibrate, spent, usual_delta, within
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Event, Mechanism
 from fedglm.privacy.noise import GaussianNoise
@@ -59,10 +59,7 @@ class ClientPrivacySettings(BaseModel):
 
     def delta_of(self, nodes: int) -> float:
         """The delta of a federation of `nodes` nodes."""
-        if self.delta is not None:
-            return self.delta
-        exponent = math.floor(math.log10(0.1 / nodes))
-        return float(f"{math.floor(0.1 / nodes / 10**exponent + 1e-9)}e{exponent}")
+        return usual_delta(nodes) if self.delta is None else self.delta
 
 
 class ClientPrivacy:

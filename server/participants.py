@@ -54,9 +54,6 @@ class Participants:
         self._by_name = {member.name: member for member in sorted(members, key=lambda m: m.name)}
         self._by_id = {member.node_id: member for member in members}
 
-    def __len__(self) -> int:
-        return len(self._by_name)
-
     @property
     def active(self) -> list[Participant]:
         """Those that did not withdraw, by name."""

@@ -19,8 +19,8 @@ from fedglm.autoglm.models import build_model
 from fedglm.client.app import build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
-from fedglm.privacy.custody import Custody
-from fedglm.simulations.privacy import CUSTODY, declared_examples, unit_of
+from fedglm.privacy.custody import FOLDER, Custody
+from fedglm.simulations.privacy import declared_examples, unit_of
 from fedglm.simulations.scenario import Scenario
 
 
@@ -74,7 +74,7 @@ class SimulatedNodes:
         partition = int(context.node_config["partition-id"])
         site = stage.data.sites[partition]
         home = self.folder / folder_name(site.name)
-        gate = OutboundGate(stage.workbench.layout.size, _custody(home / CUSTODY, self.scenario_toml, partition), home)
+        gate = OutboundGate(stage.workbench.layout.size, _custody(home / FOLDER, self.scenario_toml, partition), home)
         node = Node(
             site.name,
             stage.workbench,

@@ -8,17 +8,14 @@ import numpy as np
 
 from fedglm.autoglm.data import Site
 from fedglm.compression.layout import Layout
-from fedglm.privacy.accountant import calibrate
-from fedglm.privacy.custody import LEDGER, establish, is_established
+from fedglm.privacy.accountant import calibrate, usual_delta
+from fedglm.privacy.custody import establish, is_established
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.policy import ANY, Policy
 from fedglm.server.participants import drawn
 from fedglm.simulations.scenario import Scenario, ScenarioError
-
-CUSTODY = "custody"
-"""Name of the folder of a site's policy and ledger, within the node's."""
 
 _HEADROOM = 8192
 """Bytes that a site lets out beyond dense float32 of the model."""
@@ -56,37 +53,48 @@ def delta_of(scenario: Scenario, sites: tuple[Site, ...]) -> float:
     """The delta of a run: the scenario's, or 1 / (10 x units) of the smallest site, rounded down to one digit."""
     if scenario.privacy.delta is not None:
         return scenario.privacy.delta
-    bound = 0.1 / min(declared_units(site) for site in sites)
-    exponent = math.floor(math.log10(bound))
-    return float(f"{math.floor(bound / 10**exponent + 1e-9)}e{exponent}")
+    return usual_delta(min(declared_units(site) for site in sites))
 
 
-def plan_mechanism(scenario: Scenario, sites: tuple[Site, ...]) -> Mechanism | None:
+def plan_mechanism(scenario: Scenario, sites: tuple[Site, ...], delta: float) -> Mechanism | None:
     """How nodes add noise, calibrated so that no site spends more than the scenario's epsilon in the whole run.
 
     A step samples `training.batch_size` units of a site of mean size. Sampling of nodes is not counted as protection:
     the node that takes part most often sets the noise.
+
+    Args:
+        scenario: What is asked for.
+        sites: All sites.
+        delta: The delta that epsilon holds at.
 
     Raises:
         PrivacyError: No noise keeps to so little epsilon.
     """
     if scenario.privacy.epsilon is None:
         return None
-    federation, training = scenario.federation, scenario.training
+    training = scenario.training
     mean = sum(declared_units(site) for site in sites) / len(sites)
     rate = min(1.0, training.batch_size / mean)
-    turns = np.zeros(len(sites), np.int64)
-    for number in range(1, federation.rounds + 1):
-        turns[drawn(len(sites), federation.cohort_size(len(sites)), federation.seed, number)] += 1
-    steps = int(turns.max()) * training.local_steps
+    steps = _most_turns(scenario, len(sites)) * training.local_steps
     return Mechanism(
         sampling_rate=rate,
         steps=training.local_steps,
         clipping_norm=scenario.privacy.clipping_norm,
-        noise_multiplier=calibrate(scenario.privacy.epsilon, delta_of(scenario, sites), rate, steps),
+        noise_multiplier=calibrate(scenario.privacy.epsilon, delta, rate, steps),
         unit=unit_of(scenario),
         records_per_unit=scenario.privacy.records_per_unit,
     )
+
+
+def _most_turns(scenario: Scenario, nodes: int) -> int:
+    """Rounds of the node that takes part most often; all of them where the draws are secret, for nobody can count."""
+    federation = scenario.federation
+    if scenario.client_privacy.epsilon is not None:
+        return federation.rounds
+    turns = np.zeros(nodes, np.int64)
+    for number in range(1, federation.rounds + 1):
+        turns[drawn(nodes, federation.cohort_size(nodes), federation.seed, number)] += 1
+    return int(turns.max())
 
 
 def server_key(path: Path) -> SigningKey:
@@ -133,11 +141,10 @@ def establish_site(
     establish(folder, policy)
 
 
-def greatest_epsilon(folders: list[Path], delta: float) -> float:
-    """The greatest epsilon that the ledgers in these folders show; each holds one data set."""
+def greatest_epsilon(ledgers: list[Ledger], delta: float) -> float:
+    """The greatest epsilon that these ledgers show; each holds one data set."""
     worst = 0.0
-    for folder in folders:
-        ledger = Ledger(folder / LEDGER)
+    for ledger in ledgers:
         rows = ledger.rows()
         if rows:
             worst = max(worst, ledger.spent(rows[0].charge.data_set, rows[0].charge.commitment, delta).epsilon)

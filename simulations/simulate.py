@@ -14,7 +14,9 @@ from fedglm.autoglm.models import save_release
 from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.precision import choose_precision
+from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.durable import StorageError, storage_errors
+from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.statement import NO_GUARANTEE, NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
 from fedglm.server.app import build_server_app
 from fedglm.server.client_privacy import plan_client_privacy
@@ -26,7 +28,6 @@ from fedglm.simulations.evaluation import Evaluator
 from fedglm.simulations.inline import prepare_workers
 from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage, folder_name
 from fedglm.simulations.privacy import (
-    CUSTODY,
     delta_of,
     establish_site,
     greatest_epsilon,
@@ -111,11 +112,12 @@ def _run(
     initial = evaluator.overall(bench.initial)
     key = server_key(run.server_key)
     client_privacy = plan_client_privacy(scenario.client_privacy, scenario.federation, len(stage.data.sites))
-    mechanism = plan_mechanism(_foreseen(scenario), stage.data.sites)
     delta = delta_of(scenario, stage.data.sites)
-    custodies = [run.nodes.absolute() / folder_name(site.name) / CUSTODY for site in stage.data.sites]
+    mechanism = plan_mechanism(scenario, stage.data.sites, delta)
+    custodies = [run.nodes.absolute() / folder_name(site.name) / FOLDER for site in stage.data.sites]
     for site, folder in zip(stage.data.sites, custodies, strict=True):
         establish_site(folder, scenario, site, key=key, layout=bench.layout, mechanism=mechanism, delta=delta)
+    ledgers = [Ledger(folder / LEDGER) for folder in custodies]  # each row is verified once
     plan = Plan(
         federation=scenario.federation,
         optimizer=scenario.training,
@@ -124,7 +126,7 @@ def _run(
         local_steps=scenario.training.local_steps,
         mechanism=mechanism,
         key=key,
-        epsilon=lambda: None if mechanism is None else greatest_epsilon(custodies, delta),
+        epsilon=lambda: None if mechanism is None else greatest_epsilon(ledgers, delta),
         downlink=scenario.downlink,
         learning_rate=scenario.training.learning_rate,
         layout=bench.layout,
@@ -143,17 +145,6 @@ def _run(
         raise FederationError(f"the engine {engine} ended before the last round")
     run.write_rounds(finished[0].rows)
     return finished[0], initial, evaluator
-
-
-def _foreseen(scenario: Scenario) -> Scenario:
-    """The scenario by whose draws of nodes the sites' noise is calibrated.
-
-    Where the draws are secret nobody can count a site's turns beforehand: it may have one in each round.
-    """
-    if scenario.client_privacy.epsilon is None:
-        return scenario
-    everybody = scenario.federation.model_copy(update={"fraction": 1.0})
-    return scenario.model_copy(update={"federation": everybody})
 
 
 class _RowWriter:
