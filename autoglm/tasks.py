@@ -71,6 +71,11 @@ class Task:
         """Number of classes; 0 for language modelling."""
         return len(self.labels)
 
+    @property
+    def loss_bound(self) -> float:
+        """A public bound by which reported losses are cut, in nats: that of a model which finds all outputs alike."""
+        return math.log(max(8, self.num_labels or self.vocab_size))
+
     def sequence_losses(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Cross-entropy of each sequence in nats, (B,) float32, with gradients.
 
@@ -93,26 +98,37 @@ class Task:
         """
         if not len(examples):
             raise DataError("no examples to evaluate on")
+        losses, correct = self.measure(model, examples, batch_size=batch_size)
+        weights = torch.ones_like(losses) if self.labels else (examples.lengths - 1).clamp(min=0).double()
+        count = int(weights.sum())
+        return self.evaluation(float((losses * weights).sum()) / max(count, 1), float(correct.mean()), count)
+
+    def evaluation(self, loss: float, accuracy: float, count: int) -> Evaluation:
+        """Means as an evaluation; `accuracy` counts for classifiers alone."""
+        return Evaluation(loss=loss, metric=accuracy if self.labels else _perplexity(loss), count=count)
+
+    def measure(
+        self, model: torch.nn.Module, examples: Examples, *, batch_size: int = 64
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of each sequence, (N,), and whether it was classified rightly, (N,); both float64.
+
+        In float32, without gradients or dropout; the model's mode is put back. A language model is right about none.
+        """
         order = torch.argsort(examples.lengths, stable=True)
         device, training = next(model.parameters()).device.type, model.training
         model.eval()
-        loss, correct, count = 0.0, 0, 0
+        found, correct = torch.zeros(2, len(order), dtype=torch.float64)
         try:
             for first in range(0, len(order), batch_size):
+                chosen = order[first : first + batch_size]
                 with torch.no_grad(), torch.autocast(device, enabled=False):
-                    logits, batch = self._logits(model, examples.batch(order[first : first + batch_size]))
-                    losses = self._losses(logits, batch).double()
+                    logits, batch = self._logits(model, examples.batch(chosen))
+                    found[chosen] = self._losses(logits, batch).double().cpu()
                 if self.labels:
-                    weights = torch.ones_like(losses)
-                    correct += int((logits.argmax(-1) == batch["labels"]).sum())
-                else:
-                    weights = batch["attention_mask"][:, 1:].sum(1).double()
-                loss += float((losses * weights).sum())
-                count += int(weights.sum())
+                    correct[chosen] = (logits.argmax(-1) == batch["labels"]).double().cpu()
         finally:
             model.train(training)
-        mean = loss / max(count, 1)
-        return Evaluation(loss=mean, metric=correct / count if self.labels else _perplexity(mean), count=count)
+        return found, correct
 
     def pool(self, evaluations: Sequence[Evaluation]) -> Evaluation:
         """Several sites' evaluations as one, as if their examples had been evaluated together.
@@ -125,7 +141,7 @@ class Task:
             raise DataError("no evaluations to pool")
         loss = sum(part.loss * part.count for part in evaluations) / count
         accuracy = sum(part.metric * part.count for part in evaluations) / count
-        return Evaluation(loss=loss, metric=accuracy if self.labels else _perplexity(loss), count=count)
+        return self.evaluation(loss, accuracy, count)
 
     def to_json(self) -> str:
         """Everything but the tokenizer, which saves itself."""

@@ -72,6 +72,7 @@ def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[s
             sets[charge.data_set] = {"budget": budget, "delta": delta, **_spent(found, row, delta)}
     stretches = [
         {
+            "releases": stretch.count,
             "rows": [stretch.first.number, stretch.last.number],
             "data_set": stretch.first.charge.data_set,
             "run": stretch.first.charge.run,
@@ -80,6 +81,7 @@ def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[s
             "since": stretch.first.time,
             "until": stretch.last.time,
             "plan": stretch.first.charge.plan,
+            "policy": stretch.first.charge.policy,
             "mechanism": stretch.first.charge.mechanism and stretch.first.charge.mechanism.to_fields(),
         }
         for stretch in found.summary()
@@ -106,7 +108,7 @@ def _print(path: Path, about: dict[str, Any]) -> None:
 
     console = wide_console()
     table = Table(box=box.SIMPLE_HEAD, title=f"releases, {about['rows']} in all", title_justify="left")
-    for heading in ("rows", "data set", "run", "rounds", "what", "noise", "rate", "steps", "clip", "unit"):
+    for heading in ("releases", "data set", "run", "rounds", "what", "noise", "rate", "steps", "clip", "unit"):
         left = heading in ("data set", "run", "what", "unit")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
     for line in about["charges"]:
@@ -121,7 +123,7 @@ def _print(path: Path, about: dict[str, Any]) -> None:
                 escape(mechanism["unit"]),
             )
         what = (escape(line["data_set"]), line["run"][:8], _span(line["rounds"]), line["purpose"])
-        table.add_row(_span(line["rows"]), *what, *how)
+        table.add_row(str(line["releases"]), *what, *how)
     console.print(table)
     totals = Table(box=box.SIMPLE_HEAD, title="spent, for the data set's whole life", title_justify="left")
     for heading in ("data set", "epsilon", "of", "delta", "PRV", "PLD", "RDP"):

@@ -61,8 +61,8 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
         def work() -> RecordDict:
             node, gate = resolve(context)
             instruction, blob = _read(message)
-            gate.permit(instruction)
-            return gate.release(node.evaluate(instruction, blob), instruction)
+            permit = gate.permit(instruction, update=False)
+            return gate.release(node.evaluate(instruction, blob, permit), instruction)
 
         return _answer(message, work, faults_in_full)
 

@@ -11,7 +11,7 @@ refusal down, and nothing leaves.
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -23,10 +23,12 @@ from fedglm.client.precision import PrecisionError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
 from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report
+from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.charges import Charge, Head
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import Refusal
+from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy_rules import Message, check_message, check_plan
 
@@ -76,8 +78,12 @@ class OutboundGate:
             self._hold(signed)
         write_atomically(self._folder / PINNED, signed.to_bytes())
 
-    def permit(self, instruction: Instruction) -> Permit:
+    def permit(self, instruction: Instruction, *, update: bool = True) -> Permit:
         """What the node may do for an instruction, before it does anything.
+
+        Args:
+            instruction: The server's.
+            update: Whether it asks for an update; measures are asked for in the instruction itself.
 
         Raises:
             Refusal: The instruction is not of the pinned plan, asks for what the policy keeps, or the ledger is not
@@ -93,9 +99,18 @@ class OutboundGate:
                 raise Refusal("ledger-anchor", "the ledger is not the one that the server has seen, or an older copy")
             if instruction.evaluate:
                 check_message(Message(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
-                if plan.mechanism is not None:
-                    raise Refusal("metrics", "exact metrics carry no noise, so that a plan with noise lets none out")
-        return Permit(plan.mechanism, self._custody.policy.declare_units or 0, lambda: self._afford(plan, instruction))
+                _check_noise("metrics", plan.metrics, plan.metrics, plan)
+            mechanism = self._custody.mechanism_for(plan)
+
+        def afford() -> None:
+            with self._custody.logged(instruction.run, instruction.round):
+                asked = {"update": mechanism} if update else {}
+                asked |= {"metrics": plan.metrics} if instruction.evaluate else {}
+                charges = [self._charge(plan, instruction, name, noise, b"") for name, noise in asked.items()]
+                if charges:
+                    self._custody.afford(*charges)
+
+        return Permit(mechanism, plan.metrics, self._custody.policy.declare_units or 0, afford)
 
     def introduce(self, introduction: Introduction) -> RecordDict:
         """The reply to the server's first query."""
@@ -113,9 +128,19 @@ class OutboundGate:
             metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
             size = len(outcome.blob or b"") + self._envelope(plan.mechanism is not None)
             check_message(Message(size, metrics), self._custody.policy)
+            charges = []
             if outcome.blob is not None:
                 self._check_update(outcome.blob, plan)
-                self._custody.pay(self._charge_of(plan, instruction, hashlib.sha256(outcome.blob).hexdigest()))
+                _check_noise("plan", outcome.noise, plan.mechanism, plan)
+                charges.append(self._charge(plan, instruction, "update", outcome.noise, outcome.blob))
+            if outcome.evaluation is not None:
+                _check_noise("metrics", outcome.evaluation_noise, plan.metrics, plan)
+                told = canonical_json(
+                    {**asdict(outcome.evaluation), "run": instruction.run, "round": instruction.round}
+                )
+                charges.append(self._charge(plan, instruction, "metrics", outcome.evaluation_noise, told))
+            if charges:
+                self._custody.pay(*charges)
         if outcome.blob is not None and plan.mechanism is not None:
             outcome = replace(outcome, report=replace(outcome.report, ledger=self._custody.ledger.head.to_text()))
         return self._content(outcome)
@@ -150,12 +175,11 @@ class OutboundGate:
         self._hold(signed)
         return signed.plan
 
-    def _afford(self, plan: RunPlan, instruction: Instruction) -> None:
-        with self._custody.logged(instruction.run, instruction.round):
-            self._custody.afford(self._charge_of(plan, instruction, "0" * 64))
-
-    def _charge_of(self, plan: RunPlan, instruction: Instruction, release: str) -> Charge:
-        return self._custody.charge_of(instruction.run, instruction.round, plan.mechanism, plan.sha256, release)
+    def _charge(
+        self, plan: RunPlan, instruction: Instruction, purpose: str, noise: Mechanism | None, content: bytes
+    ) -> Charge:
+        release = hashlib.sha256(content).hexdigest()
+        return self._custody.charge_of(instruction.run, instruction.round, noise, plan.sha256, release, purpose=purpose)
 
     def _content(self, outcome: Outcome) -> RecordDict:
         blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
@@ -175,3 +199,15 @@ class OutboundGate:
             decode(blob, size=self._size, codec=plan.codec)  # a value that is not finite does not decode
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
+
+
+def _check_noise(rule: str, found: Mechanism | None, announced: Mechanism | None, plan: RunPlan) -> None:
+    """Refuse what was noised in another way than the plan says, more noise apart."""
+    if plan.mechanism is None and found is None:
+        return
+    if announced is None:
+        raise Refusal(rule, "the plan announces no noise for this, and nothing leaves without")
+    if found is None or found.noise_multiplier < announced.noise_multiplier:
+        raise Refusal(rule, "what would leave has less noise than the plan says")
+    if found != replace(announced, noise_multiplier=found.noise_multiplier):
+        raise Refusal(rule, "what would leave was noised in another way than the plan says")

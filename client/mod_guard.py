@@ -52,7 +52,7 @@ class ModGuard:
             check_plain_update(layout, self._codec, custody.policy)
             self._check_rest(reply)
         release = hashlib.sha256(blob).hexdigest()
-        custody.pay(custody.charge_of(run, server_round, None, NO_PLAN, release))
+        custody.pay(custody.charge_of(run, server_round, None, NO_PLAN, release, purpose="update"))
 
     def check_measures(self, reply: Message) -> None:
         """Refuse a reply to any other message that holds more than metrics which the policy lists.

@@ -7,7 +7,7 @@ its next instruction, that it folded the update in.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vect
 from fedglm.autoglm.tasks import Evaluation, Task
 from fedglm.client.coding import code_update
 from fedglm.client.precision import choose_precision
-from fedglm.client.private_training import train_privately
+from fedglm.client.private_training import evaluate_privately, train_privately
 from fedglm.client.state import NodeState, Pending
 from fedglm.client.training import LocalTrainingSettings, round_seed, train_locally
 from fedglm.compression.codec import CodecError
@@ -26,6 +26,7 @@ from fedglm.compression.downlink import Replica, on_grid
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
 
 
@@ -37,11 +38,15 @@ class Outcome:
         report: The answer's fields.
         blob: Coded update, or None.
         evaluation: Measures of the *received* model on held-out data, or None.
+        noise: How the update was noised; None for not at all.
+        evaluation_noise: How the measures were noised.
     """
 
     report: Report
     blob: bytes | None = None
     evaluation: Evaluation | None = None
+    noise: Mechanism | None = None
+    evaluation_noise: Mechanism | None = None
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,14 @@ class Permit:
     """What the outbound gate lets a node do for an instruction.
 
     Attributes:
-        mechanism: How noise is added; None where none is.
+        mechanism: How noise is added to the update; None where none is.
+        metrics: How noise is added to measures of the received model; None where none is.
         declared_units: Number of units that the site makes public, which noised sums are divided by.
-        afford: Raises `Refusal` where the ledger has too little left for a fresh update.
+        afford: Raises `Refusal` where the ledger has too little left for a fresh answer.
     """
 
     mechanism: Mechanism | None
+    metrics: Mechanism | None
     declared_units: int
     afford: Callable[[], None]
 
@@ -150,23 +157,29 @@ class Node:
         replica = self._receive(state, instruction, downlink)
         if replica is None:
             return Outcome(Report(nonce=instruction.nonce, holds=state.version))
-        evaluation = self._evaluate(replica.vector) if instruction.evaluate else None
         pending = state.pending
         if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
             permit.afford()
             state.pending = pending = self._make_update(instruction, state, replica, permit)
-        # Else the server asks again for a round that this node has trained: it gets the very same bytes.
+        # Else the server asks again for a round that this node has trained: it gets the very same bytes and numbers.
         state.save(self.folder)
-        return Outcome(Report(nonce=instruction.nonce), pending.blob, evaluation)
+        report = Report(nonce=instruction.nonce)
+        return Outcome(report, pending.blob, pending.measured, pending.noise, pending.measured_noise)
 
-    def evaluate(self, instruction: Instruction, downlink: bytes) -> Outcome:
-        """Rebuild the model that the server means and measure it on the node's held-out data."""
+    def evaluate(self, instruction: Instruction, downlink: bytes, permit: Permit) -> Outcome:
+        """Rebuild the model that the server means and measure it on the node's held-out data.
+
+        Raises:
+            Refusal: The ledger has too little left for further measures.
+        """
         state = self._load(instruction)
         replica = self._receive(state, instruction, downlink)
         if replica is None:
             return Outcome(Report(nonce=instruction.nonce, holds=state.version))
+        permit.afford()
         state.save(self.folder)
-        return Outcome(Report(nonce=instruction.nonce), evaluation=self._evaluate(replica.vector))
+        measured = self._evaluate(replica.vector, permit)
+        return Outcome(Report(nonce=instruction.nonce), evaluation=measured, evaluation_noise=permit.metrics)
 
     def _load(self, instruction: Instruction) -> NodeState:
         """The node's memory of this run, with the residual that the server has acknowledged by now."""
@@ -196,9 +209,10 @@ class Node:
 
     def _make_update(self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit) -> Pending:
         base = replica.vector
+        measured = self._evaluate(base, permit) if instruction.evaluate else None
         delta = self._trained(instruction, base, permit)
         # From here on nothing looks at the data: what is selected and coded follows from noised values alone.
-        return code_update(
+        pending = code_update(
             state,
             delta,
             base,
@@ -208,6 +222,8 @@ class Node:
             rate=instruction.learning_rate,
             envelope=self._envelope,
         )
+        noises = permit.mechanism, permit.metrics if instruction.evaluate else None
+        return replace(pending, noise=noises[0], measured=measured, measured_noise=noises[1])
 
     def _trained(self, instruction: Instruction, base: np.ndarray, permit: Permit) -> np.ndarray:
         """Local weights minus `base`, after the round's steps."""
@@ -232,6 +248,10 @@ class Node:
             declared_units=permit.declared_units,
         ).delta
 
-    def _evaluate(self, vector: np.ndarray) -> Evaluation:
+    def _evaluate(self, vector: np.ndarray, permit: Permit) -> Evaluation:
         load_vector(self._bench.model, vector)
-        return self._bench.task.evaluate(self._bench.model, self._held_out)
+        if permit.mechanism is None:
+            return self._bench.task.evaluate(self._bench.model, self._held_out)
+        if permit.metrics is None:
+            raise PrivacyError("exact measures carry no noise, and all that leaves in this run does")
+        return evaluate_privately(self._bench.model, self._bench.task, self._held_out, permit.metrics)

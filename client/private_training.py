@@ -8,7 +8,7 @@ import torch
 
 from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks import Evaluation, Task
 from fedglm.client.precision import ChosenPrecision
 from fedglm.client.training import (
     LocalResult,
@@ -23,6 +23,7 @@ from fedglm.privacy.dp_sgd import UnitSampler, micro_batches, noised_mean
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.noised_metrics import noised_means
 
 
 def train_privately(
@@ -97,6 +98,34 @@ def train_privately(
     if not np.isfinite(delta).all():
         raise TrainingError("a trained weight is not finite: lower training.learning_rate")
     return LocalResult(delta=delta, loss=math.nan, steps=mechanism.steps)
+
+
+def evaluate_privately(
+    model: torch.nn.Module,
+    task: Task,
+    held_out: Examples,
+    mechanism: Mechanism,
+    *,
+    noise: GaussianNoise | None = None,
+) -> Evaluation:
+    """Noised loss and metric of a model on held-out data, over units: they may leave once their charge is written.
+
+    A unit's loss is cut at `task.loss_bound`. The count is of units, and noised too.
+
+    Args:
+        model: With the weights to measure.
+        task: Gives loss and metric.
+        held_out: The node's held-out data, with their units; even whether there are any stays private.
+        mechanism: How the measures are noised.
+        noise: Source of all randomness; a fresh one without.
+    """
+    noise = noise or GaussianNoise()
+    drawn = UnitSampler(held_out.units.numpy(), mechanism, noise).draw() if len(held_out) else []
+    owners = np.repeat(np.arange(len(drawn)), [len(records) for records in drawn])
+    losses, correct = task.measure(model, held_out.select(np.concatenate([*drawn, np.zeros(0, np.int64)])))
+    values = np.stack([losses.numpy(), correct.numpy()], axis=1)
+    (loss, accuracy), count = noised_means(values, owners, (task.loss_bound, 1.0), mechanism, noise)
+    return task.evaluation(loss, accuracy, count)
 
 
 def _follow(parameters: list[torch.nn.Parameter], gradient: torch.Tensor) -> None:

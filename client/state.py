@@ -11,15 +11,18 @@ removed afterwards.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedglm.autoglm.tasks import Evaluation
 from fedglm.privacy.durable import write_atomically
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.mechanism import Mechanism
 
-FORMAT = 1
+FORMAT = 2
 PRIVATE = 0o600
 """Rights of the state's files: a residual holds what was learned from the site's records and has not left yet."""
 
@@ -39,6 +42,9 @@ class Pending:
         residual: What becomes the residual once the server has acknowledged the update; float32 vector, or None
             where nothing is kept.
         rate: Learning rate of the round, None where it is not known.
+        noise: How the update was noised, by which it is charged whenever it leaves; None for not at all.
+        measured: What was measured for the same answer, None for nothing.
+        measured_noise: How that was noised.
     """
 
     round: int
@@ -46,6 +52,9 @@ class Pending:
     blob: bytes
     residual: np.ndarray | None
     rate: float | None = None
+    noise: Mechanism | None = None
+    measured: Evaluation | None = None
+    measured_noise: Mechanism | None = None
 
 
 @dataclass
@@ -105,7 +114,14 @@ class NodeState:
         }
         if self.pending is not None:
             pending = self.pending
-            record["pending"] = {"round": pending.round, "base_sha256": pending.base_sha256, "rate": pending.rate}
+            record["pending"] = {
+                "round": pending.round,
+                "base_sha256": pending.base_sha256,
+                "rate": pending.rate,
+                "noise": pending.noise and pending.noise.to_fields(),
+                "measured": pending.measured and asdict(pending.measured),
+                "measured_noise": pending.measured_noise and pending.measured_noise.to_fields(),
+            }
             vectors["pending_residual"], vectors["pending_blob"] = self.pending.residual, self.pending.blob
         files = {}
         for name, content in vectors.items():
@@ -151,12 +167,16 @@ class NodeState:
             vectors = {name: _vector(data, size) for name, data in content.items() if name != "pending_blob"}
             pending = None
             if record.get("pending"):
+                known = record["pending"]
                 pending = Pending(
-                    round=int(record["pending"]["round"]),
-                    base_sha256=str(record["pending"]["base_sha256"]),
+                    round=int(known["round"]),
+                    base_sha256=str(known["base_sha256"]),
                     blob=content["pending_blob"],
                     residual=vectors.get("pending_residual"),
-                    rate=_rate(record["pending"].get("rate")),
+                    rate=_rate(known["rate"]),
+                    noise=_mechanism(known["noise"]),
+                    measured=known["measured"] and Evaluation(**known["measured"]),
+                    measured_noise=_mechanism(known["measured_noise"]),
                 )
             return cls(
                 run=str(record["run"]),
@@ -168,12 +188,16 @@ class NodeState:
                 pending=pending,
                 _stored=files,
             )
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError, OSError, PrivacyError) as exc:
             raise StateError(f"the node's state in {folder} is damaged ({exc}): move it away to start afresh") from exc
 
 
 def _rate(value: object) -> float | None:
     return None if value is None else float(str(value))
+
+
+def _mechanism(fields: Any) -> Mechanism | None:
+    return None if fields is None else Mechanism.from_fields(fields)
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -3,8 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from itertools import groupby
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
@@ -20,6 +19,7 @@ SHORT: Final = 32
 """Digits of a hash by which an anchor may be known."""
 _ANCHOR: Final = re.compile(rf"[0-9]{{1,9}}:[0-9a-f]{{{SHORT}}}")
 _MOST_ROUND: Final = 2**31 - 1
+_NONE: Final = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Charge:
         purpose: One of `PURPOSES`.
         mechanism: How it was noised; None says that it was not, and then no epsilon holds for the data set any more.
         plan: SHA-256 (hex) of the run plan.
+        policy: SHA-256 (hex) of the policy that let it out.
         release: SHA-256 (hex) of the bytes that leave, by which a retry is known.
 
     Raises:
@@ -69,6 +70,7 @@ class Charge:
     purpose: str
     mechanism: Mechanism | None
     plan: str
+    policy: str
     release: str
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class Charge:
             text = getattr(self, name)
             if type(text) is not str or not 0 < len(text) <= 200 or not text.isprintable():
                 raise PrivacyError(f"charge: {name} is a text of 1 to 200 printable characters")
-        for name in ("commitment", "plan", "release"):
+        for name in ("commitment", "plan", "policy", "release"):
             if not is_sha256(getattr(self, name)):
                 raise PrivacyError(f"charge: {name} is a SHA-256, 64 digits 0-9 a-f")
         if type(self.round) is not int or not 0 <= self.round <= _MOST_ROUND:
@@ -170,27 +172,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Rows that follow each other and differ in nothing but round, time and release.
+    """Rows that differ in nothing but round, time and release.
 
     Attributes:
         first: The first row.
         last: The last row.
+        count: How many they are; rows of other stretches may lie between them.
     """
 
     first: Row
     last: Row
+    count: int
 
 
 def stretches(rows: Iterable[Row]) -> Iterator[Stretch]:
-    """A ledger in few lines: rows in a row of one data set, run, purpose, mechanism and plan are one."""
-
-    def kind(row: Row) -> tuple[object, ...]:
-        charge = row.charge
-        return charge.data_set, charge.commitment, charge.run, charge.purpose, charge.mechanism, charge.plan
-
-    for _, group in groupby(rows, kind):
-        members = list(group)
-        yield Stretch(members[0], members[-1])
+    """A ledger in few lines: one for each data set, run, purpose, mechanism, plan and policy, by their first rows."""
+    kinds: dict[Charge, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(replace(row.charge, round=0, release=_NONE), []).append(row)
+    for members in kinds.values():
+        yield Stretch(members[0], members[-1], len(members))
 
 
 def related(rows: Iterable[Row], data_set: str, commitment: str) -> list[Row]:

@@ -21,8 +21,10 @@ from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.plan import RunPlan
 from fedglm.privacy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.refusal_log import RefusalLog
+from fedglm.privacy.remaining_budget import stretched
 
 FOLDER = "custody"
 """Name of the folder, within the node's."""
@@ -78,8 +80,20 @@ class Custody:
             self.refusals.record(refusal, run=run, round_number=server_round)
             raise
 
-    def charge_of(self, run: str, server_round: int, mechanism: Mechanism | None, plan: str, release: str) -> Charge:
-        """The charge for an update.
+    def mechanism_for(self, plan: RunPlan) -> Mechanism | None:
+        """How this site adds noise to its updates in a run: as the plan says, or with more where little budget is left.
+
+        Nothing of it depends on the records, so that the noise may be told.
+        """
+        budget = self._budget(plan.mechanism)
+        if plan.mechanism is None or budget is None:
+            return plan.mechanism
+        return stretched(plan, self.ledger.history(self.policy.data_set, self.commitment), budget)
+
+    def charge_of(
+        self, run: str, server_round: int, mechanism: Mechanism | None, plan: str, release: str, *, purpose: str
+    ) -> Charge:
+        """The charge for something that leaves.
 
         Args:
             run: Identity of the run.
@@ -87,37 +101,41 @@ class Custody:
             mechanism: How noise was added; None for none.
             plan: SHA-256 of the run's plan.
             release: SHA-256 of the bytes that leave.
+            purpose: One of `privacy.charges.PURPOSES`.
         """
         return Charge(
             data_set=self.policy.data_set,
             commitment=self.commitment,
             run=run,
             round=server_round,
-            purpose="update",
+            purpose=purpose,
             mechanism=mechanism,
             plan=plan,
+            policy=self.policy.sha256,
             release=release,
         )
 
-    def afford(self, charge: Charge) -> None:
+    def afford(self, *charges: Charge) -> None:
         """Refuse beforehand what `pay` would refuse afterwards."""
-        self.ledger.check(charge, self._budget(charge))
+        first, *others = charges
+        self.ledger.check(first, self._budget(first.mechanism), *others)
 
-    def pay(self, charge: Charge) -> None:
-        """Charge the ledger, unless these very bytes have been charged before.
+    def pay(self, *charges: Charge) -> None:
+        """Charge the ledger for all that leaves in a message, but for bytes that have been charged before.
 
         Raises:
             Refusal: Rule `epsilon-budget`.
             LedgerError: The charge could not be written.
         """
-        if not self.ledger.released(charge.release):
-            self.ledger.charge(charge, self._budget(charge))
+        if fresh := [charge for charge in charges if not self.ledger.released(charge.release)]:
+            first, *others = fresh
+            self.ledger.charge(first, self._budget(first.mechanism), *others)
 
-    def _budget(self, charge: Charge) -> Budget | None:
+    def _budget(self, mechanism: Mechanism | None) -> Budget | None:
         """What the data set may spend for life; None where the policy sets no limit, and so permits no noised plan."""
         policy = self.policy
         # A site that permits updates without noise has no budget to keep; the ledger remembers them all the same.
-        if charge.mechanism is None or policy.epsilon is None or policy.delta is None:
+        if mechanism is None or policy.epsilon is None or policy.delta is None:
             return None
         return Budget(policy.epsilon, policy.delta)
 

@@ -15,7 +15,7 @@ import math
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -117,20 +117,21 @@ class Ledger:
         """Whether bytes of this SHA-256 have been charged, so that a retry may send them."""
         return any(row.charge.release == release for row in self.rows())
 
-    def check(self, charge: Charge, budget: Budget | None) -> None:
+    def check(self, charge: Charge, budget: Budget | None, *others: Charge) -> None:
         """Refuse what `charge` would refuse, and write nothing: before training, so that none is in vain.
 
         Raises:
             Refusal: Rule `epsilon-budget`.
         """
-        _check(self.rows(), charge, budget)
+        _check(self.rows(), [charge, *others], budget)
 
-    def charge(self, charge: Charge, budget: Budget | None) -> Head:
+    def charge(self, charge: Charge, budget: Budget | None, *others: Charge) -> Head:
         """Write a charge down; on the disk for good when this returns. Only then may the release leave.
 
         Args:
             charge: The release.
             budget: What the data set may spend in all; None where the site sets no limit.
+            others: What leaves in the same message, from the same data set: all are written, or none.
 
         Raises:
             Refusal: Rule `epsilon-budget`: with it, the data set would have spent more than the budget. Nothing was
@@ -141,11 +142,15 @@ class Ledger:
             # Others wait from here on, so that two of them cannot spend the same rest.
             database.execute("BEGIN IMMEDIATE")
             self._catch_up(database)
-            _check(self._rows, charge, budget)
-            row, entry = Row.after(self._head, datetime.now(UTC).isoformat(timespec="seconds"), charge)
-            database.execute("INSERT INTO charges VALUES (?, ?, ?)", (row.number, entry, row.hash))
+            _check(self._rows, [charge, *others], budget)
+            head, time, rows = self._head, datetime.now(UTC).isoformat(timespec="seconds"), []
+            for each in (charge, *others):
+                row, entry = Row.after(head, time, each)
+                database.execute("INSERT INTO charges VALUES (?, ?, ?)", (row.number, entry, row.hash))
+                head = Head(row.number, row.hash)
+                rows.append(row)
             database.execute("COMMIT")
-            self._rows.append(row)
+            self._rows += rows
             return self._head
 
     @property
@@ -191,16 +196,20 @@ class Ledger:
             raise LedgerError(f"the ledger {self._path} is damaged: it has rows outside the chain")
 
 
-def _check(rows: Iterable[Row], charge: Charge, budget: Budget | None) -> None:
+def _check(rows: Iterable[Row], charges: Sequence[Charge], budget: Budget | None) -> None:
+    first = charges[0]
+    if any((each.data_set, each.commitment) != (first.data_set, first.commitment) for each in charges):
+        raise PrivacyError("what is charged together is of one data set")
     if budget is None:
         return
-    mechanisms = [row.charge.mechanism for row in related(rows, charge.data_set, charge.commitment)]
+    earlier = [row.charge.mechanism for row in related(rows, first.data_set, first.commitment)]
+    new = [each.mechanism for each in charges]
     limit = f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
-    if charge.mechanism is None:
+    if None in new:
         raise Refusal(BUDGET_RULE, f"a release without noise stays within no budget, and {limit} is set")
-    if None in mechanisms:
+    if None in earlier:
         raise Refusal(BUDGET_RULE, f"data of this set was released without noise before, and {limit} is set")
-    events = [mechanism.event() for mechanism in (*mechanisms, charge.mechanism) if mechanism is not None]
+    events = [mechanism.event() for mechanism in (*earlier, *new) if mechanism is not None]
     if not within(events, budget.epsilon, budget.delta):
         # What was spent before is the site's own affair; a refusal may be told to the server.
         raise Refusal(BUDGET_RULE, f"with what was spent before, this release would exceed {limit}")

@@ -6,7 +6,7 @@ the accountant gets its event from here, and the ledger writes down these very f
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from fedglm.privacy.errors import PrivacyError
@@ -101,6 +101,11 @@ class Mechanism:
             raise PrivacyError(f"mechanism: missing or unknown fields: {odd}")
         checked: Any = values  # the constructor looks at the types
         return cls(**checked)
+
+
+def metrics_mechanism(mechanism: Mechanism, noise_multiplier: float) -> Mechanism:
+    """How measures of a model on held-out data are noised: one step that looks at every unit, in the same units."""
+    return replace(mechanism, sampling_rate=1.0, steps=1, clipping_norm=1.0, noise_multiplier=noise_multiplier)
 
 
 def _check_positive(name: str, value: object) -> None:

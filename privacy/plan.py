@@ -6,6 +6,7 @@ the plan of a run by its SHA-256 and answers no instruction that says otherwise.
 """
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 from fedglm.privacy.canonical import canonical_json, read_canonical_json
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 
 MOST_BYTES = 65536
 """Longest signed plan that a node reads; a usual one has about 500 bytes."""
@@ -31,8 +32,13 @@ class RunPlan:
     Attributes:
         run: Identity of the run, 1 to 200 characters.
         rounds: Most rounds.
+        turns: Most rounds that one node takes part in.
         local_steps: Optimizer steps a round; with a mechanism, its steps.
         mechanism: How a node adds noise; None says in so many words that it adds none.
+        noise_at_most: Most noise multiplier that a node may take instead of the mechanism's, where its ledger has too
+            little left for all its turns; None with no mechanism.
+        metrics: How a node adds noise to what it measures on its held-out data, in each turn; with a mechanism, None
+            says that it reports nothing.
         codec: Name of the codec of the updates.
         density: Share of the coordinates that travel, in (0, 1]; None where the codec has no such number.
         layout: SHA-256 (hex) of the model's layout: names and shapes.
@@ -44,8 +50,11 @@ class RunPlan:
 
     run: str
     rounds: int
+    turns: int
     local_steps: int
     mechanism: Mechanism | None
+    noise_at_most: float | None
+    metrics: Mechanism | None
     codec: str
     density: float | None
     layout: str
@@ -56,7 +65,7 @@ class RunPlan:
             text = getattr(self, name)
             if type(text) is not str or not 0 < len(text) <= 200 or not text.isprintable():
                 raise PrivacyError(f"run plan: {name} is a text of 1 to 200 printable characters")
-        for name in ("rounds", "local_steps"):
+        for name in ("rounds", "turns", "local_steps"):
             number = getattr(self, name)
             if type(number) is not int or not 1 <= number <= _MOST_NUMBER:
                 raise PrivacyError(f"run plan: {name} is a whole number from 1 to {_MOST_NUMBER}")
@@ -66,18 +75,33 @@ class RunPlan:
                 raise PrivacyError(f"run plan: {name} is a SHA-256, 64 digits 0-9 a-f")
         if self.density is not None and (type(self.density) is not float or not 0 < self.density <= 1):
             raise PrivacyError("run plan: density is a number above 0 and at most 1, or none")
-        if self.mechanism is not None and not isinstance(self.mechanism, Mechanism):
-            raise PrivacyError("run plan: mechanism is a Mechanism, or none")
-        if self.mechanism is not None and self.mechanism.steps != self.local_steps:
+        if self.turns > self.rounds:
+            raise PrivacyError(f"run plan: {self.turns} turns in {self.rounds} rounds")
+        for name in ("mechanism", "metrics"):
+            if not isinstance(getattr(self, name), Mechanism | None):
+                raise PrivacyError(f"run plan: {name} is a Mechanism, or none")
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        mechanism, most, metrics = self.mechanism, self.noise_at_most, self.metrics
+        if mechanism is None:
+            if most is not None or metrics is not None:
+                raise PrivacyError("run plan: noise_at_most and metrics are for a plan with a mechanism")
+            return
+        if mechanism.steps != self.local_steps:
             raise PrivacyError(
-                f"run plan: {self.local_steps} local steps, yet the mechanism accounts for {self.mechanism.steps}"
+                f"run plan: {self.local_steps} local steps, yet the mechanism accounts for {mechanism.steps}"
             )
+        if type(most) is not float or not mechanism.noise_multiplier <= most < math.inf:
+            raise PrivacyError("run plan: noise_at_most is a finite float, no less than the mechanism's noise")
+        if metrics is not None and metrics != metrics_mechanism(mechanism, metrics.noise_multiplier):
+            raise PrivacyError("run plan: metrics look at each unit once, and at the units of the mechanism")
 
     def to_bytes(self) -> bytes:
         """Canonical JSON; `from_bytes` gives an equal plan."""
-        mechanism = None if self.mechanism is None else dict(self.mechanism.to_fields())
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return canonical_json({**own, "mechanism": mechanism})
+        noise = {name: own[name] and dict(own[name].to_fields()) for name in ("mechanism", "metrics")}
+        return canonical_json({**own, **noise})
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "RunPlan":
@@ -96,10 +120,11 @@ class RunPlan:
         if not isinstance(tree, dict) or tree.keys() != known:
             odd = sorted(known ^ tree.keys()) if isinstance(tree, dict) else ["no fields at all"]
             raise PrivacyError(f"run plan: missing or unknown fields: {', '.join(odd)[:200]}")
-        if tree["mechanism"] is not None:
-            if not isinstance(tree["mechanism"], dict):
-                raise PrivacyError("run plan: mechanism is a mapping, or null")
-            tree["mechanism"] = Mechanism.from_fields(tree["mechanism"])
+        for name in ("mechanism", "metrics"):
+            if tree[name] is not None:
+                if not isinstance(tree[name], dict):
+                    raise PrivacyError(f"run plan: {name} is a mapping, or null")
+                tree[name] = Mechanism.from_fields(tree[name])
         return cls(**tree)
 
     @cached_property

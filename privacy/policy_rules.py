@@ -142,6 +142,11 @@ def _without_noise(signed: SignedPlan, policy: Policy) -> str | None:
     return "the run plan adds no noise, and without_differential_privacy is not true"
 
 
+def _added(signed: SignedPlan) -> list[Mechanism]:
+    """The noise of a round: on the update, and on measures where there are any."""
+    return [mechanism for mechanism in (signed.plan.mechanism, signed.plan.metrics) if mechanism is not None]
+
+
 def _with_noise(broken: Callable[[Mechanism, Policy], str | None]) -> Callable[[SignedPlan, Policy], str | None]:
     """A rule of the mechanism; a plan without one is for the rule `without-differential-privacy`."""
 
@@ -164,15 +169,16 @@ def _records_per_unit(mechanism: Mechanism, policy: Policy) -> str | None:
     return _over("records of a unit:", mechanism.records_per_unit, limit, "records_per_unit_at_most")
 
 
-@_with_noise
-def _noise_multiplier(mechanism: Mechanism, policy: Policy) -> str | None:
-    least = policy.noise_multiplier_at_least
+def _noise_multiplier(signed: SignedPlan, policy: Policy) -> str | None:
+    added, least = _added(signed), policy.noise_multiplier_at_least
+    if not added:
+        return None
     if least is None:
         return "the policy gives no noise_multiplier_at_least"
-    if mechanism.noise_multiplier >= least:
+    noise = min(mechanism.noise_multiplier for mechanism in added)
+    if noise >= least:
         return None
-    said = f"noise multiplier {_number(mechanism.noise_multiplier)}"
-    return f"{said}, and noise_multiplier_at_least is {_number(least)}"
+    return f"noise multiplier {_number(noise)}, and noise_multiplier_at_least is {_number(least)}"
 
 
 @_with_noise
@@ -192,11 +198,12 @@ def _delta(_: Mechanism, policy: Policy) -> str | None:
     return "the policy gives no delta" if policy.delta is None else None
 
 
-@_with_noise
-def _epsilon_budget(mechanism: Mechanism, policy: Policy) -> str | None:
+def _epsilon_budget(signed: SignedPlan, policy: Policy) -> str | None:
+    round_alone = [mechanism.event() for mechanism in _added(signed)]
+    if not round_alone:
+        return None
     if policy.epsilon is None:
         return "the policy gives no epsilon"
-    round_alone = [mechanism.event()]
     if policy.delta is None or within(round_alone, policy.epsilon, policy.delta):  # no delta: the rule before
         return None
     epsilon = spent(round_alone, policy.delta).epsilon

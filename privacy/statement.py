@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
 
+LEAST_EPSILON = 0.05
+"""The accountants are exact to 0.02, so less cannot be asked for."""
+
 NO_GUARANTEE = (
     "No privacy guarantee: this run adds no noise. The server sees each node's update, and updates can reveal "
     "training records, coded or not."
@@ -20,15 +23,20 @@ class PrivacySettings(BaseModel):
         unit: What is protected: "record", or the field that says whose a record is. None takes `data.unit_field` where
             there is one, else "record".
         records_per_unit: Most records of a unit that a step looks at.
+        noise_slack: A site whose ledger has too little left for the whole run adds up to so many times the plan's
+            noise. One that would need more takes part until its budget ends.
+        metrics_share: Share of epsilon that measures of the sites spend, where `federation.node_metrics` asks for them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epsilon: float | None = Field(default=None, ge=0.05, le=50)
+    epsilon: float | None = Field(default=None, ge=LEAST_EPSILON, le=50)
     delta: float | None = Field(default=None, ge=LEAST_DELTA, le=GREATEST_DELTA)
     clipping_norm: float = Field(default=1.0, gt=0, le=1e6)
     unit: str | None = Field(default=None, min_length=1, max_length=100)
     records_per_unit: int = Field(default=4, ge=1, le=100_000)
+    noise_slack: float = Field(default=2.0, ge=1, le=100)
+    metrics_share: float = Field(default=0.1, gt=0, le=0.9)
 
 
 def guarantee(epsilon: float, delta: float, unit: str) -> str:

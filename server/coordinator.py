@@ -73,6 +73,10 @@ class Plan:
         density: Share of the coordinates that it sends; None where it has no such number.
         local_steps: Optimizer steps of a node in a round.
         mechanism: How nodes add noise; None for none.
+        turns: Most rounds that one node takes part in; None for all of them.
+        noise_at_most: Most noise multiplier that is of use from a node with little budget left; None for no more than
+            the mechanism's.
+        metrics: How nodes add noise to what they measure; None for none.
         key: Signs the plan that the nodes are told.
         epsilon: Greatest privacy loss that any node's ledger shows by now; None where nobody may look.
         downlink: Codec towards the nodes.
@@ -99,6 +103,9 @@ class Plan:
     evaluate: Callable[[np.ndarray], Evaluation] | None
     metric: str
     checkpoints: Path
+    turns: int | None = None
+    noise_at_most: float | None = None
+    metrics: Mechanism | None = None
     epsilon: Callable[[], float | None] = lambda: None
     client_privacy: ClientPrivacy | None = None
 
@@ -221,13 +228,16 @@ class Coordinator:
 
     def _signed_plan(self) -> SignedPlan:
         """What nodes hold this run to, from the first round to the last."""
-        plan = self._plan
+        plan, mechanism = self._plan, self._plan.mechanism
         return SignedPlan.sign(
             RunPlan(
                 run=self._run,
                 rounds=plan.federation.rounds,
+                turns=plan.turns or plan.federation.rounds,
                 local_steps=plan.local_steps,
-                mechanism=plan.mechanism,
+                mechanism=mechanism,
+                noise_at_most=plan.noise_at_most or (mechanism.noise_multiplier if mechanism else None),
+                metrics=plan.metrics,
                 codec=plan.codec,
                 density=plan.density,
                 layout=plan.layout.sha256,

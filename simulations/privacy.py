@@ -1,6 +1,7 @@
 """What stands for the sites' privacy officers in a simulation: each site's policy, and a plan that they all permit."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from fedglm.privacy.accountant import calibrate, usual_delta
 from fedglm.privacy.custody import establish, is_established
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.policy import ANY, Policy
+from fedglm.privacy.statement import LEAST_EPSILON
 from fedglm.server.participants import drawn
 from fedglm.simulations.scenario import Scenario, ScenarioError
 
@@ -56,7 +58,24 @@ def delta_of(scenario: Scenario, sites: tuple[Site, ...]) -> float:
     return usual_delta(min(declared_units(site) for site in sites))
 
 
-def plan_mechanism(scenario: Scenario, sites: tuple[Site, ...], delta: float) -> Mechanism | None:
+@dataclass(frozen=True)
+class PlannedNoise:
+    """What the server's plan says of noise; see `privacy.plan.RunPlan`.
+
+    Attributes:
+        turns: Most rounds that one node takes part in.
+        mechanism: On updates; None for none.
+        noise_at_most: Most of it that is of use.
+        metrics: On measures; None where there are none, or no noise.
+    """
+
+    turns: int
+    mechanism: Mechanism | None = None
+    noise_at_most: float | None = None
+    metrics: Mechanism | None = None
+
+
+def plan_noise(scenario: Scenario, sites: tuple[Site, ...], delta: float) -> PlannedNoise:
     """How nodes add noise, calibrated so that no site spends more than the scenario's epsilon in the whole run.
 
     A step samples `training.batch_size` units of a site of mean size. Sampling of nodes is not counted as protection:
@@ -70,19 +89,30 @@ def plan_mechanism(scenario: Scenario, sites: tuple[Site, ...], delta: float) ->
     Raises:
         PrivacyError: No noise keeps to so little epsilon.
     """
+    turns = _most_turns(scenario, len(sites))
     if scenario.privacy.epsilon is None:
-        return None
-    training = scenario.training
+        return PlannedNoise(turns)
+    training, private = scenario.training, scenario.privacy
+    epsilon = scenario.privacy.epsilon
     mean = sum(declared_units(site) for site in sites) / len(sites)
     rate = min(1.0, training.batch_size / mean)
-    steps = _most_turns(scenario, len(sites)) * training.local_steps
-    return Mechanism(
+    measures = []
+    if scenario.federation.node_metrics:
+        share = max(LEAST_EPSILON, private.metrics_share * epsilon)
+        measures = [Event(calibrate(share, delta, 1.0, turns), 1.0, turns)]
+    mechanism = Mechanism(
         sampling_rate=rate,
         steps=training.local_steps,
-        clipping_norm=scenario.privacy.clipping_norm,
-        noise_multiplier=calibrate(scenario.privacy.epsilon, delta, rate, steps),
+        clipping_norm=private.clipping_norm,
+        noise_multiplier=calibrate(epsilon, delta, rate, turns * training.local_steps, measures),
         unit=unit_of(scenario),
-        records_per_unit=scenario.privacy.records_per_unit,
+        records_per_unit=private.records_per_unit,
+    )
+    return PlannedNoise(
+        turns,
+        mechanism,
+        private.noise_slack * mechanism.noise_multiplier,
+        metrics_mechanism(mechanism, measures[0].noise_multiplier) if measures else None,
     )
 
 
@@ -109,20 +139,21 @@ def establish_site(
     *,
     key: SigningKey,
     layout: Layout,
-    mechanism: Mechanism | None,
+    planned: PlannedNoise,
     delta: float,
 ) -> None:
     """Give a simulated site a policy that permits just this run, unless an earlier process has."""
     if is_established(folder):
         return
     private: dict[str, Any] = {}
+    mechanism, metrics = planned.mechanism, planned.metrics
     if mechanism is not None:
         private = {
             "epsilon": scenario.privacy.epsilon,
             "delta": delta,
             "unit": mechanism.unit,
             "records_per_unit_at_most": mechanism.records_per_unit,
-            "noise_multiplier_at_least": mechanism.noise_multiplier,
+            "noise_multiplier_at_least": min(each.noise_multiplier for each in (mechanism, metrics) if each),
             "clipping_norm_at_most": mechanism.clipping_norm,
         }
     policy = Policy(

@@ -31,7 +31,7 @@ from fedglm.simulations.privacy import (
     delta_of,
     establish_site,
     greatest_epsilon,
-    plan_mechanism,
+    plan_noise,
     server_key,
     unit_of,
 )
@@ -113,10 +113,10 @@ def _run(
     key = server_key(run.server_key)
     client_privacy = plan_client_privacy(scenario.client_privacy, scenario.federation, len(stage.data.sites))
     delta = delta_of(scenario, stage.data.sites)
-    mechanism = plan_mechanism(scenario, stage.data.sites, delta)
+    planned = plan_noise(scenario, stage.data.sites, delta)
     custodies = [run.nodes.absolute() / folder_name(site.name) / FOLDER for site in stage.data.sites]
     for site, folder in zip(stage.data.sites, custodies, strict=True):
-        establish_site(folder, scenario, site, key=key, layout=bench.layout, mechanism=mechanism, delta=delta)
+        establish_site(folder, scenario, site, key=key, layout=bench.layout, planned=planned, delta=delta)
     ledgers = [Ledger(folder / LEDGER) for folder in custodies]  # each row is verified once
     plan = Plan(
         federation=scenario.federation,
@@ -124,9 +124,12 @@ def _run(
         codec=scenario.update.codec,
         density=scenario.update.effective_density,
         local_steps=scenario.training.local_steps,
-        mechanism=mechanism,
+        mechanism=planned.mechanism,
+        turns=planned.turns,
+        noise_at_most=planned.noise_at_most,
+        metrics=planned.metrics,
         key=key,
-        epsilon=lambda: None if mechanism is None else greatest_epsilon(ledgers, delta),
+        epsilon=lambda: None if planned.mechanism is None else greatest_epsilon(ledgers, delta),
         downlink=scenario.downlink,
         learning_rate=scenario.training.learning_rate,
         layout=bench.layout,
@@ -254,7 +257,7 @@ def _results(
             "alone": named(task.pool(list(baselines.alone.values()))) if baselines.alone else None,
         },
         "epsilon": max((row["epsilon"] for row in rows if row["epsilon"] is not None), default=None),
-        "client_epsilon": rows[-1].get("client_epsilon"),
+        **{name: rows[-1].get(name) for name in ("client_epsilon", "client_mechanism")},
         "model_sha256": coordinator.model_sha256,
     }
 

@@ -1,7 +1,5 @@
 """Sites that permit what a test asks for, and the plans of a server that they listen to."""
 
-from dataclasses import replace
-
 from fedglm.client.node import Permit
 from fedglm.privacy.custody import Custody, establish, is_established
 from fedglm.privacy.keys import SigningKey
@@ -10,7 +8,7 @@ from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import ANY, Policy
 
 SERVER = SigningKey.generate()
-FREELY = Permit(None, 0, lambda: None)
+FREELY = Permit(None, None, 0, lambda: None)
 """What a gate without a budget lets a node do."""
 
 MECHANISM = Mechanism(
@@ -46,17 +44,20 @@ def custody(folder, *, private=False, unit="record", **changes):
 
 def run_plan(layout, *, run="run-1", mechanism=None, **changes):
     """A plan of topk-fp16 in three steps a round."""
-    made = RunPlan(
-        run=run,
-        rounds=100,
-        local_steps=3,
-        mechanism=mechanism,
-        codec="topk-fp16",
-        density=None,
-        layout=layout,
-        model="0" * 64,
-    )
-    return replace(made, **changes)
+    fields = {
+        "run": run,
+        "rounds": 100,
+        "turns": 100,
+        "local_steps": 3,
+        "mechanism": mechanism,
+        "noise_at_most": mechanism and mechanism.noise_multiplier,
+        "metrics": None,
+        "codec": "topk-fp16",
+        "density": None,
+        "layout": layout,
+        "model": "0" * 64,
+    }
+    return RunPlan(**(fields | changes))
 
 
 def announced(plan):

@@ -26,6 +26,7 @@ def charge(number=1, **changes):
         "purpose": "update",
         "mechanism": MECHANISM,
         "plan": sha256("plan"),
+        "policy": sha256("policy"),
         "release": sha256(f"update {number}"),
     }
     return Charge(**{**fields, **changes})

@@ -14,9 +14,11 @@ from fedglm.client.node import Outcome
 from fedglm.client.state import StateError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
+from fedglm.privacy.accountant import spent
 from fedglm.privacy.charges import Head
 from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import LedgerError, PolicyError, Refusal
+from fedglm.privacy.mechanism import metrics_mechanism
 
 SIZE = 40
 LAYOUT = "a" * 64
@@ -27,6 +29,7 @@ INSTRUCTION = Instruction(
     run="run-1", round=1, nonce="n", layout=LAYOUT, version=0, acknowledged=0, learning_rate=0.1, evaluate=False
 )
 METRICS = ("loss", "metric", "count")
+MEASURING = metrics_mechanism(MECHANISM, 20.0)
 
 
 class Door:
@@ -58,6 +61,10 @@ def door(tmp_path):
 @pytest.fixture
 def private(tmp_path):
     return Door(tmp_path, mechanism=MECHANISM).opened()
+
+
+def later(number):
+    return replace(INSTRUCTION, round=number, evaluate=True)
 
 
 def refusal_of(act, *args):
@@ -120,19 +127,74 @@ def test_metrics_leave_only_where_the_site_lets_them(tmp_path):
 def test_exact_metrics_never_leave_under_a_plan_with_noise(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS).opened()
     assert refusal_of(door.gate.permit, replace(INSTRUCTION, evaluate=True)) == "metrics"
+    for plan in ({}, {"metrics": MEASURING}):
+        door = Door(tmp_path / str(len(plan)), mechanism=MECHANISM, metrics=METRICS, plan=plan).opened()
+        measured = Outcome(REPORT, BLOB, Evaluation(loss=0.5, metric=0.75, count=8), noise=MECHANISM)
+        assert refusal_of(door.gate.release, measured, INSTRUCTION) == "metrics"
+        assert door.charges == []
+
+
+def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, plan={"metrics": MEASURING}).opened()
+    asked = replace(INSTRUCTION, evaluate=True)
+    permit = door.gate.permit(asked)
+    assert (permit.mechanism, permit.metrics) == (MECHANISM, MEASURING)
+    permit.afford()
+    measured = Outcome(REPORT, BLOB, Evaluation(loss=0.5, metric=0.75, count=8), MECHANISM, MEASURING)
+    for _ in range(2):  # the second time is a retry
+        content = door.gate.release(measured, asked)
+        assert dict(content["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
+        assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
+    door.gate.release(Outcome(REPORT, evaluation=measured.evaluation, evaluation_noise=MEASURING), later(2))
+    assert [(c.purpose, c.round) for c in door.charges[2:]] == [("metrics", 2)]
+
+
+def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
+    """The budget holds the update, and not the measures beside it."""
+    loud = replace(MEASURING, noise_multiplier=1.0)
+    alone = spent([MECHANISM.event()], 1e-3).epsilon
+    both = spent([MECHANISM.event(), loud.event()], 1e-3).epsilon
+    door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, epsilon=both, plan={"metrics": loud}).opened()
+    tight = replace(door.custody, policy=door.custody.policy.model_copy(update={"epsilon": (alone + both) / 2}))
+    gate = OutboundGate(SIZE, tight, tmp_path / "other")
+    with pytest.raises(Refusal, match="epsilon-budget"):
+        gate.admit(announced(door.plan))
+    charges = [tight.charge_of("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update") for m in (MECHANISM, loud)]
+    with pytest.raises(Refusal, match="epsilon-budget"):
+        tight.pay(*charges)
+    assert door.charges == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"noise_multiplier": 1.4}, {"clipping_norm": 2.0}, {"sampling_rate": 0.1}, {"unit": "visit"}, None],
+    ids=["less noise", "another norm", "another rate", "another unit", "none"],
+)
+def test_an_update_that_was_noised_otherwise_than_planned_stays_in(private, change):
+    noise = None if change is None else replace(MECHANISM, **change)
+    assert refusal_of(private.gate.release, Outcome(REPORT, BLOB, noise=noise), INSTRUCTION) == "plan"
+    assert private.charges == []
+
+
+def test_an_update_is_charged_by_the_noise_that_it_has(private):
+    louder = replace(MECHANISM, noise_multiplier=9.0)
+    private.gate.release(Outcome(REPORT, BLOB, noise=louder), INSTRUCTION)
+    (charge,) = private.charges
+    assert charge.mechanism == louder
+    assert charge.policy == private.custody.policy.sha256
 
 
 # --- what it costs
 
 
 def test_an_update_is_charged_before_it_leaves_and_its_repetition_is_not(private):
-    first = private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
-    again = private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    first = private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
+    again = private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
     assert dict(first[RECORD]) == dict(again[RECORD])
     (charge,) = private.charges
     assert (charge.run, charge.round, charge.purpose) == ("run-1", 1, "update")
     assert (charge.mechanism, charge.plan) == (MECHANISM, private.plan.sha256)
-    private.gate.release(Outcome(REPORT, OTHER), INSTRUCTION)  # the same round with fresh noise
+    private.gate.release(Outcome(REPORT, OTHER, noise=MECHANISM), INSTRUCTION)  # the same round with fresh noise
     assert len(private.charges) == 2
 
 
@@ -142,7 +204,7 @@ def test_a_charge_that_cannot_be_written_keeps_the_update_in(private, monkeypatc
 
     monkeypatch.setattr(type(private.custody.ledger), "charge", broken)
     with pytest.raises(LedgerError):
-        private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+        private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
 
 
 def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
@@ -156,15 +218,15 @@ def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
             sent += 1
         if sent < number:
             break
-        door.gate.release(Outcome(REPORT, coded(number)), instruction)
+        door.gate.release(Outcome(REPORT, coded(number), noise=MECHANISM), instruction)
     assert 0 < sent < 99
     assert refusal_of(permit.afford) == "epsilon-budget"
     assert len(door.charges) == sent
     spent = door.custody.ledger.spent(door.custody.policy.data_set, door.custody.commitment, 1e-3)
     assert spent.epsilon <= 8.0
-    assert refusal_of(door.gate.release, Outcome(REPORT, coded(1000)), instruction) == "epsilon-budget"
+    assert refusal_of(door.gate.release, Outcome(REPORT, coded(1000), noise=MECHANISM), instruction) == "epsilon-budget"
     # What was charged may still be sent again.
-    assert door.gate.release(Outcome(REPORT, coded(2)), replace(INSTRUCTION, round=2))
+    assert door.gate.release(Outcome(REPORT, coded(2), noise=MECHANISM), replace(INSTRUCTION, round=2))
 
 
 def coded(seed):
@@ -178,7 +240,7 @@ def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_pa
     # The same data, now under a policy with a budget, and with another name.
     promise = replace(door.custody, policy=custody(tmp_path / "b" / "custody", private=True).policy)
     later = OutboundGate(SIZE, promise, tmp_path)
-    later.admit(announced(replace(door.plan, run="run-2", mechanism=MECHANISM)))
+    later.admit(announced(replace(door.plan, run="run-2", mechanism=MECHANISM, noise_at_most=3.0)))
     assert refusal_of(later.permit(replace(INSTRUCTION, run="run-2")).afford) == "epsilon-budget"
 
 
@@ -209,7 +271,7 @@ def test_a_plan_that_breaks_the_policy_is_refused_logged_and_not_pinned(tmp_path
 
 def test_a_plan_without_noise_needs_a_policy_that_says_so(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM)
-    door.plan = replace(door.plan, mechanism=None)
+    door.plan = replace(door.plan, mechanism=None, noise_at_most=None)
     assert refusal_of(door.opened) == "without-differential-privacy"
 
 
@@ -235,7 +297,7 @@ def test_a_policy_that_was_tightened_meanwhile_holds(door, tmp_path):
 
 def test_a_ledger_that_was_rolled_back_is_noticed(private):
     before = private.custody.ledger.head
-    private.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
     after = private.custody.ledger.head
     for anchor in (before, after):
         private.gate.permit(replace(INSTRUCTION, anchor=anchor.to_text()))

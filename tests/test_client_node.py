@@ -363,7 +363,7 @@ def raiser(exception):
 def test_it_measures_the_received_model_before_it_trains(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     trained = server.ask(node, 1, evaluate=True)
-    plain = node.evaluate(server.order(1), server.versions.frames_since(0))
+    plain = node.evaluate(server.order(1), server.versions.frames_since(0), FREELY)
     assert (plain.report.holds, plain.blob) == (None, None)
     assert trained.evaluation == plain.evaluation
     assert plain.evaluation.count == 10
@@ -373,5 +373,5 @@ def test_it_measures_the_received_model_before_it_trains(tmp_path):
 def test_evaluation_asks_for_a_snapshot_too(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
-    assert node.evaluate(server.order(1), b"").report.holds is not None
-    assert node.evaluate(server.order(1), server.versions.snapshot()).evaluation is not None
+    assert node.evaluate(server.order(1), b"", FREELY).report.holds is not None
+    assert node.evaluate(server.order(1), server.versions.snapshot(), FREELY).evaluation is not None

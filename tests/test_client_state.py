@@ -197,7 +197,7 @@ def test_a_truncated_index_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
         {"files": []},
         {"files": "base"},
         {"files": {"base": "../../secret.bin"}},

@@ -6,27 +6,15 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import MECHANISM, PLAN, WITHOUT_NOISE, with_metrics
 
 from fedglm.privacy.canonical import canonical_json, read_canonical_json
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.plan import MOST_BYTES, RunPlan, SignedPlan
 
 KEY = SigningKey.generate()
-MECHANISM = Mechanism(
-    sampling_rate=0.02, steps=10, clipping_norm=1.0, noise_multiplier=1.0, unit="patient_id", records_per_unit=4
-)
-PLAN = RunPlan(
-    run="run-1",
-    rounds=20,
-    local_steps=10,
-    mechanism=MECHANISM,
-    codec="topk-sign",
-    density=0.01,
-    layout="a" * 64,
-    model="b" * 64,
-)
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=50)
 steps = st.integers(1, 10_000)
@@ -35,8 +23,8 @@ digests = st.binary(max_size=8).map(lambda data: hashlib.sha256(data).hexdigest(
 
 @st.composite
 def plans(draw):
-    count = draw(steps)
-    mechanism = st.builds(
+    count, rounds = draw(steps), draw(st.integers(1, 2**31 - 1))
+    drawn = st.builds(
         Mechanism,
         sampling_rate=st.floats(1e-6, 1),
         steps=st.just(count),
@@ -45,11 +33,21 @@ def plans(draw):
         unit=st.sampled_from(["record", "patient_id", "größe"]),
         records_per_unit=st.integers(1, 1000),
     )
+    mechanism = draw(st.none() | drawn)
+    noised = {"noise_at_most": None, "metrics": None}
+    if mechanism is not None:
+        metrics = st.floats(1e-3, 1e3).map(lambda noise: metrics_mechanism(mechanism, noise))
+        noised = {
+            "noise_at_most": draw(st.floats(mechanism.noise_multiplier, 1e6)),
+            "metrics": draw(st.none() | metrics),
+        }
     return RunPlan(
         run=draw(names),
-        rounds=draw(st.integers(1, 2**31 - 1)),
+        rounds=rounds,
+        turns=draw(st.integers(1, rounds)),
         local_steps=count,
-        mechanism=draw(st.none() | mechanism),
+        mechanism=mechanism,
+        **noised,
         codec=draw(names),
         density=draw(st.none() | st.floats(0, 1, exclude_min=True)),
         layout=draw(digests),
@@ -88,7 +86,8 @@ def test_the_bytes_are_sorted_json_without_spaces():
     text = PLAN.to_bytes().decode()
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert json.loads(text).keys() == {field.name for field in fields(RunPlan)}
-    assert '"mechanism":null' in replace(PLAN, mechanism=None).to_bytes().decode()
+    bare = replace(PLAN, **WITHOUT_NOISE).to_bytes().decode()
+    assert all(f'"{name}":null' in bare for name in WITHOUT_NOISE)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,10 @@ def test_the_bytes_are_sorted_json_without_spaces():
         {"rounds": 2**31},
         {"rounds": True},
         {"rounds": 2.0},
-        {"local_steps": 0, "mechanism": None},
+        {"turns": 0},
+        {"turns": 21},
+        {"turns": 20.0},
+        {"local_steps": 0, **WITHOUT_NOISE},
         {"local_steps": 11},
         {"density": 0.0},
         {"density": 1.5},
@@ -114,6 +116,19 @@ def test_the_bytes_are_sorted_json_without_spaces():
         {"model": "b" * 64 + "\n"},
         {"model": None},
         {"mechanism": {"steps": 10}},
+        {"metrics": {"steps": 1}},
+        {"mechanism": None},
+        {"mechanism": None, "noise_at_most": None, **with_metrics()},
+        {"noise_at_most": None},
+        {"noise_at_most": 0.999},
+        {"noise_at_most": 2},
+        {"noise_at_most": float("inf")},
+        {"noise_at_most": float("nan")},
+        {"metrics": MECHANISM},
+        {"metrics": replace(with_metrics()["metrics"], sampling_rate=0.5)},
+        {"metrics": replace(with_metrics()["metrics"], steps=2)},
+        {"metrics": replace(with_metrics()["metrics"], unit="record")},
+        {"metrics": replace(with_metrics()["metrics"], records_per_unit=5)},
     ],
     ids=str,
 )
@@ -153,6 +168,8 @@ def changed(**change):
         changed(mechanism={**MECHANISM.to_fields(), "more": 1}),
         changed(mechanism={**MECHANISM.to_fields(), "noise_multiplier": 0.0}),
         changed(mechanism={**MECHANISM.to_fields(), "noise_multiplier": "1.0"}),
+        changed(metrics=3),
+        changed(metrics=MECHANISM.to_fields()),
         changed(local_steps=9),
         canonical_json({k: v for k, v in json.loads(PLAN.to_bytes()).items() if k != "mechanism"}),
     ],

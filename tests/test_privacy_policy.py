@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plans import PLAN, WITHOUT_NOISE, with_mechanism, with_metrics
 
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.plan import RunPlan, SignedPlan
+from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.policy_rules import (
     MESSAGE_RULES,
@@ -23,19 +23,6 @@ from fedglm.privacy.policy_rules import (
 )
 
 SITE, SERVER, STRANGER = SigningKey.generate(), SigningKey.generate(), SigningKey.generate()
-MECHANISM = Mechanism(
-    sampling_rate=0.02, steps=10, clipping_norm=1.0, noise_multiplier=1.0, unit="patient_id", records_per_unit=4
-)
-PLAN = RunPlan(
-    run="run-1",
-    rounds=20,
-    local_steps=10,
-    mechanism=MECHANISM,
-    codec="topk-sign",
-    density=0.01,
-    layout="a" * 64,
-    model="b" * 64,
-)
 MESSAGE = Message(size=10_000, metrics=frozenset({"loss"}))
 PERMITS = {
     "epsilon": 8.0,
@@ -69,23 +56,18 @@ def broken(policy, plan=PLAN, message=MESSAGE, key=SERVER):
     ]
 
 
-def mechanism(**change):
-    return {"mechanism": replace(MECHANISM, **change)}
-
-
-WITHOUT_NOISE = {"mechanism": None}
 BREAKING = {
     # rule: changes of the plan, of the policy, key that signs
     "servers": ({}, {}, STRANGER),
     "plans": ({"rounds": 21}, {"plans": [PLAN.sha256]}, SERVER),
     "models": ({"model": "c" * 64}, {}, SERVER),
     "codecs": ({"codec": "dense-fp32"}, {}, SERVER),
-    "steps": ({"local_steps": 11, **mechanism(steps=11)}, {}, SERVER),
+    "steps": (with_mechanism(steps=11), {}, SERVER),
     "without-differential-privacy": (WITHOUT_NOISE, {"without_differential_privacy": False}, SERVER),
-    "unit": (mechanism(unit="record"), {}, SERVER),
-    "records-per-unit": (mechanism(records_per_unit=5), {}, SERVER),
-    "noise-multiplier": (mechanism(noise_multiplier=0.999), {}, SERVER),
-    "clipping-norm": (mechanism(clipping_norm=1.001), {}, SERVER),
+    "unit": (with_mechanism(unit="record"), {}, SERVER),
+    "records-per-unit": (with_mechanism(records_per_unit=5), {}, SERVER),
+    "noise-multiplier": (with_mechanism(noise_multiplier=0.999), {}, SERVER),
+    "clipping-norm": (with_mechanism(clipping_norm=1.001), {}, SERVER),
     "declare-units": ({}, {"declare_units": None}, SERVER),
     "delta": ({}, {"delta": None}, SERVER),
     "epsilon-budget": ({}, {"epsilon": 0.01}, SERVER),
@@ -142,8 +124,16 @@ def test_an_empty_policy_breaks_every_rule_of_a_private_run():
 
 
 def test_permission_to_add_no_noise_loosens_nothing_for_a_plan_that_adds_some():
-    weak = replace(PLAN, **mechanism(noise_multiplier=0.5))
+    weak = replace(PLAN, **with_mechanism(noise_multiplier=0.5))
     assert broken(permitting(without_differential_privacy=True), weak) == ["noise-multiplier"]
+
+
+def test_noise_on_measures_is_held_to_the_rules_of_noise_and_counts():
+    quiet = replace(PLAN, **with_metrics(noise_multiplier=0.9))
+    assert broken(permitting(), quiet) == ["noise-multiplier"]
+    measured = replace(PLAN, **with_metrics(noise_multiplier=1.0))
+    assert broken(permitting(epsilon=2.0)) == []
+    assert broken(permitting(epsilon=2.0), measured) == ["epsilon-budget"]
 
 
 def test_a_star_alone_allows_all_and_nothing_else_is_a_wildcard():

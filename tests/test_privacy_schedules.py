@@ -95,6 +95,7 @@ class Node:
                 purpose="update",
                 mechanism=MECHANISM,
                 plan=sha256(b"plan"),
+                policy=sha256(b"policy"),
                 release=sha256(message),
             ),
             BUDGET,

@@ -46,6 +46,25 @@ def test_each_site_s_ledger_holds_a_charge_for_each_round(private):
         assert not (folder / "nodes" / site / "custody" / "refusals.jsonl").exists()
 
 
+def test_measures_that_nodes_report_are_noised_charged_and_within_the_same_budget(fedglm, private, tmp_path):
+    toml, _, _ = private
+    folder = tmp_path / "run"
+    options = ("--epsilon", EPSILON, "--set", "federation.node_metrics=true", "--json")
+    summary = fedglm("simulate", toml, "--out", folder, *options).json
+    assert EPSILON - 0.1 < summary["epsilon"] <= EPSILON
+    (updates, metrics) = fedglm("audit", "ledger", folder / "nodes" / "site-0", "--json").json["charges"]
+    assert [(kind["purpose"], kind["releases"], kind["rounds"]) for kind in (updates, metrics)] == [
+        ("update", 3, [1, 3]),
+        ("metrics", 3, [1, 3]),
+    ]
+    measured = Event(metrics["mechanism"]["noise_multiplier"], 1.0, 3)
+    assert metrics["mechanism"]["sampling_rate"] == 1.0
+    assert spent([measured], summary["delta"]).epsilon <= 0.1 * EPSILON
+    rows = rows_of(folder)
+    assert all(0 <= row["received_loss"] <= np.log(8) for row in rows)
+    assert all(row["rejections"] == {} for row in rows)
+
+
 def test_the_page_shows_the_guarantee_and_what_was_spent(private):
     page = (private[1] / "report.html").read_text()
     assert "Privacy guarantee" in page
