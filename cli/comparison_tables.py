@@ -8,9 +8,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from fedglm.cli.tables import finite, metric_form, print_report, wide_console
+from fedglm.cli.tables import finite, metric_form, print_report, print_statements, wide_console
 from fedglm.simulations.comparison_peers import stands_for
-from fedglm.simulations.comparison_wording import in_line, label_lines, name_of, rounds, times_fewer
+from fedglm.simulations.comparison_wording import in_line, label_lines, name_of, noise_line, rounds, times_fewer
 from fedglm.simulations.to_target import Comparison, Spread, Standing, Way
 from fedglm.simulations.wording import byte_count, times
 
@@ -29,7 +29,8 @@ def print_comparison(found: Comparison, folder: Path) -> None:
         console.print(_to_target(found, gap))
     for line in _notes(found):
         console.print(line)
-    console.print(f"[yellow]{escape(found.standings[0].run.text('privacy') or '')}[/yellow]")
+    base = found.standings[0].run
+    print_statements(console, base.text("privacy") or "", private=base.epsilon is not None)
     print_report(console, folder)
 
 
@@ -126,6 +127,8 @@ def _notes(found: Comparison) -> list[str]:
             "Figures are means over the seeds (factors geometric); to the target over the seeds that reached it, each "
             "against the baseline of its own seed."
         )
+    if line := noise_line(found):
+        lines.append(f"[bold]{escape(line)}[/bold]")
     for standing in found.standings:
         if line := stands_for(standing.run):
             lines.append(f"[bold]{escape(standing.label)}[/bold]: {escape(line)}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedglm.simulations.guarantees import statements
 from fedglm.simulations.wording import byte_count
 
 
@@ -32,8 +33,8 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     table.add_row("coded", byte_count(up), byte_count(down), byte_count(up + down))
     table.add_row("dense float32", byte_count(dense_up), byte_count(dense_down), byte_count(dense_up + dense_down))
     ratios = [summary[f"{way}_ratio"] for way in ("uplink", "downlink", "roundtrip")]
-    table.add_row("ratio", *(f"[bold]{ratio:.2%}[/bold]" for ratio in ratios))
-    table.add_row("times fewer", *(f"{1 / ratio:.0f}" for ratio in ratios))
+    table.add_row("ratio", *(f"[bold]{finite(ratio, '.2%')}[/bold]" for ratio in ratios))
+    table.add_row("times fewer", *(finite(1 / ratio if ratio else None, ".0f") for ratio in ratios))
     console.print(table)
 
     results = Table(box=box.SIMPLE_HEAD)
@@ -41,7 +42,8 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     for heading in ("loss", metric):
         results.add_column(heading, justify="right")
     baselines = summary["baselines"]
-    bare = "" if summary["epsilon"] is None else ", no noise"
+    noised = (summary["epsilon"], summary.get("client_epsilon")) != (None, None)
+    bare = ", no noise" if noised else ""
     lines = [
         ("before training", summary["initial"]),
         (f"each site alone (mean){bare}", baselines["alone"]),
@@ -56,12 +58,36 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
             name, finite(measured["loss"], ".4f"), finite(measured[metric], metric_form(metric)), style=style
         )
     console.print(results)
-    style = "yellow" if summary["epsilon"] is None else "green"
-    console.print(f"[{style}]{escape(summary['privacy'])}[/{style}]")
+    print_statements(console, summary["privacy"], private=summary["epsilon"] is not None)
     if summary["epsilon"] is not None:
         console.print(f"spent: epsilon {summary['epsilon']:.2f}, the greatest that a site's ledger shows")
+    if summary.get("client_epsilon") is not None:
+        console.print(f"spent: {_of_nodes(summary)}")
     console.print(f"{summary['wall_s']:.0f} s; model {summary['model_sha256'][:16]}")
     print_report(console, folder)
+
+
+def print_statements(console: Console, text: str, *, private: bool) -> None:
+    """What a run says of its privacy, each kind by itself; yellow where there is no guarantee.
+
+    Args:
+        console: Where to.
+        text: The run's statement.
+        private: Whether the sites add noise.
+    """
+    of_sites, of_nodes = statements(text)
+    for said, style in ((of_sites, "green" if private else "yellow"), (of_nodes, "green")):
+        if said:
+            console.print(f"[{style}]{escape(said)}[/{style}]")
+
+
+def _of_nodes(summary: dict[str, Any]) -> str:
+    """What the guarantee for whole nodes cost, and the noise behind it."""
+    said = f"epsilon {summary['client_epsilon']:.2f} for each whole node, against whoever sees the models"
+    if (mechanism := summary.get("client_mechanism")) is None:
+        return said
+    noise, norm = mechanism["noise_multiplier"], mechanism["clipping_norm"]
+    return f"{said}; noise of {noise:.3g} x the clipping norm {norm:g}, a round"
 
 
 def wide_console() -> Console:

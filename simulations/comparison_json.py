@@ -4,6 +4,7 @@ from typing import Any
 
 from fedglm.simulations.comparison_peers import stands_for
 from fedglm.simulations.comparison_wording import times_fewer
+from fedglm.simulations.guarantees import node_guarantee
 from fedglm.simulations.to_target import Comparison, Spread, Standing, Trial, Way
 
 _WAYS: dict[str, Way] = {"uplink": "up", "downlink": "down", "roundtrip": "total"}
@@ -42,6 +43,8 @@ def _codec(standing: Standing) -> dict[str, Any]:
         "uplink_bytes_to_target": standing.bytes_to_target("up"),
         "downlink_bytes_to_target": standing.bytes_to_target("down"),
         "bytes_to_target": standing.bytes_to_target("total"),
+        "epsilon": standing.over_seeds(lambda trial: trial.run.epsilon),
+        "client_epsilon": standing.over_seeds(_client_epsilon),
         **{f"{name}_times_fewer": times_fewer(standing.ratio(way)) for name, way in _WAYS.items()},
     }
     return {
@@ -70,6 +73,8 @@ def _run(trial: Trial) -> dict[str, Any]:
         "uplink_bytes": run.traffic.up,
         "downlink_bytes": run.traffic.down,
         "bytes": run.traffic.total,
+        "epsilon": run.epsilon,
+        "client_epsilon": _client_epsilon(trial),
         "rounds_to_target": reached.round if reached else None,
         "rounds_of_baseline_to_target": trial.of_rounds,
         "rounds_of_baseline_run": trial.of_run,
@@ -78,3 +83,8 @@ def _run(trial: Trial) -> dict[str, Any]:
         "bytes_to_target": reached.traffic.total if reached else None,
         **{f"{name}_times_fewer": 1 / ratio if ratio else None for name, ratio in ratios.items()},
     }
+
+
+def _client_epsilon(trial: Trial) -> float | None:
+    nodes = node_guarantee(trial.run)
+    return nodes.epsilon if nodes else None

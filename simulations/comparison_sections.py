@@ -11,7 +11,7 @@ from fedglm.simulations.comparison_pictures import (
     losses_by_upload,
 )
 from fedglm.simulations.comparison_results import best_of
-from fedglm.simulations.comparison_wording import in_line, name_of
+from fedglm.simulations.comparison_wording import in_line, name_of, noise_line
 from fedglm.simulations.markup import Html, element, section
 from fedglm.simulations.report_sections import figure, nodes_of
 from fedglm.simulations.to_target import Comparison, Trial
@@ -88,6 +88,12 @@ def warning(comparison: Comparison) -> Html:
         return Html()
     text = f"These runs differ in more than the codec: {'; '.join(found)}. Their bytes do not compare like with like."
     return element("p", text, class_="notice warning")
+
+
+def noise(comparison: Comparison) -> Html:
+    """Said where runs are noised: chance is then in every figure."""
+    line = noise_line(comparison)
+    return element("p", line, class_="notice warning") if line else Html()
 
 
 def losses(comparison: Comparison) -> Html:

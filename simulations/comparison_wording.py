@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 
+from fedglm.simulations.guarantees import epsilons, is_noised, node_guarantee
+from fedglm.simulations.run_record import RunRecord
 from fedglm.simulations.to_target import Comparison, Spread, Standing
 from fedglm.simulations.wording import ABSENT
 
@@ -43,3 +45,30 @@ def name_of(comparison: Comparison, standing: Standing) -> str:
 def label_lines(label: str) -> list[str]:
     """The label; a long one in lines, a setting each."""
     return [label] if len(label) <= _ONE_LINE else re.split(r"(?<=.)(?=[@+])", label)
+
+
+def noise_line(comparison: Comparison) -> str | None:
+    """What to know where runs are noised, with what each codec spent; None where none is."""
+    spent = {standing.label: _spent(standing) for standing in comparison.standings}
+    if not any(spent.values()):
+        return None
+    kinds = set(spent.values())
+    if len(kinds) == 1:
+        said = f"Noise in all of these runs: {kinds.pop()}"
+    else:
+        said = "Noise: " + "; ".join(f"{label}, {kind or 'none'}" for label, kind in spent.items())
+    return (
+        f"{said}. It is fresh in each run: differences between codecs below those between two runs of one codec mean "
+        "nothing."
+    )
+
+
+def _spent(standing: Standing) -> str:
+    """What a codec's runs spent; the run that spent most where there are several seeds."""
+    noised = [trial.run for trial in standing.trials if is_noised(trial.run)]
+    return epsilons(max(noised, key=_most)) if noised else ""
+
+
+def _most(run: RunRecord) -> tuple[float, float]:
+    nodes = node_guarantee(run)
+    return run.epsilon or 0.0, nodes.epsilon if nodes else 0.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedglm.privacy.durable import write_atomically
-from fedglm.simulations import comparison_results, comparison_sections, report_sections, site_section
+from fedglm.simulations import comparison_results, comparison_sections, privacy_section, report_sections, site_section
 from fedglm.simulations.markup import Html, element, join
 from fedglm.simulations.run_record import RunRecord, read_run
 from fedglm.simulations.to_target import TOLERANCE, ComparisonRow, compare_runs
@@ -51,8 +51,9 @@ def write_comparison(folder: Path, runs: Sequence[ComparisonRow], *, tolerance: 
     body = join([
         _header(f"Comparison · {comparison.standings[0].run.scenario}", comparison_sections.headline(comparison),
                 comparison_sections.lede(comparison)),
-        element("main", comparison_sections.warning(comparison), comparison_results.to_target(comparison),
-                comparison_sections.losses(comparison), comparison_results.whole_runs(comparison, folder)),
+        element("main", comparison_sections.warning(comparison), comparison_sections.noise(comparison),
+                comparison_results.to_target(comparison), comparison_sections.losses(comparison),
+                comparison_results.whole_runs(comparison, folder)),
         _footer(comparison.standings[0].run),
     ])  # fmt: skip
     return _written(folder / _FILE, _page(comparison_sections.headline(comparison), body))
@@ -73,7 +74,7 @@ def run_page(run: RunRecord) -> str:
     above = " · ".join(["Federated run", run.scenario, *([f"seed {seed}"] if seed else [])])
     body = join([
         _header(above, report_sections.headline(run), report_sections.lede(run)),
-        element("main", report_sections.key_figures(run), report_sections.privacy(run),
+        element("main", report_sections.key_figures(run), privacy_section.privacy(run),
                 element("nav", *links, aria_label="Sections of this page"), *sections.values()),
         _footer(run),
     ])  # fmt: skip

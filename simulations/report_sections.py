@@ -3,9 +3,9 @@
 import math
 from statistics import median
 
-from fedglm.simulations.markup import Column, Html, element, folded, isolated, join, pairs, prose, section, table
+from fedglm.simulations.guarantees import delta_text, is_noised, node_guarantee
+from fedglm.simulations.markup import Column, Html, element, folded, isolated, join, pairs, section, table
 from fedglm.simulations.pictures import (
-    epsilon_by_round,
     learning_by_bytes,
     learning_by_round,
     traffic_by_round,
@@ -24,8 +24,6 @@ from fedglm.simulations.wording import (
     significant,
     whole,
 )
-
-_NONE_GIVEN = "No privacy guarantee"
 
 
 def ratio_of(coded: int, dense: int) -> float | None:
@@ -100,8 +98,14 @@ def key_figures(run: RunRecord) -> Html:
         ("Sites", whole(nodes_of(run)), _parameters_note(run), None),
         ("Time", duration(number(run.summary.get("wall_s"))), _time_note(run), None),
     ]
+    of_nodes = node_guarantee(run)
+    kind = "lead" if of_nodes and run.epsilon is not None else None  # two tiles: a row of their own
     if run.epsilon is not None:
-        tiles.append(("Privacy loss", f"ε = {significant(run.epsilon, 3)}", f"δ = {_delta(run)}", None))
+        note = f"δ = {delta_text(number(run.summary.get('delta')))}; each unit of a site"
+        tiles.append(("Privacy loss", f"ε = {significant(run.epsilon, 3)}", note, kind))
+    if of_nodes is not None:
+        note = f"δ = {delta_text(of_nodes.delta)}; not against the server"
+        tiles.append(("Privacy loss, whole node", f"ε = {significant(of_nodes.epsilon, 3)}", note, kind))
     return element(
         "dl",
         *(
@@ -140,33 +144,7 @@ def _time_note(run: RunRecord) -> str:
 
 def _bare(run: RunRecord) -> str:
     """What to know of a baseline beside a run with noise: it has none."""
-    return "" if run.epsilon is None else ", without noise"
-
-
-def privacy(run: RunRecord) -> Html:
-    """The privacy statement: a warning where the run gives no guarantee."""
-    text = run.text("privacy") or ""
-    if run.epsilon is None:
-        body = text.removeprefix(_NONE_GIVEN).lstrip(" :.")
-        body = body[:1].upper() + body[1:] if body else "The updates that left the sites may tell about their data."
-        title = _NONE_GIVEN if not text or text.startswith(_NONE_GIVEN) else "No differential privacy"
-        return _notice("warning", title, element("p", prose(body)))
-    body = text or "The run records differential privacy for each site's data; the scenario names the unit it protects."
-    facts = pairs([("ε, greatest over the sites", significant(run.epsilon, 3)), ("δ", _delta(run))])
-    note = "Each site's own ledger decides; the greatest is drawn."
-    picture = figure("ε spent, by round", epsilon_by_round(run), note)
-    return _notice("assurance", "Privacy guarantee", element("p", prose(body)), facts, picture)
-
-
-def _delta(run: RunRecord) -> str:
-    delta = number(run.summary.get("delta"))
-    return ABSENT if delta is None else f"{delta:g}"
-
-
-def _notice(kind: str, title: str, *children: str) -> Html:
-    heading = element("h2", title, id="privacy-title")
-    named = {"id": "privacy", "class_": f"notice {kind}", "aria_labelledby": "privacy-title"}
-    return element("section", heading, *children, **named)
+    return ", without noise" if is_noised(run) else ""
 
 
 def figure(title: str, picture: Html | None, note: str = "") -> Html:
@@ -355,9 +333,9 @@ def provenance(run: RunRecord) -> Html:
     if digest := run.text("model_sha256"):
         rows.append(("Model SHA-256", element("code", digest)))
     same = (
-        "With the versions above, on the same kind of machine, it gives a model of the same SHA-256."
-        if run.epsilon is None
-        else "The privacy noise is drawn afresh each time, so the figures come out close but not the same."
+        "The privacy noise is drawn afresh each time, so the figures come out close but not the same."
+        if is_noised(run)
+        else "With the versions above, on the same kind of machine, it gives a model of the same SHA-256."
     )
     repeat = join([
         element("h3", "To repeat it"),
