@@ -3,6 +3,7 @@
 import errno
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -24,8 +25,22 @@ LOG = logging.getLogger(__name__)
 NODE_FAULTS = (CodecError, DataError, ModelError, PrecisionError, PrivacyError, StateError, TrainingError, OSError)
 """What a node answers with one clear line, as opposed to a bug, which Flower reports with its traceback."""
 
-Resolve = Callable[[Context], tuple[Node, OutboundGate]]
-"""Finds the node that a Flower context stands for, and its gate."""
+
+@dataclass(frozen=True)
+class Place:
+    """Where a message is answered.
+
+    Attributes:
+        gate: The site's outbound gate.
+        node: Makes the node; called only once the gate has admitted the run's plan, which may say what it is made of.
+    """
+
+    gate: OutboundGate
+    node: Callable[[], Node]
+
+
+Resolve = Callable[[Context], Place]
+"""Finds the place that a Flower context stands for."""
 
 
 def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> ClientApp:
@@ -41,28 +56,29 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
     @app.query()
     def query(message: Message, context: Context) -> Message:
         def introduce() -> RecordDict:
-            node, gate = resolve(context)
-            gate.admit(_plan(message))
-            return gate.introduce(node.introduce())
+            place = resolve(context)
+            place.gate.admit(_plan(message))
+            return place.gate.introduce(place.node().introduce())
 
         return _answer(message, introduce, faults_in_full)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         def work() -> RecordDict:
-            node, gate = resolve(context)
+            place = resolve(context)
             instruction, blob = _read(message)
-            return gate.release(node.train(instruction, blob, gate.permit(instruction)), instruction)
+            permit = place.gate.permit(instruction)
+            return place.gate.release(place.node().train(instruction, blob, permit), instruction)
 
         return _answer(message, work, faults_in_full)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         def work() -> RecordDict:
-            node, gate = resolve(context)
+            place = resolve(context)
             instruction, blob = _read(message)
-            permit = gate.permit(instruction, update=False)
-            return gate.release(node.evaluate(instruction, blob, permit), instruction)
+            permit = place.gate.permit(instruction, update=False)
+            return place.gate.release(place.node().evaluate(instruction, blob, permit), instruction)
 
         return _answer(message, work, faults_in_full)
 

@@ -25,6 +25,7 @@ from fedglm.compression.codec import CodecError, decode
 from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.charges import Charge, Head
+from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import Refusal
@@ -58,13 +59,22 @@ class OutboundGate:
     """Holds plans, instructions and answers to the site's policy, and makes the content of the replies.
 
     Args:
-        size: Number of federated parameters.
         custody: The site's policy and ledger.
         folder: The node's folder of this federation, where the run's plan is pinned.
     """
 
-    def __init__(self, size: int, custody: Custody, folder: Path) -> None:
-        self._size, self._custody, self._folder = size, custody, folder
+    def __init__(self, custody: Custody, folder: Path) -> None:
+        self._custody, self._folder = custody, folder
+
+    @property
+    def plan(self) -> RunPlan:
+        """The plan that is pinned, held to the policy as it is now.
+
+        Raises:
+            Refusal: There is none, or the policy has changed so that it is refused.
+        """
+        with self._custody.logged("", 0):
+            return self._pinned()
 
     def admit(self, blob: bytes) -> None:
         """Verify the plan of a run, hold it to the policy, and pin it: from now on instructions must keep to it.
@@ -158,6 +168,8 @@ class OutboundGate:
 
     def _hold(self, signed: SignedPlan) -> None:
         check_plan(signed, self._custody.policy)
+        if signed.plan.code != code_sha256():
+            raise Refusal("code", "the run is of other code than is installed here: install the server's version")
         mechanism = signed.plan.mechanism
         if mechanism is not None and mechanism.unit != self._custody.unit:
             raise Refusal("unit", f"the plan protects each {mechanism.unit}, the site's data each {self._custody.unit}")
@@ -192,11 +204,11 @@ class OutboundGate:
         return content
 
     def _check_update(self, blob: bytes, plan: RunPlan) -> None:
-        limit = 4 * self._size + HEADROOM
+        limit = 4 * plan.parameters + HEADROOM
         if len(blob) > limit:
             raise Refusal("size", f"the coded update has {len(blob)} bytes, at most {limit} may leave")
         try:
-            decode(blob, size=self._size, codec=plan.codec)  # a value that is not finite does not decode
+            decode(blob, size=plan.parameters, codec=plan.codec)  # a value that is not finite does not decode
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
 

@@ -18,10 +18,11 @@ from fedglm.privacy.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, Si
 from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 
 MOST_BYTES = 65536
-"""Longest signed plan that a node reads; a usual one has about 500 bytes."""
+"""Longest signed plan that a node reads; a usual one has one or two thousand bytes."""
 
 _CONTEXT = "fedglm/plan/1"
 _MOST_NUMBER = 2**31 - 1
+_MOST_RECIPE = 20_000
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,8 +42,11 @@ class RunPlan:
             says that it reports nothing.
         codec: Name of the codec of the updates.
         density: Share of the coordinates that travel, in (0, 1]; None where the codec has no such number.
+        parameters: Number of federated parameters.
         layout: SHA-256 (hex) of the model's layout: names and shapes.
         model: SHA-256 (hex) of the weights that the run starts from, version 0.
+        recipe: How model and training are made, for nodes that are not told otherwise; at most 20,000 characters.
+        code: SHA-256 (hex) of the code that the run is of: `privacy.code_identity.code_sha256`.
 
     Raises:
         PrivacyError: A field is out of its bounds, or the steps contradict each other; the message names it.
@@ -57,24 +61,29 @@ class RunPlan:
     metrics: Mechanism | None
     codec: str
     density: float | None
+    parameters: int
     layout: str
     model: str
+    recipe: str
+    code: str
 
     def __post_init__(self) -> None:
         for name in ("run", "codec"):
             text = getattr(self, name)
             if type(text) is not str or not 0 < len(text) <= 200 or not text.isprintable():
                 raise PrivacyError(f"run plan: {name} is a text of 1 to 200 printable characters")
-        for name in ("rounds", "turns", "local_steps"):
+        for name in ("rounds", "turns", "local_steps", "parameters"):
             number = getattr(self, name)
             if type(number) is not int or not 1 <= number <= _MOST_NUMBER:
                 raise PrivacyError(f"run plan: {name} is a whole number from 1 to {_MOST_NUMBER}")
-        for name in ("layout", "model"):
+        for name in ("layout", "model", "code"):
             digest = getattr(self, name)
             if type(digest) is not str or not _HASH.fullmatch(digest):
                 raise PrivacyError(f"run plan: {name} is a SHA-256, 64 digits 0-9 a-f")
         if self.density is not None and (type(self.density) is not float or not 0 < self.density <= 1):
             raise PrivacyError("run plan: density is a number above 0 and at most 1, or none")
+        if type(self.recipe) is not str or len(self.recipe) > _MOST_RECIPE:
+            raise PrivacyError(f"run plan: recipe is a text of at most {_MOST_RECIPE} characters")
         if self.turns > self.rounds:
             raise PrivacyError(f"run plan: {self.turns} turns in {self.rounds} rounds")
         for name in ("mechanism", "metrics"):

@@ -27,6 +27,7 @@ from fedglm.compression.downlink import HEADER, ModelVersions, vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
 from fedglm.compression.settings import DownlinkSettings
+from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import BUDGET_RULE
 from fedglm.privacy.mechanism import Mechanism
@@ -78,6 +79,7 @@ class Plan:
             the mechanism's.
         metrics: How nodes add noise to what they measure; None for none.
         key: Signs the plan that the nodes are told.
+        recipe: How nodes make model and training; empty where they know.
         epsilon: Greatest privacy loss that any node's ledger shows by now; None where nobody may look.
         downlink: Codec towards the nodes.
         learning_rate: The nodes' learning rate before the schedule.
@@ -106,6 +108,7 @@ class Plan:
     turns: int | None = None
     noise_at_most: float | None = None
     metrics: Mechanism | None = None
+    recipe: str = ""
     epsilon: Callable[[], float | None] = lambda: None
     client_privacy: ClientPrivacy | None = None
 
@@ -240,8 +243,11 @@ class Coordinator:
                 metrics=plan.metrics,
                 codec=plan.codec,
                 density=plan.density,
+                parameters=plan.layout.size,
                 layout=plan.layout.sha256,
                 model=vector_sha256(plan.initial),
+                recipe=plan.recipe,
+                code=code_sha256(),
             ),
             plan.key,
         )

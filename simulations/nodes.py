@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from fedglm.autoglm.data import FederatedData, load_federation
 from fedglm.autoglm.models import build_model
-from fedglm.client.app import build_client_app
+from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
 from fedglm.privacy.custody import FOLDER, Custody
@@ -65,8 +65,8 @@ class SimulatedNodes:
     scenario_toml: str
     folder: Path
 
-    def __call__(self, context: Context) -> tuple[Node, OutboundGate]:
-        """The node of the context's partition, and its gate."""
+    def __call__(self, context: Context) -> Place:
+        """The place of the context's partition."""
         # Sums in other orders give other bits: one thread a node, whatever the machine has.
         torch.set_num_threads(1)
         stage = build_stage(self.scenario_toml)
@@ -74,20 +74,23 @@ class SimulatedNodes:
         partition = int(context.node_config["partition-id"])
         site = stage.data.sites[partition]
         home = self.folder / folder_name(site.name)
-        gate = OutboundGate(stage.workbench.layout.size, _custody(home / FOLDER, self.scenario_toml, partition), home)
-        node = Node(
-            site.name,
-            stage.workbench,
-            train=site.train,
-            held_out=site.held_out,
-            training=scenario.training,
-            update=scenario.update,
-            folder=home,
-            seed=scenario.federation.seed,
-            declared=declared_examples(scenario, site),
-            envelope=gate.envelope,
-        )
-        return node, gate
+        gate = OutboundGate(_custody(home / FOLDER, self.scenario_toml, partition), home)
+
+        def node() -> Node:
+            return Node(
+                site.name,
+                stage.workbench,
+                train=site.train,
+                held_out=site.held_out,
+                training=scenario.training,
+                update=scenario.update,
+                folder=home,
+                seed=scenario.federation.seed,
+                declared=declared_examples(scenario, site),
+                envelope=gate.envelope,
+            )
+
+        return Place(gate, node)
 
 
 @cache

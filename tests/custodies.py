@@ -1,6 +1,7 @@
 """Sites that permit what a test asks for, and the plans of a server that they listen to."""
 
 from fedglm.client.node import Permit
+from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import Custody, establish, is_established
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.mechanism import Mechanism
@@ -42,7 +43,7 @@ def custody(folder, *, private=False, unit="record", **changes):
     return Custody.open(folder, [[b"one"], [b"two"]], unit=unit)
 
 
-def run_plan(layout, *, run="run-1", mechanism=None, **changes):
+def run_plan(layout, *, parameters=1000, run="run-1", mechanism=None, **changes):
     """A plan of topk-fp16 in three steps a round."""
     fields = {
         "run": run,
@@ -54,8 +55,11 @@ def run_plan(layout, *, run="run-1", mechanism=None, **changes):
         "metrics": None,
         "codec": "topk-fp16",
         "density": None,
+        "parameters": parameters,
         "layout": layout,
         "model": "0" * 64,
+        "recipe": "",
+        "code": code_sha256(),
     }
     return RunPlan(**(fields | changes))
 

@@ -11,7 +11,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from tiny_federation import tiny_node, workbench
 
-from fedglm.client.app import build_client_app
+from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.compression.messages import MODEL, Instruction
 from fedglm.compression.settings import DownlinkSettings
@@ -113,8 +113,8 @@ def instruction_of(fields) -> Instruction:
 def answering(node, *, share_metrics=False, **policy) -> Answer:
     """The node behind the real ClientApp and the real gate, which lets out all but what `policy` keeps."""
     metrics = ("loss", "metric", "count") if share_metrics else ()
-    gate = OutboundGate(SIZE, custody(node.folder / "custody", metrics=metrics, **policy), node.folder)
-    app = build_client_app(lambda _: (node, gate))
+    gate = OutboundGate(custody(node.folder / "custody", metrics=metrics, **policy), node.folder)
+    app = build_client_app(lambda _: Place(gate, lambda: node))
     context = Context(1, 1, {}, RecordDict(), {})
     return lambda message: app(message, context)
 

@@ -18,8 +18,11 @@ PLAN = RunPlan(
     metrics=None,
     codec="topk-sign",
     density=0.01,
+    parameters=1000,
     layout="a" * 64,
     model="b" * 64,
+    recipe="",
+    code="c" * 64,
 )
 WITHOUT_NOISE = {"mechanism": None, "noise_at_most": None, "metrics": None}
 """Changes that make of a plan with noise one without."""

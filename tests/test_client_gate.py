@@ -37,8 +37,8 @@ class Door:
 
     def __init__(self, folder, *, mechanism=None, plan=None, **policy):
         self.custody = custody(folder / "site-1" / "custody", private=mechanism is not None, **policy)
-        self.gate = OutboundGate(SIZE, self.custody, folder)
-        self.plan = run_plan(LAYOUT, codec="dense-fp32", mechanism=mechanism, **(plan or {}))
+        self.gate = OutboundGate(self.custody, folder)
+        self.plan = run_plan(LAYOUT, parameters=SIZE, codec="dense-fp32", mechanism=mechanism, **(plan or {}))
 
     def opened(self):
         self.gate.admit(announced(self.plan))
@@ -156,7 +156,7 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
     both = spent([MECHANISM.event(), loud.event()], 1e-3).epsilon
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, epsilon=both, plan={"metrics": loud}).opened()
     tight = replace(door.custody, policy=door.custody.policy.model_copy(update={"epsilon": (alone + both) / 2}))
-    gate = OutboundGate(SIZE, tight, tmp_path / "other")
+    gate = OutboundGate(tight, tmp_path / "other")
     with pytest.raises(Refusal, match="epsilon-budget"):
         gate.admit(announced(door.plan))
     charges = [tight.charge_of("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update") for m in (MECHANISM, loud)]
@@ -239,7 +239,7 @@ def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_pa
     assert [charge.mechanism for charge in door.charges] == [None]
     # The same data, now under a policy with a budget, and with another name.
     promise = replace(door.custody, policy=custody(tmp_path / "b" / "custody", private=True).policy)
-    later = OutboundGate(SIZE, promise, tmp_path)
+    later = OutboundGate(promise, tmp_path)
     later.admit(announced(replace(door.plan, run="run-2", mechanism=MECHANISM, noise_at_most=3.0)))
     assert refusal_of(later.permit(replace(INSTRUCTION, run="run-2")).afford) == "epsilon-budget"
 
@@ -286,13 +286,13 @@ def test_a_plan_for_another_unit_than_the_data_are_kept_by_is_refused(tmp_path):
     door = Door(tmp_path, mechanism=replace(MECHANISM, unit="patient"), unit="patient")
     # The policy agrees with the plan, but the records were read without the field.
     door.custody = replace(door.custody, unit="record")
-    door.gate = OutboundGate(SIZE, door.custody, tmp_path)
+    door.gate = OutboundGate(door.custody, tmp_path)
     assert refusal_of(door.opened) == "unit"
 
 
 def test_a_policy_that_was_tightened_meanwhile_holds(door, tmp_path):
     tighter = replace(door.custody, policy=door.custody.policy.model_copy(update={"steps_at_most": 1}))
-    assert refusal_of(OutboundGate(SIZE, tighter, tmp_path).permit, INSTRUCTION) == "steps"
+    assert refusal_of(OutboundGate(tighter, tmp_path).permit, INSTRUCTION) == "steps"
 
 
 def test_a_ledger_that_was_rolled_back_is_noticed(private):

@@ -155,8 +155,8 @@ def test_a_residual_falls_with_the_learning_rate_and_never_grows(tmp_path, delta
 
 
 def test_the_ratio_counts_the_message_around_the_update(tmp_path):
-    gate = OutboundGate(SIZE, custody(tmp_path / "custody"), tmp_path)
-    gate.admit(announced(run_plan(BENCH.layout.sha256, codec="topk-sign")))
+    gate = OutboundGate(custody(tmp_path / "custody"), tmp_path)
+    gate.admit(announced(run_plan(BENCH.layout.sha256, parameters=BENCH.layout.size, codec="topk-sign")))
     update = {"codec": "topk-sign", "max_ratio": 0.95}
     node, server = tiny_node(tmp_path, update=update, envelope=gate.envelope), Server()
     for number in (1, 2, 3):

@@ -19,7 +19,7 @@ from fedglm.autoglm.data import DataSettings, load_federation
 from fedglm.autoglm.models import ModelSettings, build_model
 from fedglm.client import node as node_module
 from fedglm.client import private_training
-from fedglm.client.app import build_client_app
+from fedglm.client.app import Place, build_client_app
 from fedglm.client.coding import code_update
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
@@ -121,8 +121,8 @@ def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=RO
             seed=7,
             declared=RECORDS,
         )
-        gate = OutboundGate(bench.layout.size, custody(home / "custody", private=mechanism is not None, **policy), home)
-        app = build_client_app(lambda _: (node, gate))
+        gate = OutboundGate(custody(home / "custody", private=mechanism is not None, **policy), home)
+        app = build_client_app(lambda _: Place(gate, lambda: node))
         return lambda message: app(message, Context(1, 1, {}, RecordDict(), {}))
 
     grid = FakeGrid({number: answering(site) for number, site in enumerate(sites.data.sites, start=1)})
