@@ -70,15 +70,21 @@ def spent(history: Iterable[Event], delta: float) -> Spent:
 
 
 def within(history: Iterable[Event], epsilon: float, delta: float) -> bool:
-    """Whether `spent(history, delta).epsilon` is at most `epsilon`; far below it, RDP says so in no time.
+    """Whether `spent(history, delta).epsilon` is at most `epsilon`.
+
+    Below it, the quicker accountants say so: RDP, then PLD. Theirs are upper bounds as well.
 
     Raises:
         PrivacyError: `delta` is not between 1e-10 and 0.1.
     """
     _check_delta(delta)
     merged = _merge(history)
-    # PRV may lie above RDP, by twice its own error, where both are small.
-    if merged and _rdp(merged, delta) + 3 * _prv_error(merged) <= epsilon:
+    if not merged:
+        return True
+    # PRV may lie above the others, by twice its own error.
+    room = epsilon - 3 * _prv_error(merged)
+    rdp = _rdp(merged, delta)
+    if rdp <= room or (rdp <= _TIGHT_UP_TO and _pld(merged, delta, _interval(merged)) <= room):
         return True
     return _spent(merged, delta).epsilon <= epsilon
 
@@ -202,8 +208,7 @@ def _spent(merged: _Merged, delta: float) -> Spent:
     prv = _prv(merged, delta) if rdp <= _TIGHT_UP_TO else None
     if prv is None:
         return Spent(rdp, None, None, rdp, delta)
-    steps = sum(count for _, _, count in merged)
-    pld = _pld(merged, delta, 1e-3 if steps <= 2000 else 2e-4 if steps <= 50_000 else 1e-4)
+    pld = _pld(merged, delta, _interval(merged))
     if pld > prv:  # a finer grid brings PLD down
         pld = min(pld, _pld(merged, delta, 1e-4))
     return Spent(max(prv, pld), prv, pld, rdp, delta)
@@ -229,25 +234,68 @@ def _rdp_of_step(noise: float, rate: float) -> npt.NDArray[np.float64]:
     return np.nan_to_num(np.broadcast_to(curve, len(_ORDERS)).astype(np.float64), nan=np.inf, posinf=np.inf)
 
 
+def _steps(merged: _Merged) -> int:
+    return sum(count for _, _, count in merged)
+
+
 def _prv_error(merged: _Merged) -> float:
-    return 0.01 * math.sqrt(max(1.0, sum(count for _, _, count in merged) / 50_000))
+    return 0.01 * math.sqrt(max(1.0, _steps(merged) / 50_000))
+
+
+def _interval(merged: _Merged) -> float:
+    """Of PLD's grid: its errors add up over the steps."""
+    steps = _steps(merged)
+    return 1e-3 if steps <= 2000 else 2e-4 if steps <= 50_000 else 1e-4
 
 
 @lru_cache(maxsize=256)
 def _prv(merged: _Merged, delta: float) -> float | None:
-    from opacus.accountants.prv import PRVAccountant  # type: ignore[import-untyped]
+    """Opacus' upper bound, composed in one go.
 
-    accountant = PRVAccountant()
-    accountant.history = list(merged)
+    `PRVAccountant.get_epsilon` takes a grid of any length and goes back from the Fourier transform for each pair. Here
+    the length is one that transforms quickly, at least as long and with the same mesh, and the transforms are
+    multiplied: the same bound, several times as fast.
+    """
+    from opacus.accountants.analysis.prv import (  # type: ignore[import-untyped]
+        DiscretePRV,
+        Domain,
+        PoissonSubsampledGaussianPRV,
+        TruncatedPrivacyRandomVariable,
+        compute_safe_domain_size,
+        discretize,
+    )
+
+    error, delta_error = _prv_error(merged), delta / 1000
+    counts = [count for _, _, count in merged]
+    steps = sum(counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of log(0) at a sampling rate of 1, and of integrals at its far ends
         try:
-            epsilon = float(accountant.get_epsilon(delta, eps_error=_prv_error(merged)))
+            losses = [PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in merged]
+            limit = compute_safe_domain_size(losses, counts, error, delta_error)
+            mesh = error / math.sqrt(steps * math.log(12 / delta_error) / 2)
+            half = _quick_length(math.ceil(limit / mesh) + 1)
+            domain = Domain((1 - half) * mesh, half * mesh, 2 * half)
+            spectrum, shift = np.ones(half + 1, np.complex128), 0.0
+            for loss, count in zip(losses, counts, strict=True):
+                grid = discretize(TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
+                spectrum *= np.fft.rfft(grid.pmf) ** count
+                shift += count * grid.domain.shifts
+            # Place n of each grid stands for the loss (n + 1 - half) * mesh, and places add up modulo 2 * half.
+            sums = np.roll(np.fft.irfft(spectrum), (steps - 1) * (1 - half) % (2 * half))
+            epsilon = float(DiscretePRV(sums, domain.shift_right(shift)).compute_epsilon(delta, delta_error, error)[2])
         except (RuntimeError, ValueError):
             return None
     return max(0.0, epsilon) if math.isfinite(epsilon) else None
 
 
+def _quick_length(least: int) -> int:
+    """A number from 8 to 16 times a power of two: a Fourier transform of any length may take ten times as long."""
+    power = 1 << max(0, least.bit_length() - 4)
+    return -(-least // power) * power
+
+
+@lru_cache(maxsize=256)
 def _pld(merged: _Merged, delta: float, interval: float) -> float:
     composed = [_pld_of_step(noise, rate, interval).self_compose(count) for noise, rate, count in merged]
     return float(reduce(lambda left, right: left.compose(right), composed).get_epsilon_for_delta(delta))

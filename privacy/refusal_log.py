@@ -3,18 +3,29 @@
 A line holds when, under which rule, why, in which run and round: words about settings, never about records. Each line
 is on the disk before `record` returns. A crash may leave the beginning of a line, which nobody was told of; readers
 leave it out, and the next record takes its place.
+
+No server may fill the site's disk by asking for what is refused. Lines are appended and never rewritten until they
+take `MOST_BYTES`; then a last line says that the log is full, and each further refusal is counted by its rule in a file
+beside it, with the first and the last one of the rule in full. Rules are named in our code, so that there are few.
+The counts are replaced in one step and on the disk before `record` returns: whenever a node is killed, all that it
+refused has a line or is counted. A site that wants lines again moves both files away together.
 """
 
 import fcntl
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Final
 
 from fedglm.privacy.canonical import canonical_json, read_canonical_json
-from fedglm.privacy.durable import storage_errors, sync_folder
+from fedglm.privacy.durable import storage_errors, sync_folder, write_atomically
 from fedglm.privacy.errors import PrivacyError, Refusal
+
+MOST_BYTES: Final = 1 << 20
+"""A log that has more than so many bytes, some thousand lines, is full."""
+LOG_FULL: Final = "log-full"
+"""Rule of that line."""
 
 _LONGEST_REASON = 500
 _LONGEST_RUN = 200
@@ -39,21 +50,39 @@ class RefusalEntry:
     round: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class RefusalCount:
+    """Refusals of one rule that came after the log was full.
+
+    Attributes:
+        count: How many, at least 1.
+        first: The first of them.
+        last: The last of them.
+    """
+
+    count: int
+    first: RefusalEntry
+    last: RefusalEntry
+
+
 class RefusalLog:
     """Appends to `path` and reads it; several processes may at once.
 
     Args:
-        path: The file, `refusals.jsonl`; it is made, with rights 0600, when the first refusal comes.
+        path: The file, `refusals.jsonl`; it is made, with rights 0600, when the first refusal comes. The counts are
+            beside it, in `refusals.counts.json`.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._counts_path = path.with_suffix(".counts.json")
 
     def record(self, refusal: Refusal, *, run: str, round_number: int) -> RefusalEntry:
-        """Write one refusal; what the server sent is cut to a bounded length.
+        """Write one refusal, or count it where the log is full; what the server sent is cut to a bounded length.
 
         Raises:
-            StorageError: The line could not be written. The refusal stands all the same.
+            StorageError: It could not be written. The refusal stands all the same.
+            PrivacyError: The log is full, and the counts are damaged. The refusal stands all the same.
         """
         entry = RefusalEntry(
             time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,41 +98,88 @@ class RefusalLog:
             with os.fdopen(descriptor, "r+b") as file:
                 os.fchmod(descriptor, 0o600)  # an older file may have had other rights
                 fcntl.flock(descriptor, fcntl.LOCK_EX)  # until the file is closed
-                _drop_unfinished_line(file)
-                file.write(canonical_json(asdict(entry)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                self._keep(file, entry)
             if new:
                 sync_folder(self._path.parent)
         return entry
 
     def entries(self) -> list[RefusalEntry]:
-        """All refusals, oldest first; none where there is no file.
+        """All lines, oldest first; none where there is no file.
 
         Raises:
             PrivacyError: A line is damaged.
         """
-        try:
-            lines = self._path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        except OSError as exc:
-            raise PrivacyError(f"cannot read {self._path}: {exc.strerror}") from exc
+        lines = _content(self._path).split(b"\n")
         return [self._entry(line, number) for number, line in enumerate(lines[:-1], 1)]
+
+    def counts(self) -> dict[str, RefusalCount]:
+        """What came after the log was full, by rule; empty where it is not.
+
+        Raises:
+            PrivacyError: The file is damaged.
+        """
+        if not self._counts_path.exists():
+            return {}
+        try:
+            tree = read_canonical_json(_content(self._counts_path))
+            return {rule: _count_of(fields) for rule, fields in tree.items()}
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise PrivacyError(f"{self._counts_path} is damaged: move it away, and refusals are counted anew") from exc
+
+    def _keep(self, file: BinaryIO, entry: RefusalEntry) -> None:
+        """Write a line or a count; nobody else does in the meantime."""
+        if _drop_unfinished_line(file) <= MOST_BYTES:
+            _append(file, entry)
+            return
+        if not self._counts_path.exists():
+            reason = f"the log is full: from here on refusals are counted in {self._counts_path.name}"
+            _append(file, replace(entry, rule=LOG_FULL, reason=reason, run="", round=0))
+        counts = self.counts()
+        before = counts.get(entry.rule)
+        now = RefusalCount(count=before.count + 1 if before else 1, first=before.first if before else entry, last=entry)
+        tree = {rule: asdict(count) for rule, count in {**counts, entry.rule: now}.items()}
+        write_atomically(self._counts_path, canonical_json(tree), mode=0o600)
 
     def _entry(self, line: bytes, number: int) -> RefusalEntry:
         try:
-            fields = read_canonical_json(line)
-            entry = RefusalEntry(**fields)
+            return _entry_of(read_canonical_json(line))
         except (ValueError, TypeError) as exc:
             raise PrivacyError(f"{self._path}: line {number} is damaged") from exc
-        if any(type(getattr(entry, name)) is not (int if name == "round" else str) for name in fields):
-            raise PrivacyError(f"{self._path}: line {number} is damaged")
-        return entry
 
 
-def _drop_unfinished_line(file: BinaryIO) -> None:
-    """Cut off what a crash left after the last line, and stand at the end."""
+def _entry_of(fields: Any) -> RefusalEntry:
+    """Raises ValueError or TypeError where it is none."""
+    entry = RefusalEntry(**fields)
+    if any(type(value) is not (int if name == "round" else str) for name, value in fields.items()):
+        raise ValueError("a field of another kind")
+    return entry
+
+
+def _count_of(fields: Any) -> RefusalCount:
+    """Raises ValueError or TypeError where it is none."""
+    found = RefusalCount(**fields)
+    if type(found.count) is not int or found.count < 1:
+        raise ValueError("no number of refusals")
+    return replace(found, first=_entry_of(found.first), last=_entry_of(found.last))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as exc:
+        raise PrivacyError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _append(file: BinaryIO, entry: RefusalEntry) -> None:
+    file.write(canonical_json(asdict(entry)) + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _drop_unfinished_line(file: BinaryIO) -> int:
+    """Cut off what a crash left after the last line, stand at the end, and say where that is."""
     end = file.seek(0, os.SEEK_END)
     if end:
         file.seek(end - 1)
@@ -111,7 +187,7 @@ def _drop_unfinished_line(file: BinaryIO) -> None:
             file.seek(0)
             end = file.read().rfind(b"\n") + 1
             file.truncate(end)
-    file.seek(end)
+    return file.seek(end)
 
 
 def _printable(text: str, longest: int) -> str:

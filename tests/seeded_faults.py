@@ -1,14 +1,17 @@
-"""Faults that a private training could have; each function puts one in, by pytest's monkeypatch."""
+"""Faults that a private node could have; each function puts one in, by pytest's monkeypatch."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Task
-from fedglm.client import private_training
-from fedglm.privacy import clipping, dp_sgd
+from fedglm.client import node, private_training
+from fedglm.compression.codec import decode
+from fedglm.privacy import clipping, custody, dp_sgd
 from fedglm.privacy.dp_sgd import UnitSampler, micro_batches, noised_mean
+from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.noise import GaussianNoise
 
 
@@ -96,3 +99,50 @@ def divided_by_the_sample(patch):
 
     patch.setattr(UnitSampler, "draw", draw)
     patch.setattr(private_training, "noised_mean", private)
+
+
+# --- of the node around the training
+
+
+def ledger_reset(patch):
+    class Forgetful(Ledger):
+        def __init__(self, path):
+            path.unlink()
+            Ledger.create(path)
+            super().__init__(path)
+
+    Forgetful.create = Ledger.create
+    patch.setattr(custody, "Ledger", Forgetful)
+
+
+def residual_before_noise(patch):
+    """The clean update is compensated and its largest values chosen; as much noise as is right follows on those."""
+    train, code, late = node.train_privately, node.code_update, []
+
+    def clean(*arguments, learning_rate, declared_units):
+        *others, mechanism = arguments
+        noise = learning_rate * mechanism.noise_std * mechanism.steps**0.5
+        late.append(noise / (mechanism.sampling_rate * declared_units))
+        quiet = replace(mechanism, noise_multiplier=1e-4 * mechanism.noise_multiplier)
+        return train(*others, quiet, learning_rate=learning_rate, declared_units=declared_units)
+
+    def coded(state, delta, base, server_round, settings, layout, **options):
+        pending = code(state, delta, base, server_round, settings, layout, **options)
+        sent = decode(pending.blob, size=layout.size).to_dense()
+        noised = np.where(sent != 0, sent + GaussianNoise().fill(late[-1], layout.size), np.float32(0))
+        return replace(pending, blob=settings.make_codec(layout).encode(noised))
+
+    patch.setattr(node, "train_privately", clean)
+    patch.setattr(node, "code_update", coded)
+
+
+def paced_by_held_out_data(patch):
+    """An update is the smaller, the worse it does on the node's held-out records."""
+    right = node.Node._trained
+
+    def paced(self, instruction, base, permit):
+        delta = right(self, instruction, base, permit)
+        load_vector(self._bench.model, base + delta)
+        return delta / np.float32(1 + self._bench.task.evaluate(self._bench.model, self._held_out).loss)
+
+    patch.setattr(node.Node, "_trained", paced)

@@ -1,6 +1,5 @@
 """DP-SGD at the node: each promise is one check, and each seeded fault must fail the check that stands for it."""
 
-import hashlib
 import random
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from clipping_reference import glm, remains
+from private_steps import CPU, EVERYBODY, MECHANISM, NOBODY, tape, train, units_of_three
 from seeded_faults import (
     all_records_of_a_unit,
     batch_mean_loss,
@@ -27,54 +27,10 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, to_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client.precision import ChosenPrecision
-from fedglm.client.private_training import train_privately
-from fedglm.client.training import LocalTrainingSettings, TrainingError
+from fedglm.client.training import TrainingError
 from fedglm.privacy.dp_sgd import micro_batches
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.noise import GaussianNoise
-
-CPU = torch.device("cpu")
-FP32 = ChosenPrecision("fp32", "as asked for", CPU)
-PLAIN_SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
-MECHANISM = Mechanism(
-    sampling_rate=0.4, steps=3, clipping_norm=0.2, noise_multiplier=0.5, unit="patient_id", records_per_unit=2
-)
-EVERYBODY = replace(MECHANISM, sampling_rate=1.0, steps=1, noise_multiplier=1e-12, records_per_unit=3)
-NOBODY = replace(MECHANISM, sampling_rate=1e-12)
-"""As good as nobody is ever drawn."""
-
-
-def units_of_three(count=24):
-    """Eight units of three records each, not in order."""
-    plain = examples(count)
-    units = torch.arange(count) % (count // 3) + 100
-    return Examples(input_ids=plain.input_ids, lengths=plain.lengths, labels=plain.labels, units=units)
-
-
-def tape(number=0):
-    """An entropy that repeats itself: what training drew can be drawn again."""
-    calls = iter(range(10**9))
-    return lambda size: hashlib.shake_256(f"{number}/{next(calls)}".encode()).digest(size)
-
-
-def train(mechanism=MECHANISM, data=None, model=None, *, task=TASK, mode="auto", declared=10, rate=1.0, **options):
-    noise, precision = options.pop("noise", None), options.pop("precision", FP32)
-    model = model or tiny_model()
-    base = options.pop("base", None)
-    return train_privately(
-        model,
-        task,
-        units_of_three() if data is None else data,
-        to_vector(model) if base is None else base,
-        LocalTrainingSettings(**(PLAIN_SGD | options)),
-        precision,
-        mechanism,
-        learning_rate=rate,
-        declared_units=declared,
-        mode=mode,
-        noise=noise,
-    )
 
 
 def gradient(model, data, record):
@@ -301,7 +257,7 @@ def test_lora_trains_its_adapters_alone_and_the_model_stays_as_it_was(mode, name
     for _ in range(2):
         result = train(model=model, task=task, mode=mode, precision=precision, rate=0.01)
         assert result.delta.shape == (sum(p.numel() for _, p in federated_parameters(model)),)
-        assert result.delta.all()
+        assert np.mean(result.delta != 0) > 0.99  # now and then float32 swallows what is added to a weight
         assert remains(model) == before
     for name, parameter in model.named_parameters():
         assert name not in frozen or torch.equal(parameter, frozen[name])

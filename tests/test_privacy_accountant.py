@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
-from opacus.accountants import GaussianAccountant
+from opacus.accountants import GaussianAccountant, PRVAccountant
 
-from fedglm.privacy.accountant import Spent, calibrate, spent, within
+from fedglm.privacy import accountant
+from fedglm.privacy.accountant import Spent, calibrate, spent, usual_delta, within
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Event
 
@@ -51,10 +52,41 @@ def test_agrees_with_the_peer_and_is_never_below(history, delta):
     assert abs(found.prv - found.pld) <= 0.02
 
 
-@pytest.mark.parametrize(("noise", "epsilon"), [(1.90, 1), (0.97, 3), (0.66, 8)])
-def test_known_noise_for_known_epsilons(noise, epsilon):
-    assert calibrate(epsilon, 1e-5, 0.02, 500) == pytest.approx(noise, abs=0.011)
-    assert spent([Event(noise, 0.02, 500)], 1e-5).epsilon <= epsilon
+@pytest.mark.parametrize(("history", "delta"), HISTORIES.values(), ids=list(HISTORIES))
+def test_prv_is_opacus_own(history, delta):
+    """Composed in one go, and the bound is that of the accountant as it comes."""
+    opacus = PRVAccountant()
+    merged = {}
+    for event in history:
+        pair = event.noise_multiplier, event.sampling_rate
+        merged[pair] = merged.get(pair, 0) + event.steps
+    opacus.history = [(*pair, steps) for pair, steps in merged.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = opacus.get_epsilon(delta)
+    rounding = 1e-3 if delta < 1e-9 else 1e-5  # a Fourier transform's own shows in so small a delta
+    assert spent(history, delta).prv == pytest.approx(expected, abs=rounding)
+
+
+@pytest.mark.parametrize(
+    ("noise", "epsilon", "delta", "rate", "steps"),
+    [
+        (1.90, 1, 1e-5, 0.02, 500),
+        (0.97, 3, 1e-5, 0.02, 500),
+        (0.66, 8, 1e-5, 0.02, 500),
+        (2.48, 1, 1e-4, 0.05, 200),
+        (1.17, 3, 1e-4, 0.05, 200),
+        (0.73, 8, 1e-4, 0.05, 200),
+    ],
+)
+def test_known_noise_for_known_epsilons(noise, epsilon, delta, rate, steps):
+    assert calibrate(epsilon, delta, rate, steps) == pytest.approx(noise, abs=0.015)
+    assert spent([Event(noise, rate, steps)], delta).epsilon == pytest.approx(epsilon, rel=0.02)
+
+
+@pytest.mark.parametrize("units", [1, 2, 7, 9, 10, 11, 100, 333, 1000, 12_345, 10**8])
+def test_the_usual_delta_is_at_most_a_tenth_of_one_over_the_units(units):
+    assert 0.05 / units < usual_delta(units) <= 0.1 / units
 
 
 def test_a_thousand_rounds_cost_what_one_entry_of_as_many_steps_costs():
@@ -124,6 +156,17 @@ def test_within_is_what_spent_says():
         for steps in (50, 400, 900):
             history = [Event(1.2, 0.02, steps)]
             assert within(history, epsilon, 1e-5) == (spent(history, 1e-5).epsilon <= epsilon)
+
+
+def test_below_the_budget_the_slowest_accountant_is_not_asked(monkeypatch):
+    """Each charge asks anew, for each one makes another history."""
+    history = [Event(1.2, 0.0123, 450), Event(1.4, 0.0321, 450)]
+    found = spent(history, 1e-5)
+    monkeypatch.setattr(accountant, "_prv", None)
+    assert found.rdp > found.epsilon + 0.1
+    assert within(history, found.epsilon + 0.05, 1e-5)
+    with pytest.raises(TypeError):
+        within([*history, Event(1.2, 0.0123, 1)], found.epsilon, 1e-5)
 
 
 # Calibration.

@@ -50,8 +50,11 @@ def plans(draw):
         **noised,
         codec=draw(names),
         density=draw(st.none() | st.floats(0, 1, exclude_min=True)),
+        parameters=draw(st.integers(1, 2**31 - 1)),
         layout=draw(digests),
         model=draw(digests),
+        recipe=draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=100)),
+        code=draw(digests),
     )
 
 
@@ -115,6 +118,11 @@ def test_the_bytes_are_sorted_json_without_spaces():
         {"layout": "A" * 64},
         {"model": "b" * 64 + "\n"},
         {"model": None},
+        {"code": "c" * 63},
+        {"parameters": 0},
+        {"parameters": 1.0},
+        {"recipe": "x" * 20_001},
+        {"recipe": None},
         {"mechanism": {"steps": 10}},
         {"metrics": {"steps": 1}},
         {"mechanism": None},

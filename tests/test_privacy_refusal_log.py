@@ -3,13 +3,15 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 
 import pytest
 
+from fedglm.privacy import refusal_log
 from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.refusal_log import RefusalLog
+from fedglm.privacy.refusal_log import LOG_FULL, RefusalCount, RefusalLog
 
 REFUSAL = Refusal("noise-multiplier", "noise multiplier 0.5, and noise_multiplier_at_least is 1")
 
@@ -17,6 +19,12 @@ REFUSAL = Refusal("noise-multiplier", "noise multiplier 0.5, and noise_multiplie
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "node" / "refusals.jsonl"
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """For a few lines only."""
+    monkeypatch.setattr(refusal_log, "MOST_BYTES", 500)
 
 
 def test_refusals_are_kept_in_order_one_json_object_a_line(path):
@@ -93,16 +101,128 @@ def test_a_log_that_cannot_be_written_is_an_error(path, monkeypatch):
         RefusalLog(path).record(REFUSAL, run="run-1", round_number=1)
 
 
-def test_two_processes_write_at_once_and_no_line_is_lost(path):
+def test_processes_write_at_once_and_nothing_is_lost(path):
     code = """
 import pathlib, sys
+from fedglm.privacy import refusal_log
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.refusal_log import RefusalLog
-for number in range(50):
-    RefusalLog(pathlib.Path(sys.argv[1])).record(Refusal("unit", "why"), run=sys.argv[2], round_number=number)
+refusal_log.MOST_BYTES = 10_000
+sys.stdin.read(1)
+for number in range(100):
+    refusal_log.RefusalLog(pathlib.Path(sys.argv[1])).record(Refusal("unit", ""), run=sys.argv[2], round_number=number)
 """
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), run]) for run in ("a", "b")]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
-    entries = RefusalLog(path).entries()
-    for run in ("a", "b"):
-        assert [entry.round for entry in entries if entry.run == run] == list(range(50))
+    command = [sys.executable, "-c", code, str(path)]
+    writers = [subprocess.Popen([*command, run], stdin=subprocess.PIPE) for run in "abc"]
+    for writer in writers:
+        writer.stdin.write(b"x")
+        writer.stdin.close()
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    log = RefusalLog(path)
+    lines = [entry for entry in log.entries() if entry.rule != LOG_FULL]
+    assert len(lines) + log.counts()["unit"].count == 300
+    assert len(log.entries()) == len(lines) + 1
+    for run in "abc":
+        rounds = [entry.round for entry in lines if entry.run == run]
+        assert rounds == list(range(len(rounds)))
+
+
+# A server that asks again and again.
+
+
+@pytest.mark.usefixtures("room")
+def test_a_full_log_says_so_and_goes_on_counting_by_rule(path):
+    log = RefusalLog(path)
+    first = [log.record(REFUSAL, run="run-1", round_number=number) for number in range(4)]
+    assert log.entries() == first
+    assert log.counts() == {}
+    lines = path.read_bytes()
+    later = [log.record(REFUSAL, run="run-1", round_number=number) for number in range(4, 100)]
+    other = log.record(Refusal("unit", "why"), run="run-2", round_number=0)
+    *kept, last = log.entries()
+    assert kept == first
+    assert last.rule == LOG_FULL
+    assert "refusals.counts.json" in last.reason
+    assert path.read_bytes().startswith(lines)
+    assert log.counts() == RefusalLog(path).counts()
+    assert log.counts() == {
+        "noise-multiplier": RefusalCount(count=96, first=later[0], last=later[-1]),
+        "unit": RefusalCount(count=1, first=other, last=other),
+    }
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.usefixtures("room")
+def test_no_server_fills_the_disk(path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    log = RefusalLog(path)
+    for number in range(300):
+        rule = ("unit", "plan", "size")[number % 3]
+        log.record(Refusal(rule, "\U0001f40d" * 10_000), run='\\"' * 10_000, round_number=number)
+    assert sum(file.stat().st_size for file in path.parent.iterdir()) < 500 + 3_000 + 1_000 + 3 * 2 * 3_000
+    assert sum(count.count for count in log.counts().values()) + len(log.entries()) - 1 == 300
+
+
+@pytest.mark.usefixtures("room")
+def test_a_full_log_stays_full_though_a_short_line_would_fit(path):
+    log = RefusalLog(path)
+    while not log.counts():
+        log.record(REFUSAL, run="run-1", round_number=1)
+    lines = path.read_bytes()
+    log.record(Refusal("a", ""), run="", round_number=0)
+    assert path.read_bytes() == lines
+    assert log.counts()["a"].count == 1
+
+
+@pytest.mark.usefixtures("room")
+def test_both_files_moved_away_make_room(path):
+    log = RefusalLog(path)
+    while not log.counts():
+        log.record(REFUSAL, run="run-1", round_number=1)
+    for file in path.parent.iterdir():
+        file.unlink()
+    entry = log.record(REFUSAL, run="run-1", round_number=2)
+    assert log.entries() == [entry]
+    assert log.counts() == {}
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"unit":{}}', b'{"unit":null}', b'{"unit": 1}', b"\xff"])
+def test_damaged_counts_are_told_and_never_begun_anew(path, damage):
+    log = RefusalLog(path)
+    while not log.counts():
+        log.record(REFUSAL, run="run-1", round_number=1)
+    file = path.with_name("refusals.counts.json")
+    whole = file.read_bytes()
+    for content in (damage, whole.replace(b'"count":1', b'"count":0'), whole.replace(b'"round":1', b'"round":""')):
+        assert content != whole
+        file.write_bytes(content)
+        for ask in (log.counts, lambda: log.record(REFUSAL, run="run-1", round_number=1)):
+            with pytest.raises(PrivacyError, match=r"refusals\.counts\.json is damaged"):
+                ask()
+        assert file.read_bytes() == content
+
+
+def test_a_writer_killed_at_any_moment_loses_no_refusal_that_it_told_of(path):
+    code = """
+import itertools, pathlib, sys
+from fedglm.privacy import refusal_log
+from fedglm.privacy.errors import Refusal
+refusal_log.MOST_BYTES = 500
+log = refusal_log.RefusalLog(pathlib.Path(sys.argv[1]))
+for number in itertools.count():
+    log.record(Refusal("unit", "why"), run="run", round_number=number)
+    print(number, flush=True)
+"""
+    log, told, kills = RefusalLog(path), 0, 15
+    for kill in range(kills):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+        begun = [writer.stdout.readline() for _ in range(5)]
+        time.sleep(kill / 2000)  # in the middle of something, now of this, now of that
+        writer.kill()
+        told += len(begun) + writer.stdout.read().count("\n")
+        writer.wait(60)
+        writer.stdout.close()
+        lines = [entry for entry in log.entries() if entry.rule != LOG_FULL]
+        kept = len(lines) + sum(count.count for count in log.counts().values())
+        assert told <= kept <= told + kill + 1
+    assert log.counts()
