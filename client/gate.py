@@ -30,8 +30,10 @@ from fedglm.privacy.custody import Custody
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy_rules import Message, check_message, check_plan
+from fedglm.privacy.signed_messages import SIGNATURE, sign_introduction, sign_report
 
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
@@ -61,10 +63,11 @@ class OutboundGate:
     Args:
         custody: The site's policy and ledger.
         folder: The node's folder of this federation, where the run's plan is pinned.
+        key: Signs all that leaves; None where nobody stands between the node and the server.
     """
 
-    def __init__(self, custody: Custody, folder: Path) -> None:
-        self._custody, self._folder = custody, folder
+    def __init__(self, custody: Custody, folder: Path, key: SigningKey | None = None) -> None:
+        self._custody, self._folder, self._key = custody, folder, key
 
     @property
     def plan(self) -> RunPlan:
@@ -124,7 +127,10 @@ class OutboundGate:
 
     def introduce(self, introduction: Introduction) -> RecordDict:
         """The reply to the server's first query."""
-        return RecordDict({RECORD: ConfigRecord(dict(introduction.to_fields()))})
+        fields = introduction.to_fields()
+        if self._key is not None:
+            fields[SIGNATURE] = sign_introduction(self._key, fields, self.plan.sha256)
+        return RecordDict({RECORD: ConfigRecord(dict(fields))})
 
     def release(self, outcome: Outcome, instruction: Instruction) -> RecordDict:
         """Check everything, charge for what leaves, then build the reply.
@@ -153,7 +159,15 @@ class OutboundGate:
                 self._custody.pay(*charges)
         if outcome.blob is not None and plan.mechanism is not None:
             outcome = replace(outcome, report=replace(outcome.report, ledger=self._custody.ledger.head.to_text()))
-        return self._content(outcome)
+        return _content(self._signed(outcome, instruction.run, instruction.round))
+
+    def _signed(self, outcome: Outcome, run: str, server_round: int) -> Outcome:
+        if self._key is None:
+            return outcome
+        report, blob = outcome.report, outcome.blob or b""
+        metrics = {} if outcome.evaluation is None else asdict(outcome.evaluation)
+        signature = sign_report(self._key, report.to_fields(), run, server_round, blob, metrics)
+        return replace(outcome, report=replace(report, signature=signature))
 
     @property
     def envelope(self) -> int:
@@ -164,7 +178,8 @@ class OutboundGate:
     def _envelope(self, private: bool) -> int:
         report = Report(nonce="0" * 16, ledger=Head(999_999_999, "0" * 64).to_text() if private else None)
         measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._custody.policy.metrics else None
-        return int(recorddict_to_proto(self._content(Outcome(report, b"", measures))).ByteSize()) + LENGTHS
+        outcome = self._signed(Outcome(report, b"", measures), "", 1)
+        return int(recorddict_to_proto(_content(outcome)).ByteSize()) + LENGTHS
 
     def _hold(self, signed: SignedPlan) -> None:
         check_plan(signed, self._custody.policy)
@@ -193,16 +208,6 @@ class OutboundGate:
         release = hashlib.sha256(content).hexdigest()
         return self._custody.charge_of(instruction.run, instruction.round, noise, plan.sha256, release, purpose=purpose)
 
-    def _content(self, outcome: Outcome) -> RecordDict:
-        blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
-        content = RecordDict({RECORD: ConfigRecord({**outcome.report.to_fields(), **blob})})
-        if outcome.evaluation is not None:
-            measures = outcome.evaluation
-            content["metrics"] = MetricRecord(
-                {"loss": float(measures.loss), "metric": float(measures.metric), "count": int(measures.count)}
-            )
-        return content
-
     def _check_update(self, blob: bytes, plan: RunPlan) -> None:
         limit = 4 * plan.parameters + HEADROOM
         if len(blob) > limit:
@@ -211,6 +216,14 @@ class OutboundGate:
             decode(blob, size=plan.parameters, codec=plan.codec)  # a value that is not finite does not decode
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
+
+
+def _content(outcome: Outcome) -> RecordDict:
+    blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
+    content = RecordDict({RECORD: ConfigRecord({**outcome.report.to_fields(), **blob})})
+    if outcome.evaluation is not None:
+        content["metrics"] = MetricRecord(asdict(outcome.evaluation))
+    return content
 
 
 def _check_noise(rule: str, found: Mechanism | None, announced: Mechanism | None, plan: RunPlan) -> None:

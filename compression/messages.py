@@ -85,7 +85,7 @@ class Instruction(_Fields):
     Attributes:
         run: Identity of the run; a node drops its state of another run.
         round: Number of the round, from 1.
-        nonce: Fresh for each message; the reply repeats it.
+        nonce: Fresh for each node and round; the reply repeats it.
         layout: SHA-256 (hex) of the model's layout.
         version: Version of the model that the node holds once it has applied the downlink blob.
         acknowledged: The last round whose update the server folded in from this node, 0 for none.
@@ -116,11 +116,13 @@ class Report(_Fields):
         holds: Said only by a node that cannot rebuild the model from what it has and what came, and then nothing else:
             the version that it holds, -1 for none. The server sends what leads from there, or a snapshot.
         ledger: Where the node's privacy ledger stands; for the server to give back, so that an old copy is noticed.
+        signature: Of the site, where sites sign.
     """
 
     nonce: str
     holds: int | None = None
     ledger: str | None = None
+    signature: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,7 @@ class Introduction(_Fields):
         version: Version of the model that the node holds; -1 for none.
         layout: SHA-256 (hex) of the model layout that the node builds.
         examples: Number of training examples that the node declares as its public weight; 0 declares none.
+        signature: Of the site, where sites sign.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Introduction(_Fields):
     version: int
     layout: str
     examples: int
+    signature: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ class RunPlan:
                 raise PrivacyError(f"run plan: {name} is a SHA-256, 64 digits 0-9 a-f")
         if self.density is not None and (type(self.density) is not float or not 0 < self.density <= 1):
             raise PrivacyError("run plan: density is a number above 0 and at most 1, or none")
-        if type(self.recipe) is not str or len(self.recipe) > _MOST_RECIPE:
+        if type(self.recipe) is not str or len(self.recipe) > _MOST_RECIPE or not _is_unicode(self.recipe):
             raise PrivacyError(f"run plan: recipe is a text of at most {_MOST_RECIPE} characters")
         if self.turns > self.rounds:
             raise PrivacyError(f"run plan: {self.turns} turns in {self.rounds} rounds")
@@ -190,3 +190,8 @@ class SignedPlan:
         except PrivacyError as exc:
             raise Refusal("plan-form", str(exc)) from exc
         return cls(plan, server, signature)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text has no half of a surrogate pair, which no encoding can write."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedglm.server.coordinator import Coordinator, Listener, Plan
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.federation import Listener, Plan
 
 
 def build_server_app(

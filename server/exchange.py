@@ -1,14 +1,28 @@
-"""Sending to nodes and taking their replies one by one, as they come, until all have answered or time is up."""
+"""Sending to nodes and taking their replies one by one, as they come."""
 
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 PULLED = 32
 """Replies asked for at a time: a grid holds all of one call in memory."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A message under way.
+
+    Attributes:
+        node_id: Whom it was sent to.
+        message_type: `train`, `evaluate` or `query`.
+    """
+
+    node_id: int
+    message_type: str
 
 
 class Stopped(RuntimeError):
@@ -29,7 +43,7 @@ class Exchange:
 
     def __init__(self, grid: Grid, stop: threading.Event, poll_s: float = 0.05) -> None:
         self._grid, self._stop, self._poll_s = grid, stop, poll_s
-        self._waiting: dict[str, int] = {}
+        self._waiting: dict[str, Sent] = {}
 
     def send(self, contents: Iterable[tuple[int, RecordDict]], message_type: str, server_round: int) -> None:
         """Push one message to each node.
@@ -42,31 +56,43 @@ class Exchange:
         for node_id, content in contents:
             message = Message(content, dst_node_id=node_id, message_type=message_type, group_id=str(server_round))
             for message_id in self._grid.push_messages([message]):
-                self._waiting[message_id] = node_id
+                self._waiting[message_id] = Sent(node_id, message_type)
 
-    def replies(self, timeout_s: float) -> Iterator[tuple[int, Message]]:
-        """Yield (node id, reply) as they arrive; more may be sent meanwhile. Ends when all answered or time is up.
+    def arrived(self) -> Iterator[tuple[Sent, Message]]:
+        """Look once for replies, and yield each with what it answers; more may be sent meanwhile.
 
         Raises:
             Stopped: The stop event was set.
         """
+        if self._stop.is_set():
+            raise Stopped("stopped on request")
+        waiting = list(self._waiting)
+        for start in range(0, len(waiting), PULLED):
+            for reply in self._grid.pull_messages(waiting[start : start + PULLED]):
+                sent = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+                if sent is not None:
+                    yield sent, reply
+
+    def replies(self, timeout_s: float) -> Iterator[tuple[int, Message]]:
+        """Yield (node id, reply) as they arrive, until nothing is awaited or time is up."""
         deadline = time.monotonic() + timeout_s
         while self._waiting and time.monotonic() < deadline:
-            if self._stop.is_set():
-                raise Stopped("stopped on request")
             arrived = False
-            waiting = list(self._waiting)
-            for start in range(0, len(waiting), PULLED):
-                for reply in self._grid.pull_messages(waiting[start : start + PULLED]):
-                    arrived = True
-                    node_id = self._waiting.pop(reply.metadata.reply_to_message_id, None)
-                    if node_id is not None:
-                        yield node_id, reply
+            for sent, reply in self.arrived():
+                arrived = True
+                yield sent.node_id, reply
             if not arrived:
-                self._stop.wait(self._poll_s)
+                self.rest()
 
-    def abandon(self) -> list[int]:
-        """Forget what has not been answered; returns the node ids. A late reply is never pulled."""
-        silent = sorted(self._waiting.values())
-        self._waiting.clear()
-        return silent
+    def rest(self) -> None:
+        """Wait a little before the next look."""
+        self._stop.wait(self._poll_s)
+
+    def online(self) -> set[int]:
+        """Flower's ids of the nodes that are connected."""
+        return set(self._grid.get_node_ids())
+
+    def forget(self, message_type: str) -> list[int]:
+        """Wait no longer for answers to messages of a type; returns the node ids. A late reply is never pulled."""
+        left = [message_id for message_id, sent in self._waiting.items() if sent.message_type == message_type]
+        return sorted(self._waiting.pop(message_id).node_id for message_id in left)

@@ -7,6 +7,9 @@ from flwr.app import Message
 
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.signed_messages import check_report
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,9 @@ class GoodReply:
     metrics: dict[str, float]
 
 
-def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limit: float, codec: str) -> GoodReply:
+def inspect_reply(
+    reply: Message, instruction: Instruction, size: int, norm_limit: float, codec: str, key: PublicKey | None = None
+) -> GoodReply:
     """Check a reply against the instruction it should answer.
 
     Args:
@@ -33,6 +38,7 @@ def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limi
         size: Number of federated parameters.
         norm_limit: Greatest Euclidean norm of an update.
         codec: Name of the codec that the nodes were told to use.
+        key: Of the site, which must have signed; None where sites do not sign.
 
     Raises:
         CodecError: Anything is wrong with it; the message says what.
@@ -45,11 +51,13 @@ def inspect_reply(reply: Message, instruction: Instruction, size: int, norm_limi
     fields = dict(content.config_records[RECORD])
     blob = fields.pop(UPDATE, None)
     report = Report.from_fields(fields)
+    metrics = _metrics(content.metric_records) if instruction.evaluate and report.holds is None else {}
+    if key is not None:
+        _check_signature(key, fields, instruction, blob, metrics)
     if report.nonce != instruction.nonce:
         raise CodecError(f"the reply answers another message, not the one of round {instruction.round}")
     if report.holds is not None:
         return GoodReply(report, None, {})
-    metrics = _metrics(content.metric_records) if instruction.evaluate else {}
     if not isinstance(blob, bytes):
         raise CodecError("the reply has no update")
     update = decode(blob, size=size, codec=codec)
@@ -67,4 +75,14 @@ def _metrics(records: Any) -> dict[str, float]:
         raise CodecError("the node's metrics are not finite numbers")
     if record["count"] < 1:
         raise CodecError("the node's metrics are over no examples")
-    return {name: float(value) for name, value in record.items()}
+    return dict(record)
+
+
+def _check_signature(
+    key: PublicKey, fields: dict[str, Any], instruction: Instruction, blob: object, metrics: dict[str, float]
+) -> None:
+    try:
+        content = blob if isinstance(blob, bytes) else b""
+        check_report(key, fields, instruction.run, instruction.round, content, metrics)
+    except PrivacyError as exc:
+        raise CodecError(str(exc)) from exc

@@ -18,7 +18,12 @@ class FederationSettings(BaseModel):
         weight_cap: Greatest ratio of two weights, so that a false count cannot take the federation over.
         quorum: Least share of the sampled nodes whose updates must be good for the round to count.
         norm_limit: Greatest Euclidean norm of an update that the server takes.
+        enough: Share of the sampled nodes whose good updates close a round at once; the others are let go, and told in
+            their next message. Below 1, which of them count depends on who is quick.
         round_timeout_s: Seconds after which a round closes with the replies it has.
+        join_timeout_s: Seconds that a run waits for enrolled sites to come, at its start.
+        resends: How often in a round a node gets its message again that was lost on the way.
+        resend_after_s: Seconds of silence after which a message counts as lost.
         node_metrics: Ask the nodes for loss and accuracy of the received model on their own held-out data, in the same
             message. Each is a release of the site.
     """
@@ -32,7 +37,11 @@ class FederationSettings(BaseModel):
     weight_cap: float = Field(default=10.0, ge=1)
     quorum: float = Field(default=0.5, ge=0, le=1)
     norm_limit: float = Field(default=1e4, gt=0)
+    enough: float = Field(default=1.0, gt=0, le=1)
     round_timeout_s: float = Field(default=3600.0, gt=0)
+    join_timeout_s: float = Field(default=600.0, gt=0)
+    resends: int = Field(default=5, ge=0, le=1000)
+    resend_after_s: float = Field(default=300.0, gt=0)
     node_metrics: bool = False
 
     def cohort_size(self, nodes: int) -> int:

@@ -20,7 +20,8 @@ from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.statement import NO_GUARANTEE, NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
 from fedglm.server.app import build_server_app
 from fedglm.server.client_privacy import plan_client_privacy
-from fedglm.server.coordinator import Coordinator, Listener, Plan, Row
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.federation import Listener, Plan, Row
 from fedglm.server.participants import FederationError
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines import Engine, run_engine
@@ -165,6 +166,9 @@ class _RowWriter:
 
     def plan_refused(self, node_id: int, reason: str) -> None:
         self._audience.plan_refused(node_id, reason)
+
+    def turned_away(self, node_id: int, reason: str) -> None:
+        self._audience.turned_away(node_id, reason)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         if fault is not None and "disk is full" in fault:

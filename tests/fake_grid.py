@@ -15,7 +15,8 @@ from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.compression.messages import MODEL, Instruction
 from fedglm.compression.settings import DownlinkSettings
-from fedglm.server.coordinator import Coordinator, Plan
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 BENCH = workbench()
@@ -97,6 +98,9 @@ class Watcher:
 
     def plan_refused(self, node_id, reason):
         self._tell("refused", node_id, reason)
+
+    def turned_away(self, node_id, reason):
+        self._tell("away", node_id, reason)
 
     def reply_taken(self, server_round, node, fault):
         self._tell("reply", server_round, node, fault)

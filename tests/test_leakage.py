@@ -33,7 +33,8 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.leakage import token_leak
 from fedglm.privacy.mechanism import Event, Mechanism
 from fedglm.privacy.noise import GaussianNoise
-from fedglm.server.coordinator import Coordinator, Plan
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 SITES, RECORDS, STEPS, ROUNDS, DELTA = 6, 120, 4, 4, 1e-4

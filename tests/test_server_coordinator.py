@@ -133,8 +133,7 @@ def test_a_node_that_needs_a_snapshot_gets_one_and_takes_part_in_the_same_round(
     assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 3, 3]
     asked = [m for m in grid.sent if m.metadata.dst_node_id == 9 and m.metadata.group_id == "1"]
     assert len(asked) == 2
-    nonces = [instruction_of(m.content[RECORD]).nonce for m in asked]
-    assert nonces[0] != nonces[1]
+    assert len({instruction_of(m.content[RECORD]).nonce for m in asked}) == 1  # either answer would count, once
     plain, _, _ = federate(tmp_path / "plain")
     assert coordinator.model_sha256 == plain.model_sha256
     assert coordinator.rows[0]["downlink_bytes"] > plain.rows[0]["downlink_bytes"]

@@ -18,7 +18,8 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.messages import MODEL, RECORD, UPDATE, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.keys import SigningKey
-from fedglm.server.coordinator import Coordinator, Plan
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 LAYOUT = Layout(("weights",), ((10_000, 1000),))
