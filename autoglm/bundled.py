@@ -9,8 +9,8 @@ from types import MappingProxyType
 import numpy as np
 
 from fedglm.autoglm.records import Records
+from fedglm.autoglm.settings import Kind
 from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
-from fedglm.autoglm.tasks import Kind
 
 _PUBLIC_ROWS = 69  # of breast-cancer's 569, chosen once and for all: 500 are left to the sites
 _PUBLIC_SEED = 1995  # the data set's year

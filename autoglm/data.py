@@ -14,11 +14,11 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.folders import load_tokenizer
 from fedglm.autoglm.models import ModelSettings
 from fedglm.autoglm.records import Records
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.settings import DataSettings, Kind
 from fedglm.autoglm.sources import read_source
 from fedglm.autoglm.splits import Indices, held_out_units, units_dirichlet, units_iid
 from fedglm.autoglm.tables import TableEncoder
-from fedglm.autoglm.tasks import Kind, Task
+from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.texts import Sequences, smallest_type, whole_texts, windows
 
 DEFAULT_NODES = 4
@@ -85,7 +85,7 @@ def load_federation(
         ModelError: the model's folder has no tokenizer.
     """
     kind, records, table = read_source(settings)
-    task = _task(settings, kind, records, table, model or ModelSettings())
+    task = make_task(settings, kind, _labels(settings, kind, records), table, model or ModelSettings())
     sequences = _sequences(task, records)
     unit_names = {name: number for number, name in enumerate(dict.fromkeys(records.units))}
     units = np.array([unit_names[name] for name in records.units], dtype=np.int64)
@@ -113,20 +113,26 @@ def load_federation(
     return FederatedData(task=task, sites=tuple(made), source=settings.source, split=split, notes=tuple(notes))
 
 
-def _task(
-    settings: DataSettings, kind: Kind, records: Records, table: TableEncoder | None, model: ModelSettings
+def make_task(
+    settings: DataSettings, kind: Kind, labels: tuple[str, ...], table: TableEncoder | None, model: ModelSettings
 ) -> Task:
-    labels: tuple[str, ...] = ()
-    if kind != "language-model":
-        labels = settings.class_names or tuple(sorted(set(records.labels)))
-        if len(set(labels)) != len(labels):
-            raise DataError("class_names names a class twice")
-        if len(labels) < 2:
-            raise DataError(f"{settings.source}: all rows are of one class ({labels[0]!r}); there is nothing to learn")
-        if unknown := sorted(set(records.labels) - set(labels)):
-            raise DataError(
-                f"{settings.source}: the class {unknown[0]!r} is not in class_names; {choices(unknown[0], labels)}"
-            )
+    """The task of a federation, from what all its parts know.
+
+    Args:
+        settings: give the length of texts.
+        kind: what is learned.
+        labels: class names; empty for language modelling.
+        table: how rows become tokens; None for text.
+        model: whose tokenizer to use where it is a local folder.
+
+    Raises:
+        DataError: a class is named twice, or there are fewer than two.
+        ModelError: the model's folder has no tokenizer.
+    """
+    if len(set(labels)) != len(labels):
+        raise DataError("class_names names a class twice")
+    if len(labels) == 1:
+        raise DataError(f"all rows are of one class ({labels[0]!r}); there is nothing to learn")
     if table is not None:
         end = table.end_id
         return Task(
@@ -151,6 +157,18 @@ def _task(
         labels=labels,
         tokenizer=tokenizer,
     )
+
+
+def _labels(settings: DataSettings, kind: Kind, records: Records) -> tuple[str, ...]:
+    """Class names: the settings', else those that occur; none for language modelling."""
+    if kind == "language-model":
+        return ()
+    labels = settings.class_names or tuple(sorted(set(records.labels)))
+    if unknown := sorted(set(records.labels) - set(labels)):
+        raise DataError(
+            f"{settings.source}: the class {unknown[0]!r} is not in class_names; {choices(unknown[0], labels)}"
+        )
+    return labels
 
 
 def _sequences(task: Task, records: Records) -> Sequences:

@@ -50,19 +50,19 @@ def read_records(settings: DataSettings, *, tabular: bool) -> Records:
             named = (*content, settings.label_field, settings.unit_field, settings.site_field)
             require_fields(row, [name for name in named if name], where)
             checked = True
-        site = _name(row, settings.site_field, where) if settings.site_field else ""
+        site = name_of(row, settings.site_field, where) if settings.site_field else ""
         if tabular:
             values.append(numbers(row, content, where))
-        elif (text := _text(row.get(text_field), text_field, where)) is None:
+        elif (text := text_of(row.get(text_field), text_field, where)) is None:
             records.skipped[site] = records.skipped.get(site, 0) + 1
             continue
         else:
             records.texts.append(text)
         if settings.label_field:
-            records.labels.append(_name(row, settings.label_field, where))
+            records.labels.append(name_of(row, settings.label_field, where))
         if settings.site_field:
             records.sites.append(site)
-        records.units.append(_name(row, settings.unit_field, where) if settings.unit_field else str(number))
+        records.units.append(name_of(row, settings.unit_field, where) if settings.unit_field else str(number))
     if not len(records):
         raise DataError(f"{settings.source}: no row holds any text in the field {text_field!r}")
     if tabular:
@@ -103,7 +103,12 @@ def numbers(row: Row, fields: Sequence[str], where: str) -> list[float]:
     return found
 
 
-def _text(value: object, name: str, where: str) -> str | None:
+def text_of(value: object, name: str, where: str) -> str | None:
+    """A text as it stands; None for one that is missing or blank.
+
+    Raises:
+        DataError: it is no text, or holds half a character.
+    """
     if value is None:
         return None
     if not isinstance(value, str):
@@ -112,7 +117,12 @@ def _text(value: object, name: str, where: str) -> str | None:
     return value if value.strip() else None
 
 
-def _name(row: Row, name: str, where: str) -> str:
+def name_of(row: Row, name: str, where: str) -> str:
+    """The name or number in a field, as text without blanks around it.
+
+    Raises:
+        DataError: there is none, or it holds half a character.
+    """
     value = row.get(name)
     if value is None or value != value or isinstance(value, dict | list) or not str(value).strip():
         raise DataError(f"{where}: the field {name!r} must hold a name or a number")

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedglm.autoglm.tasks import Kind
+Kind = Literal["language-model", "text-classification", "tabular-classification"]
+"""What can be learned."""
 
 Split = Literal["auto", "site", "iid", "dirichlet"]
 _Name = Annotated[str, Field(min_length=1)]

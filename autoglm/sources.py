@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.bundled import BUNDLES, Bundle
 from fedglm.autoglm.errors import DataError, choices
 from fedglm.autoglm.reading import read_rows
 from fedglm.autoglm.records import Records, numbers, read_records, require_fields
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.settings import DataSettings, Kind
 from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
-from fedglm.autoglm.tasks import Kind
 
 DEFAULT_BINS = 16
 
@@ -21,34 +20,66 @@ def read_source(settings: DataSettings) -> tuple[Kind, Records, TableEncoder | N
     Raises:
         DataError: the settings do not fit the source, or the records cannot be used.
     """
-    if settings.source in BUNDLES:
-        bundle = BUNDLES[settings.source](settings.bins)
-        of_files = ("text_field", "label_field", "unit_field", "site_field", "feature_fields", "feature_ranges")
-        for name in (*of_files, "public_reference", "class_names"):
-            if getattr(settings, name):
-                raise DataError(f"{settings.source!r} knows its own fields: leave {name} out")
-        if settings.task not in ("auto", bundle.kind):
-            raise DataError(f"{settings.source!r} is for {bundle.kind}, not {settings.task}")
+    if (bundle := _bundle(settings)) is not None:
         return bundle.kind, bundle.records, bundle.table
-    if not any(mark in settings.source for mark in "./\\"):
-        raise DataError(
-            f"no built-in data are called {settings.source!r}; {choices(settings.source, BUNDLES)}; or a file"
-        )
-    kind = _kind(settings)
+    check_source(settings.source)
+    kind = kind_of(settings)
     if kind != "language-model" and not settings.label_field:
         raise DataError(f"{kind} needs a label_field: name the field that holds the class")
-    if kind != "tabular-classification":
-        return kind, read_records(settings, tabular=False), None
-    table = _bins(settings)
-    return kind, read_records(settings, tabular=True), table
+    table = _bins(settings) if kind == "tabular-classification" else None
+    return kind, read_records(settings, tabular=table is not None), table
 
 
-def _kind(settings: DataSettings) -> Kind:
+def public_source(settings: DataSettings) -> tuple[Kind, tuple[str, ...], TableEncoder | None]:
+    """The kind of task, its classes, and for a table how it becomes tokens: what must be known without private rows.
+
+    A file need not exist. The classes of a built-in are known with it.
+
+    Raises:
+        DataError: classes, fields or ranges are not in the settings.
+    """
+    if (bundle := _bundle(settings)) is not None:
+        named = () if bundle.kind == "language-model" else tuple(sorted(set(bundle.records.labels)))
+        return bundle.kind, named, bundle.table
+    kind = kind_of(settings)
+    if kind == "language-model":
+        return kind, (), None
+    if not settings.class_names:
+        raise DataError(f"{kind} at several sites needs class_names: no site's rows may say which classes there are")
+    return kind, settings.class_names, _bins(settings) if kind == "tabular-classification" else None
+
+
+def check_source(source: str) -> None:
+    """Check that a source is a built-in's name, or can be a path.
+
+    Raises:
+        DataError: it is neither; near names are listed.
+    """
+    if source not in BUNDLES and not any(mark in source for mark in "./\\"):
+        raise DataError(f"no built-in data are called {source!r}; {choices(source, BUNDLES)}; or a file")
+
+
+def kind_of(settings: DataSettings) -> Kind:
+    """The kind of task that the settings of a file ask for."""
     if settings.task != "auto":
         return settings.task
     if settings.feature_fields:
         return "tabular-classification"
     return "text-classification" if settings.label_field else "language-model"
+
+
+def _bundle(settings: DataSettings) -> Bundle | None:
+    """The built-in that the settings name, if they name one."""
+    if settings.source not in BUNDLES:
+        return None
+    bundle = BUNDLES[settings.source](settings.bins)
+    of_files = ("text_field", "label_field", "unit_field", "site_field", "feature_fields", "feature_ranges")
+    for name in (*of_files, "public_reference", "class_names"):
+        if getattr(settings, name):
+            raise DataError(f"{settings.source!r} knows its own fields: leave {name} out")
+    if settings.task not in ("auto", bundle.kind):
+        raise DataError(f"{settings.source!r} is for {bundle.kind}, not {settings.task}")
+    return bundle
 
 
 def _bins(settings: DataSettings) -> TableEncoder:

@@ -86,6 +86,11 @@ def held_out_units(site_units: dict[str, Indices], share: float, rng: np.random.
 def _check_enough(units: int, nodes: int) -> None:
     if nodes < 1:
         raise DataError(f"a federation needs at least one node, not {nodes}")
+    if nodes == 1 and units < _LEAST_UNITS:
+        raise DataError(
+            f"there is {units} unit; a node needs two, one to train on and one to hold out: does unit_field name a "
+            "person or document?"
+        )
     if units < _LEAST_UNITS * nodes:
         most = units // _LEAST_UNITS
         raise DataError(f"{nodes} nodes need two units each and there are {units} in all; use at most {most} nodes")

@@ -15,9 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.settings import Kind
 from fedglm.autoglm.tables import TableEncoder
-
-Kind = Literal["language-model", "text-classification", "tabular-classification"]
 
 
 @dataclass(frozen=True, kw_only=True)

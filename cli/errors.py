@@ -13,11 +13,14 @@ Each layer has its own errors; all that a user can cause are drawn here, and onl
     └── ReportError                    simulations: a run folder that cannot be shown
     RuntimeError
     ├── StateError, TrainingError      client: a node's memory, a diverged training
+    ├── SiteError                      client: a site's folder that cannot be used as it is
     ├── PrivacyError                   privacy: a promise that cannot be made or kept
     │   ├── Refusal                    privacy: a rule of the node's policy forbids it
     │   ├── LedgerError                privacy: a ledger that is damaged, rolled back or missing
     │   └── PolicyError                privacy: a policy that is malformed or not signed by the site
-    └── FederationError, CheckpointError, Stopped      server
+    ├── FederationError, CheckpointError, Stopped      server: a run
+    ├── ProjectError                   server: a project's folder, certificates, sites, SuperLink
+    └── DaemonError                    cli: a process that does not start or end
     OSError
     └── StorageError                   privacy: a file that could not be written
     click.ClickException               a wrong option or argument
@@ -36,13 +39,24 @@ def explain(exc: BaseException) -> str | None:
         return f"the disk is full ({exc.filename or 'temporary files'}): free some space, then go on with --resume"
     if isinstance(exc, PermissionError):
         return f"not allowed: {exc}"
+    from fedglm.cli.daemon import DaemonError
+    from fedglm.client.site_settings import SiteError
+    from fedglm.privacy.durable import StorageError
+    from fedglm.privacy.errors import PrivacyError
+    from fedglm.server.errors import ProjectError
+
+    if isinstance(exc, StorageError | PrivacyError | SiteError | ProjectError | DaemonError) or _is_of_a_run(exc):
+        return " ".join(str(exc).split())
+    return None
+
+
+def _is_of_a_run(exc: BaseException) -> bool:
+    """Whether it is an error that only comes up where torch is loaded, or soon would be."""
     from fedglm.autoglm.errors import DataError, ModelError
     from fedglm.client.precision import PrecisionError
     from fedglm.client.state import StateError
     from fedglm.client.training import TrainingError
     from fedglm.compression.errors import CodecError
-    from fedglm.privacy.durable import StorageError
-    from fedglm.privacy.errors import PrivacyError
     from fedglm.server.checkpoint import CheckpointError
     from fedglm.server.exchange import Stopped
     from fedglm.server.participants import FederationError
@@ -60,10 +74,8 @@ def explain(exc: BaseException) -> str | None:
         ReportError,
         StateError,
         TrainingError,
-        PrivacyError,
         FederationError,
         CheckpointError,
         Stopped,
-        StorageError,
     )
-    return " ".join(str(exc).split()) if isinstance(exc, known) else None
+    return isinstance(exc, known)

@@ -12,9 +12,11 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from fedglm.cli import audit
+from fedglm.cli import audit, client, server
 from fedglm.cli.compare import compare
 from fedglm.cli.errors import explain
+from fedglm.cli.provision import provision
+from fedglm.cli.run import run
 from fedglm.cli.simulate import simulate
 
 INTERRUPTED = 130
@@ -30,6 +32,10 @@ app = typer.Typer(
 app.command()(simulate)
 app.command()(compare)
 app.add_typer(audit.app, name="audit")
+app.command()(provision)
+app.command()(run)
+app.add_typer(server.app, name="server")
+app.add_typer(client.app, name="client")
 
 
 def _print_version(wanted: bool) -> None:

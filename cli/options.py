@@ -46,7 +46,8 @@ Settings = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 
-_AWAY = object()  # a setting that the scenario may have, and this command takes away
+AWAY = object()
+"""Stands for a setting that the scenario may have, and that a command takes away."""
 
 # What each option sets in the scenario.
 _KEYS = {
@@ -66,7 +67,7 @@ _PATHS = {"data": ("source", "public_reference"), "model": ("path",)}
 
 
 def overrides(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Scenario settings by dotted key, from a command's parameters by name; those that were not given are None.
+    """Scenario settings by dotted key, from a command's parameters by name; None for each that was not given.
 
     `--no-dp` takes the scenario's epsilon away.
 
@@ -75,8 +76,8 @@ def overrides(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """
     if parameters["no_dp"] and parameters["epsilon"] is not None:
         raise typer.BadParameter("--epsilon and --no-dp exclude each other")
-    given = {key: parameters[name] for name, key in _KEYS.items()}
-    return given | ({"privacy.epsilon": _AWAY} if parameters["no_dp"] else {})
+    given = {key: parameters.get(name) for name, key in _KEYS.items()}
+    return given | ({"privacy.epsilon": AWAY} if parameters["no_dp"] else {})
 
 
 def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) -> "Scenario":
@@ -95,7 +96,7 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     from fedglm.simulations.scenario import Scenario, parse_setting, scenario_text
 
     changes: dict[str, Any] = {
-        key: None if value is _AWAY else value for key, value in given.items() if value is not None
+        key: None if value is AWAY else value for key, value in given.items() if value is not None
     }
     if "data.source" in changes:
         changes["data.source"] = _absolute(changes["data.source"], Path.cwd())  # a path, whatever its name

@@ -25,6 +25,8 @@ class PrivacySettings(BaseModel):
         records_per_unit: Most records of a unit that a step looks at.
         noise_slack: A site whose ledger has too little left for the whole run adds up to so many times the plan's
             noise. One that would need more takes part until its budget ends.
+        units: Number of units that a site declares, the smallest one's where they differ. For real sites alone, whose
+            data nobody sees; a simulation counts.
         metrics_share: Share of epsilon that measures of the sites spend, where `federation.node_metrics` asks for them.
     """
 
@@ -36,6 +38,7 @@ class PrivacySettings(BaseModel):
     unit: str | None = Field(default=None, min_length=1, max_length=100)
     records_per_unit: int = Field(default=4, ge=1, le=100_000)
     noise_slack: float = Field(default=2.0, ge=1, le=100)
+    units: int | None = Field(default=None, ge=1, le=2**53)
     metrics_share: float = Field(default=0.1, gt=0, le=0.9)
 
 

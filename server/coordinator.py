@@ -23,7 +23,7 @@ from fedglm.server.federation import Listener, Plan, Row
 from fedglm.server.optimizers import make_server_optimizer
 from fedglm.server.participants import FederationError, Participants
 from fedglm.server.reception import Reception
-from fedglm.server.round import Desk, Round, envelope
+from fedglm.server.rounds import Desk, Round, envelope
 
 
 class Coordinator:

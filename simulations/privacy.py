@@ -89,13 +89,21 @@ def plan_noise(scenario: Scenario, sites: tuple[Site, ...], delta: float) -> Pla
     Raises:
         PrivacyError: No noise keeps to so little epsilon.
     """
-    turns = _most_turns(scenario, len(sites))
-    if scenario.privacy.epsilon is None:
-        return PlannedNoise(turns)
-    training, private = scenario.training, scenario.privacy
-    epsilon = scenario.privacy.epsilon
     mean = sum(declared_units(site) for site in sites) / len(sites)
-    rate = min(1.0, training.batch_size / mean)
+    return calibrated_noise(scenario, _most_turns(scenario, len(sites)), mean, delta)
+
+
+def calibrated_noise(scenario: Scenario, turns: int, units: float, delta: float) -> PlannedNoise:
+    """How nodes of `units` units add noise that take part in at most `turns` rounds.
+
+    Raises:
+        PrivacyError: No noise keeps to so little epsilon.
+    """
+    training, private = scenario.training, scenario.privacy
+    epsilon = private.epsilon
+    if epsilon is None:
+        return PlannedNoise(turns)
+    rate = min(1.0, training.batch_size / units)
     measures = []
     if scenario.federation.node_metrics:
         share = max(LEAST_EPSILON, private.metrics_share * epsilon)

@@ -30,6 +30,7 @@ class FakeGrid(Grid):
     Attributes:
         sent, received: messages and replies so far, in the order in which they passed.
         stray: replies that the next pull gives on top, asked for or not.
+        offline: nodes that are not connected.
     """
 
     def __init__(self, nodes: dict[int, Answer], seed: int = 0) -> None:
@@ -37,6 +38,7 @@ class FakeGrid(Grid):
         self.sent: list[Message] = []
         self.received: list[Message] = []
         self.stray: list[Message] = []
+        self.offline: set[int] = set()
         self._under_way: dict[str, Message] = {}
         self._order = random.Random(seed)  # noqa: S311 - a test's order
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
@@ -52,7 +54,7 @@ class FakeGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        return list(self.nodes)
+        return [node_id for node_id in self.nodes if node_id not in self.offline]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
@@ -114,10 +116,13 @@ def instruction_of(fields) -> Instruction:
     return Instruction.from_fields({name: value for name, value in fields.items() if name != MODEL})
 
 
-def answering(node, *, share_metrics=False, **policy) -> Answer:
-    """The node behind the real ClientApp and the real gate, which lets out all but what `policy` keeps."""
+def answering(node, *, share_metrics=False, key=None, **policy) -> Answer:
+    """The node behind the real ClientApp and the real gate, which lets out all but what `policy` keeps.
+
+    With a `key` it signs what it sends.
+    """
     metrics = ("loss", "metric", "count") if share_metrics else ()
-    gate = OutboundGate(custody(node.folder / "custody", metrics=metrics, **policy), node.folder)
+    gate = OutboundGate(custody(node.folder / "custody", metrics=metrics, **policy), node.folder, key)
     app = build_client_app(lambda _: Place(gate, lambda: node))
     context = Context(1, 1, {}, RecordDict(), {})
     return lambda message: app(message, context)

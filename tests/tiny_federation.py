@@ -17,11 +17,11 @@ TASK = Task(kind="text-classification", length=6, vocab_size=16, pad_id=0, bos_i
 class TinyModel(nn.Module):
     """The mean of the tokens' embeddings, dropout, one linear layer."""
 
-    def __init__(self, dropout=0.0):
+    def __init__(self, dropout=0.0, width=4):
         super().__init__()
-        self.embedding = nn.Embedding(16, 4)
+        self.embedding = nn.Embedding(16, width)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(4, 2)
+        self.head = nn.Linear(width, 2)
 
     def forward(self, input_ids, attention_mask):
         vectors = self.embedding(input_ids) * attention_mask[..., None]

@@ -1,0 +1,203 @@
+"""`fedglm client`: a site's keys, its policy, its node."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for cryptography
+    from fedglm.cli.daemon import Daemon
+    from fedglm.client.findings import Finding
+    from fedglm.client.site import Site
+
+app = typer.Typer(help="A site: its keys, its policy, its node.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The site's folder.")]
+
+_HERE = Path()
+_CONNECTED = "SuperNode ID"  # in Flower's log, once the server has let the node in
+_PATIENCE_S = 15.0  # for that; without the server a node goes on trying
+
+
+@app.command()
+def keygen(
+    kit: Annotated[Path, typer.Argument(metavar="[KIT]", help="The unpacked kit, or a site's folder.")] = _HERE,
+    out: Annotated[Path | None, typer.Option(help="The site's folder; the kit's own without it.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make new keys, as where the old ones were revoked; those are moved away.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Make the site's keys, and the file SITE.pub to hand over to the server.
+
+    [bold]fedglm client keygen berlin[/bold]
+
+    The keys stay here, readable by you alone. Keys that are there are kept.
+    """
+    from fedglm.client.site import open_site
+    from fedglm.client.site_keys import make_keys
+
+    if out is not None:
+        _take_kit(kit, out)
+    site = open_site(out or kit)
+    done = make_keys(site.folder, site.name, site.flower_key, site.signing_key, replace=replace)
+    if as_json:
+        about = {"site": site.name, "file": str(done.path), "new": done.is_new, "made": done.identity.made}
+        typer.echo(json.dumps({**about, "fingerprints": done.identity.fingerprints}, indent=1))
+        return
+    typer.echo(f"{site.name}: keys {'made' if done.is_new else 'were there already'}; hand over {done.path}")
+    typer.echo("and compare by telephone with the people who run the server:")
+    for name, fingerprint in done.identity.fingerprints.items():
+        typer.echo(f"  {name:<8} {fingerprint}")
+    if replace:
+        typer.echo("the policy must be signed with the new key: fedglm client sign-policy")
+
+
+@app.command("sign-policy")
+def sign_policy(folder: Folder = _HERE) -> None:
+    """Put the policy.toml in the site's folder in force, as it is now.
+
+    The first time this opens the site's ledger. After a change, even of a
+    comment, sign again; until then the older policy stays in force.
+    """
+    from fedglm.client.preflight_custody import lacking
+    from fedglm.client.site import open_site
+    from fedglm.client.site_policy import sign_site_policy
+
+    site = open_site(folder)
+    policy = sign_site_policy(site)
+    typer.echo(f"the policy of {site.name} for {policy.data_set} is in force: {policy.sha256[:16]}")
+    if missing := lacking(policy):
+        typer.echo(f"note: it permits no run at all; not given are {', '.join(missing)}", err=True)
+    elif policy.without_differential_privacy:
+        typer.echo("it permits updates without noise: no privacy guarantee at all")
+    else:
+        typer.echo(f"privacy budget: epsilon {policy.epsilon:g}, delta {policy.delta:g}, for each {policy.unit}")
+
+
+@app.command()
+def check(folder: Folder = _HERE, as_json: options.Json = False) -> None:
+    """Look at all that the node needs, and say what is wrong and how to mend it.
+
+    Clock, certificate, keys, disk, records, policy, and the way to the server.
+    It exits with 2 where the node would not do its work.
+    """
+    from dataclasses import asdict
+
+    from fedglm.client.preflight import preflight
+
+    findings = preflight(folder)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _print_findings(findings)
+    if any(finding.level == "failure" for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+def start(
+    folder: Folder = _HERE,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
+) -> None:
+    """Check everything, then start the node; it connects outwards, and no port is opened to others."""
+    from fedglm.cli.daemon import DaemonError, flower_environment
+    from fedglm.client.site import open_site
+    from fedglm.client.supernode import supernode_command
+
+    site = open_site(folder)
+    daemon = _daemon(site)
+    if (pid := daemon.pid()) is not None:
+        raise DaemonError(f"the node of {site.name} runs already, as process {pid}: see fedglm client status")
+    _refuse_unfit(site)
+    argv, env = supernode_command(site), flower_environment(site.state / "flwr")
+    if foreground:
+        raise typer.Exit(daemon.run(argv, env))
+    since = daemon.log.stat().st_size if daemon.log.exists() else 0
+    began = time.monotonic()
+
+    def connected() -> bool:
+        return any(_CONNECTED in line for line in daemon.tail(200, since=since))
+
+    pid = daemon.start(argv, env, ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S)
+    found = f"connected to {site.server}" if connected() else f"{site.server} has not let it in yet; it goes on trying"
+    typer.echo(f"the node of {site.name} is process {pid}; {found}; log {daemon.log}")
+
+
+@app.command()
+def stop(folder: Folder = _HERE) -> None:
+    """End the node and all that it started; it goes on where it was when it is started again."""
+    from fedglm.client.site import open_site
+
+    site = open_site(folder)
+    stopped = _daemon(site).stop()
+    typer.echo(f"the node of {site.name} has ended" if stopped else f"no node of {site.name} runs")
+
+
+@app.command()
+def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
+    """Show whether the node runs, what the site permits, what has left, and what it refused."""
+    from fedglm.cli.client_status import about, print_status
+    from fedglm.client.site import open_site
+
+    site = open_site(folder)
+    found = about(site, _daemon(site))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_status(found)
+
+
+def _take_kit(kit: Path, out: Path) -> None:
+    """Copy what the kit holds, but for what is there already: somebody may have filled it in."""
+    from fedglm.client.site_settings import KIT_FILE, SITE_FILE, SiteError
+    from fedglm.privacy.durable import storage_errors
+
+    if not (kit / KIT_FILE).is_file():
+        raise SiteError(f"{kit} holds no {KIT_FILE}: name the folder of the kit that the server's operator handed over")
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (KIT_FILE, "ca.pem", SITE_FILE, "policy.toml", "README.txt"):
+            if (kit / name).is_file() and not (out / name).exists():
+                shutil.copy(kit / name, out / name)
+
+
+def _daemon(site: "Site") -> "Daemon":
+    from fedglm.cli.daemon import Daemon
+
+    return Daemon(site.state, "supernode")
+
+
+def _refuse_unfit(site: "Site") -> None:
+    """Do not start a node that would not do its work; say what is wrong."""
+    from fedglm.client.findings import failures
+    from fedglm.client.preflight import preflight
+    from fedglm.client.site_settings import SiteError
+
+    findings = preflight(site.folder)
+    found = failures(findings)
+    for finding in findings:
+        if finding.level != "ok" and finding not in found[:1]:
+            typer.echo(f"{finding.level}: {finding.check}: {finding.said}; {finding.remedy}", err=True)
+    if found:
+        raise SiteError(f"{found[0].check}: {found[0].said}; {found[0].remedy}")
+
+
+def _print_findings(findings: "list[Finding]") -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedglm.cli.tables import wide_console
+
+    styles = {"ok": "green", "warning": "yellow", "failure": "red"}
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    for finding in findings:
+        said = escape(finding.said) + (f"\n[bold]{escape(finding.remedy)}[/bold]" if finding.remedy else "")
+        table.add_row(f"[{styles[finding.level]}]{finding.level}[/]", finding.check, said)
+    wide_console().print(table)

@@ -1,0 +1,126 @@
+"""`fedglm provision`: the project folder of a server, and a kit for each site."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for cryptography
+    from fedglm.server.project import Project, ProjectSettings
+
+
+def provision(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The project's folder: a new one, or one to go on with.")
+    ],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="DNS name or IP address under which sites reach the server; again for more, the first counts."
+        ),
+    ] = None,
+    site: Annotated[list[str] | None, typer.Option(help="Make a kit for this site; may be given again.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the federation; the folder's without it.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port for the sites; 8443 without it.")] = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="Port for this machine alone, to start runs; the next one without it.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Address of this machine to listen on; 0.0.0.0 (all) without it.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Validity of a certificate that is issued.")] = 365,
+    renew: Annotated[bool, typer.Option("--renew", help="Issue a new server certificate; keys stay.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Make a server's project folder: certificates, keys, and a kit for each site.
+
+    [bold]fedglm provision fl --host fl.example.org --site berlin --site bern[/bold]
+
+    Again, it adds what is missing and replaces no key:
+    [bold]fedglm provision fl --site basel[/bold]
+    [bold]fedglm provision fl --renew[/bold]
+
+    Each kit (kits/SITE.zip) holds only what is public. The site makes its keys
+    itself, and hands SITE.pub back: [bold]fedglm server enrol SITE.pub -C fl[/bold]
+    """
+    from fedglm.privacy.site_identity import checked_site_name
+    from fedglm.server.enrolment import provisioned_sites
+    from fedglm.server.kits import write_kit
+    from fedglm.server.project import Project
+
+    wanted = [checked_site_name(one) for one in site or []]  # before anything is made
+    given = {"name": name, "hosts": host or None, "port": port, "control_port": control_port, "listen": listen}
+    settings = _settings(folder, given)
+    project = Project.make(folder, settings, days=days, renew=renew)
+    # All kits anew: where the server is may have changed.
+    kits = {one: write_kit(project, one) for one in sorted({*provisioned_sites(project), *wanted})}
+    about = _about(project, kits)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(about, indent=1))
+    else:
+        _print(project, about)
+
+
+def _settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
+    """What the options say, on top of what the project says if there is one."""
+    from fedglm.server.project import Project, checked_settings, is_project
+
+    values = {key: value for key, value in given.items() if value is not None}
+    if is_project(folder):
+        before = Project.open(folder).settings
+        if values.get("name", before.name) != before.name:
+            raise typer.BadParameter(f"the federation is called {before.name}; its name stands in what sites hold")
+        values = before.model_dump(mode="json") | values
+    elif "hosts" not in values:
+        raise typer.BadParameter(
+            "--host is missing: under which DNS name or IP address do the sites reach this server?"
+        )
+    else:
+        values = {"name": folder.absolute().name} | values
+        if "port" in values and "control_port" not in values:
+            values["control_port"] = values["port"] + 1
+    return checked_settings(values, origin=str(folder))
+
+
+def _about(project: "Project", kits: dict[str, Path]) -> dict[str, Any]:
+    """All that is printed, as plain values."""
+    from fedglm.server.certificates import read_certificate
+    from fedglm.server.kits import short
+
+    certificate = read_certificate(project.certificate)
+    return {
+        "folder": str(project.folder),
+        "name": project.settings.name,
+        "address": project.settings.address,
+        "certificate": {"ends": certificate.ends.isoformat(), "hosts": list(certificate.hosts)},
+        "authority": short(read_certificate(project.authority).sha256),
+        "signing": project.signing_key.public.fingerprint(),
+        "kits": {name: str(path) for name, path in kits.items()},
+    }
+
+
+def _print(project: "Project", about: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from fedglm.cli.tables import wide_console
+
+    console = wide_console()
+    console.print(f"project [bold]{escape(about['name'])}[/bold] in {escape(about['folder'])}", soft_wrap=True)
+    console.print(f"sites reach it at {about['address']}; certificate until {about['certificate']['ends'][:10]}, for")
+    console.print(f"  {', '.join(about['certificate']['hosts'])}", highlight=False)
+    console.print("fingerprints, for the sites to compare by telephone:")
+    console.print(f"  server's key  {about['signing']}", highlight=False)
+    console.print(f"  authority     {about['authority']}", highlight=False)
+    if not about["kits"]:
+        console.print(f"no kit yet: fedglm provision {project.folder} --site NAME", soft_wrap=True)
+        return
+    console.print("kits, one for each site; nothing in them is secret:")
+    for name, path in about["kits"].items():
+        console.print(f"  {name}: {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"when a site has sent its SITE.pub: fedglm server enrol SITE.pub -C {project.folder}", soft_wrap=True
+    )

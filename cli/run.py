@@ -1,0 +1,148 @@
+"""`fedglm run`: a federation of real sites, on the project's SuperLink."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for torch
+    from fedglm.server.project import Project
+    from fedglm.simulations.scenario import Scenario
+
+_POLL_S = 1.0
+
+
+def run(
+    scenario: options.ScenarioName = "hospital",
+    project: Annotated[Path, typer.Option("-C", "--project", help="The project's folder.")] = Path(),
+    name: Annotated[str | None, typer.Option(help="Of the run; SCENARIO-TIME without it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that --name.")] = False,
+    rounds: options.Rounds = None,
+    codec: Annotated[str | None, typer.Option(help="How updates are coded: topk-sign, topk-fp16, int8, ...")] = None,
+    density: options.Density = None,
+    epsilon: options.Epsilon = None,
+    no_dp: options.NoDp = False,
+    seed: options.Seed = None,
+    tries: Annotated[int, typer.Option(min=1, help="How often the run is handed over again when it is lost.")] = 20,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for a SuperLink that is away.")] = 600.0,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run a federation of the enrolled sites, and wait for it; Ctrl-C leaves it running.
+
+    [bold]fedglm run hospital -C fed --no-dp[/bold]                    the scenario, by the sites of the project fed
+    [bold]fedglm run hospital -C fed --name NAME --resume[/bold]       go on, or watch again, after whatever happened
+    """
+    from fedglm.cli.tables import wide_console
+    from fedglm.server.project import Project
+    from fedglm.server.run_file import checked_run_name
+    from fedglm.simulations.deploy import SCENARIO, is_prepared
+
+    opened = Project.open(project)
+    if resume and name is None:
+        raise typer.BadParameter("--resume needs --name, the run to go on with")
+    given = {**options.overrides(locals()), "federation.nodes": options.AWAY}  # those that are enrolled
+    chosen = options.read_scenario(scenario, {**given, "update.codec": codec, "update.density": density}, settings)
+    called = checked_run_name(name or f"{chosen.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = opened.runs / called
+    if is_prepared(folder):
+        if not resume:
+            raise typer.BadParameter(f"{folder} already holds a run: add --resume to go on, or give another --name")
+        from fedglm.simulations.scenario import Scenario
+
+        chosen = Scenario.from_toml((folder / SCENARIO).read_text(), origin=str(folder / SCENARIO))
+    elif resume:
+        raise typer.BadParameter(f"{opened.runs} holds no run {called}")
+    console = wide_console()
+    summary = _conduct(opened, called, chosen, tries=tries, patience=patience, quiet=as_json)
+    if as_json:
+        from fedglm.simulations.run_folder import to_json
+
+        typer.echo(to_json(summary, indent=1))
+        return
+    console.print(f"{called}: {summary['rounds']} rounds, model {summary['model_sha256'][:16]}", highlight=False)
+    console.print(f"model: {folder / 'model'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _conduct(
+    project: "Project", name: str, scenario: "Scenario", *, tries: int, patience: float, quiet: bool
+) -> dict[str, Any]:
+    """Prepare the run, see it through, and write down what it came to."""
+    import json
+
+    from fedglm.privacy.durable import write_atomically
+    from fedglm.server.enrolment import enrolled_sites
+    from fedglm.server.errors import ProjectError
+    from fedglm.server.run_file import DONE, ROUNDS, read_lines
+    from fedglm.simulations.deploy import is_prepared, make, prepare, release, statement
+    from fedglm.simulations.run_folder import to_json
+
+    sites, folder = len(enrolled_sites(project)), project.runs / name
+    if not sites:
+        raise ProjectError("no site is enrolled: fedglm server enrol SITE.pub takes what a site hands over")
+    made = make(scenario)
+    if not is_prepared(folder):
+        prepare(made, folder, sites)
+    _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
+    release(made, folder, folder / "model")
+    rows, done = read_lines(folder / ROUNDS), json.loads((folder / DONE).read_text())
+    totals = {
+        key: sum(row[key] for row in rows)
+        for key in ("uplink_bytes", "downlink_bytes", "dense_uplink_bytes", "dense_downlink_bytes")
+    }
+    summary = {
+        "run": name,
+        "scenario": scenario.name,
+        "seed": scenario.federation.seed,
+        "rounds": done["rounds"],
+        "sites": sites,
+        "parameters": made.bench.layout.size,
+        "codec": scenario.update.codec,
+        "density": scenario.update.effective_density,
+        "privacy": statement(scenario, sites),
+        **totals,
+        "uplink_ratio": totals["uplink_bytes"] / (totals["dense_uplink_bytes"] or 1),
+        "downlink_ratio": totals["downlink_bytes"] / (totals["dense_downlink_bytes"] or 1),
+        "model_sha256": done["model_sha256"],
+    }
+    write_atomically(folder / "summary.json", to_json(summary, indent=1) + "\n")
+    return summary
+
+
+def _see_through(project: "Project", name: str, *, tries: int, patience: float, quiet: bool) -> None:
+    """Wait until the run is done; hand it over, and again whenever it was lost."""
+    from fedglm.server.control import Control
+    from fedglm.server.errors import ProjectError
+    from fedglm.server.run_file import ROUNDS, read_lines
+    from fedglm.server.submission import ended, is_under_way, submit
+
+    folder, told, handed, last_seen = project.runs / name, 0, 0, time.monotonic()
+    with Control(project) as control:
+        while not ended(folder, after=handed > 0):
+            try:
+                if not is_under_way(project, control, name) and not ended(folder, after=handed > 0):
+                    if handed == tries:
+                        raise ProjectError(f"the run was lost {tries} times: see {folder} and fedglm server status")
+                    submit(project, name)
+                    handed += 1
+                    _say(f"handed to the SuperLink{' again' if handed > 1 else ''}", quiet)
+                last_seen = time.monotonic()
+            except ProjectError as exc:
+                if control.answers():
+                    raise
+                if time.monotonic() - last_seen > patience:
+                    remedy = "fedglm server start, then fedglm run --resume"
+                    raise ProjectError(f"the SuperLink has been away for {patience:g} s: {remedy}") from exc
+            rows = read_lines(folder / ROUNDS)
+            for row in rows[told:]:
+                _say(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites", quiet)
+            told = len(rows)
+            time.sleep(_POLL_S)
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        typer.echo(line, err=True)

@@ -1,0 +1,185 @@
+"""`fedglm server`: the sites of a project, and its SuperLink."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for flwr
+    from fedglm.cli.daemon import Daemon
+    from fedglm.server.control import Changes
+    from fedglm.server.project import Project
+
+app = typer.Typer(help="A federation's server: its sites and its SuperLink.", no_args_is_help=True)
+
+ProjectFolder = Annotated[Path, typer.Option("--project", "-C", metavar="DIR", help="The project's folder.")]
+
+_HERE = Path()
+
+
+@app.command()
+def enrol(
+    file: Annotated[Path, typer.Argument(metavar="SITE.pub", help="What the site handed over.")],
+    project: ProjectFolder = _HERE,
+    replace: Annotated[bool, typer.Option("--replace", help="Revoke the keys that the site had before.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Let a site take part: check and keep its public keys.
+
+    [bold]fedglm server enrol berlin.pub -C fl[/bold]
+
+    Call the site, at a number that you know from elsewhere, and compare the
+    two fingerprints before the next run.
+    """
+    from fedglm.server.enrolment import enrol as take
+
+    opened = _open(project)
+    done = take(opened, file, replace=replace)
+    changes = _bring_in_line(opened)
+    name, fingerprints = done.identity.name, done.identity.fingerprints
+    if as_json:
+        about = {
+            "site": name,
+            "new": done.is_new,
+            "replaced": done.replaced.fingerprints if done.replaced else None,
+            "fingerprints": fingerprints,
+            "registered": changes is not None,
+        }
+        typer.echo(json.dumps(about, indent=1))
+        return
+    typer.echo(f"{name} is enrolled{'' if done.is_new else ' already'}, with keys made {done.identity.made}")
+    if done.replaced is not None:
+        typer.echo(f"its keys made {done.replaced.made} are revoked")
+    typer.echo("compare by telephone, before the next run:")
+    typer.echo(f"  flower   {fingerprints['flower']}")
+    typer.echo(f"  signing  {fingerprints['signing']}")
+    _tell(changes, "its node is registered when the SuperLink starts: fedglm server start")
+
+
+@app.command()
+def revoke(
+    site: Annotated[str, typer.Argument(metavar="SITE", help="Name of the site.")],
+    project: ProjectFolder = _HERE,
+) -> None:
+    """Let a site take part no longer; its keys are never taken again."""
+    from fedglm.server.enrolment import revoke as put_out
+
+    opened = _open(project)
+    identity = put_out(opened, site)
+    typer.echo(f"{site} is revoked, with keys made {identity.made}; with new keys it can be enrolled again")
+    _tell(_bring_in_line(opened), "the SuperLink does not run; it will not know the site when it starts")
+
+
+@app.command()
+def start(
+    project: ProjectFolder = _HERE,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
+) -> None:
+    """Check everything, then start the SuperLink and register the enrolled sites."""
+    from fedglm.cli.daemon import flower_environment
+    from fedglm.server.control import Control, reconcile
+    from fedglm.server.project import PROJECT
+
+    opened = _open(project)
+    daemon = _daemon(opened)
+    _check(opened, daemon)
+    opened.write_flower_settings()
+    argv = [sys.executable, "-m", "fedglm.server.superlink"]
+    env = flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
+    with Control(opened) as control:
+
+        def introduce() -> None:
+            changes = reconcile(opened, control)
+            typer.echo(f"the SuperLink is up; sites reach it at {opened.settings.address}")
+            _tell(changes, "")
+
+        if foreground:
+            raise typer.Exit(daemon.run(argv, env, ready=control.answers, once_ready=introduce))
+        pid = daemon.start(argv, env, ready=control.answers)
+        try:
+            introduce()
+        except BaseException:  # it must not run with sites that were revoked meanwhile
+            daemon.stop()
+            raise
+        typer.echo(f"process {pid}; log {daemon.log}")
+
+
+@app.command()
+def stop(project: ProjectFolder = _HERE) -> None:
+    """End the SuperLink and all that it started; a run goes on later with fedglm run --resume."""
+    stopped = _daemon(_open(project)).stop()
+    typer.echo("the SuperLink has ended" if stopped else "no SuperLink runs")
+
+
+@app.command()
+def status(project: ProjectFolder = _HERE, as_json: options.Json = False) -> None:
+    """Show the SuperLink, the certificate, the sites and the runs."""
+    from fedglm.cli.server_status import about, print_status
+
+    opened = _open(project)
+    found = about(opened, _daemon(opened))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_status(found)
+
+
+def _open(folder: Path) -> "Project":
+    from fedglm.server.project import Project
+
+    return Project.open(folder)
+
+
+def _daemon(project: "Project") -> "Daemon":
+    from fedglm.cli.daemon import Daemon
+
+    return Daemon(project.state, "superlink")
+
+
+def _check(project: "Project", daemon: "Daemon") -> None:
+    """Refuse to start where something stands in the way; say what may, soon."""
+    from fedglm.cli.daemon import DaemonError
+    from fedglm.server.errors import ProjectError
+    from fedglm.server.preflight import check
+
+    if (pid := daemon.pid()) is not None:
+        raise DaemonError(f"the SuperLink runs already, as process {pid}: see fedglm server status")
+    findings = check(project)
+    fatal = [finding.text for finding in findings if finding.is_fatal]
+    for finding in findings:
+        if not finding.is_fatal:
+            typer.echo(f"note: {finding.text}", err=True)
+    for text in fatal[1:]:
+        typer.echo(f"also: {text}", err=True)
+    if fatal:
+        raise ProjectError(fatal[0])
+
+
+def _bring_in_line(project: "Project") -> "Changes | None":
+    """Tell a running SuperLink who is enrolled; None where none runs."""
+    if _daemon(project).pid() is None:
+        return None
+    from fedglm.server.control import Control, reconcile
+
+    with Control(project) as control:
+        return reconcile(project, control)
+
+
+def _tell(changes: "Changes | None", otherwise: str) -> None:
+    if changes is None:
+        typer.echo(otherwise)
+        return
+    if changes.registered:
+        typer.echo(f"registered: {', '.join(changes.registered)}")
+    if changes.removed:
+        typer.echo(f"taken off the SuperLink's list: {len(changes.removed)} that are not enrolled")
+    for name in changes.unusable:
+        typer.echo(
+            f"note: the SuperLink took the key of {name} off its list before, and takes no key twice: let the site "
+            "make new keys, and enrol them with --replace",
+            err=True,
+        )

@@ -1,0 +1,135 @@
+"""What `fedglm server status` shows: plain values for machines, tables for people."""
+
+import datetime
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from fedglm.cli.daemon import Daemon
+from fedglm.cli.tables import wide_console
+from fedglm.privacy.errors import PrivacyError
+from fedglm.server.certificates import read_certificate
+from fedglm.server.control import Control, Node
+from fedglm.server.enrolment import enrolled_sites, provisioned_sites, revoked_sites
+from fedglm.server.errors import ProjectError
+from fedglm.server.preflight import certificate_findings
+from fedglm.server.project import Project
+
+_MOST_RUNS = 10  # the newest, in the table
+
+_COLOURS = {"online": "green", "offline": "yellow", "not enrolled": "yellow", "unregistered": "red"}
+
+
+def about(project: Project, daemon: Daemon) -> dict[str, Any]:
+    """All that is known of a server.
+
+    Raises:
+        ProjectError: The certificate cannot be read.
+        PrivacyError: What a site handed over is damaged.
+    """
+    pid = daemon.pid()
+    warnings: list[str] = []
+    nodes: list[Node] = []
+    runs: list[dict[str, Any]] = []
+    if pid is not None:
+        try:
+            with Control(project) as control:
+                nodes, runs = control.nodes(), [asdict(run) for run in control.runs()]
+        except ProjectError as exc:
+            warnings.append(str(exc))
+    certificate = read_certificate(project.certificate)
+    try:
+        warnings += [finding.text for finding in certificate_findings(project)]
+    except (ProjectError, PrivacyError) as exc:
+        warnings.append(str(exc))
+    return {
+        "project": str(project.folder),
+        "name": project.settings.name,
+        "address": project.settings.address,
+        "control_address": project.settings.control_address,
+        "running": pid is not None,
+        "pid": pid,
+        "log": str(daemon.log),
+        "certificate": {
+            "ends": certificate.ends.isoformat(),
+            "days_left": int(certificate.days_left()),
+            "hosts": list(certificate.hosts),
+        },
+        "sites": _sites(project, nodes),
+        "revoked": [
+            {"name": identity.name, "made": identity.made, "fingerprints": identity.fingerprints}
+            for identity in revoked_sites(project)
+        ],
+        "runs": runs,
+        "warnings": warnings,
+    }
+
+
+def _sites(project: Project, nodes: list[Node]) -> list[dict[str, Any]]:
+    sites, by_key = enrolled_sites(project), {node.key: node for node in nodes}
+    found = []
+    for name in sorted({*sites, *provisioned_sites(project)}):
+        identity = sites.get(name)
+        node = by_key.get(identity.flower) if identity else None
+        found.append(
+            {
+                "name": name,
+                "status": node.status if node else "enrolled" if identity else "not enrolled",
+                "enrolled": identity is not None,
+                "node_id": node.node_id if node else None,
+                "last_seen": node.last_seen.isoformat() if node and node.last_seen else None,
+                "fingerprints": identity.fingerprints if identity else None,
+            }
+        )
+    return found
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """The same for people."""
+    console = wide_console()
+    how = f"[green]runs[/green] as process {found['pid']}" if found["running"] else "[yellow]does not run[/yellow]"
+    console.print(f"[bold]{escape(found['name'])}[/bold]: the SuperLink {how}; sites reach it at {found['address']}")
+    certificate = found["certificate"]
+    console.print(f"certificate until {certificate['ends'][:10]} ({certificate['days_left']} days)")
+    sites = Table(box=box.SIMPLE_HEAD, title=f"sites, {len(found['sites'])} in all", title_justify="left")
+    for heading in ("site", "status", "last seen", "node", "signing key"):
+        sites.add_column(heading, overflow="fold")
+    for site in found["sites"]:
+        colour = _COLOURS.get(site["status"], "default")
+        sites.add_row(
+            escape(site["name"]),
+            f"[{colour}]{site['status']}[/{colour}]",
+            _ago(site["last_seen"]),
+            str(site["node_id"] or "-"),
+            site["fingerprints"]["signing"][:19] if site["fingerprints"] else "-",
+        )
+    console.print(sites)
+    if found["revoked"]:
+        console.print(f"revoked: {', '.join(sorted(escape(site['name']) for site in found['revoked']))}")
+    if found["runs"]:
+        console.print(_runs(found["runs"]))
+    for warning in found["warnings"]:
+        console.print(f"[yellow]note: {escape(warning)}[/yellow]", soft_wrap=True)
+
+
+def _runs(runs: list[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=f"runs, {len(runs)} in all", title_justify="left")
+    for heading in ("run", "status", "submitted", "up", "down"):
+        table.add_column(heading, justify="right" if heading in ("up", "down") else "left", overflow="fold")
+    for run in runs[:_MOST_RUNS]:
+        sizes = [f"{run[key] / 1e6:.2f} MB" for key in ("uplink_bytes", "downlink_bytes")]
+        table.add_row(str(run["run_id"]), run["status"], run["started"][:16].replace("T", " "), *sizes)
+    return table
+
+
+def _ago(moment: str | None) -> str:
+    if moment is None:
+        return "never"
+    seconds = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "now" if seconds < 30 else f"{seconds:.0f} s ago"

@@ -1,0 +1,108 @@
+"""What is looked at before a site's node starts, so that it says at once what is wrong and how to mend it."""
+
+import datetime
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fedglm.client.findings import Finding, failure, ok, warning
+from fedglm.client.preflight_custody import check_keys, check_policy
+from fedglm.client.preflight_data import check_data
+from fedglm.client.preflight_link import check_authority, check_link
+from fedglm.client.site import Site, open_site
+from fedglm.client.site_settings import SiteError
+
+_PATIENCE_S = 10.0  # for the server to answer
+_LEAST_FREE, _ENOUGH_FREE = 100 * 2**20, 2**30  # bytes; a node keeps about three copies of the model
+_LEAST_PYTHON = (3, 11)
+_FLOWER = ((1, 41), (1, 43))  # from, and below
+
+
+def preflight(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Finding]:
+    """Look at everything that a node needs.
+
+    Args:
+        folder: The site's.
+        patience_s: Longest time to wait for the server.
+
+    Returns:
+        What was found, in the order in which it is best mended.
+    """
+    software = _check_software()
+    try:
+        site = open_site(folder)
+    except SiteError as exc:
+        return [software, failure("settings", str(exc), "correct it, then check again")]
+    settings = ok("settings", f"{site.name} of {site.kit.federation}, server {site.server}")
+    data = check_data(site)
+    return [
+        software,
+        settings,
+        *_check_device(site),
+        _check_state(site),
+        check_keys(site),
+        check_authority(site, datetime.datetime.now(datetime.UTC)),
+        *check_link(site, patience_s),
+        data.finding,
+        *check_policy(site, data.units),
+    ]
+
+
+def _check_software() -> Finding:
+    check = "software"
+    if sys.version_info < _LEAST_PYTHON:
+        return failure(check, f"Python {platform.python_version()}", "install Python 3.11 or newer")
+    try:
+        flower = version("flwr")
+    except PackageNotFoundError:
+        return failure(check, "Flower is not installed", "install fedglm again: pip install fedglm")
+    least, below = _FLOWER
+    if not least <= tuple(int(part) for part in flower.split(".")[:2]) < below:
+        return failure(
+            check,
+            f"Flower {flower}",
+            f'install the one that is tested: pip install "flwr>={_dotted(least)},<{_dotted(below)}"',
+        )
+    if not Path(sys.executable).with_name("flower-supernode").exists():
+        return failure(
+            check, f"no flower-supernode beside {sys.executable}", "install fedglm again: pip install fedglm"
+        )
+    return ok(check, f"fedglm {version('fedglm')}, Flower {flower}, Python {platform.python_version()}")
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
+
+
+def _check_device(site: Site) -> list[Finding]:
+    if site.settings.site.device != "cuda":
+        return []
+    import torch  # takes seconds, which a site without a GPU need not wait for
+
+    if torch.cuda.is_available():
+        return [ok("device", torch.cuda.get_device_name())]
+    return [failure("device", "cuda is asked for and torch finds no GPU", 'give device = "auto" in site.toml')]
+
+
+def _check_state(site: Site) -> Finding:
+    """Whether what the node remembers can be written, and has room."""
+    check, folder = "state", site.state
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as exc:
+        return failure(
+            check, f"{folder} cannot be written: {exc.strerror}", "give the node's user the right, or free space"
+        )
+    said = f"{folder} has {free / 2**30:.1f} GB left"
+    if free < _LEAST_FREE:
+        return failure(check, said, "free some space: a node keeps about three copies of the model")
+    return warning(check, said, "free some space soon") if free < _ENOUGH_FREE else ok(check, said)

@@ -1,0 +1,98 @@
+"""Checks of what a site permits: keys, the signed policy, the ledger and what is left of its budget."""
+
+from pathlib import Path
+
+from fedglm.client.findings import Finding, failure, ok, warning
+from fedglm.client.site import Site
+from fedglm.client.site_budget import read_budget
+from fedglm.client.site_keys import flower_public
+from fedglm.client.site_settings import SiteError
+from fedglm.privacy.custody import POLICY, is_established
+from fedglm.privacy.errors import PolicyError, PrivacyError
+from fedglm.privacy.policy import ANY, Policy, load_policy
+
+SIGN = "run fedglm client sign-policy"
+
+_ALWAYS = ("servers", "plans", "models", "codecs", "steps_at_most", "bytes_at_most")
+_WITH_NOISE = (
+    *("epsilon", "delta", "declare_units", "unit", "records_per_unit_at_most"),
+    *("noise_multiplier_at_least", "clipping_norm_at_most"),
+)
+_MOST_OFF = 2.0  # factor by which a declared number of units may differ from the true one without a word
+
+
+def check_keys(site: Site) -> Finding:
+    """Whether both private keys are there, whole, and their owner's alone."""
+    try:
+        flower_public(site.flower_key)
+        key = site.key()
+    except (SiteError, PrivacyError) as exc:
+        return failure("keys", str(exc), "make what is missing with fedglm client keygen")
+    return ok("keys", f"both are there, for their owner alone; signing key {key.public.fingerprint()}")
+
+
+def check_policy(site: Site, units: int | None) -> list[Finding]:
+    """Whether a policy is in force that lets this federation do anything, and what is left to spend.
+
+    Args:
+        site: Whose.
+        units: Number of units in the records; None where they could not be read.
+    """
+    check, folder = "policy", site.custody_folder
+    if not is_established(folder):
+        return [failure(check, "none is signed yet, so nothing may leave", f"fill in policy.toml, then {SIGN}")]
+    try:
+        policy = load_policy(folder / POLICY, site.key().public)
+    except PolicyError as exc:
+        return [failure(check, str(exc), SIGN)]
+    except PrivacyError as exc:
+        return [failure(check, str(exc), "mend the keys first")]
+    if missing := lacking(policy):
+        said = f"it permits no run at all: not given are {', '.join(missing)}"
+        return [failure(check, said, f"fill them in in policy.toml, then {SIGN}")]
+    if policy.servers != (ANY,) and site.kit.signing not in policy.servers:
+        said = "it does not list the server's key that kit.toml names"
+        return [failure(check, said, f'add "{site.kit.signing}" to servers in policy.toml, then {SIGN}')]
+    unit = site.settings.data.unit
+    if policy.unit not in (None, unit):
+        said = f"it protects each {policy.unit!r}, and the data tell units apart by {unit!r}"
+        return [failure(check, said, f"make unit in policy.toml and data.unit_field in site.toml agree, then {SIGN}")]
+    return [_in_force(site, policy), *_declared(policy, units), _budget(folder, policy)]
+
+
+def lacking(policy: Policy) -> list[str]:
+    """Keys without which every run is refused."""
+    needed = _ALWAYS if policy.without_differential_privacy else _ALWAYS + _WITH_NOISE
+    return [name for name in needed if getattr(policy, name) in (None, ())]
+
+
+def _in_force(site: Site, policy: Policy) -> Finding:
+    written = site.folder / POLICY
+    in_force = (site.custody_folder / POLICY).read_bytes()
+    if written.exists() and written.read_bytes() != in_force:
+        return warning("policy", "policy.toml was changed and not signed; the older one is in force", SIGN)
+    noise = "runs without noise too" if policy.without_differential_privacy else "runs with noise alone"
+    return ok("policy", f"in force, {noise}; {policy.sha256[:16]}")
+
+
+def _declared(policy: Policy, units: int | None) -> list[Finding]:
+    declared = policy.declare_units
+    if declared is None or units is None or 1 / _MOST_OFF <= declared / units <= _MOST_OFF:
+        return []
+    said = f"declare_units is {declared}, and the data hold {units} units: training divides by the former"
+    return [warning("policy", said, f"declare a round number near the true one, then {SIGN}")]
+
+
+def _budget(folder: Path, policy: Policy) -> Finding:
+    try:
+        budget = read_budget(folder, policy)
+    except PrivacyError as exc:
+        return failure("ledger", str(exc), "put it back from where it was copied; never make a new one")
+    if budget.epsilon is None or policy.without_differential_privacy:
+        return ok("ledger", f"{budget.releases} releases; the policy permits runs without noise")
+    said = f"{budget.releases} releases; epsilon {budget.spent:.2f} of {budget.epsilon:g} is spent"
+    if budget.without_noise:
+        said = "data of this set was released without noise before, so that no budget holds for it any more"
+    if budget.spent >= budget.epsilon:
+        return failure("ledger", said, "no run with noise can go on; other data need a policy of their own")
+    return ok("ledger", said)

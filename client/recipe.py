@@ -1,0 +1,145 @@
+"""The recipe of a run: how every node makes the model and trains it, as the server's signed plan tells it.
+
+The text comes from the server. So it is short, every key and bound is checked, and nothing in it can name a file at a
+site: where the server's own settings have a path, the recipe has the word "site", and each site's `site.toml` says what
+that is there. Names of the fields that a site's records have are the site's own affair for the same reason.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.errors import DataError
+from fedglm.autoglm.models import ModelSettings
+from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.sources import check_source, kind_of
+from fedglm.client.toml_settings import read_settings
+from fedglm.client.training import LocalTrainingSettings
+from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+
+OWN = "site"
+"""Stands where a path would: each site has its own."""
+
+MOST_CHARACTERS = 20_000
+"""Longest recipe that is read: as much as a run plan holds."""
+
+_OWN_FIELDS = ("text_field", "label_field", "unit_field", "site_field")
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be read, or does not fit the site; the message holds settings and no path or record."""
+
+
+class Recipe(BaseModel):
+    """How model and training are made.
+
+    Attributes:
+        seed: Orders data and initialisation.
+        weighting: Whether a site declares a weight: see `FederationSettings`.
+        reference_sha256: SHA-256 (hex) of the public file that a table's bins are placed by, which each site has; None
+            where ranges are declared.
+        model: What is trained; a path of "site" is each site's copy of the same folder.
+        data: What the records mean; a source of "site" is each site's own records.
+        training: How a node trains in a round, on whatever device it has.
+        update: How updates are coded.
+        downlink: How models are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0, lt=2**31)
+    weighting: Literal["uniform", "declared"] = "uniform"
+    reference_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    model: ModelSettings
+    data: DataSettings
+    training: LocalTrainingSettings
+    update: UpdateSettings
+    downlink: DownlinkSettings
+
+    @model_validator(mode="after")
+    def _names_no_file(self) -> Self:
+        data, model = self.data, self.model
+        if data.source not in BUNDLES and data.source != OWN:
+            raise ValueError(f"data.source is {OWN!r} or built-in data ({', '.join(BUNDLES)})")
+        if given := [name for name in _OWN_FIELDS if getattr(data, name) is not None]:
+            raise ValueError(f"data.{given[0]} is for each site to say")
+        if data.source == OWN and data.task == "auto":
+            raise ValueError("data.task must be given where the records are the sites' own")
+        if data.public_reference not in (None, OWN) or (data.public_reference is None) != (
+            self.reference_sha256 is None
+        ):
+            raise ValueError(f"data.public_reference is {OWN!r}, together with reference_sha256")
+        if model.path not in (None, OWN) or (model.path is None and model.preset is None):
+            raise ValueError(f"model.path is {OWN!r}, or there is a preset")
+        if self.training.device != "auto":
+            raise ValueError("training.device is for each site to say")
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        seed: int,
+        weighting: Literal["uniform", "declared"],
+        model: ModelSettings,
+        data: DataSettings,
+        training: LocalTrainingSettings,
+        update: UpdateSettings,
+        downlink: DownlinkSettings,
+    ) -> Self:
+        """What to tell of a server's own settings: each path and field of its own is taken away.
+
+        Raises:
+            DataError: `data.source` is no built-in and no path, or the public reference cannot be read.
+        """
+        check_source(data.source)
+        if model.path is not None:
+            model = model.model_copy(update={"path": OWN, "preset": ModelSettings().preset})
+        digest = None
+        if data.public_reference is not None:
+            digest = file_sha256(data.public_reference)
+            data = data.model_copy(update={"public_reference": OWN})
+        if data.source not in BUNDLES:
+            away = dict.fromkeys(_OWN_FIELDS)
+            data = data.model_copy(update={"source": OWN, "task": kind_of(data), **away})
+        plain = training.model_dump(include=set(LocalTrainingSettings.model_fields), exclude={"device"})
+        return cls(
+            seed=seed,
+            weighting=weighting,
+            reference_sha256=digest,
+            model=model,
+            data=data,
+            training=LocalTrainingSettings(**plain),
+            update=update,
+            downlink=downlink,
+        )
+
+    def to_toml(self) -> str:
+        """Every setting with its value, defaults too; `from_toml` gives an equal recipe."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read a recipe, from a stranger too.
+
+        Raises:
+            RecipeError: The text is too long or no TOML, or a key or value is wrong; near names are listed.
+        """
+        return read_settings(cls, text, origin="the run's recipe", most_characters=MOST_CHARACTERS, error=RecipeError)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a public file's content.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc

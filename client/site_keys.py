@@ -1,0 +1,111 @@
+"""The keys that a site makes for itself, once, and the public halves that it hands over.
+
+flower.key         EC P-384 in OpenSSH's form: Flower's SuperNode signs on with it
+custody/site.key   Ed25519: signs the policy, and all that the site sends
+SITE.pub           the public halves, signed by the latter
+
+Both private keys are readable by their owner alone and have no passphrase: a node starts after a power cut with nobody
+there to type one. They never leave the machine.
+"""
+
+import datetime
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+
+from fedglm.client.site_settings import SiteError
+from fedglm.privacy.durable import create_privately, storage_errors, write_atomically
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.site_identity import SiteIdentity
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What `make_keys` made.
+
+    Attributes:
+        identity: The public halves.
+        path: The file to hand over.
+        is_new: Whether a key is new.
+    """
+
+    identity: SiteIdentity
+    path: Path
+    is_new: bool
+
+
+def make_keys(folder: Path, name: str, flower_key: Path, signing_key: Path, *, replace: bool = False) -> HandedOver:
+    """Make a site's keys, or what is missing of them, and write the file to hand over.
+
+    Args:
+        folder: Of the site; `NAME.pub` goes there.
+        name: The site's.
+        flower_key: Path of the key that the SuperNode signs on with.
+        signing_key: Path of the key that signs policy and updates.
+        replace: Move the keys that are there away, under names that end in .old, and make new ones; the policy must
+            then be signed again.
+
+    Raises:
+        SiteError, PrivacyError: A key that is there is damaged, or others may use it.
+        StorageError: A file cannot be written.
+    """
+    if replace:
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        for path in (flower_key, signing_key):
+            if path.exists():
+                with storage_errors(path):
+                    path.rename(path.with_name(f"{path.name}.{stamp}.old"))
+    is_new = not (flower_key.exists() and signing_key.exists())
+    if not flower_key.exists():
+        private = generate_private_key(SECP384R1())
+        create_privately(flower_key, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    key = SigningKey.load(signing_key) if signing_key.exists() else SigningKey.create(signing_key)
+    flower, path = flower_public(flower_key), folder / f"{name}.pub"
+    known = _handed_over(path)
+    if known is None or (known.name, known.flower, known.signing) != (name, flower, key.public):
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        known = SiteIdentity(name, flower, key.public, today)
+        write_atomically(path, known.to_text(key))
+    return HandedOver(known, path, is_new)
+
+
+def flower_public(path: Path) -> str:
+    """The public half of the SuperNode's key, as one line.
+
+    Raises:
+        SiteError: There is no such key, others than its owner may use it, or it is another kind of key.
+    """
+    try:
+        content, rights = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+    except OSError as exc:
+        raise SiteError(f"cannot read the key {path} ({exc.strerror}): make it with fedglm client keygen") from exc
+    if rights & 0o077:
+        raise SiteError(
+            f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run chmod 600 {path}; "
+            "else move it away and make a new one"
+        )
+    try:
+        key = load_ssh_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None  # outside the handler: a chained error could quote what the file holds
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP384R1):
+        raise SiteError(f"{path} holds no EC P-384 key in OpenSSH's form without passphrase: is it whole?")
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _handed_over(path: Path) -> SiteIdentity | None:
+    try:
+        return SiteIdentity.from_text(path.read_text(encoding="utf-8"), origin=str(path))
+    except (OSError, UnicodeDecodeError, PrivacyError):
+        return None

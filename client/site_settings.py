@@ -1,0 +1,204 @@
+"""What a site's operator writes (`site.toml`) and what the site was given (`kit.toml`), read and checked."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.sources import check_source
+from fedglm.client.toml_settings import Settings, read_settings
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.site_identity import checked_site_name
+
+SITE_FILE, KIT_FILE = "site.toml", "kit.toml"
+
+_MOST_CHARACTERS = 65536
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+_SHARE = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+
+
+class SiteError(RuntimeError):
+    """A site's folder cannot be used as it is; the message names the file and the remedy, and quotes no record."""
+
+
+def _is_site(name: str) -> str:
+    try:
+        return checked_site_name(name)
+    except PrivacyError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _is_public_key(text: str) -> str:
+    try:
+        return PublicKey.from_hex(text).hex
+    except PrivacyError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _is_address(text: str) -> str:
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise ValueError("the server is written as HOST:PORT, without https://")
+    return text
+
+
+def _is_share(text: str) -> str:
+    found = _SHARE.fullmatch(text)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise ValueError("the first of five shares is written 0/5, the last 4/5")
+    return text
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+_SiteName = Annotated[str, AfterValidator(_is_site)]
+_Address = Annotated[str, AfterValidator(_is_address)]
+
+
+def _is_source(text: str) -> str:
+    check_source(text)
+    return text
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SiteSection(_Section):
+    """`[site]`: how the node runs. Paths count from the site's folder.
+
+    Attributes:
+        name: The site's, as in the kit.
+        server: HOST:PORT of the server where it is no longer the kit's.
+        state: Folder of what the node remembers, of its log and its pid file.
+        custody: Folder of policy, ledger and signing key.
+        device: What to train on; `auto` takes a GPU where there is one.
+        threads: Threads of a training step; with one, a site repeats a simulation to the bit.
+        metrics_port: Port on this machine where Prometheus finds figures; none without it.
+    """
+
+    name: _SiteName | None = None
+    server: _Address | None = None
+    state: _Name = "state"
+    custody: _Name = "custody"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1, le=1024)
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class DataSection(_Section):
+    """`[data]`: the site's records, and which of their fields a run may read: those that are named here, and no other.
+
+    Attributes:
+        source: Path of a JSONL or CSV file (also .gz), or the name of built-in data; None in a kit that nobody has
+            filled in yet.
+        text_field: Field that holds the text.
+        label_field: Field that holds the class.
+        unit_field: Field that says whose a record is, such as a patient's number; without it each stands for itself.
+        feature_fields: Numeric fields that a run may ask for.
+        public_reference: Path of the public file that a table's bins are placed by, where the run says so.
+        share: "0/5" takes the first of five parts of the source: for trials, where one machine plays several sites.
+        site_field: With a share: the field by which the source is parted.
+    """
+
+    source: Annotated[_Name, AfterValidator(_is_source)] | None = None
+    text_field: _Name | None = None
+    label_field: _Name | None = None
+    unit_field: _Name | None = None
+    feature_fields: tuple[_Name, ...] = ()
+    public_reference: _Name | None = None
+    share: Annotated[str, AfterValidator(_is_share)] | None = None
+    site_field: _Name | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DataSection":
+        given = [name for name in type(self).model_fields if getattr(self, name) and name not in ("source", "share")]
+        if self.is_builtin and given:
+            raise ValueError(f"{self.source} knows its own fields: leave {given[0]} out")
+        if self.site_field and self.share is None:
+            raise ValueError("all records of the source are this site's: leave site_field out, or give a share")
+        return self
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the records come with fedglm."""
+        return self.source in BUNDLES
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """The share as (i, n); None for all."""
+        found = _SHARE.fullmatch(self.share or "")
+        return (int(found[1]), int(found[2])) if found else None
+
+    @property
+    def unit(self) -> str:
+        """What is protected: the unit field, or "record"."""
+        return self.unit_field or "record"
+
+
+class ModelSection(_Section):
+    """`[model]`: where this site's copy of a pretrained model lies, for runs that start from one.
+
+    Attributes:
+        path: A local Hugging Face folder with safetensors; nothing is ever downloaded.
+    """
+
+    path: _Name | None = None
+
+
+class SiteSettings(_Section):
+    """`site.toml`."""
+
+    site: SiteSection = SiteSection()
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+
+
+class Kit(_Section):
+    """`kit.toml`: whom the site has to do with, as the server's operator wrote it; nothing in it is secret.
+
+    Attributes:
+        federation: Name of the federation.
+        site: The site's name.
+        server: HOST:PORT.
+        signing: Public key (hex) that the server signs run plans with.
+        authority: SHA-256 (hex) of the certificate in `ca.pem`, in its DER form.
+    """
+
+    federation: _Name
+    site: _SiteName
+    server: _Address
+    signing: Annotated[str, AfterValidator(_is_public_key)]
+    authority: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+def read_site_file(folder: Path) -> SiteSettings:
+    """Read `site.toml`.
+
+    Raises:
+        SiteError: It is missing, no TOML, or a key or value is wrong; near names are listed.
+    """
+    return _read(SiteSettings, folder / SITE_FILE, "copy it from the kit and fill it in")
+
+
+def read_kit_file(folder: Path) -> Kit:
+    """Read `kit.toml`; raises as `read_site_file`."""
+    return _read(Kit, folder / KIT_FILE, "name the folder of the kit that the server's operator handed over")
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of HOST:PORT, an IPv6 address without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _read(model: type[Settings], path: Path, remedy: str) -> Settings:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SiteError(f"{path} is missing: {remedy}") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SiteError(f"cannot read {path}: {exc}") from exc
+    return read_settings(model, text, origin=str(path), most_characters=_MOST_CHARACTERS, error=SiteError)

@@ -1,0 +1,58 @@
+"""Where a site stands, for people and for machines: what it permits, what has left, what it refused."""
+
+import datetime
+from dataclasses import dataclass
+
+from fedglm.client.preflight_custody import lacking
+from fedglm.client.site import Site
+from fedglm.client.site_budget import BudgetState, read_budget
+from fedglm.privacy.custody import POLICY, REFUSALS, is_established
+from fedglm.privacy.policy import Policy, load_policy
+from fedglm.privacy.refusal_log import RefusalLog
+
+
+@dataclass(frozen=True)
+class SiteStatus:
+    """What the files of a site say.
+
+    Attributes:
+        policy: In force; None for none.
+        budget: What its data set has spent; None without a policy.
+        lacking: Keys of the policy without which every run is refused.
+        refusals: How many messages were refused.
+        last_refusal: Time, rule and reason of the last one; None for none.
+        last_work: When the node last wrote down what a server's message brought; None for never.
+    """
+
+    policy: Policy | None
+    budget: BudgetState | None
+    lacking: tuple[str, ...]
+    refusals: int
+    last_refusal: tuple[str, str, str] | None
+    last_work: datetime.datetime | None
+
+
+def read_status(site: Site) -> SiteStatus:
+    """Read them.
+
+    Raises:
+        PrivacyError: Key, policy, ledger or log of refusals are damaged.
+    """
+    folder = site.custody_folder
+    policy = load_policy(folder / POLICY, site.key().public) if is_established(folder) else None
+    log = RefusalLog(folder / REFUSALS)
+    entries, counts = log.entries(), log.counts().values()
+    latest = max([*entries[-1:], *(count.last for count in counts)], key=lambda entry: entry.time, default=None)
+    return SiteStatus(
+        policy=policy,
+        budget=read_budget(folder, policy) if policy is not None else None,
+        lacking=tuple(lacking(policy)) if policy is not None else (),
+        refusals=len(entries) + sum(count.count for count in counts),
+        last_refusal=(latest.time, latest.rule, latest.reason) if latest is not None else None,
+        last_work=_last_work(site),
+    )
+
+
+def _last_work(site: Site) -> datetime.datetime | None:
+    written = [path.stat().st_mtime for pattern in ("run.plan", "*/state.json") for path in site.home.glob(pattern)]
+    return datetime.datetime.fromtimestamp(max(written), datetime.UTC) if written else None

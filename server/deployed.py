@@ -1,0 +1,55 @@
+"""The ServerApp of real federations: what Flower's SuperLink starts for a run that `fedglm run` has prepared.
+
+Which project, the environment says (`FEDGLM_PROJECT`), and which of its runs, the run's own settings. Everything else
+lies in the run's folder, so that a process that is started again goes on where the last one was killed.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedglm.privacy.errors import PrivacyError
+from fedglm.server.checkpoint import CheckpointError
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.enrolment import enrolled_sites
+from fedglm.server.errors import ProjectError
+from fedglm.server.participants import FederationError
+from fedglm.server.project import Project
+from fedglm.server.run_file import CHECKPOINTS, RunFile, checked_run_name
+from fedglm.server.run_log import RunLog
+
+PROJECT = "FEDGLM_PROJECT"
+"""Variable of the environment that names the project's folder."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation, or go on with it.
+
+    Raises:
+        ProjectError, FederationError, PrivacyError: It cannot go on; the run's folder says why.
+    """
+    named = os.environ.get(PROJECT)
+    if not named:
+        raise ProjectError(f"{PROJECT} is not set: start the SuperLink with fedglm server start")
+    project = Project.open(Path(named))
+    folder = project.runs / checked_run_name(str(context.run_config.get("run", "")))
+    log = RunLog(folder)
+    try:
+        sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
+        plan = RunFile.load(folder).plan(folder, key=project.signing_key, sites=sites)
+        resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
+        coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)
+        rows = coordinator.run()
+    except (FederationError, PrivacyError, ProjectError, CheckpointError) as exc:
+        log.failed(exc, final=True)
+        raise
+    except Exception as exc:
+        log.failed(exc, final=False)
+        raise
+    log.finished(coordinator.model_sha256, rows)

@@ -1,0 +1,5 @@
+"""What goes wrong with a project: the folder of a server, its certificates, its sites, its SuperLink."""
+
+
+class ProjectError(RuntimeError):
+    """A project cannot be made, read or run as asked; the message names the thing and the remedy."""

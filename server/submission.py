@@ -1,0 +1,114 @@
+"""Handing a prepared run to the SuperLink, and knowing how it stands there.
+
+What is handed over is a bundle without code: it names the components that are installed at the server and at each site,
+so that nobody runs what came over the line.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import tomli_w
+
+from fedglm.privacy.durable import write_atomically
+from fedglm.server.control import Control
+from fedglm.server.errors import ProjectError
+from fedglm.server.project import CONNECTION, Project
+from fedglm.server.run_file import DONE, FAILED
+
+SUBMITTED = "flower.json"
+"""File of a run's folder that says under which number Flower runs it."""
+
+_BUNDLE = {
+    "project": {
+        "name": "fedglm-run",
+        "version": "1.0.0",
+        "description": "Names the fedglm that is installed; holds no code.",
+        "license": "Apache-2.0",
+        "dependencies": [],
+    },
+    "tool": {
+        "flwr": {
+            "app": {
+                "publisher": "fedglm",
+                "components": {"serverapp": "fedglm.server.deployed:app", "clientapp": "fedglm.client.deployed:app"},
+                "config": {"run": ""},
+            }
+        }
+    },
+}
+_TIMEOUT_S = 120.0
+
+
+def submit(project: Project, name: str) -> int:
+    """Start Flower's run for a run folder, and note its number there.
+
+    Args:
+        project: Whose SuperLink.
+        name: Of the run.
+
+    Returns:
+        Flower's number of the run.
+
+    Raises:
+        ProjectError: Flower does not take it.
+    """
+    bundle = project.state / "bundle"
+    write_atomically(bundle / "pyproject.toml", tomli_w.dumps(_BUNDLE))
+    command = [str(Path(sys.executable).parent / "flwr"), "run", str(bundle), CONNECTION, "--format", "json"]
+    command += ["--run-config", f'run="{name}"']
+    environment = os.environ | {
+        "FLWR_HOME": str(project.flower_home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    try:
+        done = subprocess.run(  # noqa: S603 - Flower, from our own environment
+            command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+        answer = json.loads(done.stdout[done.stdout.index("{") :])
+    except (OSError, ValueError, subprocess.TimeoutExpired) as exc:
+        raise ProjectError(f"flwr run does not answer as expected ({type(exc).__name__})") from exc
+    if not answer.get("success"):
+        raise ProjectError(f"Flower does not take the run: {' '.join(str(answer.get('error-message')).split())[:300]}")
+    run_id = int(answer["run-id"])
+    write_atomically(project.runs / name / SUBMITTED, json.dumps({"run_id": run_id}) + "\n")
+    return run_id
+
+
+def submitted(project: Project, name: str) -> int | None:
+    """The number under which the run was handed over last; None where it never was."""
+    path = project.runs / name / SUBMITTED
+    return int(json.loads(path.read_text())["run_id"]) if path.is_file() else None
+
+
+def is_under_way(project: Project, control: Control, name: str) -> bool:
+    """Whether the SuperLink is at work on the run, or about to be.
+
+    Raises:
+        ProjectError: The SuperLink does not answer.
+    """
+    run_id = submitted(project, name)
+    status = next((run.status for run in control.runs() if run.run_id == run_id), "finished")
+    return not status.startswith("finished")
+
+
+def ended(folder: Path, *, after: bool) -> bool:
+    """Whether the run is through.
+
+    Args:
+        folder: The run's.
+        after: The run was handed over by now, so that what failed finally has failed this time.
+
+    Raises:
+        ProjectError: It failed, and would fail again.
+    """
+    if (folder / DONE).is_file():
+        return True
+    if after and (folder / FAILED).is_file():
+        failed = json.loads((folder / FAILED).read_text())
+        if failed["final"]:
+            raise ProjectError(f"the run cannot go on: {failed['reason']}")
+    return False
