@@ -132,7 +132,7 @@ def make_task(
     if len(set(labels)) != len(labels):
         raise DataError("class_names names a class twice")
     if len(labels) == 1:
-        raise DataError(f"all rows are of one class ({labels[0]!r}); there is nothing to learn")
+        raise DataError(f"{settings.source}: all rows are of one class ({labels[0]!r}); there is nothing to learn")
     if table is not None:
         end = table.end_id
         return Task(

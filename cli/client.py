@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
+from fedglm.cli.client_metrics import metrics
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
@@ -151,6 +152,9 @@ def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
         typer.echo(json.dumps(found, indent=1))
     else:
         print_status(found)
+
+
+app.command()(metrics)
 
 
 def _take_kit(kit: Path, out: Path) -> None:

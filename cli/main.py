@@ -18,6 +18,7 @@ from fedglm.cli.errors import explain
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
 from fedglm.cli.simulate import simulate
+from fedglm.cli.watch import watch
 
 INTERRUPTED = 130
 
@@ -34,6 +35,7 @@ app.command()(compare)
 app.add_typer(audit.app, name="audit")
 app.command()(provision)
 app.command()(run)
+app.command()(watch)
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
 
@@ -57,8 +59,10 @@ def _options(
 def main() -> None:
     """Run the command line; exit codes: 0 done, 2 the user can mend it, 130 Ctrl-C, 1 a bug (with traceback)."""
     try:
-        if app(standalone_mode=False) == INTERRUPTED:  # typer swallows Ctrl-C and returns its exit code
+        code = app(standalone_mode=False)  # typer returns the exit code that a command asked for
+        if code == INTERRUPTED:  # it swallows Ctrl-C too
             raise KeyboardInterrupt
+        sys.exit(code or 0)
     except NoArgsIsHelpError:  # the help is on the screen already
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):

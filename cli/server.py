@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
+from fedglm.cli.server_metrics import metrics
 
 if TYPE_CHECKING:  # else `--help` would wait for flwr
     from fedglm.cli.daemon import Daemon
@@ -126,6 +127,9 @@ def status(project: ProjectFolder = _HERE, as_json: options.Json = False) -> Non
         typer.echo(json.dumps(found, indent=1))
     else:
         print_status(found)
+
+
+app.command()(metrics)
 
 
 def _open(folder: Path) -> "Project":

@@ -17,6 +17,7 @@ from fedglm.server.enrolment import enrolled_sites, provisioned_sites, revoked_s
 from fedglm.server.errors import ProjectError
 from fedglm.server.preflight import certificate_findings
 from fedglm.server.project import Project
+from fedglm.server.submission import submitted
 
 _MOST_RUNS = 10  # the newest, in the table
 
@@ -37,7 +38,7 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
     if pid is not None:
         try:
             with Control(project) as control:
-                nodes, runs = control.nodes(), [asdict(run) for run in control.runs()]
+                nodes, runs = control.nodes(), _runs_of(project, control)
         except ProjectError as exc:
             warnings.append(str(exc))
     certificate = read_certificate(project.certificate)
@@ -66,6 +67,13 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
         "runs": runs,
         "warnings": warnings,
     }
+
+
+def _runs_of(project: Project, control: Control) -> list[dict[str, Any]]:
+    """The SuperLink's runs, each with the name of its folder; an earlier attempt at a run has none any more."""
+    folders = [path.name for path in project.runs.iterdir() if path.is_dir()]
+    names = {submitted(project, name): name for name in folders}
+    return [{"name": names.get(run.run_id), **asdict(run)} for run in control.runs()]
 
 
 def _sites(project: Project, nodes: list[Node]) -> list[dict[str, Any]]:
@@ -110,18 +118,19 @@ def print_status(found: dict[str, Any]) -> None:
     if found["revoked"]:
         console.print(f"revoked: {', '.join(sorted(escape(site['name']) for site in found['revoked']))}")
     if found["runs"]:
-        console.print(_runs(found["runs"]))
+        console.print(_run_table(found["runs"]))
     for warning in found["warnings"]:
         console.print(f"[yellow]note: {escape(warning)}[/yellow]", soft_wrap=True)
 
 
-def _runs(runs: list[dict[str, Any]]) -> Table:
+def _run_table(runs: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"runs, {len(runs)} in all", title_justify="left")
     for heading in ("run", "status", "submitted", "up", "down"):
         table.add_column(heading, justify="right" if heading in ("up", "down") else "left", overflow="fold")
     for run in runs[:_MOST_RUNS]:
         sizes = [f"{run[key] / 1e6:.2f} MB" for key in ("uplink_bytes", "downlink_bytes")]
-        table.add_row(str(run["run_id"]), run["status"], run["started"][:16].replace("T", " "), *sizes)
+        name = escape(run["name"] or str(run["run_id"]))
+        table.add_row(name, run["status"], run["started"][:16].replace("T", " "), *sizes)
     return table
 
 

@@ -1,38 +1,60 @@
-"""The ClientApp of real sites: what Flower's SuperNode starts for each message, from the code that the site installed."""
+"""The ClientApp of real sites: what Flower's SuperNode starts, in a process of its own, for each message.
 
-from functools import cache
+Starting Python with torch for every message would take longer than a round's training on a small model. So this part
+imports neither: it hands the message to the site's worker (`client/worker.py`), which stays, and starts one where there
+is none. All code is what the site's operator installed.
+"""
+
 from pathlib import Path
 
-import torch
-from flwr.app import Context
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
-from fedglm.client.app import Place, build_client_app
-from fedglm.client.gate import OutboundGate
-from fedglm.client.node import Node
-from fedglm.client.site import Site, open_site
-from fedglm.client.site_settings import SiteError
+from fedglm.client.worker_link import Answer, Question, WorkerError, ask
 
 SITE = "site"
 """Key of the SuperNode's node configuration that holds the path of the site's folder."""
 
+app = ClientApp()
 
-def _place(context: Context) -> Place:
-    torch.set_num_threads(1)  # sums in other orders give other bits
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Answer the server's first query."""
+    return _answer(message, context)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train for a round."""
+    return _answer(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure a model."""
+    return _answer(message, context)
+
+
+def _answer(message: Message, context: Context) -> Message:
     folder = context.node_config.get(SITE)
     if not folder:
-        raise SiteError("the node does not know its site: start it with fedglm client start")
-    site = _site(Path(str(folder)))
-    gate = OutboundGate(site.custody(), site.home, site.key())
-
-    def node() -> Node:
-        return site.node(gate.plan, gate.envelope)
-
-    return Place(gate, node)
-
-
-@cache
-def _site(folder: Path) -> Site:
-    return open_site(folder)
+        reason = "the node does not know its site: start it with fedglm client start"
+        return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), reason), reply_to=message)
+    content = recorddict_to_proto(message.content).SerializeToString()
+    question = Question(message.metadata.message_type, message.metadata.group_id, content)
+    try:
+        answer = ask(Path(str(folder)), question)
+    except WorkerError as exc:  # its death says nothing of the site's work: the server may ask again
+        return Message(Error(int(ErrorCode.CLIENT_APP_CRASHED), str(exc)), reply_to=message)
+    return _reply(answer, message)
 
 
-app = build_client_app(_place)
+def _reply(answer: Answer, message: Message) -> Message:
+    if answer.error is not None:
+        code, reason = answer.error
+        return Message(Error(code, reason), reply_to=message)
+    return Message(recorddict_from_proto(RecordDictProto.FromString(answer.content)), reply_to=message)

@@ -29,8 +29,8 @@ from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy_rules import Message, check_message, check_plan
 from fedglm.privacy.signed_messages import SIGNATURE, sign_introduction, sign_report

@@ -20,7 +20,7 @@ _LEAST_UNITS = 2  # one to train on, one to hold out
 
 @dataclass(frozen=True)
 class Counted:
-    """A finding, and the number of units behind it where the records could be read."""
+    """A finding, and about how many units the site holds, where the records could be read."""
 
     finding: Finding
     units: int | None = None
@@ -45,7 +45,8 @@ def check_data(site: Site) -> Counted:
         return Counted(failure("data", f"{rows} rows, all of one unit: one more is needed to hold out", remedy))
     part = f"; of which this site is part {data.share}" if data.share else ""
     unit = data.unit_field or "units"
-    return Counted(ok("data", f"{rows} rows, {units} {unit if unit == 'units' else f'values of {unit}'}{part}"), units)
+    said = f"{rows} rows, {units} {unit if unit == 'units' else f'values of {unit}'}{part}"
+    return Counted(ok("data", said), units // data.part[1] if data.part else units)
 
 
 class _Unfit(Exception):

@@ -136,7 +136,7 @@ def open_site(folder: Path) -> Site:
     Raises:
         SiteError: A file is missing or wrong; the message names it and the remedy.
     """
-    settings, kit = read_site_file(folder), read_kit_file(folder)
+    kit, settings = read_kit_file(folder), read_site_file(folder)
     if settings.site.name not in (None, kit.site):
         raise SiteError(
             f"{folder}: site.toml is of the site {settings.site.name}, kit.toml of {kit.site}: unpack the right kit"

@@ -64,7 +64,6 @@ class Reception:
 
     def take(self, participants: Participants, node_id: int, reply: Message) -> Participant | None:
         """Admit the node that answers; None where it may not take part, of which the listener is told."""
-        self._asked.pop(node_id, None)
         if (reason := refusal_of(reply)) is not None:
             self._settled.add(node_id)  # asking again would only fill the site's log of refusals
             self._listener.plan_refused(node_id, reason)

@@ -9,8 +9,7 @@ import datetime
 import json
 import logging
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
@@ -22,6 +21,8 @@ from fedglm.privacy.site_identity import SiteIdentity
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import Project
+from fedglm.server.sign_on import MOST_BODY_BYTES as MOST_SIGN_ON_BYTES
+from fedglm.server.sign_on import REFUSED, TRY_AGAIN, Application, Receive, Scope, Send, sign_on
 
 MOST_BODY_BYTES = 64 * 2**20
 """Longest body that the sites' port takes; Flower sends an update in pieces of some MiB."""
@@ -32,12 +33,7 @@ _CODE = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
 
 # What a SuperNode does about a status: when it signs on, it prints the reason that comes with 412, and ends. Later it
 # ends at 401, without a word, and tries again at 503; at others it stops working and does not end.
-_SAY_WHY, _END, _TRY_AGAIN = 412, 401, 503
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+_SAY_WHY, _END, _TRY_AGAIN = REFUSED, 401, TRY_AGAIN
 
 _log = logging.getLogger("uvicorn.error")  # which Flower has set up by then
 
@@ -90,7 +86,10 @@ class SitesDoor:
             return  # a web socket; returning without an answer closes it
         fault = self._fault(scope["path"], scope["headers"])
         if fault is None:
-            await self._application(scope, receive, send)
+            if scope["path"] == _SIGN_ON:
+                await sign_on(self._application, scope, receive, send)
+            else:
+                await self._application(scope, receive, send)
             return
         status, reason = fault
         who = (scope.get("client") or ("somebody",))[0]
@@ -122,8 +121,9 @@ class SitesDoor:
             reason = f"the clock of {name} is {abs(late):.0f} s {way} the server's: set both by a time server"
             return _SAY_WHY if signs_on else _TRY_AGAIN, reason
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or len(length) > 15 or int(length) > MOST_BODY_BYTES:
-            return 413, f"{name} must say how long its message is, {MOST_BODY_BYTES} bytes at most"
+        most = MOST_SIGN_ON_BYTES if signs_on else MOST_BODY_BYTES
+        if not length.isdigit() or len(length) > 15 or int(length) > most:
+            return 413, f"{name} must say how long its message is, {most} bytes at most"
         return None
 
 

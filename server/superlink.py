@@ -21,7 +21,8 @@ import uvicorn
 
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import PROJECT, Project
-from fedglm.server.sites_door import Application, EnrolledKeys, SitesDoor
+from fedglm.server.sign_on import Application
+from fedglm.server.sites_door import EnrolledKeys, SitesDoor
 
 _SHUTDOWN_S = 5  # for requests that are being answered when the SuperLink ends
 _BACKLOG = 2048

@@ -93,13 +93,13 @@ def run_here(*arguments):
 class Process:
     """A real `fedglm` in a process group of its own; its descendants carry a mark in their environment."""
 
-    def __init__(self, *arguments, cwd=None):
+    def __init__(self, *arguments, cwd=None, prefix=()):
         self._mark = f"FEDGLM_TEST_MARK={uuid.uuid4().hex}"
         name, value = self._mark.split("=")
         # A suite that was started in the background inherits an ignored SIGINT, and so would the command.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._popen = subprocess.Popen(
-            [COMMAND, *map(str, arguments)],
+            [*prefix, COMMAND, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

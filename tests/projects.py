@@ -1,9 +1,14 @@
 """Projects of a server, and sites that hand over their keys to it, without a node behind them."""
 
+import atexit
+import functools
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -63,9 +68,23 @@ def files_of(folder: Path):
 
 def make_project(folder, *, sites=("a", "b")):
     """A project at free ports of 127.0.0.1, with a kit for each site."""
+    template, values = _template(sites)
+    shutil.copytree(template, folder)
     port, control_port = free_ports(2)
-    values = {"name": "fl", "hosts": ["127.0.0.1"], "port": port, "control_port": control_port, "listen": "127.0.0.1"}
+    settings = checked_settings(values | {"port": port, "control_port": control_port})
+    (folder / "project.toml").write_text(tomli_w.dumps(settings.model_dump(mode="json")))
+    project = Project.open(folder)
+    project.write_flower_settings()
+    return project
+
+
+@functools.cache
+def _template(sites):
+    """Made once: the flushes to the disk take longer than most tests."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    values = {"name": "fl", "hosts": ["127.0.0.1"], "listen": "127.0.0.1"}
     project = Project.make(folder, checked_settings(values))
     for name in sites:
         write_kit(project, name)
-    return project
+    return folder, values

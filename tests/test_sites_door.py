@@ -8,6 +8,10 @@ import os
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.proto.control_pb2 import ListNodesResponse
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.proto.node_pb2 import NodeInfo
+from google.protobuf.message import DecodeError
 from projects import Site, make_project
 
 from fedglm.server.sites_door import EnrolledKeys, SitesDoor
@@ -27,7 +31,7 @@ def server(project, fedglm):
     return lambda *arguments: fedglm("server", *arguments, "-C", project.folder)
 
 
-def ask(door, path="/v1/fleet/pull-messages", *, site=A, port=1, late=0.0, scope_type="http", **headers):
+def ask(door, path="/v1/fleet/pull-messages", *, site=A, port=1, late=0.0, scope_type="http", body=b"", **headers):
     """Status and reason of the door's answer; (200, "") where the request reached Flower."""
     sent = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=late)
     pem = site.flower.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -46,7 +50,10 @@ def ask(door, path="/v1/fleet/pull-messages", *, site=A, port=1, late=0.0, scope
     async def send(message):
         answers.append(message)
 
-    asyncio.run(door(scope, None, send))
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    asyncio.run(door(scope, receive, send))
     if not answers:
         return None, ""
     return answers[0]["status"], json.loads(answers[1]["body"])["detail"] if len(answers) > 1 else ""
@@ -144,6 +151,63 @@ def test_of_two_headers_the_first_counts(door):
     keys = [site.flower.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for site in (C, A)]
     headers = [(b"flwr-public-key", base64.b64encode(key)) for key in keys]
     assert door._fault("/v1/fleet/pull-messages", headers)[0] == 401
+
+
+class Flower:
+    """What Flower does with nodes that sign on and off, seen from outside."""
+
+    def __init__(self, *, online, knows=True, leaves=True):
+        self.online, self.knows, self.leaves, self.asked = online, knows, leaves, []
+
+    async def __call__(self, scope, receive, send):
+        request = await receive()
+        self.asked.append(scope["path"].rpartition("/")[2])
+        assert dict(scope["headers"])[b"content-length"] == str(len(request["body"])).encode()
+        assert scope["state"] == {}
+        scope["state"]["of"] = "this request"
+        status, body = getattr(self, self.asked[-1].replace("-", "_"))(request["body"])
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body", "body": body})
+
+    def activate_node(self, body):
+        assert ActivateNodeRequest.FromString(body).public_key == b"key"
+        return (412, b'{"detail": "online"}') if self.online or not self.knows else (200, b'{"detail": "in"}')
+
+    def deactivate_node(self, body):
+        assert DeactivateNodeRequest.FromString(body).node_id == 7
+        self.online = self.online and not self.leaves
+        return (200, b"") if self.leaves else (401, b"")
+
+    def list_nodes(self, _):
+        known = [NodeInfo(node_id=7, public_key=b"key", status="online" if self.online else "offline")] * self.knows
+        others = [NodeInfo(node_id=8, public_key=b"other", status="online")]
+        return 200, ListNodesResponse(nodes_info=[*others, *known]).SerializeToString()
+
+
+SIGN_ON = ActivateNodeRequest(public_key=b"key", heartbeat_interval=30).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("flower", "status", "asked"),
+    [
+        (Flower(online=False), 200, ["activate-node"]),
+        (Flower(online=True), 200, ["activate-node", "list-nodes", "deactivate-node", "activate-node"]),
+        (Flower(online=False, knows=False), 503, ["activate-node", "list-nodes"]),
+        (Flower(online=True, leaves=False), 503, ["activate-node", "list-nodes", "deactivate-node"]),
+    ],
+    ids=["new", "killed before", "not registered yet", "with another's key"],
+)
+def test_who_signs_on_takes_the_place_of_who_was_killed(door, flower, status, asked):
+    inner = SitesDoor(flower, 2, door._keys)
+    assert ask(inner, "/v1/fleet/activate-node", body=SIGN_ON)[0] == status
+    assert flower.asked == asked
+
+
+def test_a_request_to_sign_on_is_short(door):
+    assert ask(door, "/v1/fleet/activate-node", content_length=b"65537")[0] == 413
+    inner = SitesDoor(Flower(online=True), 2, door._keys)
+    with pytest.raises(DecodeError):  # of the fake; Flower answers 400
+        ask(inner, "/v1/fleet/activate-node", body=b"\xff")
 
 
 def test_web_sockets_get_no_answer(door):

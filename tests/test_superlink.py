@@ -4,6 +4,7 @@ import base64
 import contextlib
 import datetime
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -18,12 +19,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.proto.control_pb2 import RegisterNodeRequest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node as NodeMessage
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from projects import Site, free_ports, make_project
 
 from fedglm.cli.daemon import Daemon, flower_environment
+from fedglm.server import certificates
 from fedglm.server.control import Control
-from fedglm.server.kits import write_kit
-from fedglm.server.project import Project, checked_settings
+from fedglm.server.enrolment import enrol
+from fedglm.server.project import PROJECT, Project, checked_settings
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +133,15 @@ def test_a_node_is_in_until_it_is_revoked(server, tmp_path):
         assert soon(lambda: "SuperNode ID" in node.said, 60), node.said
 
 
+def test_a_node_that_was_killed_signs_on_again_at_once(server, tmp_path):
+    for _ in range(3):  # killed at the block's end
+        with SuperNode(server.project, ALL["b"], tmp_path) as node:
+            assert soon(lambda: "SuperNode ID" in node.said, 60), node.said
+            assert "retrying" not in node.said.partition("SuperNode ID")[0]
+            assert server.status_of(ALL["b"]) == "online"
+    assert "taken for gone" in server.daemon.log.read_text()
+
+
 def test_a_node_that_nobody_enrolled_is_told_so(server, tmp_path):
     with SuperNode(server.project, ALL["d"], tmp_path) as node:
         assert node.process.wait(60) != 0
@@ -146,10 +158,33 @@ def test_a_node_trusts_no_other_authority(server, tmp_path):
     assert server.status_of(ALL["a"]) == "registered"
 
 
+def test_a_node_trusts_no_certificate_that_has_ended(tmp_path, monkeypatch):
+    project, site = make_project(tmp_path / "fl"), ALL["a"]
+    lived = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - datetime.timedelta(days=50)
+    monkeypatch.setattr(certificates, "_now", lambda: lived)
+    shutil.rmtree(project.authority.parent)
+    certificates.make_authority(project.authority_key, project.authority, "fl")
+    project.issue(49)
+    monkeypatch.undo()
+    enrol(project, site.hand_over(tmp_path))
+    daemon = Daemon(project.state, "superlink")
+    environment = flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
+    up = "Application startup complete"
+    daemon.start(
+        [sys.executable, "-m", "fedglm.server.superlink"], environment, ready=lambda: up in "".join(daemon.tail())
+    )
+    try:
+        with SuperNode(project, site, tmp_path) as node:
+            assert node.process.wait(60) != 0
+            assert "certificate has expired" in node.said
+    finally:
+        daemon.stop()
+
+
 def post(server, path, message, *, port=None, headers=None):
     """A request as a stranger could make it, at the sites' port unless told otherwise."""
     url = f"https://127.0.0.1:{port or server.project.settings.port}{path}"
-    kind = {"content-type": "application/x-protobuf", "accept": "application/x-protobuf"}
+    kind = {"content-type": PROTOBUF_MEDIA_TYPE, "accept": PROTOBUF_MEDIA_TYPE}
     verify = ssl.create_default_context(cafile=server.project.authority)
     with httpx.Client(verify=verify, trust_env=False) as client:
         return client.post(url, content=message.SerializeToString(), headers=kind | (headers or {}))
@@ -224,7 +259,6 @@ def test_in_the_foreground_it_ends_with_the_signal(server):
 
 def test_a_renewed_certificate_needs_no_new_trust(server, tmp_path, fedglm):
     assert fedglm("provision", server.project.folder, "--renew", "--days", "10").code == 0
-    write_kit(server.project, "a")
     started = server("start")
     assert "ends on" in started.err  # within a month: it says so
     assert started.code == 0

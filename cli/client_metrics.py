@@ -1,0 +1,33 @@
+"""`fedglm client metrics`: the figures of a site's node, for Prometheus."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_PORT = 9464
+
+
+def metrics(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The site's folder.")] = Path(),
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help=f"Where Prometheus finds them; site.toml's, or {DEFAULT_PORT}, without."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(help="Address of this machine; 127.0.0.1 is this machine alone.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve figures to Prometheus, until Ctrl-C: privacy budget, refusals, memory, and no record.
+
+    They are the site's own. Nothing of them is sent to the server.
+    """
+    from fedglm.cli.daemon import Daemon
+    from fedglm.cli.exporter import ProcessCollector, serve
+    from fedglm.client.metrics import SiteCollector
+    from fedglm.client.site import open_site
+
+    site = open_site(folder)
+    daemon = Daemon(site.state, "supernode")
+    wanted = port or site.settings.site.metrics_port or DEFAULT_PORT
+    serve([SiteCollector(site), ProcessCollector(daemon)], host=listen, port=wanted)

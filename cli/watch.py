@@ -1,0 +1,245 @@
+"""`fedglm watch`: a run while it goes on, in the terminal, from what lies in its folder."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for rich's tables
+    from rich.console import Group
+    from rich.table import Table
+
+    from fedglm.server.run_view import RunView
+
+_LOOK_S = 1.0
+_MOST_KEPT_OUT = 8  # in the table, the latest
+
+_COLOURS = {"prepared": "default", "running": "green", "done": "green", "lost": "yellow", "failed": "red"}
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Of fedglm run, or of fedglm simulate.")],
+    once: Annotated[bool, typer.Option("--once", help="Show how it stands, and end.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show a run while it goes on: rounds, bytes, and how each site does.
+
+    [bold]fedglm watch fl/runs/hospital-20270104-101500[/bold]
+
+    It only reads. Ctrl-C ends the watching, and not the run.
+    """
+    from fedglm.server.errors import ProjectError
+    from fedglm.server.run_view import is_run, read_view
+
+    if not is_run(folder):
+        raise ProjectError(f"{folder} holds no run: name a folder in runs/, of a project or of fedglm simulate")
+    if as_json:
+        typer.echo(json.dumps(about(read_view(folder)), indent=1, allow_nan=False))
+        return
+    from rich.live import Live
+
+    from fedglm.cli.tables import wide_console
+
+    console = wide_console()
+    view = read_view(folder)
+    if once:
+        console.print(frame(view, time.time()))
+        return
+    with Live(frame(view, time.time()), console=console, auto_refresh=False) as live:
+        try:
+            while view.state not in ("done", "failed"):
+                time.sleep(_LOOK_S)
+                view = read_view(folder)
+                live.update(frame(view, time.time()), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def about(view: "RunView") -> dict[str, Any]:
+    """All that is shown, as plain values."""
+    last = {key: _or_none(value) for key, value in view.rows[-1].items()} if view.rows else {}
+    return {
+        "run": view.name,
+        "state": view.state,
+        "rounds": view.rounds,
+        "rounds_done": len(view.rows),
+        "round": view.round,
+        "sampled": view.sampled,
+        "replies": view.replies,
+        "loss": last.get("loss"),
+        "metric": view.metric,
+        "metric_value": last.get(view.metric) if view.metric else None,
+        "epsilon": last.get("epsilon"),
+        "client_epsilon": last.get("client_epsilon"),
+        "last_round_s": last.get("wall_s"),
+        "phases_s": view.phases,
+        "uplink_bytes": view.traffic.uplink,
+        "downlink_bytes": view.traffic.downlink,
+        "dense_uplink_bytes": view.traffic.dense_uplink,
+        "dense_downlink_bytes": view.traffic.dense_downlink,
+        "ratio": view.traffic.ratio,
+        "accepted": view.accepted,
+        "rejected": view.rejected,
+        "sites": [
+            {
+                "name": site.name,
+                "answers": site.answers,
+                "rejected": site.rejected,
+                "last_round": site.last_round,
+                "last_answer": site.last_time.isoformat() if site.last_time else None,
+                "last_fault": site.last_fault,
+            }
+            for site in view.sites.values()
+        ],
+        "refused": [{"node": found.node, "reason": found.reason} for found in view.refused.values()],
+        "turned_away": [{"node": found.node, "reason": found.reason} for found in view.turned_away.values()],
+        "model_sha256": view.model_sha256,
+        "failure": view.failure,
+        "unreadable_lines": view.unreadable,
+    }
+
+
+def frame(view: "RunView", now: float) -> "Group":
+    """The same for people.
+
+    Args:
+        view: The run.
+        now: Seconds since the epoch.
+    """
+    from rich.console import Group
+    from rich.markup import escape
+
+    parts: list[Any] = [_head(view, now), _traffic(view), _words(view), ""]
+    if view.sites:
+        parts.append(_sites(view, now))
+    if view.refused or view.turned_away:
+        parts.append(_kept_out(view, now))
+    if view.failure:
+        remedy = "fedglm run --resume goes on" if view.state == "lost" else "it cannot go on as it is"
+        parts.append(f"[red]{escape(view.failure)}[/red]\n{remedy}")
+    if view.model_sha256:
+        parts.append(f"model {escape(view.model_sha256[:16])}")
+    if view.unreadable:
+        parts.append(f"[yellow]note: {view.unreadable} lines of its files cannot be read[/yellow]")
+    return Group(*parts)
+
+
+def _head(view: "RunView", now: float) -> "Table":
+    from rich.markup import escape
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    done = len(view.rows)
+    said = f"[bold]{escape(view.name)}[/bold] [{_COLOURS[view.state]}]{view.state}[/]"
+    if view.round is not None:
+        said += f", round {view.round}: {view.replies} of {view.sampled} have answered"
+    elif view.state == "running" and view.last_event is not None:
+        said += f", last sign {_ago(view.last_event.timestamp(), now)}"
+    table = Table.grid(padding=(0, 1))
+    table.add_row(said)
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        f"{done} of {view.rounds} rounds" if view.rounds else f"{done} rounds",
+        ProgressBar(total=view.rounds or max(done, 1), completed=done, width=40),
+    )
+    table.add_row(bar)
+    return table
+
+
+def _traffic(view: "RunView") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    from fedglm.simulations.wording import byte_count, share
+
+    traffic = view.traffic
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "coded", "dense float32", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, coded, dense in (
+        ("uplink", traffic.uplink, traffic.dense_uplink),
+        ("downlink", traffic.downlink, traffic.dense_downlink),
+        ("both ways", traffic.uplink + traffic.downlink, traffic.dense_uplink + traffic.dense_downlink),
+    ):
+        table.add_row(name, byte_count(coded), byte_count(dense), share(coded / dense if dense else None))
+    return table
+
+
+def _words(view: "RunView") -> str:
+    """What the last round brought."""
+    from fedglm.cli.tables import finite, metric_form
+
+    last, words = (view.rows[-1] if view.rows else {}), []
+    if last.get("loss") is not None:
+        words.append(f"loss {finite(last['loss'], '.4f')}")
+        if view.metric and last.get(view.metric) is not None:
+            words.append(f"{view.metric} {finite(last[view.metric], metric_form(view.metric))}")
+    if last.get("wall_s") is not None:
+        words.append(f"last round {finite(last['wall_s'], '.1f')} s")
+    for key, name in (("epsilon", "epsilon"), ("client_epsilon", "epsilon of whole nodes")):
+        if last.get(key) is not None:
+            words.append(f"{name} {finite(last[key], '.2f')}")
+    words.append(f"{view.accepted} updates folded in, {view.rejected} rejected")
+    return ", ".join(words)
+
+
+def _sites(view: "RunView", now: float) -> "Table":
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    for heading in ("site", "last answer"):
+        table.add_column(heading, no_wrap=True, max_width=24)
+    for heading in ("round", "folded in", "rejected"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why the last one was rejected", ratio=1, no_wrap=True, overflow="ellipsis")
+    for site in sorted(view.sites.values(), key=lambda site: (site.last_round or 0, site.name)):
+        behind = view.round is not None and (site.last_round or 0) < view.round
+        table.add_row(
+            escape(site.name),
+            _ago(site.last_time.timestamp(), now) if site.last_time else "-",
+            str(site.last_round or "-"),
+            str(site.answers) if view.last_event else "-",
+            f"[red]{site.rejected}[/red]" if site.rejected else "0",
+            escape(site.last_fault or ""),
+            style="yellow" if behind else "",
+        )
+    return table
+
+
+def _kept_out(view: "RunView", now: float) -> "Table":
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    notices = [("refuses the plan", found) for found in view.refused.values()]
+    notices += [("turned away", found) for found in view.turned_away.values()]
+    notices.sort(key=lambda pair: pair[1].time)
+    more = len(notices) - _MOST_KEPT_OUT
+    title = f"nodes that take no part, {len(notices)} in all" + (", the latest" if more > 0 else "")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=title, title_justify="left")
+    for heading in ("node", "", "when"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("why", ratio=1, overflow="fold")
+    for how, found in notices[-_MOST_KEPT_OUT:]:
+        table.add_row(escape(found.node), how, _ago(found.time.timestamp(), now), escape(found.reason))
+    return table
+
+
+def _ago(moment: float, now: float) -> str:
+    seconds = now - moment
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(0.0, seconds):.0f} s ago"
+
+
+def _or_none(value: Any) -> Any:
+    """None for a number that JSON cannot say: a run that diverged."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

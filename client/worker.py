@@ -1,0 +1,154 @@
+"""The site's worker: the process that holds model and records from message to message, and answers one at a time.
+
+    python -m fedglm.client.worker SITE_FOLDER
+
+It is started by the first message and ends when nothing has come for a while, or when code, settings, policy or records
+have changed on the disk since it read them: then the next message finds a new one. Killed at any moment, it loses
+nothing, for the node writes down what it must remember before anything leaves.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedglm.client.app import Place, build_client_app
+from fedglm.client.gate import OutboundGate
+from fedglm.client.node import Node
+from fedglm.client.site import Site, open_site
+from fedglm.client.site_settings import KIT_FILE, SITE_FILE
+from fedglm.client.worker_link import AGAIN, MOST_BYTES, SOCKET, in_folder, send
+from fedglm.privacy.code_identity import code_sha256
+from fedglm.privacy.custody import POLICY
+
+LOCK = "worker.lock"
+IDLE_S = 1800.0
+"""Seconds after which a worker that nobody asks ends, and gives its memory back."""
+
+
+def app_of(site: Site) -> ClientApp:
+    """The ClientApp of a site."""
+
+    def place(_: Context) -> Place:
+        torch.set_num_threads(site.settings.site.threads)  # sums in other orders give other bits
+        gate = OutboundGate(site.custody(), site.home, site.key())
+
+        def node() -> Node:
+            return site.node(gate.plan, gate.envelope)
+
+        return Place(gate, node)
+
+    return build_client_app(place)
+
+
+def serve(folder: Path, idle_s: float = IDLE_S) -> None:
+    """Answer messages until nothing comes, or something has changed.
+
+    Args:
+        folder: The site's.
+        idle_s: Seconds to wait for a message.
+
+    Raises:
+        SiteError: The site's folder cannot be read.
+    """
+    site = open_site(folder)
+    # Flower makes messages only in a process that it has given numbers to; it started this one's questioner, not this.
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    with _the_only_one(site.state) as alone:
+        if not alone:
+            return
+        read = _fingerprint(site)
+        app = app_of(site)
+        with _listening(site.state) as listening:
+            listening.settimeout(idle_s)
+            with contextlib.suppress(TimeoutError):
+                while _serves(listening, app, site, read):
+                    pass
+
+
+def _serves(listening: socket.socket, app: ClientApp, site: Site, read: str) -> bool:
+    """Answer one message; False when it was the last one."""
+    accepted, _ = listening.accept()
+    accepted.setblocking(True)
+    with Connection(accepted.detach()) as connection, contextlib.suppress(EOFError, OSError):
+        words = json.loads(connection.recv_bytes(MOST_BYTES))
+        content = connection.recv_bytes(MOST_BYTES)
+        if _fingerprint(site) != read:
+            connection.send_bytes(AGAIN)
+            return False
+        reply = app(_message(words, content), Context(0, 0, {}, RecordDict(), {}))
+        if reply.has_error():
+            send(connection, {"error": [reply.error.code, reply.error.reason]}, b"")
+        else:
+            send(connection, {"error": None}, recorddict_to_proto(reply.content).SerializeToString())
+    return True
+
+
+def _message(words: dict[str, str], content: bytes) -> Message:
+    record = recorddict_from_proto(RecordDictProto.FromString(content))
+    message = Message(record, dst_node_id=1, message_type=words["kind"], group_id=words["group"])
+    message.metadata.__dict__["_message_id"] = "worker"  # else no reply can be made of it
+    return message
+
+
+def _fingerprint(site: Site) -> str:
+    """What the worker's memory was made of: code, settings, policy, and when the records were written."""
+    whole = hashlib.sha256(code_sha256.__wrapped__().encode())
+    policy = site.custody_folder / POLICY
+    for path in (site.folder / SITE_FILE, site.folder / KIT_FILE, policy, policy.with_name(f"{POLICY}.sig")):
+        with contextlib.suppress(FileNotFoundError):
+            whole.update(path.read_bytes())
+    with contextlib.suppress(OSError):  # built-in data lie in no file
+        found = os.stat(site.source)
+        whole.update(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}".encode())
+    return whole.hexdigest()
+
+
+@contextlib.contextmanager
+def _the_only_one(state: Path) -> Iterator[bool]:
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _listening(state: Path) -> Iterator[socket.socket]:
+    path = state / SOCKET
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        before = os.umask(0o177)
+        try:
+            with in_folder(state) as here:
+                listening.bind(f"{here}/{SOCKET}")
+        finally:
+            os.umask(before)
+        listening.listen(8)
+        try:
+            yield listening
+        finally:
+            path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,266 @@
+"""`fedglm client` from outside: keys, policy, checks, and a node that starts and ends without orphans."""
+
+import json
+import shutil
+import stat
+import sys
+import tomllib
+
+import pytest
+from command_line import soon
+from custodies import OPEN
+from site_folders import NAME, content_of, make_project, make_site, write_site_file
+from tls_server import free_port, tls_server
+
+from fedglm.client import supernode
+from fedglm.client.site import open_site
+from fedglm.client.supernode import supernode_command
+from fedglm.privacy.errors import Refusal
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.policy import Policy, load_policy
+from fedglm.privacy.refusal_log import RefusalLog
+from fedglm.privacy.site_identity import SiteIdentity
+
+SLEEPER = "import time; print('SuperNode ID: 1', flush=True); time.sleep(600)"
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture
+def kit(project, tmp_path):
+    folder = tmp_path / "kit"
+    shutil.copytree(project.kits / NAME, folder)
+    return folder
+
+
+@pytest.fixture
+def site(tmp_path, project):
+    return make_site(tmp_path, project, data={"source": "breast-cancer", "share": "0/2"})
+
+
+def rights(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# --- keygen
+
+
+def test_keys_are_made_for_their_owner_alone_and_the_public_halves_handed_over(fedglm, kit):
+    told = fedglm("client", "keygen", kit, "--json").json
+    identity = SiteIdentity.from_text((kit / "berlin.pub").read_text())
+    assert (told["site"], told["file"], told["new"]) == (NAME, str(kit / "berlin.pub"), True)
+    assert told["fingerprints"] == identity.fingerprints
+    assert identity.signing == SigningKey.load(kit / "custody" / "site.key").public
+    assert rights(kit / "flower.key") == rights(kit / "custody" / "site.key") == 0o600
+    assert (kit / "flower.key").read_text().startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    assert identity.flower.startswith("ecdsa-sha2-nistp384 ")
+
+
+def test_again_nothing_changes_and_what_is_missing_is_made(fedglm, kit):
+    first = fedglm("client", "keygen", kit, "--json").json
+    before = content_of(kit)
+    assert fedglm("client", "keygen", kit, "--json").json == first | {"new": False}
+    assert content_of(kit) == before
+    (kit / "berlin.pub").unlink()
+    (kit / "custody" / "site.key").unlink()
+    told = fedglm("client", "keygen", kit, "--json").json
+    assert told["new"]
+    assert told["fingerprints"]["flower"] == first["fingerprints"]["flower"]
+    assert told["fingerprints"]["signing"] != first["fingerprints"]["signing"]
+
+
+def test_new_keys_after_a_revocation(fedglm, kit):
+    first = fedglm("client", "keygen", kit, "--json").json
+    kept = (kit / "flower.key").read_bytes()
+    second = fedglm("client", "keygen", kit, "--replace", "--json").json
+    assert not set(first["fingerprints"].values()) & set(second["fingerprints"].values())
+    (old,) = kit.glob("flower.key.*.old")
+    assert (old.read_bytes(), rights(old)) == (kept, 0o600)
+
+
+def test_a_site_s_folder_apart_from_the_kit(fedglm, kit, tmp_path):
+    out = tmp_path / "site"
+    out.mkdir()
+    (out / "site.toml").write_text("[data]\nsource = 'digits'\n")
+    assert fedglm("client", "keygen", kit, "--out", out, "--json").json["file"] == str(out / "berlin.pub")
+    assert {path.name for path in out.iterdir()} == {path.name for path in kit.iterdir()} | {
+        "berlin.pub",
+        "custody",
+        "flower.key",
+    }
+    assert tomllib.loads((out / "site.toml").read_text()) == {"data": {"source": "digits"}}
+    assert not (kit / "flower.key").exists()
+
+
+def test_keygen_where_no_kit_is(fedglm, tmp_path):
+    assert "kit.toml is missing: name the folder of the kit" in fedglm("client", "keygen", tmp_path).line()
+    assert "holds no kit.toml" in fedglm("client", "keygen", tmp_path, "--out", tmp_path / "x").line()
+
+
+def test_a_key_that_others_may_read_is_not_taken_up(fedglm, kit):
+    fedglm("client", "keygen", kit)
+    (kit / "flower.key").chmod(0o644)
+    assert "chmod 600" in fedglm("client", "keygen", kit).line()
+
+
+# --- sign-policy
+
+
+def test_the_policy_in_force_is_the_file_that_was_signed_to_the_byte(fedglm, kit):
+    fedglm("client", "keygen", kit)
+    written = "# for the ethics board\n" + Policy(data_set="notes", **OPEN).to_toml()
+    (kit / "policy.toml").write_text(written)
+    said = fedglm("client", "sign-policy", kit)
+    assert (said.code, "no privacy guarantee" in said.out) == (0, True)
+    key = SigningKey.load(kit / "custody" / "site.key").public
+    assert load_policy(kit / "custody" / "policy.toml", key).data_set == "notes"
+    assert (kit / "custody" / "policy.toml").read_text() == written
+    ledger = (kit / "custody" / "ledger.sqlite").read_bytes()
+    (kit / "policy.toml").write_text(Policy(data_set="others").to_toml())
+    said = fedglm("client", "sign-policy", kit)
+    assert "it permits no run at all; not given are servers" in said.err
+    assert load_policy(kit / "custody" / "policy.toml", key).data_set == "others"
+    assert (kit / "custody" / "ledger.sqlite").read_bytes() == ledger
+
+
+def test_a_policy_that_is_none_leaves_the_older_one_in_force(fedglm, site):
+    in_force = content_of(site.custody_folder)
+    for content, said in (("epsilom = 3", "did you mean epsilon"), ("x" * 70_000, "longer than 65536 bytes")):
+        (site.folder / "policy.toml").write_text(content)
+        assert said in fedglm("client", "sign-policy", site.folder).line()
+    (site.folder / "policy.toml").write_bytes(b"\xff")
+    assert "is not UTF-8" in fedglm("client", "sign-policy", site.folder).line()
+    (site.folder / "policy.toml").unlink()
+    assert "cannot read" in fedglm("client", "sign-policy", site.folder).line()
+    assert content_of(site.custody_folder) == in_force
+
+
+def test_a_policy_without_keys(fedglm, kit):
+    assert "run fedglm client keygen first" in fedglm("client", "sign-policy", kit).line()
+
+
+# --- check
+
+
+def test_check_tells_what_is_wrong_and_exits_with_2(fedglm, kit):
+    write_site_file(kit, site={"name": NAME, "server": f"127.0.0.1:{free_port()}"})
+    said = fedglm("client", "check", kit)
+    assert said.code == 2
+    assert max(len(line) for line in said.out.splitlines()) <= 100
+    told = {finding["check"]: finding for finding in json.loads(fedglm("client", "check", kit, "--json").out)}
+    assert (told["keys"]["level"], told["software"]["level"]) == ("failure", "ok")
+
+
+def test_check_of_a_site_in_good_order(fedglm, site, project):
+    with tls_server(project.certificate, project.server_key) as port:
+        server = f"127.0.0.1:{port}"
+        write_site_file(site.folder, site={"name": NAME, "server": server}, data={"source": "breast-cancer"})
+        said = fedglm("client", "check", site.folder)
+    assert (said.code, said.err) == (0, ""), said.out
+
+
+# --- start, status, stop
+
+
+def test_the_node_s_command(site):
+    argv = supernode_command(site)
+    options = dict(zip(argv[1::2], argv[2::2], strict=True))
+    assert options["--root-certificates"] == str(site.folder / "ca.pem")
+    assert options["--superlink"] == "127.0.0.1:8443"
+    assert options["--auth-supernode-private-key"] == str(site.folder / "flower.key")
+    assert options["--node-config"] == f'site="{site.folder}"'
+    assert (options["--host"], "--insecure" in argv) == ("127.0.0.1", False)
+    assert supernode_command(site)[-1] != argv[-1]  # a free port each time
+
+
+def test_flower_reads_the_folder_that_was_told(site):
+    from flwr.common.config import parse_config_args
+
+    config = dict(zip(supernode_command(site)[1::2], supernode_command(site)[2::2], strict=True))["--node-config"]
+    assert parse_config_args([config]) == {"site": str(site.folder)}
+
+
+def test_a_folder_that_flower_cannot_be_told_of(fedglm, site):
+    moved = site.folder.rename(site.folder.with_name('a "site"'))
+    assert "rename it" in fedglm("client", "start", moved).line()
+
+
+@pytest.fixture
+def sleeper(monkeypatch):
+    """A node that connects at once and then sleeps."""
+    monkeypatch.setattr(supernode, "supernode_command", lambda _: [sys.executable, "-c", SLEEPER])
+
+
+@pytest.mark.usefixtures("sleeper")
+def test_a_node_starts_once_and_ends(fedglm, site):
+    told = fedglm("client", "status", site.folder, "--json").json
+    assert (told["pid"], told["releases"], told["refusals"], told["last_work"]) == (None, 0, 0, None)
+    said = fedglm("client", "start", site.folder)
+    try:
+        assert (said.code, "connected to 127.0.0.1:8443" in said.out) == (0, True), said
+        assert "failure: server: nothing listens" in said.err  # which is no reason not to start
+        pid = fedglm("client", "status", site.folder, "--json").json["pid"]
+        assert f"process {pid}" in said.out
+        assert f"runs already, as process {pid}" in fedglm("client", "start", site.folder).line()
+        assert "runs, process" in fedglm("client", "status", site.folder).out
+    finally:
+        stopped = fedglm("client", "stop", site.folder)
+    assert "has ended" in stopped.out
+    assert soon(lambda: fedglm("client", "status", site.folder, "--json").json["pid"] is None)
+    assert "no node of berlin runs" in fedglm("client", "stop", site.folder).out
+
+
+@pytest.mark.usefixtures("sleeper")
+def test_a_node_that_would_not_do_its_work_is_not_started(fedglm, site):
+    write_site_file(site.folder, data={"source": "gone.csv"})
+    site.flower_key.chmod(0o644)
+    said = fedglm("client", "start", site.folder)
+    assert said.code == 2
+    assert said.err.splitlines()[-1].startswith("fedglm: keys: others than its owner may use the key")
+    assert "failure: data: " in said.err
+    assert fedglm("client", "status", site.folder, "--json").json["pid"] is None
+
+
+def test_status_tells_what_was_refused_and_what_is_missing(fedglm, site):
+    log = RefusalLog(site.custody_folder / "refusals.jsonl")
+    log.record(Refusal("codecs", "the codec zip is not listed"), run="run-1", round_number=0)
+    (site.home / "model-1").mkdir(parents=True)
+    (site.home / "model-1" / "state.json").write_text("{}")
+    told = fedglm("client", "status", site.folder, "--json").json
+    assert told["refusals"] == 1
+    assert (told["last_refusal"]["rule"], told["last_work"] is None) == ("codecs", False)
+    assert told["policy"] == Policy.from_toml((site.folder / "policy.toml").read_text()).sha256
+    said = fedglm("client", "status", site.folder)
+    assert "by rule codecs" in said.out
+    assert max(len(line) for line in said.out.splitlines()) <= 100
+
+
+def test_status_of_a_kit_as_it_comes(fedglm, kit):
+    told = fedglm("client", "status", kit, "--json").json
+    assert (told["policy"], told["epsilon_left"], told["pid"]) == (None, None, None)
+    assert "none is signed" in fedglm("client", "status", kit).out
+
+
+def test_the_command_answers_before_it_imports_torch():
+    import subprocess
+
+    code = (
+        "import sys; import fedglm.cli.client, fedglm.client.site, fedglm.client.preflight, fedglm.client.supernode\n"
+    )
+    code += "print(sorted({'torch', 'flwr', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_site_is_opened_from_a_relative_path(fedglm, site, monkeypatch):
+    monkeypatch.chdir(site.folder)
+    assert fedglm("client", "status", "--json").json["site"] == NAME
+    assert open_site(site.folder) == site

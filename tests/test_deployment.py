@@ -1,0 +1,129 @@
+"""Real SuperLink, real SuperNodes, TLS and node authentication on: the simulation's bits, whatever is killed."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+
+import pytest
+from command_line import run_here, soon
+from real_federation import Federation, told
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+SITES = 5
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    with Federation(tmp_path_factory.mktemp("real"), SITES) as made:
+        made.start()
+        yield made
+        made.stop()
+        assert soon(lambda: made.processes == set()), "the stopped federation left processes behind"
+
+
+def simulated(folder, *options):
+    """The hash of the same scenario's model, simulated."""
+    return told(run_here("simulate", "hospital", "--no-dp", "--nodes", SITES, "--out", folder, "--json", *options)).json
+
+
+def test_five_sites_get_the_bits_of_the_simulation(federation, tmp_path):
+    with federation.run("hospital", "whole", "--no-dp") as process:
+        result = process.finish(timeout=1800)
+    assert result.code == 0, result.err
+    summary = result.json
+    assert summary["model_sha256"] == simulated(tmp_path / "simulated")["model_sha256"]
+    rows = federation.rounds("whole")
+    assert [(row["nodes_accepted"], row["nodes_rejected"]) for row in rows] == [(SITES, 0)] * 12
+    assert (federation.project / "runs" / "whole" / "model" / "config.json").is_file()
+    for name in federation.names:
+        assert len(federation.charges(name)) == 12
+
+
+def test_our_count_of_bytes_agrees_with_flower_s_own(federation):
+    """What lies in the messages, against what the SuperLink says of its traffic; the rest is framing, and reported."""
+    rows = federation.rounds("whole")
+    runs = told(run_here("server", "status", "-C", federation.project, "--json")).json["runs"]
+    (run,) = (run for run in runs if run["status"] == "finished:completed")
+    for ours, theirs in (("uplink_bytes", run["uplink_bytes"]), ("downlink_bytes", run["downlink_bytes"])):
+        counted = sum(row[ours] for row in rows)
+        messages = SITES * (len(rows) + 1)
+        framing = (theirs - counted) / messages
+        print(f"{ours}: {counted} counted, {theirs} by the SuperLink, framing {framing:.0f} bytes a message")
+        assert counted <= theirs
+        assert framing < 2500
+
+
+class Killer:
+    """Kills at random what a federation is made of, and starts it again as systemd would."""
+
+    def __init__(self, federation, dice):
+        self._federation, self._dice = federation, dice
+        self.killed = []
+
+    def strike(self):
+        kind = self._dice.choice(("superlink", "serverapp", "supernode", "clientapp"))
+        name = self._dice.choice(self._federation.names)
+        server, *nodes = self._federation.daemons
+        daemon = server if kind in ("superlink", "serverapp") else nodes[self._federation.names.index(name)]
+        victims = [pid for pid in daemon.members() if self._is(pid, kind)]
+        if not victims:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._dice.choice(sorted(victims)), signal.SIGKILL)
+            self.killed.append(kind)
+        if kind == "superlink":
+            self._federation.start_server()
+        elif kind == "supernode":
+            self._federation.start_site(name)
+
+    @staticmethod
+    def _is(pid, kind):
+        marks = {
+            "superlink": "fedglm.server.superlink",
+            "serverapp": "flwr-serverapp",
+            "supernode": "flower-supernode",
+            "clientapp": "flwr-clientapp",
+        }
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                return marks[kind].encode() in file.read()
+        except OSError:
+            return False
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("FEDGLM_KILLS", "3"))))
+def test_whatever_is_killed_the_model_has_the_same_bits(federation, tmp_path, seed):
+    scenario = write_tiny_hospital(tmp_path)
+    expected = told(run_here("simulate", scenario, "--out", tmp_path / "calm", "--json")).json["model_sha256"]
+    name, dice = f"killed-{seed}-{os.getpid()}", random.Random(seed)  # noqa: S311 - a test's order
+    before = {site: len(federation.charges(site)) for site in federation.names}
+    killer = Killer(federation, dice)
+    with federation.run(scenario, name) as process:
+        strikes = dice.randint(1, 4)
+        for _ in range(strikes):
+            time.sleep(dice.uniform(2, 25))
+            if not process.running():
+                break
+            killer.strike()
+        result = process.finish(timeout=1500)
+    print(f"seed {seed}: killed {', '.join(killer.killed) or 'nothing'}")
+    assert result.code == 0, result.err
+    assert result.json["model_sha256"] == expected
+    rows = federation.rounds(name)
+    assert [row["nodes_accepted"] for row in rows] == [SITES] * len(rows)
+    for site in federation.names:
+        charges = federation.charges(site)[before[site] :]
+        assert [charge.round for charge in charges] == list(range(1, len(rows) + 1)), "one charge a released update"
+
+
+def write_tiny_hospital(folder):
+    """`hospital` with few rounds."""
+    path = folder / "short.toml"
+    text = told(run_here("simulate", "--show", "hospital")).out
+    text = text.replace("rounds = 12", "rounds = 4").replace("nodes = 4", f"nodes = {SITES}")
+    lines = [line for line in text.splitlines() if not line.startswith(("epsilon = ", "baselines = "))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
