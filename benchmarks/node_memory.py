@@ -26,7 +26,12 @@ from fedglm.cli.process_usage import proportional_bytes
 
 COMMAND = Path(sys.executable).with_name("fedglm")
 SITE = "edge"
-KINDS = {"flower-supernode": "SuperNode", "flower-superexec": "SuperExec", "flwr-clientapp": "ClientApp"}
+KINDS = {
+    "flower-supernode": "SuperNode",
+    "flower-superexec": "SuperExec",
+    "flwr-clientapp": "ClientApp",
+    "fedglm.client.worker": "worker",
+}
 IMPORTS = (
     "numpy",
     "flwr.supernode.runtime.run_clientapp",

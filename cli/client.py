@@ -14,7 +14,7 @@ from fedglm.cli.client_metrics import metrics
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
     from fedglm.client.findings import Finding
-    from fedglm.client.site import Site
+    from fedglm.client.site_folder import Site
 
 app = typer.Typer(help="A site: its keys, its policy, its node.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def keygen(
 
     The keys stay here, readable by you alone. Keys that are there are kept.
     """
-    from fedglm.client.site import open_site
+    from fedglm.client.site_folder import open_site
     from fedglm.client.site_keys import make_keys
 
     if out is not None:
@@ -67,7 +67,7 @@ def sign_policy(folder: Folder = _HERE) -> None:
     comment, sign again; until then the older policy stays in force.
     """
     from fedglm.client.preflight_custody import lacking
-    from fedglm.client.site import open_site
+    from fedglm.client.site_folder import open_site
     from fedglm.client.site_policy import sign_site_policy
 
     site = open_site(folder)
@@ -108,7 +108,7 @@ def start(
 ) -> None:
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
     from fedglm.cli.daemon import DaemonError, flower_environment
-    from fedglm.client.site import open_site
+    from fedglm.client.site_folder import open_site
     from fedglm.client.supernode import supernode_command
 
     site = open_site(folder)
@@ -133,7 +133,7 @@ def start(
 @app.command()
 def stop(folder: Folder = _HERE) -> None:
     """End the node and all that it started; it goes on where it was when it is started again."""
-    from fedglm.client.site import open_site
+    from fedglm.client.site_folder import open_site
 
     site = open_site(folder)
     stopped = _daemon(site).stop()
@@ -144,7 +144,7 @@ def stop(folder: Folder = _HERE) -> None:
 def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
     """Show whether the node runs, what the site permits, what has left, and what it refused."""
     from fedglm.cli.client_status import about, print_status
-    from fedglm.client.site import open_site
+    from fedglm.client.site_folder import open_site
 
     site = open_site(folder)
     found = about(site, _daemon(site))

@@ -25,7 +25,7 @@ def metrics(
     from fedglm.cli.daemon import Daemon
     from fedglm.cli.exporter import ProcessCollector, serve
     from fedglm.client.metrics import SiteCollector
-    from fedglm.client.site import open_site
+    from fedglm.client.site_folder import open_site
 
     site = open_site(folder)
     daemon = Daemon(site.state, "supernode")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
-    from fedglm.client.site import Site
+    from fedglm.client.site_folder import Site
 
 
 def about(site: "Site", daemon: "Daemon") -> dict[str, Any]:

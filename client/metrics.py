@@ -14,7 +14,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fedglm.client.site import Site
+from fedglm.client.site_folder import Site
 from fedglm.privacy.custody import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger import Ledger

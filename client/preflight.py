@@ -13,7 +13,7 @@ from fedglm.client.findings import Finding, failure, ok, warning
 from fedglm.client.preflight_custody import check_keys, check_policy
 from fedglm.client.preflight_data import check_data
 from fedglm.client.preflight_link import check_authority, check_link
-from fedglm.client.site import Site, open_site
+from fedglm.client.site_folder import Site, open_site
 from fedglm.client.site_settings import SiteError
 
 _PATIENCE_S = 10.0  # for the server to answer

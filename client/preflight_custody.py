@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fedglm.client.findings import Finding, failure, ok, warning
-from fedglm.client.site import Site
 from fedglm.client.site_budget import read_budget
+from fedglm.client.site_folder import Site
 from fedglm.client.site_keys import flower_public
 from fedglm.client.site_settings import SiteError
 from fedglm.privacy.custody import POLICY, is_established

@@ -12,7 +12,7 @@ from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.reading import Row, read_rows
 from fedglm.autoglm.records import name_of, numbers, text_of
 from fedglm.client.findings import Finding, failure, ok
-from fedglm.client.site import Site
+from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import DataSection
 
 _LEAST_UNITS = 2  # one to train on, one to hold out

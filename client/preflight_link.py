@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from fedglm.client.findings import Finding, failure, ok, warning
-from fedglm.client.site import Site
+from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import host_and_port
 
 MOST_AHEAD_S, MOST_BEHIND_S = 5.0, 300.0

@@ -11,7 +11,7 @@ from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import load_site
 from fedglm.client.node import Node, Workbench
 from fedglm.client.recipe import OWN, Recipe, RecipeError, file_sha256
-from fedglm.client.site import Site
+from fedglm.client.site_folder import Site
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.plan import RunPlan
 

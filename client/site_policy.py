@@ -4,7 +4,7 @@ People write `policy.toml` in the site's folder. Signing copies its exact bytes 
 there; until then the older one is in force, or none.
 """
 
-from fedglm.client.site import Site
+from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
 from fedglm.privacy.custody import KEY, POLICY, establish, is_established
 from fedglm.privacy.durable import write_atomically

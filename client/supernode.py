@@ -4,7 +4,7 @@ import socket
 import sys
 from pathlib import Path
 
-from fedglm.client.site import Site
+from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
 
 LOCAL = "127.0.0.1"

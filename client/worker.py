@@ -28,7 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
-from fedglm.client.site import Site, open_site
+from fedglm.client.site_folder import Site, open_site
 from fedglm.client.site_settings import KIT_FILE, SITE_FILE
 from fedglm.client.worker_link import AGAIN, MOST_BYTES, SOCKET, in_folder, send
 from fedglm.privacy.code_identity import code_sha256
@@ -83,7 +83,7 @@ def _serves(listening: socket.socket, app: ClientApp, site: Site, read: str) -> 
     """Answer one message; False when it was the last one."""
     accepted, _ = listening.accept()
     accepted.setblocking(True)
-    with Connection(accepted.detach()) as connection, contextlib.suppress(EOFError, OSError):
+    with Connection(accepted.detach()) as connection, contextlib.suppress(EOFError, OSError, ValueError):
         words = json.loads(connection.recv_bytes(MOST_BYTES))
         content = connection.recv_bytes(MOST_BYTES)
         if _fingerprint(site) != read:

@@ -65,14 +65,16 @@ class Answer:
 
 
 def ask(site: Path, question: Question) -> Answer:
-    """Put a question to the site's worker, started if need be.
+    """Put a question to the site's worker, started if need be, and to another one if that dies over it.
+
+    To ask twice is safe: a node answers a round that it has trained for with the same bytes.
 
     Args:
         site: The site's folder.
         question: The message.
 
     Raises:
-        WorkerError: It died before it answered, or does not start.
+        WorkerError: It died each time before it answered, or does not start.
         SiteError: The site's folder cannot be read.
     """
     state = site / read_site_file(site).site.state
@@ -85,11 +87,11 @@ def ask(site: Path, question: Question) -> Answer:
                     continue
                 words = json.loads(said)
                 content = connection.recv_bytes(MOST_BYTES)
-            except (EOFError, OSError, ValueError) as exc:
-                raise WorkerError(f"the site's worker ended before it answered: see {LOG}") from exc
+            except (EOFError, OSError):
+                continue
             error = words["error"]
             return Answer(None if error is None else (int(error[0]), str(error[1])), content)
-    raise WorkerError("the site's files change faster than its worker starts")
+    raise WorkerError(f"the site's worker ended {_STARTS} times before it answered: see {LOG} in the state folder")
 
 
 def send(connection: Connection, words: object, content: bytes) -> None:

@@ -103,10 +103,11 @@ class ServerCollector(Collector):
             if before is None or before[0] != stamps[folder]:
                 before = stamps[folder], read_view(folder)
             self._views[folder] = before
-        return _of_runs([view for _, view in self._views.values()])
+        return run_figures([view for _, view in self._views.values()])
 
 
-def _of_runs(views: Iterable[RunView]) -> list[Metric]:
+def run_figures(views: Iterable[RunView]) -> list[Metric]:
+    """What is told of runs."""
     running = GaugeMetricFamily("fedglm_run_running", "Whether the run goes on", labels=_RUN)
     failed = GaugeMetricFamily("fedglm_run_failed", "Whether the run cannot go on as it is", labels=_RUN)
     planned = GaugeMetricFamily("fedglm_run_rounds_planned", "Rounds that the run will have", labels=_RUN)

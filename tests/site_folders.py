@@ -8,7 +8,7 @@ import tomli_w
 from custodies import OPEN
 
 from fedglm.client.recipe import Recipe
-from fedglm.client.site import Site, open_site
+from fedglm.client.site_folder import Site, open_site
 from fedglm.client.site_keys import make_keys
 from fedglm.client.site_policy import sign_site_policy
 from fedglm.compression.downlink import vector_sha256

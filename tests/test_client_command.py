@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import subprocess
 import sys
 import tomllib
 
@@ -13,7 +14,7 @@ from site_folders import NAME, content_of, make_project, make_site, write_site_f
 from tls_server import free_port, tls_server
 
 from fedglm.client import supernode
-from fedglm.client.site import open_site
+from fedglm.client.site_folder import open_site
 from fedglm.client.supernode import supernode_command
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys import SigningKey
@@ -250,12 +251,11 @@ def test_status_of_a_kit_as_it_comes(fedglm, kit):
 
 
 def test_the_command_answers_before_it_imports_torch():
-    import subprocess
-
-    code = (
-        "import sys; import fedglm.cli.client, fedglm.client.site, fedglm.client.preflight, fedglm.client.supernode\n"
-    )
-    code += "print(sorted({'torch', 'flwr', 'transformers'} & sys.modules.keys()))"
+    code = """
+import sys
+import fedglm.cli.client, fedglm.client.preflight, fedglm.client.site_folder, fedglm.client.supernode
+print(sorted({"torch", "flwr", "transformers"} & sys.modules.keys()))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -13,6 +13,7 @@ from real_federation import Federation, told
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SITES = 5
+SHORT = ("--rounds", "4", "--set", "evaluation.baselines=[]")
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +97,11 @@ class Killer:
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("FEDGLM_KILLS", "3"))))
 def test_whatever_is_killed_the_model_has_the_same_bits(federation, tmp_path, seed):
-    scenario = write_tiny_hospital(tmp_path)
-    expected = told(run_here("simulate", scenario, "--out", tmp_path / "calm", "--json")).json["model_sha256"]
+    expected = simulated(tmp_path / "calm", *SHORT)["model_sha256"]
     name, dice = f"killed-{seed}-{os.getpid()}", random.Random(seed)  # noqa: S311 - a test's order
     before = {site: len(federation.charges(site)) for site in federation.names}
     killer = Killer(federation, dice)
-    with federation.run(scenario, name) as process:
+    with federation.run("hospital", name, "--no-dp", *SHORT) as process:
         strikes = dice.randint(1, 4)
         for _ in range(strikes):
             time.sleep(dice.uniform(2, 25))
@@ -117,13 +117,3 @@ def test_whatever_is_killed_the_model_has_the_same_bits(federation, tmp_path, se
     for site in federation.names:
         charges = federation.charges(site)[before[site] :]
         assert [charge.round for charge in charges] == list(range(1, len(rows) + 1)), "one charge a released update"
-
-
-def write_tiny_hospital(folder):
-    """`hospital` with few rounds."""
-    path = folder / "short.toml"
-    text = told(run_here("simulate", "--show", "hospital")).out
-    text = text.replace("rounds = 12", "rounds = 4").replace("nodes = 4", f"nodes = {SITES}")
-    lines = [line for line in text.splitlines() if not line.startswith(("epsilon = ", "baselines = "))]
-    path.write_text("\n".join(lines) + "\n")
-    return path

@@ -274,18 +274,23 @@ def test_the_clock_of_cpu_seconds_never_falls_and_counts_nothing_twice():
 # --- served
 
 
+@pytest.fixture
+def new_site(tmp_path):
+    """A site with a budget from which nothing has been taken."""
+    return make_site(tmp_path, make_server(tmp_path), policy=PRIVATE, data={"source": "breast-cancer"})
+
+
 @pytest.mark.parametrize("kind", ["server", "client"])
 def test_the_command_serves_them_without_torch(kind, request):
-    folder = request.getfixturevalue("project" if kind == "server" else "site").folder
+    folder = request.getfixturevalue("project" if kind == "server" else "new_site").folder
     (port,) = free_ports(1)
     place = ("-C", folder) if kind == "server" else (folder,)
     with Process(kind, "metrics", *place, "--port", port) as process:
-        process.until(lambda: reachable(port))
+        process.until(lambda: listens_on(port))
         text = scrape(port)
         assert ("fedglm_run_rounds_total" if kind == "server" else "fedglm_site_epsilon_left") in text
         assert WORDS not in text
-        mapped = Path(f"/proc/{process.pid}/maps").read_text()
-        assert "libtorch" not in mapped
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
         assert listens_on(port) == {"0100007F"}, "127.0.0.1 alone"
         process.press_ctrl_c()
         assert process.finish().code == 0
@@ -294,10 +299,6 @@ def test_the_command_serves_them_without_torch(kind, request):
 def scrape(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
         return answer.read().decode()
-
-
-def reachable(port):
-    return bool(listens_on(port))
 
 
 def listens_on(port):

@@ -14,7 +14,7 @@ from fedglm.client import preflight as preflight_module
 from fedglm.client.findings import failures
 from fedglm.client.preflight import preflight
 from fedglm.client.preflight_link import MOST_AHEAD_S, MOST_BEHIND_S, check_authority
-from fedglm.client.site import open_site
+from fedglm.client.site_folder import open_site
 from fedglm.client.site_keys import make_keys
 from fedglm.client.site_policy import sign_site_policy
 from fedglm.privacy.charges import Charge

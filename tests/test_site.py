@@ -10,8 +10,8 @@ from fedglm.autoglm.models import build_model
 from fedglm.client.gate import OutboundGate, fault
 from fedglm.client.node import Node, Workbench
 from fedglm.client.recipe import Recipe
-from fedglm.client.site import open_site
 from fedglm.client.site_custody import open_custody
+from fedglm.client.site_folder import open_site
 from fedglm.client.site_settings import SiteError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions

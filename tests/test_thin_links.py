@@ -1,17 +1,16 @@
 """Hosts of their own, thin and lossy links between them: the run needs longer, and ends with the same bits."""
 
 import pytest
-from command_line import run_here, soon
+from command_line import soon
 from networks import CAN, Link, Network
-from real_federation import SERVER, Federation, told
-from test_deployment import write_tiny_hospital
+from real_federation import SERVER, Federation
+from test_deployment import SHORT, SITES, simulated
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(not CAN, reason="needs the right to make network namespaces"),
 ]
-SITES = 5
 THIN = Link(rate=256e3, loss=0.02, delay=0.02)
 """As thin as a hospital's oldest line, and lossy both ways."""
 
@@ -22,15 +21,14 @@ def replies(federation, number):
 
 
 def test_five_hosts_over_thin_and_lossy_links_and_a_cable_that_is_pulled(tmp_path):
-    scenario = write_tiny_hospital(tmp_path)
-    expected = told(run_here("simulate", scenario, "--out", tmp_path / "calm", "--json")).json["model_sha256"]
+    expected = simulated(tmp_path / "calm", *SHORT)["model_sha256"]
     names = [f"site-{number}" for number in range(SITES)]
     with (
         Network([SERVER, *names], THIN) as network,
         Federation(tmp_path / "real", SITES, network=network) as federation,
     ):
         federation.start()
-        with federation.run(scenario, "thin") as process:
+        with federation.run("hospital", "thin", "--no-dp", *SHORT) as process:
             process.until(lambda: len(federation.rounds("thin")) >= 1, 600)
             network.cut("site-1")
             process.until(

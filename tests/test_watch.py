@@ -80,14 +80,16 @@ def test_a_round_that_is_begun_again_counts_once(going):
 
 
 def test_nodes_that_take_no_part_are_shown_with_the_reason(going, watch):
+    going.log.plan_refused(7, "refused by rule code: install the server's version")
+    shown = watch(going.folder, "--once").out
+    assert "refuses the plan" in shown
+    assert "rule code" in shown
     for number in range(12):
         going.log.turned_away(10**18 + number, f"no site is enrolled under the name 'x{number}'")
-    going.log.plan_refused(7, "refused by rule code: install the server's version")
     found = watch(going.folder, "--json").json
     assert (len(found["turned_away"]), found["refused"][0]["node"]) == (12, "7")
     shown = watch(going.folder, "--once").out
     assert "13 in all, the latest" in shown
-    assert "refuses the plan" in shown
     assert "'x11'" in shown
     assert "'x0'" not in shown
 

@@ -1,0 +1,239 @@
+"""No word of a record leaves a site by the side door: not in an error, not in a log that leaves, not in a figure.
+
+Each record holds a word that stands nowhere else, and whatever can go wrong at a node goes wrong. What the server gets
+is searched for the word, and all that the server writes down of it. The site's own log may quote a record, and does: so
+the test would see it.
+"""
+
+import json
+import logging
+
+import pytest
+from custodies import SERVER, announced, run_plan
+from fake_grid import FakeGrid, plan, real_nodes
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common.serde import message_to_proto, recorddict_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+from prometheus_client import CollectorRegistry, generate_latest
+from site_folders import make_project, make_site, run_of
+
+from fedglm.cli.watch import about
+from fedglm.client import node as node_module
+from fedglm.client.app import Place, build_client_app
+from fedglm.client.gate import OutboundGate
+from fedglm.client.metrics import SiteCollector
+from fedglm.client.preflight_data import check_data
+from fedglm.compression.codec import make_codec
+from fedglm.compression.downlink import ModelVersions
+from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.metrics import run_figures
+from fedglm.server.run_log import RunLog
+from fedglm.server.run_view import read_view
+
+CANARY = "Zyxwine"
+TRAINING = 'local_steps = 2\nbatch_size = 8\nprecision = "fp32"\ndevice = "cpu"\n'
+TABLE = f"""
+name = "table"
+[data]
+source = "./nowhere.csv"
+label_field = "class"
+feature_fields = ["x", "y"]
+feature_ranges = {{ x = [0, 1], y = [0, 1] }}
+class_names = ["low", "high"]
+[training]
+{TRAINING}"""
+TEXT = f'name = "text"\n[data]\nsource = "./nowhere.jsonl"\nlength = 32\n[training]\n{TRAINING}'
+OWN_TABLE = {"source": "../records.csv", "label_field": "class", "feature_fields": ["x", "y"], "unit_field": "patient"}
+OWN_TEXT = {"source": "../records.csv", "text_field": "note", "unit_field": "patient"}
+
+HEAD = "x,y,class,patient,note"
+ROW = f"0.5,0.25,high,{CANARY}-7,{CANARY} was seen"
+
+
+def rows(number=40):
+    return [
+        f"{i % 10 / 10},{i % 7 / 7},{'high' if i % 3 else 'low'},{CANARY}-{i // 2},{CANARY} {i}" for i in range(number)
+    ]
+
+
+DAMAGE = {
+    "a feature that is a word": [*rows(), f"{CANARY},0.1,high,p,n"],
+    "a class that nobody knows": [*rows(), f"0.1,0.2,{CANARY},p,n"],
+    "too few fields": [*rows(), CANARY],
+    "too many fields": [*rows(), f"{ROW},{CANARY},{CANARY}"],
+    "a quote that is never closed": [*rows(), f'0.1,0.2,high,p,"{CANARY}'],
+    "one patient": [ROW] * 20,
+    "an empty class": [*rows(), f"0.1,0.2,,{CANARY},{CANARY}"],
+    "no rows": [],
+}
+"""Rows of a site's file after the line of names."""
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("server"))
+
+
+class Home:
+    """A site behind its real gate, and what it answers to a server's messages."""
+
+    def __init__(self, folder, project, own, scenario, lines):
+        self.file = folder / "records.csv"
+        self.file.write_text("\n".join([HEAD, *lines, ""]))
+        self.site = make_site(folder, project, data=own, policy={"servers": (SERVER.public.hex,)})
+        self.scenario, _, self.beside = run_of(scenario)
+        self.app = build_client_app(self._place)
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+    def _place(self, _):
+        gate = OutboundGate(self.site.custody(), self.site.home, self.site.key())
+        return Place(gate, lambda: self.site.node(gate.plan, gate.envelope))
+
+    def ask(self, kind, fields):
+        content = RecordDict({RECORD: ConfigRecord(fields)})
+        message = Message(content, dst_node_id=1, message_type=kind, group_id="1")
+        message.metadata.__dict__["_message_id"] = "m"
+        return self.app(message, Context(1, 1, {}, RecordDict(), {}))
+
+    def query(self):
+        return self.ask("query", {PLAN: announced(run_plan(**self.beside))})
+
+    def train(self, **changes):
+        bench = self.site.node(run_plan(**self.beside), 0)._bench
+        versions = ModelVersions(bench.initial, bench.layout.sha256, make_codec("dense-fp32"), grid="fp16")
+        order = Instruction(
+            run="run-1",
+            round=1,
+            nonce="n",
+            layout=self.beside["layout"],
+            version=0,
+            acknowledged=0,
+            learning_rate=0.01,
+            evaluate=False,
+        )
+        return self.ask("train", {**order.to_fields(), MODEL: versions.frames_since(0), **changes})
+
+
+def leaves(reply):
+    """All bytes of a message, as they leave."""
+    content = recorddict_to_proto(reply.content).SerializeToString() if reply.has_content() else b""
+    return (
+        content
+        + message_to_proto(reply).SerializeToString()
+        + (reply.error.reason.encode() if reply.has_error() else b"")
+    )
+
+
+def assert_silent(home, *replies):
+    for reply in replies:
+        assert CANARY.encode() not in leaves(reply)
+    refusals = home.site.custody_folder / "refusals.jsonl"
+    assert CANARY not in (refusals.read_text() if refusals.exists() else "")
+    registry = CollectorRegistry()
+    registry.register(SiteCollector(home.site))
+    assert CANARY.encode() not in generate_latest(registry)
+
+
+@pytest.mark.parametrize(("own", "scenario"), [(OWN_TABLE, TABLE), (OWN_TEXT, TEXT)], ids=["table", "text"])
+def test_a_node_that_works_tells_no_word_of_its_records(tmp_path, project, own, scenario):
+    home = Home(tmp_path, project, own, scenario, rows())
+    introduced, update = home.query(), home.train()
+    assert not introduced.has_error()
+    assert not update.has_error()
+    assert_silent(home, introduced, update)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_records_that_cannot_be_read_are_quoted_to_nobody(tmp_path, project, caplog, damage):
+    home = Home(tmp_path, project, OWN_TABLE, TABLE, DAMAGE[damage])
+    with caplog.at_level(logging.ERROR):
+        reply = home.query()
+    assert reply.has_error()
+    assert "own log" in reply.error.reason
+    assert caplog.text, "the site's own log tells why"
+    assert_silent(home, reply)
+    finding = check_data(home.site).finding
+    assert CANARY not in f"{finding.said} {finding.remedy}"
+
+
+def test_the_site_s_own_log_does_quote_them(tmp_path, project, caplog):
+    """Else the tests beside this one would look for a word that nothing ever says."""
+    home = Home(tmp_path, project, OWN_TABLE, TABLE, DAMAGE["a feature that is a word"])
+    home.query()
+    assert CANARY in caplog.text
+
+
+def raising(error):
+    def work(*_, **__):
+        raise error
+
+    return work
+
+
+BUGS = [
+    RuntimeError(f"in the note {CANARY}"),
+    KeyError(CANARY),
+    ValueError(f"could not convert {CANARY}"),
+    OSError(5, "Input/output error", f"/data/{CANARY}.csv"),
+    OSError(28, "No space left on device", f"/data/{CANARY}.csv"),
+    UnicodeDecodeError("utf-8", CANARY.encode(), 0, 1, CANARY),
+    MemoryError(CANARY),
+    ExceptionGroup(CANARY, [ValueError(CANARY)]),
+]
+
+
+@pytest.mark.parametrize("error", BUGS, ids=lambda error: f"{type(error).__name__} {getattr(error, 'errno', '')}")
+def test_a_bug_in_training_is_told_by_its_kind(tmp_path, project, caplog, monkeypatch, error):
+    home = Home(tmp_path, project, OWN_TABLE, TABLE, rows())
+    home.query()
+    monkeypatch.setattr(node_module, "train_locally", raising(error))
+    reply = home.train()
+    assert reply.has_error()
+    assert type(error).__name__ in reply.error.reason or reply.error.reason == "the disk is full"
+    assert CANARY in caplog.text
+    assert_silent(home, reply)
+
+
+def test_a_server_that_asks_wrongly_learns_nothing(tmp_path, project):
+    home = Home(tmp_path, project, OWN_TABLE, TABLE, rows())
+    replies = [home.ask("train", {}), home.ask("query", {PLAN: b"none"}), home.ask("query", {})]
+    home.query()
+    replies += [home.train(**{MODEL: b"damaged"}), home.train(round=10**6), home.train(layout="0" * 64)]
+    replies += [home.ask("evaluate", {}), home.train(evaluate=True)]
+    assert sum(reply.has_error() for reply in replies) >= 7
+    assert_silent(home, *replies)
+
+
+def test_the_server_writes_down_no_word_of_it_in_log_figure_or_view(tmp_path, monkeypatch):
+    """Three sites, of which one fails in its second round with a record in its error."""
+    failing = real_nodes(tmp_path / "nodes")
+    trained, original = [], node_module.train_locally
+
+    def fails(*arguments, **options):
+        trained.append(1)
+        if len(trained) == 5:
+            raise RuntimeError(f"in the note {CANARY}")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(node_module, "train_locally", fails)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = RunLog(folder)
+    coordinator = Coordinator(plan(tmp_path), FakeGrid(failing), listener=log)
+    rows_of = coordinator.run()
+    log.finished(coordinator.model_sha256, rows_of)
+    view = read_view(folder)
+    assert view.rejected == 1
+    written = "".join(path.read_text() for path in folder.iterdir())
+    for line in (folder / "events.jsonl").read_text().splitlines():
+        assert json.loads(line)["event"]
+    figures = str([family.samples for family in run_figures([view])])
+    for text in (written, json.dumps(about(view)), figures):
+        assert CANARY not in text
+    assert "RuntimeError: the node's own log says more" in written
