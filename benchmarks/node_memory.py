@@ -2,11 +2,12 @@
 
     python benchmarks/node_memory.py [--scenario text] [--rounds 3] [--imports]
 
-"peak" is the kernel's own mark (VmHWM) of the greatest process of its kind, pages shared with others included. "whole
-node" is what all of the site's processes held at the same moment, each shared page counted once (the sum of Pss, every
-50 ms), at its greatest. The node is one site of four, on one core, with TLS and authentication as deployed.
+"peak" is the kernel's own mark (VmHWM) of the greatest process of its kind, pages shared with others included. "own" is
+what of it no file stands behind (RssAnon, every 50 ms): the rest, mostly libraries, the kernel may drop and read again.
+"whole node" is what all of the site's processes held at the same moment, each shared page counted once (the sum of Pss,
+and of RssAnon), at its greatest. The node is one site of four, on one core, with TLS and authentication as deployed.
 
-With --imports: what a fresh process holds after each of the imports that the ClientApp needs, one after the other.
+With --imports: what a fresh process holds after each of the imports that the worker needs, one after the other.
 """
 
 import argparse
@@ -20,12 +21,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from fedglm.cli.daemon import Daemon
 from fedglm.cli.process_usage import proportional_bytes
 
 COMMAND = Path(sys.executable).with_name("fedglm")
-SITE = "edge"
+SITE, WHOLE = "edge", "whole node"
 KINDS = {
     "flower-supernode": "SuperNode",
     "flower-superexec": "SuperExec",
@@ -34,17 +36,13 @@ KINDS = {
 }
 IMPORTS = (
     "numpy",
-    "flwr.supernode.runtime.run_clientapp",
-    "flwr.clientapp",
-    "cryptography.hazmat.primitives.asymmetric.ed25519",
-    "pydantic",
+    "flwr.app",
     "numba",
-    "scipy.sparse",
     "torch",
+    "fedglm.client.worker",
     "torch._dynamo",
-    "transformers",
     "transformers.models.glm.modeling_glm",
-    "fedglm.client.deployed",
+    "peft",
     "fedglm.client.site_node",
 )
 POLICY = {
@@ -66,38 +64,46 @@ def main() -> None:
     parser.add_argument("--imports", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, federation(Path(folder), options.source) as (project, node):
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own command
             [COMMAND, "run", options.scenario, "-C", project, "--no-dp", "--rounds", str(options.rounds), "--json"],
             stdout=subprocess.DEVNULL,
         )
-        peaks, whole, at_once = watched(node, process)
+        peaks = watched(node, process)
         if process.returncode:
-            sys.exit(f"the run failed: see {node.log}")
+            sys.exit(f"the run failed ({process.returncode}): {' '.join(node.tail(5))}")
     print(f"{options.scenario}, {options.rounds} rounds, one core")
-    print(f"{'process':<12} {'peak':>9}")
-    for kind in KINDS.values():
-        print(f"{kind:<12} {peaks.get(kind, 0) / 2**20:>5.0f} MiB")
-    print(f"{'whole node':<12} {whole / 2**20:>5.0f} MiB in {at_once} processes")
+    print(f"{'process':<12} {'peak':>9} {'own':>9}")
+    for kind in (*KINDS.values(), WHOLE):
+        if kind in peaks:
+            print(f"{kind:<12} {peaks[kind].held / 2**20:>5.0f} MiB {peaks[kind].own / 2**20:>5.0f} MiB")
     if options.imports:
         print_imports()
 
 
-def watched(node: Daemon, process: "subprocess.Popen[bytes]") -> tuple[dict[str, int], int, int]:
-    """Peaks by kind of process, and the greatest sum over all of them and how many they were; until `process` ends."""
-    peaks: dict[str, int] = {}
-    whole = at_once = 0
+class Peak(NamedTuple):
+    """Bytes: all, and what no file stands behind."""
+
+    held: int = 0
+    own: int = 0
+
+    def raised(self, held: int, own: int) -> "Peak":
+        """The greater of each."""
+        return Peak(max(self.held, held), max(self.own, own))
+
+
+def watched(node: Daemon, process: "subprocess.Popen[bytes]") -> dict[str, Peak]:
+    """Peaks by kind of process, and of all of them at once; until `process` ends."""
+    peaks: dict[str, Peak] = {}
     while process.poll() is None:
-        held = 0
-        members = node.members()
-        for pid in members:
-            with contextlib.suppress(OSError, StopIteration):  # ended meanwhile
-                kind = kind_of(pid)
-                peaks[kind] = max(peaks.get(kind, 0), high_water_mark(pid))
-                held += proportional_bytes(pid)
-        if held > whole:
-            whole, at_once = held, len(members)
+        held = own = 0
+        for pid in node.members():
+            with contextlib.suppress(OSError, KeyError):  # ended meanwhile
+                kind, status = kind_of(pid), status_of(pid)
+                peaks[kind] = peaks.get(kind, Peak()).raised(status["VmHWM"], status["RssAnon"])
+                held, own = held + proportional_bytes(pid), own + status["RssAnon"]
+        peaks[WHOLE] = peaks.get(WHOLE, Peak()).raised(held, own)
         time.sleep(0.05)
-    return peaks, whole, at_once
+    return peaks
 
 
 def kind_of(pid: int) -> str:
@@ -106,10 +112,10 @@ def kind_of(pid: int) -> str:
     return next((kind for word, kind in KINDS.items() if word in line), "other")
 
 
-def high_water_mark(pid: int | str) -> int:
-    """Most bytes that it ever held."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+def status_of(pid: int) -> dict[str, int]:
+    """What the kernel says of the process's memory, in bytes by name."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines if words[-1] == "kB"}
 
 
 @contextlib.contextmanager
@@ -135,7 +141,8 @@ def federation(folder: Path, source: str) -> Iterator[tuple[Path, Daemon]]:
 
 def told(*arguments: object, before: list[str] | None = None) -> None:
     """Run a command of ours; its output only matters where it fails."""
-    done = subprocess.run([*(before or []), COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+    argv = [*(before or []), str(COMMAND), *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode:
         sys.exit(f"fedglm {' '.join(map(str, arguments))}: {done.stderr}")
 
@@ -158,7 +165,8 @@ def print_imports() -> None:
     """What a fresh process holds after each import."""
     code = (
         "import importlib, sys\n"
-        "def held(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) / 1024\n"
+        "def held():\n"
+        "    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) / 1024\n"
         "before = held(); print(f\"{'(Python itself)':<50} {before:>5.0f} MiB\")\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name); now = held()\n"
@@ -166,7 +174,9 @@ def print_imports() -> None:
     )
     print(f"\n{'after importing':<50} {'held':>9}")
     sys.stdout.flush()
-    subprocess.run([sys.executable, "-c", code, *IMPORTS], check=True)
+    subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, "-c", code, *IMPORTS], check=True
+    )
 
 
 if __name__ == "__main__":

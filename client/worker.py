@@ -111,9 +111,11 @@ def _fingerprint(site: Site) -> str:
     for path in (site.folder / SITE_FILE, site.folder / KIT_FILE, policy, policy.with_name(f"{POLICY}.sig")):
         with contextlib.suppress(FileNotFoundError):
             whole.update(path.read_bytes())
-    with contextlib.suppress(OSError):  # built-in data lie in no file
-        found = os.stat(site.source)
-        whole.update(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}".encode())
+    named = (site.settings.data.public_reference, site.settings.model.path)
+    for written in [Path(site.source), *(site.path(name) for name in named if name is not None)]:
+        with contextlib.suppress(OSError):  # built-in data lie in no file
+            found = os.stat(written)
+            whole.update(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}".encode())
     return whole.hexdigest()
 
 

@@ -17,12 +17,9 @@ from fedglm.server.coordinator import Coordinator
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.errors import ProjectError
 from fedglm.server.participants import FederationError
-from fedglm.server.project import Project
+from fedglm.server.project import PROJECT, Project
 from fedglm.server.run_file import CHECKPOINTS, RunFile, checked_run_name
 from fedglm.server.run_log import RunLog
-
-PROJECT = "FEDGLM_PROJECT"
-"""Variable of the environment that names the project's folder."""
 
 app = ServerApp()
 

@@ -1,13 +1,24 @@
 """The server's book of its nodes: who they are, which model version each holds, which update was folded in last."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedglm.server.aggregation import public_weights
+
+LOST: Final = frozenset(
+    int(code)
+    for code in (
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.CLIENT_APP_CRASHED,
+    )
+)
+"""Flower's errors that say nothing of the node's own work, but that a message or a process was lost."""
 
 
 class FederationError(RuntimeError):
@@ -128,6 +139,11 @@ def drawn(nodes: int, size: int, seed: int, server_round: int) -> list[int]:
     """Which `size` of `nodes` a round draws, ascending."""
     chosen = np.random.default_rng([seed, server_round]).choice(nodes, size=size, replace=False)
     return sorted(int(index) for index in chosen)
+
+
+def is_lost(reply: Message) -> bool:
+    """Whether the reply is Flower's word that the real one will not come."""
+    return reply.has_error() and reply.error.code in LOST
 
 
 def refusal_of(reply: Message) -> str | None:

@@ -11,13 +11,15 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.signed_messages import check_introduction
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
-from fedglm.server.participants import FederationError, Participant, Participants, refusal_of
+from fedglm.server.participants import FederationError, Participant, Participants, is_lost, refusal_of
 
 QUERY = "query"
 _LOOK_S = 2.0
 """Seconds between two looks at who is connected."""
 _ASK_AGAIN_S = 60.0
 """Seconds after which a node that did not answer is asked again."""
+_LOST_S = 5.0
+"""The same, where its answer is known to be lost."""
 
 
 class Reception:
@@ -67,6 +69,9 @@ class Reception:
         if (reason := refusal_of(reply)) is not None:
             self._settled.add(node_id)  # asking again would only fill the site's log of refusals
             self._listener.plan_refused(node_id, reason)
+            return None
+        if is_lost(reply):
+            self._asked[node_id] = time.monotonic() - _ASK_AGAIN_S + _LOST_S
             return None
         try:
             member = participants.came(self._introduced(node_id, reply))

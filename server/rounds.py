@@ -6,10 +6,8 @@ A message that is sent again costs a node nothing: it answers a round that it ha
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Final
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_to_proto
 
 from fedglm.compression.codec import CodecError
@@ -21,19 +19,8 @@ from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
 from fedglm.server.inspection import GoodReply, inspect_reply
-from fedglm.server.participants import Participant, Participants, refusal_of
+from fedglm.server.participants import Participant, Participants, is_lost, refusal_of
 from fedglm.server.reception import QUERY, Reception
-
-LOST: Final = frozenset(
-    int(code)
-    for code in (
-        ErrorCode.MESSAGE_UNAVAILABLE,
-        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-        ErrorCode.NODE_UNAVAILABLE,
-        ErrorCode.CLIENT_APP_CRASHED,
-    )
-)
-"""Flower's errors that say nothing of the node's own work, but that a message or a process was lost."""
 
 _LOOK_S = 2.0
 """Seconds between two looks at who is connected."""
@@ -174,7 +161,7 @@ class Round:
         if member not in self._open:
             return  # a second answer, after its message was sent again
         plan, keys = self._plan, self._plan.sites
-        if reply.has_error() and reply.error.code in LOST:
+        if is_lost(reply):
             self._lost[member.name] = f"the node reports: {reply.error.reason}"
             return
         try:

@@ -63,6 +63,7 @@ def submit(project: Project, name: str) -> int:
         "FLWR_HOME": str(project.flower_home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "no_proxy": ",".join(filter(None, ["127.0.0.1", os.environ.get("no_proxy")])),
     }
     try:
         done = subprocess.run(  # noqa: S603 - Flower, from our own environment

@@ -75,6 +75,8 @@ class Killer:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._dice.choice(sorted(victims)), signal.SIGKILL)
             self.killed.append(kind)
+        if kind in ("superlink", "supernode"):
+            assert soon(lambda: daemon.pid() is None)
         if kind == "superlink":
             self._federation.start_server()
         elif kind == "supernode":

@@ -169,7 +169,7 @@ def test_a_worker_that_is_killed_costs_time_and_nothing_else(fedglm, tiny, tmp_p
     assert result.json["model_sha256"] == undisturbed["model_sha256"]
 
 
-def test_a_worker_that_dies_each_time_is_given_up(fedglm, tiny, tmp_path):
+def test_a_worker_that_dies_each_time_is_given_up(tiny, tmp_path):
     folder = tmp_path / "run"
     settings = ("--rounds", "2", "--nodes", "4", "--set", "training.local_steps=60", "--set", "federation.resends=0")
     with Process("simulate", tiny, *settings, "--workers", "2", "--out", folder) as process:

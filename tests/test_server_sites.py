@@ -12,7 +12,7 @@ from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.privacy.keys import SigningKey
 from fedglm.server import reception, rounds
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.participants import FederationError
+from fedglm.server.participants import LOST, FederationError
 
 KEYS = {name: SigningKey.generate() for name in "abc"}
 SITES = {name: key.public for name, key in KEYS.items()}
@@ -87,6 +87,22 @@ def test_too_few_sites_end_the_run_before_it_begins_and_name_the_missing(tmp_pat
         run(tmp_path, signed_nodes(tmp_path, "a"), join_timeout_s=0.3)
 
 
+def test_an_introduction_that_got_lost_is_asked_for_again_soon(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(reception, "_LOST_S", 0.05)
+    monkeypatch.setattr(reception, "_ASK_AGAIN_S", 1000.0)
+    nodes, times = signed_nodes(tmp_path), []
+    answer = nodes[9]
+
+    def stumble(message):
+        times.append(message)
+        return lost(ErrorCode.CLIENT_APP_CRASHED)(None, message) if len(times) < 3 else answer(message)
+
+    nodes[9] = stumble
+    coordinator, _, watcher = run(tmp_path, nodes)
+    assert coordinator.model_sha256 == undisturbed
+    assert [event for event in watcher.events if event[0] == "away"] == []
+
+
 # --- what a signature covers
 
 
@@ -149,7 +165,7 @@ def lost(code):
     return answer
 
 
-@pytest.mark.parametrize("code", sorted(rounds.LOST))
+@pytest.mark.parametrize("code", sorted(LOST))
 def test_what_got_lost_is_asked_for_again(tmp_path, undisturbed, code):
     nodes, times = signed_nodes(tmp_path), []
 
