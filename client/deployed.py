@@ -5,6 +5,7 @@ imports neither: it hands the message to the site's worker (`client/worker.py`),
 is none. All code is what the site's operator installed.
 """
 
+import logging
 from pathlib import Path
 
 from flwr.app import Context, Error, Message
@@ -13,7 +14,10 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
+from fedglm.client.site_settings import SiteError
 from fedglm.client.worker_link import Answer, Question, WorkerError, ask
+
+LOG = logging.getLogger(__name__)
 
 SITE = "site"
 """Key of the SuperNode's node configuration that holds the path of the site's folder."""
@@ -50,6 +54,10 @@ def _answer(message: Message, context: Context) -> Message:
         answer = ask(Path(str(folder)), question)
     except WorkerError as exc:  # its death says nothing of the site's work: the server may ask again
         return Message(Error(int(ErrorCode.CLIENT_APP_CRASHED), str(exc)), reply_to=message)
+    except SiteError as exc:
+        LOG.error("no answer: %s", exc)  # the text names paths, which stay here
+        reason = "the site's folder cannot be used: its own log says more"
+        return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason), reply_to=message)
     return _reply(answer, message)
 
 

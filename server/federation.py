@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fedglm.autoglm.tasks import Evaluation
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
@@ -17,6 +16,9 @@ from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.server.client_privacy import ClientPrivacy
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
+
+if TYPE_CHECKING:  # else a server that measures nothing would wait for torch
+    from fedglm.autoglm.tasks import Evaluation
 
 Row = dict[str, Any]
 
@@ -84,7 +86,7 @@ class Plan:
     learning_rate: float
     layout: Layout
     initial: np.ndarray
-    evaluate: Callable[[np.ndarray], Evaluation] | None
+    evaluate: "Callable[[np.ndarray], Evaluation] | None"
     metric: str
     checkpoints: Path
     turns: int | None = None
