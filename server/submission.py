@@ -55,6 +55,7 @@ def submit(project: Project, name: str) -> int:
     Raises:
         ProjectError: Flower does not take it.
     """
+    (project.runs / name / FAILED).unlink(missing_ok=True)  # of the last time
     bundle = project.state / "bundle"
     write_atomically(bundle / "pyproject.toml", tomli_w.dumps(_BUNDLE))
     command = [str(Path(sys.executable).parent / "flwr"), "run", str(bundle), CONNECTION, "--format", "json"]
