@@ -87,6 +87,7 @@ def test_an_answer_is_the_node_s_own_and_signed(site):
     assert words.signature
 
 
+@pytest.mark.slow
 def test_messages_that_come_at_once_meet_one_worker(site):
     end_workers(site.folder)
     answers = []
@@ -103,6 +104,7 @@ def test_messages_that_come_at_once_meet_one_worker(site):
     assert len(workers(site.folder)) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_is_replaced(site):
     ask(site.folder, NO_PLAN)
     before = workers(site.folder)
@@ -111,6 +113,7 @@ def test_a_worker_that_was_killed_is_replaced(site):
     assert workers(site.folder).isdisjoint(before)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_over_a_message_is_replaced_and_asked_again(site):
     expected = ask(site.folder, NO_PLAN)
     (pid,) = workers(site.folder)
@@ -119,6 +122,7 @@ def test_a_worker_that_dies_over_a_message_is_replaced_and_asked_again(site):
     assert ask(site.folder, NO_PLAN) == expected
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_each_time_is_an_error(site, monkeypatch):
     monkeypatch.setattr(worker_link, "_STARTS", 1)
     ask(site.folder, NO_PLAN)
@@ -129,6 +133,7 @@ def test_a_worker_that_dies_each_time_is_an_error(site, monkeypatch):
         ask(site.folder, NO_PLAN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["site.toml", "kit.toml", "policy.toml"])
 def test_a_file_that_was_changed_ends_the_worker_that_had_read_it(site, name):
     ask(site.folder, NO_PLAN)
@@ -145,6 +150,7 @@ def test_a_file_that_was_changed_ends_the_worker_that_had_read_it(site, name):
         path.write_text(text)
 
 
+@pytest.mark.slow
 def test_a_worker_that_nobody_asks_ends(site):
     end_workers(site.folder)
     script = f"from pathlib import Path; from fedglm.client.worker import serve; serve(Path({str(site.folder)!r}), 0.2)"
@@ -162,6 +168,7 @@ def test_what_is_no_message_costs_nothing(site):
     assert workers(site.folder) == before
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_says_where_to_look(site, monkeypatch):
     end_workers(site.folder)
     monkeypatch.setattr(sys, "executable", "/bin/false")
