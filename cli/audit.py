@@ -47,7 +47,7 @@ def ledger(
     chosen = delta if delta is not None else policy.delta if policy else None
     about = _about(found, chosen, policy.epsilon if policy else None)
     if as_json:
-        from fedglm.simulations.run_folder import to_json
+        from fedglm.server.rows import to_json
 
         typer.echo(to_json(about, indent=1))
     else:

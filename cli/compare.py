@@ -69,12 +69,12 @@ def compare(
 
     from fedglm.cli.comparison_tables import print_comparison
     from fedglm.cli.progress import Progress
+    from fedglm.server.rows import to_json
     from fedglm.simulations.compare import Contender
     from fedglm.simulations.compare import compare as run
     from fedglm.simulations.comparison_json import comparison_json
     from fedglm.simulations.comparison_variants import parse_variants
     from fedglm.simulations.engines import checked_engine
-    from fedglm.simulations.run_folder import to_json
 
     contenders = []
     for variant in parse_variants(codecs, density):

@@ -59,7 +59,7 @@ def run(
     console = wide_console()
     summary = _conduct(opened, called, chosen, tries=tries, patience=patience, quiet=as_json)
     if as_json:
-        from fedglm.simulations.run_folder import to_json
+        from fedglm.server.rows import to_json
 
         typer.echo(to_json(summary, indent=1))
         return
@@ -76,9 +76,9 @@ def _conduct(
     from fedglm.privacy.durable import write_atomically
     from fedglm.server.enrolment import enrolled_sites
     from fedglm.server.errors import ProjectError
+    from fedglm.server.rows import to_json, total_bytes
     from fedglm.server.run_file import DONE, ROUNDS, read_lines
-    from fedglm.simulations.deploy import is_prepared, make, prepare, release, statement
-    from fedglm.simulations.run_folder import to_json
+    from fedglm.simulations.deploy import is_prepared, make, prepare, release, stated
 
     sites, folder = len(enrolled_sites(project)), project.runs / name
     if not sites:
@@ -88,11 +88,7 @@ def _conduct(
         prepare(made, folder, sites)
     _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
     release(made, folder, folder / "model")
-    rows, done = read_lines(folder / ROUNDS), json.loads((folder / DONE).read_text())
-    totals = {
-        key: sum(row[key] for row in rows)
-        for key in ("uplink_bytes", "downlink_bytes", "dense_uplink_bytes", "dense_downlink_bytes")
-    }
+    totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
     summary = {
         "run": name,
         "scenario": scenario.name,
@@ -102,7 +98,7 @@ def _conduct(
         "parameters": made.bench.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
-        "privacy": statement(scenario, sites),
+        "privacy": stated(scenario, sites),
         **totals,
         "uplink_ratio": totals["uplink_bytes"] / (totals["dense_uplink_bytes"] or 1),
         "downlink_ratio": totals["downlink_bytes"] / (totals["dense_downlink_bytes"] or 1),
@@ -114,6 +110,7 @@ def _conduct(
 
 def _see_through(project: "Project", name: str, *, tries: int, patience: float, quiet: bool) -> None:
     """Wait until the run is done; hand it over, and again whenever it was lost."""
+    from fedglm.cli.daemon import flower_environment
     from fedglm.server.control import Control
     from fedglm.server.errors import ProjectError
     from fedglm.server.run_file import ROUNDS, read_lines
@@ -126,7 +123,7 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
                 if not is_under_way(project, control, name) and not ended(folder, after=handed > 0):
                     if handed == tries:
                         raise ProjectError(f"the run was lost {tries} times: see {folder} and fedglm server status")
-                    submit(project, name)
+                    submit(project, name, flower_environment(project.flower_home))
                     handed += 1
                     _say(f"handed to the SuperLink{' again' if handed > 1 else ''}", quiet)
                 last_seen = time.monotonic()

@@ -53,8 +53,8 @@ def simulate(
 
     from fedglm.cli.progress import Progress
     from fedglm.cli.tables import print_summary
+    from fedglm.server.rows import to_json
     from fedglm.simulations.engines import checked_engine
-    from fedglm.simulations.run_folder import to_json
     from fedglm.simulations.simulate import simulate as run
 
     with Progress(quiet=as_json) as progress:

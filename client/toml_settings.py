@@ -40,16 +40,28 @@ def read_settings(
         raise error(f"{origin}: {'; '.join(faults)}") from exc
 
 
+def explain_key(model: type[BaseModel], place: list[str], kind: str) -> str | None:
+    """One clause for a key that is unknown, with the near ones, or missing; None where the fault is in its value.
+
+    Args:
+        model: Whose settings.
+        place: Sections and key.
+        kind: Pydantic's type of the error.
+    """
+    where = ".".join(place)
+    if kind == "extra_forbidden":
+        known = _keys(model, place[:-1])
+        near = difflib.get_close_matches(place[-1], known) or known
+        return f"unknown key {where}: did you mean {', '.join(near)}?"
+    return f"{where} is missing" if kind == "missing" else None
+
+
 def _explain(model: type[BaseModel], fault: Any) -> str:
     """One clause for one of pydantic's errors."""
     place = [str(part)[:_LONGEST_VALUE] for part in fault["loc"]]
     where = ".".join(place)
-    if fault["type"] == "extra_forbidden":
-        known = _keys(model, place[:-1])
-        near = difflib.get_close_matches(place[-1], known) or known
-        return f"unknown key {where}: did you mean {', '.join(near)}?"
-    if fault["type"] == "missing":
-        return f"{where} is missing"
+    if (about_key := explain_key(model, place, fault["type"])) is not None:
+        return about_key
     reason = str(fault["msg"]).removeprefix("Value error, ")
     if isinstance(fault["input"], dict | list):  # a stranger's may be nested too deeply to be shown
         return f"{where}: {reason}".removeprefix(": ")

@@ -1,7 +1,6 @@
 """What a run of real sites leaves on the server's disk while it goes on: rounds, events, and how it ended."""
 
 import json
-import math
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from fedglm.privacy.durable import storage_errors, write_atomically
 from fedglm.server.federation import Row
+from fedglm.server.rows import to_lines
 from fedglm.server.run_file import DONE, EVENTS, FAILED, ROUNDS
 
 
@@ -60,7 +60,7 @@ class RunLog:
         write_atomically(self._folder / FAILED, json.dumps(said) + "\n")
 
     def _write_rounds(self, rows: list[Row]) -> None:
-        write_atomically(self._folder / ROUNDS, "".join(json.dumps(_finite(row)) + "\n" for row in rows))
+        write_atomically(self._folder / ROUNDS, to_lines(rows))
 
     def _event(self, kind: str, **said: Any) -> None:
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **said})
@@ -71,7 +71,3 @@ class RunLog:
                 os.write(descriptor, f"{line}\n".encode())
             finally:
                 os.close(descriptor)
-
-
-def _finite(row: Row) -> Row:
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import tomli_w
@@ -42,12 +43,13 @@ _BUNDLE = {
 _TIMEOUT_S = 120.0
 
 
-def submit(project: Project, name: str) -> int:
+def submit(project: Project, name: str, environment: Mapping[str, str]) -> int:
     """Start Flower's run for a run folder, and note its number there.
 
     Args:
         project: Whose SuperLink.
         name: Of the run.
+        environment: Variables for Flower's command.
 
     Returns:
         Flower's number of the run.
@@ -60,15 +62,10 @@ def submit(project: Project, name: str) -> int:
     write_atomically(bundle / "pyproject.toml", tomli_w.dumps(_BUNDLE))
     command = [str(Path(sys.executable).parent / "flwr"), "run", str(bundle), CONNECTION, "--format", "json"]
     command += ["--run-config", f'run="{name}"']
-    environment = os.environ | {
-        "FLWR_HOME": str(project.flower_home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "no_proxy": ",".join(filter(None, ["127.0.0.1", os.environ.get("no_proxy")])),
-    }
+    whole = {**os.environ, **environment}
     try:
         done = subprocess.run(  # noqa: S603 - Flower, from our own environment
-            command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
+            command, env=whole, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
         )
         answer = json.loads(done.stdout[done.stdout.index("{") :])
     except (OSError, ValueError, subprocess.TimeoutExpired) as exc:

@@ -16,10 +16,9 @@ from fedglm.client.node import Workbench
 from fedglm.client.recipe import Recipe
 from fedglm.privacy.accountant import usual_delta
 from fedglm.privacy.durable import storage_errors, write_atomically
-from fedglm.privacy.statement import NO_GUARANTEE, NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
 from fedglm.server.checkpoint import load_latest
 from fedglm.server.run_file import CHECKPOINTS, RUN, RunFile
-from fedglm.simulations.privacy import PlannedNoise, calibrated_noise, unit_of
+from fedglm.simulations.privacy import PlannedNoise, calibrated_noise, statement
 from fedglm.simulations.scenario import Scenario, ScenarioError
 
 SCENARIO = "scenario.toml"
@@ -127,16 +126,9 @@ def release(made: Made, folder: Path, target: Path) -> None:
         save_release(made.bench.model, made.task, target)
 
 
-def statement(scenario: Scenario, sites: int) -> str:
+def stated(scenario: Scenario, sites: int) -> str:
     """What the run may say of its privacy."""
-    private, client = scenario.privacy, scenario.client_privacy
-    if private.epsilon is None:
-        said = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
-    else:
-        said = [guarantee(private.epsilon, _delta(scenario), unit_of(scenario))]
-    if client.epsilon is not None:
-        said.append(client_guarantee(client.epsilon, client.delta_of(sites)))
-    return " ".join(said)
+    return statement(scenario, None if scenario.privacy.epsilon is None else _delta(scenario), sites)
 
 
 def _noise(scenario: Scenario) -> PlannedNoise:

@@ -15,7 +15,13 @@ from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.policy import ANY, Policy
-from fedglm.privacy.statement import LEAST_EPSILON
+from fedglm.privacy.statement import (
+    LEAST_EPSILON,
+    NO_GUARANTEE,
+    NO_GUARANTEE_AGAINST_SERVER,
+    client_guarantee,
+    guarantee,
+)
 from fedglm.server.participants import drawn
 from fedglm.simulations.scenario import Scenario, ScenarioError
 
@@ -178,6 +184,24 @@ def establish_site(
         **private,
     )
     establish(folder, policy)
+
+
+def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:
+    """What a run may say of its privacy.
+
+    Args:
+        scenario: Of the run.
+        delta: At which the sites' epsilon holds; None where they add no noise.
+        nodes: How many there are.
+    """
+    private, client = scenario.privacy, scenario.client_privacy
+    if private.epsilon is None or delta is None:
+        said = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
+    else:
+        said = [guarantee(private.epsilon, delta, unit_of(scenario))]
+    if client.epsilon is not None:
+        said.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
+    return " ".join(said)
 
 
 def greatest_epsilon(ledgers: list[Ledger], delta: float) -> float:

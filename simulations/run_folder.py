@@ -13,7 +13,6 @@ report.html     the page for people
 import contextlib
 import fcntl
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,25 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from fedglm.privacy.durable import StorageError, write_atomically
+from fedglm.server.rows import to_json, to_lines
 
 LOCK = ".lock"
 
 
 class RunFolderError(ValueError):
     """The folder cannot hold this run; the message says why and what would help."""
-
-
-def to_json(value: Any, *, indent: int | None = None) -> str:
-    """The value as JSON, which has no NaN and no infinities: they become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunFolder:
@@ -120,7 +107,7 @@ class RunFolder:
 
     def write_rounds(self, rows: Sequence[dict[str, Any]]) -> None:
         """Replace `rounds.jsonl`."""
-        write_atomically(self.path / "rounds.jsonl", "".join(to_json(row) + "\n" for row in rows))
+        write_atomically(self.path / "rounds.jsonl", to_lines(rows))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedglm.autoglm.models import ModelSettings
 from fedglm.autoglm.settings import DataSettings
+from fedglm.client.toml_settings import explain_key
 from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.statement import PrivacySettings
@@ -155,22 +156,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     """One clause for one of pydantic's errors."""
     place = [str(part) for part in error["loc"]]
     where = ".".join(place)
-    if error["type"] == "extra_forbidden":
-        known = _keys(model, place[:-1])
-        near = difflib.get_close_matches(place[-1], known) or known
-        return f"unknown key {where}: did you mean {', '.join(near)}?"
-    if error["type"] == "missing":
-        return f"{where} is missing"
+    if (about_key := explain_key(model, place, error["type"])) is not None:
+        return about_key
     reason = error["msg"].removeprefix("Value error, ")
     return (
         f"{where} = {error['input']!r}: {reason[:1].lower()}{reason[1:]}" if "input" in error else f"{where}: {reason}"
     )
-
-
-def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
-    for section in path:
-        inner = model.model_fields[section].annotation if section in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)

@@ -17,12 +17,12 @@ from fedglm.client.precision import choose_precision
 from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.durable import StorageError, storage_errors
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.statement import NO_GUARANTEE, NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
 from fedglm.server.app import build_server_app
 from fedglm.server.client_privacy import plan_client_privacy
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Listener, Plan, Row
 from fedglm.server.participants import FederationError
+from fedglm.server.rows import total_bytes
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
@@ -34,7 +34,7 @@ from fedglm.simulations.privacy import (
     greatest_epsilon,
     plan_noise,
     server_key,
-    unit_of,
+    statement,
 )
 from fedglm.simulations.report import write_report
 from fedglm.simulations.run_folder import RunFolder
@@ -186,12 +186,13 @@ def _about(stage: Stage, engine: Engine) -> Summary:
     scenario, bench = stage.scenario, stage.workbench
     training, private, client = scenario.training, scenario.privacy.epsilon is not None, scenario.client_privacy
     precision = choose_precision(training.precision, bench.layout.size, training.torch_device(), private=private)
-    described = stage.data.describe()
+    described, nodes = stage.data.describe(), len(stage.data.sites)
+    delta = delta_of(scenario, stage.data.sites) if private else None
     return {
         "scenario": scenario.name,
         "seed": scenario.federation.seed,
         "rounds": scenario.federation.rounds,
-        "nodes": len(stage.data.sites),
+        "nodes": nodes,
         "parameters": bench.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
@@ -204,11 +205,11 @@ def _about(stage: Stage, engine: Engine) -> Summary:
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),
-        "privacy": _statement(scenario, stage),
+        "privacy": statement(scenario, delta, nodes),
         "epsilon": None,
-        "delta": None if scenario.privacy.epsilon is None else delta_of(scenario, stage.data.sites),
+        "delta": delta,
         "client_epsilon": None,
-        "client_delta": None if client.epsilon is None else client.delta_of(len(stage.data.sites)),
+        "client_delta": None if client.epsilon is None else client.delta_of(nodes),
         "data": {key: value for key, value in described.items() if key != "sites"},
         "sites": described["sites"],
         "versions": {
@@ -216,17 +217,6 @@ def _about(stage: Stage, engine: Engine) -> Summary:
             **{name: version(name) for name in ("fedglm", "flwr", "torch", "transformers")},
         },
     }
-
-
-def _statement(scenario: Scenario, stage: Stage) -> str:
-    client, sites = scenario.client_privacy, stage.data.sites
-    if scenario.privacy.epsilon is None:
-        sentences = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
-    else:
-        sentences = [guarantee(scenario.privacy.epsilon, delta_of(scenario, sites), unit_of(scenario))]
-    if client.epsilon is not None:
-        sentences.append(client_guarantee(client.epsilon, client.delta_of(len(sites))))
-    return " ".join(sentences)
 
 
 def _results(
@@ -238,10 +228,7 @@ def _results(
     def named(measured: Evaluation | None) -> Summary | None:
         return None if measured is None else {"loss": measured.loss, task.metric: measured.metric}
 
-    totals = {
-        name: sum(row[name] for row in rows)
-        for name in ("uplink_bytes", "downlink_bytes", "dense_uplink_bytes", "dense_downlink_bytes")
-    }
+    totals = total_bytes(rows)
     dense = totals["dense_uplink_bytes"] + totals["dense_downlink_bytes"]
     described = stage.data.describe()["sites"]
     final = task.pool(list(sites.values()))

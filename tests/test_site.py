@@ -297,8 +297,8 @@ def test_paths_count_from_the_folder_and_a_server_that_moved_is_named_in_site_to
         site.folder, site={"name": NAME, "server": "[::1]:9", "state": "/var/x"}, data={"source": "~/r.csv"}
     )
     moved = open_site(site.folder)
-    monkeypatch.setenv("HOME", "/root")
-    assert (moved.server, str(moved.state), moved.source) == ("[::1]:9", "/var/x", "/root/r.csv")
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert (moved.server, str(moved.state), moved.source) == ("[::1]:9", "/var/x", "/home/anna/r.csv")
 
 
 def test_a_class_that_the_run_does_not_know_is_named_in_the_node_s_own_log_alone(site_with):
