@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
 
-import peft
 import torch
 from transformers import PreTrainedModel
 
@@ -22,6 +22,8 @@ def attach_lora(model: PreTrainedModel, *, rank: int, alpha: float, classifier: 
         alpha: adapters are scaled by alpha / rank.
         classifier: whether what stands on top of the model's body is a new head that must train.
     """
+    import peft  # only here: most models have no adapters, and it is slow to load
+
     parts = [name for name, part in model.named_children() if next(part.parameters(), None) is not None]
     heads = [name for name in parts if name not in (model.base_model_prefix, *_KNOWN_HEADS)]
     config = peft.LoraConfig(
@@ -37,7 +39,8 @@ def attach_lora(model: PreTrainedModel, *, rank: int, alpha: float, classifier: 
 
 def merged(model: torch.nn.Module) -> PreTrainedModel:
     """The plain model: with adapters, a copy that has them added to the weights; otherwise the model itself."""
-    if isinstance(model, peft.PeftModel):
+    peft = sys.modules.get("peft")  # without it there is no such model
+    if peft is not None and isinstance(model, peft.PeftModel):
         plain: PreTrainedModel = copy.deepcopy(model).merge_and_unload()
         return plain
     if not isinstance(model, PreTrainedModel):

@@ -1,13 +1,15 @@
 """What memory a site's node takes: a real SuperLink and one real SuperNode on this machine, a few rounds.
 
-    python benchmarks/node_memory.py [--scenario text] [--rounds 3] [--imports]
+    python benchmarks/node_memory.py [--scenario text] [--rounds 3] [--epsilon 8] [--limit 512] [--imports]
 
 "peak" is the kernel's own mark (VmHWM) of the greatest process of its kind, pages shared with others included. "own" is
 what of it no file stands behind (RssAnon, every 50 ms): the rest, mostly libraries, the kernel may drop and read again.
 "whole node" is what all of the site's processes held at the same moment, each shared page counted once (the sum of Pss,
 and of RssAnon), at its greatest. The node is one site of four, on one core, with TLS and authentication as deployed.
 
-With --imports: what a fresh process holds after each of the imports that the worker needs, one after the other.
+With --limit the kernel gives the node that many megabytes (10^6 bytes) and no more, what it reads of files included
+(a memory control group, version 1, so it needs root): the run is finished within them, or it fails. With --imports:
+what a fresh process holds after each of the imports that the worker needs, as they are and as the worker makes them.
 """
 
 import argparse
@@ -29,10 +31,8 @@ from fedglm.cli.process_usage import proportional_bytes
 COMMAND = Path(sys.executable).with_name("fedglm")
 SITE, WHOLE = "edge", "whole node"
 KINDS = {
-    "flower-supernode": "SuperNode",
-    "flower-superexec": "SuperExec",
-    "flwr-clientapp": "ClientApp",
-    "fedglm.client.worker": "worker",
+    "fedglm.client.supernode": "SuperNode",
+    "fedglm.client.worker_process": "worker",
 }
 IMPORTS = (
     "numpy",
@@ -46,13 +46,23 @@ IMPORTS = (
     "fedglm.client.site_node",
 )
 POLICY = {
-    "without_differential_privacy": "true",
     "steps_at_most": "1000",
     "plans": '["*"]',
     "models": '["*"]',
     "codecs": '["*"]',
     "bytes_at_most": "100_000_000",
 }
+UNITS = 1000
+WITHOUT_NOISE = {"without_differential_privacy": "true"}
+WITH_NOISE = {
+    "delta": "1e-6",
+    "declare_units": str(UNITS),
+    "unit": '"record"',
+    "records_per_unit_at_most": "1",
+    "noise_multiplier_at_least": "0.1",
+    "clipping_norm_at_most": "10.0",
+}
+GROUP = Path("/sys/fs/cgroup/memory")
 
 
 def main() -> None:
@@ -61,23 +71,33 @@ def main() -> None:
     parser.add_argument("--scenario", default="text")
     parser.add_argument("--source", default="pydoc", help="the scenario's data")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epsilon", type=float, help="train with noise, within this budget")
+    parser.add_argument("--limit", type=int, metavar="MB", help="most memory that the node gets")
     parser.add_argument("--imports", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, federation(Path(folder), options.source) as (project, node):
+    noise = ["--epsilon", str(options.epsilon), "--set", f"privacy.units={UNITS}"]
+    privacy = ["--no-dp"] if options.epsilon is None else noise
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        limited(options.limit) as group,
+        federation(Path(folder), options.source, options.epsilon, group) as (project, node),
+    ):
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [COMMAND, "run", options.scenario, "-C", project, "--no-dp", "--rounds", str(options.rounds), "--json"],
+            [COMMAND, "run", options.scenario, "-C", project, *privacy, "--rounds", str(options.rounds), "--json"],
             stdout=subprocess.DEVNULL,
         )
         peaks = watched(node, process)
         if process.returncode:
             sys.exit(f"the run failed ({process.returncode}): {' '.join(node.tail(5))}")
-    print(f"{options.scenario}, {options.rounds} rounds, one core")
+    limit = "" if options.limit is None else f", at most {options.limit} MB"
+    print(f"{options.scenario}, {options.rounds} rounds, {' '.join(privacy)}, one core{limit}")
     print(f"{'process':<12} {'peak':>9} {'own':>9}")
     for kind in (*KINDS.values(), WHOLE):
         if kind in peaks:
             print(f"{kind:<12} {peaks[kind].held / 2**20:>5.0f} MiB {peaks[kind].own / 2**20:>5.0f} MiB")
     if options.imports:
-        print_imports()
+        print_imports(lean=False)
+        print_imports(lean=True)
 
 
 class Peak(NamedTuple):
@@ -119,24 +139,48 @@ def status_of(pid: int) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def federation(folder: Path, source: str) -> Iterator[tuple[Path, Daemon]]:
+def limited(megabytes: int | None) -> Iterator[Path | None]:
+    """A control group that may hold so much, or none; what is put there is still there until it ends."""
+    if megabytes is None:
+        yield None
+        return
+    group = GROUP / f"fedglm-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as exc:
+        sys.exit(f"cannot limit memory: {group}: {exc.strerror}")
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(megabytes * 10**6))
+        yield group
+    finally:
+        group.rmdir()
+
+
+@contextlib.contextmanager
+def federation(folder: Path, source: str, epsilon: float | None, group: Path | None) -> Iterator[tuple[Path, Daemon]]:
     """A project and one site, both started; the block gets the project's folder and the node's daemon."""
+    budget = WITHOUT_NOISE if epsilon is None else WITH_NOISE | {"epsilon": str(epsilon)}
     project, site = folder / "fed", folder / SITE
     port, control = free_port(), free_port()
     told("provision", project, "--host", "127.0.0.1", "--port", port, "--control-port", control, "--site", SITE)
     told("client", "keygen", project / "kits" / SITE, "--out", site)
     fill_in(site / "site.toml", {"source": f'"{source}"', "share": '"0/4"'})
-    fill_in(site / "policy.toml", POLICY)
+    fill_in(site / "policy.toml", POLICY | budget)
     told("client", "sign-policy", site)
     told("server", "enrol", site / f"{SITE}.pub", "-C", project)
     core = min(os.sched_getaffinity(0))
     try:
         told("server", "start", "-C", project)
-        told("client", "start", site, before=["taskset", "-c", str(core)])
+        told("client", "start", site, before=[*put_in(group), "taskset", "-c", str(core)])
         yield project, Daemon(site / "state", "supernode")
     finally:
         told("client", "stop", site)
         told("server", "stop", "-C", project)
+
+
+def put_in(group: Path | None) -> list[str]:
+    """What starts a command, and all that it starts, in the group."""
+    return [] if group is None else ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
 
 
 def told(*arguments: object, before: list[str] | None = None) -> None:
@@ -161,21 +205,23 @@ def free_port() -> int:
         return int(made.getsockname()[1])
 
 
-def print_imports() -> None:
+def print_imports(lean: bool) -> None:
     """What a fresh process holds after each import."""
     code = (
         "import importlib, sys\n"
         "def held():\n"
         "    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]) / 1024\n"
-        "before = held(); print(f\"{'(Python itself)':<50} {before:>5.0f} MiB\")\n"
+        "before = held(); print(f\"{'(from the start)':<50} {before:>5.0f} MiB\")\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name); now = held()\n"
         "    print(f'{name:<50} {now:>5.0f} MiB  +{now - before:.0f}'); before = now\n"
     )
-    print(f"\n{'after importing':<50} {'held':>9}")
+    names = ["fedglm.client.worker", "fedglm.client.site_node"] if lean else IMPORTS
+    begin = "from fedglm.client.lean_imports import import_lean; import_lean()\n" if lean else ""
+    print(f"\n{'after importing' + (', as the worker does' if lean else ''):<50} {'held':>9}")
     sys.stdout.flush()
     subprocess.run(  # noqa: S603 - this interpreter
-        [sys.executable, "-c", code, *IMPORTS], check=True
+        [sys.executable, "-c", begin + code, *names], check=True
     )
 
 

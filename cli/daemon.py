@@ -44,7 +44,8 @@ def flower_environment(home: Path) -> dict[str, str]:
 
     It reports nothing to Flower's makers, asks for no update, installs nothing, opens no port that it was not told to,
     finds the commands of this installation before others, and asks no proxy for its own machine. An update travels in
-    pieces of 1 MiB: Flower takes a signed request for 305 s, and at 256 kbit/s two of its usual 5 MiB need longer.
+    pieces of 1 MiB: Flower takes a signed request for 305 s, and at 256 kbit/s two of its usual 5 MiB need longer. Memory
+    that is free goes back to the system; each thread's own pool would keep it.
 
     Args:
         home: Flower's folder for its settings and caches, of this project or site alone.
@@ -57,6 +58,8 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_INTERNAL_GRPC_CONTROL_API": "0",
         "FLWR_INTERNAL_GRPC_FLEET_API": "0",
         "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(2**20),
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_TRIM_THRESHOLD_": str(2**17),
         "no_proxy": ",".join(
             filter(None, ["127.0.0.1,localhost", os.environ.get("no_proxy", os.environ.get("NO_PROXY"))])
         ),

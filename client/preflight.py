@@ -67,10 +67,6 @@ def _check_software() -> Finding:
             f"Flower {flower}",
             f'install the one that is tested: pip install "flwr>={_dotted(least)},<{_dotted(below)}"',
         )
-    if not Path(sys.executable).with_name("flower-supernode").exists():
-        return failure(
-            check, f"no flower-supernode beside {sys.executable}", "install fedglm again: pip install fedglm"
-        )
     return ok(check, f"fedglm {version('fedglm')}, Flower {flower}, Python {platform.python_version()}")
 
 

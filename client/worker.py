@@ -1,10 +1,8 @@
 """The site's worker: the process that holds model and records from message to message, and answers one at a time.
 
-    python -m fedglm.client.worker SITE_FOLDER
-
-It is started by the first message and ends when nothing has come for a while, or when code, settings, policy or records
-have changed on the disk since it read them: then the next message finds a new one. Killed at any moment, it loses
-nothing, for the node writes down what it must remember before anything leaves.
+It is started by the first message (`client/worker_process.py`). It ends when nothing has come for a while, or when
+code, settings, policy or records have changed on the disk since it read them: then the next message finds a new one.
+Killed at any moment, it loses nothing, for the node writes down what it must remember before anything leaves.
 """
 
 import contextlib
@@ -13,7 +11,6 @@ import hashlib
 import json
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -150,7 +147,3 @@ def _listening(state: Path) -> Iterator[socket.socket]:
             yield listening
         finally:
             path.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]))

@@ -133,7 +133,7 @@ def _start(site: Path, state: Path, link: socket.socket) -> None:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(state / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        command = [sys.executable, "-m", "fedglm.client.worker", str(site)]
+        command = [sys.executable, "-m", "fedglm.client.worker_process", str(site)]
         worker = subprocess.Popen(  # noqa: S603 - our own program
             command, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, start_new_session=True
         )

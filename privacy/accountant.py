@@ -7,7 +7,7 @@ two, which agree to 0.02; RDP is looser, quick, and shown beside them.
 PRV's error is 0.01 up to 50,000 steps and grows with their square root after, for its memory would grow instead.
 Opacus' GDP accountant reports less than is spent, so it has no place here.
 
-Opacus and dp-accounting are imported when first asked: a reader of ledgers need not wait for torch.
+Both are imported when first asked, and Opacus' analysis without Opacus: a reader of ledgers needs no torch.
 """
 
 import math
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Event
+from fedglm.privacy.opacus_analysis import analysis
 
 LEAST_DELTA: Final = 1e-10
 GREATEST_DELTA: Final = 0.1
@@ -224,10 +225,8 @@ def _rdp(merged: _Merged, delta: float) -> float:
 
 @lru_cache(maxsize=256)
 def _rdp_of_step(noise: float, rate: float) -> npt.NDArray[np.float64]:
-    from opacus.accountants.analysis.rdp import compute_rdp  # type: ignore[import-untyped]
-
     try:
-        curve = compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=_ORDERS)
+        curve = analysis("rdp").compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=_ORDERS)
     except (OverflowError, ZeroDivisionError, ValueError):  # hardly any noise
         curve = np.inf
     # An order that did not converge promises nothing.
@@ -256,34 +255,27 @@ def _prv(merged: _Merged, delta: float) -> float | None:
     the length is one that transforms quickly, at least as long and with the same mesh, and the transforms are
     multiplied: the same bound, several times as fast.
     """
-    from opacus.accountants.analysis.prv import (  # type: ignore[import-untyped]
-        DiscretePRV,
-        Domain,
-        PoissonSubsampledGaussianPRV,
-        TruncatedPrivacyRandomVariable,
-        compute_safe_domain_size,
-        discretize,
-    )
-
+    prv = analysis("prv")
     error, delta_error = _prv_error(merged), delta / 1000
     counts = [count for _, _, count in merged]
     steps = sum(counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of log(0) at a sampling rate of 1, and of integrals at its far ends
         try:
-            losses = [PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in merged]
-            limit = compute_safe_domain_size(losses, counts, error, delta_error)
+            losses = [prv.PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in merged]
+            limit = prv.compute_safe_domain_size(losses, counts, error, delta_error)
             mesh = error / math.sqrt(steps * math.log(12 / delta_error) / 2)
             half = _quick_length(math.ceil(limit / mesh) + 1)
-            domain = Domain((1 - half) * mesh, half * mesh, 2 * half)
+            domain = prv.Domain((1 - half) * mesh, half * mesh, 2 * half)
             spectrum, shift = np.ones(half + 1, np.complex128), 0.0
             for loss, count in zip(losses, counts, strict=True):
-                grid = discretize(TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
+                grid = prv.discretize(prv.TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max), domain)
                 spectrum *= np.fft.rfft(grid.pmf) ** count
                 shift += count * grid.domain.shifts
             # Place n of each grid stands for the loss (n + 1 - half) * mesh, and places add up modulo 2 * half.
             sums = np.roll(np.fft.irfft(spectrum), (steps - 1) * (1 - half) % (2 * half))
-            epsilon = float(DiscretePRV(sums, domain.shift_right(shift)).compute_epsilon(delta, delta_error, error)[2])
+            composed = prv.DiscretePRV(sums, domain.shift_right(shift))
+            epsilon = float(composed.compute_epsilon(delta, delta_error, error)[2])
         except (RuntimeError, ValueError):
             return None
     return max(0.0, epsilon) if math.isfinite(epsilon) else None

@@ -15,7 +15,7 @@ from tls_server import free_port, tls_server
 
 from fedglm.client import supernode
 from fedglm.client.site_folder import open_site
-from fedglm.client.supernode import supernode_command
+from fedglm.client.supernode import flower_arguments
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy, load_policy
@@ -172,20 +172,21 @@ def test_check_of_a_site_in_good_order(fedglm, site, project):
 
 
 def test_the_node_s_command(site):
-    argv = supernode_command(site)
-    options = dict(zip(argv[1::2], argv[2::2], strict=True))
+    argv = flower_arguments(site, 9094, "/secret")
+    options = dict(zip(argv[::2], argv[1::2], strict=True))
     assert options["--root-certificates"] == str(site.folder / "ca.pem")
     assert options["--superlink"] == "127.0.0.1:8443"
     assert options["--auth-supernode-private-key"] == str(site.folder / "flower.key")
     assert options["--node-config"] == f'site="{site.folder}"'
     assert (options["--host"], "--insecure" in argv) == ("127.0.0.1", False)
-    assert supernode_command(site)[-1] != argv[-1]  # a free port each time
+    assert options["--superexec-auth-secret-file"] == "/secret"
 
 
 def test_flower_reads_the_folder_that_was_told(site):
     from flwr.common.config import parse_config_args
 
-    config = dict(zip(supernode_command(site)[1::2], supernode_command(site)[2::2], strict=True))["--node-config"]
+    argv = flower_arguments(site, 9094, "/secret")
+    config = argv[argv.index("--node-config") + 1]
     assert parse_config_args([config]) == {"site": str(site.folder)}
 
 

@@ -65,7 +65,7 @@ class Killer:
         self.killed = []
 
     def strike(self):
-        kind = self._dice.choice(("superlink", "serverapp", "supernode", "clientapp"))
+        kind = self._dice.choice(("superlink", "serverapp", "supernode", "worker"))
         name = self._dice.choice(self._federation.names)
         server, *nodes = self._federation.daemons
         daemon = server if kind in ("superlink", "serverapp") else nodes[self._federation.names.index(name)]
@@ -87,8 +87,8 @@ class Killer:
         marks = {
             "superlink": "fedglm.server.superlink",
             "serverapp": "flwr-serverapp",
-            "supernode": "flower-supernode",
-            "clientapp": "flwr-clientapp",
+            "supernode": "fedglm.client.supernode",
+            "worker": "fedglm.client.worker_process",
         }
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:

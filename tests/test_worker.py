@@ -50,7 +50,7 @@ def workers(folder):
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if b"fedglm.client.worker" in words and os.fsencode(folder) in words:
+            if b"fedglm.client.worker_process" in words and os.fsencode(folder) in words:
                 found.add(int(entry.name))
     return found
 

@@ -1,0 +1,110 @@
+"""Takes the messages that the SuperNode has received, one at a time, to the site's ClientApp, and its answers back.
+
+Flower would start two more processes for this: one that waits, and one for each message, which unpacks and loads the
+app that the server sent. A thread of the SuperNode does it over the same interface. It saves the processes, their time
+and their memory, and nothing that the server sent is ever unpacked: the app is the installed one.
+"""
+
+import logging
+import os
+import threading
+import time
+from typing import Final
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+LOG = logging.getLogger(__name__)
+
+_NAME: Final = "fedglm"
+_ACQUIRE: Final = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+_POLL_S: Final = 0.25
+
+
+def start_executor(app: ClientApp, address: str, secret: bytes) -> threading.Thread:
+    """Answer messages in a thread for as long as the process lives; if the thread fails, the process ends too.
+
+    Args:
+        app: What answers.
+        address: HOST:PORT of the SuperNode's interface for its apps, on this machine.
+        secret: What lets this process alone take messages there.
+    """
+
+    def work() -> None:
+        try:
+            _answer_for_ever(app, address, secret)
+        except BaseException:
+            LOG.exception("the node ends, for it can no longer take its messages")
+            os._exit(1)  # whoever watches over the node starts it again
+
+    thread = threading.Thread(target=work, name="fedglm-executor", daemon=True)
+    thread.start()
+    return thread
+
+
+def _answer_for_ever(app: ClientApp, address: str, secret: bytes) -> None:
+    asking = _client(address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE))
+    while True:
+        try:
+            found = asking.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+        except httpx.HTTPError as exc:  # it listens a moment after this thread starts
+            LOG.debug("no task: %s", exc)
+            time.sleep(_POLL_S)
+            continue
+        if found.HasField("task") and found.token:
+            _answer_one(app, address, found.token)
+        else:
+            time.sleep(_POLL_S)
+
+
+def _answer_one(app: ClientApp, address: str, token: str) -> None:
+    """Answer a message; whatever goes wrong with it, the node goes on with the next, and the server may ask again."""
+    client = _client(address, RuntimeTokenHttpInterceptor(token))
+    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    context: Context | None = None
+    status, details = SubStatus.FAILED, "the message could not be answered"
+    try:
+        heartbeat.start()
+        message, context, _, _ = pull_task_input(client)
+        push_message(client, _replied(app, message, context), context)
+        status, details = SubStatus.COMPLETED, ""
+    except Exception:
+        LOG.exception("a message was not answered")
+    finally:
+        push_task_output(client, context, status, details)
+        if heartbeat.is_running:
+            heartbeat.stop()
+        client.close()
+
+
+def _replied(app: ClientApp, message: Message, context: Context) -> Message:
+    try:
+        return app(message, context)
+    except Exception:
+        LOG.exception("the app failed")  # whose words may quote records, and stay here
+        reason = "the site's app failed: its own log says more"
+        return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason), reply_to=message)
+
+
+def _client(address: str, authentication: ProtobufClientInterceptor) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,  # within this machine
+        root_certificates=None,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name=_NAME), authentication],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
