@@ -58,7 +58,7 @@ WITH_NOISE = {
     "delta": "1e-6",
     "declare_units": str(UNITS),
     "unit": '"record"',
-    "records_per_unit_at_most": "1",
+    "records_per_unit_at_most": "16",
     "noise_multiplier_at_least": "0.1",
     "clipping_norm_at_most": "10.0",
 }
@@ -159,7 +159,7 @@ def limited(megabytes: int | None) -> Iterator[Path | None]:
 @contextlib.contextmanager
 def federation(folder: Path, source: str, epsilon: float | None, group: Path | None) -> Iterator[tuple[Path, Daemon]]:
     """A project and one site, both started; the block gets the project's folder and the node's daemon."""
-    budget = WITHOUT_NOISE if epsilon is None else WITH_NOISE | {"epsilon": str(epsilon)}
+    budget = WITHOUT_NOISE if epsilon is None else WITH_NOISE | {"epsilon": str(10 * epsilon)}
     project, site = folder / "fed", folder / SITE
     port, control = free_port(), free_port()
     told("provision", project, "--host", "127.0.0.1", "--port", port, "--control-port", control, "--site", SITE)

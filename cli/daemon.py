@@ -44,8 +44,8 @@ def flower_environment(home: Path) -> dict[str, str]:
 
     It reports nothing to Flower's makers, asks for no update, installs nothing, opens no port that it was not told to,
     finds the commands of this installation before others, and asks no proxy for its own machine. An update travels in
-    pieces of 1 MiB: Flower takes a signed request for 305 s, and at 256 kbit/s two of its usual 5 MiB need longer. Memory
-    that is free goes back to the system; each thread's own pool would keep it.
+    pieces of 1 MiB: Flower takes a signed request for 305 s, and at 256 kbit/s two of its usual 5 MiB need longer.
+    Memory that is free goes back to the system; each thread's own pool would keep it.
 
     Args:
         home: Flower's folder for its settings and caches, of this project or site alone.

@@ -2,11 +2,10 @@
 
 Transformers imports torch's compiler, its distributed tensors and whatever else it finds installed, though a GLM that
 is trained on one machine needs none of it. `benchmarks/node_memory.py --imports` prints what that would cost. No
-computation changes: what is left out is never called, and whoever calls for it after all gets it.
+computation changes: what is left out is never called. Only torch.compile does not work in such a process.
 """
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import Any
 
 _UNUSED = ("accelerate", "pandas", "PIL", "scipy", "sklearn", "torchvision")
 """What transformers would import only because it is there."""
+_FOR_TERMINALS = ("pygments",)
+"""What a library of Flower's would import only to colour the output of a command of its own."""
 
 _COMPILER = "torch._dynamo"
 _INDEXING = "torch._dynamo._trace_wrapped_higher_order_op"
@@ -22,7 +23,7 @@ _INDEXING = "torch._dynamo._trace_wrapped_higher_order_op"
 
 
 def import_lean() -> None:
-    """Import torch and transformers' GLM without what they do not need; to be called before anything imports them.
+    """Import transformers' GLM and Flower without what they do not need; to be called before anything imports them.
 
     Later imports of what was left out find it as usual, but transformers takes it for not installed.
     """
@@ -34,15 +35,12 @@ def import_lean() -> None:
         vars(indexing)["TransformGetItemToIndex"] = _Absent
     with _hidden(_UNUSED), _alone(torch.distributed):
         importlib.import_module("transformers.models.glm.modeling_glm")
+    with _hidden(_FOR_TERMINALS):
+        importlib.import_module("flwr.app")
 
 
 class _Uncompiled(ModuleType):
-    """Stands where torch's compiler would, for those who only tell it what to leave alone."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        found = importlib.util.find_spec(name)
-        self.__path__ = list(found.submodule_search_locations or ()) if found is not None else []
+    """Stands where torch's compiler would, for those who only tell it what to leave alone; others get the real one."""
 
     @staticmethod
     def disable(fn: Callable[..., Any] | None = None, *_: object, **__: object) -> Callable[..., Any]:

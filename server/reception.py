@@ -39,6 +39,7 @@ class Reception:
         self._query = RecordDict({RECORD: ConfigRecord({PLAN: signed.to_bytes()})})
         self._asked: dict[int, float] = {}
         self._settled: set[int] = set()
+        self._refusals: set[str] = set()
 
     def open(self) -> Participants:
         """Wait for the nodes of the run: all that are connected, or all that are enrolled until time is up.
@@ -68,6 +69,7 @@ class Reception:
         """Admit the node that answers; None where it may not take part, of which the listener is told."""
         if (reason := refusal_of(reply)) is not None:
             self._settled.add(node_id)  # asking again would only fill the site's log of refusals
+            self._refusals.add(reason)
             self._listener.plan_refused(node_id, reason)
             return None
         if is_lost(reply):
@@ -108,7 +110,8 @@ class Reception:
 
     def _wait_for(self, participants: Participants) -> None:
         federation = self._plan.federation
-        deadline, next_look = time.monotonic() + federation.join_timeout_s, 0.0
+        began, next_look = time.monotonic(), 0.0
+        deadline = began + federation.join_timeout_s
         while (away := participants.away) and len(self._settled) < len(away) and time.monotonic() < deadline:
             if time.monotonic() >= next_look:
                 self.look(participants, self._exchange.online())
@@ -121,9 +124,10 @@ class Reception:
                 self._exchange.rest()
         here, least = participants.size - len(participants.away), federation.least_accepted(participants.size)
         if here < least:
+            refused = "".join(f"; {reason}" for reason in sorted(self._refusals)[:3])
             raise FederationError(
-                f"{here} of {participants.size} enrolled sites take part after {federation.join_timeout_s:g} s, at "
-                f"least {least} are needed; missing: {', '.join(participants.away)[:200]}"
+                f"{here} of {participants.size} enrolled sites take part after {time.monotonic() - began:.1f} s, at "
+                f"least {least} are needed; missing: {', '.join(participants.away)[:200]}{refused}"
             )
 
     def _introduced(self, node_id: int, reply: Message) -> Participant:

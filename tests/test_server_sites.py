@@ -289,3 +289,13 @@ def test_a_resumed_run_takes_sites_that_were_enrolled_meanwhile_and_lets_the_rev
     coordinator = Coordinator(replace(settings), FakeGrid(nodes), listener=Watcher(), resume=True)
     coordinator.run()
     assert accepted(coordinator) == [3, 3, 3, 3]
+
+
+def test_too_few_because_sites_refuse_says_why(tmp_path):
+    def refuse(message):
+        reason = "refused by rule steps: steps: 20, and steps_at_most is 5"
+        return Message(Error(code=int(ErrorCode.MOD_FAILED_PRECONDITION), reason=reason), reply_to=message)
+
+    nodes = dict.fromkeys(IDS.values(), refuse)
+    with pytest.raises(FederationError, match=r"0 of 3 enrolled sites.*refused by rule steps: steps: 20"):
+        run(tmp_path, nodes)

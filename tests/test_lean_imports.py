@@ -1,0 +1,54 @@
+"""What a node's worker leaves out of its libraries changes its memory, and nothing else."""
+
+import subprocess
+import sys
+
+import pytest
+
+TRAINED = """
+import hashlib, torch
+from transformers import GlmForCausalLM
+from fedglm.autoglm.presets import find_preset, glm_config
+
+torch.manual_seed(1)
+torch.set_num_threads(1)
+model = GlmForCausalLM(glm_config(find_preset("glm-0.5m"), vocab_size=64, pad_id=0, bos_id=1, eos_id=2, tied=True))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+words = torch.randint(0, 64, (4, 16))
+for _ in range(3):
+    optimizer.zero_grad()
+    model(input_ids=words, labels=words).loss.backward()
+    optimizer.step()
+weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+print(hashlib.sha256(weights.numpy().tobytes()).hexdigest())
+"""
+LEAN = "from fedglm.client.lean_imports import import_lean; import_lean()\n"
+
+
+def run(*lines):
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_model_trains_to_the_same_bits():
+    assert run(LEAN, TRAINED) == run(TRAINED)
+
+
+def test_nothing_of_what_is_left_out_is_loaded():
+    heavy = ("accelerate", "pandas", "peft", "PIL", "sklearn", "sympy", "torchvision", "torch._dynamo.utils")
+    code = f"import sys; print([name for name in {heavy} if name in sys.modules])"
+    assert run(LEAN, "import fedglm.client.worker, fedglm.client.site_node", TRAINED, code)[1:] == ["[]"]
+
+
+@pytest.mark.parametrize(
+    "want",
+    [
+        "import accelerate, sklearn; assert sklearn.__version__",
+        "import torch._dynamo; print(torch._dynamo.config.suppress_errors)",
+        "import torch.distributed; assert torch.distributed.is_available()",
+        "import peft, opacus",
+    ],
+)
+def test_who_wants_it_after_all_gets_it(want):
+    run(LEAN, TRAINED, want)
