@@ -86,6 +86,11 @@ class Server:
     def enrol(self, site):
         return self("enrol", site.hand_over(self.folder), "--json").json
 
+    def last_seen(self, site):
+        with Control(self.project) as control:
+            (found,) = [node.last_seen for node in control.nodes() if node.key == site.identity.flower]
+        return found
+
     def status_of(self, site):
         return {one["name"]: one["status"] for one in self("status", "--json").json["sites"]}[site.name]
 
@@ -230,7 +235,8 @@ def test_a_killed_superlink_starts_again_and_its_nodes_come_back(server, tmp_pat
         assert started.code == 0, started.err
         assert "taken off the SuperLink's list: 1" in started.out
         assert server.daemon.pid() != pid
-        assert "Connection successful" in node.said or soon(lambda: "Connection successful" in node.said, 60)
+        seen = server.last_seen(ALL["a"])
+        assert soon(lambda: server.last_seen(ALL["a"]) > seen, 90), node.said
         assert server.status_of(ALL["a"]) == "online"
         assert node.process.poll() is None
 
