@@ -3,6 +3,7 @@
 import datetime
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from fedglm.server.project import Project
 
 LEAST_FREE_BYTES = 256 * 2**20
 ROOMY_FREE_BYTES = 2 * 2**30
+
+_CLOSING_S = 2.0
+"""How long the ports of a process that was killed may stay open: until the last of its threads has ended."""
 
 _FUTURE = datetime.timedelta(minutes=5)
 
@@ -122,15 +126,24 @@ def _disk(project: Project) -> Iterator[Finding]:
 
 def _ports(project: Project) -> Iterator[Finding]:
     settings = project.settings
+    deadline = time.monotonic() + _CLOSING_S
     for host, port in ((settings.listen, settings.port), ("127.0.0.1", settings.control_port)):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as made:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                made.bind((host, port))
-                made.listen()
-            except OSError as exc:
-                yield Finding(
-                    f"port {port} at {host} cannot be opened ({exc.strerror}): end what holds it (ss -ltnp), or run "
-                    f"fedglm provision {project.folder} --port N --control-port N",
-                    is_fatal=True,
-                )
+        while (error := _port_error(host, port)) is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if error is not None:
+            yield Finding(
+                f"port {port} at {host} cannot be opened ({error}): end what holds it (ss -ltnp), or run "
+                f"fedglm provision {project.folder} --port N --control-port N",
+                is_fatal=True,
+            )
+
+
+def _port_error(host: str, port: int) -> str | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, port))
+            made.listen()
+        except OSError as exc:
+            return str(exc.strerror)
+    return None
