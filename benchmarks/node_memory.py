@@ -31,7 +31,7 @@ from fedglm.cli.process_usage import proportional_bytes
 COMMAND = Path(sys.executable).with_name("fedglm")
 SITE, WHOLE = "edge", "whole node"
 KINDS = {
-    "fedglm.client.supernode": "SuperNode",
+    "fedglm.cli.node": "SuperNode",
     "fedglm.client.worker_process": "worker",
 }
 IMPORTS = (

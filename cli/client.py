@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,14 +110,13 @@ def start(
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
     from fedglm.cli.daemon import DaemonError, flower_environment
     from fedglm.client.site_folder import open_site
-    from fedglm.client.supernode import supernode_command
 
     site = open_site(folder)
     daemon = _daemon(site)
     if (pid := daemon.pid()) is not None:
         raise DaemonError(f"the node of {site.name} runs already, as process {pid}: see fedglm client status")
     _refuse_unfit(site)
-    argv, env = supernode_command(site), flower_environment(site.state / "flwr")
+    argv, env = node_command(site), flower_environment(site.state / "flwr")
     if foreground:
         raise typer.Exit(daemon.run(argv, env))
     since = daemon.log.stat().st_size if daemon.log.exists() else 0
@@ -169,6 +169,14 @@ def _take_kit(kit: Path, out: Path) -> None:
         for name in (KIT_FILE, "ca.pem", SITE_FILE, "policy.toml", "README.txt"):
             if (kit / name).is_file() and not (out / name).exists():
                 shutil.copy(kit / name, out / name)
+
+
+def node_command(site: "Site") -> list[str]:
+    """What runs the site's node; raises SiteError where Flower cannot be told of the folder."""
+    from fedglm.client.supernode import node_config
+
+    node_config(site)
+    return [sys.executable, "-m", "fedglm.cli.node", str(site.folder)]
 
 
 def _daemon(site: "Site") -> "Daemon":

@@ -1,9 +1,14 @@
 """`fedglm client metrics`: the figures of a site's node, for Prometheus."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:  # else `--help` would wait for cryptography
+    from prometheus_client.registry import Collector
+
+    from fedglm.client.site_folder import Site
 
 DEFAULT_PORT = 9464
 
@@ -22,12 +27,17 @@ def metrics(
 
     They are the site's own. Nothing of them is sent to the server.
     """
-    from fedglm.cli.daemon import Daemon
-    from fedglm.cli.exporter import ProcessCollector, serve
-    from fedglm.client.metrics import SiteCollector
+    from fedglm.cli.exporter import serve
     from fedglm.client.site_folder import open_site
 
     site = open_site(folder)
-    daemon = Daemon(site.state, "supernode")
-    wanted = port or site.settings.site.metrics_port or DEFAULT_PORT
-    serve([SiteCollector(site), ProcessCollector(daemon)], host=listen, port=wanted)
+    serve(collectors(site), host=listen, port=port or site.settings.site.metrics_port or DEFAULT_PORT)
+
+
+def collectors(site: "Site") -> "list[Collector]":
+    """What a site's figures come from."""
+    from fedglm.cli.daemon import Daemon
+    from fedglm.cli.exporter import ProcessCollector
+    from fedglm.client.metrics import SiteCollector
+
+    return [SiteCollector(site), ProcessCollector(Daemon(site.state, "supernode"))]

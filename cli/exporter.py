@@ -1,6 +1,8 @@
 """Serves figures to Prometheus: those of the collectors it is given, and what a daemon's processes use."""
 
 from collections.abc import Iterable, Iterator
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
 
 import typer
 from prometheus_client import CollectorRegistry, start_http_server
@@ -32,7 +34,7 @@ class ProcessCollector(Collector):
             most = limits(pid)
         except OSError:  # it has ended meanwhile
             return
-        processes = read_processes(self._daemon.members())
+        processes = read_processes({pid, *self._daemon.members()})  # the asker, which may be it, is no member
         cpu = CounterMetricFamily(
             "fedglm_process_cpu_seconds", "CPU seconds of the process and all that it started", labels=["process"]
         )
@@ -51,12 +53,26 @@ class ProcessCollector(Collector):
 
 
 def serve(collectors: Iterable[Collector], *, host: str, port: int) -> None:
-    """Answer Prometheus until Ctrl-C or SIGTERM.
+    """Answer Prometheus until Ctrl-C or SIGTERM; arguments and errors as of `start`."""
+    server, thread = start(collectors, host=host, port=port)
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"figures for Prometheus at http://{shown}:{port}/metrics; Ctrl-C ends this")
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        server.shutdown()
+
+
+def start(collectors: Iterable[Collector], *, host: str, port: int) -> tuple[WSGIServer, Thread]:
+    """Answer Prometheus in a thread of this process.
 
     Args:
         collectors: What to serve.
         host: Address of this machine to listen on.
         port: There.
+
+    Returns:
+        The server and its thread.
 
     Raises:
         DaemonError: The port cannot be opened.
@@ -65,15 +81,8 @@ def serve(collectors: Iterable[Collector], *, host: str, port: int) -> None:
     for collector in collectors:
         registry.register(collector)
     try:
-        server, thread = start_http_server(port, addr=host, registry=registry)
+        return start_http_server(port, addr=host, registry=registry)
     except OSError as exc:
         raise DaemonError(
-            f"port {port} at {host} cannot be opened ({exc.strerror}): end what holds it (ss -ltnp), or give another "
-            "--port"
+            f"port {port} at {host} cannot be opened ({exc.strerror}): end what holds it (ss -ltnp), or choose another"
         ) from exc
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"figures for Prometheus at http://{shown}:{port}/metrics; Ctrl-C ends this")
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        server.shutdown()

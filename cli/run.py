@@ -84,6 +84,7 @@ def _conduct(
     if not sites:
         raise ProjectError("no site is enrolled: fedglm server enrol SITE.pub takes what a site hands over")
     made = make(scenario)
+    _refuse_a_second(project, name)
     if not is_prepared(folder):
         prepare(made, folder, sites)
     _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
@@ -106,6 +107,20 @@ def _conduct(
     }
     write_atomically(folder / "summary.json", to_json(summary, indent=1) + "\n")
     return summary
+
+
+def _refuse_a_second(project: "Project", name: str) -> None:
+    """A site keeps to one plan at a time: one run must end before another one begins."""
+    from fedglm.server.control import Control
+    from fedglm.server.errors import ProjectError
+    from fedglm.server.submission import runs_under_way
+
+    with Control(project) as control:
+        if control.answers() and (others := [run for run in runs_under_way(project, control) if run != name]):
+            raise ProjectError(
+                f"the run {others[0]} is under way, and sites keep to one plan at a time: wait for it (fedglm watch "
+                f"{project.runs / others[0]}), or end it (fedglm server cancel {others[0]} -C {project.folder})"
+            )
 
 
 def _see_through(project: "Project", name: str, *, tries: int, patience: float, quiet: bool) -> None:

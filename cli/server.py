@@ -82,7 +82,7 @@ def start(
 ) -> None:
     """Check everything, then start the SuperLink and register the enrolled sites."""
     from fedglm.cli.daemon import flower_environment
-    from fedglm.server.control import Control, reconcile
+    from fedglm.server.control import Control, end_orphans, reconcile
     from fedglm.server.project import PROJECT
 
     opened = _open(project)
@@ -94,8 +94,10 @@ def start(
     with Control(opened) as control:
 
         def introduce() -> None:
-            changes = reconcile(opened, control)
+            changes, orphans = reconcile(opened, control), end_orphans(control)
             typer.echo(f"the SuperLink is up; sites reach it at {opened.settings.address}")
+            if orphans:
+                typer.echo("a run was under way when the last SuperLink ended: fedglm run --resume goes on with it")
             _tell(changes, "")
 
         if foreground:
@@ -114,6 +116,22 @@ def stop(project: ProjectFolder = _HERE) -> None:
     """End the SuperLink and all that it started; a run goes on later with fedglm run --resume."""
     stopped = _daemon(_open(project)).stop()
     typer.echo("the SuperLink has ended" if stopped else "no SuperLink runs")
+
+
+@app.command()
+def cancel(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
+    project: ProjectFolder = _HERE,
+) -> None:
+    """End a run that is under way; fedglm run --name RUN --resume goes on with it later."""
+    from fedglm.server.control import Control
+    from fedglm.server.run_file import checked_run_name
+    from fedglm.server.submission import cancel as end
+
+    opened = _open(project)
+    with Control(opened) as control:
+        end(opened, control, checked_run_name(run))
+    typer.echo(f"{run} is cancelled; fedglm run --name {run} --resume goes on with it")
 
 
 @app.command()

@@ -1,7 +1,5 @@
 """The site's node: Flower's SuperNode, with TLS, the node's own key and nothing else left open.
 
-    python -m fedglm.client.supernode SITE_FOLDER
-
 Messages are answered in this process (`client/executor.py`), by the site's worker (`client/worker.py`).
 """
 
@@ -9,16 +7,15 @@ import os
 import secrets
 import socket
 import sys
-from pathlib import Path
 
-from fedglm.client.site_folder import Site, open_site
+from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
 
 LOCAL = "127.0.0.1"
 
 
-def supernode_command(site: Site) -> list[str]:
-    """Program and arguments.
+def node_config(site: Site) -> str:
+    """What Flower hands to the ClientApp: where the site's folder is.
 
     Raises:
         SiteError: The folder's name cannot be told to Flower.
@@ -27,7 +24,7 @@ def supernode_command(site: Site) -> list[str]:
     folder = str(site.folder)
     if not folder.isprintable() or any(mark in folder for mark in "\"'\\"):
         raise SiteError(f"{folder!r}: the folder's name holds a quote, a backslash or a control character; rename it")
-    return [sys.executable, "-m", "fedglm.client.supernode", folder]
+    return f'site="{folder}"'
 
 
 def flower_arguments(site: Site, port: int, secret_file: str) -> list[str]:
@@ -37,12 +34,15 @@ def flower_arguments(site: Site, port: int, secret_file: str) -> list[str]:
         site: Whose node.
         port: For this process's own thread that answers messages; on this machine alone.
         secret_file: What lets it alone take them.
+
+    Raises:
+        SiteError: The folder's name cannot be told to Flower.
     """
     return [
         *("--root-certificates", str(site.authority)),
         *("--superlink", site.server),
         *("--auth-supernode-private-key", str(site.flower_key)),
-        *("--node-config", f'site="{site.folder}"'),
+        *("--node-config", node_config(site)),
         *("--isolation", "process"),
         *("--host", LOCAL),
         *("--port", str(port)),
@@ -50,14 +50,17 @@ def flower_arguments(site: Site, port: int, secret_file: str) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Run the node until a signal ends it."""
+def run_node(site: Site) -> None:
+    """Be the node until a signal ends it.
+
+    Raises:
+        SiteError: The folder's name cannot be told to Flower.
+    """
     from flwr.supernode.cli import flower_supernode
 
     from fedglm.client.deployed import app
     from fedglm.client.executor import start_executor
 
-    site = open_site(Path(sys.argv[1]))
     port, secret = _free_port(), secrets.token_bytes(32)
     descriptor = os.memfd_create("secret")  # a file that is on no disk
     os.write(descriptor, secret)
@@ -70,7 +73,3 @@ def _free_port() -> int:
     with socket.socket() as listening:
         listening.bind((LOCAL, 0))
         return int(listening.getsockname()[1])
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ Flower's Control interface, over TLS, at 127.0.0.1. The project's `enrolled/` is
 SuperLink's list in line with it.
 """
 
+import contextlib
 import datetime
 import ssl
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from flwr.proto.control_pb2 import (
     ListRunsResponse,
     RegisterNodeRequest,
     RegisterNodeResponse,
+    StopRunRequest,
+    StopRunResponse,
     UnregisterNodeRequest,
     UnregisterNodeResponse,
 )
@@ -157,6 +160,15 @@ class Control:
             for run in found
         ]
 
+    def stop(self, run_id: int) -> None:
+        """End a run.
+
+        Raises:
+            ProjectError: The SuperLink does not answer, or the run has ended already.
+        """
+        if not self._call("stop-run", StopRunRequest(run_id=run_id), StopRunResponse).success:
+            raise ProjectError(f"the SuperLink does not end the run {run_id}: see fedglm server status")
+
     def register(self, identity: SiteIdentity) -> int:
         """Put a site's node on the list.
 
@@ -221,6 +233,24 @@ def reconcile(project: Project, control: Control) -> Changes:
         elif on_list[identity.flower].status == REMOVED:
             unusable.append(name)
     return Changes(tuple(registered), tuple(others), tuple(unusable))
+
+
+def end_orphans(control: Control) -> int:
+    """End the runs whose process died with the last SuperLink: Flower would wait a minute for each.
+
+    Only for a SuperLink that has just started.
+
+    Returns:
+        How many there were; who waits for one of them hands it over again.
+
+    Raises:
+        ProjectError: The SuperLink does not answer.
+    """
+    orphans = [run.run_id for run in control.runs() if run.status in ("starting", "running")]
+    for run_id in orphans:
+        with contextlib.suppress(ProjectError):  # it has ended meanwhile
+            control.stop(run_id)
+    return len(orphans)
 
 
 def _last_seen(status: str, now: str, online_until: float) -> datetime.datetime | None:

@@ -64,10 +64,13 @@ custody = "custody"
 # What trains: "auto" takes a GPU where there is one; else "cpu" or "cuda".
 device = "auto"
 
+# Threads of a training step. With one, the site repeats a simulation to the bit.
+threads = 1
+
 # Where the server is, HOST:PORT, once it is no longer where the kit says ({address}).
 #server = "{address}"
 
-# Figures for Prometheus, on this machine alone, at http://127.0.0.1:PORT/metrics.
+# The node's figures for Prometheus, on this machine alone, at http://127.0.0.1:PORT/metrics.
 #metrics_port = 9464
 
 [data]
@@ -82,8 +85,17 @@ device = "auto"
 # The field that says whose a record is: a patient's records are then protected, and held out, together.
 #unit_field = "patient_id"
 
-# For a trial with built-in data, such as source = "breast-cancer": the first of four parts of them.
+# This site's copy of the public table that a run places its bins by, where the run asks for one.
+#public_reference = "reference.csv"
+
+# For a trial with built-in data, such as source = "breast-cancer": the first of four parts of them. Of records of one's
+# own, site_field names the field that they are parted by.
 #share = "0/4"
+#site_field = "hospital"
+
+[model]
+# This site's copy of the pretrained model (a Hugging Face folder) that a run starts from, where the run asks for one.
+#path = "models/glm"
 """
 
 

@@ -152,3 +152,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _mechanism(fields: dict[str, str | int | float] | None) -> Mechanism | None:
     return None if fields is None else Mechanism.from_fields(fields)
+
+
+def write_failure(folder: Path, error: str, reason: str, *, final: bool) -> None:
+    """Write `failed.json`.
+
+    Args:
+        folder: The run's.
+        error: Kind of what happened.
+        reason: For people.
+        final: Trying again would end the same way.
+    """
+    said = {"error": error, "reason": " ".join(reason.split())[:1000], "final": final}
+    write_atomically(folder / FAILED, json.dumps(said) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 from fedglm.privacy.durable import storage_errors, write_atomically
 from fedglm.server.federation import Row
 from fedglm.server.rows import to_lines
-from fedglm.server.run_file import DONE, EVENTS, FAILED, ROUNDS
+from fedglm.server.run_file import DONE, EVENTS, FAILED, ROUNDS, write_failure
 
 
 class RunLog:
@@ -55,9 +55,9 @@ class RunLog:
         write_atomically(self._folder / DONE, json.dumps({"model_sha256": model_sha256, "rounds": len(rows)}) + "\n")
 
     def failed(self, exc: Exception, *, final: bool) -> None:
-        """The run ends here; `final` says that trying again would end the same way."""
-        said = {"error": type(exc).__name__, "reason": " ".join(str(exc).split())[:1000], "final": final}
-        write_atomically(self._folder / FAILED, json.dumps(said) + "\n")
+        """The run ends here; `final` says that trying again would end the same way. The first reason stands."""
+        if not (self._folder / FAILED).is_file():
+            write_failure(self._folder, type(exc).__name__, str(exc), final=final)
 
     def _write_rounds(self, rows: list[Row]) -> None:
         write_atomically(self._folder / ROUNDS, to_lines(rows))

@@ -17,7 +17,7 @@ from fedglm.privacy.durable import write_atomically
 from fedglm.server.control import Control
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import CONNECTION, Project
-from fedglm.server.run_file import DONE, FAILED
+from fedglm.server.run_file import DONE, FAILED, write_failure
 
 SUBMITTED = "flower.json"
 """File of a run's folder that says under which number Flower runs it."""
@@ -89,9 +89,36 @@ def is_under_way(project: Project, control: Control, name: str) -> bool:
     Raises:
         ProjectError: The SuperLink does not answer.
     """
+    return name in runs_under_way(project, control)
+
+
+def runs_under_way(project: Project, control: Control) -> list[str]:
+    """Names of the runs that the SuperLink is at work on, or about to be.
+
+    Raises:
+        ProjectError: The SuperLink does not answer.
+    """
+    going = {run.run_id for run in control.runs() if not run.status.startswith("finished")}
+    names = sorted(path.parent.name for path in project.runs.glob(f"*/{SUBMITTED}"))
+    return [name for name in names if submitted(project, name) in going]
+
+
+def cancel(project: Project, control: Control, name: str) -> None:
+    """End a run for now; who waits for it is told, and it can be gone on with.
+
+    Raises:
+        ProjectError: It is not under way, or the SuperLink does not answer.
+    """
     run_id = submitted(project, name)
-    status = next((run.status for run in control.runs() if run.run_id == run_id), "finished")
-    return not status.startswith("finished")
+    if run_id is None or not is_under_way(project, control, name):
+        raise ProjectError(f"no run {name} is under way: see fedglm server status")
+    reason = f"it was cancelled; fedglm run --name {name} --resume goes on"
+    write_failure(project.runs / name, "Cancelled", reason, final=True)  # first: who waits would hand it over again
+    try:
+        control.stop(run_id)
+    except ProjectError:
+        (project.runs / name / FAILED).unlink(missing_ok=True)
+        raise
 
 
 def ended(folder: Path, *, after: bool) -> bool:
@@ -109,5 +136,5 @@ def ended(folder: Path, *, after: bool) -> bool:
     if after and (folder / FAILED).is_file():
         failed = json.loads((folder / FAILED).read_text())
         if failed["final"]:
-            raise ProjectError(f"the run cannot go on: {failed['reason']}")
+            raise ProjectError(f"the run has ended: {failed['reason']}")
     return False

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import urllib.request
 from pathlib import Path
 
 from command_line import Process, run_here
@@ -48,7 +49,7 @@ class Federation:
         self.folder, self.names = folder, [f"site-{number}" for number in range(sites)]
         self._network = network
         self.project = folder / "fed"
-        port, control = free_ports(2)
+        port, control, self.figures_port = free_ports(3)
         named = [option for name in self.names for option in ("--site", name)]
         host = "127.0.0.1" if network is None else network.server_address
         ports = ("--port", port, "--control-port", control, "--listen", host)
@@ -58,6 +59,8 @@ class Federation:
             (self.project / "kits" / name).rename(home)
             told(run_here("client", "keygen", home))
             fill_in(home / "site.toml", {"source": f'"{source}"', "share": f'"{number}/{sites}"'})
+            if number == 0:
+                fill_in(home / "site.toml", {"metrics_port": str(self.figures_port)})
             fill_in(home / "policy.toml", policy)
             told(run_here("client", "sign-policy", home))
             (self.project / "kits" / name).mkdir()
@@ -112,6 +115,11 @@ class Federation:
         """`fedglm run`, under way."""
         prefix = () if self._network is None else self._network.inside(SERVER)
         return Process("run", scenario, "-C", self.project, "--name", name, *options, "--json", prefix=prefix)
+
+    def figures(self):
+        """What the first site's node shows to Prometheus."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.figures_port}/metrics", timeout=10) as answer:
+            return answer.read().decode()
 
     def events(self, name):
         path = self.project / "runs" / name / "events.jsonl"

@@ -13,7 +13,7 @@ from custodies import OPEN
 from site_folders import NAME, content_of, make_project, make_site, write_site_file
 from tls_server import free_port, tls_server
 
-from fedglm.client import supernode
+from fedglm.cli import client
 from fedglm.client.site_folder import open_site
 from fedglm.client.supernode import flower_arguments
 from fedglm.privacy.errors import Refusal
@@ -198,7 +198,7 @@ def test_a_folder_that_flower_cannot_be_told_of(fedglm, site):
 @pytest.fixture
 def sleeper(monkeypatch):
     """A node that connects at once and then sleeps."""
-    monkeypatch.setattr(supernode, "supernode_command", lambda _: [sys.executable, "-c", SLEEPER])
+    monkeypatch.setattr(client, "node_command", lambda _: [sys.executable, "-c", SLEEPER])
 
 
 @pytest.mark.usefixtures("sleeper")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import time
 
@@ -57,6 +58,32 @@ def test_our_count_of_bytes_agrees_with_flower_s_own(federation):
         assert framing < 2500
 
 
+def test_a_node_shows_its_figures(federation):
+    figures = federation.figures()
+    assert 'fedglm_process_up{process="supernode"} 1.0' in figures
+    held = re.search(r'fedglm_process_memory_bytes{process="supernode"} (\S+)', figures)
+    assert 50e6 < float(held[1]) < 2e9
+
+
+def test_a_run_is_cancelled_and_gone_on_with(federation, tmp_path):
+    settings = (*SHORT, "--seed", "99")
+    expected = simulated(tmp_path / "calm", *settings)["model_sha256"]
+    with federation.run("hospital", "cancelled", "--no-dp", *settings) as process:
+        process.until(lambda: federation.rounds("cancelled"), 300)
+        second = run_here("run", "hospital", "-C", federation.project, "--name", "second", "--no-dp")
+        assert second.code == 2
+        assert "the run cancelled is under way, and sites keep to one plan at a time" in second.err
+        told(run_here("server", "cancel", "cancelled", "-C", federation.project))
+        result = process.finish(timeout=60)
+    assert (result.code, len(result.err.splitlines()[-1:])) == (2, 1)
+    assert "it was cancelled; fedglm run --name cancelled --resume goes on" in result.err
+    assert run_here("server", "cancel", "cancelled", "-C", federation.project).code == 2
+    with federation.run("hospital", "cancelled", "--resume") as process:
+        result = process.finish(timeout=600)
+    assert result.code == 0, result.err
+    assert result.json["model_sha256"] == expected
+
+
 class Killer:
     """Kills at random what a federation is made of, and starts it again as systemd would."""
 
@@ -87,7 +114,7 @@ class Killer:
         marks = {
             "superlink": "fedglm.server.superlink",
             "serverapp": "flwr-serverapp",
-            "supernode": "fedglm.client.supernode",
+            "supernode": "fedglm.cli.node",
             "worker": "fedglm.client.worker_process",
         }
         try:
