@@ -15,8 +15,6 @@ what a fresh process holds after each of the imports that the worker needs, as t
 import argparse
 import contextlib
 import os
-import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,11 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from deployment import COMMAND, Deployment
+
 from fedglm.cli.daemon import Daemon
 from fedglm.cli.process_usage import proportional_bytes
 
-COMMAND = Path(sys.executable).with_name("fedglm")
-SITE, WHOLE = "edge", "whole node"
+WHOLE = "whole node"
 KINDS = {
     "fedglm.cli.node": "SuperNode",
     "fedglm.client.worker_process": "worker",
@@ -45,16 +44,9 @@ IMPORTS = (
     "peft",
     "fedglm.client.site_node",
 )
-POLICY = {
-    "steps_at_most": "1000",
-    "plans": '["*"]',
-    "models": '["*"]',
-    "codecs": '["*"]',
-    "bytes_at_most": "100_000_000",
-}
 UNITS = 1000
-WITHOUT_NOISE = {"without_differential_privacy": "true"}
 WITH_NOISE = {
+    "without_differential_privacy": "false",
     "delta": "1e-6",
     "declare_units": str(UNITS),
     "unit": '"record"',
@@ -77,18 +69,12 @@ def main() -> None:
     options = parser.parse_args()
     noise = ["--epsilon", str(options.epsilon), "--set", f"privacy.units={UNITS}"]
     privacy = ["--no-dp"] if options.epsilon is None else noise
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        limited(options.limit) as group,
-        federation(Path(folder), options.source, options.epsilon, group) as (project, node),
-    ):
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            [COMMAND, "run", options.scenario, "-C", project, *privacy, "--rounds", str(options.rounds), "--json"],
-            stdout=subprocess.DEVNULL,
-        )
-        peaks = watched(node, process)
-        if process.returncode:
-            sys.exit(f"the run failed ({process.returncode}): {' '.join(node.tail(5))}")
+    policy = {} if options.epsilon is None else WITH_NOISE | {"epsilon": str(10 * options.epsilon)}
+    core = min(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder, limited(options.limit) as group:
+        before = [*put_in(group), "taskset", "-c", str(core)]
+        with Deployment(Path(folder), 1, options.source, parts=4, policy=policy, before=before) as made:
+            peaks = run(made, [options.scenario, *privacy, "--rounds", str(options.rounds)])
     limit = "" if options.limit is None else f", at most {options.limit} MB"
     print(f"{options.scenario}, {options.rounds} rounds, {' '.join(privacy)}, one core{limit}")
     print(f"{'process':<12} {'peak':>9} {'own':>9}")
@@ -98,6 +84,18 @@ def main() -> None:
     if options.imports:
         print_imports(lean=False)
         print_imports(lean=True)
+
+
+def run(made: Deployment, options: list[str]) -> dict[str, "Peak"]:
+    """A run of one site; what its node's processes held at most."""
+    (node,) = made.start_nodes()
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [COMMAND, "run", *options, "-C", made.project, "--json"], stdout=subprocess.DEVNULL
+    )
+    peaks = watched(node, process)
+    if process.returncode:
+        sys.exit(f"the run failed ({process.returncode}): {' '.join(node.tail(5))}")
+    return peaks
 
 
 class Peak(NamedTuple):
@@ -156,53 +154,9 @@ def limited(megabytes: int | None) -> Iterator[Path | None]:
         group.rmdir()
 
 
-@contextlib.contextmanager
-def federation(folder: Path, source: str, epsilon: float | None, group: Path | None) -> Iterator[tuple[Path, Daemon]]:
-    """A project and one site, both started; the block gets the project's folder and the node's daemon."""
-    budget = WITHOUT_NOISE if epsilon is None else WITH_NOISE | {"epsilon": str(10 * epsilon)}
-    project, site = folder / "fed", folder / SITE
-    port, control = free_port(), free_port()
-    told("provision", project, "--host", "127.0.0.1", "--port", port, "--control-port", control, "--site", SITE)
-    told("client", "keygen", project / "kits" / SITE, "--out", site)
-    fill_in(site / "site.toml", {"source": f'"{source}"', "share": '"0/4"'})
-    fill_in(site / "policy.toml", POLICY | budget)
-    told("client", "sign-policy", site)
-    told("server", "enrol", site / f"{SITE}.pub", "-C", project)
-    core = min(os.sched_getaffinity(0))
-    try:
-        told("server", "start", "-C", project)
-        told("client", "start", site, before=[*put_in(group), "taskset", "-c", str(core)])
-        yield project, Daemon(site / "state", "supernode")
-    finally:
-        told("client", "stop", site)
-        told("server", "stop", "-C", project)
-
-
 def put_in(group: Path | None) -> list[str]:
     """What starts a command, and all that it starts, in the group."""
     return [] if group is None else ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
-
-
-def told(*arguments: object, before: list[str] | None = None) -> None:
-    """Run a command of ours; its output only matters where it fails."""
-    argv = [*(before or []), str(COMMAND), *map(str, arguments)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-    if done.returncode:
-        sys.exit(f"fedglm {' '.join(map(str, arguments))}: {done.stderr}")
-
-
-def fill_in(path: Path, values: dict[str, str]) -> None:
-    """Give keys of a commented TOML template their values."""
-    text = path.read_text()
-    for key, value in values.items():
-        text = re.sub(rf"(?m)^#?{key} = .*$", f"{key} = {value}", text, count=1)
-    path.write_text(text)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
 
 
 def print_imports(lean: bool) -> None:

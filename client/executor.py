@@ -1,7 +1,7 @@
-"""Takes the messages that the SuperNode has received, one at a time, to the site's ClientApp, and its answers back.
+"""Takes the messages that the SuperNode has received to the site's ClientApp, and its answers back.
 
 Flower would start two more processes for this: one that waits, and one for each message, which unpacks and loads the
-app that the server sent. A thread of the SuperNode does it over the same interface. It saves the processes, their time
+app that the server sent. Threads of the SuperNode do it over the same interface. It saves the processes, their time
 and their memory, and nothing that the server sent is ever unpacked: the app is the installed one.
 """
 
@@ -66,7 +66,8 @@ def _answer_for_ever(app: ClientApp, address: str, secret: bytes) -> None:
             time.sleep(_POLL_S)
             continue
         if found.HasField("task") and found.token:
-            _answer_one(app, address, found.token)
+            # In a thread, for a message whose parts a dying SuperLink never sent is waited for, and others come.
+            threading.Thread(target=_answer_one, args=(app, address, found.token), daemon=True).start()
         else:
             time.sleep(_POLL_S)
 

@@ -98,8 +98,8 @@ class Federation:
         """The command at the server or a site."""
         if self._network is None:
             return run_here(*arguments)
-        with Process(*arguments, prefix=self._network.inside(place)) as process:
-            return process.finish()
+        # Not as a context manager: what the command starts is to stay.
+        return Process(*arguments, prefix=self._network.inside(place)).finish()
 
     def start(self):
         self.start_server()
