@@ -27,11 +27,18 @@ OPEN = {
 
 
 SERVER = "server"
+SITES = 5
+SHORT = ("--rounds", "4", "--set", "evaluation.baselines=[]")
 
 
 def told(result):
     assert result.code == 0, result.err
     return result
+
+
+def simulated(folder, *options):
+    """Summary of the scenario `hospital`, simulated with as many sites."""
+    return told(run_here("simulate", "hospital", "--no-dp", "--nodes", SITES, "--out", folder, "--json", *options)).json
 
 
 class Federation:

@@ -1,20 +1,12 @@
-"""Real SuperLink, real SuperNodes, TLS and node authentication on: the simulation's bits, whatever is killed."""
+"""Real SuperLink, real SuperNodes, TLS and node authentication on: the simulation's bits, and what is told of them."""
 
-import contextlib
-import os
-import random
 import re
-import signal
-import time
 
 import pytest
 from command_line import run_here, soon
-from real_federation import Federation, told
+from real_federation import SHORT, SITES, Federation, simulated, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-
-SITES = 5
-SHORT = ("--rounds", "4", "--set", "evaluation.baselines=[]")
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +16,6 @@ def federation(tmp_path_factory):
         yield made
         made.stop()
         assert soon(lambda: made.processes == set()), "the stopped federation left processes behind"
-
-
-def simulated(folder, *options):
-    """The hash of the same scenario's model, simulated."""
-    return told(run_here("simulate", "hospital", "--no-dp", "--nodes", SITES, "--out", folder, "--json", *options)).json
 
 
 def test_five_sites_get_the_bits_of_the_simulation(federation, tmp_path):
@@ -82,69 +69,3 @@ def test_a_run_is_cancelled_and_gone_on_with(federation, tmp_path):
         result = process.finish(timeout=600)
     assert result.code == 0, result.err
     assert result.json["model_sha256"] == expected
-
-
-class Killer:
-    """Kills at random what a federation is made of, and starts it again as systemd would."""
-
-    def __init__(self, federation, dice):
-        self._federation, self._dice = federation, dice
-        self.killed = []
-
-    def strike(self):
-        kind = self._dice.choice(("superlink", "serverapp", "supernode", "worker"))
-        name = self._dice.choice(self._federation.names)
-        server, *nodes = self._federation.daemons
-        daemon = server if kind in ("superlink", "serverapp") else nodes[self._federation.names.index(name)]
-        victims = [pid for pid in daemon.members() if self._is(pid, kind)]
-        if not victims:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._dice.choice(sorted(victims)), signal.SIGKILL)
-            self.killed.append(kind)
-        if kind in ("superlink", "supernode"):
-            assert soon(lambda: daemon.pid() is None)
-        if kind == "superlink":
-            self._federation.start_server()
-        elif kind == "supernode":
-            self._federation.start_site(name)
-
-    @staticmethod
-    def _is(pid, kind):
-        marks = {
-            "superlink": "fedglm.server.superlink",
-            "serverapp": "flwr-serverapp",
-            "supernode": "fedglm.cli.node",
-            "worker": "fedglm.client.worker_process",
-        }
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                return marks[kind].encode() in file.read()
-        except OSError:
-            return False
-
-
-@pytest.mark.parametrize("seed", range(int(os.environ.get("FEDGLM_KILLS", "3"))))
-def test_whatever_is_killed_the_model_has_the_same_bits(federation, tmp_path, seed):
-    # Each run has a seed of its own: bytes that a site has released before are not charged again.
-    settings = (*SHORT, "--seed", str(100 + seed))
-    expected = simulated(tmp_path / "calm", *settings)["model_sha256"]
-    name, dice = f"killed-{seed}-{os.getpid()}", random.Random(seed)  # noqa: S311 - a test's order
-    before = {site: len(federation.charges(site)) for site in federation.names}
-    killer = Killer(federation, dice)
-    with federation.run("hospital", name, "--no-dp", *settings) as process:
-        strikes = dice.randint(1, 4)
-        for _ in range(strikes):
-            time.sleep(dice.uniform(2, 25))
-            if not process.running():
-                break
-            killer.strike()
-        result = process.finish(timeout=1500)
-    print(f"seed {seed}: killed {', '.join(killer.killed) or 'nothing'}")
-    assert result.code == 0, result.err
-    assert result.json["model_sha256"] == expected
-    rows = federation.rounds(name)
-    assert [row["nodes_accepted"] for row in rows] == [SITES] * len(rows)
-    for site in federation.names:
-        charges = federation.charges(site)[before[site] :]
-        assert [charge.round for charge in charges] == list(range(1, len(rows) + 1)), "one charge a released update"

@@ -3,8 +3,7 @@
 import pytest
 from command_line import soon
 from networks import CAN, Link, Network
-from real_federation import SERVER, Federation
-from test_deployment import SHORT, SITES, simulated
+from real_federation import SERVER, SHORT, SITES, Federation, simulated
 
 pytestmark = [
     pytest.mark.slow,
@@ -13,11 +12,6 @@ pytestmark = [
 ]
 THIN = Link(rate=256e3, loss=0.02, delay=0.02)
 """As thin as a hospital's oldest line, and lossy both ways."""
-
-
-def replies(federation, number):
-    """How many answers of a round are in."""
-    return len([e for e in federation.events("thin") if e["event"] == "reply" and e["round"] == number])
 
 
 def test_five_hosts_over_thin_and_lossy_links_and_a_cable_that_is_pulled(tmp_path):
