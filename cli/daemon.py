@@ -9,7 +9,6 @@ process left behind is therefore found, and ended before the next one starts. Th
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from types import FrameType
 import typer
 
 from fedglm.privacy.durable import storage_errors, write_atomically
+from fedglm.privacy.file_lock import held
 
 MARK = "FEDGLM_DAEMON"
 """Environment variable that names the daemon, in it and in all that it starts."""
@@ -272,20 +272,10 @@ class Daemon:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        path = self._folder / f"{self.name}.lock"
-        with storage_errors(path):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DaemonError(
-                    f"another command is starting or stopping {self.name}: wait until it is done"
-                ) from None
+        with held(self._folder / f"{self.name}.lock") as alone:
+            if not alone:
+                raise DaemonError(f"another command is starting or stopping {self.name}: wait until it is done")
             yield
-        finally:
-            os.close(descriptor)
 
     def _open_log(self) -> int:
         with storage_errors(self.log):

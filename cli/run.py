@@ -64,6 +64,14 @@ def run(
         typer.echo(to_json(summary, indent=1))
         return
     console.print(f"{called}: {summary['rounds']} rounds, model {summary['model_sha256'][:16]}", highlight=False)
+    ways = [
+        f"{summary[f'{way}link_bytes'] / 1e3:.1f} kB {way}, {summary[f'{way}link_ratio']:.2%} of dense float32"
+        for way in ("up", "down")
+    ]
+    console.print(f"traffic: {'; '.join(ways)}", highlight=False)
+    if summary["superlink_uplink_bytes"] is not None:
+        whole = [f"{summary[f'superlink_{way}link_bytes'] / 1e3:.1f} kB {way}" for way in ("up", "down")]
+        console.print(f"with the messages around it, by the SuperLink's count: {', '.join(whole)}", highlight=False)
     console.print(f"model: {folder / 'model'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -87,7 +95,7 @@ def _conduct(
     _refuse_a_second(project, name)
     if not is_prepared(folder):
         prepare(made, folder, sites)
-    _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
+    counted = _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
     release(made, folder, folder / "model")
     totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
     summary = {
@@ -101,6 +109,8 @@ def _conduct(
         "density": scenario.update.effective_density,
         "privacy": stated(scenario, sites),
         **totals,
+        "superlink_uplink_bytes": counted and counted[0],
+        "superlink_downlink_bytes": counted and counted[1],
         "uplink_ratio": totals["uplink_bytes"] / (totals["dense_uplink_bytes"] or 1),
         "downlink_ratio": totals["downlink_bytes"] / (totals["dense_downlink_bytes"] or 1),
         "model_sha256": done["model_sha256"],
@@ -116,22 +126,31 @@ def _refuse_a_second(project: "Project", name: str) -> None:
     from fedglm.server.submission import runs_under_way
 
     with Control(project) as control:
-        if control.answers() and (others := [run for run in runs_under_way(project, control) if run != name]):
-            raise ProjectError(
-                f"the run {others[0]} is under way, and sites keep to one plan at a time: wait for it (fedglm watch "
-                f"{project.runs / others[0]}), or end it (fedglm server cancel {others[0]} -C {project.folder})"
-            )
+        try:
+            others = [run for run in runs_under_way(project, control) if run != name]
+        except ProjectError:  # it is away, and is waited for
+            return
+    if others:
+        raise ProjectError(
+            f"the run {others[0]} is under way, and sites keep to one plan at a time: wait for it (fedglm watch "
+            f"{project.runs / others[0]}), or end it (fedglm server cancel {others[0]} -C {project.folder})"
+        )
 
 
-def _see_through(project: "Project", name: str, *, tries: int, patience: float, quiet: bool) -> None:
-    """Wait until the run is done; hand it over, and again whenever it was lost."""
+def _see_through(project: "Project", name: str, *, tries: int, patience: float, quiet: bool) -> tuple[int, int] | None:
+    """Wait until the run is done; hand it over, and again whenever it was lost.
+
+    Returns:
+        The SuperLink's own count of its bytes, up and down; None where it does not answer any more.
+    """
     from fedglm.cli.daemon import flower_environment
     from fedglm.server.control import Control
     from fedglm.server.errors import ProjectError
     from fedglm.server.run_file import ROUNDS, read_lines
-    from fedglm.server.submission import ended, is_under_way, submit
+    from fedglm.server.serving import is_served
+    from fedglm.server.submission import ended, is_under_way, stop, submit, traffic
 
-    folder, told, handed, last_seen = project.runs / name, 0, 0, time.monotonic()
+    folder, told, handed, served, last_seen = project.runs / name, 0, 0, False, time.monotonic()
     with Control(project) as control:
         while not ended(folder, after=handed > 0):
             try:
@@ -141,6 +160,9 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
                     submit(project, name, flower_environment(project.flower_home))
                     handed += 1
                     _say(f"handed to the SuperLink{' again' if handed > 1 else ''}", quiet)
+                was, served = served, is_served(folder)
+                if was and not served and not ended(folder, after=True):
+                    stop(project, control, name)  # its process is dead; Flower would notice in a minute
                 last_seen = time.monotonic()
             except ProjectError as exc:
                 if control.answers():
@@ -153,6 +175,7 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
                 _say(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites", quiet)
             told = len(rows)
             time.sleep(_POLL_S)
+        return traffic(project, control, name) if control.answers() else None
 
 
 def _say(line: str, quiet: bool) -> None:

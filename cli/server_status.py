@@ -17,7 +17,7 @@ from fedglm.server.enrolment import enrolled_sites, provisioned_sites, revoked_s
 from fedglm.server.errors import ProjectError
 from fedglm.server.preflight import certificate_findings
 from fedglm.server.project import Project
-from fedglm.server.submission import submitted
+from fedglm.server.submission import submissions
 
 _MOST_RUNS = 10  # the newest, in the table
 
@@ -70,9 +70,9 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
 
 
 def _runs_of(project: Project, control: Control) -> list[dict[str, Any]]:
-    """The SuperLink's runs, each with the name of its folder; an earlier attempt at a run has none any more."""
+    """The SuperLink's runs, each with the name of its folder; an app that somebody else ran has none."""
     folders = [path.name for path in project.runs.iterdir() if path.is_dir()]
-    names = {submitted(project, name): name for name in folders}
+    names = {number: name for name in folders for number in submissions(project, name)}
     return [{"name": names.get(run.run_id), **asdict(run)} for run in control.runs()]
 
 

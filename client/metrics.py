@@ -5,7 +5,6 @@ a record, the name of a field, or a text that a server sent.
 """
 
 import datetime
-import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fedglm.client.site_budget import spent_on
 from fedglm.client.site_folder import Site
 from fedglm.privacy.custody import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
@@ -117,16 +117,9 @@ def _of_ledger(ledger: Ledger, policy: Policy) -> list[Metric]:
     releases = CounterMetricFamily("fedglm_site_releases", "What has left", labels=["data_set", "purpose"])
     last = GaugeMetricFamily("fedglm_site_last_release_timestamp_seconds", "When something last left", labels=label)
     rows = ledger.rows()
-    # The content as it was last charged: to commit to the records anew would mean to read them all.
-    contents = {row.charge.data_set: row.charge.commitment for row in rows}
-    for name in {policy.data_set, *contents}:
+    for name in {policy.data_set, *(row.charge.data_set for row in rows)}:
         own = [row for row in rows if row.charge.data_set == name]
-        epsilon = 0.0
-        if any(row.charge.mechanism is None for row in ledger.history(name, contents.get(name, ""))):
-            epsilon = math.inf
-        elif own and policy.delta is not None:
-            epsilon = ledger.spent(name, contents[name], policy.delta).epsilon
-        if not own or math.isinf(epsilon) or policy.delta is not None:  # else nobody has said at which delta
+        if (epsilon := spent_on(ledger, name, policy)) is not None:
             spent.add_metric([name], epsilon)
         for purpose, number in Counter(row.charge.purpose for row in own).items():
             releases.add_metric([name, purpose], number)
@@ -134,7 +127,8 @@ def _of_ledger(ledger: Ledger, policy: Policy) -> list[Metric]:
             last.add_metric([name], _seconds(own[-1].time))
         if name == policy.data_set and policy.epsilon is not None:
             limit.add_metric([name], policy.epsilon)
-            left.add_metric([name], max(0.0, policy.epsilon - epsilon))
+            if epsilon is not None:
+                left.add_metric([name], max(0.0, policy.epsilon - epsilon))
     return [spent, limit, left, releases, last]
 
 

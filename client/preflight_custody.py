@@ -88,7 +88,7 @@ def _budget(folder: Path, policy: Policy) -> Finding:
         budget = read_budget(folder, policy)
     except PrivacyError as exc:
         return failure("ledger", str(exc), "put it back from where it was copied; never make a new one")
-    if budget.epsilon is None or policy.without_differential_privacy:
+    if budget.epsilon is None or budget.spent is None or policy.without_differential_privacy:
         return ok("ledger", f"{budget.releases} releases; the policy permits runs without noise")
     said = f"{budget.releases} releases; epsilon {budget.spent:.2f} of {budget.epsilon:g} is spent"
     if budget.without_noise:

@@ -6,7 +6,6 @@ Killed at any moment, it loses nothing, for the node writes down what it must re
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from fedglm.client.site_settings import KIT_FILE, SITE_FILE
 from fedglm.client.worker_link import AGAIN, MOST_BYTES, SOCKET, in_folder, send
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import POLICY
+from fedglm.privacy.file_lock import held
 
 LOCK = "worker.lock"
 IDLE_S = 1800.0
@@ -64,7 +64,7 @@ def serve(folder: Path, idle_s: float = IDLE_S) -> None:
     site = open_site(folder)
     # Flower makes messages only in a process that it has given numbers to; it started this one's questioner, not this.
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    with _the_only_one(site.state) as alone:
+    with held(site.state / LOCK) as alone:
         if not alone:
             return
         read = _fingerprint(site)
@@ -114,21 +114,6 @@ def _fingerprint(site: Site) -> str:
             found = os.stat(written)
             whole.update(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}".encode())
     return whole.hexdigest()
-
-
-@contextlib.contextmanager
-def _the_only_one(state: Path) -> Iterator[bool]:
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

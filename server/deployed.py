@@ -20,6 +20,7 @@ from fedglm.server.participants import FederationError
 from fedglm.server.project import PROJECT, Project
 from fedglm.server.run_file import CHECKPOINTS, RunFile, checked_run_name
 from fedglm.server.run_log import RunLog
+from fedglm.server.serving import serving
 
 app = ServerApp()
 
@@ -36,6 +37,11 @@ def main(grid: Grid, context: Context) -> None:
         raise ProjectError(f"{PROJECT} is not set: start the SuperLink with fedglm server start")
     project = Project.open(Path(named))
     folder = project.runs / checked_run_name(str(context.run_config.get("run", "")))
+    with serving(folder):
+        _serve(project, folder, grid)
+
+
+def _serve(project: Project, folder: Path, grid: Grid) -> None:
     log = RunLog(folder)
     try:
         sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}

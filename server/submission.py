@@ -4,6 +4,7 @@ What is handed over is a bundle without code: it names the components that are i
 so that nobody runs what came over the line.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -73,14 +74,26 @@ def submit(project: Project, name: str, environment: Mapping[str, str]) -> int:
     if not answer.get("success"):
         raise ProjectError(f"Flower does not take the run: {' '.join(str(answer.get('error-message')).split())[:300]}")
     run_id = int(answer["run-id"])
-    write_atomically(project.runs / name / SUBMITTED, json.dumps({"run_id": run_id}) + "\n")
+    numbers = [*submissions(project, name), run_id]
+    write_atomically(project.runs / name / SUBMITTED, json.dumps({"run_ids": numbers}) + "\n")
     return run_id
 
 
-def submitted(project: Project, name: str) -> int | None:
-    """The number under which the run was handed over last; None where it never was."""
+def submissions(project: Project, name: str) -> list[int]:
+    """The numbers under which the run was handed over, the last one last."""
     path = project.runs / name / SUBMITTED
-    return int(json.loads(path.read_text())["run_id"]) if path.is_file() else None
+    return [int(number) for number in json.loads(path.read_text())["run_ids"]] if path.is_file() else []
+
+
+def traffic(project: Project, control: Control, name: str) -> tuple[int, int]:
+    """Bytes from and to the sites by the SuperLink's own count, over all times that the run was handed over.
+
+    Raises:
+        ProjectError: The SuperLink does not answer.
+    """
+    numbers = set(submissions(project, name))
+    found = [run for run in control.runs() if run.run_id in numbers]
+    return sum(run.uplink_bytes for run in found), sum(run.downlink_bytes for run in found)
 
 
 def is_under_way(project: Project, control: Control, name: str) -> bool:
@@ -100,7 +113,13 @@ def runs_under_way(project: Project, control: Control) -> list[str]:
     """
     going = {run.run_id for run in control.runs() if not run.status.startswith("finished")}
     names = sorted(path.parent.name for path in project.runs.glob(f"*/{SUBMITTED}"))
-    return [name for name in names if submitted(project, name) in going]
+    return [name for name in names if submissions(project, name)[-1] in going]
+
+
+def stop(project: Project, control: Control, name: str) -> None:
+    """Have the SuperLink end a run, if it has not ended by itself."""
+    with contextlib.suppress(ProjectError):
+        control.stop(submissions(project, name)[-1])
 
 
 def cancel(project: Project, control: Control, name: str) -> None:
@@ -109,13 +128,12 @@ def cancel(project: Project, control: Control, name: str) -> None:
     Raises:
         ProjectError: It is not under way, or the SuperLink does not answer.
     """
-    run_id = submitted(project, name)
-    if run_id is None or not is_under_way(project, control, name):
+    if not is_under_way(project, control, name):
         raise ProjectError(f"no run {name} is under way: see fedglm server status")
     reason = f"it was cancelled; fedglm run --name {name} --resume goes on"
     write_failure(project.runs / name, "Cancelled", reason, final=True)  # first: who waits would hand it over again
     try:
-        control.stop(run_id)
+        control.stop(submissions(project, name)[-1])
     except ProjectError:
         (project.runs / name / FAILED).unlink(missing_ok=True)
         raise

@@ -1,5 +1,6 @@
 """Real SuperLink, real SuperNodes, TLS and node authentication on: the simulation's bits, and what is told of them."""
 
+import json
 import re
 
 import pytest
@@ -31,18 +32,26 @@ def test_five_sites_get_the_bits_of_the_simulation(federation, tmp_path):
         assert len(federation.charges(name)) == 12
 
 
+def framing(summary, way, rounds):
+    """Bytes a message that the SuperLink counts, and we do not."""
+    counted, theirs = summary[f"{way}_bytes"], summary[f"superlink_{way}_bytes"]
+    assert counted <= theirs
+    return (theirs - counted) / (SITES * (rounds + 1))
+
+
 def test_our_count_of_bytes_agrees_with_flower_s_own(federation):
     """What lies in the messages, against what the SuperLink says of its traffic; the rest is framing, and reported."""
-    rows = federation.rounds("whole")
-    runs = told(run_here("server", "status", "-C", federation.project, "--json")).json["runs"]
-    (run,) = (run for run in runs if run["status"] == "finished:completed")
-    for ours, theirs in (("uplink_bytes", run["uplink_bytes"]), ("downlink_bytes", run["downlink_bytes"])):
-        counted = sum(row[ours] for row in rows)
-        messages = SITES * (len(rows) + 1)
-        framing = (theirs - counted) / messages
-        print(f"{ours}: {counted} counted, {theirs} by the SuperLink, framing {framing:.0f} bytes a message")
-        assert counted <= theirs
-        assert framing < 2500
+    whole = json.loads((federation.project / "runs" / "whole" / "summary.json").read_text())
+    options = ("--rounds", "3", "--codec", "dense-fp32", "--set", "evaluation.baselines=[]")
+    with federation.run("hospital", "dense", "--no-dp", *options) as process:
+        dense = told(process.finish(timeout=600)).json
+    assert dense["uplink_bytes"] > 20 * whole["uplink_bytes"] / 12 * 3, "else 2 % says little"
+    assert dense["superlink_uplink_bytes"] / dense["uplink_bytes"] - 1 < 0.02
+    for way in ("uplink", "downlink"):
+        around = framing(whole, way, 12)
+        print(f"{way}: framing {around:.0f} bytes a message")
+        assert around < 1500
+        assert framing(dense, way, 3) < 1500
 
 
 def test_a_node_shows_its_figures(federation):
