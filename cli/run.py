@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # else `--help` would wait for torch
     from fedglm.simulations.scenario import Scenario
 
 _POLL_S = 1.0
+_SUBMISSIONS = 3  # that fail one after the other, before the failure counts
 
 
 def run(
@@ -145,37 +146,44 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
     """
     from fedglm.cli.daemon import flower_environment
     from fedglm.server.control import Control
-    from fedglm.server.errors import ProjectError
+    from fedglm.server.errors import AwayError, ProjectError
     from fedglm.server.run_file import ROUNDS, read_lines
     from fedglm.server.serving import is_served
     from fedglm.server.submission import ended, is_under_way, stop, submit, traffic
 
-    folder, told, handed, served, last_seen = project.runs / name, 0, 0, False, time.monotonic()
+    folder, told, served = project.runs / name, 0, False
+    handed, failed, last_seen = 0, 0, time.monotonic()
     with Control(project) as control:
         while not ended(folder, after=handed > 0):
             try:
-                if not is_under_way(project, control, name) and not ended(folder, after=handed > 0):
-                    if handed == tries:
-                        raise ProjectError(f"the run was lost {tries} times: see {folder} and fedglm server status")
-                    submit(project, name, flower_environment(project.flower_home))
-                    handed += 1
-                    _say(f"handed to the SuperLink{' again' if handed > 1 else ''}", quiet)
                 was, served = served, is_served(folder)
                 if was and not served and not ended(folder, after=True):
                     stop(project, control, name)  # its process is dead; Flower would notice in a minute
+                if not served and not is_under_way(project, control, name) and not ended(folder, after=handed > 0):
+                    if handed == tries:
+                        raise ProjectError(f"the run was lost {tries} times: see {folder} and fedglm server status")
+                    failed += 1
+                    submit(project, name, flower_environment(project.flower_home))
+                    handed, failed = handed + 1, 0
+                    _say(f"handed to the SuperLink{' again' if handed > 1 else ''}", quiet)
                 last_seen = time.monotonic()
-            except ProjectError as exc:
-                if control.answers():
-                    raise
+            except AwayError as exc:
                 if time.monotonic() - last_seen > patience:
                     remedy = "fedglm server start, then fedglm run --resume"
                     raise ProjectError(f"the SuperLink has been away for {patience:g} s: {remedy}") from exc
+            except ProjectError:
+                # Flower's command does not tell a refusal from a SuperLink that dies meanwhile.
+                if not 0 < failed < _SUBMISSIONS and control.answers():
+                    raise
             rows = read_lines(folder / ROUNDS)
             for row in rows[told:]:
                 _say(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites", quiet)
             told = len(rows)
             time.sleep(_POLL_S)
-        return traffic(project, control, name) if control.answers() else None
+        try:
+            return traffic(project, control, name)
+        except AwayError:
+            return None
 
 
 def _say(line: str, quiet: bool) -> None:

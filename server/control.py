@@ -37,7 +37,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedglm.privacy.site_identity import SiteIdentity
 from fedglm.server.enrolment import enrolled_sites
-from fedglm.server.errors import ProjectError
+from fedglm.server.errors import AwayError, ProjectError
 from fedglm.server.project import Project
 
 REMOVED = "unregistered"
@@ -199,7 +199,7 @@ class Control:
                 headers={"content-type": PROTOBUF_MEDIA_TYPE, "accept": PROTOBUF_MEDIA_TYPE},
             )
         except httpx.HTTPError as exc:
-            raise ProjectError(f"the SuperLink does not answer at {self._address}: {exc}") from exc
+            raise AwayError(f"the SuperLink does not answer at {self._address}: {exc}") from exc
         if response.status_code != 200:
             said = FlowerError.from_json(response.text)
             reason = said.message if said is not None else response.text[:200]

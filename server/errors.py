@@ -3,3 +3,7 @@
 
 class ProjectError(RuntimeError):
     """A project cannot be made, read or run as asked; the message names the thing and the remedy."""
+
+
+class AwayError(ProjectError):
+    """The SuperLink does not answer."""
