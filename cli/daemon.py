@@ -45,12 +45,15 @@ def flower_environment(home: Path) -> dict[str, str]:
     It reports nothing to Flower's makers, asks for no update, installs nothing, opens no port that it was not told to,
     finds the commands of this installation before others, and asks no proxy for its own machine. An update travels in
     pieces of 1 MiB: Flower takes a signed request for 305 s, and at 256 kbit/s two of its usual 5 MiB need longer.
-    Memory that is free goes back to the system; each thread's own pool would keep it.
+    Memory that is free goes back to the system; each thread's own pool would keep it. Where this installation is
+    read-only, compiled kernels lie in `home`, for a service may have no folder of its user's.
 
     Args:
         home: Flower's folder for its settings and caches, of this project or site alone.
     """
-    return {
+    package = Path(__file__).parent.parent / "compression"
+    kernels = {} if os.access(package, os.W_OK) else {"NUMBA_CACHE_DIR": str(home.absolute() / "kernels")}
+    return kernels | {
         "FLWR_HOME": str(home.absolute()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

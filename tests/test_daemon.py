@@ -233,3 +233,9 @@ def test_flower_is_told_to_keep_to_itself(tmp_path, monkeypatch):
     assert told["FLWR_HOME"] == str(tmp_path)
     assert told["no_proxy"] == "127.0.0.1,localhost,intranet.example.org"
     assert told["PATH"].startswith(str(Path(sys.executable).parent) + os.pathsep)
+
+
+@pytest.mark.parametrize(("writable", "named"), [(True, False), (False, True)])
+def test_kernels_of_a_read_only_installation_are_kept_with_the_site(tmp_path, monkeypatch, writable, named):
+    monkeypatch.setattr(os, "access", lambda *_: writable)  # root may write anywhere
+    assert ("NUMBA_CACHE_DIR" in flower_environment(tmp_path)) == named
