@@ -33,6 +33,7 @@ LOG = logging.getLogger(__name__)
 _NAME: Final = "fedglm"
 _ACQUIRE: Final = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 _POLL_S: Final = 0.25
+_PATIENCE_S: Final = 60.0
 
 
 def start_executor(app: ClientApp, address: str, secret: bytes) -> threading.Thread:
@@ -58,13 +59,16 @@ def start_executor(app: ClientApp, address: str, secret: bytes) -> threading.Thr
 
 def _answer_for_ever(app: ClientApp, address: str, secret: bytes) -> None:
     asking = _client(address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE))
+    answered = time.monotonic()
     while True:
         try:
             found = asking.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
-        except httpx.HTTPError as exc:  # it listens a moment after this thread starts
-            LOG.debug("no task: %s", exc)
+        except httpx.HTTPError:  # it listens a moment after this thread starts
+            if time.monotonic() - answered > _PATIENCE_S:
+                raise
             time.sleep(_POLL_S)
             continue
+        answered = time.monotonic()
         if found.HasField("task") and found.token:
             # In a thread, for a message whose parts a dying SuperLink never sent is waited for, and others come.
             threading.Thread(target=_answer_one, args=(app, address, found.token), daemon=True).start()

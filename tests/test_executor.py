@@ -1,5 +1,7 @@
 """The thread that takes a SuperNode's messages to the app: what it says of failures, and what may not hold it up."""
 
+import os
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -120,3 +122,11 @@ def test_a_message_that_never_comes_whole_holds_up_no_other(runtime):
 def test_a_supernode_that_does_not_answer_yet_is_asked_again(runtime):
     made = runtime(app(echo), httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), "a")
     assert soon(lambda: made.ended == {"a": SubStatus.COMPLETED})
+
+
+def test_one_that_never_answers_ends_the_process(runtime, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(executor, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(os, "_exit", lambda code: (ended.set(), sys.exit(code)))
+    runtime(app(echo), *[httpx.ConnectError("refused") for _ in range(1000)])
+    assert ended.wait(20)
