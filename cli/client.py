@@ -33,6 +33,9 @@ def keygen(
     replace: Annotated[
         bool, typer.Option("--replace", help="Make new keys, as where the old ones were revoked; those are moved away.")
     ] = False,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Lock the new keys with one, asked for or from FEDGLM_PASSPHRASE_FILE.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Make the site's keys, and the file SITE.pub to hand over to the server.
@@ -40,6 +43,7 @@ def keygen(
     [bold]fedglm client keygen berlin[/bold]
 
     The keys stay here, readable by you alone. Keys that are there are kept.
+    With a passphrase somebody must give it whenever the node starts.
     """
     from fedglm.client.site_folder import open_site
     from fedglm.client.site_keys import make_keys
@@ -47,7 +51,8 @@ def keygen(
     if out is not None:
         _take_kit(kit, out)
     site = open_site(out or kit)
-    done = make_keys(site.folder, site.name, site.flower_key, site.signing_key, replace=replace)
+    chosen = _new_passphrase() if passphrase else None
+    done = make_keys(site.folder, site.name, site.flower_key, site.signing_key, replace=replace, passphrase=chosen)
     if as_json:
         about = {"site": site.name, "file": str(done.path), "new": done.is_new, "made": done.identity.made}
         typer.echo(json.dumps({**about, "fingerprints": done.identity.fingerprints}, indent=1))
@@ -155,6 +160,17 @@ def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
 
 
 app.command()(metrics)
+
+
+def _new_passphrase() -> str:
+    import os
+
+    from fedglm.privacy.passphrase import VARIABLE, given
+
+    chosen = given()
+    if chosen is None:
+        chosen = os.environ[VARIABLE] = str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True))
+    return chosen
 
 
 def _take_kit(kit: Path, out: Path) -> None:

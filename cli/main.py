@@ -19,6 +19,7 @@ from fedglm.cli.provision import provision
 from fedglm.cli.run import run
 from fedglm.cli.simulate import simulate
 from fedglm.cli.watch import watch
+from fedglm.privacy.passphrase import ask_with
 
 INTERRUPTED = 130
 
@@ -58,6 +59,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 2 the user can mend it, 130 Ctrl-C, 1 a bug (with traceback)."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        ask_with(lambda path: str(typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)))
     try:
         code = app(standalone_mode=False)  # typer returns the exit code that a command asked for
         if code == INTERRUPTED:  # it swallows Ctrl-C too

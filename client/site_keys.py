@@ -1,31 +1,29 @@
 """The keys that a site makes for itself, once, and the public halves that it hands over.
 
-flower.key         EC P-384 in OpenSSH's form: Flower's SuperNode signs on with it
+flower.key         EC P-384: Flower's SuperNode signs on with it
 custody/site.key   Ed25519: signs the policy, and all that the site sends
 SITE.pub           the public halves, signed by the latter
 
-Both private keys are readable by their owner alone and have no passphrase: a node starts after a power cut with nobody
-there to type one. They never leave the machine.
+Both private keys are readable by their owner alone, and never leave the machine. By default they have no passphrase: a
+node starts after a power cut with nobody there to type one.
 """
 
 import datetime
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_ssh_private_key,
 )
 
 from fedglm.client.site_settings import SiteError
 from fedglm.privacy.durable import create_privately, storage_errors, write_atomically
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.key_files import lock, read_key
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.site_identity import SiteIdentity
 
@@ -45,7 +43,15 @@ class HandedOver:
     is_new: bool
 
 
-def make_keys(folder: Path, name: str, flower_key: Path, signing_key: Path, *, replace: bool = False) -> HandedOver:
+def make_keys(
+    folder: Path,
+    name: str,
+    flower_key: Path,
+    signing_key: Path,
+    *,
+    replace: bool = False,
+    passphrase: str | None = None,
+) -> HandedOver:
     """Make a site's keys, or what is missing of them, and write the file to hand over.
 
     Args:
@@ -55,6 +61,7 @@ def make_keys(folder: Path, name: str, flower_key: Path, signing_key: Path, *, r
         signing_key: Path of the key that signs policy and updates.
         replace: Move the keys that are there away, under names that end in .old, and make new ones; the policy must
             then be signed again.
+        passphrase: Locks the keys that are made.
 
     Raises:
         SiteError, PrivacyError: A key that is there is damaged, or others may use it.
@@ -66,11 +73,13 @@ def make_keys(folder: Path, name: str, flower_key: Path, signing_key: Path, *, r
             if path.exists():
                 with storage_errors(path):
                     path.rename(path.with_name(f"{path.name}.{stamp}.old"))
+    encryption = lock(passphrase)  # refuses a bad one before anything is made
     is_new = not (flower_key.exists() and signing_key.exists())
     if not flower_key.exists():
         private = generate_private_key(SECP384R1())
-        create_privately(flower_key, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    key = SigningKey.load(signing_key) if signing_key.exists() else SigningKey.create(signing_key)
+        form = PrivateFormat.OpenSSH if passphrase is None else PrivateFormat.PKCS8
+        create_privately(flower_key, private.private_bytes(Encoding.PEM, form, encryption))
+    key = SigningKey.load(signing_key) if signing_key.exists() else SigningKey.create(signing_key, passphrase)
     flower, path = flower_public(flower_key), folder / f"{name}.pub"
     known = _handed_over(path)
     if known is None or (known.name, known.flower, known.signing) != (name, flower, key.public):
@@ -84,24 +93,26 @@ def flower_public(path: Path) -> str:
     """The public half of the SuperNode's key, as one line.
 
     Raises:
-        SiteError: There is no such key, others than its owner may use it, or it is another kind of key.
+        SiteError, PrivacyError: As of `flower_private`.
     """
-    try:
-        content, rights = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
-    except OSError as exc:
-        raise SiteError(f"cannot read the key {path} ({exc.strerror}): make it with fedglm client keygen") from exc
-    if rights & 0o077:
-        raise SiteError(
-            f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run chmod 600 {path}; "
-            "else move it away and make a new one"
-        )
-    try:
-        key = load_ssh_private_key(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None  # outside the handler: a chained error could quote what the file holds
+    return _load(path).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def flower_private(path: Path) -> bytes:
+    """The SuperNode's key as Flower reads it, whether the file is locked or not: never to be written to a disk.
+
+    Raises:
+        SiteError: It is another kind of key.
+        PrivacyError: There is no such key, others than its owner may use it, or its passphrase is missing or wrong.
+    """
+    return _load(path).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def _load(path: Path) -> EllipticCurvePrivateKey:
+    key = read_key(path)
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP384R1):
-        raise SiteError(f"{path} holds no EC P-384 key in OpenSSH's form without passphrase: is it whole?")
-    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        raise SiteError(f"{path} holds no EC P-384 key: is it whole?")
+    return key
 
 
 def _handed_over(path: Path) -> SiteIdentity | None:

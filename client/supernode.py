@@ -9,6 +9,7 @@ import socket
 import sys
 
 from fedglm.client.site_folder import Site
+from fedglm.client.site_keys import flower_private
 from fedglm.client.site_settings import SiteError
 
 LOCAL = "127.0.0.1"
@@ -27,11 +28,12 @@ def node_config(site: Site) -> str:
     return f'site="{folder}"'
 
 
-def flower_arguments(site: Site, port: int, secret_file: str) -> list[str]:
+def flower_arguments(site: Site, port: int, key_file: str, secret_file: str) -> list[str]:
     """Flower's options.
 
     Args:
         site: Whose node.
+        key_file: The key that the node signs on with, unlocked.
         port: For this process's own thread that answers messages; on this machine alone.
         secret_file: What lets it alone take them.
 
@@ -41,7 +43,7 @@ def flower_arguments(site: Site, port: int, secret_file: str) -> list[str]:
     return [
         *("--root-certificates", str(site.authority)),
         *("--superlink", site.server),
-        *("--auth-supernode-private-key", str(site.flower_key)),
+        *("--auth-supernode-private-key", key_file),
         *("--node-config", node_config(site)),
         *("--isolation", "process"),
         *("--host", LOCAL),
@@ -62,11 +64,17 @@ def run_node(site: Site) -> None:
     from fedglm.client.executor import start_executor
 
     port, secret = _free_port(), secrets.token_bytes(32)
-    descriptor = os.memfd_create("secret")  # a file that is on no disk
-    os.write(descriptor, secret)
-    sys.argv = ["flower-supernode", *flower_arguments(site, port, f"/proc/self/fd/{descriptor}")]
+    files = _in_memory("key", flower_private(site.flower_key)), _in_memory("secret", secret)
+    sys.argv = ["flower-supernode", *flower_arguments(site, port, *files)]
     start_executor(app, f"{LOCAL}:{port}", secret)
     flower_supernode()
+
+
+def _in_memory(name: str, content: bytes) -> str:
+    """Path of a file that is on no disk, for as long as this process lives."""
+    descriptor = os.memfd_create(name)
+    os.write(descriptor, content)
+    return f"/proc/self/fd/{descriptor}"
 
 
 def _free_port() -> int:

@@ -5,23 +5,21 @@ plan. A private key shows nowhere: not in a repr, not in an error, not in a copy
 """
 
 import hashlib
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from fedglm.privacy.durable import create_privately
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.key_files import lock, read_key
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
-_MOST_BYTES = 4096  # of a key file; PEM needs about 120
 _CONTEXT = re.compile(r"fedglm/[a-z-]+/[1-9][0-9]*")
 
 
@@ -95,15 +93,19 @@ class SigningKey:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def create(cls, path: Path) -> "SigningKey":
+    def create(cls, path: Path, passphrase: str | None = None) -> "SigningKey":
         """A fresh key in a new file at `path`: PEM (PKCS 8), readable by its owner alone.
 
+        Args:
+            path: Of the file.
+            passphrase: Locks the key.
+
         Raises:
-            PrivacyError: There is a file at `path` already; a key is never replaced.
+            PrivacyError: There is a file at `path` already; a key is never replaced. Or the passphrase is too short.
             StorageError: The file cannot be written.
         """
         key = cls.generate()
-        content = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        content = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock(passphrase))
         try:
             create_privately(path, content)
         except FileExistsError:
@@ -115,16 +117,12 @@ class SigningKey:
         """The key in the file at `path`.
 
         Raises:
-            PrivacyError: There is no such file, others than its owner may use it, or it holds no Ed25519 key.
+            PrivacyError: There is no such file, others than its owner may use it, it holds no Ed25519 key, or it is
+                locked and the passphrase is missing or wrong.
         """
-        content = _read_private(path)
-        try:
-            private = load_pem_private_key(content, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            private = None
+        private = read_key(path)
         if not isinstance(private, Ed25519PrivateKey):
-            # Outside the handler: a chained error could quote what the file holds.
-            raise PrivacyError(f"{path} holds no unencrypted Ed25519 key in PEM: is it whole, and the right file?")
+            raise PrivacyError(f"{path} holds no Ed25519 key in PEM: is it whole, and the right file?")
         return cls(private)
 
     def sign(self, context: str, message: bytes) -> bytes:
@@ -147,24 +145,3 @@ def _signed_bytes(context: str, message: bytes) -> bytes:
     if not _CONTEXT.fullmatch(context):
         raise ValueError(f"a context of signatures looks like fedglm/policy/1, not {context!r}")
     return context.encode() + b"\0" + message  # a context holds no zero byte: no two pairs give the same bytes
-
-
-def _read_private(path: Path) -> bytes:
-    """The content of a file that nobody but its owner may read or write; rights are those of the file opened."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for ever
-    except OSError as exc:
-        raise PrivacyError(f"cannot read the key {path}: {exc.strerror}") from exc
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise PrivacyError(f"{path} is no plain file, so no key")
-        rights = stat.S_IMODE(status.st_mode)
-        if rights & 0o077:
-            raise PrivacyError(
-                f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run "
-                f"chmod 600 {path}; else make a new key"
-            )
-        return os.read(descriptor, _MOST_BYTES)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ from projects import free_ports
 
 from fedglm.cli.daemon import Daemon
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.passphrase import FILE_VARIABLE
 
 OPEN = {
     "without_differential_privacy": "true",
@@ -61,10 +62,14 @@ class Federation:
         host = "127.0.0.1" if network is None else network.server_address
         ports = ("--port", port, "--control-port", control, "--listen", host)
         told(run_here("provision", self.project, "--host", host, *ports, *named))
+        secret = folder / "passphrase"
+        secret.touch(mode=0o600)
+        secret.write_text("correct horse battery staple")
+        os.environ[FILE_VARIABLE] = str(secret)  # the second site's keys are locked with it
         for number, name in enumerate(self.names):
             home = self.site(name)
             (self.project / "kits" / name).rename(home)
-            told(run_here("client", "keygen", home))
+            told(run_here("client", "keygen", home, *(["--passphrase"] if number == 1 else [])))
             fill_in(home / "site.toml", {"source": f'"{source}"', "share": f'"{number}/{sites}"'})
             if number == 0:
                 fill_in(home / "site.toml", {"metrics_port": str(self.figures_port)})
@@ -77,6 +82,7 @@ class Federation:
         return self
 
     def __exit__(self, *_):
+        os.environ.pop(FILE_VARIABLE, None)
         for daemon in self.daemons:
             for pid in daemon.members():
                 with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,30 @@
+"""Files that only their owner may read: private keys, and the passphrases that lock them."""
+
+import os
+import stat
+from pathlib import Path
+
+from fedglm.privacy.errors import PrivacyError
+
+_MOST_BYTES = 8192  # PEM of a locked key needs about 500
+
+
+def read_privately(path: Path) -> bytes:
+    """The content of a file that nobody but its owner may read or write; rights are those of the file opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for ever
+    except OSError as exc:
+        raise PrivacyError(f"cannot read the key {path}: {exc.strerror}") from exc
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise PrivacyError(f"{path} is no plain file, so no key")
+        rights = stat.S_IMODE(status.st_mode)
+        if rights & 0o077:
+            raise PrivacyError(
+                f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run "
+                f"chmod 600 {path}; else make a new key"
+            )
+        return os.read(descriptor, _MOST_BYTES)
+    finally:
+        os.close(descriptor)
