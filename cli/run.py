@@ -1,6 +1,8 @@
 """`fedglm run`: a federation of real sites, on the project's SuperLink."""
 
+import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +98,15 @@ def _conduct(
     _refuse_a_second(project, name)
     if not is_prepared(folder):
         prepare(made, folder, sites)
-    counted = _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
+    try:
+        counted = _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"the run goes on; fedglm watch {folder} shows it, --name {name} --resume waits for it again, and "
+            f"fedglm server cancel {name} -C {project.folder} ends it",
+            err=True,
+        )
+        sys.exit(130)
     release(made, folder, folder / "model")
     totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
     summary = {
@@ -147,11 +157,11 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
     from fedglm.cli.daemon import flower_environment
     from fedglm.server.control import Control
     from fedglm.server.errors import AwayError, ProjectError
-    from fedglm.server.run_file import ROUNDS, read_lines
+    from fedglm.server.run_news import RunNews
     from fedglm.server.serving import is_served
     from fedglm.server.submission import ended, is_under_way, stop, submit, traffic
 
-    folder, told, served = project.runs / name, 0, False
+    folder, served, news = project.runs / name, False, RunNews(project, name, partial(_say, quiet=quiet))
     handed, failed, last_seen = 0, 0, time.monotonic()
     with Control(project) as control:
         while not ended(folder, after=handed > 0):
@@ -169,17 +179,15 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
                 last_seen = time.monotonic()
             except AwayError as exc:
                 if time.monotonic() - last_seen > patience:
-                    remedy = "fedglm server start, then fedglm run --resume"
+                    remedy = f"fedglm server start -C {project.folder}, then run again with --name {name} --resume"
                     raise ProjectError(f"the SuperLink has been away for {patience:g} s: {remedy}") from exc
             except ProjectError:
                 # Flower's command does not tell a refusal from a SuperLink that dies meanwhile.
                 if not 0 < failed < _SUBMISSIONS and control.answers():
                     raise
-            rows = read_lines(folder / ROUNDS)
-            for row in rows[told:]:
-                _say(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites", quiet)
-            told = len(rows)
+            news.tell()
             time.sleep(_POLL_S)
+        news.tell()
         try:
             return traffic(project, control, name)
         except AwayError:

@@ -33,15 +33,15 @@ def read_key(path: Path) -> object | None:
             missing or wrong.
     """
     content = read_privately(path)
-    load = load_ssh_private_key if content.startswith(_OPENSSH) else load_pem_private_key
+    parse = load_ssh_private_key if content.startswith(_OPENSSH) else load_pem_private_key
     locked = False
     try:
-        key = _loaded(load, content, None)
+        key = _parsed(parse, content, None)
     except TypeError:
         locked = True
     # Outside the handler: a chained error could quote what the file holds.
     if locked:
-        key = _loaded(load, content, passphrase_of(path).encode())
+        key = _parsed(parse, content, passphrase_of(path).encode())
         if key is None:
             raise PrivacyError(f"the passphrase does not open the key {path}")
     return key
@@ -63,8 +63,8 @@ def lock(passphrase: str | None) -> KeySerializationEncryption:
     return BestAvailableEncryption(passphrase.encode())
 
 
-def _loaded(load: Callable[[bytes, bytes | None], object], content: bytes, password: bytes | None) -> object | None:
+def _parsed(parse: Callable[[bytes, bytes | None], object], content: bytes, password: bytes | None) -> object | None:
     try:
-        return load(content, password)
+        return parse(content, password)
     except (ValueError, UnsupportedAlgorithm):
         return None

@@ -94,7 +94,9 @@ def enrol(project: Project, path: Path, *, replace: bool = False) -> Enrolled:
     if sites.get(name) == identity:
         return Enrolled(identity, None, is_new=False)
     if any(_shares_a_key(identity, other) for other in revoked_sites(project)):
-        raise ProjectError(f"a key in {path} was revoked: let the site {name} make new ones with fedglm client keygen")
+        raise ProjectError(
+            f"a key in {path} was revoked: let the site {name} make new ones with fedglm client keygen --replace"
+        )
     for other in sites.values():
         if other.name != name and _shares_a_key(identity, other):
             raise ProjectError(f"a key in {path} is the site {other.name}'s: each site makes its own")

@@ -88,10 +88,8 @@ threads = 1
 # This site's copy of the public table that a run places its bins by, where the run asks for one.
 #public_reference = "reference.csv"
 
-# For a trial with built-in data, such as source = "breast-cancer": the first of four parts of them. Of records of one's
-# own, site_field names the field that they are parted by.
+# For a trial with built-in data, such as source = "breast-cancer": the first of four parts of them.
 #share = "0/4"
-#site_field = "hospital"
 
 [model]
 # This site's copy of the pretrained model (a Hugging Face folder) that a run starts from, where the run asks for one.

@@ -1,7 +1,9 @@
-"""Engines: on what a simulated federation runs. Both run the same ServerApp and the same ClientApp, to the same bits.
+"""Engines: on what a simulated federation runs. All run the same ServerApp and the same ClientApp, to the same bits.
 
 inline   worker processes of this machine; starts in a second or two
 ray      Flower's simulation runtime, which a Ray cluster can scale out
+
+And, by `flwr run`, whatever Flower has made ready: a `Grid` instead of a name.
 """
 
 import logging
@@ -34,7 +36,7 @@ def checked_engine(name: str) -> Engine:
 
 
 def run_engine(
-    engine: Engine,
+    engine: Engine | Grid,
     server_app: ServerApp,
     nodes: SimulatedNodes,
     count: int,
@@ -45,7 +47,7 @@ def run_engine(
     """Run a federation to its end.
 
     Args:
-        engine: `inline` or `ray`.
+        engine: `inline`, `ray`, or the nodes that are there already.
         server_app: The coordinator.
         nodes: Makes the nodes.
         count: Number of nodes.
@@ -53,6 +55,9 @@ def run_engine(
         stop: Set when this function is left early, so that a coordinator in another thread ends too.
     """
     try:
+        if isinstance(engine, Grid):
+            server_app(engine, Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {}))
+            return
         if engine == "ray":
             _run_ray(_with_all_nodes(server_app, count, stop), nodes, count, workers)
             return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from flwr.serverapp import Grid
 
 from fedglm.autoglm.models import save_release
 from fedglm.autoglm.parameters import load_vector
@@ -54,7 +55,7 @@ def simulate(
     scenario: Scenario,
     folder: Path,
     *,
-    engine: Engine,
+    engine: Engine | Grid,
     audience: Audience,
     resume: bool = False,
     workers: int | None = None,
@@ -64,7 +65,8 @@ def simulate(
     Args:
         scenario: What to run.
         folder: The run folder.
-        engine: On what to run it; the result has the same bits on each.
+        engine: On what to run it; the result has the same bits on each. Nodes that are there already must have been
+            made for the same scenario and folder.
         audience: Is told of each step.
         resume: Go on in a folder that an earlier process began.
         workers: Worker processes; one a core without it.
@@ -106,7 +108,7 @@ def simulate(
 
 
 def _run(
-    stage: Stage, run: RunFolder, engine: Engine, audience: Audience, *, resume: bool, workers: int | None
+    stage: Stage, run: RunFolder, engine: Engine | Grid, audience: Audience, *, resume: bool, workers: int | None
 ) -> tuple[Coordinator, Evaluation, Evaluator]:
     scenario, bench = stage.scenario, stage.workbench
     evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
@@ -146,7 +148,7 @@ def _run(
     nodes = SimulatedNodes(scenario.to_toml(), run.nodes.absolute())
     run_engine(engine, app, nodes, len(stage.data.sites), workers=workers, stop=stop)
     if not finished:
-        raise FederationError(f"the engine {engine} ended before the last round")
+        raise FederationError(f"the engine {_named(engine)} ended before the last round")
     run.write_rounds(finished[0].rows)
     return finished[0], initial, evaluator
 
@@ -181,7 +183,11 @@ class _RowWriter:
         self._audience.round_done(rows)
 
 
-def _about(stage: Stage, engine: Engine) -> Summary:
+def _named(engine: Engine | Grid) -> str:
+    return "flwr run" if isinstance(engine, Grid) else engine
+
+
+def _about(stage: Stage, engine: Engine | Grid) -> Summary:
     """What is known before the first round."""
     scenario, bench = stage.scenario, stage.workbench
     training, private, client = scenario.training, scenario.privacy.epsilon is not None, scenario.client_privacy
@@ -201,7 +207,7 @@ def _about(stage: Stage, engine: Engine) -> Summary:
         "downlink_density": scenario.downlink.effective_density,
         "downlink_coding": scenario.downlink.in_words,
         "metric": stage.data.task.metric,
-        "engine": engine,
+        "engine": _named(engine),
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),

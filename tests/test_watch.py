@@ -120,7 +120,7 @@ def test_how_a_run_ends(going, watch):
     going.log.failed(OSError("the disk is full"), final=False)
     assert watch(going.folder, "--json").json["state"] == "lost"
     assert "--resume" in watch(going.folder, "--once").out
-    going.log.failed(OSError("nobody is enrolled"), final=True)
+    RunLog(going.folder).failed(OSError("nobody is enrolled"), final=True)  # the next attempt
     found = watch(going.folder, "--json").json
     assert (found["state"], found["failure"]) == ("failed", "nobody is enrolled")
     RunLog(going.folder).finished("ab" * 32, going.rows)

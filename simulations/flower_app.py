@@ -1,0 +1,136 @@
+"""The app of this repository, for Flower's own command: `flwr run` simulates a scenario, or goes on with a real run.
+
+    flwr run . --stream --run-config 'scenario="hospital" settings="federation.rounds=3 training.local_steps=10"'
+    flwr run . fedglm --run-config 'run="first"'
+
+The first takes as many nodes as Flower simulates (`--federation-config "num-supernodes=4"`), and leaves its run folder
+in `~/fedglm-runs`. The second goes on with a run that `fedglm run` has prepared, on the SuperLink of a project, whose
+folder `flwr/` FLWR_HOME must name. Sites run the code that is installed there, whatever the bundle holds.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedglm.server.federation import Row
+from fedglm.server.project import PROJECT
+from fedglm.simulations.scenario import Scenario, ScenarioError, parse_setting, scenario_text
+
+LOG = logging.getLogger("flwr")
+
+_PARTITION, _PARTITIONS = "partition-id", "num-partitions"
+_SETTLED_S = 2.0  # Flower starts a ServerApp while it still registers the nodes
+
+server = ServerApp()
+client = ClientApp()
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Simulate, or serve a run of real sites."""
+    if os.environ.get(PROJECT):
+        from fedglm.server import deployed
+
+        deployed.app(grid, context)
+        return
+    from fedglm.simulations.simulate import simulate
+
+    scenario = _scenario(context, _number_of(grid))
+    folder = _folder(context, scenario)
+    summary = simulate(scenario, folder, engine=grid, audience=_Log())
+    LOG.info("model %s; report: %s", summary["model_sha256"][:16], folder / "report.html")
+
+
+@client.query()
+def query(message: Message, context: Context) -> Message:
+    """Answer the server's first query."""
+    return _answer(message, context)
+
+
+@client.train()
+def train(message: Message, context: Context) -> Message:
+    """Train for a round."""
+    return _answer(message, context)
+
+
+@client.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure a model."""
+    return _answer(message, context)
+
+
+def _answer(message: Message, context: Context) -> Message:
+    if _PARTITIONS not in context.node_config:
+        from fedglm.client import deployed
+
+        return deployed.app(message, context)
+    from fedglm.simulations.nodes import SimulatedNodes, make_app
+    from fedglm.simulations.run_folder import RunFolder
+
+    scenario = _scenario(context, int(context.node_config[_PARTITIONS]))
+    nodes = SimulatedNodes(scenario.to_toml(), RunFolder(_folder(context, scenario)).nodes)
+    return make_app(nodes)(message, context)
+
+
+def _scenario(context: Context, nodes: int) -> Scenario:
+    """The scenario that the run's configuration names, the same at server and nodes."""
+    config = context.run_config
+    name = str(config.get("scenario") or "hospital")
+    changes: dict[str, Any] = dict(map(parse_setting, str(config.get("settings") or "").split()))
+    scenario = Scenario.from_toml(scenario_text(name), changes, origin=f"scenario {name}")
+    if scenario.data.site_field is not None and scenario.data.split in (
+        "auto",
+        "site",
+    ):  # as many as the data have sites
+        return scenario
+    return Scenario.from_toml(scenario_text(name), {"federation.nodes": nodes, **changes}, origin=f"scenario {name}")
+
+
+def _folder(context: Context, scenario: Scenario) -> Path:
+    return Path.home() / "fedglm-runs" / f"{scenario.name}-{context.run_id}"
+
+
+def _number_of(grid: Grid) -> int:
+    """How many nodes there are, once no more come."""
+    found, since = 0, time.monotonic()
+    while time.monotonic() - since < _SETTLED_S or not found:
+        if (now := len(list(grid.get_node_ids()))) != found:
+            found, since = now, time.monotonic()
+        if not found and time.monotonic() - since > 60:
+            raise ScenarioError("Flower has made no node ready within a minute")
+        time.sleep(0.05)
+    return found
+
+
+class _Log:
+    """Tells Flower's log of a simulation."""
+
+    def prepared(self, about: dict[str, Any]) -> None:
+        LOG.info("%s: %d nodes, %d parameters", about["scenario"], about["nodes"], about["parameters"])
+
+    def resumed(self, rows: list[Row]) -> None: ...
+
+    def round_started(self, server_round: int, sampled: int) -> None: ...
+
+    def plan_refused(self, node_id: int, reason: str) -> None:
+        LOG.warning("node %d refuses: %s", node_id, reason)
+
+    def turned_away(self, node_id: int, reason: str) -> None:
+        LOG.warning("node %d is turned away: %s", node_id, reason)
+
+    def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
+        if fault is not None:
+            LOG.warning("round %d, %s: %s", server_round, node, fault)
+
+    def round_done(self, rows: list[Row]) -> None:
+        LOG.info("round %d: loss %s", len(rows), rows[-1]["loss"])
+
+    def baseline_started(self, jobs: int) -> None: ...
+
+    def baseline_done(self) -> None: ...
