@@ -23,6 +23,7 @@ Folder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The site's fol
 
 _HERE = Path()
 _CONNECTED = "SuperNode ID"  # in Flower's log, once the server has let the node in
+_TURNED_AWAY = "is not enrolled, or was revoked"  # there too, from the server's door
 _PATIENCE_S = 15.0  # for that; without the server a node goes on trying
 
 
@@ -130,7 +131,12 @@ def start(
     def connected() -> bool:
         return any(_CONNECTED in line for line in daemon.tail(200, since=since))
 
-    pid = daemon.start(argv, env, ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S)
+    try:
+        pid = daemon.start(argv, env, ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S)
+    except DaemonError:
+        if any(_TURNED_AWAY in line for line in daemon.tail(200, since=since)):
+            _explain_turned_away(site)
+        raise
     found = f"connected to {site.server}" if connected() else f"{site.server} has not let it in yet; it goes on trying"
     typer.echo(f"the node of {site.name} is process {pid}; {found}; log {daemon.log}")
 
@@ -185,6 +191,15 @@ def _take_kit(kit: Path, out: Path) -> None:
         for name in (KIT_FILE, "ca.pem", SITE_FILE, "policy.toml", "README.txt"):
             if (kit / name).is_file() and not (out / name).exists():
                 shutil.copy(kit / name, out / name)
+
+
+def _explain_turned_away(site: "Site") -> None:
+    from fedglm.client.site_settings import SiteError
+
+    raise SiteError(
+        f"the server turns {site.name} away: its keys are not enrolled, or were revoked; hand {site.name}.pub to the "
+        "people who run the server, after a revocation with new keys (fedglm client keygen --replace, then sign-policy)"
+    )
 
 
 def node_command(site: "Site") -> list[str]:
