@@ -131,7 +131,7 @@ def cancel(
     opened = _open(project)
     with Control(opened) as control:
         end(opened, control, checked_run_name(run))
-    typer.echo(f"{run} is cancelled; fedglm run --name {run} --resume goes on with it")
+    typer.echo(f"{run} is cancelled; fedglm run -C {project} --name {run} --resume goes on with it")
 
 
 @app.command()

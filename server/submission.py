@@ -130,7 +130,7 @@ def cancel(project: Project, control: Control, name: str) -> None:
     """
     if not is_under_way(project, control, name):
         raise ProjectError(f"no run {name} is under way: see fedglm server status")
-    reason = f"it was cancelled; fedglm run --name {name} --resume goes on"
+    reason = f"it was cancelled; fedglm run -C {project.folder} --name {name} --resume goes on"
     write_failure(project.runs / name, "Cancelled", reason, final=True)  # first: who waits would hand it over again
     try:
         control.stop(submissions(project, name)[-1])

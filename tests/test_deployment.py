@@ -1,11 +1,20 @@
 """Real SuperLink, real SuperNodes, TLS and node authentication on: the simulation's bits, and what is told of them."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from command_line import run_here, soon
 from real_federation import SHORT, SITES, Federation, simulated, told
+
+from fedglm.cli.daemon import flower_environment
+from fedglm.server.project import CONNECTION, Project
+
+REPOSITORY = Path(__file__).parent.parent
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -72,8 +81,15 @@ def test_a_run_is_cancelled_and_gone_on_with(federation, tmp_path):
         told(run_here("server", "cancel", "cancelled", "-C", federation.project))
         result = process.finish(timeout=60)
     assert (result.code, len(result.err.splitlines()[-1:])) == (2, 1)
-    assert "it was cancelled; fedglm run --name cancelled --resume goes on" in result.err
+    assert f"it was cancelled; fedglm run -C {federation.project} --name cancelled --resume goes on" in result.err
     assert run_here("server", "cancel", "cancelled", "-C", federation.project).code == 2
+    # Flower's own command goes on with it, from the repository; ours then finds it done.
+    flwr = Path(sys.executable).with_name("flwr")
+    environment = os.environ | flower_environment(Project.open(federation.project).flower_home)
+    words = [flwr, "run", REPOSITORY, CONNECTION, "--run-config", 'run="cancelled"']
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert soon((federation.project / "runs" / "cancelled" / "done.json").is_file, 300)
     with federation.run("hospital", "cancelled", "--resume") as process:
         result = process.finish(timeout=600)
     assert result.code == 0, result.err
