@@ -6,6 +6,7 @@ lies in the run's folder, so that a process that is started again goes on where 
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -21,6 +22,7 @@ from fedglm.server.project import PROJECT, Project
 from fedglm.server.run_file import CHECKPOINTS, RunFile, checked_run_name
 from fedglm.server.run_log import RunLog
 from fedglm.server.serving import serving
+from fedglm.server.sign_ons import SignOns
 
 app = ServerApp()
 
@@ -46,6 +48,7 @@ def _serve(project: Project, folder: Path, grid: Grid) -> None:
     try:
         sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
         plan = RunFile.load(folder).plan(folder, key=project.signing_key, sites=sites)
+        plan = replace(plan, signed_on=SignOns(project.state).last)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
         coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)
         rows = coordinator.run()

@@ -51,7 +51,7 @@ class _Answer:
         return b"".join(message.get("body", b"") for message in self.messages[1:])
 
 
-async def sign_on(application: Application, scope: Scope, receive: Receive, send: Send) -> None:
+async def sign_on(application: Application, scope: Scope, receive: Receive, send: Send) -> bool:
     """Pass a node's request to be activated on to Flower; where Flower refuses, make room for the node and ask again.
 
     Args:
@@ -59,6 +59,9 @@ async def sign_on(application: Application, scope: Scope, receive: Receive, send
         scope: Of a POST to `/v1/fleet/activate-node` that says its length.
         receive: As ASGI has it.
         send: As ASGI has it.
+
+    Returns:
+        Whether the node is let in; Flower has then checked its signature.
     """
     body = await _body(receive)
     answer = await _ask(application, scope, body)
@@ -72,6 +75,7 @@ async def sign_on(application: Application, scope: Scope, receive: Receive, send
             # Enrolled, so it will be let in: when the SuperLink has registered it, or takes it for gone.
             message = {**message, "status": TRY_AGAIN}
         await send(message)
+    return answer.status == 200
 
 
 async def _body(receive: Receive) -> bytes:

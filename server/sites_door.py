@@ -16,6 +16,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.error import ApiErrorCode
 
+from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.site_identity import SiteIdentity
 from fedglm.server.enrolment import enrolled_sites
@@ -23,6 +24,7 @@ from fedglm.server.errors import ProjectError
 from fedglm.server.project import Project
 from fedglm.server.sign_on import MOST_BODY_BYTES as MOST_SIGN_ON_BYTES
 from fedglm.server.sign_on import REFUSED, TRY_AGAIN, Application, Receive, Scope, Send, sign_on
+from fedglm.server.sign_ons import SignOns
 
 MOST_BODY_BYTES = 64 * 2**20
 """Longest body that the sites' port takes; Flower sends an update in pieces of some MiB."""
@@ -72,10 +74,13 @@ class SitesDoor:
     forwarding, strangers come from 127.0.0.1 too.
     """
 
-    def __init__(self, application: Application, control_port: int, keys: EnrolledKeys) -> None:
+    def __init__(
+        self, application: Application, control_port: int, keys: EnrolledKeys, sign_ons: SignOns | None = None
+    ) -> None:
         self._application = application
         self._control_port = control_port
         self._keys = keys
+        self._sign_ons = sign_ons
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -87,7 +92,8 @@ class SitesDoor:
         fault = self._fault(scope["path"], scope["headers"])
         if fault is None:
             if scope["path"] == _SIGN_ON:
-                await sign_on(self._application, scope, receive, send)
+                if await sign_on(self._application, scope, receive, send):
+                    self._note(scope["headers"])
             else:
                 await self._application(scope, receive, send)
             return
@@ -98,6 +104,15 @@ class SitesDoor:
         await send({"type": "http.response.start", "status": status, "headers": kind})
         body = json.dumps({"code": int(_CODE), "detail": f"The federation's server: {reason}"})
         await send({"type": "http.response.body", "body": body.encode()})
+
+    def _note(self, said: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write down that a node signs on; without that it would only be asked again later."""
+        name = self._keys.name(dict(reversed(said)).get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode(), b""))
+        try:
+            if name is not None and self._sign_ons is not None:
+                self._sign_ons.note(name)
+        except StorageError as exc:
+            _log.error("%s", exc)
 
     def _fault(self, path: str, said: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
         """Status and reason to turn a request away with; None for one that may pass."""

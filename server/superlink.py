@@ -22,6 +22,7 @@ import uvicorn
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import PROJECT, Project
 from fedglm.server.sign_on import Application
+from fedglm.server.sign_ons import SignOns
 from fedglm.server.sites_door import EnrolledKeys, SitesDoor
 
 _SHUTDOWN_S = 5  # for requests that are being answered when the SuperLink ends
@@ -38,7 +39,7 @@ def main() -> None:
         if (host, port) != ("127.0.0.1", settings.control_port) or not options.get("ssl_certfile"):
             raise ProjectError("this version of Flower listens otherwise than it was told to; install a tested one")
         config = uvicorn.Config(
-            SitesDoor(app, settings.control_port, EnrolledKeys(project)),
+            SitesDoor(app, settings.control_port, EnrolledKeys(project), SignOns(project.state)),
             timeout_graceful_shutdown=_SHUTDOWN_S,
             backlog=_BACKLOG,
             **options,

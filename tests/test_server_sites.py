@@ -1,5 +1,6 @@
 """Enrolled sites: who may take part, what a signature covers, and nodes that are away, come back, or lose a message."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -196,6 +197,26 @@ def test_silence_counts_as_a_loss_after_a_while_and_a_second_answer_counts_once(
 
     grid.nodes[9] = slow
     coordinator, _, _ = run(tmp_path, grid=grid, resend_after_s=0.3)
+    assert accepted(coordinator) == [3, 3, 3]
+    assert coordinator.model_sha256 == undisturbed
+
+
+def test_a_node_that_was_started_again_is_asked_again_at_once(tmp_path, undisturbed):
+    grid, killed = FakeGrid(signed_nodes(tmp_path)), []
+    answer = grid.nodes[9]
+
+    def dies_over_it(message):
+        if message.metadata.message_type == "train" and message.metadata.group_id == "2" and not killed:
+            killed.append(time.time() + 0.01)
+            return None
+        return answer(message)
+
+    grid.nodes[9] = dies_over_it
+
+    def signed_on(name):
+        return killed[0] if name == "b" and killed else 0.0
+
+    coordinator, _, _ = run(tmp_path, grid=grid, resend_after_s=60.0, signed_on=signed_on)
     assert accepted(coordinator) == [3, 3, 3]
     assert coordinator.model_sha256 == undisturbed
 
