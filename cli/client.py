@@ -76,10 +76,15 @@ def sign_policy(folder: Folder = _HERE) -> None:
     from fedglm.client.preflight_custody import lacking
     from fedglm.client.site_folder import open_site
     from fedglm.client.site_policy import sign_site_policy
+    from fedglm.compression.codec import codec_names
 
     site = open_site(folder)
     policy = sign_site_policy(site)
     typer.echo(f"the policy of {site.name} for {policy.data_set} is in force: {policy.sha256[:16]}")
+    if unknown := sorted({*policy.codecs} - {*codec_names(), "*"}):
+        typer.echo(
+            f"note: this fedglm knows no codec {', '.join(unknown)}; it knows {', '.join(codec_names())}", err=True
+        )
     if missing := lacking(policy):
         typer.echo(f"note: it permits no run at all; not given are {', '.join(missing)}", err=True)
     elif policy.without_differential_privacy:

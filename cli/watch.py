@@ -11,7 +11,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for rich's tables
-    from rich.console import Group
+    from rich.console import Console, Group
     from rich.table import Table
 
     from fedglm.server.run_view import RunView
@@ -50,6 +50,9 @@ def watch(
     if once:
         console.print(frame(view, time.time()))
         return
+    if not console.is_terminal:
+        _print_changes(folder, console)
+        return
     with Live(frame(view, time.time()), console=console, auto_refresh=False) as live:
         try:
             while view.state not in ("done", "failed"):
@@ -58,6 +61,19 @@ def watch(
                 live.update(frame(view, time.time()), refresh=True)
         except KeyboardInterrupt:
             return
+
+
+def _print_changes(folder: Path, console: "Console") -> None:
+    """For a file or a pipe: a frame whenever a round or the state is another one, until the run ends."""
+    from fedglm.server.run_view import read_view
+
+    told = None
+    while told is None or told[0] not in ("done", "failed"):
+        view = read_view(folder)
+        if (now := (view.state, len(view.rows))) != told:
+            console.print(frame(view, time.time()))
+            told = now
+        time.sleep(_LOOK_S)
 
 
 def about(view: "RunView") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`fedglm client` from outside: keys, policy, checks, and a node that starts and ends without orphans."""
 
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -265,3 +266,11 @@ def test_a_site_is_opened_from_a_relative_path(fedglm, site, monkeypatch):
     monkeypatch.chdir(site.folder)
     assert fedglm("client", "status", "--json").json["site"] == NAME
     assert open_site(site.folder) == site
+
+
+def test_a_codec_that_nobody_knows_is_noted_when_the_policy_is_signed(fedglm, site):
+    path = site.folder / "policy.toml"
+    path.write_text(re.sub(r"(?ms)^codecs = \[.*?\]$", 'codecs = ["topksign", "int8"]', path.read_text()))
+    signed = fedglm("client", "sign-policy", site.folder)
+    assert signed.code == 0
+    assert "knows no codec topksign; it knows dense-fp32" in signed.err

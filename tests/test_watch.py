@@ -176,3 +176,20 @@ def test_a_simulation_s_folder(finished, watch):
 
 def test_a_folder_without_a_run_is_named(tmp_path, watch):
     assert f"{tmp_path} holds no run" in watch(tmp_path).line()
+
+
+def test_to_a_pipe_it_writes_a_frame_a_round(going, watch, monkeypatch):
+    monkeypatch.setattr(command, "_LOOK_S", 0.02)
+
+    def rest():
+        for _ in range(3):
+            time.sleep(0.2)
+            going.round()
+        going.log.finished("cd" * 32, going.rows)
+
+    thread = threading.Thread(target=rest)
+    thread.start()
+    said = watch(going.folder).out
+    thread.join()
+    assert said.count("rounds") >= 3
+    assert said.endswith("\n")
