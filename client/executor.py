@@ -28,6 +28,8 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from fedglm.client.replies import Work
+
 LOG = logging.getLogger(__name__)
 
 _NAME: Final = "fedglm"
@@ -36,28 +38,29 @@ _POLL_S: Final = 0.25
 _PATIENCE_S: Final = 60.0
 
 
-def start_executor(app: ClientApp, address: str, secret: bytes) -> threading.Thread:
+def start_executor(app: ClientApp, address: str, secret: bytes, work: Work) -> threading.Thread:
     """Answer messages in a thread for as long as the process lives; if the thread fails, the process ends too.
 
     Args:
         app: What answers.
         address: HOST:PORT of the SuperNode's interface for its apps, on this machine.
         secret: What lets this process alone take messages there.
+        work: Is told of each message that is being answered.
     """
 
-    def work() -> None:
+    def run() -> None:
         try:
-            _answer_for_ever(app, address, secret)
+            _answer_for_ever(app, address, secret, work)
         except BaseException:
             LOG.exception("the node ends, for it can no longer take its messages")
             os._exit(1)  # whoever watches over the node starts it again
 
-    thread = threading.Thread(target=work, name="fedglm-executor", daemon=True)
+    thread = threading.Thread(target=run, name="fedglm-executor", daemon=True)
     thread.start()
     return thread
 
 
-def _answer_for_ever(app: ClientApp, address: str, secret: bytes) -> None:
+def _answer_for_ever(app: ClientApp, address: str, secret: bytes, work: Work) -> None:
     asking = _client(address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE))
     answered = time.monotonic()
     while True:
@@ -71,12 +74,12 @@ def _answer_for_ever(app: ClientApp, address: str, secret: bytes) -> None:
         answered = time.monotonic()
         if found.HasField("task") and found.token:
             # In a thread, for a message whose parts a dying SuperLink never sent is waited for, and others come.
-            threading.Thread(target=_answer_one, args=(app, address, found.token), daemon=True).start()
+            threading.Thread(target=_answer_one, args=(app, address, found.token, work), daemon=True).start()
         else:
             time.sleep(_POLL_S)
 
 
-def _answer_one(app: ClientApp, address: str, token: str) -> None:
+def _answer_one(app: ClientApp, address: str, token: str, work: Work) -> None:
     """Answer a message; whatever goes wrong with it, the node goes on with the next, and the server may ask again."""
     client = _client(address, RuntimeTokenHttpInterceptor(token))
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
@@ -85,7 +88,8 @@ def _answer_one(app: ClientApp, address: str, token: str) -> None:
     try:
         heartbeat.start()
         message, context, _, _ = pull_task_input(client)
-        push_message(client, _replied(app, message, context), context)
+        with work.answering():
+            push_message(client, _replied(app, message, context), context)
         status, details = SubStatus.COMPLETED, ""
     except Exception:
         LOG.exception("a message was not answered")

@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 
+from fedglm.client.replies import Work, send_all
 from fedglm.client.site_folder import Site
 from fedglm.client.site_keys import flower_private
 from fedglm.client.site_settings import SiteError
@@ -66,7 +67,9 @@ def run_node(site: Site) -> None:
     port, secret = _free_port(), secrets.token_bytes(32)
     files = _in_memory("key", flower_private(site.flower_key)), _in_memory("secret", secret)
     sys.argv = ["flower-supernode", *flower_arguments(site, port, *files)]
-    start_executor(app, f"{LOCAL}:{port}", secret)
+    work = Work()
+    send_all(work)
+    start_executor(app, f"{LOCAL}:{port}", secret, work)
     flower_supernode()
 
 

@@ -14,6 +14,7 @@ from flwr.proto.runtime_pb2 import AcquireTaskResponse
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client import executor
+from fedglm.client.replies import Work
 
 BROKEN = "broken"
 DIAGNOSIS = "patient Miller, HIV positive"
@@ -75,7 +76,7 @@ def runtime(monkeypatch):
         quiet = SimpleNamespace(start=lambda: None, stop=lambda: None, is_running=True)
         monkeypatch.setattr(executor, "HeartbeatSender", lambda _: quiet)
         monkeypatch.setattr(executor, "make_task_heartbeat_fn_http", lambda _: None)
-        executor.start_executor(app, "127.0.0.1:1", b"secret")
+        executor.start_executor(app, "127.0.0.1:1", b"secret", Work())
         return made
 
     yield start
