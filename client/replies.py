@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_A_RUN = 0  # of no number: makes Flower's loop send, though nothing was pulled
 _POLL_S = 0.2
-_IDLE_S = 1.0  # a message that was just pulled is taken up within that
+_IDLE_S = 1.0  # a message that was just pulled is usually taken up within that; else its answer leaves a little later
 
 
 class Work:
@@ -22,6 +23,7 @@ class Work:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answering, self._changed = 0, time.monotonic()
+        self._answered = self._seen = 0
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -41,9 +43,16 @@ class Work:
         with self._lock:
             return not self._answering and time.monotonic() - max(since, self._changed) > _IDLE_S
 
+    def take(self) -> bool:
+        """Whether anything was answered since the last time this was asked."""
+        with self._lock:
+            new, self._seen = self._answered != self._seen, self._answered
+            return new
+
     def _count(self, change: int) -> None:
         with self._lock:
             self._answering, self._changed = self._answering + change, time.monotonic()
+            self._answered += change < 0
 
 
 class _Nothing(list[Any]):
@@ -74,15 +83,20 @@ def send_all(work: Work) -> None:
         work: Of the threads that answer.
     """
     flower = importlib.import_module("flwr.supernode.start_client_internal")
-    send_some = vars(flower)["_push_messages"]
+    send_some, pull = vars(flower)["_push_messages"], vars(flower)["_pull_and_store_message"]
 
     def send(state: Any, *arguments: Any, **named: Any) -> None:
         pulled = time.monotonic()
         while True:
-            idle = work.is_idle(pulled)  # before the look, so that what is finished meanwhile is sent too
+            idle = work.is_idle(pulled)
+            work.take()  # before the look, so that what is finished meanwhile is sent too
             send_some(_Unwaiting(state), *arguments, **named)
             if idle:
                 return
             time.sleep(_POLL_S)
 
-    vars(flower)["_push_messages"] = send
+    def pull_or_send(*arguments: Any, **named: Any) -> int | None:
+        found: int | None = pull(*arguments, **named)
+        return _A_RUN if found is None and work.take() else found
+
+    vars(flower).update(_push_messages=send, _pull_and_store_message=pull_or_send)

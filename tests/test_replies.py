@@ -37,6 +37,7 @@ def sent(monkeypatch):
         found.extend(messages)
 
     monkeypatch.setattr(flower, "_push_messages", push)
+    monkeypatch.setattr(flower, "_pull_and_store_message", lambda: None)
     monkeypatch.setattr(replies, "_POLL_S", 0.01)
     monkeypatch.setattr(replies, "_IDLE_S", 0.1)
     return found
@@ -82,6 +83,18 @@ def test_a_message_is_in_work_until_its_answer_is_ready_also_where_that_fails():
     assert soon(lambda: work.is_idle(0))
 
 
+def test_an_answer_that_came_late_leaves_at_the_next_look_for_messages(sent):
+    work, state = replies.Work(), State()
+    send(work, state)
+    assert flower._pull_and_store_message() is None
+    with work.answering():
+        state.waiting.append("late")
+    assert flower._pull_and_store_message() is not None
+    flower._push_messages(state=state)
+    assert sent == ["late"]
+    assert flower._pull_and_store_message() is None
+
+
 def test_flower_s_loop_is_the_one_that_is_known():
     """It takes these arguments, and asks its state for answers as we expect."""
     assert list(inspect.signature(flower._push_messages).parameters) == ["state", "object_store", "send", "push_object"]
@@ -89,3 +102,6 @@ def test_flower_s_loop_is_the_one_that_is_known():
     state = SimpleNamespace(get_messages_legacy=lambda **which: asked.append(which) or replies._Nothing())
     flower._push_messages(state, None, None, None)
     assert asked == [{"is_reply": True}]
+    loop = inspect.getsource(flower.start_client_internal)
+    assert "run_id = _pull_and_store_message(" in loop
+    assert "if run_id is None:" in loop
