@@ -151,6 +151,7 @@ def test_many_nodes_under_ray(fedglm, finished, tmp_path):
     assert here["nodes"] == 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_time_and_nothing_else(fedglm, tiny, tmp_path):
     """Its node is asked again, and trains again with the same seed."""
     folder = tmp_path / "run"
@@ -169,6 +170,7 @@ def test_a_worker_that_is_killed_costs_time_and_nothing_else(fedglm, tiny, tmp_p
     assert result.json["model_sha256"] == undisturbed["model_sha256"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_each_time_is_given_up(tiny, tmp_path):
     folder = tmp_path / "run"
     settings = ("--rounds", "2", "--nodes", "4", "--set", "training.local_steps=60", "--set", "federation.resends=0")

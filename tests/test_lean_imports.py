@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 TRAINED = """
 import hashlib, torch
 from transformers import GlmForCausalLM
@@ -41,14 +39,12 @@ def test_nothing_of_what_is_left_out_is_loaded():
     assert run(LEAN, "import fedglm.client.worker, fedglm.client.site_node", TRAINED, code)[1:] == ["[]"]
 
 
-@pytest.mark.parametrize(
-    "want",
-    [
-        "import accelerate, sklearn; assert sklearn.__version__",
+def test_who_wants_it_after_all_gets_it():
+    run(
+        LEAN,
+        TRAINED,
+        "import accelerate, sklearn, torch.distributed; assert sklearn.__version__",
+        "assert torch.distributed.is_available()",
         "import torch._dynamo; print(torch._dynamo.config.suppress_errors)",
-        "import torch.distributed; assert torch.distributed.is_available()",
         "import peft, opacus",
-    ],
-)
-def test_who_wants_it_after_all_gets_it(want):
-    run(LEAN, TRAINED, want)
+    )
