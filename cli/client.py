@@ -174,14 +174,9 @@ app.command()(metrics)
 
 
 def _new_passphrase() -> str:
-    import os
+    from fedglm.privacy.passphrase import given_or
 
-    from fedglm.privacy.passphrase import VARIABLE, given
-
-    chosen = given()
-    if chosen is None:
-        chosen = os.environ[VARIABLE] = str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True))
-    return chosen
+    return given_or(lambda: str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)))
 
 
 def _take_kit(kit: Path, out: Path) -> None:

@@ -30,6 +30,9 @@ import errno
 
 import click
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 
 def explain(exc: BaseException) -> str | None:
     """The line for an error that a user can cause or mend; None for a bug, which deserves its traceback."""

@@ -14,14 +14,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from fedglm.cli import audit, client, server
 from fedglm.cli.compare import compare
-from fedglm.cli.errors import explain
+from fedglm.cli.errors import INTERRUPTED, explain
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
 from fedglm.cli.simulate import simulate
 from fedglm.cli.watch import watch
 from fedglm.privacy.passphrase import ask_with
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="fedglm",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedglm.cli import options
+from fedglm.cli.errors import INTERRUPTED
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
     from fedglm.server.project import Project
@@ -106,7 +107,7 @@ def _conduct(
             f"fedglm server cancel {name} -C {project.folder} ends it",
             err=True,
         )
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     release(made, folder, folder / "model")
     totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
     summary = {

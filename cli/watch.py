@@ -1,5 +1,6 @@
 """`fedglm watch`: a run while it goes on, in the terminal, from what lies in its folder."""
 
+import contextlib
 import json
 import math
 import time
@@ -50,17 +51,15 @@ def watch(
     if once:
         console.print(frame(view, time.time()))
         return
-    if not console.is_terminal:
-        _print_changes(folder, console)
-        return
-    with Live(frame(view, time.time()), console=console, auto_refresh=False) as live:
-        try:
+    with contextlib.suppress(KeyboardInterrupt):
+        if not console.is_terminal:
+            _print_changes(folder, console)
+            return
+        with Live(frame(view, time.time()), console=console, auto_refresh=False) as live:
             while view.state not in ("done", "failed"):
                 time.sleep(_LOOK_S)
                 view = read_view(folder)
                 live.update(frame(view, time.time()), refresh=True)
-        except KeyboardInterrupt:
-            return
 
 
 def _print_changes(folder: Path, console: "Console") -> None:

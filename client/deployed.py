@@ -1,19 +1,19 @@
-"""The ClientApp of real sites: what Flower's SuperNode starts, in a process of its own, for each message.
+"""The ClientApp of real sites, in the process of Flower's SuperNode.
 
-Starting Python with torch for every message would take longer than a round's training on a small model. So this part
-imports neither: it hands the message to the site's worker (`client/worker.py`), which stays, and starts one where there
-is none. All code is what the site's operator installed.
+With torch that process would be slow to start and large. So this part does without: it hands the message to the site's
+worker (`client/worker.py`), which stays, and starts one where there is none. All code is what the site's operator
+installed.
 """
 
 import logging
 from pathlib import Path
 
 from flwr.app import Context, Error, Message
-from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
+from fedglm.client.one_answer import app_of
 from fedglm.client.site_settings import SiteError
 from fedglm.client.worker_link import Answer, Question, WorkerError, ask
 
@@ -21,26 +21,6 @@ LOG = logging.getLogger(__name__)
 
 SITE = "site"
 """Key of the SuperNode's node configuration that holds the path of the site's folder."""
-
-app = ClientApp()
-
-
-@app.query()
-def query(message: Message, context: Context) -> Message:
-    """Answer the server's first query."""
-    return _answer(message, context)
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train for a round."""
-    return _answer(message, context)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure a model."""
-    return _answer(message, context)
 
 
 def _answer(message: Message, context: Context) -> Message:
@@ -66,3 +46,6 @@ def _reply(answer: Answer, message: Message) -> Message:
         code, reason = answer.error
         return Message(Error(code, reason), reply_to=message)
     return Message(recorddict_from_proto(RecordDictProto.FromString(answer.content)), reply_to=message)
+
+
+app = app_of(_answer)

@@ -19,7 +19,7 @@ _asking: list[Callable[[Path], str]] = []
 
 
 def ask_with(ask: Callable[[Path], str]) -> None:
-    """Let a person type it; what was typed stays in this process's environment, for what this process starts.
+    """Let a person type it; see `given_or`.
 
     Args:
         ask: Given the path of a locked key, returns what was typed.
@@ -38,6 +38,14 @@ def given() -> str | None:
     return os.environ.get(VARIABLE)
 
 
+def given_or(ask: Callable[[], str]) -> str:
+    """What the environment says, or else what is typed, which stays there for what this process starts."""
+    found = given()
+    if found is None:
+        found = os.environ[VARIABLE] = ask()
+    return found
+
+
 def passphrase_of(path: Path) -> str:
     """The passphrase of a locked key.
 
@@ -47,12 +55,9 @@ def passphrase_of(path: Path) -> str:
     Raises:
         PrivacyError: Nobody gives it.
     """
-    found = given()
-    if found is None and _asking:
-        found = os.environ[VARIABLE] = _asking[0](path)
-    if found is None:
+    if given() is None and not _asking:
         raise PrivacyError(
             f"the key {path} is locked with a passphrase: put that into a file of your own and name it in "
             f"{FILE_VARIABLE}"
         )
-    return found
+    return given_or(lambda: _asking[0](path))

@@ -3,7 +3,6 @@
 A message that is sent again costs a node nothing: it answers a round that it has trained for with the very same bytes.
 """
 
-import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -90,7 +89,6 @@ class Round:
         self._sent_again: set[str] = set()
         self._lost: dict[str, str] = {}
         self._asked: dict[str, float] = {}
-        self._asked_at: dict[str, float] = {}
         self._losses: dict[str, int] = {}
         self.accepted: list[str] = []
         self.faults: dict[str, str] = {}
@@ -154,7 +152,7 @@ class Round:
         self.traffic.downlink += recorddict_to_proto(content).ByteSize()
         self.traffic.dense_downlink += 0 if known else 4 * self._plan.layout.size
         self._lost.pop(name, None)
-        self._asked[name], self._asked_at[name] = time.monotonic(), time.time()
+        self._asked[name] = time.monotonic()
         self._desk.exchange.send([(member.node_id, content)], "train", self.number)
 
     def _take(self, member: Participant, reply: Message) -> None:
@@ -213,9 +211,10 @@ class Round:
         online = exchange.online()
         now = time.monotonic()
         for member in self._open:
-            if now - self._asked.get(member.name, now) >= federation.resend_after_s:
+            waited = now - self._asked.get(member.name, now)
+            if waited >= federation.resend_after_s:
                 self._lost.setdefault(member.name, f"no reply within {federation.resend_after_s:g} s")
-            if self._plan.signed_on(member.name) > self._asked_at.get(member.name, math.inf):
+            if member.name in self._asked and self._plan.signed_on(member.name) > time.time() - waited:
                 self._lost.setdefault(member.name, "the node was started again")
             if member.name not in self._lost or member.node_id not in online:
                 continue

@@ -7,6 +7,7 @@ from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.project import Project
 from fedglm.server.run_file import EVENTS, ROUNDS, read_lines
 
+_REFUSALS = {"refused": "refuses", "turned-away": "is turned away"}
 _PATIENCE_S = 15.0  # before a round that has not begun is worth a word
 
 
@@ -27,20 +28,17 @@ class RunNews:
 
     def tell(self) -> None:
         """Say what is new."""
-        enrolled = len(enrolled_sites(self._project))
         events = self._read_events()
         for event in events[self._events :]:
-            if (
-                event["event"] in ("refused", "turned-away")
-                and (reason := str(event.get("reason"))) not in self._refused
-            ):
+            kind, reason = str(event["event"]), str(event.get("reason"))
+            if kind in _REFUSALS and reason not in self._refused:
                 self._refused.add(reason)
-                word = "refuses" if event["event"] == "refused" else "is turned away"
-                self._say(f"node {event.get('node')} {word}: {reason}")
-            if event["event"] in ("begun", "resumed"):
+                self._say(f"node {event.get('node')} {_REFUSALS[kind]}: {reason}")
+            if kind in ("begun", "resumed"):
                 self._quiet_since = None
         self._events = len(events)
         rows = read_lines(self._folder / ROUNDS)
+        enrolled = len(enrolled_sites(self._project)) if len(rows) > self._rounds else 0  # verifies signatures
         for row in rows[self._rounds :]:
             absent = enrolled - row["nodes_sampled"]
             others = f" ({absent} more enrolled)" if absent > 0 else ""

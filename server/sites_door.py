@@ -16,7 +16,6 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.error import ApiErrorCode
 
-from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.site_identity import SiteIdentity
 from fedglm.server.enrolment import enrolled_sites
@@ -107,20 +106,24 @@ class SitesDoor:
 
     def _note(self, said: Sequence[tuple[bytes, bytes]]) -> None:
         """Write down that a node signs on; without that it would only be asked again later."""
-        name = self._keys.name(dict(reversed(said)).get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode(), b""))
         try:
+            name = self._site(_headers(said))
             if name is not None and self._sign_ons is not None:
                 self._sign_ons.note(name)
-        except StorageError as exc:
+        except (OSError, PrivacyError, ProjectError) as exc:
             _log.error("%s", exc)
+
+    def _site(self, headers: dict[bytes, bytes]) -> str | None:
+        """The enrolled site that a request says it is from."""
+        return self._keys.name(headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode(), b""))
 
     def _fault(self, path: str, said: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
         """Status and reason to turn a request away with; None for one that may pass."""
-        headers = dict(reversed(said))  # of two with one name the first one counts, as it does for Flower
+        headers = _headers(said)
         if not path.startswith(_FLEET):
             return 403, "this port is for the sites' nodes; runs and registrations are for the server's own machine"
         try:
-            name = self._keys.name(headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode(), b""))
+            name = self._site(headers)
         except (OSError, PrivacyError, ProjectError) as exc:
             _log.error("nobody is let in: %s", exc)
             return _TRY_AGAIN, "the server cannot read its list of sites; call the people who run it"
@@ -140,6 +143,10 @@ class SitesDoor:
         if not length.isdigit() or len(length) > 15 or int(length) > most:
             return 413, f"{name} must say how long its message is, {most} bytes at most"
         return None
+
+
+def _headers(said: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    return dict(reversed(said))  # of two with one name the first one counts, as it does for Flower
 
 
 def key_header(identity: SiteIdentity) -> bytes:

@@ -11,13 +11,14 @@ folder `flwr/` FLWR_HOME must name. Sites run the code that is installed there, 
 import logging
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fedglm.client.one_answer import app_of
 from fedglm.server.federation import Row
 from fedglm.server.project import PROJECT
 from fedglm.simulations.scenario import Scenario, ScenarioError, parse_setting, scenario_text
@@ -28,7 +29,6 @@ _PARTITION, _PARTITIONS = "partition-id", "num-partitions"
 _SETTLED_S = 2.0  # Flower starts a ServerApp while it still registers the nodes
 
 server = ServerApp()
-client = ClientApp()
 
 
 @server.main()
@@ -47,24 +47,6 @@ def main(grid: Grid, context: Context) -> None:
     LOG.info("model %s; report: %s", summary["model_sha256"][:16], folder / "report.html")
 
 
-@client.query()
-def query(message: Message, context: Context) -> Message:
-    """Answer the server's first query."""
-    return _answer(message, context)
-
-
-@client.train()
-def train(message: Message, context: Context) -> Message:
-    """Train for a round."""
-    return _answer(message, context)
-
-
-@client.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure a model."""
-    return _answer(message, context)
-
-
 def _answer(message: Message, context: Context) -> Message:
     if _PARTITIONS not in context.node_config:
         from fedglm.client import deployed
@@ -81,15 +63,17 @@ def _answer(message: Message, context: Context) -> Message:
 def _scenario(context: Context, nodes: int) -> Scenario:
     """The scenario that the run's configuration names, the same at server and nodes."""
     config = context.run_config
-    name = str(config.get("scenario") or "hospital")
-    changes: dict[str, Any] = dict(map(parse_setting, str(config.get("settings") or "").split()))
-    scenario = Scenario.from_toml(scenario_text(name), changes, origin=f"scenario {name}")
-    if scenario.data.site_field is not None and scenario.data.split in (
-        "auto",
-        "site",
-    ):  # as many as the data have sites
-        return scenario
-    return Scenario.from_toml(scenario_text(name), {"federation.nodes": nodes, **changes}, origin=f"scenario {name}")
+    return _read_scenario(str(config.get("scenario") or "hospital"), str(config.get("settings") or ""), nodes)
+
+
+@lru_cache(maxsize=1)
+def _read_scenario(name: str, settings: str, nodes: int) -> Scenario:
+    text, origin = scenario_text(name), f"scenario {name}"
+    changes: dict[str, Any] = dict(map(parse_setting, settings.split()))
+    scenario = Scenario.from_toml(text, changes, origin=origin)
+    if scenario.data.site_field is not None and scenario.data.split in ("auto", "site"):
+        return scenario  # as many nodes as the data have sites
+    return Scenario.from_toml(text, {"federation.nodes": nodes, **changes}, origin=origin)
 
 
 def _folder(context: Context, scenario: Scenario) -> Path:
@@ -134,3 +118,6 @@ class _Log:
     def baseline_started(self, jobs: int) -> None: ...
 
     def baseline_done(self) -> None: ...
+
+
+client = app_of(_answer)

@@ -8,7 +8,7 @@ import signal
 import urllib.request
 from pathlib import Path
 
-from command_line import Process, run_here
+from command_line import Process, run_here, soon
 from projects import free_ports
 
 from fedglm.cli.daemon import Daemon
@@ -156,3 +156,12 @@ def fill_in(path, values):
         text, found = re.subn(rf"(?m)^#?{key} = .*$", lambda _, k=key, v=value: f"{k} = {v}", text, count=1)
         assert found == 1, f"{path} has no {key}"
     path.write_text(text)
+
+
+def running(folder):
+    """A federation of built-in data while a module's tests run; for a fixture to yield from."""
+    with Federation(folder, SITES) as made:
+        made.start()
+        yield made
+        made.stop()
+        assert soon(lambda: made.processes == set()), "the stopped federation left processes behind"

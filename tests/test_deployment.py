@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import run_here, soon
-from real_federation import SHORT, SITES, Federation, simulated, told
+from real_federation import SHORT, SITES, running, simulated, told
 
 from fedglm.cli.daemon import flower_environment
 from fedglm.server.project import CONNECTION, Project
@@ -21,11 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
-    with Federation(tmp_path_factory.mktemp("real"), SITES) as made:
-        made.start()
-        yield made
-        made.stop()
-        assert soon(lambda: made.processes == set()), "the stopped federation left processes behind"
+    yield from running(tmp_path_factory.mktemp("real"))
 
 
 def test_five_sites_get_the_bits_of_the_simulation(federation, tmp_path):

@@ -12,7 +12,7 @@ import time
 import pytest
 from command_line import run_here, soon
 from projects import free_ports
-from real_federation import SHORT, SITES, Federation, fill_in, simulated, told
+from real_federation import SHORT, SITES, fill_in, running, simulated, told
 
 from fedglm.cli.daemon import flower_environment
 from fedglm.server.project import CONNECTION, Project
@@ -46,11 +46,7 @@ def main(grid, context):
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
-    with Federation(tmp_path_factory.mktemp("real"), SITES) as made:
-        made.start()
-        yield made
-        made.stop()
-        assert soon(lambda: made.processes == set()), "the stopped federation left processes behind"
+    yield from running(tmp_path_factory.mktemp("real"))
 
 
 def charged(federation, site, before):

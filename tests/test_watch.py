@@ -1,5 +1,6 @@
 """`fedglm watch`: what a run's folder says while the run goes on, to people and to machines."""
 
+import contextlib
 import json
 import threading
 import time
@@ -129,19 +130,27 @@ def test_how_a_run_ends(going, watch):
     assert "model abababababababab" in watch(going.folder).out  # without --once it ends with the run
 
 
-def test_it_goes_along_until_the_run_is_done(going, watch, monkeypatch):
-    monkeypatch.setattr(command, "_LOOK_S", 0.02)
+@contextlib.contextmanager
+def finishing(going, *, pause_s):
+    """Three more rounds and the end come while the block runs."""
 
     def rest():
         for _ in range(3):
-            time.sleep(0.1)
+            time.sleep(pause_s)
             going.round()
         going.log.finished("cd" * 32, going.rows)
 
     thread = threading.Thread(target=rest)
     thread.start()
-    result = watch(going.folder)
+    yield
     thread.join()
+
+
+def test_it_goes_along_until_the_run_is_done(going, watch, monkeypatch):
+    monkeypatch.setattr(command, "_LOOK_S", 0.02)
+
+    with finishing(going, pause_s=0.1):
+        result = watch(going.folder)
     assert result.code == 0
     assert "3 of 10 rounds" in result.out
     assert "done" in result.out
@@ -181,15 +190,7 @@ def test_a_folder_without_a_run_is_named(tmp_path, watch):
 def test_to_a_pipe_it_writes_a_frame_a_round(going, watch, monkeypatch):
     monkeypatch.setattr(command, "_LOOK_S", 0.02)
 
-    def rest():
-        for _ in range(3):
-            time.sleep(0.2)
-            going.round()
-        going.log.finished("cd" * 32, going.rows)
-
-    thread = threading.Thread(target=rest)
-    thread.start()
-    said = watch(going.folder).out
-    thread.join()
+    with finishing(going, pause_s=0.2):
+        said = watch(going.folder).out
     assert said.count("rounds") >= 3
     assert said.endswith("\n")
