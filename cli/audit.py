@@ -132,7 +132,7 @@ def _print(path: Path, about: dict[str, Any]) -> None:
         figures = [finite(spent[key], ".3f") for key in ("prv", "pld", "rdp")]
         totals.add_row(
             escape(name),
-            "[red]no limit[/red]" if spent["without_noise"] else f"[bold]{finite(spent['epsilon'], '.3f')}[/bold]",
+            "[red]none holds[/red]" if spent["without_noise"] else f"[bold]{finite(spent['epsilon'], '.3f')}[/bold]",
             finite(spent["budget"], ".3g"),
             finite(spent["delta"], ".2g"),
             *figures,

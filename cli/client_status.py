@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fedglm.cli.connections import is_connected
+
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
     from fedglm.client.site_folder import Site
@@ -23,6 +25,7 @@ def about(site: "Site", daemon: "Daemon") -> dict[str, Any]:
         "federation": site.kit.federation,
         "server": site.server,
         "pid": daemon.pid(),
+        "connected": is_connected(daemon.members(), site.server),
         "log": str(daemon.log),
         "last_work": found.last_work.isoformat(timespec="seconds") if found.last_work else None,
         "policy": found.policy.sha256 if found.policy else None,
@@ -51,7 +54,8 @@ def print_status(found: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     runs = f"[green]runs[/green], process {found['pid']}" if found["pid"] else "[yellow]does not run[/yellow]"
     table.add_row("node", f"{escape(found['site'])} of {escape(found['federation'])} {runs}")
-    table.add_row("server", escape(found["server"]))
+    link = "[green]connected[/green]" if found["connected"] else "[yellow]not connected[/yellow]"
+    table.add_row("server", f"{escape(found['server'])}, {link}" if found["pid"] else escape(found["server"]))
     table.add_row("last work", _when(found["last_work"]))
     table.add_row("policy", _policy(found))
     released = f"{found['releases']}, the last {_when(found['last_release'])}" if found["releases"] else "nothing"

@@ -20,7 +20,10 @@ _SUBMISSIONS = 3  # that fail one after the other, before the failure counts
 
 
 def run(
-    scenario: options.ScenarioName = "hospital",
+    scenario: Annotated[
+        str | None,
+        typer.Argument(metavar="[SCENARIO]", help="A built-in name (hospital without it), or a TOML file."),
+    ] = None,
     project: Annotated[Path, typer.Option("-C", "--project", help="The project's folder.")] = Path(),
     name: Annotated[str | None, typer.Option(help="Of the run; SCENARIO-TIME without it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that --name.")] = False,
@@ -48,16 +51,17 @@ def run(
     opened = Project.open(project)
     if resume and name is None:
         raise typer.BadParameter("--resume needs --name, the run to go on with")
-    given = {**options.overrides(locals()), "federation.nodes": options.AWAY}  # those that are enrolled
-    chosen = options.read_scenario(scenario, {**given, "update.codec": codec, "update.density": density}, settings)
+    given = options.overrides(locals()) | {"federation.nodes": options.AWAY}  # those that are enrolled
+    given |= {"update.codec": codec, "update.density": density}
+    chosen = options.read_scenario(scenario or "hospital", given, settings)
     called = checked_run_name(name or f"{chosen.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = opened.runs / called
     if is_prepared(folder):
         if not resume:
             raise typer.BadParameter(f"{folder} already holds a run: add --resume to go on, or give another --name")
-        from fedglm.simulations.scenario import Scenario
-
-        chosen = Scenario.from_toml((folder / SCENARIO).read_text(), origin=str(folder / SCENARIO))
+        asked = [key for key, value in given.items() if value not in (None, options.AWAY)]
+        asked += [text.partition("=")[0] for text in settings or []]
+        chosen = _begun_as(folder / SCENARIO, chosen, [*asked, *(["name"] if scenario else [])])
     elif resume:
         raise typer.BadParameter(f"{opened.runs} holds no run {called}")
     console = wide_console()
@@ -77,6 +81,28 @@ def run(
         whole = [f"{summary[f'superlink_{way}link_bytes'] / 1e3:.1f} kB {way}" for way in ("up", "down")]
         console.print(f"with the messages around it, by the SuperLink's count: {', '.join(whole)}", highlight=False)
     console.print(f"model: {folder / 'model'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _begun_as(path: Path, chosen: "Scenario", asked: list[str]) -> "Scenario":
+    """The scenario that a run was begun with; what is asked for now must not contradict it."""
+    from fedglm.simulations.scenario import Scenario
+
+    begun = Scenario.from_toml(path.read_text(), origin=str(path))
+    before, now = begun.model_dump(), chosen.model_dump()
+    for dotted in asked:
+        was, wanted = _at(before, dotted), _at(now, dotted)
+        if was != wanted:
+            raise typer.BadParameter(
+                f"the run was begun with {dotted} = {was!r}, and goes on with it: leave {wanted!r} out, or begin "
+                "another run under a --name of its own"
+            )
+    return begun
+
+
+def _at(tree: dict[str, Any], dotted: str) -> Any:
+    for key in dotted.split("."):
+        tree = tree[key]
+    return tree
 
 
 def _conduct(

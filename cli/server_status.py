@@ -17,6 +17,7 @@ from fedglm.server.enrolment import enrolled_sites, provisioned_sites, revoked_s
 from fedglm.server.errors import ProjectError
 from fedglm.server.preflight import certificate_findings
 from fedglm.server.project import Project
+from fedglm.server.run_view import is_run, read_view
 from fedglm.server.submission import submissions
 
 _MOST_RUNS = 10  # the newest, in the table
@@ -34,7 +35,7 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
     pid = daemon.pid()
     warnings: list[str] = []
     nodes: list[Node] = []
-    runs: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] | None = None
     if pid is not None:
         try:
             with Control(project) as control:
@@ -64,7 +65,7 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
             {"name": identity.name, "made": identity.made, "fingerprints": identity.fingerprints}
             for identity in revoked_sites(project)
         ],
-        "runs": runs,
+        "runs": _runs_in_folders(project) if runs is None else runs,
         "warnings": warnings,
     }
 
@@ -74,6 +75,26 @@ def _runs_of(project: Project, control: Control) -> list[dict[str, Any]]:
     folders = [path.name for path in project.runs.iterdir() if path.is_dir()]
     names = {number: name for name in folders for number in submissions(project, name)}
     return [{"name": names.get(run.run_id), **asdict(run)} for run in control.runs()]
+
+
+def _runs_in_folders(project: Project) -> list[dict[str, Any]]:
+    """What the folders tell of the runs while the SuperLink does not answer: bytes are those of the updates alone."""
+    found = []
+    for path in project.runs.iterdir():
+        if path.is_dir() and is_run(path):
+            view, numbers = read_view(path), submissions(project, path.name)
+            status = "interrupted" if view.state == "running" else view.state
+            found.append(
+                {
+                    "name": path.name,
+                    "run_id": numbers[-1] if numbers else None,
+                    "status": status,
+                    "started": view.began.isoformat() if view.began else "",
+                    "uplink_bytes": view.traffic.uplink,
+                    "downlink_bytes": view.traffic.downlink,
+                }
+            )
+    return sorted(found, key=lambda run: str(run["started"]), reverse=True)
 
 
 def _sites(project: Project, nodes: list[Node]) -> list[dict[str, Any]]:

@@ -117,7 +117,8 @@ def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bo
         error = StorageError(f"the disk is full: {error}")
     code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(error, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     if not faults_in_full:
-        LOG.error("no answer to round %s: %s", message.metadata.group_id, error, exc_info=error)
+        trace = None if isinstance(error, Refusal) else error  # a refusal is the gate at its work
+        LOG.error("no answer to round %s: %s", message.metadata.group_id, error, exc_info=trace)
     return Message(Error(code=int(code), reason=fault(error, in_full=faults_in_full)), reply_to=message)
 
 

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from projects import Site, make_project
+from run_files import run_files, write
 
 from fedglm.cli.daemon import Daemon
 from fedglm.server import certificates, preflight
@@ -40,6 +41,18 @@ def test_status_tells_all_without_a_superlink(server, tmp_path):
     assert "does not run" in shown
     assert max(map(len, shown.splitlines())) <= 100
     assert server("stop").out == "no SuperLink runs\n"
+
+
+def test_status_tells_of_the_runs_while_no_superlink_answers(server, project):
+    for name, rounds in (("old", 2), ("new", 3)):
+        folder = project.runs / name
+        folder.mkdir(parents=True)
+        write(folder, *run_files(rounds=rounds))
+    (project.runs / "no-run").mkdir()
+    found = {run["name"]: run for run in server("status", "--json").json["runs"]}
+    assert found.keys() == {"old", "new"}
+    assert (found["new"]["status"], found["new"]["uplink_bytes"]) == ("done", 3 * 4 * 100)
+    assert "runs, 2 in all" in server("status").out
 
 
 @pytest.mark.parametrize(("days", "said"), [(20, "ends on"), (-1, "ended on")])

@@ -1,0 +1,43 @@
+"""What `fedglm run` refuses before it asks anybody anything."""
+
+import pytest
+from projects import Site, make_project
+
+from fedglm.server.enrolment import enrol
+from fedglm.simulations.deploy import make, prepare
+from fedglm.simulations.scenario import Scenario, scenario_text
+
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with one site, and a run of hospital that was begun."""
+    folder = tmp_path_factory.mktemp("project")
+    found = make_project(folder / "fl")
+    enrol(found, Site.make("a").hand_over(folder))
+    changes = {"federation.nodes": None, "federation.rounds": ROUNDS, "privacy.epsilon": None}
+    scenario = Scenario.from_toml(scenario_text("hospital"), changes)
+    prepare(make(scenario), found.runs / "begun", 1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["iot"], "the run was begun with name = 'hospital'"),
+        (["--rounds", "9"], f"the run was begun with federation.rounds = {ROUNDS}"),
+        (["hospital", "--set", "training.local_steps=77"], "the run was begun with training.local_steps"),
+    ],
+)
+def test_a_run_is_not_gone_on_with_under_other_settings(fedglm, project, words, said):
+    result = fedglm("run", *words, "-C", project.folder, "--name", "begun", "--resume", "--no-dp")
+    assert said in result.line()
+
+
+def test_a_run_is_begun_once_and_only_a_begun_one_is_gone_on_with(fedglm, project):
+    again = fedglm("run", "hospital", "-C", project.folder, "--name", "begun", "--no-dp")
+    assert "already holds a run: add --resume" in again.line()
+    other = fedglm("run", "-C", project.folder, "--name", "other", "--resume", "--no-dp")
+    assert "holds no run other" in other.line()
+    assert "--resume needs --name" in fedglm("run", "-C", project.folder, "--resume").line()
