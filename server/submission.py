@@ -108,12 +108,18 @@ def is_under_way(project: Project, control: Control, name: str) -> bool:
 def runs_under_way(project: Project, control: Control) -> list[str]:
     """Names of the runs that the SuperLink is at work on, or about to be.
 
+    One whose last process was killed after its work was done is not: the SuperLink would call it running for a minute.
+
     Raises:
         ProjectError: The SuperLink does not answer.
     """
     going = {run.run_id for run in control.runs() if not run.status.startswith("finished")}
     names = sorted(path.parent.name for path in project.runs.glob(f"*/{SUBMITTED}"))
-    return [name for name in names if submissions(project, name)[-1] in going]
+    return [name for name in names if submissions(project, name)[-1] in going and not _is_done(project, name)]
+
+
+def _is_done(project: Project, name: str) -> bool:
+    return (project.runs / name / DONE).is_file()
 
 
 def stop(project: Project, control: Control, name: str) -> None:

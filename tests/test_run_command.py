@@ -1,9 +1,15 @@
 """What `fedglm run` refuses before it asks anybody anything."""
 
+import json
+
 import pytest
 from projects import Site, make_project
 
+from fedglm.privacy.durable import write_atomically
+from fedglm.server.control import Run
 from fedglm.server.enrolment import enrol
+from fedglm.server.run_file import DONE
+from fedglm.server.submission import SUBMITTED, runs_under_way
 from fedglm.simulations.deploy import make, prepare
 from fedglm.simulations.scenario import Scenario, scenario_text
 
@@ -41,3 +47,23 @@ def test_a_run_is_begun_once_and_only_a_begun_one_is_gone_on_with(fedglm, projec
     other = fedglm("run", "-C", project.folder, "--name", "other", "--resume", "--no-dp")
     assert "holds no run other" in other.line()
     assert "--resume needs --name" in fedglm("run", "-C", project.folder, "--resume").line()
+
+
+class Listing:
+    """A SuperLink that lists these runs as running."""
+
+    def __init__(self, *numbers):
+        self._numbers = numbers
+
+    def runs(self):
+        return [Run(number, "running", "2027-01-04T10:00:00", 0, 0) for number in self._numbers]
+
+
+def test_a_run_that_is_done_is_not_under_way_though_the_superlink_calls_it_so(tmp_path):
+    project = make_project(tmp_path / "fl")
+    for name, number in (("first", 1), ("second", 2)):
+        write_atomically(project.runs / name / SUBMITTED, json.dumps({"run_ids": [number]}))
+    assert runs_under_way(project, Listing(1, 2)) == ["first", "second"]
+    write_atomically(project.runs / "first" / DONE, "{}")
+    assert runs_under_way(project, Listing(1, 2)) == ["second"]
+    assert runs_under_way(project, Listing(1)) == []
