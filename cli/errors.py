@@ -17,6 +17,7 @@ Each layer has its own errors; all that a user can cause are drawn here, and onl
     ├── PrivacyError                   privacy: a promise that cannot be made or kept
     │   ├── Refusal                    privacy: a rule of the node's policy forbids it
     │   ├── LedgerError                privacy: a ledger that is damaged, rolled back or missing
+    │   ├── LogError                   privacy: the same of a signed log
     │   └── PolicyError                privacy: a policy that is malformed or not signed by the site
     ├── FederationError, CheckpointError, Stopped      server: a run
     ├── ProjectError                   server: a project's folder, certificates, sites, SuperLink

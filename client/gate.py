@@ -14,6 +14,7 @@ import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
@@ -24,15 +25,17 @@ from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
 from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report
 from fedglm.privacy.canonical import canonical_json
-from fedglm.privacy.charges import Charge, Head
+from fedglm.privacy.chained_file import Head
+from fedglm.privacy.charges import Charge
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import Custody
+from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
-from fedglm.privacy.policy_rules import Message, check_message, check_plan
+from fedglm.privacy.policy_rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
 from fedglm.privacy.signed_messages import SIGNATURE, sign_introduction, sign_report
 
 HEADROOM = 4096
@@ -89,6 +92,7 @@ class OutboundGate:
             signed = SignedPlan.from_bytes(blob)
         with self._custody.logged(signed.plan.run, 0):
             self._hold(signed)
+        self._custody.log.admitted(signed, [*(rule.name for rule in PLAN_RULES), "code"])
         write_atomically(self._folder / PINNED, signed.to_bytes())
 
     def permit(self, instruction: Instruction, *, update: bool = True) -> Permit:
@@ -108,8 +112,8 @@ class OutboundGate:
                 raise Refusal("plan", "the instruction is of another run or model than the plan that was announced")
             if instruction.round > plan.rounds:
                 raise Refusal("plan", f"round {instruction.round}, and the plan has {plan.rounds}")
-            if instruction.anchor is not None and not self._custody.ledger.holds(Head.from_text(instruction.anchor)):
-                raise Refusal("ledger-anchor", "the ledger is not the one that the server has seen, or an older copy")
+            if instruction.anchor is not None and not self._custody.log.holds(Head.from_text(instruction.anchor)):
+                raise Refusal("log-anchor", "the log is not the one that the server has seen, or an older copy")
             if instruction.evaluate:
                 check_message(Message(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
                 _check_noise("metrics", plan.metrics, plan.metrics, plan)
@@ -144,21 +148,24 @@ class OutboundGate:
             metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
             size = len(outcome.blob or b"") + self._envelope(plan.mechanism is not None)
             check_message(Message(size, metrics), self._custody.policy)
-            charges = []
+            leaving, held = [], [rule.name for rule in MESSAGE_RULES]
             if outcome.blob is not None:
-                self._check_update(outcome.blob, plan)
+                non_zeros = self._check_update(outcome.blob, plan)
                 _check_noise("plan", outcome.noise, plan.mechanism, plan)
-                charges.append(self._charge(plan, instruction, "update", outcome.noise, outcome.blob))
+                charge = self._charge(plan, instruction, "update", outcome.noise, outcome.blob)
+                rules = (*held, "size", "well-formed", "plan")
+                leaving.append(Leaving(charge, len(outcome.blob), non_zeros, plan.codec, rules))
             if outcome.evaluation is not None:
                 _check_noise("metrics", outcome.evaluation_noise, plan.metrics, plan)
                 told = canonical_json(
                     {**asdict(outcome.evaluation), "run": instruction.run, "round": instruction.round}
                 )
-                charges.append(self._charge(plan, instruction, "metrics", outcome.evaluation_noise, told))
-            if charges:
-                self._custody.pay(*charges)
+                charge = self._charge(plan, instruction, "metrics", outcome.evaluation_noise, told)
+                leaving.append(Leaving(charge, len(told), rules=held))
+            if leaving:
+                self._custody.pay(*leaving)
         if outcome.blob is not None and plan.mechanism is not None:
-            outcome = replace(outcome, report=replace(outcome.report, ledger=self._custody.ledger.head.to_text()))
+            outcome = replace(outcome, report=replace(outcome.report, log=self._custody.log.head.to_text()))
         return _content(self._signed(outcome, instruction.run, instruction.round))
 
     def _signed(self, outcome: Outcome, run: str, server_round: int) -> Outcome:
@@ -176,7 +183,7 @@ class OutboundGate:
         return self._envelope(signed is not None and signed.plan.mechanism is not None)
 
     def _envelope(self, private: bool) -> int:
-        report = Report(nonce="0" * 16, ledger=Head(999_999_999, "0" * 64).to_text() if private else None)
+        report = Report(nonce="0" * 16, log=Head(999_999_999, "0" * 64).to_text() if private else None)
         measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._custody.policy.metrics else None
         outcome = self._signed(Outcome(report, b"", measures), "", 1)
         return int(recorddict_to_proto(_content(outcome)).ByteSize()) + LENGTHS
@@ -208,14 +215,17 @@ class OutboundGate:
         release = hashlib.sha256(content).hexdigest()
         return self._custody.charge_of(instruction.run, instruction.round, noise, plan.sha256, release, purpose=purpose)
 
-    def _check_update(self, blob: bytes, plan: RunPlan) -> None:
+    def _check_update(self, blob: bytes, plan: RunPlan) -> int:
+        """Number of its values that are not zero."""
         limit = 4 * plan.parameters + HEADROOM
         if len(blob) > limit:
             raise Refusal("size", f"the coded update has {len(blob)} bytes, at most {limit} may leave")
         try:
-            decode(blob, size=plan.parameters, codec=plan.codec)  # a value that is not finite does not decode
+            update = decode(blob, size=plan.parameters, codec=plan.codec)  # a value that is not finite does not decode
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
+        values = getattr(update, "values", None)
+        return int(np.count_nonzero(update.to_dense() if values is None else values))
 
 
 def _content(outcome: Outcome) -> RecordDict:

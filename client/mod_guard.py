@@ -11,9 +11,10 @@ from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 
 from fedglm.privacy.custody import Custody
+from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import Refusal
+from fedglm.privacy.policy_rules import MESSAGE_RULES, check_message, check_plain_update
 from fedglm.privacy.policy_rules import Message as Outgoing
-from fedglm.privacy.policy_rules import check_message, check_plain_update
 
 NO_PLAN = hashlib.sha256(b"").hexdigest()
 """What the ledger shows as the plan where a run has none."""
@@ -51,8 +52,8 @@ class ModGuard:
         with custody.logged(run, server_round):
             check_plain_update(layout, self._codec, custody.policy)
             self._check_rest(reply)
-        release = hashlib.sha256(blob).hexdigest()
-        custody.pay(custody.charge_of(run, server_round, None, NO_PLAN, release, purpose="update"))
+        charge = custody.charge_of(run, server_round, None, NO_PLAN, hashlib.sha256(blob).hexdigest(), purpose="update")
+        custody.pay(Leaving(charge, len(blob), None, self._codec, [rule.name for rule in MESSAGE_RULES]))
 
     def check_measures(self, reply: Message) -> None:
         """Refuse a reply to any other message that holds more than metrics which the policy lists.

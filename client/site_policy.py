@@ -34,6 +34,6 @@ def sign_site_policy(site: Site) -> Policy:
         raise SiteError(f"{written} is not UTF-8: save it so") from exc
     key = site.key()
     if not is_established(folder):
-        establish(folder, policy)
+        establish(folder, policy, name=site.name)
     write_atomically(folder / POLICY, content)
     return sign_policy(folder / POLICY, key)

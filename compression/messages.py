@@ -91,7 +91,7 @@ class Instruction(_Fields):
         acknowledged: The last round whose update the server folded in from this node, 0 for none.
         learning_rate: Local learning rate of this round.
         evaluate: Measure the received model on the node's held-out data and report it.
-        anchor: Where the node's privacy ledger stood in its last report; left out where it reported none.
+        anchor: Where the node's log stood in its last report; left out where it reported none.
     """
 
     run: str
@@ -115,13 +115,14 @@ class Report(_Fields):
         nonce: The instruction's.
         holds: Said only by a node that cannot rebuild the model from what it has and what came, and then nothing else:
             the version that it holds, -1 for none. The server sends what leads from there, or a snapshot.
-        ledger: Where the node's privacy ledger stands; for the server to give back, so that an old copy is noticed.
+        log: Where the node's log stands, and with it its privacy ledger; for the server to give back, so that an old
+            copy is noticed.
         signature: Of the site, where sites sign.
     """
 
     nonce: str
     holds: int | None = None
-    ledger: str | None = None
+    log: str | None = None
     signature: str | None = None
 
 

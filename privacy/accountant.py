@@ -90,6 +90,20 @@ def within(history: Iterable[Event], epsilon: float, delta: float) -> bool:
     return _spent(merged, delta).epsilon <= epsilon
 
 
+def upper_bound(history: Iterable[Event], delta: float) -> float:
+    """Epsilon of all of `history` by PLD, or by RDP where that is above 50: quicker than `spent`, and as near to 0.02.
+
+    Raises:
+        PrivacyError: `delta` is not between 1e-10 and 0.1.
+    """
+    _check_delta(delta)
+    merged = _merge(history)
+    if not merged:
+        return 0.0
+    rdp = _rdp(merged, delta)
+    return rdp if rdp > _TIGHT_UP_TO else _pld(merged, delta, _interval(merged))
+
+
 def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int, history: Iterable[Event] = ()) -> float:
     """The least noise multiplier with which `steps` more steps stay within the budget, to 0.001 (above 2, to 0.1 %).
 

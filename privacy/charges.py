@@ -1,23 +1,18 @@
-"""What stands in a privacy ledger: charges, the rows they become, and how a ledger is anchored."""
+"""What stands in a privacy ledger: charges, and the rows that they become."""
 
-import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
 from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.privacy.chained_file import Head, is_sha256
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
 
 PURPOSES: Final = ("update", "metrics")
 """What a release is: the update of a round, or numbers about the site's data."""
 
-_HASH: Final = re.compile(r"[0-9a-f]{64}")
-SHORT: Final = 32
-"""Digits of a hash by which an anchor may be known."""
-_ANCHOR: Final = re.compile(rf"[0-9]{{1,9}}:[0-9a-f]{{{SHORT}}}")
 _MOST_ROUND: Final = 2**31 - 1
 _NONE: Final = "0" * 64
 
@@ -90,35 +85,6 @@ class Charge:
 
 
 @dataclass(frozen=True)
-class Head:
-    """Where a ledger stands: an anchor for somebody else to keep.
-
-    Attributes:
-        rows: Number of rows.
-        sha256: Hash of the last one, or what the chain begins with: 64 hexadecimal digits, or their first 32.
-    """
-
-    rows: int
-    sha256: str
-
-    def to_text(self) -> str:
-        """The anchor in 128 bits of the hash, for messages."""
-        return f"{self.rows}:{self.sha256[:SHORT]}"
-
-    @classmethod
-    def from_text(cls, text: str) -> "Head":
-        """Read what `to_text` wrote.
-
-        Raises:
-            PrivacyError: It is something else.
-        """
-        if not _ANCHOR.fullmatch(text):
-            raise PrivacyError("a ledger's anchor is a number of rows, a colon and 32 digits 0-9 a-f")
-        rows, digest = text.split(":")
-        return cls(int(rows), digest)
-
-
-@dataclass(frozen=True)
 class Row:
     """A charge as it stands in a ledger.
 
@@ -136,25 +102,18 @@ class Row:
     previous: str
     hash: str
 
-    @classmethod
-    def after(cls, head: Head, time: str, charge: Charge) -> tuple["Row", str]:
-        """The next row of a ledger, and its entry: canonical JSON of number, time and charge."""
-        number = head.rows + 1
-        entry = canonical_json({"number": number, "time": time, **asdict(charge)})
-        return cls(number, time, charge, head.sha256, _chained(head.sha256, entry)), entry.decode()
+    @staticmethod
+    def entry(number: int, time: str, charge: Charge) -> bytes:
+        """What stands in a ledger: canonical JSON of number, time and charge."""
+        return canonical_json({"number": number, "time": time, **asdict(charge)})
 
     @classmethod
-    def read(cls, head: Head, entry: str, digest: str) -> "Row":
+    def read(cls, head: Head, content: bytes, digest: str) -> "Row":
         """The row that follows `head`, of its entry and its hash.
 
         Raises:
-            PrivacyError: The hash is another, or the entry is none.
+            PrivacyError: The entry is none.
         """
-        if type(entry) is not str:
-            raise PrivacyError("its text is none")
-        content = entry.encode()
-        if _chained(head.sha256, content) != digest:
-            raise PrivacyError("its hash does not follow from the row before and its text")
         try:
             tree: Any = read_canonical_json(content)
         except ValueError as exc:
@@ -208,12 +167,3 @@ def related(rows: Iterable[Row], data_set: str, commitment: str) -> list[Row]:
         names |= {name for name, _ in joining}
         contents |= {content for _, content in joining}
     return [row for row in rows if (row.charge.data_set, row.charge.commitment) in found]
-
-
-def is_sha256(value: object) -> bool:
-    """Whether `value` is 64 lower-case hexadecimal digits."""
-    return type(value) is str and _HASH.fullmatch(value) is not None
-
-
-def _chained(previous: str, entry: bytes) -> str:
-    return hashlib.sha256(bytes.fromhex(previous) + entry).hexdigest()

@@ -5,6 +5,7 @@
     ledger.sqlite    what has left, and what that spent
     salt             keeps the data set's name in the ledger from being tried out
     refusals.jsonl   what was refused, and by which rule
+    log.sqlite       all of this in order, signed by the site
 
 `establish` makes it, once; without it nothing leaves.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.commitment import Field, commitment, site_salt
+from fedglm.privacy.custody_log import CustodyLog, Leaving, open_log
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys import SigningKey
@@ -29,7 +31,8 @@ from fedglm.privacy.remaining_budget import stretched
 FOLDER = "custody"
 """Name of the folder, within the node's."""
 
-KEY, POLICY, LEDGER, SALT, REFUSALS = "site.key", "policy.toml", "ledger.sqlite", "salt", "refusals.jsonl"
+KEY, POLICY, LEDGER, SALT = "site.key", "policy.toml", "ledger.sqlite", "salt"
+REFUSALS, LOG = "refusals.jsonl", "log.sqlite"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Custody:
         policy: What may leave, signed by the site's key.
         ledger: What has left.
         refusals: Where refusals are written.
+        log: Where all that happens is written, and signed.
         commitment: Name of the content of the site's data set, for the ledger.
         unit: Whose privacy is at stake in these data: "record", or the field that says whose a record is.
     """
@@ -47,6 +51,7 @@ class Custody:
     policy: Policy
     ledger: Ledger
     refusals: RefusalLog
+    log: CustodyLog
     commitment: str
     unit: str
 
@@ -62,14 +67,18 @@ class Custody:
         Raises:
             PolicyError: There is no policy, or the site's key did not sign it.
             LedgerError: There is no ledger, or it is damaged.
+            LogError: There is no log, it is damaged, or it and the ledger contradict each other.
             PrivacyError: Key or salt cannot be used.
         """
         if not (folder / KEY).is_file():
             raise PolicyError(f"{folder} holds no {KEY}: establish the site before it takes part")
-        policy = load_policy(folder / POLICY, SigningKey.load(folder / KEY).public)
-        ledger = Ledger(folder / LEDGER)
+        key = SigningKey.load(folder / KEY)
+        policy = load_policy(folder / POLICY, key.public)
+        ledger, log = Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)
+        log.check(ledger)
+        log.in_force(policy)
         name = commitment(records, site_salt(folder / SALT))
-        return cls(policy, ledger, RefusalLog(folder / REFUSALS), name, unit)
+        return cls(policy, ledger, RefusalLog(folder / REFUSALS), log, name, unit)
 
     @contextlib.contextmanager
     def logged(self, run: str, server_round: int) -> Iterator[None]:
@@ -77,7 +86,8 @@ class Custody:
         try:
             yield
         except Refusal as refusal:
-            self.refusals.record(refusal, run=run, round_number=server_round)
+            entry = self.refusals.record(refusal, run=run, round_number=server_round)
+            self.log.refused(refusal, entry.run or "-", server_round)
             raise
 
     def mechanism_for(self, plan: RunPlan) -> Mechanism | None:
@@ -120,16 +130,15 @@ class Custody:
         first, *others = charges
         self.ledger.check(first, self._budget(first.mechanism), *others)
 
-    def pay(self, *charges: Charge) -> None:
+    def pay(self, *leaving: Leaving) -> None:
         """Charge the ledger for all that leaves in a message, but for bytes that have been charged before.
 
         Raises:
             Refusal: Rule `epsilon-budget`.
-            LedgerError: The charge could not be written.
+            LedgerError, LogError: It could not be written down.
         """
-        if fresh := [charge for charge in charges if not self.ledger.released(charge.release)]:
-            first, *others = fresh
-            self.ledger.charge(first, self._budget(first.mechanism), *others)
+        budget = self._budget(leaving[0].charge.mechanism)
+        self.log.release(self.ledger, budget, self.policy.delta, leaving)
 
     def _budget(self, mechanism: Mechanism | None) -> Budget | None:
         """What the data set may spend for life; None where the policy sets no limit, and so permits no noised plan."""
@@ -140,10 +149,15 @@ class Custody:
         return Budget(policy.epsilon, policy.delta)
 
 
-def establish(folder: Path, policy: Policy) -> None:
-    """Make the folder of a new site: a key, the policy signed with it, and an empty ledger.
+def establish(folder: Path, policy: Policy, *, name: str | None = None) -> None:
+    """Make the folder of a new site: a key, the policy signed with it, an empty ledger, and a log.
 
     What a killed process has made of it already is taken up.
+
+    Args:
+        folder: New.
+        policy: What the site permits.
+        name: The site's; that of its data set without it.
 
     Raises:
         LedgerError: The site is there already; its ledger must not be forgotten.
@@ -154,6 +168,8 @@ def establish(folder: Path, policy: Policy) -> None:
     write_atomically(folder / POLICY, policy.to_toml())
     sign_policy(folder / POLICY, key)
     site_salt(folder / SALT)
+    if not (folder / LOG).exists():
+        open_log(folder / LOG, key, name or policy.data_set)
     Ledger.create(folder / LEDGER)  # the last: a folder with a ledger is whole
 
 

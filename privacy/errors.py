@@ -3,6 +3,7 @@
     PrivacyError
     ├── Refusal        a rule of the node forbids it
     ├── LedgerError    the ledger is damaged, was rolled back, or cannot be written
+    ├── LogError       the signed log is damaged, contradicts the ledger, or cannot be written
     └── PolicyError    the policy is malformed, unsigned, or signed by another key
 
 Files that cannot be written are `StorageError` (`privacy/durable.py`).
@@ -32,6 +33,10 @@ class Refusal(PrivacyError):
 
 class LedgerError(PrivacyError):
     """The privacy ledger is damaged, was rolled back, or cannot be read or written; nothing may be released."""
+
+
+class LogError(PrivacyError):
+    """The signed log is damaged, was cut, contradicts the ledger, or cannot be written; nothing may be released."""
 
 
 class PolicyError(PrivacyError):

@@ -37,7 +37,7 @@ class Participant:
         acknowledged: Last round whose update was folded in, 0 for none.
         examples: Number of examples that it declares.
         weight: Public weight in the mean.
-        ledger: Where its privacy ledger stood in its last report; None where it reported none.
+        anchor: Where its log, and with it its privacy ledger, stood in its last report; None where it reported none.
         withdrawn: Why it takes no further part: its budget is spent. Empty while it does.
     """
 
@@ -47,7 +47,7 @@ class Participant:
     acknowledged: int = 0
     examples: int = 0
     weight: float = 1.0
-    ledger: str | None = None
+    anchor: str | None = None
     withdrawn: str = ""
 
 
@@ -110,9 +110,9 @@ class Participants:
         return [active[index] for index in drawn(len(active), size, seed, server_round)]
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint keeps: which residual may be committed, where the ledger stood, who withdrew."""
+        """What a checkpoint keeps: which residual may be committed, where the log stood, who withdrew."""
         return {
-            name: {"acknowledged": member.acknowledged, "ledger": member.ledger, "withdrawn": member.withdrawn}
+            name: {"acknowledged": member.acknowledged, "anchor": member.anchor, "withdrawn": member.withdrawn}
             for name, member in self._by_name.items()
         }
 
@@ -132,7 +132,7 @@ class Participants:
         for name in state.keys() & self._by_name.keys():
             member, entry = self._by_name[name], state[name]
             member.acknowledged, member.withdrawn = entry["acknowledged"], entry["withdrawn"]
-            member.ledger = entry["ledger"]
+            member.anchor = entry["anchor"]
 
 
 def drawn(nodes: int, size: int, seed: int, server_round: int) -> list[int]:

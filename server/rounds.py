@@ -146,7 +146,7 @@ class Round:
             acknowledged=member.acknowledged,
             learning_rate=self._plan.learning_rate * optimizer.rate_at(self.number, federation.rounds),
             evaluate=federation.node_metrics,
-            anchor=member.ledger,
+            anchor=member.anchor,
         )
         content = _content(instruction, self._versions.frames_since(member.version))
         self.traffic.downlink += recorddict_to_proto(content).ByteSize()
@@ -189,7 +189,7 @@ class Round:
         self._mean.add(good.update, member.weight)
         self.traffic.dense_uplink += 4 * self._plan.layout.size
         member.version, member.acknowledged = self._versions.version, self.number
-        member.ledger = good.report.ledger
+        member.anchor = good.report.log
         self.accepted.append(member.name)
         if good.metrics:
             self.metrics.append(good.metrics)

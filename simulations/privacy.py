@@ -183,7 +183,7 @@ def establish_site(
         metrics=("loss", "metric", "count") if scenario.federation.node_metrics else (),
         **private,
     )
-    establish(folder, policy)
+    establish(folder, policy, name=site.name)
 
 
 def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:

@@ -15,7 +15,8 @@ from fedglm.client.state import StateError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.accountant import spent
-from fedglm.privacy.charges import Head
+from fedglm.privacy.chained_file import Head
+from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import LedgerError, PolicyError, Refusal
 from fedglm.privacy.mechanism import metrics_mechanism
@@ -161,7 +162,7 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
         gate.admit(announced(door.plan))
     charges = [tight.charge_of("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update") for m in (MECHANISM, loud)]
     with pytest.raises(Refusal, match="epsilon-budget"):
-        tight.pay(*charges)
+        tight.pay(*(Leaving(charge, 100) for charge in charges))
     assert door.charges == []
 
 
@@ -189,8 +190,10 @@ def test_an_update_is_charged_by_the_noise_that_it_has(private):
 
 def test_an_update_is_charged_before_it_leaves_and_its_repetition_is_not(private):
     first = private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
-    again = private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
-    assert dict(first[RECORD]) == dict(again[RECORD])
+    again, third = (private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION) for _ in range(2))
+    # But for where the log stands, which shows that it was sent again.
+    assert {**first[RECORD], "log": ""} == {**again[RECORD], "log": ""}
+    assert dict(again[RECORD]) == dict(third[RECORD])
     (charge,) = private.charges
     assert (charge.run, charge.round, charge.purpose) == ("run-1", 1, "update")
     assert (charge.mechanism, charge.plan) == (MECHANISM, private.plan.sha256)
@@ -295,16 +298,16 @@ def test_a_policy_that_was_tightened_meanwhile_holds(door, tmp_path):
     assert refusal_of(OutboundGate(tighter, tmp_path).permit, INSTRUCTION) == "steps"
 
 
-def test_a_ledger_that_was_rolled_back_is_noticed(private):
-    before = private.custody.ledger.head
+def test_a_log_that_was_rolled_back_is_noticed(private):
+    before = private.custody.log.head
     private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
-    after = private.custody.ledger.head
+    after = private.custody.log.head
     for anchor in (before, after):
         private.gate.permit(replace(INSTRUCTION, anchor=anchor.to_text()))
     ahead = Head(after.rows + 1, after.sha256)
     other = Head(after.rows, "0" * 64)
     for anchor in (ahead, other):
-        assert refusal_of(private.gate.permit, replace(INSTRUCTION, anchor=anchor.to_text())) == "ledger-anchor"
+        assert refusal_of(private.gate.permit, replace(INSTRUCTION, anchor=anchor.to_text())) == "log-anchor"
 
 
 # --- what is told of errors

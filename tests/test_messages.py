@@ -26,7 +26,7 @@ MESSAGES = {
         anchor=st.none() | names,
     ),
     Report: st.builds(
-        Report, nonce=names, holds=st.none() | versions, ledger=st.none() | names, signature=st.none() | names
+        Report, nonce=names, holds=st.none() | versions, log=st.none() | names, signature=st.none() | names
     ),
     Introduction: st.builds(
         Introduction, name=names, run=names, version=versions, layout=names, examples=st.integers(0, 2**40 - 1)
@@ -44,14 +44,14 @@ INSTRUCTION = Instruction(
     evaluate=False,
     anchor="1:a",
 )
-REPORT = Report(nonce="n", holds=2, ledger="1:a", signature="s")
+REPORT = Report(nonce="n", holds=2, log="1:a", signature="s")
 INTRODUCTION = Introduction(name="a", run="", version=-1, layout="l", examples=0, signature="s")
 ORDER = Order(run="r", round=3, acknowledged=2)
 ALL = [INSTRUCTION, REPORT, INTRODUCTION, ORDER]
 FIELDS = [(message, field.name) for message in ALL for field in fields(message)]
 OPTIONAL = [
     (REPORT, "holds"),
-    (REPORT, "ledger"),
+    (REPORT, "log"),
     (REPORT, "signature"),
     (INTRODUCTION, "signature"),
     (INSTRUCTION, "anchor"),

@@ -6,6 +6,7 @@ import pytest
 from custodies import custody, run_plan
 
 from fedglm.privacy.accountant import spent
+from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 
@@ -22,7 +23,7 @@ def site(folder, epsilon, before=0):
     """A site with a budget, some of it spent on an earlier run."""
     made = custody(folder / "site" / "custody", private=True, epsilon=epsilon)
     for number in range(before):
-        made.pay(made.charge_of("run-0", number, MECHANISM, "1" * 64, f"{number:064x}", purpose="update"))
+        made.pay(Leaving(made.charge_of("run-0", number, MECHANISM, "1" * 64, f"{number:064x}", purpose="update"), 100))
     return made
 
 
@@ -37,7 +38,7 @@ def take_part(made, plan=PLAN, most=TURNS):
             told = f"b{number:063x}"
             charges.append(made.charge_of(plan.run, number, plan.metrics, plan.sha256, told, purpose="metrics"))
         try:
-            made.pay(*charges)
+            made.pay(*(Leaving(charge, 100) for charge in charges))
         except Refusal:
             return noises, True
         noises.append(mechanism.noise_multiplier)
@@ -75,13 +76,15 @@ def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
     made = site(tmp_path, 1.1 * WHOLE)
     first, _ = take_part(made, most=4)
     for number in range(2):
-        made.pay(made.charge_of("run-0", number, MECHANISM, "1" * 64, f"c{number:063x}", purpose="update"))
+        made.pay(
+            Leaving(made.charge_of("run-0", number, MECHANISM, "1" * 64, f"c{number:063x}", purpose="update"), 100)
+        )
     assert first == [1.2] * 4
     assert made.mechanism_for(PLAN).noise_multiplier > 1.2
 
 
 def test_data_that_left_without_noise_end_it_all(tmp_path):
     made = site(tmp_path, WHOLE)
-    made.pay(made.charge_of("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"))
+    made.pay(Leaving(made.charge_of("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"), 100))
     assert made.mechanism_for(PLAN) == MECHANISM
     assert take_part(made) == ([], True)

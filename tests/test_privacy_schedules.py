@@ -16,7 +16,8 @@ import shutil
 import pytest
 
 from fedglm.privacy.accountant import spent
-from fedglm.privacy.charges import Budget, Charge, Head
+from fedglm.privacy.chained_file import Head
+from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.ledger import Ledger

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 from custodies import MECHANISM, custody
 from fake_grid import FakeGrid, Watcher, answering, federate, instruction_of, plan, spoiled
+from flwr.app import Error, Message
 from tiny_federation import tiny_node
 
 from fedglm.compression.messages import RECORD
 from fedglm.privacy.accountant import spent
+from fedglm.privacy.errors import LogError
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.participants import FederationError
 
@@ -94,29 +96,41 @@ def test_a_withdrawal_survives_a_restart_of_the_server(tmp_path):
     assert [row["nodes_sampled"] for row in coordinator.rows] == [3, 3, 2, 2, 2]
 
 
-def test_a_node_that_was_put_back_from_a_backup_is_refused_by_its_own_gate(tmp_path):
-    ledger = tmp_path / "b" / "custody" / "ledger.sqlite"
+@pytest.mark.parametrize(
+    ("put_back", "said"),
+    [
+        (("ledger.sqlite", "log.sqlite"), "refused by rule log-anchor"),
+        (("ledger.sqlite",), "the ledger has 1 rows, and the log shows 2: it was rolled back"),
+        (("log.sqlite",), "refused by rule log-anchor"),
+    ],
+)
+def test_a_node_that_was_put_back_from_a_backup_releases_nothing(tmp_path, put_back, said):
+    files = [tmp_path / "b" / "custody" / name for name in put_back]
     nodes = private_nodes(tmp_path)
     backup = {}
 
     def rolled_back(reply, _message):
         # After the second round's update has left, the machine is put back to where it was before.
-        ledger.write_bytes(backup["ledger"])
+        for file in files:
+            file.write_bytes(backup[file])
         return reply
 
     answer = spoiled(nodes[9], rolled_back)
 
     def act(message):
         if message.metadata.message_type == "train" and message.metadata.group_id == "2":
-            backup["ledger"] = ledger.read_bytes()
-        if message.metadata.group_id == "3":  # a machine that starts again opens its ledger anew
-            nodes[9] = answering(tiny_node(tmp_path, "b", data_seed=1, rows=20), private=True)
+            backup.update({file: file.read_bytes() for file in files})
+        if message.metadata.group_id == "3":  # a machine that starts again opens its custody anew
+            try:
+                nodes[9] = answering(tiny_node(tmp_path, "b", data_seed=1, rows=20), private=True)
+            except LogError as exc:
+                return Message(Error(0, str(exc)), reply_to=message)
             return nodes[9](message)
         return answer(message)
 
     nodes[9] = act
     coordinator, _, _ = run(tmp_path, nodes)
-    assert "refused by rule ledger-anchor" in coordinator.rows[2]["rejections"]["b"]
+    assert said in coordinator.rows[2]["rejections"]["b"]
     assert coordinator.rows[2]["nodes_accepted"] == 2
 
 

@@ -116,7 +116,7 @@ def change_update(reply):
 
 
 def change_ledger(reply):
-    reply.content.config_records[RECORD]["ledger"] = "1:" + "0" * 32
+    reply.content.config_records[RECORD]["log"] = "1:" + "0" * 32
     return reply
 
 

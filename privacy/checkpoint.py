@@ -1,0 +1,76 @@
+"""Checkpoints of a log: its owner signs how long it is and what its root is, and the other side countersigns.
+
+An owner can rewrite its own log and sign it anew. What it cannot change is what the other side has signed, and keeps in
+a log of its own: a log whose first entries do not give the countersigned root was rewritten, cut or forked.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from fedglm.privacy.canonical import canonical_json
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.log_entries import KINDS
+
+_OWN, _OTHER = "fedglm/checkpoint/1", "fedglm/witness/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How a log stood, signed by its owner.
+
+    Attributes:
+        log: What the log's chain begins with (hex): no two logs share it.
+        size: Number of entries.
+        root: Of the Merkle tree over them (hex).
+        made: When: UTC, ISO 8601 to the second.
+        signature: Of the owner (hex).
+    """
+
+    log: str
+    size: int
+    root: str
+    made: str
+    signature: str
+
+    @classmethod
+    def sign(cls, log: str, size: int, root: str, made: str, key: SigningKey) -> Self:
+        """The owner's checkpoint."""
+        return cls(log, size, root, made, key.sign(_OWN, _content(log, size, root, made)).hex())
+
+    def is_by(self, key: PublicKey) -> bool:
+        """Whether the owner of `key` signed it."""
+        return key.verify(_OWN, self._content, bytes.fromhex(self.signature))
+
+    def countersign(self, key: SigningKey) -> str:
+        """The other side's signature (hex): it has seen the log so."""
+        return key.sign(_OTHER, self._content).hex()
+
+    def is_countersigned(self, key: PublicKey, signature: str) -> bool:
+        """Whether the owner of `key` countersigned it."""
+        return key.verify(_OTHER, self._content, bytes.fromhex(signature))
+
+    def to_fields(self) -> dict[str, Any]:
+        """As in an entry of a log, without the log's name."""
+        return {"size": self.size, "root": self.root, "made": self.made, "signature": self.signature}
+
+    @classmethod
+    def from_fields(cls, log: object, fields: dict[str, Any]) -> Self:
+        """Read what a stranger sent.
+
+        Raises:
+            PrivacyError: A field is missing, or not what a checkpoint holds.
+        """
+        checks = {name: KINDS["witnessed"][name] for name in ("log", "size", "root", "made", "signature")}
+        given = {**fields, "log": log}
+        if given.keys() != checks.keys() or not all(check(given[name]) for name, check in checks.items()):
+            raise PrivacyError("that is no checkpoint of a log")
+        return cls(**given)
+
+    @property
+    def _content(self) -> bytes:
+        return _content(self.log, self.size, self.root, self.made)
+
+
+def _content(log: str, size: int, root: str, made: str) -> bytes:
+    return canonical_json({"log": log, "size": size, "root": root, "made": made})

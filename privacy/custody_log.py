@@ -1,0 +1,182 @@
+"""What a site writes into its signed log, and how that log is held to the ledger.
+
+Each row of the ledger has one entry in the log, in the same order: `release` where bytes left, `charged` where the node
+was killed between charge and entry. So neither can be cut or put back without the other, and who keeps an anchor of the
+log has one of both.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from fedglm.privacy.accountant import upper_bound
+from fedglm.privacy.chained_file import Head
+from fedglm.privacy.charges import Budget, Charge, Row, related
+from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.errors import LogError, Refusal
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.policy import Policy
+from fedglm.privacy.signed_log import Entry, SignedLog, now
+
+_ALL_OF: Final = 1000
+"""So many refusals of a rule have an entry each; after that one an hour has, for a server could fill the disk. All of
+them are counted in the log of refusals."""
+_SPARSE: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Something that is about to leave.
+
+    Attributes:
+        charge: What the ledger is charged for it.
+        size: Bytes.
+        non_zeros: Coordinates of an update that are not zero; None for measures.
+        codec: Name of an update's codec.
+        rules: Names of the rules that it was held to.
+    """
+
+    charge: Charge
+    size: int
+    non_zeros: int | None = None
+    codec: str | None = None
+    rules: Sequence[str] = ()
+
+
+class CustodyLog:
+    """The log of a site, in the file at `path`.
+
+    Args:
+        path: Of the file.
+        key: The site's.
+
+    Raises:
+        LogError: There is no such file, it is damaged, or the site did not sign it.
+    """
+
+    def __init__(self, path: Path, key: SigningKey) -> None:
+        self._rows: list[str] = []
+        self._resent: set[str] = set()
+        self._policy = self._plan = ""
+        self._refusals: dict[str, tuple[int, str]] = {}
+        self._log = SignedLog(path, key, self._remember)
+        if self._log.key != key.public:
+            self._log.append("key", {"key": key.public.hex, "previous": self._log.key.hex, "vouched": None})
+
+    @property
+    def head(self) -> Head:
+        """Where the log stands: what the server keeps as an anchor."""
+        return self._log.head
+
+    def holds(self, anchor: Head) -> bool:
+        """Whether the log once stood at `anchor`; False says that it was rolled back, cloned or made anew."""
+        return self._log.holds(anchor)
+
+    def check(self, ledger: Ledger) -> None:
+        """Hold log and ledger to each other.
+
+        Raises:
+            LogError: One of them was rolled back, or changed.
+        """
+        rows, logged = ledger.rows(), self._rows
+        if len(logged) > len(rows):
+            raise LogError(f"the ledger has {len(rows)} rows, and the log shows {len(logged)}: it was rolled back")
+        for row, digest in zip(rows, logged, strict=False):
+            if row.hash != digest:
+                raise LogError(f"row {row.number} of the ledger is another than the log shows: one of them was changed")
+
+    def in_force(self, policy: Policy) -> None:
+        """A policy is in force from now on."""
+        if policy.sha256 != self._policy:
+            self._log.append("policy", {"policy": policy.sha256, "content": policy.model_dump(mode="json")})
+
+    def admitted(self, signed: SignedPlan, rules: Sequence[str]) -> None:
+        """The plan of a run was admitted."""
+        if signed.plan.sha256 == self._plan:
+            return
+        fields = {"plan": signed.plan.sha256, "server": signed.server.hex, "rules": list(rules)}
+        self._log.append("plan", {**fields, "signed": base64.b64encode(signed.to_bytes()).decode()})
+
+    def refused(self, refusal: Refusal, run: str, server_round: int) -> None:
+        """Something was refused."""
+        count, last = self._refusals.get(refusal.rule, (0, ""))
+        if count < _ALL_OF or datetime.fromisoformat(now()) - datetime.fromisoformat(last) >= _SPARSE:
+            self._log.append("refused", {"run": run, "round": server_round, "rule": refusal.rule})
+
+    def release(self, ledger: Ledger, budget: Budget | None, delta: float | None, leaving: Sequence[Leaving]) -> None:
+        """Charge for what leaves in a message, and write it down; only then may it leave.
+
+        Bytes that were charged before leave again for nothing.
+
+        Args:
+            ledger: The site's.
+            budget: What the data set may spend in all; None for no limit.
+            delta: At which the epsilon is told; None tells none.
+            leaving: All that leaves.
+
+        Raises:
+            Refusal: Rule `epsilon-budget`.
+            LedgerError, LogError: It could not be written.
+        """
+        with self._log.writing() as put:  # others wait: charge and entry belong together
+            self.check(ledger)
+            for row in ledger.rows()[len(self._rows) :]:
+                put("charged", _fields(row, *_so_far(ledger.rows()[: row.number], row, delta)))
+            fresh = [each for each in leaving if not ledger.released(each.charge.release)]
+            for each in leaving:
+                if each not in fresh and each.charge.release not in self._resent:  # once: a server may ask for ever
+                    of_round = {"run": each.charge.run, "round": each.charge.round}
+                    put("resent", {**of_round, "release": each.charge.release, "bytes": each.size})
+            if not fresh:
+                return
+            head = ledger.charge(fresh[0].charge, budget, *(each.charge for each in fresh[1:]))
+            rows = ledger.rows()[: head.rows]
+            for each, row in zip(fresh, rows[-len(fresh) :], strict=True):
+                own = {"bytes": each.size, "non_zeros": each.non_zeros, "codec": each.codec, "rules": list(each.rules)}
+                put("release", {**_fields(row, *_so_far(rows, row, delta)), **own})
+
+    def checkpoint(self) -> Checkpoint:
+        """The site's signature over all entries so far."""
+        return self._log.checkpoint()
+
+    def _remember(self, found: Entry) -> None:
+        kind = found["kind"]
+        if kind in ("release", "charged"):
+            if found["row"] != len(self._rows) + 1:
+                raise LogError(f"it is about row {found['row']} of the ledger, and row {len(self._rows) + 1} is next")
+            self._rows.append(found["row_hash"])
+        elif kind == "resent":
+            self._resent.add(found["release"])
+        elif kind == "policy":
+            self._policy = found["policy"]
+        elif kind == "plan":
+            self._plan = found["plan"]
+        elif kind == "refused":
+            count, _ = self._refusals.get(found["rule"], (0, ""))
+            self._refusals[found["rule"]] = count + 1, found["time"]
+
+
+def open_log(path: Path, key: SigningKey, name: str) -> None:
+    """Begin a site's log in a new file; raises LogError where there is one."""
+    SignedLog.create(path, key, role="site", name=name)
+
+
+def _fields(row: Row, epsilon: float | None, delta: float | None) -> dict[str, Any]:
+    charge = row.charge
+    names = ("run", "round", "data_set", "purpose", "plan", "policy", "release")
+    told = {name: getattr(charge, name) for name in names}
+    noise = charge.mechanism and charge.mechanism.to_fields()
+    return {**told, "mechanism": noise, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}
+
+
+def _so_far(rows: Sequence[Row], row: Row, delta: float | None) -> tuple[float | None, float | None]:
+    """What the row's data set has spent with it: an upper bound, and the delta that it is told at."""
+    noise = [each.charge.mechanism for each in related(rows, row.charge.data_set, row.charge.commitment)]
+    if delta is None or None in noise:
+        return None, None
+    return upper_bound([mechanism.event() for mechanism in noise if mechanism is not None], delta), delta
