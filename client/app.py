@@ -16,7 +16,7 @@ from fedglm.client.precision import PrecisionError
 from fedglm.client.state import StateError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
+from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction, Seal
 from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError, Refusal
 
@@ -61,6 +61,14 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
             return place.gate.introduce(place.node().introduce())
 
         return _answer(message, introduce, faults_in_full)
+
+    @app.query("seal")
+    def seal(message: Message, context: Context) -> Message:
+        def work() -> RecordDict:
+            words = message.content.config_records.get(RECORD, ConfigRecord())
+            return resolve(context).gate.seal(Seal.from_fields(words))
+
+        return _answer(message, work, faults_in_full)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -23,16 +23,18 @@ from fedglm.client.node import Outcome, Permit
 from fedglm.client.precision import PrecisionError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
-from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report
+from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report, Seal, Sealed
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Charge
+from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.durable import write_atomically
-from fedglm.privacy.errors import Refusal
+from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.log_entries import signature
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy_rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
@@ -42,6 +44,9 @@ HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
 
 PINNED = "run.plan"
+_CHECKPOINT = ("size", "root", "made", "signature")
+_SEALS = 10
+"""Checkpoints of the server's log that are kept in a run, beyond one a round."""
 _METRICS = ("loss", "metric", "count")
 
 
@@ -128,6 +133,26 @@ class OutboundGate:
                     self._custody.afford(*charges)
 
         return Permit(mechanism, plan.metrics, self._custody.policy.declare_units or 0, afford)
+
+    def seal(self, seal: Seal) -> RecordDict:
+        """The reply to the server's checkpoint: it is kept, and the site's own is shown.
+
+        Raises:
+            Refusal: Rule `seal`, or there is no plan.
+            LogError: It could not be written.
+        """
+        with self._custody.logged("", 0):
+            signed = self._announced()
+            if signed is None:
+                raise Refusal("plan", "no plan was announced for this run")
+            try:
+                theirs, ours = _checkpoints(seal, self._custody.log.origin)
+            except PrivacyError as exc:
+                raise Refusal("seal", str(exc)) from exc
+            log, key, most = self._custody.log, self._custody.key, signed.plan.rounds + _SEALS
+            own = log.seal(signed.server, theirs, ours, most)
+            words = Sealed(log=own.log, **own.to_fields(), key=key.public.hex, countersignature=theirs.countersign(key))
+        return RecordDict({RECORD: ConfigRecord(dict(words.to_fields()))})
 
     def introduce(self, introduction: Introduction) -> RecordDict:
         """The reply to the server's first query."""
@@ -226,6 +251,19 @@ class OutboundGate:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
         values = getattr(update, "values", None)
         return int(np.count_nonzero(update.to_dense() if values is None else values))
+
+
+def _checkpoints(seal: Seal, log: str) -> tuple[Checkpoint, tuple[Checkpoint, str] | None]:
+    """The server's checkpoint, and the site's own with the countersignature; raises PrivacyError where one is none."""
+    words = seal.to_fields()
+    theirs = Checkpoint.from_fields(words.pop("log"), {name: words.pop(name) for name in _CHECKPOINT})
+    if not words:
+        return theirs, None
+    own = {name.removeprefix("your_"): value for name, value in words.items()}
+    countersignature = own.pop("countersignature", "")
+    if not signature(countersignature):
+        raise PrivacyError("a checkpoint comes with its countersignature")
+    return theirs, (Checkpoint.from_fields(log, own), str(countersignature))
 
 
 def _content(outcome: Outcome) -> RecordDict:

@@ -148,6 +148,43 @@ class Introduction(_Fields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seal(_Fields):
+    """How the server's log stands, signed; and the site's own last checkpoint, countersigned.
+
+    See `fedglm.privacy.checkpoint` for what the fields hold.
+    """
+
+    log: str
+    size: int
+    root: str
+    made: str
+    signature: str
+    your_size: int | None = None
+    your_root: str | None = None
+    your_made: str | None = None
+    your_signature: str | None = None
+    your_countersignature: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sealed(_Fields):
+    """A node's answer to a `Seal`: how its own log stands, signed, and its countersignature under the server's.
+
+    Attributes:
+        key: Of the site (hex), by which it signs.
+        countersignature: Under the checkpoint in the `Seal`.
+    """
+
+    log: str
+    size: int
+    root: str
+    made: str
+    signature: str
+    key: str
+    countersignature: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Order(_Fields):
     """What `Compressed` adds to the message of somebody's own Flower strategy, for the node's `compress_uplink`.
 

@@ -44,6 +44,7 @@ class Custody:
         ledger: What has left.
         refusals: Where refusals are written.
         log: Where all that happens is written, and signed.
+        key: The site's.
         commitment: Name of the content of the site's data set, for the ledger.
         unit: Whose privacy is at stake in these data: "record", or the field that says whose a record is.
     """
@@ -52,6 +53,7 @@ class Custody:
     ledger: Ledger
     refusals: RefusalLog
     log: CustodyLog
+    key: SigningKey
     commitment: str
     unit: str
 
@@ -78,7 +80,7 @@ class Custody:
         log.check(ledger)
         log.in_force(policy)
         name = commitment(records, site_salt(folder / SALT))
-        return cls(policy, ledger, RefusalLog(folder / REFUSALS), log, name, unit)
+        return cls(policy, ledger, RefusalLog(folder / REFUSALS), log, key, name, unit)
 
     @contextlib.contextmanager
     def logged(self, run: str, server_round: int) -> Iterator[None]:

@@ -5,7 +5,6 @@ was killed between charge and entry. So neither can be cut or put back without t
 log has one of both.
 """
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +16,7 @@ from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Budget, Charge, Row, related
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import LogError, Refusal
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import Policy
@@ -62,6 +61,7 @@ class CustodyLog:
     def __init__(self, path: Path, key: SigningKey) -> None:
         self._rows: list[str] = []
         self._resent: set[str] = set()
+        self._witnessed: dict[str, int] = {}
         self._policy = self._plan = ""
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._remember)
@@ -100,7 +100,7 @@ class CustodyLog:
         if signed.plan.sha256 == self._plan:
             return
         fields = {"plan": signed.plan.sha256, "server": signed.server.hex, "rules": list(rules)}
-        self._log.append("plan", {**fields, "signed": base64.b64encode(signed.to_bytes()).decode()})
+        self._log.append("plan", {**fields, "signed": signed.to_text()})
 
     def refused(self, refusal: Refusal, run: str, server_round: int) -> None:
         """Something was refused."""
@@ -140,9 +140,39 @@ class CustodyLog:
                 own = {"bytes": each.size, "non_zeros": each.non_zeros, "codec": each.codec, "rules": list(each.rules)}
                 put("release", {**_fields(row, *_so_far(rows, row, delta)), **own})
 
-    def checkpoint(self) -> Checkpoint:
-        """The site's signature over all entries so far."""
+    def seal(self, server: PublicKey, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None, most: int) -> Checkpoint:
+        """Keep how the server's log stands, and what it has countersigned of this one.
+
+        Args:
+            server: Its key.
+            theirs: Its checkpoint.
+            ours: A checkpoint of this log, and the server's countersignature (hex); None where it has seen none.
+            most: How many checkpoints of one log are kept.
+
+        Returns:
+            The site's signature over all entries, these included.
+
+        Raises:
+            Refusal: Rule `seal`: something is not signed, is not of this log, or there were too many.
+            LogError: It could not be written.
+        """
+        if not theirs.is_by(server):
+            raise Refusal("seal", "the server's checkpoint is not signed by the key that signed the plan")
+        if self._witnessed.get(theirs.log, 0) >= most:
+            raise Refusal("seal", f"more than {most} checkpoints of one log")
+        with self._log.writing() as put:
+            if ours is not None:
+                own, countersignature = ours
+                if own.log != self._log.origin or not own.is_countersigned(server, countersignature):
+                    raise Refusal("seal", "what the server countersigned is no checkpoint of this log")
+                put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
+            put("witnessed", {"log": theirs.log, "name": "server", "key": server.hex, **theirs.to_fields()})
         return self._log.checkpoint()
+
+    @property
+    def origin(self) -> str:
+        """What the log's chain begins with."""
+        return self._log.origin
 
     def _remember(self, found: Entry) -> None:
         kind = found["kind"]
@@ -150,6 +180,8 @@ class CustodyLog:
             if found["row"] != len(self._rows) + 1:
                 raise LogError(f"it is about row {found['row']} of the ledger, and row {len(self._rows) + 1} is next")
             self._rows.append(found["row_hash"])
+        elif kind == "witnessed":
+            self._witnessed[found["log"]] = self._witnessed.get(found["log"], 0) + 1
         elif kind == "resent":
             self._resent.add(found["release"])
         elif kind == "policy":

@@ -5,6 +5,7 @@ JSON. `SignedPlan.from_bytes` reads one from a stranger: it bounds the length, t
 the plan of a run by its SHA-256 and answers no instruction that says otherwise.
 """
 
+import base64
 import hashlib
 import math
 import re
@@ -171,6 +172,10 @@ class SignedPlan:
     def to_bytes(self) -> bytes:
         """The blob to send."""
         return self.server.raw + self.signature + self.plan.to_bytes()
+
+    def to_text(self) -> str:
+        """The blob in base64, for logs."""
+        return base64.b64encode(self.to_bytes()).decode()
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "SignedPlan":

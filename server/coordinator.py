@@ -18,12 +18,14 @@ from flwr.serverapp import Grid
 from fedglm.compression.downlink import ModelVersions
 from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.checkpoint import Checkpoint, load_latest
+from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan, Row
 from fedglm.server.optimizers import make_server_optimizer
 from fedglm.server.participants import FederationError, Participants
 from fedglm.server.reception import Reception
 from fedglm.server.rounds import Desk, Round, envelope
+from fedglm.server.sealing import Sealing
 
 
 class Coordinator:
@@ -70,6 +72,7 @@ class Coordinator:
                 found.versions, plan.layout.sha256, codec, feedback=plan.downlink.feedback, grid=plan.downlink.grid
             )
             self._optimizer.restore(found.optimizer)
+        self._evidence = None if plan.log is None else Evidence(plan.log, plan.key, self._run)
         self._book = found.participants if found is not None else {}
 
     @property
@@ -96,8 +99,12 @@ class Coordinator:
             StorageError: A checkpoint could not be written.
         """
         federation = self._plan.federation
-        reception = Reception(self._exchange, self._plan, self._run, listener=self._listener)
+        evidence = self._evidence
+        if evidence is not None:
+            evidence.begun(self._plan.signed(self._run), len(self._rows))
+        reception = Reception(self._exchange, self._plan, self._run, listener=self._listener, evidence=evidence)
         participants = reception.open()
+        sealing = None if evidence is None else Sealing(self._exchange, self._plan, evidence)
         participants.restore(self._book, strict=self._plan.sites is None)
         if not self._rows:
             self._checkpoint(participants)
@@ -105,8 +112,16 @@ class Coordinator:
         for number in range(len(self._rows) + 1, federation.rounds + 1):
             row = self._one_round(number, participants, reception)
             self._rows.append(row)
+            if evidence is not None:
+                evidence.published(row, self._versions.sha256)
             self._checkpoint(participants)
             self._listener.round_done(self._rows)
+            if sealing is not None and number % federation.seal_every == 0:
+                sealing.seal(participants, number)
+        if evidence is not None and sealing is not None:
+            evidence.finished(len(self._rows), self._versions.sha256)
+            for _ in range(2):  # what the sites show at first is countersigned the second time
+                sealing.seal(participants, len(self._rows))
         return self._rows
 
     def _one_round(self, number: int, participants: Participants, reception: Reception) -> Row:
@@ -121,7 +136,7 @@ class Coordinator:
         else:
             sampled, mean = plan.client_privacy.begin(self._rows, participants.active, plan.layout.size)
         self._listener.round_started(number, len(sampled))
-        desk = Desk(self._exchange, participants, reception, self._listener)
+        desk = Desk(self._exchange, participants, reception, self._listener, self._evidence)
         done = Round(number, self._run, plan, self._versions, sampled, mean, desk)
         done.conduct()
         self._check_quorum(done, len(sampled))

@@ -73,6 +73,7 @@ class Plan:
         client_privacy: Protects whole nodes by noise of the server; None for none.
         sites: Public keys of the enrolled sites by name, which sign all that they send and of which some may be away
             for a while. None where the nodes are those that are connected, all of them, and sign nothing.
+        log: Where the server keeps its signed log; None keeps none.
         signed_on: When a site's node was started last, as `time.time`; what it was sent before is lost.
     """
 
@@ -97,6 +98,7 @@ class Plan:
     epsilon: Callable[[], float | None] = lambda: None
     client_privacy: ClientPrivacy | None = None
     sites: Mapping[str, PublicKey] | None = None
+    log: Path | None = None
     signed_on: Callable[[str], float] = lambda _: 0.0
 
     def signed(self, run: str) -> SignedPlan:

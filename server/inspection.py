@@ -20,11 +20,13 @@ class GoodReply:
         report: Its fields.
         update: Decoded update; None from a node that lacks the model.
         metrics: Measures of the received model (`loss`, `metric`, `count`), empty unless asked for.
+        blob: The coded update; empty from a node that lacks the model.
     """
 
     report: Report
     update: Update | None
     metrics: dict[str, float]
+    blob: bytes = b""
 
 
 def inspect_reply(
@@ -64,7 +66,7 @@ def inspect_reply(
     norm = update.norm()
     if not norm <= norm_limit:  # also true for NaN
         raise CodecError(f"the update's norm is {norm:g}, at most {norm_limit:g} is taken (federation.norm_limit)")
-    return GoodReply(report, update, metrics)
+    return GoodReply(report, update, metrics, blob)
 
 
 def _metrics(records: Any) -> dict[str, float]:

@@ -9,6 +9,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.messages import PLAN, RECORD, Introduction
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.signed_messages import check_introduction
+from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
 from fedglm.server.participants import FederationError, Participant, Participants, is_lost, refusal_of
@@ -30,10 +31,14 @@ class Reception:
         plan: Of the run.
         run: Identity of the run.
         listener: Is told of each node that does not take part.
+        evidence: The server's log; None for none.
     """
 
-    def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener) -> None:
+    def __init__(
+        self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, evidence: Evidence | None = None
+    ) -> None:
         self._exchange, self._plan, self._run, self._listener = exchange, plan, run, listener
+        self._evidence = evidence
         signed = plan.signed(run)
         self._plan_sha256 = signed.plan.sha256
         self._query = RecordDict({RECORD: ConfigRecord({PLAN: signed.to_bytes()})})
@@ -70,7 +75,7 @@ class Reception:
         if (reason := refusal_of(reply)) is not None:
             self._settled.add(node_id)  # asking again would only fill the site's log of refusals
             self._refusals.add(reason)
-            self._listener.plan_refused(node_id, reason)
+            self._declined(node_id, reason)
             return None
         if is_lost(reply):
             self._asked[node_id] = time.monotonic() - _ASK_AGAIN_S + _LOST_S
@@ -84,6 +89,11 @@ class Reception:
             participants.weigh(self._plan.federation.weight_cap)
         return member
 
+    def _declined(self, node_id: int, reason: str) -> None:
+        self._listener.plan_refused(node_id, reason)
+        if self._evidence is not None:
+            self._evidence.declined(node_id, reason)
+
     def _ask(self, nodes: Iterable[int]) -> None:
         for node in nodes:
             self._asked[node] = time.monotonic()
@@ -96,7 +106,7 @@ class Reception:
         for node_id, reply in self._exchange.replies(self._plan.federation.round_timeout_s):
             if (reason := refusal_of(reply)) is not None:
                 refusals.append(reason)
-                self._listener.plan_refused(node_id, reason)
+                self._declined(node_id, reason)
                 continue
             member = self._introduced(node_id, reply)
             if member.name in members:
@@ -143,6 +153,8 @@ class Reception:
             raise FederationError(
                 f"node {words.name} builds a model of another layout: give it the server's [model] and [data]"
             )
+        if self._evidence is not None:
+            self._evidence.admitted(words.name, self._plan.sites[words.name].hex if self._plan.sites else None)
         held = words.version if words.run == self._run and words.version >= 0 else 0
         return Participant(name=words.name, node_id=node_id, version=held, examples=words.examples)
 

@@ -3,9 +3,12 @@
 A message that is sent again costs a node nothing: it answers a round that it has trained for with the very same bytes.
 """
 
+import base64
+import hashlib
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
@@ -14,13 +17,17 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import HEADER, ModelVersions
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
+from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger import BUDGET_RULE
 from fedglm.server.aggregation import FixedPointMean
+from fedglm.server.evidence import Evidence, fault_of
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
 from fedglm.server.inspection import GoodReply, inspect_reply
 from fedglm.server.participants import Participant, Participants, is_lost, refusal_of
 from fedglm.server.reception import QUERY, Reception
+
+TRAIN = "train"
 
 _LOOK_S = 2.0
 """Seconds between two looks at who is connected."""
@@ -45,12 +52,14 @@ class Desk:
         participants: The book of nodes.
         reception: Admits nodes that come while the round runs.
         listener: Is told of each reply.
+        evidence: The server's log; None for none.
     """
 
     exchange: Exchange
     participants: Participants
     reception: Reception
     listener: Listener
+    evidence: Evidence | None = None
 
 
 class Round:
@@ -113,18 +122,18 @@ class Round:
                 arrived = True
                 if sent.message_type == QUERY:
                     self._welcome(sent.node_id, reply)
-                else:
+                elif sent.message_type == TRAIN:
                     self._take(self._desk.participants.of_node(sent.node_id), reply)
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + _LOOK_S
             if not arrived:
                 exchange.rest()
-        exchange.forget("train")
+        exchange.forget(TRAIN)
         late = "it was let go: enough had answered" if self._open and len(self.accepted) >= close_at else ""
         for member in self._open:
             reason = self._lost.get(member.name) or late or f"no reply within {federation.round_timeout_s:g} s"
-            self._reject(member, reason)
+            self._reject(member, reason, "late")
 
     @property
     def _open(self) -> list[Participant]:
@@ -153,7 +162,7 @@ class Round:
         self.traffic.dense_downlink += 0 if known else 4 * self._plan.layout.size
         self._lost.pop(name, None)
         self._asked[name] = time.monotonic()
-        self._desk.exchange.send([(member.node_id, content)], "train", self.number)
+        self._desk.exchange.send([(member.node_id, content)], TRAIN, self.number)
 
     def _take(self, member: Participant, reply: Message) -> None:
         if reply.has_content():
@@ -172,7 +181,8 @@ class Round:
         except CodecError as exc:
             if (reason := refusal_of(reply)) is not None and f"rule {BUDGET_RULE}:" in reason:
                 member.withdrawn = reason
-            self._reject(member, str(exc))
+            fault, rule = ("unsigned", None) if isinstance(exc.__cause__, PrivacyError) else fault_of(reply)
+            self._reject(member, str(exc), fault, rule)
 
     def _fold(self, member: Participant, good: GoodReply) -> None:
         if good.update is None:
@@ -194,10 +204,14 @@ class Round:
         if good.metrics:
             self.metrics.append(good.metrics)
         self._desk.listener.reply_taken(self.number, member.name, None)
+        if self._desk.evidence is not None:
+            self._desk.evidence.accepted(self.number, member.name, **_told(good))
 
-    def _reject(self, member: Participant, reason: str) -> None:
+    def _reject(self, member: Participant, reason: str, fault: str, rule: str | None = None) -> None:
         self.faults[member.name] = reason
         self._desk.listener.reply_taken(self.number, member.name, reason)
+        if self._desk.evidence is not None:
+            self._desk.evidence.rejected(self.number, member.name, fault, rule)
 
     def _welcome(self, node_id: int, reply: Message) -> None:
         """A node has come, or come back under another id; if the round waits for it, it is asked at once."""
@@ -220,11 +234,24 @@ class Round:
                 continue
             tries = self._losses[member.name] = self._losses.get(member.name, 0) + 1
             if tries > federation.resends:
-                self._reject(member, f"{self._lost[member.name]} ({federation.resends} times asked again)")
+                self._reject(member, f"{self._lost[member.name]} ({federation.resends} times asked again)", "late")
             else:
                 self._ask(member)
         if self._plan.sites is not None:
             self._desk.reception.look(self._desk.participants, online)
+
+
+def _told(good: GoodReply) -> dict[str, Any]:
+    """What a site has signed with its update, as in the server's log."""
+    signature = None if good.report.signature is None else base64.b64decode(good.report.signature).hex()
+    return {
+        "release": hashlib.sha256(good.blob).hexdigest(),
+        "bytes": len(good.blob),
+        "nonce": good.report.nonce,
+        "anchor": good.report.log,
+        "measures": good.metrics or None,
+        "signature": signature,
+    }
 
 
 def _content(instruction: Instruction, blob: bytes) -> RecordDict:

@@ -31,6 +31,7 @@ from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 RUN, INITIAL, CHECKPOINTS = "run.json", "initial.f32", "checkpoint"
+AUDIT, LOG = "audit", "log.sqlite"
 ROUNDS, EVENTS, DONE, FAILED = "rounds.jsonl", "events.jsonl", "done.json", "failed.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -124,6 +125,7 @@ class RunFile(BaseModel):
             evaluate=None,
             metric=self.metric,
             checkpoints=folder / CHECKPOINTS,
+            log=folder / AUDIT / LOG,
             recipe=self.recipe,
             client_privacy=plan_client_privacy(self.client_privacy, self.federation, len(sites)),
             sites=sites,

@@ -24,6 +24,7 @@ class FederationSettings(BaseModel):
         join_timeout_s: Seconds that a run waits for enrolled sites to come, at its start.
         resends: How often in a round a node gets its message again that was lost on the way.
         resend_after_s: Seconds of silence after which a message counts as lost.
+        seal_every: Rounds after which server and sites seal each other's logs; they do at the end of a run, too.
         node_metrics: Ask the nodes for loss and accuracy of the received model on their own held-out data, in the same
             message. Each is a release of the site.
     """
@@ -42,6 +43,7 @@ class FederationSettings(BaseModel):
     join_timeout_s: float = Field(default=600.0, gt=0)
     resends: int = Field(default=5, ge=0, le=1000)
     resend_after_s: float = Field(default=300.0, gt=0)
+    seal_every: int = Field(default=25, ge=1)
     node_metrics: bool = False
 
     def cohort_size(self, nodes: int) -> int:

@@ -5,7 +5,8 @@ rounds.jsonl    one object a round
 summary.json    the result, once the run is through
 model/          the released model, as transformers saves it
 checkpoint/     from which a killed run goes on
-nodes/<id>/     each node's own memory; in custody/ the site's policy and privacy ledger
+nodes/<id>/     each node's own memory; in custody/ the site's policy, privacy ledger and signed log
+audit/          the server's signed log
 server.key      signs the plan that the nodes hold the run to
 report.html     the page for people
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 from fedglm.privacy.durable import StorageError, write_atomically
 from fedglm.server.rows import to_json, to_lines
+from fedglm.server.run_file import AUDIT
 
 LOCK = ".lock"
 
@@ -41,6 +43,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoint"
         self.nodes = path / "nodes"
         self.model = path / "model"
+        self.audit = path / AUDIT
         self.server_key = path / "server.key"
 
     @contextlib.contextmanager

@@ -24,6 +24,7 @@ from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Listener, Plan, Row
 from fedglm.server.participants import FederationError
 from fedglm.server.rows import total_bytes
+from fedglm.server.run_file import LOG
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
@@ -140,6 +141,7 @@ def _run(
         evaluate=evaluator.overall,
         metric=stage.data.task.metric,
         checkpoints=run.checkpoints,
+        log=run.audit / LOG,
         client_privacy=client_privacy,
     )
     finished: list[Coordinator] = []
