@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedglm.cli import options
+from fedglm.cli.audit_verify import verify
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.privacy.charges import Row
@@ -14,8 +15,7 @@ if TYPE_CHECKING:  # else `--help` would wait for the accountants
 app = typer.Typer(help="What a compliance officer asks of a node or of a run.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None: ...
+app.command()(verify)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(value: Any) -> bytes:
     """`value` as JSON in UTF-8: keys sorted, no spaces, floats in Python's shortest form.
@@ -11,7 +13,7 @@ def canonical_json(value: Any) -> bytes:
         ValueError: A number is not finite, or a text is not Unicode.
         TypeError: JSON has no such type.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def read_canonical_json(blob: bytes) -> Any:

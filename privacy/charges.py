@@ -159,11 +159,17 @@ def related(rows: Iterable[Row], data_set: str, commitment: str) -> list[Row]:
     So neither a record more under the same name nor a second name for the same content opens a new budget.
     """
     rows = list(rows)
-    names, contents = {data_set}, {commitment}
-    pairs = {(row.charge.data_set, row.charge.commitment) for row in rows}
+    found = one_data_set({(row.charge.data_set, row.charge.commitment) for row in rows}, data_set, commitment)
+    return [row for row in rows if (row.charge.data_set, row.charge.commitment) in found]
+
+
+def one_data_set(pairs: Iterable[tuple[str, str]], data_set: str, commitment: str) -> set[tuple[str, str]]:
+    """Those of the pairs of name and content that count as the data set of that name and content."""
+    left, names, contents = set(pairs), {data_set}, {commitment}
     found: set[tuple[str, str]] = set()
-    while joining := {(name, content) for name, content in pairs - found if name in names or content in contents}:
+    while joining := {(name, content) for name, content in left if name in names or content in contents}:
+        left -= joining
         found |= joining
         names |= {name for name, _ in joining}
         contents |= {content for _, content in joining}
-    return [row for row in rows if (row.charge.data_set, row.charge.commitment) in found]
+    return found

@@ -200,7 +200,7 @@ def open_log(path: Path, key: SigningKey, name: str) -> None:
 
 def _fields(row: Row, epsilon: float | None, delta: float | None) -> dict[str, Any]:
     charge = row.charge
-    names = ("run", "round", "data_set", "purpose", "plan", "policy", "release")
+    names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
     told = {name: getattr(charge, name) for name in names}
     noise = charge.mechanism and charge.mechanism.to_fields()
     return {**told, "mechanism": noise, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}

@@ -103,6 +103,7 @@ _charge: dict[str, _Check] = {
     "row": _whole,
     "row_hash": sha256,
     "data_set": _name,
+    "commitment": sha256,
     "purpose": _one_of(*PURPOSES),
     "mechanism": _or_none(_mechanism),
     "plan": sha256,

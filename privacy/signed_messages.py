@@ -69,12 +69,31 @@ def check_report(
     _check(key, _REPORT, _report(fields, run, server_round, blob, metrics), fields)
 
 
+def is_reported(
+    key: PublicKey,
+    *,
+    run: str,
+    server_round: int,
+    nonce: str,
+    log: str | None,
+    release: str,
+    metrics: Mapping[str, Any],
+    signature: bytes,
+) -> bool:
+    """Whether a site signed an answer, of which a log kept the words and the SHA-256 (hex) of the coded update."""
+    return key.verify(_REPORT, _words({"nonce": nonce, "log": log}, run, server_round, release, metrics), signature)
+
+
 def _introduction(fields: Mapping[str, Any], plan: str) -> bytes:
     return canonical_json({**_unsigned(fields), "plan": plan})
 
 
 def _report(fields: Mapping[str, Any], run: str, server_round: int, blob: bytes, metrics: Mapping[str, Any]) -> bytes:
-    whole = {"run": run, "round": server_round, "update": hashlib.sha256(blob).hexdigest(), "metrics": dict(metrics)}
+    return _words(fields, run, server_round, hashlib.sha256(blob).hexdigest(), metrics)
+
+
+def _words(fields: Mapping[str, Any], run: str, server_round: int, update: str, metrics: Mapping[str, Any]) -> bytes:
+    whole = {"run": run, "round": server_round, "update": update, "metrics": dict(metrics)}
     return canonical_json({**_unsigned(fields), **whole})
 
 

@@ -1,0 +1,176 @@
+"""Verification of one log: its chain, its owner's signatures, and what the other side has countersigned."""
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.errors import LogError, PrivacyError
+from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.log_scan import Scan, scan
+from fedglm.privacy.merkle import Frontier
+
+_COLUMNS = ("size", "root", "made", "signature")
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A log that was read.
+
+    Attributes:
+        subject: Its owner in checks.
+        path: Of the file.
+        origin: What its chain begins with.
+        scan: What it says.
+        keys: The owner's, in the order in which they were in force.
+    """
+
+    subject: str
+    path: Path
+    origin: str
+    scan: Scan
+    keys: list[PublicKey]
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return len(self.scan.chain)
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """Entries of a kind of which a log has few."""
+        return [found for found in self.scan.rare if found["kind"] == kind]
+
+    def roots(self, sizes: set[int]) -> dict[int, str]:
+        """Root (hex) over so many first entries, for each size that the log has."""
+        tree, found = Frontier(), {}
+        for leaf in self.scan.leaves:
+            tree.append(leaf)
+            if tree.size in sizes:
+                found[tree.size] = tree.root().hex()
+        return found
+
+    def holds(self, anchor: str) -> bool:
+        """Whether the log stood at `rows:hash` once."""
+        rows, _, digest = anchor.partition(":")
+        number = int(rows)
+        return 0 < number <= self.size and self.scan.chain[number - 1].hex() == digest
+
+
+def read_log(path: Path, role: str, ledger: Path | None = None) -> tuple[LogRecord | None, list[Check]]:
+    """Read a log and hold it to itself.
+
+    Args:
+        path: Of its file.
+        role: `site` or `server`.
+        ledger: The ledger's file, of a site.
+
+    Returns:
+        The log, None where it cannot be read, and the checks.
+    """
+    subject = role
+
+    def check(name: str, held: bool | None, said: str) -> Check:
+        return Check(subject=subject, name=name, held=held, said=said)
+
+    try:
+        found = scan(path, ledger)
+        origin, own = _checkpoint(path)
+    except PrivacyError as exc:
+        return None, [check("log", False, str(exc))]
+    if found.fault or not found.rare:
+        return None, [check("log", False, f"the log is damaged: {found.fault or 'entry 1 is missing, and all others'}")]
+    opened = found.rare[0]
+    subject = opened["name"]
+    keys = [opened["key"], *(entry["key"] for entry in found.rare if entry["kind"] == "key")]
+    record = LogRecord(subject, path, origin, found, [PublicKey.from_hex(key) for key in keys])
+    checks = [check("log", True, f"{record.size} entries, each follows from the one before it")]
+    if opened["role"] != role:
+        checks.append(check("owner", False, f"entry 1: the log is of a {opened['role']}, not of a {role}"))
+    checks += [_key_changes(record), _own_signature(record, own), *_countersignatures(record)]
+    return record, checks
+
+
+def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
+    """What the chain begins with, and the owner's newest checkpoint; None where there is not one."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            origins = database.execute("SELECT hash FROM origin").fetchall()
+            rows = database.execute("SELECT size, root, made, signature FROM checkpoint").fetchall()
+    except sqlite3.Error as exc:
+        raise LogError(f"the log {path} cannot be read: {exc}") from exc
+    if len(origins) != 1:
+        raise LogError(f"the log {path} is damaged: it has not one beginning")
+    if len(rows) != 1:
+        return str(origins[0][0]), None
+    try:
+        return str(origins[0][0]), Checkpoint.from_fields(origins[0][0], dict(zip(_COLUMNS, rows[0], strict=True)))
+    except PrivacyError:
+        return str(origins[0][0]), None
+
+
+def _key_changes(record: LogRecord) -> Check:
+    current = record.keys[0].hex
+    for entry in record.of_kind("key"):
+        if entry["previous"] != current:
+            said = f"entry {entry['number']}: it replaces a key that was not the owner's"
+            return Check(subject=record.subject, name="key", held=False, said=said)
+        current = entry["key"]
+    changed = f", changed {len(record.keys) - 1} times" if len(record.keys) > 1 else ""
+    said = f"{record.keys[-1].fingerprint()}{changed}"
+    return Check(subject=record.subject, name="key", held=True, said=said)
+
+
+def _own_signature(record: LogRecord, own: Checkpoint | None) -> Check:
+    def check(held: bool, said: str) -> Check:
+        return Check(subject=record.subject, name="signature", held=held, said=said)
+
+    if own is None:
+        return check(False, "its owner's signature over the entries is missing")
+    if own.size != record.size:
+        kind = "were cut off" if own.size > record.size else "were put on"
+        odd = min(own.size, record.size) + 1
+        return check(False, f"entry {odd}: from here on entries {kind}; the owner signed {own.size}, not {record.size}")
+    if own.root != record.roots({own.size})[own.size]:
+        return check(False, f"entries 1 to {own.size} are not those that the owner signed")
+    if not own.is_by(record.keys[-1]):
+        return check(False, f"entry {own.size}: the log is not signed by its owner's key up to here")
+    return check(True, f"all {own.size} entries are signed by the owner")
+
+
+def _countersignatures(record: LogRecord) -> list[Check]:
+    """What the other side has seen of this log."""
+
+    def check(held: bool | None, said: str) -> list[Check]:
+        return [Check(subject=record.subject, name="countersignature", held=held, said=said)]
+
+    entries = record.of_kind("countersigned")
+    if not entries:
+        return check(None, "nobody has countersigned any of it yet")
+    if (twice := repeated(entries, "size", "by")) is not None:
+        return check(False, f"entry {twice}: it says again what an entry before it said")
+    roots = record.roots({entry["size"] for entry in entries})
+    for entry in entries:
+        fields = {name: entry[name] for name in _COLUMNS}
+        own, number = Checkpoint.from_fields(record.origin, fields), entry["number"]
+        if roots.get(own.size) != own.root:
+            return check(False, f"entry {number}: entries 1 to {own.size} are not those that were countersigned")
+        if not any(own.is_by(key) for key in record.keys):
+            return check(False, f"entry {number}: what was countersigned is not signed by the owner")
+        if not own.is_countersigned(PublicKey.from_hex(entry["by"]), entry["countersignature"]):
+            return check(False, f"entry {number}: the countersignature is none")
+    most = max(entry["size"] for entry in entries)
+    return check(True, f"{len(entries)} times, up to entry {most} of {record.size}")
+
+
+def repeated(entries: list[dict[str, Any]], *names: str) -> int | None:
+    """Number of the first entry that has the same in these fields as one before it."""
+    known: set[tuple[Any, ...]] = set()
+    for entry in entries:
+        value = tuple(entry[name] for name in names)
+        if value in known:
+            return int(entry["number"])
+        known.add(value)
+    return None

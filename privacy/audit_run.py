@@ -1,0 +1,228 @@
+"""Verification of a run: the server's log by itself, each site's by itself, and all of them against each other.
+
+What one side cannot rewrite is what the other has seen: the server's log shows how each site's stood after every update
+that it took, and each site's log shows how the server's stood when they sealed them.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.audit_log import LogRecord, read_log, repeated
+from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.log_scan import Accepted
+from fedglm.privacy.signed_messages import is_reported
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run's folder tells beside the logs.
+
+    Attributes:
+        rows: Lines of `rounds.jsonl`.
+        model: SHA-256 of the resulting model, as `summary.json` or `done.json` has it; None where it is not told.
+    """
+
+    rows: list[dict[str, Any]]
+    model: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunFiles":
+        """Read them.
+
+        Raises:
+            PrivacyError: One of them is damaged.
+        """
+        try:
+            rounds = folder / "rounds.jsonl"
+            lines = rounds.read_text().splitlines() if rounds.is_file() else []
+            model = None
+            for name in ("done.json", "summary.json"):
+                if (folder / name).is_file():
+                    model = str(json.loads((folder / name).read_text())["model_sha256"])
+            return cls([json.loads(line) for line in lines], model)
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise PrivacyError(f"a file of the run in {folder} is damaged: {exc}") from exc
+
+
+def audit_server(path: Path, files: RunFiles) -> tuple[LogRecord | None, list[Check]]:
+    """Verify a server's log by itself, and hold it to the run's files.
+
+    Args:
+        path: Of the log's file.
+        files: Of the run.
+
+    Returns:
+        The log, None where it cannot be read, and the checks.
+    """
+    record, checks = read_log(path, "server")
+    if record is None:
+        return None, checks
+    return record, [*checks, _site_signatures(record), _rounds(record, files), _result(record, files)]
+
+
+def _check(name: str, held: bool | None, said: str, subject: str = "server") -> Check:
+    return Check(subject=subject, name=name, held=held, said=said)
+
+
+def _site_signatures(record: LogRecord) -> Check:
+    """Each update that the server took is signed by the site, where sites sign."""
+    keys = {entry["site"]: entry["key"] for entry in record.of_kind("admitted")}
+    signed = [update for update in record.scan.accepted if update.signature is not None]
+    for update in record.scan.accepted:
+        key = keys.get(update.site)
+        if key is not None and not _is_signed(update, PublicKey.from_hex(key)):
+            said = f"entry {update.number}: the update of {update.site} in round {update.round} is not signed by it"
+            return _check("updates", False, said)
+    total = len(record.scan.accepted)
+    if not signed:
+        return _check("updates", None, f"{total} taken; sites and server were one machine, and signed none of them")
+    return _check("updates", True, f"{total} taken, each signed by its site")
+
+
+def _is_signed(update: Accepted, key: PublicKey) -> bool:
+    return update.signature is not None and is_reported(
+        key,
+        run=update.run,
+        server_round=update.round,
+        nonce=update.nonce,
+        log=update.anchor,
+        release=update.release.hex(),
+        metrics=update.measures or {},
+        signature=update.signature,
+    )
+
+
+def _rounds(record: LogRecord, files: RunFiles) -> Check:
+    """Rounds follow each other, and are those of `rounds.jsonl`, byte for byte of traffic."""
+    published = record.of_kind("published")
+    starts = {entry["number"]: entry["round"] for entry in record.of_kind("begun")}
+    last, rows = 0, {row.get("round"): row for row in files.rows}
+    for entry in sorted([*published, *record.of_kind("begun")], key=lambda entry: entry["number"]):
+        number = entry["number"]
+        if number in starts:
+            if starts[number] > last:
+                return _check("rounds", False, f"entry {number}: it goes on after round {starts[number]}, not {last}")
+            last = starts[number]
+            continue
+        if entry["round"] != last + 1:
+            return _check("rounds", False, f"entry {number}: round {entry['round']} follows round {last}")
+        last = entry["round"]
+        row = rows.get(last)
+        names = {"accepted": "nodes_accepted", "rejected": "nodes_rejected"}
+        for name in ("uplink_bytes", "downlink_bytes", "accepted", "rejected"):
+            if row is not None and number == _newest(published, last) and row[names.get(name, name)] != entry[name]:
+                return _check("rounds", False, f"entry {number}: round {last} has other {name} in rounds.jsonl")
+    if files.rows and len(files.rows) != last:
+        return _check("rounds", False, f"the log shows {last} rounds, rounds.jsonl has {len(files.rows)}")
+    for entry in published:
+        taken = [u for u in record.scan.accepted if u.round == entry["round"] and u.number < entry["number"]]
+        since = max((n for n in starts if n < entry["number"]), default=0)
+        if len({u.site for u in taken if u.number > since}) != entry["accepted"]:
+            return _check("rounds", False, f"entry {entry['number']}: it counts updates that the log does not show")
+    return _check("rounds", True, f"{last}, with the bytes that rounds.jsonl shows")
+
+
+def _newest(published: list[dict[str, Any]], server_round: int) -> int:
+    return max(int(entry["number"]) for entry in published if entry["round"] == server_round)
+
+
+def _result(record: LogRecord, files: RunFiles) -> Check:
+    finished, published = record.of_kind("finished"), record.of_kind("published")
+    if not finished:
+        return _check("model", None, "the run is not finished")
+    model = finished[-1]["model"]
+    if published and published[-1]["model"] != model:
+        return _check("model", False, f"entry {finished[-1]['number']}: the model is not that of the last round")
+    if files.model not in (None, model):
+        return _check("model", False, f"entry {finished[-1]['number']}: the run's files show another model")
+    return _check("model", True, f"{model[:16]}, as the run's files show")
+
+
+def audit_pair(server: LogRecord, site: LogRecord) -> list[Check]:
+    """Hold a site's log and the server's to each other."""
+    witnessed = [entry for entry in server.of_kind("witnessed") if entry["name"] == site.subject]
+    taken = [update for update in server.scan.accepted if update.site == site.subject]
+    others = [entry["number"] for entry in witnessed if entry["log"] != site.origin]
+    if others:
+        said = f"entry {others[0]} of the server's log has seen another log of this site: this one was made anew"
+        return [_check("seen by server", False, said, site.subject)]
+    return [
+        _seen("seen by server", site, witnessed, server.subject),
+        _seen("seen by site", server, _of(site, server), site.subject, of=site.subject),
+        _anchors(site, taken),
+        _received(server, site, taken),
+    ]
+
+
+def _of(site: LogRecord, server: LogRecord) -> list[dict[str, Any]]:
+    return [entry for entry in site.of_kind("witnessed") if entry["log"] == server.origin]
+
+
+def _seen(name: str, log: LogRecord, entries: list[dict[str, Any]], by: str, of: str | None = None) -> Check:
+    """What another log has seen of this one is what this one shows."""
+    subject = of or log.subject
+    if (twice := repeated(entries, "log", "size")) is not None:
+        return _check(name, False, f"entry {twice} of {by}'s log says again what an entry before it said", subject)
+    roots = log.roots({entry["size"] for entry in entries})
+    keys = {key.hex for key in log.keys}
+    for entry in entries:
+        fields = {field: entry[field] for field in ("size", "root", "made", "signature")}
+        seen = Checkpoint.from_fields(log.origin, fields)
+        where = f"entry {entry['number']} of {by}'s log"
+        if entry["key"] not in keys or not seen.is_by(PublicKey.from_hex(entry["key"])):
+            return _check(name, False, f"{where} shows a checkpoint by a key that {log.subject}'s log has not", subject)
+        if seen.size > log.size:
+            said = f"entry {log.size + 1} of {log.subject}'s log and all after it were cut off: {where} has seen "
+            return _check(name, False, f"{said}{seen.size} entries", subject)
+        if roots[seen.size] != seen.root:
+            said = f"entries 1 to {seen.size} of {log.subject}'s log are not those that {where} has seen"
+            return _check(name, False, said, subject)
+    if not entries:
+        return _check(name, None, f"{by}'s log has seen nothing of {log.subject}'s yet", subject)
+    most = max(entry["size"] for entry in entries)
+    return _check(name, True, f"up to entry {most} of {log.size} of {log.subject}'s log", subject)
+
+
+def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:
+    """The site's log stood where each of its updates said that it stood."""
+    anchored = sorted((u for u in taken if u.anchor is not None), key=lambda u: int(str(u.anchor).partition(":")[0]))
+    good = 0
+    for update in anchored:
+        rows = int(str(update.anchor).partition(":")[0])
+        if not site.holds(str(update.anchor)):
+            said = f"an entry from {good + 1} to {rows} was changed or cut: the server saw another in round"
+            return _check("anchors", False, f"{said} {update.round}", site.subject)
+        good = rows
+    if not anchored:
+        return _check("anchors", None, "without noise, updates show no anchor of the site's log", site.subject)
+    return _check("anchors", True, f"{len(anchored)} updates, each shows where the log stood", site.subject)
+
+
+def _received(server: LogRecord, site: LogRecord, taken: list[Accepted]) -> Check:
+    """Each update that the server took is a release of the site's, of the same bytes."""
+    for update in taken:
+        known = site.scan.releases.get(update.release)
+        if known is None:
+            said = f"entry {update.number} of the server's log: an update of round {update.round} that the site's log "
+            return _check("releases received", False, f"{said}does not show", site.subject)
+        number, size, at = known
+        if at != update.round or size not in (0, update.size):
+            said = f"entry {number}: a release of {size} bytes in round {at}; the server took {update.size} in round "
+            return _check("releases received", False, f"{said}{update.round}", site.subject)
+    runs = {entry["run"] for entry in server.of_kind("begun")}
+    of_run = sum(group.count for group in site.scan.groups.values() if group.fields["run"] in runs)
+    measures = sum(
+        group.count
+        for group in site.scan.groups.values()
+        if group.fields["run"] in runs and group.fields["purpose"] == "metrics"
+    )
+    left_over = of_run - measures - len({update.release for update in taken})
+    more = f"; {left_over} more left, and were not folded in" if left_over > 0 else ""
+    return _check(
+        "releases received", True, f"{len(taken)} updates are those that the site released{more}", site.subject
+    )

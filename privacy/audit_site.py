@@ -1,0 +1,188 @@
+"""Verification of a site's custody folder: policy, plans, releases, ledger and log agree, and the promise is kept."""
+
+import base64
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedglm.privacy.accountant import spent
+from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.audit_log import LogRecord, read_log
+from fedglm.privacy.charges import one_data_set
+from fedglm.privacy.custody import LEDGER, LOG, POLICY
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.log_scan import Group, scan_ledger
+from fedglm.privacy.mechanism import MOST_STEPS, Event, Mechanism
+from fedglm.privacy.plan import RunPlan, SignedPlan
+from fedglm.privacy.policy import Policy, load_policy
+
+_TOLD = 0.03
+"""By so much an epsilon that the site told may differ from the one that the rows give: the accountants' own errors."""
+_ONE_MESSAGE = 2
+"""Rows of the ledger that one message may have: an update and its measures."""
+
+
+def audit_site(folder: Path) -> tuple[LogRecord | None, list[Check]]:
+    """Verify a custody folder by itself.
+
+    Args:
+        folder: Of policy, ledger and log.
+
+    Returns:
+        The log, None where it cannot be read, and the checks.
+    """
+    record, checks = read_log(folder / LOG, "site", folder / LEDGER)
+    if record is None:
+        return None, checks
+    policies = {entry["policy"]: entry for entry in record.of_kind("policy")}
+    plans, plan_check = _plans(record)
+    releases = _releases(record, policies, plans)
+    checks += [_policy_in_force(record, folder), plan_check, _ledger(record, folder / LEDGER), releases]
+    checks += _epsilons(record, policies) if releases.held else []
+    return record, checks
+
+
+def _check(record: LogRecord, name: str, held: bool | None, said: str) -> Check:
+    return Check(subject=record.subject, name=name, held=held, said=said)
+
+
+def _policy_in_force(record: LogRecord, folder: Path) -> Check:
+    """The policy beside the log is signed by the site, and the one that the log says is in force."""
+    entries = record.of_kind("policy")
+    try:
+        policy = load_policy(folder / POLICY, record.keys[-1])
+    except PrivacyError as exc:
+        return _check(record, "policy", False, str(exc))
+    if not entries:
+        return _check(record, "policy", None, "signed, and not in force yet")
+    if entries[-1]["policy"] != policy.sha256:
+        return _check(record, "policy", None, f"signed; entry {entries[-1]['number']} shows an earlier one in force")
+    return _check(record, "policy", True, f"signed by the site, in force since entry {entries[-1]['number']}")
+
+
+def _plans(record: LogRecord) -> tuple[dict[str, tuple[int, RunPlan]], Check]:
+    found: dict[str, tuple[int, RunPlan]] = {}
+    for entry in record.of_kind("plan"):
+        number = entry["number"]
+        try:
+            signed = SignedPlan.from_bytes(base64.b64decode(entry["signed"]))
+        except (PrivacyError, ValueError) as exc:
+            return found, _check(record, "plans", False, f"entry {number}: {exc}")
+        if (signed.plan.sha256, signed.server.hex) != (entry["plan"], entry["server"]):
+            return found, _check(record, "plans", False, f"entry {number}: it shows another plan than it names")
+        found.setdefault(entry["plan"], (number, signed.plan))
+    return found, _check(record, "plans", True, f"{len(found)} admitted, each signed by its server")
+
+
+def _ledger(record: LogRecord, path: Path) -> Check:
+    try:
+        rows, fault = scan_ledger(path)
+    except PrivacyError as exc:
+        return _check(record, "ledger", False, str(exc))
+    if fault:
+        return _check(record, "ledger", False, fault)
+    logged = record.scan.rows
+    if rows > logged + _ONE_MESSAGE:
+        return _check(record, "ledger", False, f"row {logged + 1}: the log shows {logged} rows, the ledger has {rows}")
+    if rows > logged:
+        said = f"row {logged + 1} was charged and its entry is missing: the node was killed there, or the log was cut"
+        return _check(record, "ledger", None, said)
+    return _check(record, "ledger", True, f"{rows} rows, each of which the log shows")
+
+
+def _releases(record: LogRecord, policies: dict[str, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> Check:
+    """Each release left under a policy and a plan that were in force, and keeps to both."""
+    for group in record.scan.groups.values():
+        if (fault := _fault(group, policies, plans)) is not None:
+            return _check(record, "releases", False, f"entry {group.falls or group.first}: {fault}")
+    count = sum(group.count for group in record.scan.groups.values())
+    return _check(record, "releases", True, f"{count}, each by a plan and a policy that were in force")
+
+
+def _fault(group: Group, policies: dict[str, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> str | None:
+    fields = group.fields
+    entry = policies.get(fields["policy"])
+    if entry is None or entry["number"] > group.first:
+        return "it left under a policy that was not in force"
+    if group.falls:
+        return "the epsilon that it tells is less than what was spent before it"
+    policy = Policy.model_validate(entry["content"])
+    noise = None if fields["mechanism"] is None else Mechanism.from_fields(fields["mechanism"])
+    if policy.data_set != fields["data_set"]:
+        return f"it is of the data set {fields['data_set']}, and the policy is about {policy.data_set}"
+    if noise is None and not policy.without_differential_privacy:
+        return "it left without noise, which the policy does not permit"
+    if noise is not None and noise.noise_multiplier < (policy.noise_multiplier_at_least or math.inf):
+        return "it has less noise than the policy asks for"
+    if noise is not None and noise.clipping_norm > (policy.clipping_norm_at_most or 0.0):
+        return "its clipping norm is above the policy's"
+    if group.most_bytes > (policy.bytes_at_most or 0):
+        return f"it has {group.most_bytes} bytes, more than the policy permits"
+    if fields["plan"] not in plans:
+        return None if noise is None else "it left with noise, and without a plan"
+    number, plan = plans[fields["plan"]]
+    return "it left before its plan was admitted" if number > group.first else _against_plan(group, plan, noise)
+
+
+def _against_plan(group: Group, plan: RunPlan, noise: Mechanism | None) -> str | None:
+    fields = group.fields
+    announced = plan.mechanism if fields["purpose"] == "update" else plan.metrics
+    if fields["run"] != plan.run:
+        return "it is of another run than its plan"
+    if group.rounds[1] > plan.rounds:
+        return f"it is of round {group.rounds[1]}, and the plan has {plan.rounds}"
+    if fields["codec"] not in (None, plan.codec):
+        return f"its codec is {fields['codec']}, the plan's {plan.codec}"
+    if plan.mechanism is None:
+        return None if noise is None else "it has noise, and the plan has none"
+    if noise is None or announced is None:
+        return "its plan asks for noise, and it has none"
+    same = {**noise.to_fields(), "noise_multiplier": 0} == {**announced.to_fields(), "noise_multiplier": 0}
+    if not same or noise.noise_multiplier < announced.noise_multiplier:
+        return "it was noised in another way than its plan says"
+    return None
+
+
+def _epsilons(record: LogRecord, policies: dict[str, dict[str, Any]]) -> list[Check]:
+    """What each data set has spent, by two accountants from the rows alone, against the limit of its policy."""
+    groups = list(record.scan.groups.values())
+    pairs = {(group.fields["data_set"], group.fields["commitment"]) for group in groups}
+    found = []
+    while pairs:
+        name, content = min(pairs)
+        same = one_data_set(pairs, name, content)
+        pairs -= same
+        own = [group for group in groups if (group.fields["data_set"], group.fields["commitment"]) in same]
+        found.append(_epsilon(record, name, own, policies))
+    return found
+
+
+def _epsilon(record: LogRecord, name: str, groups: list[Group], policies: dict[str, dict[str, Any]]) -> Check:
+    bare = [group.first for group in groups if group.fields["mechanism"] is None]
+    if bare:
+        said = f"{name}: no epsilon holds: entry {min(bare)} left without noise, as the policy permits"
+        return _check(record, "epsilon", None, said)
+    last = max(groups, key=lambda group: policies[group.fields["policy"]]["number"])
+    policy = Policy.model_validate(policies[last.fields["policy"]]["content"])
+    if policy.epsilon is None or policy.delta is None:
+        return _check(record, "epsilon", False, f"{name}: entry {last.first} left with noise, and no limit was set")
+    total = spent([event for group in groups for event in _events(group)], policy.delta)
+    by = f"PRV {total.prv:.3f}, PLD {total.pld:.3f}" if total.prv is not None and total.pld is not None else "RDP"
+    said = f"{name}: {total.epsilon:.3f} of {policy.epsilon:g} at delta {policy.delta:g} ({by})"
+    if total.epsilon > policy.epsilon + 1e-9:
+        return _check(record, "epsilon", False, f"{said}: more was spent than the policy permits")
+    told = max((group.epsilon or 0.0 for group in groups if group.fields["delta"] == policy.delta), default=None)
+    if told is not None and abs(told - total.epsilon) > _TOLD:
+        return _check(record, "epsilon", False, f"{said}, and the log tells {told:.3f}")
+    return _check(record, "epsilon", True, said)
+
+
+def _events(group: Group) -> Iterator[Event]:
+    """All of a group's releases: as many steps more."""
+    one = Mechanism.from_fields(group.fields["mechanism"]).event()
+    left = one.steps * group.count
+    while left > 0:
+        yield replace(one, steps=min(left, MOST_STEPS))
+        left -= MOST_STEPS

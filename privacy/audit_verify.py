@@ -1,0 +1,103 @@
+"""Verification of a folder, whatever it is: a run with its sites, or one site, alone or against a server's log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedglm.privacy.audit_checks import Check, failed
+from fedglm.privacy.audit_log import LogRecord
+from fedglm.privacy.audit_run import RunFiles, audit_pair, audit_server
+from fedglm.privacy.audit_site import audit_site
+from fedglm.privacy.custody import FOLDER, LEDGER, LOG
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import PublicKey
+
+AUDIT = "audit"
+"""Folder of a run's folder that holds the server's log."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        checks: All of them, the server's first.
+        server: Its log, where there is one that can be read.
+        sites: Those of the sites.
+    """
+
+    checks: list[Check]
+    server: LogRecord | None
+    sites: list[LogRecord]
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing is wrong."""
+        return not failed(self.checks)
+
+
+def verify(folder: Path, *, server: Path | None = None, keys: Sequence[PublicKey] = ()) -> Verification:
+    """Verify all records in a folder, by themselves and against each other.
+
+    Args:
+        folder: A run's, a node's or site's, or a custody folder.
+        server: A run's folder, or a server's log, to hold a site to.
+        keys: Those that the owners are known by, from elsewhere; empty to go by what the logs say.
+
+    Raises:
+        PrivacyError: There is nothing to verify there, or a file of the run is damaged.
+    """
+    run = server if server is not None else folder
+    log = run if run.is_file() else run / AUDIT / LOG
+    custodies = _custodies(folder)
+    if not custodies and not log.is_file():
+        raise PrivacyError(f"{folder} holds no log: name the folder of a run, of a node or of a site")
+    checks: list[Check] = []
+    record = None
+    if log.is_file():
+        record, checks = audit_server(log, RunFiles.read(log.parent.parent))
+    elif server is not None:
+        raise PrivacyError(f"{server} holds no log of a server: name the folder of a run")
+    sites = []
+    for custody in custodies:
+        found, own = audit_site(custody)
+        checks += own
+        if found is not None:
+            sites.append(found)
+            checks += audit_pair(record, found) if record is not None else []
+    checks += _known(sites if record is None else [record, *sites], keys)
+    checks += [_missing(record, sites)] if record is not None and len(sites) == len(custodies) else []
+    return Verification(checks, record, sites)
+
+
+def _custodies(folder: Path) -> list[Path]:
+    """Custody folders in a folder."""
+    if folder.is_file():
+        return []
+    if (folder / LEDGER).is_file():
+        return [folder]
+    if (folder / FOLDER).is_dir():
+        return [folder / FOLDER]
+    return sorted(path for path in folder.glob(f"nodes/*/{FOLDER}") if path.is_dir())
+
+
+def _known(records: list[LogRecord], keys: Sequence[PublicKey]) -> list[Check]:
+    """Each key that is known from elsewhere is that of a log."""
+    found = {record.keys[-1]: record for record in records}
+    checks = []
+    for key in keys:
+        held = key in found
+        said = f"{key.fingerprint()} signs the log" if held else f"{key.fingerprint()} signs none of the logs here"
+        subject = found[key].subject if held else "-"
+        checks.append(Check(subject=subject, name="known key", held=held, said=said))
+    return checks
+
+
+def _missing(server: LogRecord, sites: list[LogRecord]) -> Check:
+    """Sites that the server's log names, and of which there is no log here."""
+    named = {entry["site"] for entry in server.of_kind("admitted")}
+    left = sorted(named - {site.subject for site in sites})
+    if not left:
+        return Check(subject="server", name="sites", held=True, said=f"all {len(named)} that took part are here")
+    said = f"{len(left)} of {len(named)} that took part are not here: {', '.join(left)[:200]}"
+    return Check(subject="server", name="sites", held=None, said=said)
