@@ -59,18 +59,19 @@ class LogRecord:
         return 0 < number <= self.size and self.scan.chain[number - 1].hex() == digest
 
 
-def read_log(path: Path, role: str, ledger: Path | None = None) -> tuple[LogRecord | None, list[Check]]:
+def read_log(path: Path, role: str, name: str, ledger: Path | None = None) -> tuple[LogRecord | None, list[Check]]:
     """Read a log and hold it to itself.
 
     Args:
         path: Of its file.
         role: `site` or `server`.
+        name: Whose it is, in checks, where it does not say so itself.
         ledger: The ledger's file, of a site.
 
     Returns:
         The log, None where it cannot be read, and the checks.
     """
-    subject = role
+    subject = name
 
     def check(name: str, held: bool | None, said: str) -> Check:
         return Check(subject=subject, name=name, held=held, said=said)
@@ -80,10 +81,10 @@ def read_log(path: Path, role: str, ledger: Path | None = None) -> tuple[LogReco
         origin, own = _checkpoint(path)
     except PrivacyError as exc:
         return None, [check("log", False, str(exc))]
+    subject = found.rare[0]["name"] if found.rare else name
     if found.fault or not found.rare:
         return None, [check("log", False, f"the log is damaged: {found.fault or 'entry 1 is missing, and all others'}")]
     opened = found.rare[0]
-    subject = opened["name"]
     keys = [opened["key"], *(entry["key"] for entry in found.rare if entry["kind"] == "key")]
     record = LogRecord(subject, path, origin, found, [PublicKey.from_hex(key) for key in keys])
     checks = [check("log", True, f"{record.size} entries, each follows from the one before it")]

@@ -59,7 +59,7 @@ def audit_server(path: Path, files: RunFiles) -> tuple[LogRecord | None, list[Ch
     Returns:
         The log, None where it cannot be read, and the checks.
     """
-    record, checks = read_log(path, "server")
+    record, checks = read_log(path, "server", "server")
     if record is None:
         return None, checks
     return record, [*checks, _site_signatures(record), _rounds(record, files), _result(record, files)]

@@ -11,7 +11,7 @@ from fedglm.privacy.accountant import spent
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord, read_log
 from fedglm.privacy.charges import one_data_set
-from fedglm.privacy.custody import LEDGER, LOG, POLICY
+from fedglm.privacy.custody import FOLDER, LEDGER, LOG, POLICY
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log_scan import Group, scan_ledger
 from fedglm.privacy.mechanism import MOST_STEPS, Event, Mechanism
@@ -33,7 +33,8 @@ def audit_site(folder: Path) -> tuple[LogRecord | None, list[Check]]:
     Returns:
         The log, None where it cannot be read, and the checks.
     """
-    record, checks = read_log(folder / LOG, "site", folder / LEDGER)
+    name = folder.absolute().parent.name if folder.name == FOLDER else folder.name
+    record, checks = read_log(folder / LOG, "site", name, folder / LEDGER)
     if record is None:
         return None, checks
     policies = {entry["policy"]: entry for entry in record.of_kind("policy")}
