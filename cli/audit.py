@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedglm.cli import options
+from fedglm.cli.audit_canaries import canaries
 from fedglm.cli.audit_verify import verify
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
@@ -16,6 +17,7 @@ app = typer.Typer(help="What a compliance officer asks of a node or of a run.", 
 
 
 app.command()(verify)
+app.command()(canaries)
 
 
 @app.command()
