@@ -7,6 +7,7 @@ import typer
 
 from fedglm.cli import options
 from fedglm.cli.audit_canaries import canaries
+from fedglm.cli.audit_report import report
 from fedglm.cli.audit_verify import verify
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
@@ -17,6 +18,7 @@ app = typer.Typer(help="What a compliance officer asks of a node or of a run.", 
 
 
 app.command()(verify)
+app.command()(report)
 app.command()(canaries)
 
 

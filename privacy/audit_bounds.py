@@ -144,6 +144,11 @@ def epsilon_of_gaussian(mu: float, delta: float) -> float:
     return _greatest(lambda epsilon: excess(epsilon) > delta)
 
 
+def mu_of_epsilon(epsilon: float, delta: float) -> float:
+    """The mu of Gaussian privacy that has this epsilon at `delta`, to 0.001."""
+    return _greatest(lambda mu: epsilon_of_gaussian(mu, delta) <= epsilon)
+
+
 @dataclass(frozen=True)
 class GaussianEstimate:
     """What the scores look like.

@@ -170,6 +170,20 @@ class Policy(BaseModel):
         examples=[["loss"]],
     )
 
+    state_encrypted: bool = Field(
+        default=False,
+        description="true refuses every plan unless the node keeps its own state, models and residuals, encrypted on "
+        "its disk (site.state_key in site.toml).",
+    )
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36500,
+        description="Days for which log, ledger and refusals are kept; 2190 are six years. It permits nothing: it is "
+        "what the site undertakes, and what reports show. Nothing is ever deleted by itself.",
+        examples=[2190],
+    )
+
     _file_sha256: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ def write_comparison(folder: Path, runs: Sequence[ComparisonRow], *, tolerance: 
                 comparison_results.whole_runs(comparison, folder)),
         _footer(comparison.standings[0].run),
     ])  # fmt: skip
-    return _written(folder / _FILE, _page(comparison_sections.headline(comparison), body))
+    return _written(folder / _FILE, page(comparison_sections.headline(comparison), body))
 
 
 def run_page(run: RunRecord) -> str:
@@ -78,7 +78,7 @@ def run_page(run: RunRecord) -> str:
                 element("nav", *links, aria_label="Sections of this page"), *sections.values()),
         _footer(run),
     ])  # fmt: skip
-    return _page(f"{run.scenario}: {report_sections.headline(run)}", body)
+    return page(f"{run.scenario}: {report_sections.headline(run)}", body)
 
 
 def _header(above: str, title: str, lede: str) -> Html:
@@ -96,7 +96,8 @@ def _footer(run: RunRecord) -> Html:
     )
 
 
-def _page(title: str, body: Html) -> str:
+def page(title: str, body: Html) -> str:
+    """A whole page around `body`, which makes no request and runs no script."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     head = element(
         "head",

@@ -74,6 +74,7 @@ def test_the_folder_holds_what_it_promises(finished):
         "rounds.jsonl",
         "summary.json",
         "model",
+        "audit",
         "checkpoint",
         "nodes",
         "report.html",
@@ -316,7 +317,7 @@ def test_notes_of_sites_become_a_language_model(fedglm, plain, tmp_path):
     assert {site["name"] for site in summary["sites"]} == set(WARDS)
     # Names of sites come from the data: none of them leads out of the folder.
     assert len(list((out / "nodes").iterdir())) == 3
-    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["checkpoint", "model", "nodes"]
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["audit", "checkpoint", "model", "nodes"]
     model = AutoModelForCausalLM.from_pretrained(out / "model", local_files_only=True)
     assert sha256_of_weights(model) == summary["model_sha256"]
     tokenizer = AutoTokenizer.from_pretrained(out / "model", local_files_only=True)

@@ -73,8 +73,8 @@ def test_the_policy_in_force_is_written_down_when_it_is_another(folder):
 
 
 def test_a_new_key_of_the_site_goes_on_with_the_log(folder):
-    site = opened(folder)
-    before = site.log.checkpoint()
+    opened(folder)
+    before = SignedLog(folder / LOG).checkpoint()
     (folder / "site.key").unlink()
     key = SigningKey.create(folder / "site.key")
     sign_policy(folder / "policy.toml", key)
@@ -82,7 +82,7 @@ def test_a_new_key_of_the_site_goes_on_with_the_log(folder):
     again.pay(leaving(again, 1))
     (found,) = entries(folder, "key")
     assert found["key"] == key.public.hex
-    assert again.log.checkpoint().is_by(key.public)
+    assert SignedLog(folder / LOG).checkpoint().is_by(key.public)
     assert not before.is_by(key.public)
 
 

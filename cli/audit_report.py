@@ -1,0 +1,79 @@
+"""`fedglm audit report`: one page for the compliance officer, one file for machines, and a gate for CI."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedglm.cli import options
+from fedglm.cli.audit_verify import NOT_HELD
+
+if TYPE_CHECKING:  # else `--help` would wait for the accountants
+    from fedglm.simulations.audit_gate import Breach
+    from fedglm.simulations.audit_items import Item
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    profile: Annotated[
+        str, typer.Option(help="Whose paragraphs to show, with commas between: hipaa, gdpr, nist-800-226.")
+    ] = "hipaa,gdpr,nist-800-226",
+    policy: Annotated[
+        Path | None, typer.Option(help="Rules that the run must meet, a TOML file; exit code 1 where it does not.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write the audit report of a run: RUN/audit/report.html and report.json.
+
+    [bold]fedglm audit report runs/hospital-20270101-120000[/bold]
+
+    All records are verified first. Each of thirteen items is held, not held,
+    or not applicable. It supports evidence for a risk analysis; no report
+    makes anybody compliant.
+
+    A check in continuous integration, with rules such as epsilon_at_most = 8:
+    [bold]fedglm audit report RUN --policy rules.toml[/bold]
+    """
+    from fedglm.simulations.audit_facts import read_facts
+    from fedglm.simulations.audit_gate import Gate, breaches
+    from fedglm.simulations.audit_items import items
+    from fedglm.simulations.audit_report import read_profile, report_json, require_run, write_audit_report
+
+    require_run(run)
+    profiles = [read_profile(name.strip()) for name in profile.split(",") if name.strip()]
+    gate = None if policy is None else Gate.load(policy)
+    facts = read_facts(run)
+    found = items(facts)
+    broken = None if gate is None else breaches(gate, facts, found)
+    page, _ = write_audit_report(facts, found, profiles, broken)
+    if as_json:
+        from fedglm.server.rows import to_json
+
+        typer.echo(to_json(report_json(facts, found, profiles, broken), indent=1))
+    else:
+        _print(page, found, broken, whole=facts.verification.held)
+    if broken:
+        raise typer.Exit(NOT_HELD)
+
+
+def _print(page: Path, found: "list[Item]", broken: "list[Breach] | None", *, whole: bool) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedglm.cli.tables import wide_console
+
+    styles = {"held": "green", "not held": "yellow", "not applicable": "default"}
+    console = wide_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "item", "status"):
+        table.add_column(heading, justify="right" if not heading else "left")
+    for item in found:
+        table.add_row(str(item.number), item.title, f"[{styles[item.status]}]{item.status}[/]")
+    console.print(table)
+    console.print("records: [green]whole[/green]" if whole else "records: [bold red]NOT WHOLE[/bold red], see the page")
+    for breach in broken or []:
+        console.print(f"[bold red]not met[/bold red]: {breach.rule}: {escape(breach.said)}", soft_wrap=True)
+    if broken == []:
+        console.print("[green]all rules are met[/green]")
+    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,40 @@
+"""Epsilon by round and site, against what each site's policy permits."""
+
+from matplotlib.figure import Figure
+
+from fedglm.simulations.audit_facts import AuditFacts
+from fedglm.simulations.axes import DASHED, curve, legend_above, limits, round_axis, value_axis
+from fedglm.simulations.inline_svg import Ink, inline_svg
+from fedglm.simulations.markup import Html
+
+_MOST_SITES = 8
+_SERIES = [ink for ink in Ink if ink.name.startswith("SERIES")]
+
+
+def epsilon_by_site(facts: AuditFacts) -> Html | None:
+    """Curves of the sites that spent most, eight at the most; None where nothing was spent."""
+    runs = {entry["run"] for entry in facts.server if entry["kind"] == "begun"}
+    curves = {
+        site.name: curve((entry["round"], entry["epsilon"]) for entry in site.releases if entry["run"] in runs)
+        for site in facts.sites
+    }
+    drawn = sorted((name for name in curves if curves[name].x), key=lambda name: -curves[name].y[-1])[:_MOST_SITES]
+    if not drawn:
+        return None
+    permitted = [site.policy.epsilon for site in facts.sites if site.policy and site.policy.epsilon]
+    limit = min(permitted, default=None)
+    values = [0.0, *(value for name in drawn for value in curves[name].y), *([limit] if limit else [])]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        if limit is not None:
+            axes.axhline(limit, color=Ink.ALONE.value, linestyle=DASHED, linewidth=1.5, label="least limit")
+        for name, ink in zip(drawn, _SERIES, strict=False):
+            axes.plot(curves[name].x, curves[name].y, color=ink.value, label=name, marker="o", markersize=3)
+        value_axis(axes, "y", "epsilon", *limits(values, log=False, below=0))
+        round_axis(axes, max(curves[name].x[-1] for name in drawn), first=1)
+        legend_above(axes, columns=3, topmost_first=False)
+
+    ends = "; ".join(f"{name} {curves[name].y[-1]:.2f}" for name in drawn)
+    words = f"Epsilon by round and site: at the end {ends}." + (f" The least limit is {limit:g}." if limit else "")
+    return inline_svg(draw, name="epsilon-sites", size=(640, 260), alternative=words)
