@@ -53,7 +53,7 @@ def check_authority(site: Site, now: datetime.datetime) -> Finding:
 def check_link(site: Site, patience_s: float) -> list[Finding]:
     """Whether the server is there and is the one that the authority vouches for, and how far the clocks differ."""
     try:
-        context = _context(site.authority)
+        context = trusting(site.authority)
     except (OSError, ssl.SSLError):
         return [failure("server", "not tried, for want of an authority to trust", "mend the authority first")]
     host, port = host_and_port(site.server)
@@ -69,8 +69,8 @@ def check_link(site: Site, patience_s: float) -> list[Finding]:
         connection.close()
 
 
-def _context(authority: Path) -> ssl.SSLContext:
-    """Trusts this one authority; `create_default_context` adds no other when it is given one."""
+def trusting(authority: Path) -> ssl.SSLContext:
+    """TLS that trusts this one authority; `create_default_context` adds no other when it is given one."""
     context = ssl.create_default_context(cafile=str(authority))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

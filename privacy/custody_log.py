@@ -63,6 +63,7 @@ class CustodyLog:
         self._resent: set[str] = set()
         self._witnessed: dict[str, int] = {}
         self._policy = self._plan = ""
+        self._link: dict[str, str] = {}
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._remember)
         if self._log.key != key.public:
@@ -101,6 +102,15 @@ class CustodyLog:
             return
         fields = {"plan": signed.plan.sha256, "server": signed.server.hex, "rules": list(rules)}
         self._log.append("plan", {**fields, "signed": signed.to_text()})
+
+    def linked(self, tls: str, certificate: str, authority: str) -> None:
+        """The node reaches its server so: protocol, and SHA-256 of the certificate and of the authority behind it.
+
+        Written where it is another than before.
+        """
+        found = {"tls": tls, "certificate": certificate, "authority": authority}
+        if found != self._link:
+            self._log.append("link", found)
 
     def refused(self, refusal: Refusal, run: str, server_round: int) -> None:
         """Something was refused."""
@@ -188,6 +198,8 @@ class CustodyLog:
             self._policy = found["policy"]
         elif kind == "plan":
             self._plan = found["plan"]
+        elif kind == "link":
+            self._link = {name: found[name] for name in ("tls", "certificate", "authority")}
         elif kind == "refused":
             count, _ = self._refusals.get(found["rule"], (0, ""))
             self._refusals[found["rule"]] = count + 1, found["time"]

@@ -2,7 +2,7 @@
 
 from fedglm.simulations.markup import Html, element
 
-_WIDTH, _HEIGHT = 720, 300
+_WIDTH, _HEIGHT = 748, 300
 
 
 def data_flow(sites: int, *, noised: bool) -> Html:
@@ -15,26 +15,25 @@ def data_flow(sites: int, *, noised: bool) -> Html:
     guard = "clip, add noise" if noised else "no noise added"
     parts = [
         _frame(8, 34, 452, 222, f"each of {sites} sites, on its own machine"),
-        _frame(520, 34, 192, 222, "server"),
+        _frame(560, 34, 180, 222, "server"),
         _box(28, 70, 110, "records", "never leave"),
         _box(178, 70, 124, "training", guard, strong=noised),
         _box(342, 70, 102, "gate", "policy, limits", strong=True),
         _box(178, 176, 124, "ledger", "epsilon spent"),
         _box(342, 176, 102, "signed log", "all that left"),
-        _box(540, 70, 152, "mean of updates", "holds no record"),
-        _box(540, 176, 152, "model, signed log", "countersigned"),
-        _arrow(138, 96, 178, 96),
-        _arrow(302, 96, 342, 96),
-        _arrow(444, 96, 540, 96),
-        _label(492, 88, "coded update"),
-        _arrow(393, 122, 393, 176),
-        _arrow(342, 150, 302, 176, bent=True),
-        _arrow(616, 122, 616, 176),
-        _arrow(540, 202, 444, 202, dashed=True),
-        _label(492, 194, "seals"),
-        _path("M 616 228 L 616 276 L 240 276 L 240 258"),
-        _label(430, 271, "model, coded"),
-        _path("M 240 258 L 240 250", arrow=True),
+        _box(574, 70, 152, "mean of updates", "holds no record"),
+        _box(574, 176, 152, "model, signed log", "countersigned"),
+        _path("M 138 96 L 178 96", arrow=True),
+        _path("M 302 96 L 342 96", arrow=True),
+        _path("M 444 96 L 574 96", arrow=True),
+        _label(510, 88, "coded update"),
+        _path("M 410 122 L 410 176", arrow=True),
+        _path("M 366 122 L 366 149 L 240 149 L 240 176", arrow=True),
+        _path("M 650 122 L 650 176", arrow=True),
+        _path("M 574 202 L 444 202", arrow=True, dashed=True),
+        _label(510, 194, "seals, both ways"),
+        _path("M 650 228 L 650 280 L 240 280 L 240 258", arrow=True),
+        _label(445, 274, "model, coded"),
     ]
     marker = element(
         "defs",
@@ -78,11 +77,6 @@ def _box(x: int, y: int, width: int, title: str, note: str, *, strong: bool = Fa
     bold = "font-size: 13px; font-weight: 650; text-anchor: middle"
     plain = "font-size: 11px; text-anchor: middle; fill: var(--ink-muted)"
     return element("g", rect, _text(middle, y + 22, title, bold), _text(middle, y + 40, note, plain))
-
-
-def _arrow(x: int, y: int, to_x: int, to_y: int, *, dashed: bool = False, bent: bool = False) -> Html:
-    path = f"M {x} {y} L {to_x} {y} L {to_x} {to_y}" if bent else f"M {x} {y} L {to_x} {to_y}"
-    return _path(path, arrow=True, dashed=dashed)
 
 
 def _path(d: str, *, arrow: bool = False, dashed: bool = False) -> Html:

@@ -41,6 +41,7 @@ class Profile:
     Attributes:
         name: As on the command line.
         title: In full.
+        short: In a word or two.
         source: Which text of it.
         caveat: What to know.
         references: By number of the item.
@@ -48,6 +49,7 @@ class Profile:
 
     name: str
     title: str
+    short: str
     source: str
     caveat: str
     references: dict[str, list[str]]
@@ -183,27 +185,33 @@ def _rules(broken: list[Breach]) -> Html:
 
 
 def _items(found: list[Item], profiles: list[Profile]) -> Html:
-    columns = [Column("Item", figures=False), Column("Status", figures=False), Column("Evidence", figures=False)]
-    columns += [Column(profile.title, figures=False) for profile in profiles]
-    rows = []
-    for item in found:
-        mark = item.status.replace(" ", "-")
-        cells = [
-            Html(f"{item.number}. {element('span', item.title)}"),
-            element("span", item.status, class_=f"status {mark}"),
-            element("ul", *(element("li", line) for line in item.evidence), class_="plain"),
-        ]
-        for profile in profiles:
-            cells.append(
-                element("ul", *(element("li", r) for r in profile.references[str(item.number)]), class_="plain")
-            )
-        rows.append(cells)
-    grid = table("What the records show, item by item", columns, rows, class_="items")
+    cards = [
+        element(
+            "article",
+            element("h3", f"{item.number}. {item.title}", id=f"item-{item.number}"),
+            element("span", item.status, class_=f"status {item.status.replace(' ', '-')}"),
+            element("ul", *(element("li", line) for line in item.evidence), class_="evidence"),
+            element("dl", *(_references(item, profile) for profile in profiles), class_="references"),
+            aria_labelledby=f"item-{item.number}",
+        )
+        for item in found
+    ]
     notes = [
-        element("p", element("b", f"{profile.title}"), f" ({profile.source}). {profile.caveat.strip()}", class_="note")
+        element("p", element("b", profile.title), f" ({profile.source}). {profile.caveat.strip()}", class_="note")
         for profile in profiles
     ]
-    return section("items", "The thirteen items", grid, *notes)
+    lede = element(
+        "p",
+        "Held: the records show it. Not held: they do not, or show the contrary. Under each item: what it may serve as "
+        "evidence for.",
+        class_="note",
+    )
+    return section("items", "The thirteen items", lede, element("div", *cards, class_="items"), *notes)
+
+
+def _references(item: Item, profile: Profile) -> Html:
+    said = "; ".join(profile.references[str(item.number)])
+    return element("div", element("dt", profile.short), element("dd", said))
 
 
 def _epsilon(facts: AuditFacts) -> Html:

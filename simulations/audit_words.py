@@ -27,7 +27,7 @@ THREATS: Final = (
     (
         "Who has the site's disk",
         "records, state, log; keys where they have no passphrase",
-        "the site's own safeguards; state is encrypted where the policy asks for it",
+        "the site's own safeguards, such as an encrypted disk",
     ),
 )
 """Who, what they see, and what holds against them."""
