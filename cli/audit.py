@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedglm.cli import options
+from fedglm.cli.audit_attack import attack
 from fedglm.cli.audit_canaries import canaries
 from fedglm.cli.audit_report import report
 from fedglm.cli.audit_verify import verify
@@ -20,6 +21,7 @@ app = typer.Typer(help="What a compliance officer asks of a node or of a run.", 
 app.command()(verify)
 app.command()(report)
 app.command()(canaries)
+app.command()(attack)
 
 
 @app.command()

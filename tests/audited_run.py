@@ -22,10 +22,10 @@ SITES = "abc"
 ROUNDS = 3
 
 
-def make_run(folder: Path) -> Path:
-    """A private run of three sites, sealed at its end; beside it, in `old`, the nodes as they were a round before."""
+def make_run(folder: Path, *, private: bool = True) -> Path:
+    """A run of three sites, sealed at its end; beside it, in `old`, the nodes as they were a round before."""
     nodes = {
-        10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=True)
+        10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=private)
         for i, name in enumerate(SITES)
     }
 
@@ -34,7 +34,9 @@ def make_run(folder: Path) -> Path:
             shutil.copytree(folder / "nodes", folder.with_name("old") / "nodes")
 
     log = folder / "audit" / "log.sqlite"
-    coordinator, _, _ = federate(folder, nodes, hook=keep, mechanism=MECHANISM, rounds=ROUNDS, log=log)
+    coordinator, _, _ = federate(
+        folder, nodes, hook=keep, mechanism=MECHANISM if private else None, rounds=ROUNDS, log=log
+    )
     (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
     (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
     return folder

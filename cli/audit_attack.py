@@ -1,0 +1,60 @@
+"""`fedglm audit attack`: what the server could read from an update."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedglm.cli import options
+
+if TYPE_CHECKING:  # else `--help` would wait for torch
+    from fedglm.simulations.attacks import AttackResult
+
+
+def attack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    as_json: options.Json = False,
+) -> None:
+    """Attack updates of a run's first round, with and without noise and compression, side by side.
+
+    [bold]fedglm audit attack runs/hospital-20270101-120000[/bold]
+
+    It makes updates by the code that nodes run, on the run's model and
+    records, and tries what an honest but curious server could: to tell which
+    tokens a site or a record holds, and which records were trained on. An AUC
+    of 0.5 is a guess, 1 gives all away. Failed attacks prove nothing.
+    """
+    from fedglm.simulations.attacks import attack_run, to_fields
+
+    found = attack_run(run, lambda what: None if as_json else typer.echo(f"{what} ...", err=True))
+    if as_json:
+        from fedglm.server.rows import to_json
+
+        typer.echo(to_json(to_fields(found), indent=1))
+    else:
+        _print(found)
+
+
+def _print(found: "list[AttackResult]") -> None:
+    from rich import box
+    from rich.table import Table
+
+    from fedglm.cli.tables import wide_console
+
+    console = wide_console()
+    names = list(dict.fromkeys(result.variant for result in found))
+    title = "AUC of each attack, and its 95 % interval; 0.50 is a guess"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column("attack")
+    for name in names:
+        table.add_column(name, justify="right")
+    for attack_name in dict.fromkeys(result.attack for result in found):
+        cells = {result.variant: result for result in found if result.attack == attack_name}
+        table.add_row(attack_name, *(_cell(cells[name]) for name in names))
+    console.print(table)
+    console.print("Attacks that fail prove nothing; compression alone is no protection.")
+
+
+def _cell(result: "AttackResult") -> str:
+    colour = "red" if result.low > 0.6 else "yellow" if result.low > 0.5 else "green"
+    return f"[{colour}]{result.auc:.2f}[/{colour}] ({result.low:.2f}-{result.high:.2f})"
