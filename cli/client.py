@@ -37,6 +37,9 @@ def keygen(
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Lock the new keys with one, asked for or from FEDGLM_PASSPHRASE_FILE.")
     ] = False,
+    state_key: Annotated[
+        bool, typer.Option("--state-key", help="Also make the key that encrypts the node's own state on the disk.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Make the site's keys, and the file SITE.pub to hand over to the server.
@@ -54,6 +57,7 @@ def keygen(
     site = open_site(out or kit)
     chosen = _new_passphrase() if passphrase else None
     done = make_keys(site.folder, site.name, site.flower_key, site.signing_key, replace=replace, passphrase=chosen)
+    sealing = _state_key(site, chosen) if state_key else None
     if as_json:
         about = {"site": site.name, "file": str(done.path), "new": done.is_new, "made": done.identity.made}
         typer.echo(json.dumps({**about, "fingerprints": done.identity.fingerprints}, indent=1))
@@ -62,6 +66,8 @@ def keygen(
     typer.echo("and compare by telephone with the people who run the server:")
     for name, fingerprint in done.identity.fingerprints.items():
         typer.echo(f"  {name:<8} {fingerprint}")
+    if sealing is not None:
+        typer.echo(sealing)
     if replace:
         typer.echo("the policy must be signed with the new key: fedglm client sign-policy")
 
@@ -171,6 +177,18 @@ def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
 
 
 app.command()(metrics)
+
+
+def _state_key(site: "Site", passphrase: str | None) -> str:
+    """Make the key for the node's state, unless it is there; says what is still to be done."""
+    from fedglm.privacy.vault import Vault
+
+    named = site.settings.site.state_key
+    path = site.path(named or "state.key")
+    if not path.exists():
+        Vault.create(path, passphrase)
+    told = "site.toml names it" if named else f'put state_key = "{path.name}" into [site] of site.toml'
+    return f"the key for the node's state is {path}: {told}; without the key that state is lost"
 
 
 def _new_passphrase() -> str:

@@ -72,10 +72,13 @@ class OutboundGate:
         custody: The site's policy and ledger.
         folder: The node's folder of this federation, where the run's plan is pinned.
         key: Signs all that leaves; None where nobody stands between the node and the server.
+        encrypted: Whether the node's state is encrypted at rest.
     """
 
-    def __init__(self, custody: Custody, folder: Path, key: SigningKey | None = None) -> None:
-        self._custody, self._folder, self._key = custody, folder, key
+    def __init__(
+        self, custody: Custody, folder: Path, key: SigningKey | None = None, *, encrypted: bool = False
+    ) -> None:
+        self._custody, self._folder, self._key, self._encrypted = custody, folder, key, encrypted
 
     @property
     def plan(self) -> RunPlan:
@@ -215,6 +218,8 @@ class OutboundGate:
 
     def _hold(self, signed: SignedPlan) -> None:
         check_plan(signed, self._custody.policy)
+        if self._custody.policy.state_encrypted and not self._encrypted:
+            raise Refusal("state-encrypted", "the node's state is not encrypted, and the policy asks for it")
         if signed.plan.code != code_sha256():
             raise Refusal("code", "the run is of other code than is installed here: install the server's version")
         mechanism = signed.plan.mechanism

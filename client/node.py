@@ -28,6 +28,7 @@ from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.vault import Vault
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Node:
         seed: The experiment's seed; it orders the data and nothing else.
         declared: Number of examples that the site makes public, as its weight; 0 for none.
         envelope: Bytes of the message around an update, which `update.max_ratio` counts too.
+        vault: Encrypts the state at rest; None for none.
     """
 
     def __init__(
@@ -124,8 +126,10 @@ class Node:
         seed: int,
         declared: int = 0,
         envelope: int = 0,
+        vault: Vault | None = None,
     ) -> None:
         self.name = name
+        self._vault = vault
         self.folder = folder
         self._bench = workbench
         self._train, self._held_out = train, held_out
@@ -136,7 +140,7 @@ class Node:
 
     def introduce(self) -> Introduction:
         """Say who this is and what it holds."""
-        state = NodeState.load(self.folder, self._bench.layout.size)
+        state = NodeState.load(self.folder, self._bench.layout.size, vault=self._vault)
         return Introduction(
             name=self.name,
             run=state.run,
@@ -188,7 +192,7 @@ class Node:
                 f"node {self.name} builds another model (layout {self._bench.layout.sha256[:12]}) than the server "
                 f"({instruction.layout[:12]}): give both the same [model] and [data]"
             )
-        state = NodeState.load(self.folder, self._bench.layout.size, run=instruction.run)
+        state = NodeState.load(self.folder, self._bench.layout.size, run=instruction.run, vault=self._vault)
         state.settle(instruction.acknowledged, instruction.round)
         return state
 

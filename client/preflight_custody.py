@@ -26,6 +26,7 @@ def check_keys(site: Site) -> Finding:
     try:
         flower_public(site.flower_key)
         key = site.key()
+        site.vault()
     except (SiteError, PrivacyError) as exc:
         return failure("keys", str(exc), "make what is missing with fedglm client keygen")
     return ok("keys", f"both are there, for their owner alone; signing key {key.public.fingerprint()}")
@@ -57,6 +58,9 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
     if policy.unit not in (None, unit):
         said = f"it protects each {policy.unit!r}, and the data tell units apart by {unit!r}"
         return [failure(check, said, f"make unit in policy.toml and data.unit_field in site.toml agree, then {SIGN}")]
+    if policy.state_encrypted and site.settings.site.state_key is None:
+        said = "it asks for encrypted state, and site.toml names no state_key"
+        return [failure(check, said, "fedglm client keygen --state-key makes one")]
     return [_in_force(site, policy), *_declared(policy, units), _budget(folder, policy)]
 
 

@@ -18,6 +18,7 @@ from fedglm.client.site_settings import SITE_FILE, Kit, SiteError, SiteSettings,
 from fedglm.privacy.custody import KEY, Custody
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.plan import RunPlan
+from fedglm.privacy.vault import Vault
 
 if TYPE_CHECKING:  # else `status` and `stop` would wait for torch
     from fedglm.client.node import Node
@@ -93,6 +94,14 @@ class Site:
         """A path in `site.toml`, which counts from the site's folder."""
         return self.folder / os.path.expanduser(text)  # Path.expanduser raises where ~name is nobody's
 
+    def vault(self) -> Vault | None:
+        """What encrypts the node's state; None where `site.toml` names no key for it.
+
+        Raises:
+            PrivacyError: The key is missing, damaged, others may read it, or its passphrase is missing or wrong.
+        """
+        return self._vault
+
     def key(self) -> SigningKey:
         """What signs all that the site sends.
 
@@ -124,6 +133,11 @@ class Site:
         from fedglm.client.site_node import make_node
 
         return make_node(self, plan, gate_envelope)
+
+    @cached_property
+    def _vault(self) -> Vault | None:
+        named = self.settings.site.state_key
+        return None if named is None else Vault.load(self.path(named))
 
     @cached_property
     def _custody(self) -> Custody:

@@ -40,6 +40,7 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
         seed=recipe.seed,
         declared=declared or 0,
         envelope=envelope,
+        vault=site.vault(),
     )
 
 

@@ -74,6 +74,7 @@ class SiteSection(_Section):
         server: HOST:PORT of the server where it is no longer the kit's.
         state: Folder of what the node remembers, of its log and its pid file.
         custody: Folder of policy, ledger and signing key.
+        state_key: File of the key that encrypts the node's state at rest; none without it.
         device: What to train on; `auto` takes a GPU where there is one.
         threads: Threads of a training step; with one, a site repeats a simulation to the bit.
         metrics_port: Port on this machine where Prometheus finds figures; none without it.
@@ -83,6 +84,7 @@ class SiteSection(_Section):
     server: _Address | None = None
     state: _Name = "state"
     custody: _Name = "custody"
+    state_key: _Name | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, le=1024)
     metrics_port: int | None = Field(default=None, ge=1, le=65535)

@@ -9,7 +9,6 @@ removed afterwards.
     pending    the update that was sent last: its bytes, and the residual that becomes valid once it is acknowledged
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.privacy.durable import write_atomically
+from fedglm.client.state_files import RECORD, StateFiles
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.vault import Vault
 
 FORMAT = 2
-PRIVATE = 0o600
-"""Rights of the state's files: a residual holds what was learned from the site's records and has not left yet."""
 
 
 class StateError(RuntimeError):
@@ -69,6 +67,7 @@ class NodeState:
         residual_round: Round at which the residual was made.
         residual_rate: Learning rate of that round, None where it is not known.
         pending: The update in flight.
+        vault: Encrypts the state at rest; None for none.
     """
 
     run: str = ""
@@ -78,6 +77,7 @@ class NodeState:
     residual_round: int = 0
     residual_rate: float | None = None
     pending: Pending | None = None
+    vault: Vault | None = field(default=None, repr=False)
     _stored: dict[str, str] = field(default_factory=dict, repr=False)
 
     def settle(self, acknowledged: int, asked: int) -> None:
@@ -123,47 +123,43 @@ class NodeState:
                 "measured_noise": pending.measured_noise and pending.measured_noise.to_fields(),
             }
             vectors["pending_residual"], vectors["pending_blob"] = self.pending.residual, self.pending.blob
-        files = {}
+        disk, files = StateFiles(folder, self.vault), {}
         for name, content in vectors.items():
             if content is None:
                 continue
             data = content if isinstance(content, bytes) else content.astype("<f4", copy=False).tobytes()
-            digest = hashlib.sha256(data).hexdigest()
-            files[name] = f"{name}-{digest[:32]}.bin"
-            if self._stored.get(name) != files[name] or not (folder / files[name]).is_file():
-                write_atomically(folder / files[name], data, mode=PRIVATE)
+            files[name] = disk.name(name, data)
+            if self._stored.get(name) != files[name] or not disk.is_there(files[name]):
+                disk.write(files[name], data)
         record["files"] = files
-        write_atomically(folder / "state.json", json.dumps(record, sort_keys=True, indent=1), mode=PRIVATE)
+        disk.write(RECORD, json.dumps(record, sort_keys=True, indent=1).encode())
         self._stored = files
-        # A killed node leaves vectors that nothing names, and temporary files.
-        for pattern in ("*.bin", ".*.bin.*", ".state.json.*"):
-            for stale in folder.glob(pattern):
-                if stale.name not in files.values():
-                    stale.unlink(missing_ok=True)
+        disk.remove_others({*files.values(), RECORD})
 
     @classmethod
-    def load(cls, folder: Path, size: int, *, run: str | None = None) -> "NodeState":
+    def load(cls, folder: Path, size: int, *, run: str | None = None, vault: Vault | None = None) -> "NodeState":
         """Read the state from `folder`; a fresh one where there is none, or where it is of another run than `run`.
 
         Args:
             folder: The node's folder of this federation.
             size: Number of federated parameters; vectors of another length are refused.
             run: Identity of the run that is asked for; None takes the state of any.
+            vault: Opens what is encrypted, and encrypts what is saved; a state that is not yet is read as it is.
 
         Raises:
-            StateError: A file is damaged or of another model.
+            StateError: A file is damaged, of another model, or sealed by another key.
         """
-        path = folder / "state.json"
+        path, disk = folder / RECORD, StateFiles(folder, vault)
         if not path.is_file():
-            return cls(run=run or "")
+            return cls(run=run or "", vault=vault)
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(disk.read(RECORD))
             if record["format"] != FORMAT:
                 raise StateError(f"{path} has format {record['format']}, this version reads {FORMAT}")
             if run not in (None, record["run"]):
-                return cls(run=run)
+                return cls(run=run, vault=vault)
             files: dict[str, str] = record["files"]
-            content = {name: _read(folder, file) for name, file in files.items()}
+            content = {name: disk.read(file) for name, file in files.items()}
             vectors = {name: _vector(data, size) for name, data in content.items() if name != "pending_blob"}
             pending = None
             if record.get("pending"):
@@ -186,6 +182,7 @@ class NodeState:
                 residual_round=int(record["residual_round"]),
                 residual_rate=_rate(record.get("residual_rate")),
                 pending=pending,
+                vault=vault,
                 _stored=files,
             )
         except (AttributeError, KeyError, TypeError, ValueError, OSError, PrivacyError) as exc:
@@ -198,15 +195,6 @@ def _rate(value: object) -> float | None:
 
 def _mechanism(fields: Any) -> Mechanism | None:
     return None if fields is None else Mechanism.from_fields(fields)
-
-
-def _read(folder: Path, name: str) -> bytes:
-    if "/" in name or not name.endswith(".bin"):
-        raise ValueError(f"{name!r} is no file of this state")
-    data = (folder / name).read_bytes()
-    if not name.endswith(f"-{hashlib.sha256(data).hexdigest()[:32]}.bin"):
-        raise ValueError(f"{name} does not have the content it was written with")
-    return data
 
 
 def _vector(data: bytes, size: int) -> np.ndarray:

@@ -41,7 +41,7 @@ def app_of(site: Site) -> ClientApp:
 
     def place(_: Context) -> Place:
         torch.set_num_threads(site.settings.site.threads)  # sums in other orders give other bits
-        gate = OutboundGate(site.custody(), site.home, site.key())
+        gate = OutboundGate(site.custody(), site.home, site.key(), encrypted=site.vault() is not None)
 
         def node() -> Node:
             return site.node(gate.plan, gate.envelope)

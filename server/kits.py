@@ -61,6 +61,9 @@ state = "state"
 # Where the site keeps its key, its policy, its privacy ledger.
 custody = "custody"
 
+# The key that encrypts that memory on the disk: fedglm client keygen --state-key makes it.
+#state_key = "state.key"
+
 # What trains: "auto" takes a GPU where there is one; else "cpu" or "cuda".
 device = "auto"
 

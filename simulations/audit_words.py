@@ -27,7 +27,7 @@ THREATS: Final = (
     (
         "Who has the site's disk",
         "records, state, log; keys where they have no passphrase",
-        "the site's own safeguards, such as an encrypted disk",
+        "the site's own safeguards; the node's state is encrypted where the policy asks for it",
     ),
 )
 """Who, what they see, and what holds against them."""

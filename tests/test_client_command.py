@@ -66,6 +66,16 @@ def test_keys_are_made_for_their_owner_alone_and_the_public_halves_handed_over(f
     assert identity.flower.startswith("ecdsa-sha2-nistp384 ")
 
 
+def test_a_key_for_the_node_s_state_is_made_on_demand(fedglm, kit):
+    said = fedglm("client", "keygen", kit, "--state-key")
+    assert 'put state_key = "state.key" into [site] of site.toml' in said.out
+    path = kit / "state.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
+    assert fedglm("client", "keygen", kit, "--state-key").code == 0
+    assert path.read_bytes() == before
+
+
 def test_again_nothing_changes_and_what_is_missing_is_made(fedglm, kit):
     first = fedglm("client", "keygen", kit, "--json").json
     before = content_of(kit)

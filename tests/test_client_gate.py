@@ -298,6 +298,12 @@ def test_a_policy_that_was_tightened_meanwhile_holds(door, tmp_path):
     assert refusal_of(OutboundGate(tighter, tmp_path).permit, INSTRUCTION) == "steps"
 
 
+def test_a_policy_that_asks_for_encrypted_state_is_kept(door, tmp_path):
+    asking = replace(door.custody, policy=door.custody.policy.model_copy(update={"state_encrypted": True}))
+    assert refusal_of(OutboundGate(asking, tmp_path).permit, INSTRUCTION) == "state-encrypted"
+    OutboundGate(asking, tmp_path, encrypted=True).permit(INSTRUCTION)
+
+
 def test_a_log_that_was_rolled_back_is_noticed(private):
     before = private.custody.log.head
     private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)

@@ -299,6 +299,7 @@ def test_what_is_wrong_with_a_policy(site):
     for changes, said in (
         ({"plans": (), "epsilon": None}, "it permits no run at all: not given are plans, epsilon"),
         ({"servers": ("0" * 64,)}, "does not list the server's key"),
+        ({"state_encrypted": True}, "asks for encrypted state, and site.toml names no state_key"),
         ({"unit": "patient"}, "protects each 'patient', and the data tell units apart by 'record'"),
     ):
         sign(site, **changes)
