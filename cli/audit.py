@@ -8,6 +8,7 @@ import typer
 from fedglm.cli import options
 from fedglm.cli.audit_attack import attack
 from fedglm.cli.audit_canaries import canaries
+from fedglm.cli.audit_export import export, prove
 from fedglm.cli.audit_report import report
 from fedglm.cli.audit_verify import verify
 
@@ -22,6 +23,8 @@ app.command()(verify)
 app.command()(report)
 app.command()(canaries)
 app.command()(attack)
+app.command()(export)
+app.command()(prove)
 
 
 @app.command()

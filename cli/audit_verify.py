@@ -17,9 +17,7 @@ NOT_HELD = 1
 
 
 def verify(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A run's folder, a node's or site's, or a custody folder.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, a site's, a bundle, or a proof.")],
     server: Annotated[
         Path | None, typer.Option(help="The run's folder at the server, or its log: to hold a site's folder to.")
     ] = None,
@@ -38,9 +36,9 @@ def verify(
     holds, 1 that something was changed or contradicts itself, 2 that it could
     not be looked at.
     """
-    from fedglm.privacy.audit_verify import verify as look
+    from fedglm.privacy.audit_verify import verify_anything
 
-    found = look(folder, server=server, keys=[_key(text) for text in key or []])
+    found = verify_anything(folder, server=server, keys=[_key(text) for text in key or []])
     if as_json:
         typer.echo(json.dumps(about(found), indent=1))
     else:

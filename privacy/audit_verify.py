@@ -1,9 +1,11 @@
 """Verification of a folder, whatever it is: a run with its sites, or one site, alone or against a server's log."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedglm.privacy.audit_bundle import unpacked
 from fedglm.privacy.audit_checks import Check, failed
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.audit_run import RunFiles, audit_pair, audit_server
@@ -11,6 +13,7 @@ from fedglm.privacy.audit_site import audit_site
 from fedglm.privacy.custody import FOLDER, LEDGER, LOG
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.proofs import check_proof
 
 AUDIT = "audit"
 """Folder of a run's folder that holds the server's log."""
@@ -45,7 +48,7 @@ def verify(folder: Path, *, server: Path | None = None, keys: Sequence[PublicKey
         keys: Those that the owners are known by, from elsewhere; empty to go by what the logs say.
 
     Raises:
-        PrivacyError: There is nothing to verify there, or a file of the run is damaged.
+        PrivacyError: There is nothing to verify there.
     """
     run = server if server is not None else folder
     log = run if run.is_file() else run / AUDIT / LOG
@@ -55,7 +58,9 @@ def verify(folder: Path, *, server: Path | None = None, keys: Sequence[PublicKey
     checks: list[Check] = []
     record = None
     if log.is_file():
-        record, checks = audit_server(log, RunFiles.read(log.parent.parent))
+        files, checks = _files_of(log.parent.parent)
+        record, own = audit_server(log, files)
+        checks += own
     elif server is not None:
         raise PrivacyError(f"{server} holds no log of a server: name the folder of a run")
     sites = []
@@ -68,6 +73,34 @@ def verify(folder: Path, *, server: Path | None = None, keys: Sequence[PublicKey
     checks += _known(sites if record is None else [record, *sites], keys)
     checks += [_missing(record, sites)] if record is not None and len(sites) == len(custodies) else []
     return Verification(checks, record, sites)
+
+
+def _files_of(run: Path) -> tuple[RunFiles, list[Check]]:
+    """What a run's files say; one that is damaged says nothing, and is named."""
+    try:
+        return RunFiles.read(run), []
+    except PrivacyError as exc:
+        return RunFiles([], None), [Check(subject="run", name="files", held=False, said=str(exc))]
+
+
+def verify_anything(path: Path, *, server: Path | None = None, keys: Sequence[PublicKey] = ()) -> Verification:
+    """As `verify`, and also of a bundle (.zip) or a proof (.json).
+
+    Raises:
+        PrivacyError: There is nothing to verify there.
+    """
+    if path.is_file() and path.suffix == ".zip":
+        with unpacked(path) as (folder, checks):
+            has_log = any(folder.rglob(LOG))
+            found = verify(folder, server=server, keys=keys) if has_log else Verification([], None, [])
+            return replace(found, checks=[*checks, *found.checks])
+    if path.is_file() and path.suffix == ".json":
+        try:
+            proof = json.loads(path.read_text())
+        except (OSError, ValueError) as exc:
+            raise PrivacyError(f"{path} is no proof about a log: {exc}") from exc
+        return Verification([check_proof(proof)], None, [])
+    return verify(path, server=server, keys=keys)
 
 
 def _custodies(folder: Path) -> list[Path]:

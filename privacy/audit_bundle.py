@@ -1,0 +1,132 @@
+"""A bundle of records for somebody else: one signed archive, which `fedglm audit verify` takes as it takes a folder.
+
+What a bundle holds is listed here, by role; nothing else ever gets in, no key, no salt, no state and no model. Each
+file is in it whole: records that were left out or shortened would prove nothing.
+
+    regulator   all records, and why things were refused, in words
+    auditor     all records
+    public      the report alone
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.canonical import canonical_json
+from fedglm.privacy.durable import write_atomically
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.signed_log import SignedLog, now
+
+MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
+
+_CONTEXT = "fedglm/bundle/1"
+_MOST_BYTES: Final = 4 * 2**30
+_MOST_FILES: Final = 100_000
+_REPORT: Final = ("audit/report.html", "audit/report.json")
+_CUSTODY: Final = ("log.sqlite", "ledger.sqlite", "policy.toml", "policy.toml.sig")
+_WORDS: Final = ("refusals.jsonl", "refusals.counts.json")
+_RECORDS: Final = (
+    *_REPORT, "audit/log.sqlite", "audit/canaries.json", "audit/attack.json", "rounds.jsonl", "summary.json",
+    "done.json", "scenario.toml",
+    *(f"nodes/*/custody/{name}" for name in _CUSTODY), *(f"custody/{name}" for name in _CUSTODY),
+)  # fmt: skip
+ROLES: Final[dict[str, tuple[str, ...]]] = {
+    "regulator": (*_RECORDS, *(f"{place}{name}" for place in ("nodes/*/custody/", "custody/") for name in _WORDS)),
+    "auditor": _RECORDS,
+    "public": _REPORT,
+}
+"""Who may read what: patterns of paths in a run's folder or a site's."""
+
+
+def export(folder: Path, out: Path, role: str, key: SigningKey) -> list[str]:
+    """Write the bundle of a run's folder, or a site's.
+
+    Args:
+        folder: Of the records.
+        out: The archive; it is replaced in one step.
+        role: One of `ROLES`.
+        key: Signs the list of all files.
+
+    Returns:
+        Names of the files in it.
+
+    Raises:
+        PrivacyError: There is nothing to export, or a log is damaged.
+        StorageError: The archive cannot be written.
+    """
+    found = sorted({path for pattern in ROLES[role] for path in folder.glob(pattern) if path.is_file()})
+    if not found:
+        raise PrivacyError(f"{folder} holds nothing for the role {role}: fedglm audit report makes the report")
+    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    for path in found:
+        if path.name == "log.sqlite":  # for people and other tools; what is verified is the file itself
+            name = path.relative_to(folder).with_suffix(".jsonl").as_posix()
+            contents[name] = b"".join(entry + b"\n" for entry in SignedLog(path).entries())
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    manifest = canonical_json({"made": now(), "role": role, "key": key.public.hex, "files": files})
+    contents |= {MANIFEST: manifest, SIGNATURE: key.sign(_CONTEXT, manifest).hex().encode()}
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in sorted(contents.items()):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o600 << 16
+            bundle.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    write_atomically(out, archive.getvalue(), mode=0o600)
+    return sorted(files)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[tuple[Path, list[Check]]]:
+    """Unpack a stranger's bundle into a folder that is gone after the block.
+
+    Yields:
+        The folder, and whether the bundle is as it was signed.
+
+    Raises:
+        PrivacyError: It is no bundle, or holds more than one may.
+    """
+    with TemporaryDirectory(prefix="fedglm-bundle-") as name:
+        folder = Path(name)
+        try:
+            with zipfile.ZipFile(path) as bundle:
+                checks = _unpack(bundle, folder)
+        except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:
+            if isinstance(exc, PrivacyError):
+                raise
+            raise PrivacyError(f"{path} is no bundle of fedglm audit export: {exc}") from exc
+        yield folder, checks
+
+
+def _unpack(bundle: zipfile.ZipFile, folder: Path) -> list[Check]:
+    entries = bundle.infolist()
+    if len(entries) > _MOST_FILES or sum(entry.file_size for entry in entries) > _MOST_BYTES:
+        raise PrivacyError("the bundle holds more than any does: it is not unpacked")
+    raw = bundle.read(MANIFEST)
+    manifest: Any = json.loads(raw)
+    key, files = PublicKey.from_hex(manifest["key"]), dict(manifest["files"])
+    named = {entry.filename for entry in entries} - {MANIFEST, SIGNATURE}
+    wrong = sorted(named ^ files.keys())
+    for name in sorted(named & files.keys()):
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name:
+            raise PrivacyError(f"the bundle names a file outside itself: {name[:100]!r}")
+        content = bundle.read(name)
+        if hashlib.sha256(content).hexdigest() != files[name]:
+            wrong.append(name)
+        write_atomically(folder / name, content, mode=0o600)
+    signature = bytes.fromhex(bundle.read(SIGNATURE).decode())
+    if not key.verify(_CONTEXT, raw, signature):
+        return [Check(subject="bundle", name="signature", held=False, said=f"{MANIFEST} is not signed by its key")]
+    if wrong:
+        said = f"{wrong[0]} is not what was signed ({len(wrong)} files)"
+        return [Check(subject="bundle", name="files", held=False, said=said)]
+    said = f"{len(files)} files for the role {manifest['role']}, signed by {key.fingerprint()}"
+    return [Check(subject="bundle", name="files", held=True, said=said)]

@@ -1,0 +1,98 @@
+"""Proofs about a log that need none of its other entries: this entry is in it; it once was the beginning of this log.
+
+A proof is JSON. It carries the owner's newest checkpoint, and for an entry its text. Whoever knows the owner's key can
+check it with `check_proof` alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.merkle import (
+    consistency_proof,
+    inclusion_proof,
+    is_consistent,
+    leaf_hash,
+    root_by_inclusion,
+    root_of,
+)
+from fedglm.privacy.signed_log import SignedLog
+
+_FORMAT = "fedglm-proof/1"
+_HEX = 64
+
+
+def prove_entry(path: Path, number: int) -> dict[str, Any]:
+    """That an entry is in a log.
+
+    Args:
+        path: Of the log's file.
+        number: Of the entry, from 1.
+
+    Raises:
+        LogError: The log is damaged.
+        PrivacyError: There is no such entry.
+    """
+    log = SignedLog(path)
+    texts = list(log.entries())
+    if not 1 <= number <= len(texts):
+        raise PrivacyError(f"{path} has {len(texts)} entries, and no entry {number}")
+    steps = inclusion_proof([leaf_hash(text) for text in texts], number - 1)
+    own = {"kind": "inclusion", "number": number, "entry": texts[number - 1].decode()}
+    return _proof(log, own, steps)
+
+
+def prove_growth(path: Path, size: int) -> dict[str, Any]:
+    """That the first `size` entries of a log are still its first; raises as `prove_entry`."""
+    log = SignedLog(path)
+    leaves = [leaf_hash(text) for text in log.entries()]
+    if not 1 <= size <= len(leaves):
+        raise PrivacyError(f"{path} has {len(leaves)} entries: it never stood at {size}")
+    own = {"kind": "consistency", "old_size": size, "old_root": root_of(leaves[:size]).hex()}
+    return _proof(log, own, consistency_proof(leaves, size))
+
+
+def check_proof(proof: object) -> Check:
+    """Whether a stranger's proof proves what it says.
+
+    Raises:
+        PrivacyError: It is no proof.
+    """
+    try:
+        if not isinstance(proof, dict) or proof["format"] != _FORMAT:
+            raise ValueError
+        fields = {name: proof["checkpoint"][name] for name in ("size", "root", "made", "signature")}
+        signed, key = Checkpoint.from_fields(proof["log"], fields), PublicKey.from_hex(proof["key"])
+        steps = [_hash(step) for step in proof["path"]]
+        root = bytes.fromhex(signed.root)
+        if proof["kind"] == "inclusion":
+            number, leaf = int(proof["number"]), leaf_hash(str(proof["entry"]).encode())
+            good = root_by_inclusion(leaf, number - 1, signed.size, steps) == root
+            said = f"entry {number} is one of the {signed.size} that {key.fingerprint()} signed"
+        elif proof["kind"] == "consistency":
+            size, old = int(proof["old_size"]), _hash(proof["old_root"])
+            good = is_consistent(size, old, signed.size, root, steps)
+            said = f"the first {size} entries, of root {old.hex()[:16]}, begin the {signed.size} that were signed"
+        else:
+            raise ValueError
+    except (KeyError, ValueError, TypeError) as exc:
+        raise PrivacyError("that is no proof about a log") from exc
+    if not signed.is_by(key):
+        return Check(subject="proof", name=proof["kind"], held=False, said="the checkpoint is not signed by the key")
+    if not good:
+        return Check(subject="proof", name=proof["kind"], held=False, said="the path does not lead to the signed root")
+    return Check(subject="proof", name=proof["kind"], held=True, said=said)
+
+
+def _proof(log: SignedLog, own: dict[str, Any], path: list[bytes]) -> dict[str, Any]:
+    whole = {"format": _FORMAT, "log": log.origin, "owner": log.owner["name"], "key": log.key.hex}
+    return {**whole, **own, "path": [step.hex() for step in path], "checkpoint": log.checkpoint().to_fields()}
+
+
+def _hash(text: object) -> bytes:
+    if not isinstance(text, str) or len(text) != _HEX:
+        raise ValueError
+    return bytes.fromhex(text)
