@@ -24,6 +24,10 @@ def compare(
         str | None,
         typer.Option(metavar="N,N,...", help="Run every codec under each of these; means and ranges are reported."),
     ] = None,
+    epsilons: Annotated[
+        str | None,
+        typer.Option(metavar="E,E,...", help="Run every codec under each of these; inf is without noise."),
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(min=1.0, max=2.0, help="Factor on the baseline's last loss that counts as equal.")
     ] = 1.01,
@@ -56,6 +60,9 @@ def compare(
     A codec with rounds and settings of its own:
     [bold]fedglm compare text --codecs dense-fp32,topk-sign@0.01+rounds=150[/bold]
 
+    What privacy costs: loss, bytes and epsilon side by side:
+    [bold]fedglm compare hospital --epsilons 1,3,8,inf --codecs dense-fp32,topk-sign[/bold]
+
     The first codec is the baseline. A run has reached it at the first round
     whose loss is at most the last loss of the baseline's run of the same seed,
     times the tolerance. Bytes count up to that round's end, for all nodes.
@@ -79,8 +86,12 @@ def compare(
     contenders = []
     for variant in parse_variants(codecs, density):
         own = [*(settings or []), *variant.settings]  # a codec's own settings win
-        scenarios = [_seeded(options.read_scenario(scenario, given | over, own), over) for over in _seeds(seeds, seed)]
-        contenders.append(Contender(variant.label, tuple(scenarios)))
+        for suffix, private in _epsilons(epsilons, given, variant.label):
+            scenarios = [
+                _seeded(options.read_scenario(scenario, given | private | over, own), over)
+                for over in _seeds(seeds, seed)
+            ]
+            contenders.append(Contender(f"{variant.label}{suffix}", tuple(scenarios)))
     folder = out or options.default_folder(f"compare-{scenario}")
     found = run(
         contenders,
@@ -95,6 +106,26 @@ def compare(
         typer.echo(to_json(comparison_json(found), indent=1))
     else:
         print_comparison(found, folder)
+
+
+def _epsilons(text: str | None, given: dict[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
+    """What each epsilon adds to a codec's label, and changes in the scenario; the least private first."""
+    if text is None:
+        return [("", {})]
+    if given.get("privacy.epsilon") is not None:
+        raise typer.BadParameter("--epsilons excludes --epsilon and --no-dp: inf is without noise")
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--epsilons {text}: give numbers with commas between, as in 1,3,8,inf") from None
+    if len(set(values)) < len(values) or not all(value > 0 for value in values):
+        raise typer.BadParameter(f"--epsilons {text}: give each number above 0 once")
+    mark = "+" if "@" in label else "@"
+    ordered = sorted(values, reverse=True)
+    return [
+        (f"{mark}epsilon={value:g}", {"privacy.epsilon": options.AWAY if math.isinf(value) else value})
+        for value in ordered
+    ]
 
 
 def _seeds(text: str | None, single: int | None) -> list[dict[str, Any]]:

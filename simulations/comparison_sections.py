@@ -18,7 +18,15 @@ from fedglm.simulations.to_target import Comparison, Trial
 from fedglm.simulations.wording import counted, fewer, significant
 
 # What a codec is, and what may go with it: not worth a warning where it differs.
-_THE_CODECS_OWN = ("update.", "downlink.", "federation.rounds", "federation.nodes", "federation.seed", "name")
+_THE_CODECS_OWN = (
+    "update.",
+    "downlink.",
+    "privacy.epsilon",
+    "federation.rounds",
+    "federation.nodes",
+    "federation.seed",
+    "name",
+)
 
 
 def headline(comparison: Comparison) -> str:

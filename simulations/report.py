@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedglm.privacy.durable import write_atomically
-from fedglm.simulations import comparison_results, comparison_sections, privacy_section, report_sections, site_section
+from fedglm.simulations import (
+    comparison_privacy,
+    comparison_results,
+    comparison_sections,
+    privacy_section,
+    report_sections,
+    site_section,
+)
 from fedglm.simulations.markup import Html, element, join
 from fedglm.simulations.run_record import RunRecord, read_run
 from fedglm.simulations.to_target import TOLERANCE, ComparisonRow, compare_runs
@@ -52,6 +59,7 @@ def write_comparison(folder: Path, runs: Sequence[ComparisonRow], *, tolerance: 
         _header(f"Comparison · {comparison.standings[0].run.scenario}", comparison_sections.headline(comparison),
                 comparison_sections.lede(comparison)),
         element("main", comparison_sections.warning(comparison), comparison_sections.noise(comparison),
+                comparison_privacy.price(comparison),
                 comparison_results.to_target(comparison), comparison_sections.losses(comparison),
                 comparison_results.whole_runs(comparison, folder)),
         _footer(comparison.standings[0].run),
