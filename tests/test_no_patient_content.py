@@ -7,6 +7,7 @@ the test would see it.
 
 import json
 import logging
+from zipfile import ZipFile
 
 import pytest
 from custodies import SERVER, announced, run_plan
@@ -26,10 +27,15 @@ from fedglm.client.preflight_data import check_data
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
+from fedglm.privacy.audit_bundle import export
+from fedglm.privacy.custody import LEDGER, LOG
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.metrics import run_figures
 from fedglm.server.run_log import RunLog
 from fedglm.server.run_view import read_view
+from fedglm.simulations.audit_facts import read_facts
+from fedglm.simulations.audit_items import items
+from fedglm.simulations.audit_report import write_audit_report
 
 CANARY = "Zyxwine"
 TRAINING = 'local_steps = 2\nbatch_size = 8\nprecision = "fp32"\ndevice = "cpu"\n'
@@ -135,6 +141,8 @@ def assert_silent(home, *replies):
         assert CANARY.encode() not in leaves(reply)
     refusals = home.site.custody_folder / "refusals.jsonl"
     assert CANARY not in (refusals.read_text() if refusals.exists() else "")
+    for name in (LOG, LEDGER):
+        assert CANARY.encode() not in (home.site.custody_folder / name).read_bytes()
     registry = CollectorRegistry()
     registry.register(SiteCollector(home.site))
     assert CANARY.encode() not in generate_latest(registry)
@@ -225,15 +233,26 @@ def test_the_server_writes_down_no_word_of_it_in_log_figure_or_view(tmp_path, mo
     folder = tmp_path / "run"
     folder.mkdir()
     log = RunLog(folder)
-    coordinator = Coordinator(plan(tmp_path), FakeGrid(failing), listener=log)
+    coordinator = Coordinator(plan(tmp_path, log=folder / "audit" / "log.sqlite"), FakeGrid(failing), listener=log)
     rows_of = coordinator.run()
     log.finished(coordinator.model_sha256, rows_of)
     view = read_view(folder)
     assert view.rejected == 1
-    written = "".join(path.read_text() for path in folder.iterdir())
+    written = "".join(path.read_text() for path in folder.iterdir() if path.is_file())
     for line in (folder / "events.jsonl").read_text().splitlines():
         assert json.loads(line)["event"]
     figures = str([family.samples for family in run_figures([view])])
     for text in (written, json.dumps(about(view)), figures):
         assert CANARY not in text
     assert "RuntimeError: the node's own log says more" in written
+    # Nor in what an auditor gets: the server's log, the sites' logs, the report, the bundle.
+    (tmp_path / "nodes").rename(folder / "nodes")
+    facts = read_facts(folder)
+    assert facts.verification.held
+    write_audit_report(facts, items(facts), [], None)
+    export(folder, folder / "bundle.zip", "regulator", SERVER)
+    with ZipFile(folder / "bundle.zip") as bundle:
+        for name in bundle.namelist():
+            assert CANARY.encode() not in bundle.read(name), name
+    rejected = [entry for entry in facts.server if entry["kind"] == "rejected"]
+    assert [(entry["fault"], entry["rule"]) for entry in rejected] == [("failed", None)]
