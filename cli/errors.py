@@ -49,9 +49,12 @@ def explain(exc: BaseException) -> str | None:
     from fedglm.privacy.errors import PrivacyError
     from fedglm.server.errors import ProjectError
 
-    if isinstance(exc, StorageError | PrivacyError | SiteError | ProjectError | DaemonError) or _is_of_a_run(exc):
+    if isinstance(exc, StorageError | PrivacyError | SiteError | ProjectError | DaemonError):
         return " ".join(str(exc).split())
-    return None
+    try:
+        return " ".join(str(exc).split()) if _is_of_a_run(exc) else None
+    except ModuleNotFoundError:  # an auditor's machine has no torch, and nothing there runs
+        return None
 
 
 def _is_of_a_run(exc: BaseException) -> bool:

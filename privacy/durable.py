@@ -8,11 +8,10 @@ content stays.
 import contextlib
 import errno
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 FREE_SOME = "free some space, then run again (a simulation goes on with --resume)"
 """What helps where a disk is full."""
@@ -27,11 +26,17 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn the errors of writing in the block into a `StorageError` that names `path` and the remedy."""
     try:
         yield
-    except (OSError, SafetensorError) as exc:
+    except _errors() as exc:
         # safetensors has an error of its own, whose text ends with the system's number.
         full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(exc)
         reason = f"the disk is full: {FREE_SOME}" if full else getattr(exc, "strerror", None) or str(exc)
         raise StorageError(f"cannot write {path}: {reason}") from exc
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What writing may raise; safetensors' own error where that is loaded, for a reader of records may not have it."""
+    loaded = sys.modules.get("safetensors")
+    return (OSError,) if loaded is None else (OSError, loaded.SafetensorError)
 
 
 def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:

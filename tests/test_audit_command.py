@@ -9,13 +9,26 @@ import pytest
 from audited_run import Chain, make_run
 from custodies import SERVER
 
-BLOCKED = ("torch", "transformers", "flwr", "ray", "peft", "accelerate", "sklearn", "matplotlib", "numba", "opacus")
+BLOCKED = (
+    "torch",
+    "transformers",
+    "flwr",
+    "ray",
+    "peft",
+    "accelerate",
+    "sklearn",
+    "matplotlib",
+    "numba",
+    "safetensors",
+    "prometheus_client",
+    "httpx",
+)
 WITHOUT = f"""
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {BLOCKED[:-1]!r}:
+        if name.split(".")[0] in {BLOCKED!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -68,8 +81,11 @@ def test_a_known_key_is_given_in_digits(fedglm, run):
     assert fedglm("audit", "verify", run, "--key", "0" * 64).code == 1
 
 
-def test_it_runs_where_torch_is_not_installed(run):
+def test_it_runs_where_torch_is_not_installed(run, tmp_path):
     command = [sys.executable, "-c", WITHOUT, "audit", "verify", str(run), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["held"] is True
+    command = [sys.executable, "-c", WITHOUT, "audit", "verify", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
