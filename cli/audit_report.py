@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # else `--help` would wait for the accountants
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    site: Annotated[
+        list[Path] | None, typer.Option(help="A site's folder, whose records do not lie in RUN; again for each.")
+    ] = None,
     profile: Annotated[
         str, typer.Option(help="Whose paragraphs to show, with commas between: hipaa, gdpr, nist-800-226.")
     ] = "hipaa,gdpr,nist-800-226",
@@ -42,7 +45,7 @@ def report(
     require_run(run)
     profiles = [read_profile(name.strip()) for name in profile.split(",") if name.strip()]
     gate = None if policy is None else Gate.load(policy)
-    facts = read_facts(run)
+    facts = read_facts(run, site or [])
     found = items(facts)
     broken = None if gate is None else breaches(gate, facts, found)
     page, _ = write_audit_report(facts, found, profiles, broken)

@@ -21,6 +21,9 @@ def verify(
     server: Annotated[
         Path | None, typer.Option(help="The run's folder at the server, or its log: to hold a site's folder to.")
     ] = None,
+    site: Annotated[
+        list[Path] | None, typer.Option(help="A site's folder, whose records do not lie in DIR; again for each.")
+    ] = None,
     key: Annotated[
         list[str] | None,
         typer.Option(help="A key that is known from elsewhere, 64 digits or a SITE.pub; it must sign a log here."),
@@ -38,7 +41,7 @@ def verify(
     """
     from fedglm.privacy.audit_verify import verify_anything
 
-    found = verify_anything(folder, server=server, keys=[_key(text) for text in key or []])
+    found = verify_anything(folder, server=server, sites=site or [], keys=[_key(text) for text in key or []])
     if as_json:
         typer.echo(json.dumps(about(found), indent=1))
     else:

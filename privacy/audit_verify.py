@@ -39,12 +39,15 @@ class Verification:
         return not failed(self.checks)
 
 
-def verify(folder: Path, *, server: Path | None = None, keys: Sequence[PublicKey] = ()) -> Verification:
+def verify(
+    folder: Path, *, server: Path | None = None, sites: Sequence[Path] = (), keys: Sequence[PublicKey] = ()
+) -> Verification:
     """Verify all records in a folder, by themselves and against each other.
 
     Args:
         folder: A run's, a node's or site's, or a custody folder.
         server: A run's folder, or a server's log, to hold a site to.
+        sites: Further folders of sites, whose records do not lie in the run's.
         keys: Those that the owners are known by, from elsewhere; empty to go by what the logs say.
 
     Raises:
@@ -52,7 +55,9 @@ def verify(folder: Path, *, server: Path | None = None, keys: Sequence[PublicKey
     """
     run = server if server is not None else folder
     log = run if run.is_file() else run / AUDIT / LOG
-    custodies = _custodies(folder)
+    custodies = [custody for place in (folder, *sites) for custody in _custodies(place)]
+    if missing := [place for place in sites if not _custodies(place)]:
+        raise PrivacyError(f"{missing[0]} holds no log of a site: name a site's folder")
     if not custodies and not log.is_file():
         raise PrivacyError(f"{folder} holds no log: name the folder of a run, of a node or of a site")
     checks: list[Check] = []
@@ -63,16 +68,16 @@ def verify(folder: Path, *, server: Path | None = None, keys: Sequence[PublicKey
         checks += own
     elif server is not None:
         raise PrivacyError(f"{server} holds no log of a server: name the folder of a run")
-    sites = []
+    logs = []
     for custody in custodies:
         found, own = audit_site(custody)
         checks += own
         if found is not None:
-            sites.append(found)
+            logs.append(found)
             checks += audit_pair(record, found) if record is not None else []
-    checks += _known(sites if record is None else [record, *sites], keys)
-    checks += [_missing(record, sites)] if record is not None and len(sites) == len(custodies) else []
-    return Verification(checks, record, sites)
+    checks += _known(logs if record is None else [record, *logs], keys)
+    checks += [_missing(record, logs)] if record is not None and len(logs) == len(custodies) else []
+    return Verification(checks, record, logs)
 
 
 def _files_of(run: Path) -> tuple[RunFiles, list[Check]]:
@@ -83,7 +88,9 @@ def _files_of(run: Path) -> tuple[RunFiles, list[Check]]:
         return RunFiles([], None), [Check(subject="run", name="files", held=False, said=str(exc))]
 
 
-def verify_anything(path: Path, *, server: Path | None = None, keys: Sequence[PublicKey] = ()) -> Verification:
+def verify_anything(
+    path: Path, *, server: Path | None = None, sites: Sequence[Path] = (), keys: Sequence[PublicKey] = ()
+) -> Verification:
     """As `verify`, and also of a bundle (.zip) or a proof (.json).
 
     Raises:
@@ -92,7 +99,7 @@ def verify_anything(path: Path, *, server: Path | None = None, keys: Sequence[Pu
     if path.is_file() and path.suffix == ".zip":
         with unpacked(path) as (folder, checks):
             has_log = any(folder.rglob(LOG))
-            found = verify(folder, server=server, keys=keys) if has_log else Verification([], None, [])
+            found = verify(folder, server=server, sites=sites, keys=keys) if has_log else Verification([], None, [])
             return replace(found, checks=[*checks, *found.checks])
     if path.is_file() and path.suffix == ".json":
         try:
@@ -100,7 +107,7 @@ def verify_anything(path: Path, *, server: Path | None = None, keys: Sequence[Pu
         except (OSError, ValueError) as exc:
             raise PrivacyError(f"{path} is no proof about a log: {exc}") from exc
         return Verification([check_proof(proof)], None, [])
-    return verify(path, server=server, keys=keys)
+    return verify(path, server=server, sites=sites, keys=keys)
 
 
 def _custodies(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,18 @@ class AuditFacts:
         return sum(len(site.releases) for site in self.sites)
 
 
-def read_facts(folder: Path) -> AuditFacts:
+def read_facts(folder: Path, sites: Sequence[Path] = ()) -> AuditFacts:
     """Verify a run's records and read what they say.
+
+    Args:
+        folder: Of the run.
+        sites: Folders of sites whose records lie elsewhere.
 
     Raises:
         ReportError: The folder holds no run with logs, or a file of it is damaged.
     """
     try:
-        found = verify(folder)
+        found = verify(folder, sites=sites)
     except PrivacyError as exc:
         raise ReportError(str(exc)) from exc
     server = [] if found.server is None else found.server.scan.rare

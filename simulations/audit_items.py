@@ -15,6 +15,9 @@ from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
 
+_OF_SITES: Final = frozenset({1, 4, 5, 6, 9, 11, 12})
+"""Items that only sites' own records can show."""
+
 Status = Literal["held", "not held", "not applicable"]
 Found = tuple[Status, list[str]]
 
@@ -38,7 +41,15 @@ class Item:
 
 def items(facts: AuditFacts) -> list[Item]:
     """All thirteen."""
-    return [Item(number, title, *find(facts)) for number, (title, find) in enumerate(_ITEMS, 1)]
+    return [Item(number, title, *_found(number, find, facts)) for number, (title, find) in enumerate(_ITEMS, 1)]
+
+
+def _found(number: int, find: Callable[[AuditFacts], Found], facts: AuditFacts) -> Found:
+    if number in _OF_SITES and not facts.sites:
+        return "not held", [
+            "No site's records are here: name the sites' folders with --site."
+        ]
+    return find(facts)
 
 
 def _held(good: bool) -> Status:

@@ -10,18 +10,8 @@ from audited_run import Chain, make_run
 from custodies import SERVER
 
 BLOCKED = (
-    "torch",
-    "transformers",
-    "flwr",
-    "ray",
-    "peft",
-    "accelerate",
-    "sklearn",
-    "matplotlib",
-    "numba",
-    "safetensors",
-    "prometheus_client",
-    "httpx",
+    *("torch", "transformers", "flwr", "ray", "peft", "accelerate", "sklearn", "matplotlib", "numba", "safetensors"),
+    *("prometheus_client", "httpx"),
 )
 WITHOUT = f"""
 import sys

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 from audited_run import Chain, make_run
-from run_files import checked
+from run_files import checked, read
 
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_gate import Gate, breaches
@@ -45,6 +45,16 @@ def test_what_the_records_show_is_held(run):
     found = statuses(run)
     assert {number for number, status in found.items() if status == "held"} >= {1, 2, 3, 4, 5, 6, 7, 9, 11}
     assert (found[8], found[12], found[10]) == ("not held", "not held", "not applicable")
+
+
+def test_without_sites_records_their_items_are_not_held(copy, tmp_path):
+    (copy / "nodes").rename(tmp_path / "elsewhere")
+    found = statuses(copy)
+    assert [found[number] for number in (1, 4, 5, 6, 9, 11)] == ["not held"] * 6
+    page, _ = write_audit_report(read_facts(copy), items(read_facts(copy)), [], None)
+    assert "The server's records alone" in read(page)
+    beside = read_facts(copy, [tmp_path / "elsewhere" / name for name in "abc"])
+    assert [item.status for item in items(beside) if item.number in (1, 4, 5, 6, 9, 11)] == ["held"] * 6
 
 
 def test_an_empirical_audit_is_shown_and_one_that_failed_too(copy):
