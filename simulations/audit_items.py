@@ -46,9 +46,7 @@ def items(facts: AuditFacts) -> list[Item]:
 
 def _found(number: int, find: Callable[[AuditFacts], Found], facts: AuditFacts) -> Found:
     if number in _OF_SITES and not facts.sites:
-        return "not held", [
-            "No site's records are here: name the sites' folders with --site."
-        ]
+        return "not held", ["No site's records are here: name the sites' folders with --site."]
     return find(facts)
 
 
