@@ -8,9 +8,10 @@ def app_of(answer: ClientAppCallable) -> ClientApp:
     """The app.
 
     Args:
-        answer: Answers the server's first query, trains for a round, or measures a model, as the message's type says.
+        answer: Answers the server's first query, shows its log, trains for a round, or measures a model, as the
+            message's type says.
     """
     app = ClientApp()
-    for register in (app.query, app.train, app.evaluate):
-        register()(answer)
+    for register in (app.query(), app.query("seal"), app.train(), app.evaluate()):
+        register(answer)
     return app

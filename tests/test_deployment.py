@@ -37,6 +37,20 @@ def test_five_sites_get_the_bits_of_the_simulation(federation, tmp_path):
         assert len(federation.charges(name)) == 12
 
 
+def test_the_records_of_server_and_sites_are_whole_and_sealed(federation):
+    run = federation.project / "runs" / "whole"
+    sites = [word for name in federation.names for word in ("--site", federation.folder / name)]
+    found = told(run_here("audit", "verify", run, *sites, "--json")).json
+    assert found["held"]
+    checks = {(check["subject"], check["check"]): check for check in found["checks"]}
+    assert checks["server", "updates"]["held"], "each update is signed by its site"
+    for name in ("server", *federation.names):
+        assert checks[name, "countersignature"]["held"], checks[name, "countersignature"]
+    items = told(run_here("audit", "report", run, *sites, "--json")).json["items"]
+    assert {item["number"] for item in items if item["status"] == "held"} >= {6, 9, 10, 11}
+    assert "TLSv1.3" in str(items[9]["evidence"])
+
+
 def framing(summary, way, rounds):
     """Bytes a message that the SuperLink counts, and we do not."""
     counted, theirs = summary[f"{way}_bytes"], summary[f"superlink_{way}_bytes"]

@@ -1,0 +1,25 @@
+"""The app of a real node answers every kind of message that a server sends."""
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedglm.client.one_answer import app_of
+from fedglm.server.reception import QUERY
+from fedglm.server.rounds import TRAIN
+from fedglm.server.sealing import SEAL
+
+
+@pytest.mark.parametrize("kind", [QUERY, SEAL, TRAIN, "evaluate"])
+def test_every_kind_of_message_is_answered(kind):
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    seen = []
+
+    def answer(message, _context):
+        seen.append(message.metadata.message_type)
+        return Message(RecordDict(), reply_to=message)
+
+    message = Message(RecordDict(), dst_node_id=1, message_type=kind, group_id="1")
+    message.metadata.__dict__["_message_id"] = "m"
+    assert not app_of(answer)(message, Context(1, 1, {}, RecordDict(), {})).has_error()
+    assert seen == [kind]
