@@ -21,8 +21,8 @@ from fedglm.privacy.dp_sgd import UnitSampler
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.noise import GaussianNoise
 
-_QUIET: Final = 1e-6
-"""Noise multiplier under which a sum shows as it is."""
+_QUIET: Final = 1e-4
+"""Norm of the noise, in clipping norms, under which a sum shows as it is."""
 _NEVER: Final = 1e-9
 """Sampling rate at which no unit is drawn."""
 _SIGMAS: Final = 5.0
@@ -66,7 +66,7 @@ def _contribution(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[b
     """No record moves the sum by more than a clipping norm, however steep its loss is."""
     crafted = bench.crafted(8, noise)
     steep = float(np.median([np.linalg.norm(bench.gradient(crafted.select([n]))) for n in range(8)]))
-    quiet = replace(one, noise_multiplier=_QUIET, clipping_norm=max(steep / 20, 1e-6))
+    quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=max(steep / 20, 1e-6))
     most = max(_norm(bench.released(quiet, crafted.select([number]))) for number in range(8))
     return most <= 1 + _ROUNDING, f"a steep record moves the sum by {most:.3f} clipping norms, at most 1 is right"
 
@@ -76,7 +76,7 @@ def _unit(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str
     crafted = bench.crafted(1, noise)
     many = crafted.select([0] * 6)  # the same record: their gradients add up
     steep = _norm(bench.gradient(crafted))
-    quiet = replace(one, noise_multiplier=_QUIET, clipping_norm=max(steep / 20, 1e-6), records_per_unit=6)
+    quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=max(steep / 20, 1e-6), records_per_unit=6)
     most = _norm(bench.released(quiet, many))
     return most <= 1 + _ROUNDING, f"a unit of six records moves the sum by {most:.3f} clipping norms, at most 1"
 
@@ -86,7 +86,7 @@ def _records(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, 
     crafted = bench.crafted(6, noise)
     own = np.stack([bench.gradient(crafted.select([number])) for number in range(6)])
     unit = replace(crafted, units=torch.zeros(6, dtype=torch.int64))
-    moved = bench.released(replace(one, noise_multiplier=_QUIET, records_per_unit=1), unit)
+    moved = bench.released(replace(one, noise_multiplier=_quiet(bench), records_per_unit=1), unit)
     alike = float((own @ moved / (np.linalg.norm(own, axis=1) * _norm(moved))).max())
     return alike >= 1 - _ROUNDING, f"one record of a unit of six is looked at: alike by {alike:.3f}, 1 is right"
 
@@ -96,7 +96,7 @@ def _independence(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[b
     crafted = bench.crafted(9, noise)
     others, own = crafted.select(range(8)), crafted.select([8])
     norms = [_norm(bench.gradient(crafted.select([number]))) for number in range(9)]
-    quiet = replace(one, noise_multiplier=_QUIET, clipping_norm=2 * max(norms))
+    quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=2 * max(norms))
     off = _norm(bench.released(quiet, joined(others, own)) - bench.released(quiet, others) - bench.released(quiet, own))
     share = off / (norms[8] / quiet.clipping_norm)
     return share <= 0.02, f"a record's part changes by {share:.1%} when others are there, 0 % is right"
@@ -105,7 +105,7 @@ def _independence(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[b
 def _broken(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
     """A record whose gradient is not finite adds nothing that shows, and spoils nothing."""
     crafted = bench.crafted(2, noise)
-    quiet = replace(one, noise_multiplier=_QUIET)
+    quiet = replace(one, noise_multiplier=_quiet(bench))
     with_it = _spoiled(bench, crafted).released(quiet, crafted)
     without = bench.released(quiet, crafted.select([1]))
     off = _norm(with_it - without)
@@ -183,6 +183,11 @@ def _is_noise(values: npt.NDArray[np.float64], expected: float, when: str) -> tu
     off = abs(tail - likely) / (likely * (1 - likely) / count) ** 0.5
     passed = abs(ratio - 1) <= _SIGMAS / (2 * count) ** 0.5 and mean <= _SIGMAS and off <= _SIGMAS
     return passed, f"{when} it has {ratio:.3f} times the spread that is claimed, 1 is right"
+
+
+def _quiet(bench: Bench) -> float:
+    """The noise multiplier for that: noise is on every coordinate."""
+    return float(_QUIET / bench.size**0.5)
 
 
 def _norm(vector: npt.NDArray[np.float64]) -> float:

@@ -36,6 +36,8 @@ MOST_EPSILON: Final = 2.0
 _STEPS: Final = 4
 _MOST_CANARIES: Final = 20_000
 _RECORDS: Final = 200
+_MOST_VALUES: Final = 2**28
+"""Of all record canaries' gradients, in float64: 2 GiB."""
 _BOUNDS: Final = 4
 """Rigorous bounds of one audit: two for each kind of canary. All of them together keep to the confidence."""
 
@@ -131,7 +133,12 @@ def record_canaries(bench: Bench, mechanism: Mechanism, noise: GaussianNoise, co
         mechanism: That the bench's training is told; as much epsilon is spent in one step.
         noise: Throws the coins.
         count: Of canaries.
+
+    Raises:
+        PrivacyError: Their gradients do not fit into memory.
     """
+    if count * bench.size > _MOST_VALUES:
+        raise PrivacyError(f"the gradients of {count} record canaries of {bench.size:,} parameters do not fit")
     one = replace(mechanism, steps=1, noise_multiplier=calibrate(_claim(mechanism), DELTA, 1.0, 1))
     crafted = bench.crafted(count, noise)
     inside = noise.uniform(count) < 0.5

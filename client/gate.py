@@ -152,8 +152,10 @@ class OutboundGate:
                 theirs, ours = _checkpoints(seal, self._custody.log.origin)
             except PrivacyError as exc:
                 raise Refusal("seal", str(exc)) from exc
+            if seal.run != signed.plan.run:
+                raise Refusal("seal", "the checkpoint is of another run than the plan that was announced")
             log, key, most = self._custody.log, self._custody.key, signed.plan.rounds + _SEALS
-            own = log.seal(signed.server, theirs, ours, most)
+            own = log.seal(signed, theirs, ours, most)
             words = Sealed(log=own.log, **own.to_fields(), key=key.public.hex, countersignature=theirs.countersign(key))
         return RecordDict({RECORD: ConfigRecord(dict(words.to_fields()))})
 
@@ -261,6 +263,7 @@ class OutboundGate:
 def _checkpoints(seal: Seal, log: str) -> tuple[Checkpoint, tuple[Checkpoint, str] | None]:
     """The server's checkpoint, and the site's own with the countersignature; raises PrivacyError where one is none."""
     words = seal.to_fields()
+    del words["run"]
     theirs = Checkpoint.from_fields(words.pop("log"), {name: words.pop(name) for name in _CHECKPOINT})
     if not words:
         return theirs, None

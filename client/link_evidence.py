@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import http.client
-import ssl
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificate
 
 from fedglm.client.preflight_link import trusting
 from fedglm.client.site_folder import Site
@@ -21,7 +23,7 @@ def note_link(site: Site) -> bool:
     Returns:
         Whether it is written down.
     """
-    with contextlib.suppress(OSError, ssl.SSLError, http.client.HTTPException, PrivacyError):
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException, PrivacyError):
         if not is_established(site.custody_folder):
             return False
         host, port = host_and_port(site.server)
@@ -30,7 +32,7 @@ def note_link(site: Site) -> bool:
         with contextlib.closing(connection):
             connection.connect()
             protocol, certificate = connection.sock.version(), connection.sock.getpeercert(binary_form=True)
-        authority = ssl.PEM_cert_to_DER_cert(site.authority.read_text())
+        authority = load_pem_x509_certificate(site.authority.read_bytes()).public_bytes(Encoding.DER)
         log = CustodyLog(site.custody_folder / LOG, site.key())
         log.linked(str(protocol), hashlib.sha256(certificate or b"").hexdigest(), hashlib.sha256(authority).hexdigest())
         return True

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedglm.client.site_settings import SiteError
+from fedglm.privacy.custody import LOG
+from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.durable import create_privately, storage_errors, write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.key_files import lock, read_key
@@ -67,6 +69,7 @@ def make_keys(
         SiteError, PrivacyError: A key that is there is damaged, or others may use it.
         StorageError: A file cannot be written.
     """
+    previous = SigningKey.load(signing_key) if replace and signing_key.exists() else None
     if replace:
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         for path in (flower_key, signing_key):
@@ -80,6 +83,9 @@ def make_keys(
         form = PrivateFormat.OpenSSH if passphrase is None else PrivateFormat.PKCS8
         create_privately(flower_key, private.private_bytes(Encoding.PEM, form, encryption))
     key = SigningKey.load(signing_key) if signing_key.exists() else SigningKey.create(signing_key, passphrase)
+    log = signing_key.with_name(LOG)
+    if previous is not None and log.is_file():
+        CustodyLog(log, key, previous)  # the old key vouches for the new one
     flower, path = flower_public(flower_key), folder / f"{name}.pub"
     known = _handed_over(path)
     if known is None or (known.name, known.flower, known.signing) != (name, flower, key.public):

@@ -6,7 +6,8 @@ there; until then the older one is in force, or none.
 
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
-from fedglm.privacy.custody import KEY, POLICY, establish, is_established
+from fedglm.privacy.custody import KEY, LOG, POLICY, establish, is_established
+from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.policy import MOST_BYTES, Policy, sign_policy
 
@@ -36,4 +37,6 @@ def sign_site_policy(site: Site) -> Policy:
     if not is_established(folder):
         establish(folder, policy, name=site.name)
     write_atomically(folder / POLICY, content)
-    return sign_policy(folder / POLICY, key)
+    policy = sign_policy(folder / POLICY, key)
+    CustodyLog(folder / LOG, key).in_force(policy)
+    return policy

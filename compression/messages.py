@@ -154,6 +154,7 @@ class Seal(_Fields):
     See `fedglm.privacy.checkpoint` for what the fields hold.
     """
 
+    run: str
     log: str
     size: int
     root: str

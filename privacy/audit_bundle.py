@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,10 @@ from fedglm.privacy.signed_log import SignedLog, now
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 
 _CONTEXT = "fedglm/bundle/1"
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError),
+    *(RuntimeError, RecursionError, NotImplementedError),
+)
 _MOST_BYTES: Final = 4 * 2**30
 _MOST_FILES: Final = 100_000
 _REPORT: Final = ("audit/report.html", "audit/report.json")
@@ -98,7 +103,7 @@ def unpacked(path: Path) -> Iterator[tuple[Path, list[Check]]]:
         try:
             with zipfile.ZipFile(path) as bundle:
                 checks = _unpack(bundle, folder)
-        except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:
+        except _BROKEN as exc:
             if isinstance(exc, PrivacyError):
                 raise
             raise PrivacyError(f"{path} is no bundle of fedglm audit export: {exc}") from exc

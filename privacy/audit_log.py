@@ -1,16 +1,14 @@
 """Verification of one log: its chain, its owner's signatures, and what the other side has countersigned."""
 
-import contextlib
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.checkpoint import Checkpoint, is_vouched
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
-from fedglm.privacy.log_scan import Scan, scan
+from fedglm.privacy.log_scan import Scan, opened, scan
 from fedglm.privacy.merkle import Frontier
 
 _COLUMNS = ("size", "root", "made", "signature")
@@ -96,12 +94,9 @@ def read_log(path: Path, role: str, name: str, ledger: Path | None = None) -> tu
 
 def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
     """What the chain begins with, and the owner's newest checkpoint; None where there is not one."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            origins = database.execute("SELECT hash FROM origin").fetchall()
-            rows = database.execute("SELECT size, root, made, signature FROM checkpoint").fetchall()
-    except sqlite3.Error as exc:
-        raise LogError(f"the log {path} cannot be read: {exc}") from exc
+    with opened(path) as database:
+        origins = database.execute("SELECT hash FROM origin").fetchall()
+        rows = database.execute("SELECT size, root, made, signature FROM checkpoint").fetchall()
     if len(origins) != 1:
         raise LogError(f"the log {path} is damaged: it has not one beginning")
     if len(rows) != 1:
@@ -113,15 +108,21 @@ def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
 
 
 def _key_changes(record: LogRecord) -> Check:
-    current = record.keys[0].hex
-    for entry in record.of_kind("key"):
-        if entry["previous"] != current:
-            said = f"entry {entry['number']}: it replaces a key that was not the owner's"
-            return Check(subject=record.subject, name="key", held=False, said=said)
-        current = entry["key"]
-    changed = f", changed {len(record.keys) - 1} times" if len(record.keys) > 1 else ""
-    said = f"{record.keys[-1].fingerprint()}{changed}"
-    return Check(subject=record.subject, name="key", held=True, said=said)
+    def check(held: bool | None, said: str) -> Check:
+        return Check(subject=record.subject, name="key", held=held, said=said)
+
+    unvouched = 0
+    for before, now, entry in zip(record.keys, record.keys[1:], record.of_kind("key"), strict=False):
+        if entry["previous"] != before.hex:
+            return check(False, f"entry {entry['number']}: it replaces a key that was not the owner's")
+        if entry["vouched"] is None:
+            unvouched = unvouched or entry["number"]
+        elif not is_vouched(before, record.origin, now, entry["vouched"]):
+            return check(False, f"entry {entry['number']}: the old key did not vouch for the new one")
+    said = record.keys[-1].fingerprint()
+    if unvouched:
+        return check(None, f"{said}; entry {unvouched}: no old key vouched for a new one, so compare it with --key")
+    return check(True, f"{said}{f', changed {len(record.keys) - 1} times' if len(record.keys) > 1 else ''}")
 
 
 def _own_signature(record: LogRecord, own: Checkpoint | None) -> Check:
@@ -150,8 +151,6 @@ def _countersignatures(record: LogRecord) -> list[Check]:
     entries = record.of_kind("countersigned")
     if not entries:
         return check(None, "nobody has countersigned any of it yet")
-    if (twice := repeated(entries, "size", "by")) is not None:
-        return check(False, f"entry {twice}: it says again what an entry before it said")
     roots = record.roots({entry["size"] for entry in entries})
     for entry in entries:
         fields = {name: entry[name] for name in _COLUMNS}
@@ -164,14 +163,3 @@ def _countersignatures(record: LogRecord) -> list[Check]:
             return check(False, f"entry {number}: the countersignature is none")
     most = max(entry["size"] for entry in entries)
     return check(True, f"{len(entries)} times, up to entry {most} of {record.size}")
-
-
-def repeated(entries: list[dict[str, Any]], *names: str) -> int | None:
-    """Number of the first entry that has the same in these fields as one before it."""
-    known: set[tuple[Any, ...]] = set()
-    for entry in entries:
-        value = tuple(entry[name] for name in names)
-        if value in known:
-            return int(entry["number"])
-        known.add(value)
-    return None

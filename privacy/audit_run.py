@@ -4,17 +4,21 @@ What one side cannot rewrite is what the other has seen: the server's log shows 
 that it took, and each site's log shows how the server's stood when they sealed them.
 """
 
+import base64
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_log import LogRecord, read_log, repeated
+from fedglm.privacy.audit_log import LogRecord, read_log
+from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_scan import Accepted
+from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.signed_messages import is_reported
 
 
@@ -23,11 +27,11 @@ class RunFiles:
     """What a run's folder tells beside the logs.
 
     Attributes:
-        rows: Lines of `rounds.jsonl`.
+        rows: Lines of `rounds.jsonl`; None where there is no such file.
         model: SHA-256 of the resulting model, as `summary.json` or `done.json` has it; None where it is not told.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] | None
     model: str | None
 
     @classmethod
@@ -39,14 +43,27 @@ class RunFiles:
         """
         try:
             rounds = folder / "rounds.jsonl"
-            lines = rounds.read_text().splitlines() if rounds.is_file() else []
-            model = None
-            for name in ("done.json", "summary.json"):
-                if (folder / name).is_file():
-                    model = str(json.loads((folder / name).read_text())["model_sha256"])
-            return cls([json.loads(line) for line in lines], model)
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+            rows = [_row(line) for line in rounds.read_text().splitlines()] if rounds.is_file() else None
+            told = {
+                str(json.loads((folder / name).read_text())["model_sha256"])
+                for name in ("done.json", "summary.json")
+                if (folder / name).is_file()
+            }
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
             raise PrivacyError(f"a file of the run in {folder} is damaged: {exc}") from exc
+        if len(told) > 1:
+            raise PrivacyError(f"done.json and summary.json in {folder} show two models")
+        return cls(rows, next(iter(told), None))
+
+
+_COUNTS = ("round", "uplink_bytes", "downlink_bytes", "nodes_accepted", "nodes_rejected")
+
+
+def _row(line: str) -> dict[str, Any]:
+    found = json.loads(line)
+    if not isinstance(found, dict) or any(type(found.get(name)) is not int for name in _COUNTS):
+        raise ValueError("a line of rounds.jsonl is none")
+    return found
 
 
 def audit_server(path: Path, files: RunFiles) -> tuple[LogRecord | None, list[Check]]:
@@ -62,11 +79,25 @@ def audit_server(path: Path, files: RunFiles) -> tuple[LogRecord | None, list[Ch
     record, checks = read_log(path, "server", "server")
     if record is None:
         return None, checks
-    return record, [*checks, _site_signatures(record), _rounds(record, files), _result(record, files)]
+    own = [_announced(record), _site_signatures(record), _rounds(record, files), _result(record, files)]
+    return record, [*checks, *own]
 
 
 def _check(name: str, held: bool | None, said: str, subject: str = "server") -> Check:
     return Check(subject=subject, name=name, held=held, said=said)
+
+
+def _announced(record: LogRecord) -> Check:
+    """Each plan that the server announced is signed by it, and of the run that it says."""
+    keys = {key.hex for key in record.keys}
+    for entry in record.of_kind("announced"):
+        try:
+            signed = SignedPlan.from_bytes(base64.b64decode(entry["signed"]))
+        except (PrivacyError, ValueError) as exc:
+            return _check("plans", False, f"entry {entry['number']}: {exc}")
+        if (signed.plan.sha256, signed.plan.run) != (entry["plan"], entry["run"]) or signed.server.hex not in keys:
+            return _check("plans", False, f"entry {entry['number']}: it shows another plan than it names")
+    return _check("plans", True, f"{len(record.of_kind('announced'))} announced, each signed by the server")
 
 
 def _site_signatures(record: LogRecord) -> Check:
@@ -77,11 +108,17 @@ def _site_signatures(record: LogRecord) -> Check:
     signed = [update for update in record.scan.accepted if update.signature is not None]
     for update in record.scan.accepted:
         # A site may come back with a new key: the one that it was admitted with last counts.
+        before = [number for number, _ in known.get(update.site, []) if number < update.number]
+        if not before:
+            said = f"entry {update.number}: an update of {update.site}, which was not admitted before"
+            return _check("updates", False, said)
         key = next((key for number, key in reversed(known.get(update.site, [])) if number < update.number), None)
         if key is not None and not _is_signed(update, PublicKey.from_hex(key)):
             said = f"entry {update.number}: the update of {update.site} in round {update.round} is not signed by it"
             return _check("updates", False, said)
     total = len(record.scan.accepted)
+    if signed and len(signed) < total:
+        return _check("updates", False, f"{total - len(signed)} of {total} updates are not signed, and the others are")
     if not signed:
         return _check("updates", None, f"{total} taken; sites and server were one machine, and signed none of them")
     return _check("updates", True, f"{total} taken, each signed by its site")
@@ -104,7 +141,7 @@ def _rounds(record: LogRecord, files: RunFiles) -> Check:
     """Rounds follow each other, and are those of `rounds.jsonl`, byte for byte of traffic."""
     published = record.of_kind("published")
     starts = {entry["number"]: entry["round"] for entry in record.of_kind("begun")}
-    last, rows = 0, {row.get("round"): row for row in files.rows}
+    last, rows = 0, {row["round"]: row for row in files.rows or []}
     for entry in sorted([*published, *record.of_kind("begun")], key=lambda entry: entry["number"]):
         number = entry["number"]
         if number in starts:
@@ -121,14 +158,16 @@ def _rounds(record: LogRecord, files: RunFiles) -> Check:
             if row is not None and number == _newest(published, last) and row[names.get(name, name)] != entry[name]:
                 return _check("rounds", False, f"entry {number}: round {last} has other {name} in rounds.jsonl")
     under_way = not record.of_kind("finished")  # the log is written first
-    if files.rows and len(files.rows) != last and not (under_way and len(files.rows) == last - 1):
-        return _check("rounds", False, f"the log shows {last} rounds, rounds.jsonl has {len(files.rows)}")
+    lines = last if files.rows is None else len(files.rows)
+    if lines != last and not (under_way and lines == last - 1):
+        return _check("rounds", False, f"the log shows {last} rounds, rounds.jsonl has {lines}")
     for entry in published:
         taken = [u for u in record.scan.accepted if u.round == entry["round"] and u.number < entry["number"]]
         since = max((n for n in starts if n < entry["number"]), default=0)
         if len({u.site for u in taken if u.number > since}) != entry["accepted"]:
             return _check("rounds", False, f"entry {entry['number']}: it counts updates that the log does not show")
-    return _check("rounds", True, f"{last}, with the bytes that rounds.jsonl shows")
+    told = "with the bytes that rounds.jsonl shows" if files.rows is not None else "and there is no rounds.jsonl"
+    return _check("rounds", True, f"{last}, {told}")
 
 
 def _newest(published: list[dict[str, Any]], server_round: int) -> int:
@@ -151,16 +190,39 @@ def audit_pair(server: LogRecord, site: LogRecord) -> list[Check]:
     """Hold a site's log and the server's to each other."""
     witnessed = [entry for entry in server.of_kind("witnessed") if entry["name"] == site.subject]
     taken = [update for update in server.scan.accepted if update.site == site.subject]
-    others = [entry["number"] for entry in witnessed if entry["log"] != site.origin]
-    if others:
-        said = f"entry {others[0]} of the server's log has seen another log of this site: this one was made anew"
-        return [_check("seen by server", False, said, site.subject)]
+    if (odd := _another(server, site)) is not None:
+        return [_check("seen by server", False, odd, site.subject)]
     return [
         _seen("seen by server", site, witnessed, server.subject),
         _seen("seen by site", server, _of(site, server), site.subject, of=site.subject),
         _anchors(site, taken),
         _received(server, site, taken),
     ]
+
+
+def _another(server: LogRecord, site: LogRecord) -> str | None:
+    """Why the two do not belong together: one of them was made anew, or goes by another name or plan."""
+    for entry in server.of_kind("witnessed"):
+        same_name, same_log = entry["name"] == site.subject, entry["log"] == site.origin
+        if same_name != same_log:
+            return f"entry {entry['number']} of the server's log has seen this log or this name with another"
+    runs = {entry["run"]: entry["plan"] for entry in server.of_kind("announced")}
+    keys = {key.hex for key in server.keys}
+    for entry in site.of_kind("witnessed"):
+        if entry["run"] in runs and entry["log"] != server.origin:
+            return f"entry {entry['number']}: the site has seen another log of the server for the same run"
+    for entry in site.of_kind("plan"):
+        try:
+            plan = SignedPlan.from_bytes(base64.b64decode(entry["signed"])).plan
+        except (PrivacyError, ValueError):
+            continue  # which the site's own checks name
+        if plan.run in runs and (entry["server"] not in keys or plan.sha256 != runs[plan.run]):
+            return f"entry {entry['number']}: the site admitted another plan for this run than the server announced"
+    known = {entry["key"] for entry in server.of_kind("admitted") if entry["site"] == site.subject} - {None}
+    known |= {entry["key"] for entry in server.of_kind("witnessed") if entry["name"] == site.subject}
+    if known and not known & {key.hex for key in site.keys}:
+        return "the server knew this site by another key"
+    return None
 
 
 def _of(site: LogRecord, server: LogRecord) -> list[dict[str, Any]]:
@@ -170,8 +232,6 @@ def _of(site: LogRecord, server: LogRecord) -> list[dict[str, Any]]:
 def _seen(name: str, log: LogRecord, entries: list[dict[str, Any]], by: str, of: str | None = None) -> Check:
     """What another log has seen of this one is what this one shows."""
     subject = of or log.subject
-    if (twice := repeated(entries, "log", "size")) is not None:
-        return _check(name, False, f"entry {twice} of {by}'s log says again what an entry before it said", subject)
     roots = log.roots({entry["size"] for entry in entries})
     keys = {key.hex for key in log.keys}
     for entry in entries:
@@ -209,12 +269,20 @@ def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:
 
 def _received(server: LogRecord, site: LogRecord, taken: list[Accepted]) -> Check:
     """Each update that the server took is a release of the site's, of the same bytes."""
+    again: dict[str, set[int]] = {}
+    for entry in site.of_kind("resent"):
+        again.setdefault(entry["release"], set()).add(entry["round"])
     for update in taken:
         known = site.scan.releases.get(update.release)
         if known is None:
             said = f"entry {update.number} of the server's log: an update of round {update.round} that the site's log "
             return _check("releases received", False, f"{said}does not show", site.subject)
         number, size, at = known
+        if update.measures is not None and not _measured(site, update):
+            said = f"entry {update.number} of the server's log: measures of round {update.round} that the site's log "
+            return _check("releases received", False, f"{said}does not show", site.subject)
+        if update.round in again.get(update.release.hex(), ()):
+            continue
         if at != update.round or size not in (0, update.size):
             said = f"entry {number}: a release of {size} bytes in round {at}; the server took {update.size} in round "
             return _check("releases received", False, f"{said}{update.round}", site.subject)
@@ -230,3 +298,9 @@ def _received(server: LogRecord, site: LogRecord, taken: list[Accepted]) -> Chec
     return _check(
         "releases received", True, f"{len(taken)} updates are those that the site released{more}", site.subject
     )
+
+
+def _measured(site: LogRecord, update: Accepted) -> bool:
+    """Whether the site's log shows the measures beside an update, by the hash that the gate charges for."""
+    told = canonical_json({**(update.measures or {}), "run": update.run, "round": update.round})
+    return hashlib.sha256(told).digest() in site.scan.releases

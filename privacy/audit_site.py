@@ -13,13 +13,11 @@ from fedglm.privacy.audit_log import LogRecord, read_log
 from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.custody import FOLDER, LEDGER, LOG, POLICY
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.log_scan import Group, scan_ledger
+from fedglm.privacy.log_scan import TOLD, Group, scan_ledger
 from fedglm.privacy.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy, load_policy
 
-_TOLD = 0.03
-"""By so much an epsilon that the site told may differ from the one that the rows give: the accountants' own errors."""
 _ONE_MESSAGE = 2
 """Rows of the ledger that one message may have: an update and its measures."""
 
@@ -37,7 +35,7 @@ def audit_site(folder: Path) -> tuple[LogRecord | None, list[Check]]:
     record, checks = read_log(folder / LOG, "site", name, folder / LEDGER)
     if record is None:
         return None, checks
-    policies = {entry["policy"]: entry for entry in record.of_kind("policy")}
+    policies = {entry["number"]: entry for entry in record.of_kind("policy")}
     plans, plan_check = _plans(record)
     releases = _releases(record, policies, plans)
     checks += [_policy_in_force(record, folder), plan_check, _ledger(record, folder / LEDGER), releases]
@@ -60,6 +58,8 @@ def _policy_in_force(record: LogRecord, folder: Path) -> Check:
         return _check(record, "policy", None, "signed, and not in force yet")
     if entries[-1]["policy"] != policy.sha256:
         return _check(record, "policy", None, f"signed; entry {entries[-1]['number']} shows an earlier one in force")
+    if entries[-1]["content"] != policy.model_dump(mode="json"):
+        return _check(record, "policy", False, f"entry {entries[-1]['number']} shows other rules than the policy has")
     return _check(record, "policy", True, f"signed by the site, in force since entry {entries[-1]['number']}")
 
 
@@ -93,7 +93,7 @@ def _ledger(record: LogRecord, path: Path) -> Check:
     return _check(record, "ledger", True, f"{rows} rows, each of which the log shows")
 
 
-def _releases(record: LogRecord, policies: dict[str, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> Check:
+def _releases(record: LogRecord, policies: dict[int, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> Check:
     """Each release left under a policy and a plan that were in force, and keeps to both."""
     for group in record.scan.groups.values():
         if (fault := _fault(group, policies, plans)) is not None:
@@ -102,10 +102,10 @@ def _releases(record: LogRecord, policies: dict[str, dict[str, Any]], plans: dic
     return _check(record, "releases", True, f"{count}, each by a plan and a policy that were in force")
 
 
-def _fault(group: Group, policies: dict[str, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> str | None:
+def _fault(group: Group, policies: dict[int, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> str | None:
     fields = group.fields
-    entry = policies.get(fields["policy"])
-    if entry is None or entry["number"] > group.first:
+    entry = policies.get(group.epoch)
+    if entry is None or entry["policy"] != fields["policy"]:
         return "it left under a policy that was not in force"
     if group.falls:
         return "the epsilon that it tells is less than what was spent before it"
@@ -113,6 +113,8 @@ def _fault(group: Group, policies: dict[str, dict[str, Any]], plans: dict[str, t
     noise = None if fields["mechanism"] is None else Mechanism.from_fields(fields["mechanism"])
     if policy.data_set != fields["data_set"]:
         return f"it is of the data set {fields['data_set']}, and the policy is about {policy.data_set}"
+    if noise is not None and fields["delta"] not in (None, policy.delta):
+        return f"it tells epsilon at delta {fields['delta']:g}, and the policy's is {policy.delta}"
     if noise is None and not policy.without_differential_privacy:
         return "it left without noise, which the policy does not permit"
     if noise is not None and noise.noise_multiplier < (policy.noise_multiplier_at_least or math.inf):
@@ -146,7 +148,7 @@ def _against_plan(group: Group, plan: RunPlan, noise: Mechanism | None) -> str |
     return None
 
 
-def _epsilons(record: LogRecord, policies: dict[str, dict[str, Any]]) -> list[Check]:
+def _epsilons(record: LogRecord, policies: dict[int, dict[str, Any]]) -> list[Check]:
     """What each data set has spent, by two accountants from the rows alone, against the limit of its policy."""
     groups = list(record.scan.groups.values())
     pairs = {(group.fields["data_set"], group.fields["commitment"]) for group in groups}
@@ -160,13 +162,13 @@ def _epsilons(record: LogRecord, policies: dict[str, dict[str, Any]]) -> list[Ch
     return found
 
 
-def _epsilon(record: LogRecord, name: str, groups: list[Group], policies: dict[str, dict[str, Any]]) -> Check:
+def _epsilon(record: LogRecord, name: str, groups: list[Group], policies: dict[int, dict[str, Any]]) -> Check:
     bare = [group.first for group in groups if group.fields["mechanism"] is None]
     if bare:
         said = f"{name}: no epsilon holds: entry {min(bare)} left without noise, as the policy permits"
         return _check(record, "epsilon", None, said)
-    last = max(groups, key=lambda group: policies[group.fields["policy"]]["number"])
-    policy = Policy.model_validate(policies[last.fields["policy"]]["content"])
+    last = max(groups, key=lambda group: group.last)
+    policy = Policy.model_validate(policies[last.epoch]["content"])
     if policy.epsilon is None or policy.delta is None:
         return _check(record, "epsilon", False, f"{name}: entry {last.first} left with noise, and no limit was set")
     total = spent([event for group in groups for event in _events(group)], policy.delta)
@@ -174,8 +176,10 @@ def _epsilon(record: LogRecord, name: str, groups: list[Group], policies: dict[s
     said = f"{name}: {total.epsilon:.3f} of {policy.epsilon:g} at delta {policy.delta:g} ({by})"
     if total.epsilon > policy.epsilon + 1e-9:
         return _check(record, "epsilon", False, f"{said}: more was spent than the policy permits")
-    told = max((group.epsilon or 0.0 for group in groups if group.fields["delta"] == policy.delta), default=None)
-    if told is not None and abs(told - total.epsilon) > _TOLD:
+    told = last.epsilon
+    if told is None:
+        return _check(record, "epsilon", False, f"{said}, and entry {last.last} tells none")
+    if abs(told - total.epsilon) > TOLD:
         return _check(record, "epsilon", False, f"{said}, and the log tells {told:.3f}")
     return _check(record, "epsilon", True, said)
 

@@ -75,9 +75,17 @@ def verify(
         if found is not None:
             logs.append(found)
             checks += audit_pair(record, found) if record is not None else []
+    checks += _distinct(logs)
     checks += _known(logs if record is None else [record, *logs], keys)
     checks += [_missing(record, logs)] if record is not None and len(logs) == len(custodies) else []
     return Verification(checks, record, logs)
+
+
+def _signed_by(checks: list[Check], keys: Sequence[PublicKey]) -> list[Check]:
+    """Whether what was signed once is signed by a key that is known from elsewhere."""
+    if not keys or any(key.fingerprint() in check.said for key in keys for check in checks):
+        return []
+    return [Check(subject="-", name="known key", held=False, said="it is signed by none of the keys that are known")]
 
 
 def _files_of(run: Path) -> tuple[RunFiles, list[Check]]:
@@ -99,14 +107,16 @@ def verify_anything(
     if path.is_file() and path.suffix == ".zip":
         with unpacked(path) as (folder, checks):
             has_log = any(folder.rglob(LOG))
-            found = verify(folder, server=server, sites=sites, keys=keys) if has_log else Verification([], None, [])
+            alone = Verification(_signed_by(checks, keys), None, [])
+            found = verify(folder, server=server, sites=sites, keys=keys) if has_log else alone
             return replace(found, checks=[*checks, *found.checks])
     if path.is_file() and path.suffix == ".json":
         try:
             proof = json.loads(path.read_text())
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             raise PrivacyError(f"{path} is no proof about a log: {exc}") from exc
-        return Verification([check_proof(proof)], None, [])
+        checks = [check_proof(proof)]
+        return Verification([*checks, *_signed_by(checks, keys)], None, [])
     return verify(path, server=server, sites=sites, keys=keys)
 
 
@@ -114,11 +124,9 @@ def _custodies(folder: Path) -> list[Path]:
     """Custody folders in a folder."""
     if folder.is_file():
         return []
-    if (folder / LEDGER).is_file():
-        return [folder]
-    if (folder / FOLDER).is_dir():
-        return [folder / FOLDER]
-    return sorted(path for path in folder.glob(f"nodes/*/{FOLDER}") if path.is_dir())
+    own = [folder] if (folder / LEDGER).is_file() else []
+    own += [folder / FOLDER] if (folder / FOLDER).is_dir() else []
+    return own + sorted(path for path in folder.glob(f"nodes/*/{FOLDER}") if path.is_dir())
 
 
 def _known(records: list[LogRecord], keys: Sequence[PublicKey]) -> list[Check]:
@@ -133,9 +141,25 @@ def _known(records: list[LogRecord], keys: Sequence[PublicKey]) -> list[Check]:
     return checks
 
 
+def _distinct(sites: list[LogRecord]) -> list[Check]:
+    """No two sites show one log."""
+    seen: dict[str, str] = {}
+    checks = []
+    for site in sites:
+        if site.origin in seen:
+            said = f"it is the log of {seen[site.origin]}, in another place"
+            checks.append(Check(subject=site.subject, name="log", held=False, said=said))
+        seen[site.origin] = site.path.parent.parent.name
+    return checks
+
+
 def _missing(server: LogRecord, sites: list[LogRecord]) -> Check:
     """Sites that the server's log names, and of which there is no log here."""
     named = {entry["site"] for entry in server.of_kind("admitted")}
+    odd = sorted({site.subject for site in sites} - named)
+    if odd:
+        said = f"{', '.join(odd)[:200]}: the server admitted nobody of that name"
+        return Check(subject="server", name="sites", held=False, said=said)
     left = sorted(named - {site.subject for site in sites})
     if not left:
         return Check(subject="server", name="sites", held=True, said=f"all {len(named)} that took part are here")

@@ -131,7 +131,7 @@ class ChainedFile:
         try:
             with new_file(path) as scratch, cls._reported(path), contextlib.closing(_open(scratch)) as database:
                 database.execute("BEGIN IMMEDIATE")
-                for statement in cls._scheme().values():
+                for statement in cls.scheme().values():
                     database.execute(statement)
                 origin = secrets.token_hex(32)
                 database.execute("INSERT INTO origin VALUES (?)", (origin,))
@@ -186,6 +186,7 @@ class ChainedFile:
             self._catch_up(database)
             yield database
             database.execute("COMMIT")
+            database.execute("BEGIN")  # another process may write between two queries
             self._catch_up(database)
 
     @classmethod
@@ -204,7 +205,8 @@ class ChainedFile:
             yield database
 
     @classmethod
-    def _scheme(cls) -> dict[str, str]:
+    def scheme(cls) -> dict[str, str]:
+        """Its tables by name, as SQL that makes them."""
         entries = f"CREATE TABLE {cls.table} (number INTEGER PRIMARY KEY, entry TEXT NOT NULL, hash TEXT NOT NULL)"
         return {"origin": "CREATE TABLE origin (hash TEXT NOT NULL)", cls.table: entries, **cls.more}
 
@@ -214,7 +216,7 @@ class ChainedFile:
     def _check_file(self, database: sqlite3.Connection) -> None:
         """Look at what SQLite itself believes: a trigger could undo a row as soon as it is written."""
         found = dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall())
-        if found != self._scheme() or database.execute("PRAGMA journal_mode").fetchone() != ("delete",):
+        if found != self.scheme() or database.execute("PRAGMA journal_mode").fetchone() != ("delete",):
             raise self.error(f"{self._path} is no {self.what}, or not one of this version")
         if database.execute("PRAGMA integrity_check").fetchone() != ("ok",):
             raise self._damaged(": SQLite finds its pages inconsistent")

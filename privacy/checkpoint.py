@@ -12,7 +12,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.log_entries import KINDS
 
-_OWN, _OTHER = "fedglm/checkpoint/1", "fedglm/witness/1"
+_OWN, _OTHER, _KEY = "fedglm/checkpoint/1", "fedglm/witness/1", "fedglm/key/1"
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,13 @@ class Checkpoint:
 
 def _content(log: str, size: int, root: str, made: str) -> bytes:
     return canonical_json({"log": log, "size": size, "root": root, "made": made})
+
+
+def vouch(previous: SigningKey, log: str, key: PublicKey) -> str:
+    """Signature (hex) of a log's old key under its new one."""
+    return previous.sign(_KEY, canonical_json({"log": log, "key": key.hex})).hex()
+
+
+def is_vouched(previous: PublicKey, log: str, key: PublicKey, signature: str) -> bool:
+    """Whether the old key of a log signed its new one."""
+    return previous.verify(_KEY, canonical_json({"log": log, "key": key.hex}), bytes.fromhex(signature))

@@ -5,7 +5,7 @@ was killed between charge and entry. So neither can be cut or put back without t
 log has one of both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Final
 from fedglm.privacy.accountant import upper_bound
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Budget, Charge, Row, related
-from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.checkpoint import Checkpoint, vouch
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
@@ -53,21 +53,26 @@ class CustodyLog:
     Args:
         path: Of the file.
         key: The site's.
+        previous: The key that it takes the place of, to vouch for it; None where nobody has that any more.
 
     Raises:
         LogError: There is no such file, it is damaged, or the site did not sign it.
     """
 
-    def __init__(self, path: Path, key: SigningKey) -> None:
+    def __init__(self, path: Path, key: SigningKey, previous: SigningKey | None = None) -> None:
         self._rows: list[str] = []
         self._resent: set[str] = set()
-        self._witnessed: dict[str, int] = {}
-        self._policy = self._plan = ""
+        self._witnessed: dict[str, tuple[str, set[int]]] = {}
+        self._countersigned: set[tuple[int, str]] = set()
+        self._keys: list[PublicKey] = []
+        self._policy = ""
+        self._plans: set[str] = set()
         self._link: dict[str, str] = {}
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._remember)
         if self._log.key != key.public:
-            self._log.append("key", {"key": key.public.hex, "previous": self._log.key.hex, "vouched": None})
+            vouched = None if previous is None else vouch(previous, self._log.origin, key.public)
+            self._log.append("key", {"key": key.public.hex, "previous": self._log.key.hex, "vouched": vouched})
 
     @property
     def head(self) -> Head:
@@ -98,7 +103,7 @@ class CustodyLog:
 
     def admitted(self, signed: SignedPlan, rules: Sequence[str]) -> None:
         """The plan of a run was admitted."""
-        if signed.plan.sha256 == self._plan:
+        if signed.plan.sha256 in self._plans:
             return
         fields = {"plan": signed.plan.sha256, "server": signed.server.hex, "rules": list(rules)}
         self._log.append("plan", {**fields, "signed": signed.to_text()})
@@ -133,10 +138,11 @@ class CustodyLog:
             Refusal: Rule `epsilon-budget`.
             LedgerError, LogError: It could not be written.
         """
+        if len(ledger.rows()) > len(self._rows):
+            with self._log.writing() as put:  # by itself: whatever happens to this charge, the log knows the others
+                self._mend(ledger, delta, put)
         with self._log.writing() as put:  # others wait: charge and entry belong together
-            self.check(ledger)
-            for row in ledger.rows()[len(self._rows) :]:
-                put("charged", _fields(row, *_so_far(ledger.rows()[: row.number], row, delta)))
+            self._mend(ledger, delta, put)
             fresh = [each for each in leaving if not ledger.released(each.charge.release)]
             for each in leaving:
                 if each not in fresh and each.charge.release not in self._resent:  # once: a server may ask for ever
@@ -150,14 +156,16 @@ class CustodyLog:
                 own = {"bytes": each.size, "non_zeros": each.non_zeros, "codec": each.codec, "rules": list(each.rules)}
                 put("release", {**_fields(row, *_so_far(rows, row, delta)), **own})
 
-    def seal(self, server: PublicKey, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None, most: int) -> Checkpoint:
-        """Keep how the server's log stands, and what it has countersigned of this one.
+    def seal(
+        self, signed: SignedPlan, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None, most: int
+    ) -> Checkpoint:
+        """Keep how the server's log stands, and what it has countersigned of this one, each once.
 
         Args:
-            server: Its key.
-            theirs: Its checkpoint.
+            signed: The plan that is pinned, of whose run that log is.
+            theirs: The server's checkpoint.
             ours: A checkpoint of this log, and the server's countersignature (hex); None where it has seen none.
-            most: How many checkpoints of one log are kept.
+            most: How many checkpoints of a run are kept.
 
         Returns:
             The site's signature over all entries, these included.
@@ -166,17 +174,25 @@ class CustodyLog:
             Refusal: Rule `seal`: something is not signed, is not of this log, or there were too many.
             LogError: It could not be written.
         """
+        run, server = signed.plan.run, signed.server
         if not theirs.is_by(server):
             raise Refusal("seal", "the server's checkpoint is not signed by the key that signed the plan")
-        if self._witnessed.get(theirs.log, 0) >= most:
-            raise Refusal("seal", f"more than {most} checkpoints of one log")
         with self._log.writing() as put:
+            log, seen = self._witnessed.get(run, (theirs.log, set()))
+            if log != theirs.log:
+                raise Refusal("seal", "the server's log of this run is another than before")
             if ours is not None:
                 own, countersignature = ours
-                if own.log != self._log.origin or not own.is_countersigned(server, countersignature):
+                known = own.log == self._log.origin and any(own.is_by(key) for key in self._keys)
+                if not known or not own.is_countersigned(server, countersignature):
                     raise Refusal("seal", "what the server countersigned is no checkpoint of this log")
-                put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
-            put("witnessed", {"log": theirs.log, "name": "server", "key": server.hex, **theirs.to_fields()})
+                if (own.size, server.hex) not in self._countersigned:
+                    put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
+            if theirs.size not in seen:
+                if len(seen) >= most:
+                    raise Refusal("seal", f"more than {most} checkpoints of one run")
+                fields = {"run": run, "log": theirs.log, "name": "server", "key": server.hex}
+                put("witnessed", {**fields, **theirs.to_fields()})
         return self._log.checkpoint()
 
     @property
@@ -184,20 +200,31 @@ class CustodyLog:
         """What the log's chain begins with."""
         return self._log.origin
 
+    def _mend(self, ledger: Ledger, delta: float | None, put: Callable[[str, Mapping[str, Any]], None]) -> None:
+        """Write down what was charged and has no entry: the node was killed between."""
+        self.check(ledger)
+        rows = ledger.rows()
+        for row in rows[len(self._rows) :]:
+            put("charged", _fields(row, *_so_far(rows[: row.number], row, delta)))
+
     def _remember(self, found: Entry) -> None:
         kind = found["kind"]
         if kind in ("release", "charged"):
             if found["row"] != len(self._rows) + 1:
                 raise LogError(f"it is about row {found['row']} of the ledger, and row {len(self._rows) + 1} is next")
             self._rows.append(found["row_hash"])
+        elif kind in ("opened", "key"):
+            self._keys.append(PublicKey.from_hex(found["key"]))
         elif kind == "witnessed":
-            self._witnessed[found["log"]] = self._witnessed.get(found["log"], 0) + 1
+            self._witnessed.setdefault(found["run"], (found["log"], set()))[1].add(found["size"])
+        elif kind == "countersigned":
+            self._countersigned.add((found["size"], found["by"]))
         elif kind == "resent":
             self._resent.add(found["release"])
         elif kind == "policy":
             self._policy = found["policy"]
         elif kind == "plan":
-            self._plan = found["plan"]
+            self._plans.add(found["plan"])
         elif kind == "link":
             self._link = {name: found[name] for name in ("tls", "certificate", "authority")}
         elif kind == "refused":

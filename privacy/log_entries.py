@@ -117,7 +117,7 @@ KINDS: Final[dict[str, dict[str, _Check]]] = {
     # Of both sides.
     "opened": {"role": _one_of(*ROLES), "name": _name, "key": sha256, "software": _name},
     "key": {"key": sha256, "previous": sha256, "vouched": _or_none(signature)},
-    "witnessed": {"log": sha256, "name": _name, "key": sha256, **_checkpoint},
+    "witnessed": {"run": _name, "log": sha256, "name": _name, "key": sha256, **_checkpoint},
     "countersigned": {**_checkpoint, "by": sha256, "countersignature": signature},
     # Of a site.
     "policy": {"policy": sha256, "content": _policy},

@@ -8,22 +8,29 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.chained_file import chained, is_sha256
 from fedglm.privacy.errors import LogError, PrivacyError
+from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.log_entries import read_entry
 from fedglm.privacy.merkle import leaf_hash
+from fedglm.privacy.signed_log import SignedLog
 
 PIECE: Final = 50_000
 """Entries of a piece; a log of no more is read without another process."""
+
+TOLD: Final = 0.03
+"""By so much an epsilon that a site told may differ from what the rows give: the accountants' own errors."""
 
 _CHARGES: Final = ("release", "charged")
 _SAME: Final = ("data_set", "commitment", "purpose", "plan", "policy", "run")
@@ -45,6 +52,9 @@ class Group:
         rounds: The least and the greatest round.
         most_bytes: Of the largest.
         bytes: Of all.
+        last: Number of the last one's entry.
+        epoch: Number of the entry about the policy that was in force; 0 for none.
+        told: Told by the first; None where none is.
         epsilon: Told by the last; None where none is.
         falls: Number of an entry whose epsilon is below the one before it, in this group; 0 for none.
     """
@@ -55,7 +65,10 @@ class Group:
     rounds: tuple[int, int]
     most_bytes: int
     bytes: int
+    told: float | None
     epsilon: float | None
+    last: int
+    epoch: int
     falls: int = 0
 
     def join(self, later: "Group") -> None:
@@ -63,7 +76,8 @@ class Group:
         self.count += later.count
         self.rounds = min(self.rounds[0], later.rounds[0]), max(self.rounds[1], later.rounds[1])
         self.most_bytes, self.bytes = max(self.most_bytes, later.most_bytes), self.bytes + later.bytes
-        fell = self.epsilon is not None and later.epsilon is not None and later.epsilon < self.epsilon
+        fell = _fell(self.epsilon, later.told)
+        self.last = later.last
         self.falls = self.falls or later.falls or (later.first if fell else 0)
         self.epsilon = later.epsilon
 
@@ -96,6 +110,8 @@ class Scan:
         groups: Releases, by what they have in common.
         releases: Of each release its SHA-256 (32 bytes): number of its entry, size, round.
         rows: How many rows of the ledger they are about.
+        first_row: The first of them; 0 for none.
+        epoch: Number of the last entry about a policy; 0 for none.
         fault: The first thing that is wrong, with the entry that it is wrong with.
     """
 
@@ -107,6 +123,8 @@ class Scan:
     groups: dict[GroupKey, Group] = field(default_factory=dict)
     releases: dict[bytes, tuple[int, int, int]] = field(default_factory=dict)
     rows: int = 0
+    first_row: int = 0
+    epoch: int = 0
     fault: str = ""
 
     def join(self, later: "Scan") -> None:
@@ -116,12 +134,20 @@ class Scan:
         self.rare += later.rare
         self.accepted += later.accepted
         self.releases |= later.releases
-        for key, group in later.groups.items():
+        if later.rows and later.first_row != self.rows + 1:
+            self.fault = (
+                self.fault or f"entry {later.first}: or one after it: row {self.rows + 1} of the ledger is missing"
+            )
+        for known, group in later.groups.items():
+            # What came before the first policy of a piece was under the last one of the pieces before it.
+            key = known if known[0] else (self.epoch, *known[1:])
+            group.epoch = key[0]
             if key in self.groups:
                 self.groups[key].join(group)
             else:
                 self.groups[key] = group
         self.rows += later.rows
+        self.epoch = later.epoch or self.epoch
         self.fault = self.fault or later.fault
 
 
@@ -135,8 +161,11 @@ def scan(log: Path, ledger: Path | None = None) -> Scan:
     Raises:
         LogError: The file cannot be read at all.
     """
-    with _opened(log) as database:
-        (count,) = database.execute("SELECT count(*) FROM entries").fetchone()
+    with opened(log) as database:
+        _check_scheme(database, log, SignedLog.scheme())
+        count, least = database.execute("SELECT count(*), min(number) FROM entries").fetchone()
+    if count and least != 1:
+        return Scan(1, fault=f"entry {least}: a log begins with entry 1")
     pieces = [(log, ledger, start) for start in range(1, count + 1, PIECE)] or [(log, ledger, 1)]
     if len(pieces) == 1:
         return _piece(*pieces[0])
@@ -154,7 +183,7 @@ def scan(log: Path, ledger: Path | None = None) -> Scan:
 def _piece(log: Path, ledger: Path | None, start: int) -> Scan:
     """One piece; what follows the first fault in it is not read."""
     found = Scan(start)
-    with _opened(log) as database, _ledger_of(ledger) as rows:
+    with opened(log) as database, _ledger_of(ledger) as rows:
         try:
             if start == 1:
                 (previous,) = database.execute("SELECT hash FROM origin").fetchone()
@@ -162,6 +191,8 @@ def _piece(log: Path, ledger: Path | None, start: int) -> Scan:
                 (previous,) = database.execute("SELECT hash FROM entries WHERE number = ?", (start - 1,)).fetchone()
         except TypeError:
             raise LogError(f"the log {log} is damaged: it lacks entry {start - 1}, or its beginning") from None
+        if not is_sha256(previous):
+            raise LogError(f"the log {log} is damaged at entry {start}: what comes before it is no hash")
         query = "SELECT number, entry, hash FROM entries WHERE number >= ? ORDER BY number LIMIT ?"
         number = start - 1
         for number, (stored, text, digest) in enumerate(database.execute(query, (start, PIECE)), start):
@@ -191,9 +222,16 @@ def _take(found: Scan, number: int, stored: tuple[object, object, object], previ
     found.leaves.append(leaf_hash(content))
     if whole["kind"] in _CHARGES:
         found.rows += 1
+        found.first_row = found.first_row or whole["row"]
+        expected = found.first_row + found.rows - 1
+        if whole["row"] != expected or (found.first == 1 and found.first_row != 1):
+            raise PrivacyError(f"it is about row {whole['row']} of the ledger, which is not the next one")
         if rows is not None:
             rows.check(whole)
         _count(found, whole)
+    elif whole["kind"] == "policy":
+        found.epoch = number
+        found.rare.append(whole)
     elif whole["kind"] == "accepted":
         found.accepted.append(_accepted(whole))
     else:
@@ -210,22 +248,35 @@ def _accepted(whole: dict[str, Any]) -> Accepted:
 
 def _count(found: Scan, whole: dict[str, Any]) -> None:
     noise = whole["mechanism"]
-    key = (*(whole[name] for name in _SAME), noise and tuple(noise.values()), whole["delta"], whole.get("codec"))
+    key = (
+        found.epoch,
+        *(whole[name] for name in _SAME),
+        noise and tuple(noise.values()),
+        whole["delta"],
+        whole.get("codec"),
+    )
     size, at, epsilon = whole.get("bytes", 0), whole["round"], whole["epsilon"]
     found.releases[bytes.fromhex(whole["release"])] = whole["number"], size, at
     group = found.groups.get(key)
     if group is None:
         shared = {name: whole[name] for name in (*_SAME, "mechanism", "delta")}
         shared |= {"codec": whole.get("codec"), "rules": whole.get("rules", [])}
-        found.groups[key] = Group(shared, 1, whole["number"], (at, at), size, size, epsilon)
+        found.groups[key] = Group(
+            shared, 1, whole["number"], (at, at), size, size, epsilon, epsilon, whole["number"], found.epoch
+        )
         return
     group.count += 1
     group.bytes += size
     group.most_bytes = max(group.most_bytes, size)
     group.rounds = min(group.rounds[0], at), max(group.rounds[1], at)
-    if epsilon is not None and group.epsilon is not None and epsilon < group.epsilon and not group.falls:
+    if _fell(group.epsilon, epsilon) and not group.falls:
         group.falls = whole["number"]
-    group.epsilon = epsilon
+    group.epsilon, group.last = epsilon, whole["number"]
+
+
+def _fell(before: float | None, now: float | None) -> bool:
+    """Whether an epsilon is less than the one before it, by more than the accountants' own errors."""
+    return before is not None and now is not None and now < before - TOLD
 
 
 class _Rows:
@@ -266,7 +317,8 @@ def scan_ledger(path: Path) -> tuple[int, str]:
         LogError: The file cannot be read at all.
     """
     number, charged = 0, set()
-    with _opened(path) as database:
+    with opened(path) as database:
+        _check_scheme(database, path, Ledger.scheme())
         origins = database.execute("SELECT hash FROM origin").fetchall()
         if len(origins) != 1 or not is_sha256(origins[0][0]):
             return 0, "row 1: what comes before it is missing"
@@ -284,20 +336,34 @@ def scan_ledger(path: Path) -> tuple[int, str]:
     return number, ""
 
 
+def _check_scheme(database: sqlite3.Connection, path: Path, scheme: dict[str, str]) -> None:
+    """A view or a trigger could show anything."""
+    if dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall()) != scheme:
+        raise LogError(f"{path} is not of this version, or its tables were changed: nothing in it can be trusted")
+
+
 @contextlib.contextmanager
 def _ledger_of(path: Path | None) -> Iterator[_Rows | None]:
     if path is None:
         yield None
         return
-    with _opened(path) as database:
+    with opened(path) as database:
         yield _Rows(database)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads alone."""
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads alone; of a file whose writer was killed, to a copy that SQLite may set right."""
+    journal = path.with_name(f"{path.name}-journal")
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            yield database
-    except (sqlite3.Error, UnicodeDecodeError, OverflowError, ValueError) as exc:
+        with contextlib.ExitStack() as stack:
+            if journal.is_file() and journal.stat().st_size:
+                copy = Path(stack.enter_context(TemporaryDirectory(prefix="fedglm-audit-"))) / path.name
+                for source in (path, journal):
+                    shutil.copy(source, copy.with_name(source.name))
+                address = f"{copy.as_uri()}?mode=rw"
+            else:
+                address = f"{path.absolute().as_uri()}?mode=ro"
+            yield stack.enter_context(contextlib.closing(sqlite3.connect(address, uri=True)))
+    except (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError, ValueError) as exc:
         raise LogError(f"{path} cannot be read: {exc}") from exc

@@ -69,13 +69,13 @@ def check_proof(proof: object) -> Check:
         steps = [_hash(step) for step in proof["path"]]
         root = bytes.fromhex(signed.root)
         if proof["kind"] == "inclusion":
-            number, leaf = int(proof["number"]), leaf_hash(str(proof["entry"]).encode())
+            number, leaf = _whole(proof["number"]), leaf_hash(str(proof["entry"]).encode())
             good = root_by_inclusion(leaf, number - 1, signed.size, steps) == root
             said = f"entry {number} is one of the {signed.size} that {key.fingerprint()} signed"
         elif proof["kind"] == "consistency":
-            size, old = int(proof["old_size"]), _hash(proof["old_root"])
+            size, old = _whole(proof["old_size"]), _hash(proof["old_root"])
             good = is_consistent(size, old, signed.size, root, steps)
-            said = f"the first {size} entries, of root {old.hex()[:16]}, begin the {signed.size} that were signed"
+            said = f"the first {size} entries, of root {old.hex()[:16]}, begin {signed.size}, by {key.fingerprint()}"
         else:
             raise ValueError
     except (KeyError, ValueError, TypeError) as exc:
@@ -90,6 +90,12 @@ def check_proof(proof: object) -> Check:
 def _proof(log: SignedLog, own: dict[str, Any], path: list[bytes]) -> dict[str, Any]:
     whole = {"format": _FORMAT, "log": log.origin, "owner": log.owner["name"], "key": log.key.hex}
     return {**whole, **own, "path": [step.hex() for step in path], "checkpoint": log.checkpoint().to_fields()}
+
+
+def _whole(number: object) -> int:
+    if type(number) is not int:
+        raise ValueError
+    return number
 
 
 def _hash(text: object) -> bytes:

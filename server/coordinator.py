@@ -7,10 +7,12 @@ published the step is coded with the server's own error feedback, and the server
 kept      a checkpoint, from which a killed run goes on with the same bits
 """
 
+import contextlib
 import math
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -103,14 +105,16 @@ class Coordinator:
         if evidence is not None:
             evidence.begun(self._plan.signed(self._run), len(self._rows))
         reception = Reception(self._exchange, self._plan, self._run, listener=self._listener, evidence=evidence)
-        participants = reception.open()
-        sealing = None if evidence is None else Sealing(self._exchange, self._plan, evidence)
+        with self._noting():
+            participants = reception.open()
+        sealing = None if evidence is None else Sealing(self._exchange, self._plan, self._run, evidence)
         participants.restore(self._book, strict=self._plan.sites is None)
         if not self._rows:
             self._checkpoint(participants)
         self._listener.resumed(self._rows)
         for number in range(len(self._rows) + 1, federation.rounds + 1):
-            row = self._one_round(number, participants, reception)
+            with self._noting():
+                row = self._one_round(number, participants, reception)
             self._rows.append(row)
             if evidence is not None:
                 evidence.published(row, self._versions.sha256)
@@ -123,6 +127,16 @@ class Coordinator:
             for _ in range(2):  # what the sites show at first is countersigned the second time
                 sealing.seal(participants, len(self._rows))
         return self._rows
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Who refused, and why a round failed, is in the log even where the run ends by it."""
+        try:
+            yield
+        except FederationError:
+            if self._evidence is not None:
+                self._evidence.flush()
+            raise
 
     def _one_round(self, number: int, participants: Participants, reception: Reception) -> Row:
         started = time.monotonic()

@@ -17,7 +17,7 @@ from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.federation import Row
 from fedglm.server.participants import Participant, refusal_of
 
-_RULE = re.compile(r"refused by rule ([a-z][a-z0-9-]*)")
+_RULE = re.compile(r"refused by rule ([a-z][a-z0-9-]{0,63}):")
 
 
 class Evidence:
@@ -83,7 +83,7 @@ class Evidence:
 
     def sealed(self, member: Participant, key: str, theirs: Checkpoint, ours: Checkpoint, signature: str) -> None:
         """A site has shown how its log stands, and countersigned how this one does."""
-        self._note("witnessed", name=member.name, key=key, log=theirs.log, **theirs.to_fields())
+        self._note("witnessed", run=self._run, name=member.name, key=key, log=theirs.log, **theirs.to_fields())
         self._note("countersigned", by=key, countersignature=signature, **ours.to_fields())
 
     def flush(self) -> None:

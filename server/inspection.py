@@ -7,6 +7,7 @@ from flwr.app import Message
 
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
+from fedglm.privacy.chained_file import Head
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.signed_messages import check_report
@@ -53,6 +54,7 @@ def inspect_reply(
     fields = dict(content.config_records[RECORD])
     blob = fields.pop(UPDATE, None)
     report = Report.from_fields(fields)
+    _check_anchor(report.log)
     metrics = _metrics(content.metric_records) if instruction.evaluate and report.holds is None else {}
     if key is not None:
         _check_signature(key, fields, instruction, blob, metrics)
@@ -67,6 +69,15 @@ def inspect_reply(
     if not norm <= norm_limit:  # also true for NaN
         raise CodecError(f"the update's norm is {norm:g}, at most {norm_limit:g} is taken (federation.norm_limit)")
     return GoodReply(report, update, metrics, blob)
+
+
+def _check_anchor(text: str | None) -> None:
+    """Where a node says that its log stands is written down here, so it must look so."""
+    try:
+        if text is not None:
+            Head.from_text(text)
+    except PrivacyError as exc:
+        raise CodecError(f"the node's report: {exc}") from exc
 
 
 def _metrics(records: Any) -> dict[str, float]:

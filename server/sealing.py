@@ -17,6 +17,7 @@ from fedglm.compression.messages import RECORD, Seal, Sealed
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.log_entries import signature
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Plan
@@ -35,11 +36,12 @@ class Sealing:
     Args:
         exchange: Messages to the nodes.
         plan: Of the run.
+        run: Identity of the run.
         evidence: The server's log.
     """
 
-    def __init__(self, exchange: Exchange, plan: Plan, evidence: Evidence) -> None:
-        self._exchange, self._plan, self._evidence = exchange, plan, evidence
+    def __init__(self, exchange: Exchange, plan: Plan, run: str, evidence: Evidence) -> None:
+        self._exchange, self._plan, self._run, self._evidence = exchange, plan, run, evidence
         self._theirs: dict[str, Checkpoint] = {}
 
     def seal(self, participants: Participants, server_round: int) -> None:
@@ -65,7 +67,9 @@ class Sealing:
         if theirs is not None:
             known = {f"your_{name}": value for name, value in theirs.to_fields().items()}
             known["your_countersignature"] = self._evidence.countersign(theirs)
-        return RecordDict({RECORD: ConfigRecord(dict(Seal(log=ours.log, **ours.to_fields(), **known).to_fields()))})
+        return RecordDict(
+            {RECORD: ConfigRecord(dict(Seal(run=self._run, log=ours.log, **ours.to_fields(), **known).to_fields()))}
+        )
 
     def _take(self, member: Participant, reply: Message, ours: Checkpoint) -> None:
         """Keep what a site says, if it is what it should be."""
@@ -73,6 +77,8 @@ class Sealing:
             words = Sealed.from_fields(reply.content.config_records[RECORD])
             own = {name: getattr(words, name) for name in ("size", "root", "made", "signature")}
             theirs, key = Checkpoint.from_fields(words.log, own), PublicKey.from_hex(words.key)
+            if not signature(words.countersignature):
+                return
         except (CodecError, KeyError, PrivacyError, ValueError):
             return
         expected = None if self._plan.sites is None else self._plan.sites.get(member.name)

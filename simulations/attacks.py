@@ -47,6 +47,8 @@ DEFAULT_EPSILON: Final = 8.0
 _MOST_SITES: Final = 4
 _CANDIDATES: Final = 60
 _SHADOWS: Final = 8
+_MOST_VALUES: Final = 2**28
+"""Of all candidates' gradients, in float64: 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ class _Attacked:
         """Records to be told apart, and which of them were trained on."""
         from fedglm.client.audit_bench import joined
 
-        count = min(_CANDIDATES // 2, len(self.trained), len(self.others))
+        fit = max(2, _MOST_VALUES // self._stage.workbench.layout.size)
+        count = min(_CANDIDATES // 2, len(self.trained), len(self.others), fit // 2)
         both = joined(self.trained.select(range(count)), self.others.select(range(count)))
         return both, np.arange(2 * count) < count
 

@@ -7,13 +7,17 @@ import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedglm.privacy.accountant import spent
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.audit_verify import Verification, verify
+from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy
 from fedglm.privacy.signed_log import SignedLog
@@ -47,10 +51,22 @@ class SiteFacts:
         """The site's."""
         return self.log.subject
 
-    @property
+    @cached_property
     def epsilon(self) -> float | None:
-        """Told with the last release; None where none holds."""
-        return self.releases[-1]["epsilon"] if self.releases else 0.0
+        """The greatest of its data sets, recomputed at the delta of its policy; None where none holds."""
+        if any(entry["mechanism"] is None for entry in self.releases):
+            return None
+        if not self.releases or self.policy is None or self.policy.delta is None:
+            return None if self.releases else 0.0
+        pairs = {(entry["data_set"], entry["commitment"]) for entry in self.releases}
+        found = 0.0
+        while pairs:
+            same = one_data_set(pairs, *min(pairs))
+            pairs -= same
+            own = [entry for entry in self.releases if (entry["data_set"], entry["commitment"]) in same]
+            events = [Mechanism.from_fields(entry["mechanism"]).event() for entry in own]
+            found = max(found, spent(events, self.policy.delta).epsilon)
+        return found
 
     def holds(self, name: str) -> bool:
         """Whether all checks of that name hold."""
@@ -91,6 +107,12 @@ class AuditFacts:
     attack: dict[str, Any] | None
 
     @property
+    def missing(self) -> list[str]:
+        """Sites that took part, and of which there is no log here that can be read."""
+        named = {entry["site"] for entry in self.server if entry["kind"] == "admitted"}
+        return sorted(named - {site.name for site in self.sites})
+
+    @property
     def is_simulation(self) -> bool:
         """Whether sites and server were one machine."""
         return not any(entry["key"] for entry in self.server if entry["kind"] == "admitted")
@@ -116,17 +138,18 @@ def read_facts(folder: Path, sites: Sequence[Path] = ()) -> AuditFacts:
     except PrivacyError as exc:
         raise ReportError(str(exc)) from exc
     server = [] if found.server is None else found.server.scan.rare
+    sites_found = [_site(log, found) for log in found.sites]
     return AuditFacts(
         folder=folder,
         verification=found,
-        plan=_plan(server),
-        sites=[_site(log, found) for log in found.sites],
+        plan=_plan(server) or _plan([entry for site in sites_found for entry in site.log.of_kind("plan")]),
+        sites=sites_found,
         server=server,
         summary=_object(folder / "summary.json"),
         rows=_lines(folder / "rounds.jsonl"),
         scenario=_toml(folder / "scenario.toml"),
-        canaries=_object(folder / AUDIT / CANARIES) or None,
-        attack=_object(folder / AUDIT / ATTACK) or None,
+        canaries=_shaped(folder / AUDIT / CANARIES, "passed", "canaries", "trials"),
+        attack=_shaped(folder / AUDIT / ATTACK, "attacks", "results"),
     )
 
 
@@ -150,11 +173,19 @@ def _site(log: LogRecord, found: Verification) -> SiteFacts:
 
 
 def _plan(server: list[dict[str, Any]]) -> RunPlan | None:
-    announced = [entry for entry in server if entry["kind"] == "announced"]
+    announced = [entry for entry in server if entry["kind"] in ("announced", "plan")]
     try:
         return SignedPlan.from_bytes(base64.b64decode(announced[-1]["signed"])).plan if announced else None
     except (PrivacyError, ValueError):
         return None
+
+
+def _shaped(path: Path, *names: str) -> dict[str, Any] | None:
+    """What an empirical audit kept; None where there is none."""
+    found = _object(path)
+    if found and not all(name in found for name in names):
+        raise ReportError(f"{path} is damaged: move it away, and audit again")
+    return found or None
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -162,7 +193,7 @@ def _object(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ReportError(f"{path} is damaged: {exc}") from exc
     return found if isinstance(found, dict) else {}
 
@@ -172,7 +203,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines() if line]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ReportError(f"{path} is damaged: {exc}") from exc
 
 
@@ -181,5 +212,5 @@ def _toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ReportError(f"{path} is damaged: {exc}") from exc

@@ -100,7 +100,9 @@ def breaches(gate: Gate, facts: AuditFacts, found: list[Item]) -> list[Breach]:
         found: The items of its report.
     """
     broken = [breach for site in facts.sites for breach in _of_site(gate, site)]
-    if not facts.sites and any((gate.epsilon_at_most, gate.noise_multiplier_at_least, gate.unit)):
+    if facts.missing:
+        broken.append(Breach("sites", f"no records that can be read of {', '.join(facts.missing)[:300]}"))
+    elif not facts.sites:
         broken.append(Breach("sites", "no site's log is here, so that nothing can be said about what left"))
     broken += [Breach(name, said) for name, said in _required(gate, facts)]
     status = {item.number: item for item in found}

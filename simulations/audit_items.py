@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
-from fedglm.privacy.accountant import spent
 from fedglm.privacy.audit_bounds import mu_of_epsilon
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
-from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
+from fedglm.simulations.audit_facts import AuditFacts
 
 _OF_SITES: Final = frozenset({1, 4, 5, 6, 9, 11, 12})
 """Items that only sites' own records can show."""
@@ -47,7 +46,11 @@ def items(facts: AuditFacts) -> list[Item]:
 def _found(number: int, find: Callable[[AuditFacts], Found], facts: AuditFacts) -> Found:
     if number in _OF_SITES and not facts.sites:
         return "not held", ["No site's records are here: name the sites' folders with --site."]
-    return find(facts)
+    status, evidence = find(facts)
+    if number in _OF_SITES and facts.missing:
+        lines = f"No records that can be read of: {', '.join(facts.missing)[:300]}."
+        return "not held" if status == "held" else status, [lines, *evidence]
+    return status, evidence
 
 
 def _held(good: bool) -> Status:
@@ -55,6 +58,8 @@ def _held(good: bool) -> Status:
 
 
 def _guarantee(facts: AuditFacts) -> Found:
+    if facts.plan is None:
+        return "not held", ["No plan can be read: nothing is known of any noise."]
     if _mechanism(facts) is None:
         return "not held", ["Updates left without noise: no epsilon holds for anybody."]
     lines = []
@@ -243,11 +248,3 @@ _ITEMS: Final[list[tuple[str, Callable[[AuditFacts], Found]]]] = [
     ("Encryption at rest and retention", _storage),
     ("Utility, with and without privacy", _utility),
 ]
-
-
-def spent_of(site: SiteFacts) -> float | None:
-    """Epsilon of a site, recomputed; None where none holds."""
-    noise = [entry["mechanism"] for entry in site.releases]
-    if site.policy is None or site.policy.delta is None or None in noise:
-        return None
-    return spent([Mechanism.from_fields(fields).event() for fields in noise], site.policy.delta).epsilon

@@ -60,7 +60,9 @@ def summary_sentences(facts: AuditFacts) -> list[str]:
     refused = sum(sum(site.refusals.values()) for site in facts.sites)
     plan = facts.plan
     left = f"What left: {counted(facts.releases, 'coded message')} of model updates and measures, {byte_count(size)}."
-    if plan is None or plan.mechanism is None:
+    if plan is None:
+        promise = "The guarantee: unknown. No plan can be read."
+    elif plan.mechanism is None:
         promise = "The guarantee: none. The updates had no noise, and can reveal records behind them."
     else:
         limits = {site.policy.epsilon for site in facts.sites if site.policy and site.policy.epsilon}
@@ -73,9 +75,11 @@ def summary_sentences(facts: AuditFacts) -> list[str]:
         f"Who allowed it: each site's own signed policy, which the node held every message to; {refused} were refused."
     )
     found = facts.verification
-    trust = (
-        "The record: signed, countersigned by the other side, and whole."
-        if found.held
-        else "The record: something in it was changed, or contradicts something else. See below."
-    )
+    sealed = all(site.holds("countersignature") for site in facts.sites) and not facts.missing
+    trust = "The record: something in it was changed, or contradicts something else. See below."
+    if found.held and facts.sites:
+        seals = "countersigned by the other side" if sealed else "not countersigned, or not all here"
+        trust = f"The record: signed, {seals}; nothing in it is wrong."
+    elif found.held:
+        trust = "The record: signed by the server; nothing in it is wrong."
     return [left, promise, allowed, trust]

@@ -12,16 +12,15 @@ from fedglm.client.audit_bench import Bench
 from fedglm.client.audit_trials import TrialResult, run_trials
 from fedglm.client.canary_audit import CanaryResult, audited_mechanism, gradient_canaries, record_canaries
 from fedglm.privacy.durable import write_atomically
+from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.noise import GaussianNoise
 from fedglm.server.rows import to_json
 from fedglm.server.run_file import AUDIT
+from fedglm.simulations.audit_facts import CANARIES
 from fedglm.simulations.nodes import build_stage
 from fedglm.simulations.privacy import unit_of
 from fedglm.simulations.run_record import ReportError
 from fedglm.simulations.scenario import Scenario
-
-CANARIES: Final = "canaries.json"
-"""File of a run's `audit/` that keeps what its last audit found."""
 
 _MOST_RECORDS: Final = 64
 
@@ -72,7 +71,10 @@ def audit_canaries(run: Path, epsilon: float, told: Callable[[str], None] = lamb
     told("gradient canaries")
     found = [gradient_canaries(bench, mechanism, noise)]
     told("record canaries")
-    found.append(record_canaries(bench, mechanism, noise))
+    try:
+        found.append(record_canaries(bench, mechanism, noise))
+    except PrivacyError as exc:
+        told(f"left out: {exc}")
     told("trials")
     audit = EmpiricalAudit(found, list(run_trials(bench, mechanism, noise)))
     write_atomically(run / AUDIT / CANARIES, to_json(audit.to_fields(), indent=1) + "\n")
