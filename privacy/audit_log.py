@@ -1,5 +1,6 @@
 """Verification of one log: its chain, its owner's signatures, and what the other side has countersigned."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ class LogRecord:
         return 0 < number <= self.size and self.scan.chain[number - 1].hex() == digest
 
 
-def read_log(path: Path, role: str, name: str, ledger: Path | None = None) -> tuple[LogRecord | None, list[Check]]:
+def read_log(
+    path: Path, role: str, name: str, ledger: Path | None = None, known: Container[str] = ()
+) -> tuple[LogRecord | None, list[Check]]:
     """Read a log and hold it to itself.
 
     Args:
@@ -65,6 +68,7 @@ def read_log(path: Path, role: str, name: str, ledger: Path | None = None) -> tu
         role: `site` or `server`.
         name: Whose it is, in checks, where it does not say so itself.
         ledger: The ledger's file, of a site.
+        known: Keys (hex) that are the owners' by other evidence: one of these needs no old key that vouches for it.
 
     Returns:
         The log, None where it cannot be read, and the checks.
@@ -88,7 +92,7 @@ def read_log(path: Path, role: str, name: str, ledger: Path | None = None) -> tu
     checks = [check("log", True, f"{record.size} entries, each follows from the one before it")]
     if opened["role"] != role:
         checks.append(check("owner", False, f"entry 1: the log is of a {opened['role']}, not of a {role}"))
-    checks += [_key_changes(record), _own_signature(record, own), *_countersignatures(record)]
+    checks += [_key_changes(record, known), _own_signature(record, own), *_countersignatures(record)]
     return record, checks
 
 
@@ -107,21 +111,20 @@ def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
         return str(origins[0][0]), None
 
 
-def _key_changes(record: LogRecord) -> Check:
-    def check(held: bool | None, said: str) -> Check:
+def _key_changes(record: LogRecord, known: Container[str]) -> Check:
+    def check(held: bool, said: str) -> Check:
         return Check(subject=record.subject, name="key", held=held, said=said)
 
-    unvouched = 0
     for before, now, entry in zip(record.keys, record.keys[1:], record.of_kind("key"), strict=False):
         if entry["previous"] != before.hex:
             return check(False, f"entry {entry['number']}: it replaces a key that was not the owner's")
         if entry["vouched"] is None:
-            unvouched = unvouched or entry["number"]
+            if now.hex not in known:
+                said = "no old key vouched for this one; if it is the owner's, give it with --key"
+                return check(False, f"entry {entry['number']}: {said}")
         elif not is_vouched(before, record.origin, now, entry["vouched"]):
             return check(False, f"entry {entry['number']}: the old key did not vouch for the new one")
     said = record.keys[-1].fingerprint()
-    if unvouched:
-        return check(None, f"{said}; entry {unvouched}: no old key vouched for a new one, so compare it with --key")
     return check(True, f"{said}{f', changed {len(record.keys) - 1} times' if len(record.keys) > 1 else ''}")
 
 

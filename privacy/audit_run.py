@@ -7,6 +7,7 @@ that it took, and each site's log shows how the server's stood when they sealed 
 import base64
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,18 @@ def _row(line: str) -> dict[str, Any]:
     return found
 
 
-def audit_server(path: Path, files: RunFiles) -> tuple[LogRecord | None, list[Check]]:
+def audit_server(path: Path, files: RunFiles, known: Container[str] = ()) -> tuple[LogRecord | None, list[Check]]:
     """Verify a server's log by itself, and hold it to the run's files.
 
     Args:
         path: Of the log's file.
         files: Of the run.
+        known: As of `read_log`.
 
     Returns:
         The log, None where it cannot be read, and the checks.
     """
-    record, checks = read_log(path, "server", "server")
+    record, checks = read_log(path, "server", "server", known=known)
     if record is None:
         return None, checks
     own = [_announced(record), _site_signatures(record), _rounds(record, files), _result(record, files)]
@@ -269,9 +271,7 @@ def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:
 
 def _received(server: LogRecord, site: LogRecord, taken: list[Accepted]) -> Check:
     """Each update that the server took is a release of the site's, of the same bytes."""
-    again: dict[str, set[int]] = {}
-    for entry in site.of_kind("resent"):
-        again.setdefault(entry["release"], set()).add(entry["round"])
+    again = {entry["release"] for entry in site.of_kind("resent")}
     for update in taken:
         known = site.scan.releases.get(update.release)
         if known is None:
@@ -281,7 +281,7 @@ def _received(server: LogRecord, site: LogRecord, taken: list[Accepted]) -> Chec
         if update.measures is not None and not _measured(site, update):
             said = f"entry {update.number} of the server's log: measures of round {update.round} that the site's log "
             return _check("releases received", False, f"{said}does not show", site.subject)
-        if update.round in again.get(update.release.hex(), ()):
+        if update.release.hex() in again:  # the same bytes, in another round or run
             continue
         if at != update.round or size not in (0, update.size):
             said = f"entry {number}: a release of {size} bytes in round {at}; the server took {update.size} in round "

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,18 @@ _ONE_MESSAGE = 2
 """Rows of the ledger that one message may have: an update and its measures."""
 
 
-def audit_site(folder: Path) -> tuple[LogRecord | None, list[Check]]:
+def audit_site(folder: Path, known: Container[str] = ()) -> tuple[LogRecord | None, list[Check]]:
     """Verify a custody folder by itself.
 
     Args:
         folder: Of policy, ledger and log.
+        known: As of `read_log`.
 
     Returns:
         The log, None where it cannot be read, and the checks.
     """
     name = folder.absolute().parent.name if folder.name == FOLDER else folder.name
-    record, checks = read_log(folder / LOG, "site", name, folder / LEDGER)
+    record, checks = read_log(folder / LOG, "site", name, folder / LEDGER, known)
     if record is None:
         return None, checks
     policies = {entry["number"]: entry for entry in record.of_kind("policy")}

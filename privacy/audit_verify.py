@@ -61,16 +61,18 @@ def verify(
     if not custodies and not log.is_file():
         raise PrivacyError(f"{folder} holds no log: name the folder of a run, of a node or of a site")
     checks: list[Check] = []
-    record = None
+    record, known = None, {key.hex for key in keys}
     if log.is_file():
         files, checks = _files_of(log.parent.parent)
-        record, own = audit_server(log, files)
+        record, own = audit_server(log, files, known)
         checks += own
+        # What the server admitted or sealed with is a site's.
+        known |= _keys_of_sites(record)
     elif server is not None:
         raise PrivacyError(f"{server} holds no log of a server: name the folder of a run")
     logs = []
     for custody in custodies:
-        found, own = audit_site(custody)
+        found, own = audit_site(custody, known)
         checks += own
         if found is not None:
             logs.append(found)
@@ -139,6 +141,14 @@ def _known(records: list[LogRecord], keys: Sequence[PublicKey]) -> list[Check]:
         subject = found[key].subject if held else "-"
         checks.append(Check(subject=subject, name="known key", held=held, said=said))
     return checks
+
+
+def _keys_of_sites(server: LogRecord | None) -> set[str]:
+    """Keys that a server knew sites by."""
+    if server is None:
+        return set()
+    entries = [*server.of_kind("admitted"), *server.of_kind("witnessed")]
+    return {entry["key"] for entry in entries if entry["key"] is not None}
 
 
 def _distinct(sites: list[LogRecord]) -> list[Check]:

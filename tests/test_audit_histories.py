@@ -12,8 +12,11 @@ from tiny_federation import tiny_node
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
+from fedglm.privacy.custody_log import CustodyLog, Leaving
+from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy, sign_policy
+from fedglm.privacy.signed_log import SignedLog
 from fedglm.server import sealing
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rows import to_lines
@@ -113,9 +116,12 @@ def test_a_site_with_a_new_key_and_a_new_policy_between_two_runs(tmp_path):
     sign_policy(folder / "policy.toml", key)
     second = tmp_path / "second"
     run(second, nodes(tmp_path))
-    assert_whole(tmp_path)
     assert failed(verify(folder, server=second).checks) == []
-    assert failed(verify(folder, keys=[key.public]).checks) == []
+    assert failed(verify(tmp_path, keys=[key.public]).checks) == []
+    # Nobody vouched for it, and the first server has never seen it.
+    (wrong,) = failed(verify(tmp_path).checks)
+    assert (wrong.subject, wrong.name) == ("a", "key")
+    assert "no old key vouched for this one" in wrong.said
 
 
 def custody_policy(folder):
@@ -196,4 +202,88 @@ def test_many_random_kills_of_server_and_nodes(tmp_path):
             assert_whole(folder)
     if finished:
         (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
+    assert_whole(folder)
+
+
+def losing(answer, number):
+    """The node, but its answer to the `number`-th seal is lost after it has written it down."""
+    seals = []
+
+    def act(message):
+        reply = answer(message)
+        if message.metadata.message_type == "query.seal":
+            seals.append(1)
+            if len(seals) == number:
+                return None
+        return reply
+
+    return act
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_answer_to_a_seal_that_was_lost(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(sealing, "_PATIENCE_S", 0.3)
+    made = nodes(tmp_path)
+    made[10] = losing(made[10], number)
+    run(tmp_path, made, seal_every=1)
+    assert_whole(tmp_path)
+
+
+def test_a_policy_that_was_changed_and_changed_back(tmp_path):
+    folder = tmp_path / "nodes" / "a" / "custody"
+    for number, epsilon in enumerate((50.0, 60.0, 50.0)):
+        made = nodes(tmp_path)
+        policy = custody_policy(folder).model_copy(update={"epsilon": epsilon})
+        (folder / "policy.toml").write_text(policy.to_toml())
+        sign_policy(folder / "policy.toml", SigningKey.load(folder / "site.key"))
+        made[10] = answering(tiny_node(tmp_path / "nodes", "a", data_seed=0, rows=20), private=True)
+        run(tmp_path / f"run-{number}", made)
+        assert failed(verify(folder).checks) == []
+
+
+def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
+    run(tmp_path)
+    folder, seen = tmp_path / "nodes" / "a" / "custody", []
+    SignedLog(folder / "log.sqlite", remember=seen.append)
+    plan_sha256, name = next((e["plan"], e["run"]) for e in seen if e["kind"] == "release")
+    for number in range(3):
+        site = custody(folder, private=True)
+        charge = site.charge_of(name, number + 1, MECHANISM, plan_sha256, f"{number:064x}", purpose="update")
+
+        def full(*_arguments, **_options):
+            raise LogError("the disk is full")
+
+        with monkeypatch.context() as patch:
+            puts = []
+            right = SignedLog._put
+
+            def put(*arguments, right=right, puts=puts, first=number):
+                puts.append(1)
+                return right(*arguments[1:]) if len(puts) == 1 and first else full()
+
+            patch.setattr(SignedLog, "_put", put)
+            with pytest.raises(LogError, match="the disk is full"):
+                site.pay(Leaving(charge, 100))
+    found = verify(folder)
+    assert failed(found.checks) == []
+
+
+def test_keys_made_anew_vouch_for_each_other(tmp_path):
+    run(tmp_path)
+    folder = tmp_path / "nodes" / "a" / "custody"
+    old = SigningKey.load(folder / "site.key")
+    (folder / "site.key").unlink()
+    new = SigningKey.create(folder / "site.key")
+    CustodyLog(folder / "log.sqlite", new, old)
+    sign_policy(folder / "policy.toml", new)
+    assert failed(verify(tmp_path).checks) == []
+    said = {check.name: check.said for check in verify(folder).checks}
+    assert "changed 1 times" in said["key"]
+
+
+def test_updates_of_zeros_are_the_same_bytes_in_each_round(tmp_path):
+    """Without noise and at no learning rate, a node sends the same bytes again, which are charged once."""
+    folder = tmp_path / "still"
+    made = {10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20)) for i, name in enumerate(SITES)}
+    federate(folder, made, log=folder / "audit" / "log.sqlite", learning_rate=1e-30)
     assert_whole(folder)

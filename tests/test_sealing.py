@@ -1,0 +1,149 @@
+"""Seals between server and sites: what a party gone wrong can do to the other, which is nothing."""
+
+import base64
+import json
+
+import pytest
+from custodies import MECHANISM, SERVER, custody
+from fake_grid import answering, errs, federate
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
+from ledgers import sha256
+from tiny_federation import tiny_node
+
+from fedglm.compression.messages import RECORD
+from fedglm.privacy.audit_checks import failed
+from fedglm.privacy.audit_verify import verify
+from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.errors import Refusal
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.signed_log import SignedLog
+from fedglm.server.rows import to_lines
+
+MOMENT = "2027-01-04T10:00:00+00:00"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_the_disk():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
+def run(folder, spoil, kinds=("train",), rounds=(2,)):
+    """A run of a, b and c, of which a's answers to some messages are `spoil(reply, message)`."""
+    made = {
+        10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=True)
+        for i, name in enumerate("abc")
+    }
+    right = made[10]
+
+    def act(message):
+        reply, kind = right(message), message.metadata.message_type
+        wanted = kind in kinds and (kind != "train" or int(message.metadata.group_id) in rounds)
+        return spoil(reply, message) if wanted else reply
+
+    made[10] = act
+    log = folder / "audit" / "log.sqlite"
+    coordinator, _, _ = federate(folder, made, mechanism=MECHANISM, log=log)
+    (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
+    (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
+    return coordinator
+
+
+def saying(name, value):
+    def spoil(reply, _message):
+        reply.content.config_records[RECORD][name] = value
+        return reply
+
+    return spoil
+
+
+@pytest.mark.parametrize("anchor", ["nonsense", "1:" + "g" * 32, "-1:" + "0" * 32, ""])
+def test_an_anchor_that_is_none_is_rejected_and_the_run_goes_on(tmp_path, anchor):
+    coordinator = run(tmp_path, saying("log", anchor))
+    assert coordinator.rows[1]["nodes_rejected"] == 1
+    assert failed(verify(tmp_path).checks) == []
+
+
+def test_a_refusal_in_words_of_no_rule_does_the_server_no_harm(tmp_path):
+    def refuses(_reply, message):
+        code = int(ErrorCode.MOD_FAILED_PRECONDITION)
+        return Message(Error(code, f"refused by rule {'x' * 300}: no"), reply_to=message)
+
+    assert run(tmp_path, refuses).rows[1]["nodes_rejected"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("countersignature", "zz"),
+        ("countersignature", "AB" * 64),
+        ("countersignature", "00" * 64),
+        ("signature", "00" * 64),
+        ("key", "x"),
+        ("key", "0" * 64),
+        ("root", sha256("other")),
+        ("log", "x"),
+        ("size", 10**6),
+        ("made", "now"),
+    ],
+)
+def test_a_seal_that_is_none_is_left_out_and_the_others_are_kept(tmp_path, name, value):
+    run(tmp_path, saying(name, value), kinds=("query.seal",))
+    found = verify(tmp_path)
+    assert failed(found.checks) == []
+    held = {check.subject for check in found.checks if check.name == "countersignature" and check.held}
+    assert held == {"server", "b", "c"}
+
+
+def test_a_site_that_fails_at_the_seal(tmp_path):
+    run(tmp_path, errs, kinds=("query.seal",))
+    assert failed(verify(tmp_path).checks) == []
+
+
+# --- what a server gone wrong asks of a site
+
+
+@pytest.fixture
+def site(tmp_path):
+    run(tmp_path, lambda reply, _message: reply)
+    return custody(tmp_path / "nodes" / "a" / "custody", private=True)
+
+
+def plan_of(tmp_path):
+    entries = []
+    SignedLog(tmp_path / "nodes" / "a" / "custody" / "log.sqlite", remember=entries.append)
+    (entry,) = [found for found in entries if found["kind"] == "plan"]
+    return SignedPlan.from_bytes(base64.b64decode(entry["signed"])), entries
+
+
+def checkpoint(log, size=5, key=SERVER):
+    return Checkpoint.sign(log, size, sha256(size), MOMENT, key)
+
+
+def test_a_server_cannot_make_a_site_keep_a_checkpoint_that_it_never_signed(tmp_path, site):
+    signed, entries = plan_of(tmp_path)
+    log = next(found["log"] for found in entries if found["kind"] == "witnessed")
+    forged = Checkpoint(site.log.origin, 3, sha256("forged"), MOMENT, "0" * 128)
+    other = checkpoint(site.log.origin, 3, SigningKey.generate())
+    for own in (forged, other):
+        with pytest.raises(Refusal, match="no checkpoint of this log"):
+            site.log.seal(signed, checkpoint(log, 90), (own, own.countersign(SERVER)), 100)
+    assert failed(verify(tmp_path).checks) == []
+
+
+def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site):
+    signed, entries = plan_of(tmp_path)
+    log = next(found["log"] for found in entries if found["kind"] == "witnessed")
+    with pytest.raises(Refusal, match="another than before"):
+        site.log.seal(signed, checkpoint(sha256("another log")), None, 100)
+    with pytest.raises(Refusal, match="not signed by the key that signed the plan"):
+        site.log.seal(signed, checkpoint(log, 91, SigningKey.generate()), None, 100)
+    before = site.log.head.rows
+    for _ in range(5):  # the same again adds nothing
+        site.log.seal(signed, checkpoint(log, 92), None, 100)
+    assert site.log.head.rows == before + 1
+    with pytest.raises(Refusal, match="more than 3 checkpoints"):
+        site.log.seal(signed, checkpoint(log, 93), None, 3)
