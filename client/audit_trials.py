@@ -45,16 +45,21 @@ class TrialResult:
     said: str
 
 
-def run_trials(bench: Bench, mechanism: Mechanism, noise: GaussianNoise) -> Iterable[TrialResult]:
+def run_trials(
+    bench: Bench, mechanism: Mechanism, noise: GaussianNoise, only: str | None = None
+) -> Iterable[TrialResult]:
     """All trials, one after the other.
 
     Args:
         bench: Model and records.
         mechanism: Every unit in every step, in the units of the run.
         noise: Draws crafted records.
+        only: Name of a trial, which is then the only one.
     """
     one = replace(mechanism, sampling_rate=1.0, steps=1)
     for name, trial in _TRIALS.items():
+        if only not in (None, name):
+            continue
         try:
             passed, said = trial(bench, one, noise)
         except Exception as exc:
