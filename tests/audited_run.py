@@ -148,6 +148,7 @@ class Mutations:
     def _change(self, chain: Chain, dice: random.Random, before: int, *, append: bool = True) -> str:
         """Change one of the first entries, up to `before`, or put one on, which an owner may: `append`."""
         texts, at = chain.texts, dice.randrange(before)
+        texts_before = list(texts)
         how = dice.choice(("edit", "drop", "swap", "copy", "cut", "empty", *(["append"] if append else [])))
         if how == "edit":
             texts[at] = edited(texts[at], dice)
@@ -166,6 +167,9 @@ class Mutations:
             texts[at] = ""
         if how in ("drop", "swap", "copy", "append") and dice.random() < 0.7:
             chain.numbered()
+        if not append and texts_before == chain.texts[: len(texts_before)]:  # the last one once more is an append, too
+            chain.texts = [*texts_before[:at], edited(texts_before[at], dice), *texts_before[at + 1 :]]
+            how = "edit"
         return f"{how} at {at + 1}"
 
     def plain(self, dice: random.Random) -> str:
