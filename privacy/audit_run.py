@@ -4,7 +4,6 @@ What one side cannot rewrite is what the other has seen: the server's log shows 
 that it took, and each site's log shows how the server's stood when they sealed them.
 """
 
-import base64
 import hashlib
 import json
 from collections.abc import Container
@@ -94,7 +93,7 @@ def _announced(record: LogRecord) -> Check:
     keys = {key.hex for key in record.keys}
     for entry in record.of_kind("announced"):
         try:
-            signed = SignedPlan.from_bytes(base64.b64decode(entry["signed"]))
+            signed = SignedPlan.from_text(entry["signed"])
         except (PrivacyError, ValueError) as exc:
             return _check("plans", False, f"entry {entry['number']}: {exc}")
         if (signed.plan.sha256, signed.plan.run) != (entry["plan"], entry["run"]) or signed.server.hex not in keys:
@@ -215,7 +214,7 @@ def _another(server: LogRecord, site: LogRecord) -> str | None:
             return f"entry {entry['number']}: the site has seen another log of the server for the same run"
     for entry in site.of_kind("plan"):
         try:
-            plan = SignedPlan.from_bytes(base64.b64decode(entry["signed"])).plan
+            plan = SignedPlan.from_text(entry["signed"]).plan
         except (PrivacyError, ValueError):
             continue  # which the site's own checks name
         if plan.run in runs and (entry["server"] not in keys or plan.sha256 != runs[plan.run]):

@@ -1,6 +1,5 @@
 """Verification of a site's custody folder: policy, plans, releases, ledger and log agree, and the promise is kept."""
 
-import base64
 import math
 from collections.abc import Container, Iterator
 from dataclasses import replace
@@ -69,7 +68,7 @@ def _plans(record: LogRecord) -> tuple[dict[str, tuple[int, RunPlan]], Check]:
     for entry in record.of_kind("plan"):
         number = entry["number"]
         try:
-            signed = SignedPlan.from_bytes(base64.b64decode(entry["signed"]))
+            signed = SignedPlan.from_text(entry["signed"])
         except (PrivacyError, ValueError) as exc:
             return found, _check(record, "plans", False, f"entry {number}: {exc}")
         if (signed.plan.sha256, signed.server.hex) != (entry["plan"], entry["server"]):

@@ -178,6 +178,11 @@ class SignedPlan:
         return base64.b64encode(self.to_bytes()).decode()
 
     @classmethod
+    def from_text(cls, text: str) -> "SignedPlan":
+        """Read what `to_text` wrote; a `ValueError` or what `from_bytes` raises if it did not."""
+        return cls.from_bytes(base64.b64decode(text))
+
+    @classmethod
     def from_bytes(cls, blob: bytes) -> "SignedPlan":
         """Read what `to_bytes` wrote, from a stranger too.
 

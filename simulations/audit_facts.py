@@ -1,6 +1,5 @@
 """What an audit report is made of: the verified records of a run, and what its files say."""
 
-import base64
 import contextlib
 import json
 import tomllib
@@ -175,7 +174,7 @@ def _site(log: LogRecord, found: Verification) -> SiteFacts:
 def _plan(server: list[dict[str, Any]]) -> RunPlan | None:
     announced = [entry for entry in server if entry["kind"] in ("announced", "plan")]
     try:
-        return SignedPlan.from_bytes(base64.b64decode(announced[-1]["signed"])).plan if announced else None
+        return SignedPlan.from_text(announced[-1]["signed"]).plan if announced else None
     except (PrivacyError, ValueError):
         return None
 
