@@ -19,12 +19,12 @@ from pathlib import Path
 
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.charges import Charge
-from fedglm.privacy.custody import LEDGER, LOG, POLICY, Custody, establish
+from fedglm.privacy.custody import LEDGER, POLICY, Custody, establish
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import ANY, Policy
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.signed_log import LOG, SignedLog
 
 MECHANISM = Mechanism(
     sampling_rate=0.001, steps=1, clipping_norm=1.0, noise_multiplier=2.0, unit="record", records_per_unit=1

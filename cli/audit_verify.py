@@ -55,7 +55,7 @@ def about(found: "Verification") -> dict[str, Any]:
     checks = [{"subject": c.subject, "check": c.name, "held": c.held, "found": c.said} for c in found.checks]
     logs = [*([found.server] if found.server else []), *found.sites]
     heads = [
-        {"subject": log.subject, "entries": log.size, "key": log.keys[-1].hex, "root": log.roots({log.size})[log.size]}
+        {"subject": log.subject, "entries": log.size, "key": log.keys[-1].hex, "root": log.root(log.size)}
         for log in logs
     ]
     return {"held": found.held, "checks": checks, "logs": heads}

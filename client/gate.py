@@ -44,7 +44,6 @@ HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
 
 PINNED = "run.plan"
-_CHECKPOINT = ("size", "root", "made", "signature")
 _SEALS = 10
 """Checkpoints of the server's log that are kept in a run, beyond one a round."""
 _METRICS = ("loss", "metric", "count")
@@ -263,12 +262,11 @@ class OutboundGate:
 def _checkpoints(seal: Seal, log: str) -> tuple[Checkpoint, tuple[Checkpoint, str] | None]:
     """The server's checkpoint, and the site's own with the countersignature; raises PrivacyError where one is none."""
     words = seal.to_fields()
-    del words["run"]
-    theirs = Checkpoint.from_fields(words.pop("log"), {name: words.pop(name) for name in _CHECKPOINT})
-    if not words:
+    theirs = Checkpoint.from_fields(seal.log, words)
+    own = {name.removeprefix("your_"): value for name, value in words.items() if name.startswith("your_")}
+    if not own:
         return theirs, None
-    own = {name.removeprefix("your_"): value for name, value in words.items()}
-    countersignature = own.pop("countersignature", "")
+    countersignature = own.get("countersignature", "")
     if not signature(countersignature):
         raise PrivacyError("a checkpoint comes with its countersignature")
     return theirs, (Checkpoint.from_fields(log, own), str(countersignature))

@@ -10,9 +10,10 @@ from cryptography.x509 import load_pem_x509_certificate
 from fedglm.client.preflight_link import trusting
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import host_and_port
-from fedglm.privacy.custody import LOG, is_established
+from fedglm.privacy.custody import is_established
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.signed_log import LOG
 
 _PATIENCE_S = 10.0
 

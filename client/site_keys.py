@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedglm.client.site_settings import SiteError
-from fedglm.privacy.custody import LOG
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.durable import create_privately, storage_errors, write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.key_files import lock, read_key
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.signed_log import LOG
 from fedglm.privacy.site_identity import SiteIdentity
 
 

@@ -6,10 +6,11 @@ there; until then the older one is in force, or none.
 
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
-from fedglm.privacy.custody import KEY, LOG, POLICY, establish, is_established
+from fedglm.privacy.custody import KEY, POLICY, establish, is_established
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.policy import MOST_BYTES, Policy, sign_policy
+from fedglm.privacy.signed_log import LOG
 
 
 def sign_site_policy(site: Site) -> Policy:

@@ -21,10 +21,11 @@ from typing import Any, Final
 
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.canonical import canonical_json
+from fedglm.privacy.chained_file import now
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
-from fedglm.privacy.signed_log import SignedLog, now
+from fedglm.privacy.signed_log import SignedLog
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 

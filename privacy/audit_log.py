@@ -2,17 +2,16 @@
 
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.checkpoint import Checkpoint, is_vouched
+from fedglm.privacy.checkpoint import COLUMNS, Checkpoint, is_vouched
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_scan import Scan, opened, scan
-from fedglm.privacy.merkle import Frontier
-
-_COLUMNS = ("size", "root", "made", "signature")
+from fedglm.privacy.merkle import Tree
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,13 @@ class LogRecord:
         """Entries of a kind of which a log has few."""
         return [found for found in self.scan.rare if found["kind"] == kind]
 
-    def roots(self, sizes: set[int]) -> dict[int, str]:
-        """Root (hex) over so many first entries, for each size that the log has."""
-        tree, found = Frontier(), {}
-        for leaf in self.scan.leaves:
-            tree.append(leaf)
-            if tree.size in sizes:
-                found[tree.size] = tree.root().hex()
-        return found
+    def root(self, size: int) -> str:
+        """Root (hex) over so many first entries, at most all."""
+        return self._tree.root(size).hex()
+
+    @cached_property
+    def _tree(self) -> Tree:
+        return Tree(self.scan.leaves)
 
     def holds(self, anchor: str) -> bool:
         """Whether the log stood at `rows:hash` once."""
@@ -100,13 +98,13 @@ def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
     """What the chain begins with, and the owner's newest checkpoint; None where there is not one."""
     with opened(path) as database:
         origins = database.execute("SELECT hash FROM origin").fetchall()
-        rows = database.execute("SELECT size, root, made, signature FROM checkpoint").fetchall()
+        rows = database.execute("SELECT * FROM checkpoint").fetchall()
     if len(origins) != 1:
         raise LogError(f"the log {path} is damaged: it has not one beginning")
     if len(rows) != 1:
         return str(origins[0][0]), None
     try:
-        return str(origins[0][0]), Checkpoint.from_fields(origins[0][0], dict(zip(_COLUMNS, rows[0], strict=True)))
+        return str(origins[0][0]), Checkpoint.from_fields(origins[0][0], dict(zip(COLUMNS, rows[0], strict=True)))
     except PrivacyError:
         return str(origins[0][0]), None
 
@@ -138,7 +136,7 @@ def _own_signature(record: LogRecord, own: Checkpoint | None) -> Check:
         kind = "were cut off" if own.size > record.size else "were put on"
         odd = min(own.size, record.size) + 1
         return check(False, f"entry {odd}: from here on entries {kind}; the owner signed {own.size}, not {record.size}")
-    if own.root != record.roots({own.size})[own.size]:
+    if own.root != record.root(own.size):
         return check(False, f"entries 1 to {own.size} are not those that the owner signed")
     if not own.is_by(record.keys[-1]):
         return check(False, f"entry {own.size}: the log is not signed by its owner's key up to here")
@@ -154,11 +152,9 @@ def _countersignatures(record: LogRecord) -> list[Check]:
     entries = record.of_kind("countersigned")
     if not entries:
         return check(None, "nobody has countersigned any of it yet")
-    roots = record.roots({entry["size"] for entry in entries})
     for entry in entries:
-        fields = {name: entry[name] for name in _COLUMNS}
-        own, number = Checkpoint.from_fields(record.origin, fields), entry["number"]
-        if roots.get(own.size) != own.root:
+        own, number = Checkpoint.from_fields(record.origin, entry), entry["number"]
+        if own.size > record.size or record.root(own.size) != own.root:
             return check(False, f"entry {number}: entries 1 to {own.size} are not those that were countersigned")
         if not any(own.is_by(key) for key in record.keys):
             return check(False, f"entry {number}: what was countersigned is not signed by the owner")

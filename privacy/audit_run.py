@@ -56,12 +56,18 @@ class RunFiles:
         return cls(rows, next(iter(told), None))
 
 
-_COUNTS = ("round", "uplink_bytes", "downlink_bytes", "nodes_accepted", "nodes_rejected")
+_COUNTED = {
+    "uplink_bytes": "uplink_bytes",
+    "downlink_bytes": "downlink_bytes",
+    "accepted": "nodes_accepted",
+    "rejected": "nodes_rejected",
+}
+"""What an entry about a round counts, and the column of `rounds.jsonl` that counts the same."""
 
 
 def _row(line: str) -> dict[str, Any]:
     found = json.loads(line)
-    if not isinstance(found, dict) or any(type(found.get(name)) is not int for name in _COUNTS):
+    if not isinstance(found, dict) or any(type(found.get(name)) is not int for name in ("round", *_COUNTED.values())):
         raise ValueError("a line of rounds.jsonl is none")
     return found
 
@@ -103,17 +109,17 @@ def _announced(record: LogRecord) -> Check:
 
 def _site_signatures(record: LogRecord) -> Check:
     """Each update that the server took is signed by the site, where sites sign."""
-    known: dict[str, list[tuple[int, str | None]]] = {}
-    for entry in record.of_kind("admitted"):
-        known.setdefault(entry["site"], []).append((entry["number"], entry["key"]))
+    admitted, keys = record.of_kind("admitted")[::-1], dict[str, str | None]()
     signed = [update for update in record.scan.accepted if update.signature is not None]
     for update in record.scan.accepted:
-        # A site may come back with a new key: the one that it was admitted with last counts.
-        before = [number for number, _ in known.get(update.site, []) if number < update.number]
-        if not before:
+        while admitted and admitted[-1]["number"] < update.number:
+            # A site may come back with a new key: the one that it was admitted with last counts.
+            entry = admitted.pop()
+            keys[entry["site"]] = entry["key"]
+        if update.site not in keys:
             said = f"entry {update.number}: an update of {update.site}, which was not admitted before"
             return _check("updates", False, said)
-        key = next((key for number, key in reversed(known.get(update.site, [])) if number < update.number), None)
+        key = keys[update.site]
         if key is not None and not _is_signed(update, PublicKey.from_hex(key)):
             said = f"entry {update.number}: the update of {update.site} in round {update.round} is not signed by it"
             return _check("updates", False, said)
@@ -141,38 +147,33 @@ def _is_signed(update: Accepted, key: PublicKey) -> bool:
 def _rounds(record: LogRecord, files: RunFiles) -> Check:
     """Rounds follow each other, and are those of `rounds.jsonl`, byte for byte of traffic."""
     published = record.of_kind("published")
-    starts = {entry["number"]: entry["round"] for entry in record.of_kind("begun")}
-    last, rows = 0, {row["round"]: row for row in files.rows or []}
+    newest = {entry["round"]: entry["number"] for entry in published}  # of a round that was made again
+    rows = {row["round"]: row for row in files.rows or []}
+    taken: dict[int, list[Accepted]] = {}
+    for update in record.scan.accepted:
+        taken.setdefault(update.round, []).append(update)
+    last = since = 0
     for entry in sorted([*published, *record.of_kind("begun")], key=lambda entry: entry["number"]):
-        number = entry["number"]
-        if number in starts:
-            if starts[number] > last:
-                return _check("rounds", False, f"entry {number}: it goes on after round {starts[number]}, not {last}")
-            last = starts[number]
+        number, of_round = entry["number"], entry["round"]
+        if entry["kind"] == "begun":
+            if of_round > last:
+                return _check("rounds", False, f"entry {number}: it goes on after round {of_round}, not {last}")
+            last, since = of_round, number
             continue
-        if entry["round"] != last + 1:
-            return _check("rounds", False, f"entry {number}: round {entry['round']} follows round {last}")
-        last = entry["round"]
-        row = rows.get(last)
-        names = {"accepted": "nodes_accepted", "rejected": "nodes_rejected"}
-        for name in ("uplink_bytes", "downlink_bytes", "accepted", "rejected"):
-            if row is not None and number == _newest(published, last) and row[names.get(name, name)] != entry[name]:
+        if of_round != last + 1:
+            return _check("rounds", False, f"entry {number}: round {of_round} follows round {last}")
+        last = of_round
+        if len({update.site for update in taken.get(last, []) if since < update.number < number}) != entry["accepted"]:
+            return _check("rounds", False, f"entry {number}: it counts updates that the log does not show")
+        for name, column in _COUNTED.items():
+            if last in rows and number == newest[last] and rows[last][column] != entry[name]:
                 return _check("rounds", False, f"entry {number}: round {last} has other {name} in rounds.jsonl")
     under_way = not record.of_kind("finished")  # the log is written first
     lines = last if files.rows is None else len(files.rows)
     if lines != last and not (under_way and lines == last - 1):
         return _check("rounds", False, f"the log shows {last} rounds, rounds.jsonl has {lines}")
-    for entry in published:
-        taken = [u for u in record.scan.accepted if u.round == entry["round"] and u.number < entry["number"]]
-        since = max((n for n in starts if n < entry["number"]), default=0)
-        if len({u.site for u in taken if u.number > since}) != entry["accepted"]:
-            return _check("rounds", False, f"entry {entry['number']}: it counts updates that the log does not show")
     told = "with the bytes that rounds.jsonl shows" if files.rows is not None else "and there is no rounds.jsonl"
     return _check("rounds", True, f"{last}, {told}")
-
-
-def _newest(published: list[dict[str, Any]], server_round: int) -> int:
-    return max(int(entry["number"]) for entry in published if entry["round"] == server_round)
 
 
 def _result(record: LogRecord, files: RunFiles) -> Check:
@@ -233,18 +234,16 @@ def _of(site: LogRecord, server: LogRecord) -> list[dict[str, Any]]:
 def _seen(name: str, log: LogRecord, entries: list[dict[str, Any]], by: str, of: str | None = None) -> Check:
     """What another log has seen of this one is what this one shows."""
     subject = of or log.subject
-    roots = log.roots({entry["size"] for entry in entries})
     keys = {key.hex for key in log.keys}
     for entry in entries:
-        fields = {field: entry[field] for field in ("size", "root", "made", "signature")}
-        seen = Checkpoint.from_fields(log.origin, fields)
+        seen = Checkpoint.from_fields(log.origin, entry)
         where = f"entry {entry['number']} of {by}'s log"
         if entry["key"] not in keys or not seen.is_by(PublicKey.from_hex(entry["key"])):
             return _check(name, False, f"{where} shows a checkpoint by a key that {log.subject}'s log has not", subject)
         if seen.size > log.size:
             said = f"entry {log.size + 1} of {log.subject}'s log and all after it were cut off: {where} has seen "
             return _check(name, False, f"{said}{seen.size} entries", subject)
-        if roots[seen.size] != seen.root:
+        if log.root(seen.size) != seen.root:
             said = f"entries 1 to {seen.size} of {log.subject}'s log are not those that {where} has seen"
             return _check(name, False, said, subject)
     if not entries:

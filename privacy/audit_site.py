@@ -10,12 +10,13 @@ from fedglm.privacy.accountant import spent
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord, read_log
 from fedglm.privacy.charges import one_data_set
-from fedglm.privacy.custody import FOLDER, LEDGER, LOG, POLICY
+from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log_scan import TOLD, Group, scan_ledger
 from fedglm.privacy.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy, load_policy
+from fedglm.privacy.signed_log import LOG
 
 _ONE_MESSAGE = 2
 """Rows of the ledger that one message may have: an update and its measures."""

@@ -10,13 +10,11 @@ from fedglm.privacy.audit_checks import Check, failed
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.audit_run import RunFiles, audit_pair, audit_server
 from fedglm.privacy.audit_site import audit_site
-from fedglm.privacy.custody import FOLDER, LEDGER, LOG
+from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.proofs import check_proof
-
-AUDIT = "audit"
-"""Folder of a run's folder that holds the server's log."""
+from fedglm.privacy.signed_log import AUDIT, LOG
 
 
 @dataclass(frozen=True)

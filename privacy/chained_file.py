@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -39,6 +40,11 @@ def is_sha256(value: object) -> bool:
 def chained(previous: str, entry: bytes) -> str:
     """Hash (hex) of an entry that follows the hash `previous` (hex)."""
     return hashlib.sha256(bytes.fromhex(previous) + entry).hexdigest()
+
+
+def now() -> str:
+    """The time as entries tell it: UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

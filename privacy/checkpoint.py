@@ -4,13 +4,17 @@ An owner can rewrite its own log and sign it anew. What it cannot change is what
 a log of its own: a log whose first entries do not give the countersigned root was rewritten, cut or forked.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.log_entries import KINDS
+
+COLUMNS: Final = ("size", "root", "made", "signature")
+"""What a checkpoint says, beside the log that it is of: so it stands in tables, entries, messages and proofs."""
 
 _OWN, _OTHER, _KEY = "fedglm/checkpoint/1", "fedglm/witness/1", "fedglm/key/1"
 
@@ -52,18 +56,21 @@ class Checkpoint:
 
     def to_fields(self) -> dict[str, Any]:
         """As in an entry of a log, without the log's name."""
-        return {"size": self.size, "root": self.root, "made": self.made, "signature": self.signature}
+        return {name: getattr(self, name) for name in COLUMNS}
 
     @classmethod
-    def from_fields(cls, log: object, fields: dict[str, Any]) -> Self:
+    def from_fields(cls, log: object, fields: Mapping[str, Any]) -> Self:
         """Read what a stranger sent.
+
+        Args:
+            log: See above.
+            fields: `COLUMNS`; others may stand among them.
 
         Raises:
             PrivacyError: A field is missing, or not what a checkpoint holds.
         """
-        checks = {name: KINDS["witnessed"][name] for name in ("log", "size", "root", "made", "signature")}
-        given = {**fields, "log": log}
-        if given.keys() != checks.keys() or not all(check(given[name]) for name, check in checks.items()):
+        given: dict[str, Any] = {"log": log, **{name: fields.get(name) for name in COLUMNS}}
+        if not all(KINDS["witnessed"][name](value) for name, value in given.items()):
             raise PrivacyError("that is no checkpoint of a log")
         return cls(**given)
 

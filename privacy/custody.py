@@ -27,12 +27,13 @@ from fedglm.privacy.plan import RunPlan
 from fedglm.privacy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.refusal_log import RefusalLog
 from fedglm.privacy.remaining_budget import stretched
+from fedglm.privacy.signed_log import LOG
 
 FOLDER = "custody"
 """Name of the folder, within the node's."""
 
 KEY, POLICY, LEDGER, SALT = "site.key", "policy.toml", "ledger.sqlite", "salt"
-REFUSALS, LOG = "refusals.jsonl", "log.sqlite"
+REFUSALS = "refusals.jsonl"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedglm.privacy.accountant import upper_bound
-from fedglm.privacy.chained_file import Head
+from fedglm.privacy.chained_file import Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, related
 from fedglm.privacy.checkpoint import Checkpoint, vouch
 from fedglm.privacy.errors import LogError, Refusal
@@ -20,7 +20,7 @@ from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import Policy
-from fedglm.privacy.signed_log import Entry, SignedLog, now
+from fedglm.privacy.signed_log import Entry, SignedLog
 
 _ALL_OF: Final = 1000
 """So many refusals of a rule have an entry each; after that one an hour has, for a server could fill the disk. All of
@@ -89,10 +89,13 @@ class CustodyLog:
         Raises:
             LogError: One of them was rolled back, or changed.
         """
-        rows, logged = ledger.rows(), self._rows
+        self._check(ledger.rows(), 0)
+
+    def _check(self, rows: Sequence[Row], start: int) -> None:
+        logged = self._rows
         if len(logged) > len(rows):
             raise LogError(f"the ledger has {len(rows)} rows, and the log shows {len(logged)}: it was rolled back")
-        for row, digest in zip(rows, logged, strict=False):
+        for row, digest in zip(rows[start:], logged[start:], strict=False):
             if row.hash != digest:
                 raise LogError(f"row {row.number} of the ledger is another than the log shows: one of them was changed")
 
@@ -138,12 +141,14 @@ class CustodyLog:
             Refusal: Rule `epsilon-budget`.
             LedgerError, LogError: It could not be written.
         """
-        if len(ledger.rows()) > len(self._rows):
+        if len(rows := ledger.rows()) > len(self._rows):
             with self._log.writing() as put:  # by itself: whatever happens to this charge, the log knows the others
-                self._mend(ledger, delta, put)
+                self._mend(rows, delta, put)
         with self._log.writing() as put:  # others wait: charge and entry belong together
-            self._mend(ledger, delta, put)
-            fresh = [each for each in leaving if not ledger.released(each.charge.release)]
+            rows = ledger.rows()
+            self._mend(rows, delta, put)
+            charged = {row.charge.release for row in rows}
+            fresh = [each for each in leaving if each.charge.release not in charged]
             for each in leaving:
                 if each not in fresh and each.charge.release not in self._resent:  # once: a server may ask for ever
                     of_round = {"run": each.charge.run, "round": each.charge.round}
@@ -200,10 +205,9 @@ class CustodyLog:
         """What the log's chain begins with."""
         return self._log.origin
 
-    def _mend(self, ledger: Ledger, delta: float | None, put: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def _mend(self, rows: Sequence[Row], delta: float | None, put: Callable[[str, Mapping[str, Any]], None]) -> None:
         """Write down what was charged and has no entry: the node was killed between."""
-        self.check(ledger)
-        rows = ledger.rows()
+        self._check(rows, max(0, len(self._rows) - 1))  # the hash of a row is over all before it
         for row in rows[len(self._rows) :]:
             put("charged", _fields(row, *_so_far(rows[: row.number], row, delta)))
 

@@ -10,12 +10,11 @@ and is not charged again; fresh noise is a fresh charge.
 
 import math
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from fedglm.privacy.accountant import Spent, spent, within
-from fedglm.privacy.chained_file import ChainedFile, Head
+from fedglm.privacy.chained_file import ChainedFile, Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, Stretch, related, stretches
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 
@@ -100,7 +99,7 @@ class Ledger(ChainedFile):
         """
         with self._writing() as database:
             _check(self._rows, [charge, *others], budget)
-            time, head = datetime.now(UTC).isoformat(timespec="seconds"), self._head
+            time, head = now(), self._head
             entries = [Row.entry(number, time, each) for number, each in enumerate((charge, *others), head.rows + 1)]
             return self._add(database, head, entries)
 

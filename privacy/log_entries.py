@@ -197,6 +197,8 @@ def read_entry(content: bytes, number: int) -> dict[str, Any]:
     _check(whole)
     if whole["number"] != number:
         raise PrivacyError(f"its text says that it is entry {whole['number']}")
+    if (whole["kind"] == "opened") != (number == 1):
+        raise PrivacyError("a log is opened once, by its first entry")
     return whole
 
 

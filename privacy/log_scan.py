@@ -46,12 +46,11 @@ class Group:
     """Releases that differ in nothing but round, size and content.
 
     Attributes:
-        fields: What they have in common: `_SAME`, mechanism, delta, codec and rules.
+        fields: What they have in common: `_SAME`, mechanism, delta and codec.
         count: How many.
         first: Number of the first one's entry.
         rounds: The least and the greatest round.
         most_bytes: Of the largest.
-        bytes: Of all.
         last: Number of the last one's entry.
         epoch: Number of the entry about the policy that was in force; 0 for none.
         told: Told by the first; None where none is.
@@ -64,7 +63,6 @@ class Group:
     first: int
     rounds: tuple[int, int]
     most_bytes: int
-    bytes: int
     told: float | None
     epsilon: float | None
     last: int
@@ -75,7 +73,7 @@ class Group:
         """Take in what a later piece has."""
         self.count += later.count
         self.rounds = min(self.rounds[0], later.rounds[0]), max(self.rounds[1], later.rounds[1])
-        self.most_bytes, self.bytes = max(self.most_bytes, later.most_bytes), self.bytes + later.bytes
+        self.most_bytes = max(self.most_bytes, later.most_bytes)
         fell = _fell(self.epsilon, later.told)
         self.last = later.last
         self.falls = self.falls or later.falls or (later.first if fell else 0)
@@ -216,8 +214,6 @@ def _take(found: Scan, number: int, stored: tuple[object, object, object], previ
     if follows != digest:
         raise PrivacyError("its hash does not follow from the entry before and its text")
     whole = read_entry(content, number)
-    if (whole["kind"] == "opened") != (number == 1):
-        raise PrivacyError("a log is opened once, by its first entry")
     found.chain.append(bytes.fromhex(digest[:32]))
     found.leaves.append(leaf_hash(content))
     if whole["kind"] in _CHARGES:
@@ -259,14 +255,11 @@ def _count(found: Scan, whole: dict[str, Any]) -> None:
     found.releases[bytes.fromhex(whole["release"])] = whole["number"], size, at
     group = found.groups.get(key)
     if group is None:
-        shared = {name: whole[name] for name in (*_SAME, "mechanism", "delta")}
-        shared |= {"codec": whole.get("codec"), "rules": whole.get("rules", [])}
-        found.groups[key] = Group(
-            shared, 1, whole["number"], (at, at), size, size, epsilon, epsilon, whole["number"], found.epoch
-        )
+        shared = {name: whole.get(name) for name in (*_SAME, "mechanism", "delta", "codec")}
+        number = whole["number"]
+        found.groups[key] = Group(shared, 1, number, (at, at), size, epsilon, epsilon, number, found.epoch)
         return
     group.count += 1
-    group.bytes += size
     group.most_bytes = max(group.most_bytes, size)
     group.rounds = min(group.rounds[0], at), max(group.rounds[1], at)
     if _fell(group.epsilon, epsilon) and not group.falls:

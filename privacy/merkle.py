@@ -11,6 +11,7 @@ Hashes are 32 bytes.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Final
 
 EMPTY: Final = hashlib.sha256(b"").digest()
@@ -61,6 +62,31 @@ class Frontier:
         for peak in self._peaks[-2::-1]:
             found = node_hash(peak, found)
         return found
+
+
+class Tree:
+    """A tree of known leaves, with all its nodes: the root over any number of the first ones is a few hashes away.
+
+    Args:
+        leaves: Their hashes.
+    """
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self._levels = [leaves]
+        while len(level := self._levels[-1]) > 1:
+            self._levels.append([node_hash(*pair) for pair in zip(level[::2], level[1::2], strict=False)])
+
+    def root(self, size: int) -> bytes:
+        """Over the first `size` leaves.
+
+        Raises:
+            IndexError: The tree has fewer.
+        """
+        if not 0 <= size <= len(self._levels[0]):
+            raise IndexError(f"the first {size} of {len(self._levels[0])} leaves")
+        # Each bit of the size is a whole subtree, the smallest at the right.
+        peaks = [level[(size >> height) - 1] for height, level in enumerate(self._levels) if size >> height & 1]
+        return reduce(lambda right, left: node_hash(left, right), peaks) if peaks else EMPTY
 
 
 def root_of(leaves: Iterable[bytes]) -> bytes:

@@ -64,8 +64,7 @@ def check_proof(proof: object) -> Check:
     try:
         if not isinstance(proof, dict) or proof["format"] != _FORMAT:
             raise ValueError
-        fields = {name: proof["checkpoint"][name] for name in ("size", "root", "made", "signature")}
-        signed, key = Checkpoint.from_fields(proof["log"], fields), PublicKey.from_hex(proof["key"])
+        signed, key = Checkpoint.from_fields(proof["log"], proof["checkpoint"]), PublicKey.from_hex(proof["key"])
         steps = [_hash(step) for step in proof["path"]]
         root = bytes.fromhex(signed.root)
         if proof["kind"] == "inclusion":
@@ -78,7 +77,7 @@ def check_proof(proof: object) -> Check:
             said = f"the first {size} entries, of root {old.hex()[:16]}, begin {signed.size}, by {key.fingerprint()}"
         else:
             raise ValueError
-    except (KeyError, ValueError, TypeError) as exc:
+    except (AttributeError, KeyError, ValueError, TypeError) as exc:
         raise PrivacyError("that is no proof about a log") from exc
     if not signed.is_by(key):
         return Check(subject="proof", name=proof["kind"], held=False, said="the checkpoint is not signed by the key")

@@ -14,11 +14,11 @@ refused has a line or is counted. A site that wants lines again moves both files
 import fcntl
 import os
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.privacy.chained_file import now
 from fedglm.privacy.durable import storage_errors, sync_folder, write_atomically
 from fedglm.privacy.errors import PrivacyError, Refusal
 
@@ -85,7 +85,7 @@ class RefusalLog:
             PrivacyError: The log is full, and the counts are damaged. The refusal stands all the same.
         """
         entry = RefusalEntry(
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            time=now(),
             rule=refusal.rule,
             reason=_printable(refusal.reason, _LONGEST_REASON),
             run=_printable(run, _LONGEST_RUN),

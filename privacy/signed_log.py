@@ -8,19 +8,22 @@ can neither cut nor change it; who holds the key cannot change what the other si
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from fedglm.privacy.chained_file import ChainedFile, Head
-from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.chained_file import ChainedFile, Head, now
+from fedglm.privacy.checkpoint import COLUMNS, Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.log_entries import entry, read_entry
 from fedglm.privacy.merkle import Frontier, leaf_hash
 
-_COLUMNS = ("size", "root", "made", "signature")
+AUDIT: Final = "audit"
+"""Folder, within a run's, of the server's log."""
+
+LOG: Final = "log.sqlite"
+"""Name of a log's file."""
 
 Entry = dict[str, Any]
 """Fields of an entry, with `number`, `time` and `kind`."""
@@ -43,7 +46,7 @@ class SignedLog(ChainedFile):
 
     what = "log"
     table = "entries"
-    more: ClassVar = {"checkpoint": f"CREATE TABLE checkpoint ({', '.join(_COLUMNS)})"}
+    more: ClassVar = {"checkpoint": f"CREATE TABLE checkpoint ({', '.join(COLUMNS)})"}
     if_missing = "a new one would forget what happened"
     error = LogError
 
@@ -121,7 +124,7 @@ class SignedLog(ChainedFile):
             if len(found) != 1:
                 raise self._damaged(": it has no checkpoint, or more than one")
             try:
-                signed = Checkpoint.from_fields(self.origin, dict(zip(_COLUMNS, found[0], strict=True)))
+                signed = Checkpoint.from_fields(self.origin, dict(zip(COLUMNS, found[0], strict=True)))
             except PrivacyError as exc:
                 raise self._damaged(f": {exc}") from exc
             if (signed.size, signed.root) != (self._tree.size, self._tree.root().hex()):
@@ -158,8 +161,6 @@ class SignedLog(ChainedFile):
 
     def _take(self, content: bytes, _: str) -> None:
         found = read_entry(content, self._head.rows + 1)
-        if (found["kind"] == "opened") != (self._head.rows == 0):
-            raise PrivacyError("a log is opened once, by its first entry")
         if found["kind"] == "opened":
             self.owner, self._public = found, found["key"]
         elif found["kind"] == "key":
@@ -169,11 +170,6 @@ class SignedLog(ChainedFile):
         self._tree.append(leaf_hash(content))
         if self._remember is not None:
             self._remember(found)
-
-
-def now() -> str:
-    """UTC, ISO 8601 to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _software() -> str:

@@ -25,13 +25,13 @@ from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.signed_log import AUDIT, LOG
 from fedglm.server.client_privacy import ClientPrivacySettings, plan_client_privacy
 from fedglm.server.errors import ProjectError
 from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 RUN, INITIAL, CHECKPOINTS = "run.json", "initial.f32", "checkpoint"
-AUDIT, LOG = "audit", "log.sqlite"
 ROUNDS, EVENTS, DONE, FAILED = "rounds.jsonl", "events.jsonl", "done.json", "failed.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -75,8 +75,7 @@ class Sealing:
         """Keep what a site says, if it is what it should be."""
         try:
             words = Sealed.from_fields(reply.content.config_records[RECORD])
-            own = {name: getattr(words, name) for name in ("size", "root", "made", "signature")}
-            theirs, key = Checkpoint.from_fields(words.log, own), PublicKey.from_hex(words.key)
+            theirs, key = Checkpoint.from_fields(words.log, words.to_fields()), PublicKey.from_hex(words.key)
             if not signature(words.countersignature):
                 return
         except (CodecError, KeyError, PrivacyError, ValueError):

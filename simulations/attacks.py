@@ -31,8 +31,8 @@ from fedglm.compression.settings import UpdateSettings
 from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json
-from fedglm.server.run_file import AUDIT
 from fedglm.simulations.audit_facts import ATTACK
 from fedglm.simulations.nodes import Stage, build_stage
 from fedglm.simulations.privacy import declared_units, delta_of, plan_noise

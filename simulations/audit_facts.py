@@ -19,8 +19,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy
-from fedglm.privacy.signed_log import SignedLog
-from fedglm.server.run_file import AUDIT
+from fedglm.privacy.signed_log import AUDIT, SignedLog
 from fedglm.simulations.run_record import ReportError
 
 CANARIES, ATTACK = "canaries.json", "attack.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedglm.privacy.durable import write_atomically
+from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json
-from fedglm.server.run_file import AUDIT
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
 from fedglm.simulations.audit_flow import data_flow
 from fedglm.simulations.audit_gate import Breach
@@ -290,7 +290,7 @@ def _records(facts: AuditFacts) -> Html:
         "Logs as they stand",
         [Column("Log", figures=False), Column("Entries"), Column("Root", figures=False), Column("Key", figures=False)],
         [
-            (isolated(log.subject), f"{log.size:,}", element("code", log.roots({log.size})[log.size]),
+            (isolated(log.subject), f"{log.size:,}", element("code", log.root(log.size)),
              element("code", log.keys[-1].fingerprint()))
             for log in logs
         ],

@@ -14,8 +14,8 @@ from fedglm.client.canary_audit import CanaryResult, audited_mechanism, gradient
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json
-from fedglm.server.run_file import AUDIT
 from fedglm.simulations.audit_facts import CANARIES
 from fedglm.simulations.nodes import build_stage
 from fedglm.simulations.privacy import unit_of

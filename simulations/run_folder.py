@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from fedglm.privacy.durable import StorageError, write_atomically
+from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json, to_lines
-from fedglm.server.run_file import AUDIT
 
 LOCK = ".lock"
 

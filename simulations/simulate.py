@@ -18,13 +18,13 @@ from fedglm.client.precision import choose_precision
 from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.durable import StorageError, storage_errors
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.signed_log import LOG
 from fedglm.server.app import build_server_app
 from fedglm.server.client_privacy import plan_client_privacy
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Listener, Plan, Row
 from fedglm.server.participants import FederationError
 from fedglm.server.rows import total_bytes
-from fedglm.server.run_file import LOG
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator

@@ -15,6 +15,14 @@ def fedglm():
     return run_here
 
 
+@pytest.fixture(scope="module")
+def unsynced():
+    """Nothing waits for the disk: what must survive a power cut is tested elsewhere, and here it would be much time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """Path of a scenario that trains in a second."""

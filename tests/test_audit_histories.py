@@ -21,14 +21,9 @@ from fedglm.server import sealing
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rows import to_lines
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 SITES = "abc"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 def nodes(folder, **policies):

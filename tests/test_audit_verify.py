@@ -20,14 +20,9 @@ from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy
 from fedglm.privacy.signed_log import SignedLog
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 NAMED = re.compile(r"\b(entry|entries|row|round|rounds)\b.*\d|policy|model|key|beginning|signature|read|signed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 @pytest.fixture(scope="module")

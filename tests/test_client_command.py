@@ -23,12 +23,9 @@ from fedglm.privacy.policy import Policy, load_policy
 from fedglm.privacy.refusal_log import RefusalLog
 from fedglm.privacy.site_identity import SiteIdentity
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 SLEEPER = "import time; print('SuperNode ID: 1', flush=True); time.sleep(600)"
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, vector_sha256
 from fedglm.compression.messages import Instruction, Report
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 BENCH = workbench()
 SIZE = BENCH.layout.size
 
@@ -64,12 +66,6 @@ def deltas(monkeypatch):
 
     monkeypatch.setattr(node_module, "train_locally", recording)
     return made
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    """What must survive a power cut is tested elsewhere; here it would be half of the time."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 # --- who it is

@@ -10,12 +10,12 @@ from ledgers import sha256
 
 from fedglm.privacy import custody_log
 from fedglm.privacy.accountant import spent
-from fedglm.privacy.custody import LEDGER, LOG
+from fedglm.privacy.custody import LEDGER
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import sign_policy
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.signed_log import LOG, SignedLog
 
 
 @pytest.fixture

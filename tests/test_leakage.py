@@ -37,6 +37,8 @@ from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 SITES, RECORDS, STEPS, ROUNDS, DELTA = 6, 120, 4, 4, 1e-4
 MECHANISM = Mechanism(
     sampling_rate=0.2, steps=STEPS, clipping_norm=1.0, noise_multiplier=0.77, unit="record", records_per_unit=1
@@ -87,12 +89,6 @@ class Sites:
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory):
     return Sites(tmp_path_factory.mktemp("texts"))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    """What must survive a power cut is tested elsewhere."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=ROUNDS):

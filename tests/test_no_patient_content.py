@@ -28,7 +28,8 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.privacy.audit_bundle import export
-from fedglm.privacy.custody import LEDGER, LOG
+from fedglm.privacy.custody import LEDGER
+from fedglm.privacy.signed_log import LOG
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.metrics import run_figures
 from fedglm.server.run_log import RunLog
@@ -36,6 +37,8 @@ from fedglm.server.run_view import read_view
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import write_audit_report
+
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 CANARY = "Zyxwine"
 TRAINING = 'local_steps = 2\nbatch_size = 8\nprecision = "fp32"\ndevice = "cpu"\n'
@@ -74,11 +77,6 @@ DAMAGE = {
     "no rows": [],
 }
 """Rows of a site's file after the line of names."""
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

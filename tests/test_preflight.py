@@ -22,13 +22,10 @@ from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.policy import Policy
 from fedglm.server.certificates import issue_certificate
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 PERSON = "Anna Musterfrau"
 DATA = {"source": "records.csv", "text_field": "note", "label_field": "ill", "unit_field": "patient"}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

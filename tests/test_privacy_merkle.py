@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fedglm.privacy.merkle import (
     EMPTY,
     Frontier,
+    Tree,
     consistency_proof,
     inclusion_proof,
     is_consistent,
@@ -53,6 +54,14 @@ def test_the_root_of_every_size_is_that_of_the_definition():
     for size, leaf in enumerate(LEAVES, 1):
         frontier.append(leaf)
         assert (frontier.size, frontier.root()) == (size, by_definition(LEAVES[:size]))
+
+
+@given(whole=st.integers(0, len(LEAVES)), data=st.data())
+def test_a_whole_tree_knows_the_root_of_every_beginning(whole, data):
+    tree, size = Tree(LEAVES[:whole]), data.draw(st.integers(0, whole))
+    assert tree.root(size) == by_definition(LEAVES[:size])
+    with pytest.raises(IndexError):
+        tree.root(whole + 1)
 
 
 @given(size=SIZES, data=st.data())

@@ -37,15 +37,11 @@ from fedglm.privacy.noise import GaussianNoise
 from fedglm.privacy.plan import SignedPlan
 from fedglm.server.checkpoint import CheckpointError, load_latest
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 BENCH = workbench()
 SIZE = BENCH.layout.size
 SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    """What must survive a power cut is tested elsewhere."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 def asked(node, mechanism, *, declared, metrics=None):

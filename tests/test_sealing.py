@@ -21,14 +21,9 @@ from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.rows import to_lines
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 MOMENT = "2027-01-04T10:00:00+00:00"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 def run(folder, spoil, kinds=("train",), rounds=(2,)):

@@ -24,16 +24,10 @@ from fedglm.privacy.noise import GaussianNoise
 from fedglm.server.client_privacy import ClientPrivacy, ClientPrivacySettings, PrivateMean, plan_client_privacy
 from fedglm.server.settings import FederationSettings
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 MANY = 1_000_000
 CLIP = 2.5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    """What must survive a power cut is tested elsewhere; here it would be half of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 def mechanism(noise_multiplier=1.0, *, clip=CLIP, rate=1.0):

@@ -26,13 +26,7 @@ from fedglm.compression.messages import RECORD, UPDATE, Introduction
 from fedglm.server.app import build_server_app
 from fedglm.server.participants import FederationError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    """What must survive a power cut is tested elsewhere; here it would be half of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 # --- an ordinary run

@@ -14,16 +14,10 @@ from fedglm.privacy.errors import LogError
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.participants import FederationError
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 ONE_ROUND = spent([MECHANISM.event()], 1e-3).epsilon
 TWO_ROUNDS = spent([MECHANISM.event()] * 2, 1e-3).epsilon
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    """What must survive a power cut is tested elsewhere; here it would be half of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 def private_nodes(folder, **policies):

@@ -19,6 +19,8 @@ from fedglm.compression.messages import Instruction
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.refusal_log import RefusalLog
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 TRAINING = 'local_steps = 2\nbatch_size = 8\nprecision = "fp32"\ndevice = "cpu"\n'
 TRIAL = f'name = "trial"\n[data]\nsource = "breast-cancer"\n[training]\n{TRAINING}'
 TABLE = f"""
@@ -32,11 +34,6 @@ class_names = ["low", "high"]
 [training]
 {TRAINING}"""
 TEXT = f'name = "text"\n[data]\nsource = "./nowhere.jsonl"\nlength = 32\n[training]\n{TRAINING}'
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")
