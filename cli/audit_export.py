@@ -71,8 +71,13 @@ def _log(folder: Path) -> Path:
 def _signing_key(folder: Path, named: Path | None) -> "SigningKey":
     from fedglm.privacy.keys import SigningKey
 
-    own = (named,) if named else (folder / "server.key", folder / "custody" / "site.key", folder / "site.key")
-    for path in own:
-        if path is not None and path.is_file():
+    if named is not None:
+        if not named.is_file():
+            raise typer.BadParameter(
+                f"--key {named}: there is no such file: name a site.key or a project's signing key"
+            )
+        return SigningKey.load(named)
+    for path in (folder / "server.key", folder / "custody" / "site.key", folder / "site.key"):
+        if path.is_file():
             return SigningKey.load(path)
     raise typer.BadParameter(f"{folder} holds no key to sign with: name one with --key, such as the project's")

@@ -110,17 +110,17 @@ def _print(project: "Project", about: dict[str, Any]) -> None:
 
     console = wide_console()
     console.print(f"project [bold]{escape(about['name'])}[/bold] in {escape(about['folder'])}", soft_wrap=True)
-    console.print(f"sites reach it at {about['address']}; certificate until {about['certificate']['ends'][:10]}, for")
-    console.print(f"  {', '.join(about['certificate']['hosts'])}", highlight=False)
+    address = escape(about["address"])  # one of IPv6 has brackets
+    console.print(f"sites reach it at {address}; certificate until {about['certificate']['ends'][:10]}, for")
+    console.print(f"  {', '.join(about['certificate']['hosts'])}", markup=False, highlight=False)
     console.print("fingerprints, for the sites to compare by telephone:")
     console.print(f"  server's key  {about['signing']}", highlight=False)
     console.print(f"  authority     {about['authority']}", highlight=False)
     if not about["kits"]:
-        console.print(f"no kit yet: fedglm provision {project.folder} --site NAME", soft_wrap=True)
+        console.print(f"no kit yet: fedglm provision {project.folder} --site NAME", markup=False, soft_wrap=True)
         return
     console.print("kits, one for each site; nothing in them is secret:")
     for name, path in about["kits"].items():
         console.print(f"  {name}: {path}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"when a site has sent its SITE.pub: fedglm server enrol SITE.pub -C {project.folder}", soft_wrap=True
-    )
+    said = f"when a site has sent its SITE.pub: fedglm server enrol SITE.pub -C {project.folder}"
+    console.print(said, markup=False, soft_wrap=True)

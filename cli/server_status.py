@@ -120,7 +120,8 @@ def print_status(found: dict[str, Any]) -> None:
     """The same for people."""
     console = wide_console()
     how = f"[green]runs[/green] as process {found['pid']}" if found["running"] else "[yellow]does not run[/yellow]"
-    console.print(f"[bold]{escape(found['name'])}[/bold]: the SuperLink {how}; sites reach it at {found['address']}")
+    address = escape(found["address"])  # one of IPv6 has brackets
+    console.print(f"[bold]{escape(found['name'])}[/bold]: the SuperLink {how}; sites reach it at {address}")
     certificate = found["certificate"]
     console.print(f"certificate until {certificate['ends'][:10]} ({certificate['days_left']} days)")
     sites = Table(box=box.SIMPLE_HEAD, title=f"sites, {len(found['sites'])} in all", title_justify="left")
@@ -151,7 +152,7 @@ def _run_table(runs: list[dict[str, Any]]) -> Table:
     for run in runs[:_MOST_RUNS]:
         sizes = [f"{run[key] / 1e6:.2f} MB" for key in ("uplink_bytes", "downlink_bytes")]
         name = escape(run["name"] or str(run["run_id"]))
-        table.add_row(name, run["status"], run["started"][:16].replace("T", " "), *sizes)
+        table.add_row(name, escape(run["status"]), run["started"][:16].replace("T", " "), *sizes)
     return table
 
 
