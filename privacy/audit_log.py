@@ -1,6 +1,6 @@
 """Verification of one log: its chain, its owner's signatures, and what the other side has countersigned."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from fedglm.privacy.checkpoint import COLUMNS, Checkpoint, is_vouched
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_scan import Scan, opened, scan
-from fedglm.privacy.merkle import Tree
+from fedglm.privacy.merkle import Tree, leaf_hash
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class LogRecord:
         origin: What its chain begins with.
         scan: What it says.
         keys: The owner's, in the order in which they were in force.
+        checkpoint: The owner's newest; None where there is not one.
     """
 
     subject: str
@@ -31,6 +32,24 @@ class LogRecord:
     origin: str
     scan: Scan
     keys: list[PublicKey]
+    checkpoint: Checkpoint | None = None
+
+    def texts(self) -> Iterator[bytes]:
+        """Texts of all entries, the oldest first, each of which is still what was verified.
+
+        Raises:
+            LogError: The file has changed since.
+        """
+        number = 0
+        with opened(self.path) as database:
+            query = "SELECT entry FROM entries ORDER BY number LIMIT ?"
+            for number, (text,) in enumerate(database.execute(query, (self.size,)), 1):
+                content = str(text).encode()
+                if leaf_hash(content) != self.scan.leaves[number - 1]:
+                    raise LogError(f"the log {self.path} has changed while it was read, at entry {number}")
+                yield content
+        if number != self.size:
+            raise LogError(f"the log {self.path} has changed while it was read: entry {number + 1} is gone")
 
     @property
     def size(self) -> int:
@@ -86,7 +105,7 @@ def read_log(
         return None, [check("log", False, f"the log is damaged: {found.fault or 'entry 1 is missing, and all others'}")]
     opened = found.rare[0]
     keys = [opened["key"], *(entry["key"] for entry in found.rare if entry["kind"] == "key")]
-    record = LogRecord(subject, path, origin, found, [PublicKey.from_hex(key) for key in keys])
+    record = LogRecord(subject, path, origin, found, [PublicKey.from_hex(key) for key in keys], own)
     checks = [check("log", True, f"{record.size} entries, each follows from the one before it")]
     if opened["role"] != role:
         checks.append(check("owner", False, f"entry 1: the log is of a {opened['role']}, not of a {role}"))
