@@ -45,16 +45,21 @@ def ledger(
     [bold]fedglm audit ledger runs/hospital-20270101-120000/nodes/site-0[/bold]
     """
     from fedglm.privacy.custody import LEDGER, POLICY
+    from fedglm.privacy.errors import LedgerError
     from fedglm.privacy.ledger import Ledger
     from fedglm.privacy.policy import Policy
+    from fedglm.privacy.snapshot import snapshot
 
     path = _find(node, LEDGER)
-    found = Ledger(path)
     policy_path = path.with_name(POLICY)
     # For its delta alone; that the site signed it is for the node to check, which has the site's key.
     policy = Policy.from_toml(policy_path.read_text(), origin=str(policy_path)) if policy_path.is_file() else None
     chosen = delta if delta is not None else policy.delta if policy else None
-    about = _about(found, chosen, policy.epsilon if policy else None)
+    with snapshot(path) as copy:  # what is looked at is evidence
+        try:
+            about = _about(Ledger(copy), chosen, policy.epsilon if policy else None)
+        except LedgerError as exc:
+            raise LedgerError(str(exc).replace(str(copy), str(path))) from exc
     if as_json:
         from fedglm.server.rows import to_json
 
@@ -131,7 +136,9 @@ def _print(path: Path, about: dict[str, Any]) -> None:
                 f"{mechanism['clipping_norm']:.3g}",
                 escape(mechanism["unit"]),
             )
-        what = (escape(line["data_set"]), line["run"][:8], _span(line["rounds"]), line["purpose"])
+        # A server names its run, and it may name it like a tag of rich.
+        names = (escape(line["data_set"]), escape(line["run"][:8]))
+        what = (*names, _span(line["rounds"]), escape(line["purpose"]))
         table.add_row(str(line["releases"]), *what, *how)
     console.print(table)
     totals = Table(box=box.SIMPLE_HEAD, title="spent, for the data set's whole life", title_justify="left")
@@ -149,7 +156,8 @@ def _print(path: Path, about: dict[str, Any]) -> None:
     console.print(totals)
     if any(spent["delta"] is None and not spent["without_noise"] for spent in about["data_sets"].values()):
         console.print("no policy beside the ledger names a delta: give --delta to see epsilon")
-    console.print(f"chain verified up to row {about['rows']}, head {about['head'][:16]}: {path}", soft_wrap=True)
+    said = f"chain verified up to row {about['rows']}, head {about['head'][:16]}: {path}"
+    console.print(said, markup=False, soft_wrap=True)
 
 
 def _span(pair: list[int]) -> str:

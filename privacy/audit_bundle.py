@@ -25,7 +25,9 @@ from fedglm.privacy.chained_file import now
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.proofs import sound_log
+from fedglm.privacy.signed_log import LOG
+from fedglm.privacy.snapshot import content_of, snapshot
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 
@@ -71,11 +73,10 @@ def export(folder: Path, out: Path, role: str, key: SigningKey) -> list[str]:
     found = sorted({path for pattern in ROLES[role] for path in folder.glob(pattern) if path.is_file()})
     if not found:
         raise PrivacyError(f"{folder} holds nothing for the role {role}: fedglm audit report makes the report")
-    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-    for path in found:
-        if path.name == "log.sqlite":  # for people and other tools; what is verified is the file itself
-            name = path.relative_to(folder).with_suffix(".jsonl").as_posix()
-            contents[name] = b"".join(entry + b"\n" for entry in SignedLog(path).entries())
+    contents: dict[str, bytes] = {}
+    # The logs before the ledgers: a node that writes meanwhile charges before it logs, and one charge more is no fault.
+    for path in sorted(found, key=lambda path: path.name != LOG):
+        contents |= {path.relative_to(folder).with_name(name).as_posix(): text for name, text in _contents(path)}
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     manifest = canonical_json({"made": now(), "role": role, "key": key.public.hex, "files": files})
     contents |= {MANIFEST: manifest, SIGNATURE: key.sign(_CONTEXT, manifest).hex().encode()}
@@ -87,6 +88,18 @@ def export(folder: Path, out: Path, role: str, key: SigningKey) -> list[str]:
             bundle.writestr(entry, content, zipfile.ZIP_DEFLATED)
     write_atomically(out, archive.getvalue(), mode=0o600)
     return sorted(files)
+
+
+def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of what an archive holds for a file; no byte of the file itself, or beside it, is changed."""
+    if path.name == LOG:
+        with snapshot(path) as copy:
+            log, _ = sound_log(copy, path)
+            yield path.name, copy.read_bytes()
+            # For people and other tools; what is verified is the file itself.
+            yield path.with_suffix(".jsonl").name, b"".join(text + b"\n" for text in log.texts())
+    else:
+        yield path.name, content_of(path) if path.suffix == ".sqlite" else path.read_bytes()
 
 
 @contextmanager

@@ -4,12 +4,14 @@ A proof is JSON. It carries the owner's newest checkpoint, and for an entry its 
 check it with `check_proof` alone.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.audit_log import LogRecord, read_log
 from fedglm.privacy.checkpoint import Checkpoint
-from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.merkle import (
     consistency_proof,
@@ -17,12 +19,12 @@ from fedglm.privacy.merkle import (
     is_consistent,
     leaf_hash,
     root_by_inclusion,
-    root_of,
 )
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.snapshot import snapshot
 
 _FORMAT = "fedglm-proof/1"
 _HEX = 64
+_SOUND = ("log", "signature")
 
 
 def prove_entry(path: Path, number: int) -> dict[str, Any]:
@@ -36,23 +38,23 @@ def prove_entry(path: Path, number: int) -> dict[str, Any]:
         LogError: The log is damaged.
         PrivacyError: There is no such entry.
     """
-    log = SignedLog(path)
-    texts = list(log.entries())
-    if not 1 <= number <= len(texts):
-        raise PrivacyError(f"{path} has {len(texts)} entries, and no entry {number}")
-    steps = inclusion_proof([leaf_hash(text) for text in texts], number - 1)
-    own = {"kind": "inclusion", "number": number, "entry": texts[number - 1].decode()}
-    return _proof(log, own, steps)
+    with snapshot(path) as copy:
+        log, signed = sound_log(copy, path)
+        if not 1 <= number <= log.size:
+            raise PrivacyError(f"{path} has {log.size} entries, and no entry {number}")
+        text = next(itertools.islice(log.texts(), number - 1, None))
+    own = {"kind": "inclusion", "number": number, "entry": text.decode()}
+    return _proof(log, signed, own, inclusion_proof(log.scan.leaves, number - 1))
 
 
 def prove_growth(path: Path, size: int) -> dict[str, Any]:
     """That the first `size` entries of a log are still its first; raises as `prove_entry`."""
-    log = SignedLog(path)
-    leaves = [leaf_hash(text) for text in log.entries()]
-    if not 1 <= size <= len(leaves):
-        raise PrivacyError(f"{path} has {len(leaves)} entries: it never stood at {size}")
-    own = {"kind": "consistency", "old_size": size, "old_root": root_of(leaves[:size]).hex()}
-    return _proof(log, own, consistency_proof(leaves, size))
+    with snapshot(path) as copy:
+        log, signed = sound_log(copy, path)
+    if not 1 <= size <= log.size:
+        raise PrivacyError(f"{path} has {log.size} entries: it never stood at {size}")
+    own = {"kind": "consistency", "old_size": size, "old_root": log.root(size)}
+    return _proof(log, signed, own, consistency_proof(log.scan.leaves, size))
 
 
 def check_proof(proof: object) -> Check:
@@ -86,9 +88,30 @@ def check_proof(proof: object) -> Check:
     return Check(subject="proof", name=proof["kind"], held=True, said=said)
 
 
-def _proof(log: SignedLog, own: dict[str, Any], path: list[bytes]) -> dict[str, Any]:
-    whole = {"format": _FORMAT, "log": log.origin, "owner": log.owner["name"], "key": log.key.hex}
-    return {**whole, **own, "path": [step.hex() for step in path], "checkpoint": log.checkpoint().to_fields()}
+def sound_log(copy: Path, path: Path) -> tuple[LogRecord, Checkpoint]:
+    """A log whose chain holds and whose owner has signed all of it, and that signature.
+
+    What the owner's keys vouch for is left to whoever verifies: it changes nothing of what the newest one signed.
+
+    Args:
+        copy: What is read.
+        path: What errors name.
+
+    Raises:
+        LogError: It is no such log.
+    """
+    log, checks = read_log(copy, "site", path.parent.name)
+    for check in checks:
+        if check.name in _SOUND and check.held is False:
+            raise LogError(f"{path}: {check.said.replace(str(copy), str(path))}")
+    if log is None or log.checkpoint is None:
+        raise LogError(f"{path}: it is no signed log")
+    return log, log.checkpoint
+
+
+def _proof(log: LogRecord, signed: Checkpoint, own: dict[str, Any], path: list[bytes]) -> dict[str, Any]:
+    whole = {"format": _FORMAT, "log": log.origin, "owner": log.subject, "key": log.keys[-1].hex}
+    return {**whole, **own, "path": [step.hex() for step in path], "checkpoint": signed.to_fields()}
 
 
 def _whole(number: object) -> int:
