@@ -19,10 +19,11 @@ NOT_HELD = 1
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, a site's, a bundle, or a proof.")],
     server: Annotated[
-        Path | None, typer.Option(help="The run's folder at the server, or its log: to hold a site's folder to.")
+        Path | None,
+        typer.Option(help="The run's folder at the server, a bundle of it, or its log: to hold a site's records to."),
     ] = None,
     site: Annotated[
-        list[Path] | None, typer.Option(help="A site's folder, whose records do not lie in DIR; again for each.")
+        list[Path] | None, typer.Option(help="A site's folder or bundle, not in DIR; again for each.")
     ] = None,
     key: Annotated[
         list[str] | None,
@@ -34,6 +35,11 @@ def verify(
     """Verify all records: chains, signatures, countersignatures, ledgers, bytes, epsilon.
 
     [bold]fedglm audit verify runs/hospital-20270101-120000[/bold]
+
+    DIR is the folder of a run, of a node or of a site, a bundle that
+    fedglm audit export wrote of one, or a proof of fedglm audit prove. A site
+    holds its own records to the server's:
+    [bold]fedglm audit verify SITE --server hospital-auditor.zip[/bold]
 
     It needs no network, no torch and no private key. Exit code 0 says that all
     holds, 1 that something was changed or contradicts itself, 2 that it could
@@ -97,6 +103,13 @@ def _key(text: str) -> "PublicKey":
     from fedglm.privacy.site_identity import SiteIdentity
 
     path = Path(text)
-    if path.suffix == ".pub" or path.is_file():
-        return SiteIdentity.from_text(path.read_text(), origin=text).signing
-    return PublicKey.from_hex(text)
+    try:
+        if path.suffix != ".pub" and not path.is_file():
+            return PublicKey.from_hex(text)
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"--key {text}: it is no text, so no site handed it over: name its SITE.pub") from None
+    except OSError as exc:
+        said = f"--key {text[:100]}: it cannot be read ({exc.strerror}): name a SITE.pub, or give the key's 64 digits"
+        raise typer.BadParameter(said) from exc
+    return SiteIdentity.from_text(content, origin=text).signing

@@ -1,5 +1,6 @@
 """Verification of a folder, whatever it is: a run with its sites, or one site, alone or against a server's log."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.proofs import check_proof
 from fedglm.privacy.signed_log import AUDIT, LOG
+
+_OR_BUNDLE = "or a bundle of it for the role auditor or regulator"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ def verify(
     log = run if run.is_file() else run / AUDIT / LOG
     custodies = [custody for place in (folder, *sites) for custody in _custodies(place)]
     if missing := [place for place in sites if not _custodies(place)]:
-        raise PrivacyError(f"{missing[0]} holds no log of a site: name a site's folder")
+        raise PrivacyError(f"{missing[0]} holds no log of a site: name a site's folder, {_OR_BUNDLE}")
+    if server is not None and not custodies:  # the server's log alone would look like an answer
+        raise PrivacyError(
+            f"{folder} holds no log of a site to hold to the server's: name a site's folder, {_OR_BUNDLE}"
+        )
     if not custodies and not log.is_file():
         raise PrivacyError(f"{folder} holds no log: name the folder of a run, of a node or of a site")
     checks: list[Check] = []
@@ -67,7 +74,7 @@ def verify(
         # What the server admitted or sealed with is a site's.
         known |= _keys_of_sites(record)
     elif server is not None:
-        raise PrivacyError(f"{server} holds no log of a server: name the folder of a run")
+        raise PrivacyError(f"{server} holds no log of a server: name the folder of a run, {_OR_BUNDLE}")
     logs = []
     for custody in custodies:
         found, own = audit_site(custody, known)
@@ -99,17 +106,11 @@ def _files_of(run: Path) -> tuple[RunFiles, list[Check]]:
 def verify_anything(
     path: Path, *, server: Path | None = None, sites: Sequence[Path] = (), keys: Sequence[PublicKey] = ()
 ) -> Verification:
-    """As `verify`, and also of a bundle (.zip) or a proof (.json).
+    """As `verify`, and also of a proof (.json); each folder may be a bundle (.zip) of it.
 
     Raises:
         PrivacyError: There is nothing to verify there.
     """
-    if path.is_file() and path.suffix == ".zip":
-        with unpacked(path) as (folder, checks):
-            has_log = any(folder.rglob(LOG))
-            alone = Verification(_signed_by(checks, keys), None, [])
-            found = verify(folder, server=server, sites=sites, keys=keys) if has_log else alone
-            return replace(found, checks=[*checks, *found.checks])
     if path.is_file() and path.suffix == ".json":
         try:
             proof = json.loads(path.read_text())
@@ -117,7 +118,43 @@ def verify_anything(
             raise PrivacyError(f"{path} is no proof about a log: {exc}") from exc
         checks = [check_proof(proof)]
         return Verification([*checks, *_signed_by(checks, keys)], None, [])
-    return verify(path, server=server, sites=sites, keys=keys)
+    with contextlib.ExitStack() as stack:
+        folders, checks = _folders(stack, [path, *([server] if server is not None else []), *sites])
+
+        def folder_of(place: Path) -> Path:
+            return folders.get(place, place)
+
+        def named(text: str) -> str:
+            for place, folder in folders.items():  # what is said names what the auditor named
+                text = text.replace(str(folder), str(place))
+            return text
+
+        whole = folder_of(path)
+        if path in folders and server is None and not sites and not any(whole.rglob(LOG)):
+            return Verification([*checks, *_signed_by(checks, keys)], None, [])
+        against = None if server is None else folder_of(server)
+        try:
+            found = verify(whole, server=against, sites=[folder_of(site) for site in sites], keys=keys)
+        except PrivacyError as exc:
+            raise PrivacyError(named(str(exc))) from exc
+        return replace(found, checks=[*checks, *(replace(check, said=named(check.said)) for check in found.checks)])
+
+
+def _folders(stack: contextlib.ExitStack, places: Sequence[Path]) -> tuple[dict[Path, Path], list[Check]]:
+    """The folder of each bundle among the places, for as long as the stack lives, and what the bundles say themselves.
+
+    Args:
+        stack: Ends with the verification.
+        places: Folders and bundles, that which is verified first.
+    """
+    folders: dict[Path, Path] = {}
+    checks: list[Check] = []
+    for place in places:
+        if place.is_file() and place.suffix == ".zip" and place not in folders:
+            folders[place], own = stack.enter_context(unpacked(place))
+            name = "bundle" if place == places[0] else f"bundle {place.name}"
+            checks += [replace(check, subject=name) for check in own]
+    return folders, checks
 
 
 def _custodies(folder: Path) -> list[Path]:

@@ -2,17 +2,21 @@
 
 import io
 import json
+import shutil
 import zipfile
 
 import pytest
-from audited_run import make_run
+from audited_run import Chain, make_run
+from killed_writers import kill_writer_of
+from site_folders import content_of
 
 from fedglm.privacy.audit_bundle import MANIFEST, ROLES, export
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify_anything
-from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.proofs import check_proof, prove_entry, prove_growth
+from fedglm.simulations import empirical
 
 KEY = SigningKey.generate()
 
@@ -98,6 +102,10 @@ def test_a_bundle_signed_by_somebody_else_holds_the_same_records_and_says_by_who
     assert KEY.public.fingerprint() not in second
 
 
+def test_the_files_of_empirical_audits_are_in_it_by_the_names_that_they_are_written_by():
+    assert {f"audit/{empirical.CANARIES}", f"audit/{empirical.ATTACK}"} <= set(ROLES["auditor"])
+
+
 def outside(contents):
     tree = json.loads(contents[MANIFEST])
     name = "../outside"
@@ -144,6 +152,141 @@ def test_the_commands(fedglm, run, tmp_path):
     proof.write_text(json.dumps({**tree, "entry": tree["entry"].replace("plan", "plam")}))
     assert fedglm("audit", "verify", proof).code == 1
     assert "one of them" in fedglm("audit", "prove", run / "nodes" / "a").line()
+
+
+def test_a_key_that_is_not_there_is_named(fedglm, run, tmp_path):
+    said = fedglm("audit", "export", run, "--key", tmp_path / "nope", "--out", tmp_path / "b.zip").line()
+    assert f"--key {tmp_path / 'nope'}: there is no such file" in said
+
+
+# --- a site's records against a bundle of the server's
+
+
+@pytest.fixture
+def site(run):
+    return run / "nodes" / "a"
+
+
+def test_a_site_is_held_to_the_server_in_a_bundle(bundle, run, site):
+    found, plain = verify_anything(site, server=bundle), verify_anything(site, server=run)
+    assert found.held
+    assert found.checks[0].subject == "bundle bundle.zip"
+    assert found.checks[1:] == plain.checks
+    assert [log.subject for log in found.sites] == ["a"]
+
+
+def test_a_site_s_bundle_is_held_to_the_server_in_a_bundle(bundle, site, tmp_path):
+    export(site, tmp_path / "site.zip", "auditor", KEY)
+    for server in (bundle, site.parent.parent):
+        found = verify_anything(tmp_path / "site.zip", server=server)
+        assert found.held
+        assert {"bundle", "server", "a"} <= {check.subject for check in found.checks}
+
+
+def test_a_site_s_bundle_stands_in_for_its_folder(run, tmp_path):
+    export(run / "nodes" / "a", tmp_path / "a.zip", "auditor", KEY)
+    server = tmp_path / "server"
+    shutil.copytree(run / "audit", server / "audit")
+    shutil.copy(run / "rounds.jsonl", server)
+    found = verify_anything(server, sites=[tmp_path / "a.zip"])
+    assert [log.subject for log in found.sites] == ["a"]
+    assert found.held
+
+
+def test_a_tampered_bundle_of_the_server_is_not_held(bundle, site, fedglm):
+    changed(bundle, lambda contents: contents.update({"rounds.jsonl": contents["rounds.jsonl"] + b" "}))
+    wrong = failed(verify_anything(site, server=bundle).checks)
+    assert "bundle bundle.zip" in {check.subject for check in wrong}
+    assert fedglm("audit", "verify", site, "--server", bundle).code == 1
+
+
+def test_a_site_that_changed_its_log_is_found_by_a_bundle_of_the_server(run, tmp_path, bundle):
+    site = tmp_path / "a"
+    shutil.copytree(run / "nodes" / "a", site)
+    chain = Chain(site / "custody" / "log.sqlite")
+    chain.texts = chain.texts[:3]
+    chain.write(chain=True, key=SigningKey.load(site / "custody" / "site.key"))
+    assert failed(verify_anything(site, server=bundle).checks)
+
+
+def test_a_damaged_log_in_a_bundle_goes_by_the_bundle_s_name(bundle, site):
+    changed(bundle, lambda contents: contents.update({"audit/log.sqlite": b"no database at all"}))
+    wrong = failed(verify_anything(site, server=bundle).checks)
+    assert [check for check in wrong if f"{bundle}/audit/log.sqlite cannot be read" in check.said]
+    assert not [check for check in wrong if "fedglm-bundle-" in check.said]
+
+
+def test_a_bundle_without_the_log_that_is_asked_for_is_named(run, bundle, site, tmp_path, fedglm):
+    public, own = tmp_path / "public.zip", tmp_path / "own.zip"
+    export(run, public, "public", KEY)
+    export(site, own, "auditor", KEY)
+    for server in (public, own):
+        said = fedglm("audit", "verify", site, "--server", server).line()
+        assert f"{server} holds no log of a server" in said
+        assert "role auditor or regulator" in said
+    assert f"{public} holds no log of a site" in fedglm("audit", "verify", public, "--server", bundle).line()
+    assert f"{public} holds no log of a site" in fedglm("audit", "verify", run, "--site", public).line()
+    nowhere = tmp_path / "nowhere"
+    assert f"{nowhere} holds no log of a site" in fedglm("audit", "verify", nowhere, "--server", bundle).line()
+    (tmp_path / "none.zip").write_bytes(b"no archive")
+    assert "is no bundle" in fedglm("audit", "verify", site, "--server", tmp_path / "none.zip").line()
+
+
+# --- evidence that a killed writer left
+
+
+@pytest.fixture
+def killed(run, tmp_path):
+    """A run whose site `a` was killed in the middle of a charge and of an entry, and whose server in one of its own."""
+    folder = tmp_path / "killed"
+    shutil.copytree(run, folder)
+    for name in ("nodes/a/custody/log.sqlite", "nodes/a/custody/ledger.sqlite", "audit/log.sqlite"):
+        kill_writer_of(folder / name)
+    return folder
+
+
+def test_what_an_auditor_reads_stays_as_the_killed_writer_left_it(killed, tmp_path, fedglm):
+    before, site = content_of(killed), killed / "nodes" / "a"
+    proof = tmp_path / "proof.json"
+    proof.write_text(fedglm("audit", "prove", site, "--entry", "3").out)
+    assert fedglm("audit", "prove", killed, "--since", "2").code == 0
+    assert fedglm("audit", "export", killed, "--out", tmp_path / "b.zip", "--key", site / "custody/site.key").code == 0
+    assert "row" in fedglm("audit", "ledger", site).out
+    assert fedglm("audit", "verify", killed).code == 0
+    assert content_of(killed) == before
+    assert fedglm("audit", "verify", proof).code == 0
+    assert fedglm("audit", "verify", tmp_path / "b.zip").code == 0
+
+
+def test_an_archive_holds_what_the_killed_writer_had_finished(killed, run, tmp_path):
+    names = export(killed, tmp_path / "killed.zip", "auditor", KEY)
+    assert names == export(run, tmp_path / "whole.zip", "auditor", KEY)
+    with zipfile.ZipFile(tmp_path / "killed.zip") as archive, zipfile.ZipFile(tmp_path / "whole.zip") as whole:
+        for name in ("nodes/a/custody/log.jsonl", "audit/log.jsonl"):
+            assert archive.read(name) == whole.read(name)
+
+
+def test_where_nobody_was_killed_an_archive_holds_the_file_s_own_bytes(run, bundle):
+    with zipfile.ZipFile(bundle) as archive:
+        for name in ("nodes/a/custody/log.sqlite", "nodes/a/custody/ledger.sqlite", "audit/log.sqlite"):
+            assert archive.read(name) == (run / name).read_bytes()
+
+
+def test_a_damaged_log_is_neither_exported_nor_proved(run, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(run, folder)
+    log = folder / "nodes" / "a" / "custody" / "log.sqlite"
+    chain = Chain(log)
+    del chain.texts[-1]
+    chain.write(chain=True)
+    for read in (
+        lambda: prove_entry(log, 1),
+        lambda: prove_growth(log, 1),
+        lambda: export(folder, log, "auditor", KEY),
+    ):
+        with pytest.raises(LogError, match="entries were cut off") as caught:
+            read()
+        assert str(log) in str(caught.value)
 
 
 # --- proofs
