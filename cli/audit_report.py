@@ -22,7 +22,7 @@ def report(
         str, typer.Option(help="Whose paragraphs to show, with commas between: hipaa, gdpr, nist-800-226.")
     ] = "hipaa,gdpr,nist-800-226",
     policy: Annotated[
-        Path | None, typer.Option(help="Rules that the run must meet, a TOML file; exit code 1 where it does not.")
+        Path | None, typer.Option(help="Rules that the run must meet, a TOML file as above; exit code 1 where not.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -34,8 +34,31 @@ def report(
     or not applicable. It supports evidence for a risk analysis; no report
     makes anybody compliant.
 
-    A check in continuous integration, with rules such as epsilon_at_most = 8:
+    A check in continuous integration, by the rules in a file:
     [bold]fedglm audit report RUN --policy rules.toml[/bold]
+
+    Each rule may be left out, and then nothing is asked for:
+
+    noise_multiplier_at_least = 0.7   of every release
+    clipping_norm_at_most = 1.0       of every release
+    records_per_unit_at_most = 1      of every release
+    unit = "patient_id"               what every release must protect
+    epsilon_at_most = 8.0             of every site, computed anew
+    delta_at_most = 1e-3              at which epsilon is told
+    items = [1, 5, 11]                not one of these may be "not held"
+    require = ["verified", "tls"]     what the records must show besides
+
+    Words of require:
+
+    verified          no record was changed or contradicts another
+    countersignature  the server has countersigned each site's log
+    signed-updates    the server's log shows the sites' signatures
+    tls               each site's log shows its TLS link to the server
+    canaries          an audit by canaries was passed
+    attack            attacks were tried
+    no-metrics        no measures left a site
+    retention         each policy says for how long records are kept
+    encryption        each policy asks for encrypted state
     """
     from fedglm.simulations.audit_facts import read_facts
     from fedglm.simulations.audit_gate import Gate, breaches

@@ -1,13 +1,19 @@
 """The auditor's commands, as they are called."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from audited_run import Chain, make_run
-from custodies import SERVER
+from custodies import MECHANISM, SERVER, custody
+from ledgers import sha256
+
+from fedglm.privacy.custody_log import Leaving
+from fedglm.simulations.audit_gate import Gate, Requirement
 
 BLOCKED = (
     *("torch", "transformers", "flwr", "ray", "peft", "accelerate", "sklearn", "matplotlib", "numba", "safetensors"),
@@ -64,6 +70,14 @@ def test_what_cannot_be_looked_at_is_exit_code_2(fedglm, tmp_path, run):
     assert "holds no log" in fedglm("audit", "verify", tmp_path).line()
     assert "holds no log of a server" in fedglm("audit", "verify", run / "nodes" / "a", "--server", tmp_path).line()
     assert "64 digits" in fedglm("audit", "verify", run, "--key", "x").line()
+    assert "64 digits" in fedglm("audit", "verify", run, "--key", "x" * 5000).line()
+    assert "64 digits" in fedglm("audit", "verify", run, "--key", tmp_path).line()
+    said = fedglm("audit", "verify", run, "--key", tmp_path / "nothere.pub").line()
+    assert f"--key {tmp_path / 'nothere.pub'}: it cannot be read (No such file or directory)" in said
+    (tmp_path / "binary.pub").write_bytes(b"\xff\xfe\x00")
+    assert "binary.pub: it is no text" in fedglm("audit", "verify", run, "--key", tmp_path / "binary.pub").line()
+    (tmp_path / "empty.pub").touch()
+    assert "so no site handed it over" in fedglm("audit", "verify", run, "--key", tmp_path / "empty.pub").line()
 
 
 def test_a_known_key_is_given_in_digits(fedglm, run):
@@ -79,3 +93,24 @@ def test_it_runs_where_torch_is_not_installed(run, tmp_path):
     command = [sys.executable, "-c", WITHOUT, "audit", "verify", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_names_that_strangers_chose_are_shown_as_they_are(fedglm, tmp_path):
+    folder = tmp_path / "[/red]" / "custody"
+    site = custody(folder, private=True)
+    for number, run in enumerate(("[/x]", "[b]", "run\\"), 1):
+        charge = site.charge_of(run, number, MECHANISM, sha256("plan"), sha256(run), purpose="update")
+        site.pay(Leaving(charge, 100, 7, "topk-fp16", ["bytes"]))
+    said = fedglm("audit", "ledger", folder)
+    assert said.code == 0, said.err
+    for name in ("[/x]", "[b]", "run\\", "[/red]"):
+        assert name in said.out
+    assert str(folder) in said.out
+
+
+def test_the_help_of_report_teaches_every_rule_and_every_word(fedglm, tmp_path):
+    lines = [line.strip() for line in fedglm("audit", "report", "--help").out.splitlines()]
+    rules = [line for line in lines if line.partition(" ")[0] in Gate.model_fields]
+    (tmp_path / "rules.toml").write_text("\n".join(re.sub(r"   +.*", "", line) for line in rules))
+    assert Gate.load(tmp_path / "rules.toml").model_fields_set == Gate.model_fields.keys()
+    assert {line.partition(" ")[0] for line in lines} >= set(get_args(Requirement))

@@ -340,3 +340,8 @@ def test_no_certificate_outlives_its_authority(folder, monkeypatch):
     monkeypatch.setattr(certificates, "_now", lambda: later)
     with pytest.raises(ProjectError, match=r"ends in \d+ days"):
         Project.open(folder).issue(365)
+
+
+def test_an_address_of_ipv6_is_shown_with_its_brackets(fedglm, tmp_path):
+    assert "sites reach it at [fd00::1]:8443;" in fedglm("provision", tmp_path / "fl", "--host", "fd00::1").out
+    assert "sites reach it at [fd00::1]:8443" in fedglm("server", "status", "-C", tmp_path / "fl").out
