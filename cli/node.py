@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fedglm.client.link_evidence import note_link
+from fedglm.client.link_evidence import LinkWatch
 from fedglm.client.site_folder import open_site
 from fedglm.client.supernode import run_node
 
@@ -16,8 +16,9 @@ def main() -> None:
         from fedglm.cli.exporter import start
 
         start(collectors(site), host="127.0.0.1", port=port)
-    note_link(site)
-    run_node(site)
+    watch = LinkWatch(site)
+    watch.start()
+    run_node(site, watch.wake)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import Callable
 
 from fedglm.client.replies import Work, send_all
 from fedglm.client.site_folder import Site
@@ -14,6 +15,8 @@ from fedglm.client.site_keys import flower_private
 from fedglm.client.site_settings import SiteError
 
 LOCAL = "127.0.0.1"
+
+_ANNOUNCES = "query"  # type of the message that brings a run's plan
 
 
 def node_config(site: Site) -> str:
@@ -53,23 +56,34 @@ def flower_arguments(site: Site, port: int, key_file: str, secret_file: str) -> 
     ]
 
 
-def run_node(site: Site) -> None:
+def run_node(site: Site, announced: Callable[[], None]) -> None:
     """Be the node until a signal ends it.
+
+    Args:
+        site: Whose.
+        announced: Is told, and must not wait, when a server announces a run.
 
     Raises:
         SiteError: The folder's name cannot be told to Flower.
     """
+    from flwr.app import Context, Message
     from flwr.supernode.cli import flower_supernode
 
     from fedglm.client.deployed import app
     from fedglm.client.executor import start_executor
+    from fedglm.client.one_answer import app_of
+
+    def answer(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == _ANNOUNCES:
+            announced()
+        return app(message, context)
 
     port, secret = _free_port(), secrets.token_bytes(32)
     files = _in_memory("key", flower_private(site.flower_key)), _in_memory("secret", secret)
     sys.argv = ["flower-supernode", *flower_arguments(site, port, *files)]
     work = Work()
     send_all(work)
-    start_executor(app, f"{LOCAL}:{port}", secret, work)
+    start_executor(app_of(answer), f"{LOCAL}:{port}", secret, work)
     flower_supernode()
 
 

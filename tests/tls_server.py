@@ -12,7 +12,13 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def tls_server(
-    certificate: Path, key: Path, *, ahead_s: float | None = 0.0, address: str = "127.0.0.1"
+    certificate: Path,
+    key: Path,
+    *,
+    ahead_s: float | None = 0.0,
+    address: str = "127.0.0.1",
+    port: int = 0,
+    answers: bool = True,
 ) -> Iterator[int]:
     """Answer each connection with an HTTP head; gives the port.
 
@@ -21,10 +27,12 @@ def tls_server(
         key: PEM.
         ahead_s: How far its clock is ahead of this machine's; None tells no time.
         address: Of this machine.
+        port: Of the address; 0 takes a free one.
+        answers: Else it says nothing once TLS stands, and hangs up.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    listening = socket.create_server((address, 0))
+    listening = socket.create_server((address, port))
 
     def answer() -> None:
         while True:
@@ -33,6 +41,8 @@ def tls_server(
             except OSError:  # closed
                 return
             with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
+                if not answers:
+                    continue
                 connection.recv(4096)
                 now = datetime.datetime.now(datetime.UTC)
                 told = email.utils.format_datetime(now + datetime.timedelta(seconds=ahead_s or 0), usegmt=True)
