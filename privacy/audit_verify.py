@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.proofs import check_proof
 from fedglm.privacy.signed_log import AUDIT, LOG
 
+_LONGEST = 24
 _OR_BUNDLE = "or a bundle of it for the role auditor or regulator"
 
 
@@ -119,7 +120,8 @@ def verify_anything(
         checks = [check_proof(proof)]
         return Verification([*checks, *_signed_by(checks, keys)], None, [])
     with contextlib.ExitStack() as stack:
-        folders, checks = _folders(stack, [path, *([server] if server is not None else []), *sites])
+        called = {**{site: f"bundle {site.name[:_LONGEST]}" for site in sites}, path: "bundle"}
+        folders, checks = _folders(stack, called if server is None else {server: "server's bundle", **called})
 
         def folder_of(place: Path) -> Path:
             return folders.get(place, place)
@@ -140,19 +142,18 @@ def verify_anything(
         return replace(found, checks=[*checks, *(replace(check, said=named(check.said)) for check in found.checks)])
 
 
-def _folders(stack: contextlib.ExitStack, places: Sequence[Path]) -> tuple[dict[Path, Path], list[Check]]:
+def _folders(stack: contextlib.ExitStack, called: Mapping[Path, str]) -> tuple[dict[Path, Path], list[Check]]:
     """The folder of each bundle among the places, for as long as the stack lives, and what the bundles say themselves.
 
     Args:
         stack: Ends with the verification.
-        places: Folders and bundles, that which is verified first.
+        called: Folders and bundles, and what a bundle is called in checks.
     """
     folders: dict[Path, Path] = {}
     checks: list[Check] = []
-    for place in places:
-        if place.is_file() and place.suffix == ".zip" and place not in folders:
+    for place, name in called.items():
+        if place.is_file() and place.suffix == ".zip":
             folders[place], own = stack.enter_context(unpacked(place))
-            name = "bundle" if place == places[0] else f"bundle {place.name}"
             checks += [replace(check, subject=name) for check in own]
     return folders, checks
 

@@ -170,7 +170,7 @@ def site(run):
 def test_a_site_is_held_to_the_server_in_a_bundle(bundle, run, site):
     found, plain = verify_anything(site, server=bundle), verify_anything(site, server=run)
     assert found.held
-    assert found.checks[0].subject == "bundle bundle.zip"
+    assert found.checks[0].subject == "server's bundle"
     assert found.checks[1:] == plain.checks
     assert [log.subject for log in found.sites] == ["a"]
 
@@ -196,7 +196,7 @@ def test_a_site_s_bundle_stands_in_for_its_folder(run, tmp_path):
 def test_a_tampered_bundle_of_the_server_is_not_held(bundle, site, fedglm):
     changed(bundle, lambda contents: contents.update({"rounds.jsonl": contents["rounds.jsonl"] + b" "}))
     wrong = failed(verify_anything(site, server=bundle).checks)
-    assert "bundle bundle.zip" in {check.subject for check in wrong}
+    assert "server's bundle" in {check.subject for check in wrong}
     assert fedglm("audit", "verify", site, "--server", bundle).code == 1
 
 
