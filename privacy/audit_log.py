@@ -1,6 +1,7 @@
 """Verification of one log: its chain, its owner's signatures, and what the other side has countersigned."""
 
-from collections.abc import Container
+import json
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from fedglm.privacy.checkpoint import COLUMNS, Checkpoint, is_vouched
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_scan import Scan, opened, scan
-from fedglm.privacy.merkle import Tree
+from fedglm.privacy.merkle import Tree, leaf_hash
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class LogRecord:
         origin: What its chain begins with.
         scan: What it says.
         keys: The owner's, in the order in which they were in force.
+        checkpoint: The owner's newest; None where it is missing.
     """
 
     subject: str
@@ -31,6 +33,7 @@ class LogRecord:
     origin: str
     scan: Scan
     keys: list[PublicKey]
+    checkpoint: Checkpoint | None
 
     @property
     def size(self) -> int:
@@ -40,6 +43,31 @@ class LogRecord:
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """Entries of a kind of which a log has few."""
         return [found for found in self.scan.rare if found["kind"] == kind]
+
+    def texts(self) -> Iterator[bytes]:
+        """Texts of all entries, the oldest first, each held to what was verified.
+
+        Raises:
+            LogError: The file was changed since.
+        """
+        left = iter(self.scan.leaves)
+        with opened(self.path) as database:
+            for (text,) in database.execute("SELECT entry FROM entries ORDER BY number"):
+                content = str(text).encode()
+                if leaf_hash(content) != next(left, None):
+                    raise LogError(f"{self.path} was changed while it was read")
+                yield content
+        if next(left, None) is not None:
+            raise LogError(f"{self.path} was cut while it was read")
+
+    def entries(self, *kinds: str) -> Iterator[dict[str, Any]]:
+        """Entries of some kinds, the oldest first; raises as `texts`."""
+        marks = [f'"kind":"{kind}"'.encode() for kind in kinds]
+        for content in self.texts():
+            if any(mark in content for mark in marks):  # most are of other kinds, and need not be parsed
+                found: dict[str, Any] = json.loads(content)
+                if found["kind"] in kinds:
+                    yield found
 
     def root(self, size: int) -> str:
         """Root (hex) over so many first entries, at most all."""
@@ -86,11 +114,11 @@ def read_log(
         return None, [check("log", False, f"the log is damaged: {found.fault or 'entry 1 is missing, and all others'}")]
     opened = found.rare[0]
     keys = [opened["key"], *(entry["key"] for entry in found.rare if entry["kind"] == "key")]
-    record = LogRecord(subject, path, origin, found, [PublicKey.from_hex(key) for key in keys])
+    record = LogRecord(subject, path, origin, found, [PublicKey.from_hex(key) for key in keys], own)
     checks = [check("log", True, f"{record.size} entries, each follows from the one before it")]
     if opened["role"] != role:
         checks.append(check("owner", False, f"entry 1: the log is of a {opened['role']}, not of a {role}"))
-    checks += [_key_changes(record, known), _own_signature(record, own), *_countersignatures(record)]
+    checks += [_key_changes(record, known), _own_signature(record), *_countersignatures(record)]
     return record, checks
 
 
@@ -126,10 +154,11 @@ def _key_changes(record: LogRecord, known: Container[str]) -> Check:
     return check(True, f"{said}{f', changed {len(record.keys) - 1} times' if len(record.keys) > 1 else ''}")
 
 
-def _own_signature(record: LogRecord, own: Checkpoint | None) -> Check:
+def _own_signature(record: LogRecord) -> Check:
     def check(held: bool, said: str) -> Check:
         return Check(subject=record.subject, name="signature", held=held, said=said)
 
+    own = record.checkpoint
     if own is None:
         return check(False, "its owner's signature over the entries is missing")
     if own.size != record.size:

@@ -15,6 +15,7 @@ from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.chained_file import chained
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.merkle import leaf_hash, root_of
 from fedglm.server.rows import to_lines
 
@@ -22,12 +23,24 @@ SITES = "abc"
 ROUNDS = 3
 
 
-def make_run(folder: Path, *, private: bool = True) -> Path:
-    """A run of three sites, sealed at its end; beside it, in `old`, the nodes as they were a round before."""
+def make_run(
+    folder: Path, *, mechanism: Mechanism | None = MECHANISM, metrics: Mechanism | None = None, **policy: object
+) -> Path:
+    """A run of three sites, sealed at its end; beside it, in `old`, the nodes as they were a round before.
+
+    Args:
+        folder: Of the run.
+        mechanism: How updates are noised; None for a run without noise.
+        metrics: How measures are; None for none.
+        policy: What the sites' policies say otherwise.
+    """
     nodes = {
-        10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=private)
+        10 - i: answering(
+            tiny_node(folder / "nodes", name, data_seed=i, rows=20),
+            private=mechanism is not None, share_metrics=metrics is not None, **policy,
+        )
         for i, name in enumerate(SITES)
-    }
+    }  # fmt: skip
 
     def keep(*event):
         if event == ("done", ROUNDS - 1):
@@ -35,7 +48,14 @@ def make_run(folder: Path, *, private: bool = True) -> Path:
 
     log = folder / "audit" / "log.sqlite"
     coordinator, _, _ = federate(
-        folder, nodes, hook=keep, mechanism=MECHANISM if private else None, rounds=ROUNDS, log=log
+        folder,
+        nodes,
+        hook=keep,
+        mechanism=mechanism,
+        metrics=metrics,
+        node_metrics=metrics is not None,
+        rounds=ROUNDS,
+        log=log,
     )
     (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
     (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))

@@ -134,7 +134,7 @@ def test_a_site_in_two_federations(tmp_path):
 
 
 def test_a_run_without_noise(tmp_path):
-    folder = make_run(tmp_path / "run", private=False)
+    folder = make_run(tmp_path / "run", mechanism=None)
     assert_whole(folder)
     open_checks = {check.name for check in verify(folder).checks if check.held is None}
     assert {"epsilon", "anchors"} <= open_checks
