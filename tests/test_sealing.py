@@ -1,15 +1,14 @@
 """Seals between server and sites: what a party gone wrong can do to the other, which is nothing."""
 
 import base64
-import json
 
 import pytest
-from custodies import MECHANISM, SERVER, custody
-from fake_grid import answering, errs, federate
+from audited_run import kept_run, small_nodes
+from custodies import SERVER, custody
+from fake_grid import errs
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from ledgers import sha256
-from tiny_federation import tiny_node
 
 from fedglm.compression.messages import RECORD
 from fedglm.privacy import custody_log
@@ -20,7 +19,6 @@ from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
-from fedglm.server.rows import to_lines
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -29,10 +27,7 @@ MOMENT = "2027-01-04T10:00:00+00:00"
 
 def run(folder, spoil, kinds=("train",), rounds=(2,)):
     """A run of a, b and c, of which a's answers to some messages are `spoil(reply, message)`."""
-    made = {
-        10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=True)
-        for i, name in enumerate("abc")
-    }
+    made = small_nodes(folder / "nodes")
     right = made[10]
 
     def act(message):
@@ -41,11 +36,7 @@ def run(folder, spoil, kinds=("train",), rounds=(2,)):
         return spoil(reply, message) if wanted else reply
 
     made[10] = act
-    log = folder / "audit" / "log.sqlite"
-    coordinator, _, _ = federate(folder, made, mechanism=MECHANISM, log=log)
-    (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
-    (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
-    return coordinator
+    return kept_run(folder, made)
 
 
 def saying(name, value):
