@@ -12,7 +12,7 @@ from typing import Final, Literal
 from fedglm.privacy.audit_bounds import mu_of_epsilon
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
-from fedglm.simulations.audit_facts import AuditFacts
+from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
 from fedglm.simulations.wording import metric_value, significant
 
 _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
@@ -20,6 +20,8 @@ _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
 
 _OF_NOISE: Final = ("noise, nobody drawn", "noise, all drawn", "fresh noise", "sampling")
 """Trials of what item 7 is about."""
+
+_MOST_NAMES: Final = 8
 
 Status = Literal["held", "not held", "not applicable"]
 Found = tuple[Status, list[str]]
@@ -70,18 +72,43 @@ def _guarantee(facts: AuditFacts) -> Found:
         return "not held", ["No plan can be read: nothing is known of any noise."]
     if _mechanism(facts) is None:
         return "not held", ["Updates left without noise: no epsilon holds for anybody."]
-    lines = []
+    return _held(all(site.holds("epsilon") for site in facts.sites if site.releases)), [
+        *_of_each(facts, _spent),
+        *_of_each(facts, _gaussian),
+        "By round: in the picture of epsilon, and with every release.",
+    ]
+
+
+def _of_each(facts: AuditFacts, say: Callable[[SiteFacts], str]) -> list[str]:
+    """What there is to say of each site; what is the same of several, once."""
+    names: dict[str, list[str]] = {}
     for site in facts.sites:
-        policy = site.policy
-        lines.append(f"{site.name}: {site.said('epsilon') or 'no figure counts' if site.releases else 'nothing left'}.")
-        promise, units = site.promise, policy.declare_units if policy else None
-        if promise and promise.epsilon and promise.delta and units:
-            lines.append(
-                f"{site.name}: about {mu_of_epsilon(promise.epsilon, promise.delta):.2f}-Gaussian privacy; {units:,} "
-                f"units declared, so that delta times units is {promise.delta * units:.2g}."
-            )
-    lines.append("By round: in the picture of epsilon, and with every release.")
-    return _held(all(site.holds("epsilon") for site in facts.sites if site.releases)), lines
+        names.setdefault(say(site), []).append(site.name)
+    return [f"{_named(own, len(facts.sites))}: {words}." for words, own in names.items() if words]
+
+
+def _named(names: list[str], of: int) -> str:
+    if len(names) == of > 1:
+        return f"All {of} sites"
+    return ", ".join(names[:_MOST_NAMES]) + (
+        f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    )
+
+
+def _spent(site: SiteFacts) -> str:
+    if not site.releases:
+        return "nothing left"
+    return site.said("epsilon").removeprefix(f"{site.name}: ") or "no figure counts"  # a data set may bear its name
+
+
+def _gaussian(site: SiteFacts) -> str:
+    promise, units = site.promise, site.policy.declare_units if site.policy else None
+    if not promise or not promise.epsilon or not promise.delta or not units:
+        return ""
+    return (
+        f"about {mu_of_epsilon(promise.epsilon, promise.delta):.2f}-Gaussian privacy; {units:,} units declared, so that "
+        f"delta times units is {promise.delta * units:.2g}"
+    )
 
 
 def _unit(facts: AuditFacts) -> Found:
@@ -112,19 +139,18 @@ def _applied(facts: AuditFacts) -> Found:
         f"{mechanism.sampling_rate:.4g}, {mechanism.steps} steps a round, {plan.rounds} rounds.",
         "Units are drawn by Poisson sampling; the loss is a mean over each record's own tokens, never over the batch.",
         f"Precision: {precision}{known if plan.code == code_sha256() else ''}.",
-        *(f"{site.name}, releases: {site.said('releases')}." for site in facts.sites),
+        *_of_each(facts, lambda site: f"releases: {site.said('releases')}"),
     ]
 
 
 def _accounting(facts: AuditFacts) -> Found:
     if _mechanism(facts) is None:
         return "not held", ["There is nothing to account for: no epsilon holds."]
-    lines = [f"{site.name}: {site.said('ledger')}; {site.said('epsilon')}." for site in facts.sites]
     good = all(site.holds("ledger") and site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good), [
         f"PRV (Opacus {_version('opacus')}) and PLD (dp-accounting {_version('dp-accounting')}): the greater counts.",
         "Recomputed now, from the ledgers' rows alone, over all runs that used the data.",
-        *lines,
+        *_of_each(facts, lambda site: f"{site.said('ledger')}; {_spent(site)}"),
     ]
 
 
@@ -136,7 +162,7 @@ def _all_releases(facts: AuditFacts) -> Found:
     return _held(good), [
         f"{facts.releases} releases of {len(facts.sites)} sites, {size:,} bytes; {measured} of them measures.",
         "The number of units that a site declares is public, and chosen by people.",
-        *(f"{site.name}: {site.said('ledger')}; {site.said('releases received')}." for site in facts.sites),
+        *_of_each(facts, lambda site: f"{site.said('ledger')}; {site.said('releases received')}"),
     ]
 
 
@@ -200,10 +226,12 @@ def _transport(facts: AuditFacts) -> Found:
     links = [(site.name, entry) for site in facts.sites for entry in site.log.of_kind("link")]
     if facts.is_simulation and not links:
         return "not applicable", ["Sites and server were one machine; nothing went over a network."]
-    lines = [f"{name}: {link['tls']}, server's certificate {link['certificate'][:16]}." for name, link in links]
-    without = [site.name for site in facts.sites if not site.is_linked]
-    lines += [f"{name}'s log does not show by which connection its updates left." for name in without]
-    return _held(not without), lines
+    return _held(all(site.is_linked for site in facts.sites)), [
+        *dict.fromkeys(
+            f"{name}: {link['tls']}, server's certificate {link['certificate'][:16]}." for name, link in links
+        ),
+        *_of_each(facts, lambda site: "" if site.is_linked else "the log does not show how the first update left"),
+    ]
 
 
 def _integrity(facts: AuditFacts) -> Found:
@@ -213,18 +241,24 @@ def _integrity(facts: AuditFacts) -> Found:
     lines += [f"{check.subject}, {check.name}: {check.said}." for check in found.checks if check.held is False]
     if plan is not None:
         lines.append(f"Plan {plan.sha256[:16]}, code {plan.code[:16]}, starting weights {plan.model[:16]}.")
-    lines += [f"{site.name}: {site.said('sealed')}." for site in facts.sites if site.said("sealed")]
+    lines += _of_each(facts, lambda site: site.said("sealed"))
     return _held(found.held and sealed), lines
 
 
 def _storage(facts: AuditFacts) -> Found:
-    kept = {site.name: site.policy.retention_days if site.policy else None for site in facts.sites}
-    lines = [
-        f"{name}: {f'records are kept {days} days' if days else 'no period is set'}." for name, days in kept.items()
-    ]
-    encrypted = {site.name: bool(site.policy and site.policy.state_encrypted) for site in facts.sites}
-    lines += [f"{name}: node state is {'' if good else 'not '}encrypted at rest." for name, good in encrypted.items()]
-    return _held(all(kept.values()) and all(encrypted.values())), lines
+    policies = [site.policy for site in facts.sites]
+    good = all(policy and policy.retention_days and policy.state_encrypted for policy in policies)
+    return _held(good), [*_of_each(facts, _retained), *_of_each(facts, _encrypted)]
+
+
+def _retained(site: SiteFacts) -> str:
+    days = site.policy and site.policy.retention_days
+    return f"by the policy, records are kept {days} days" if days else "the policy sets no period to keep records"
+
+
+def _encrypted(site: SiteFacts) -> str:
+    asked = site.policy and site.policy.state_encrypted
+    return f"the policy {'asks' if asked else 'does not ask'} for node state that is encrypted at rest"
 
 
 def _utility(facts: AuditFacts) -> Found:

@@ -75,7 +75,7 @@ def summary_sentences(facts: AuditFacts) -> list[str]:
     left = f"What left: {counted(facts.releases, 'coded message')} of model updates and measures, {byte_count(size)}."
     kept = bool(facts.sites) and all(site.holds("releases") and site.holds("policy") for site in facts.sites)
     held = "every release keeps to it" if kept else "not every release is shown to keep to it"
-    allowed = f"Who allowed it: each site's own signed policy; {held}; {counted(refused, 'request')} were refused."
+    allowed = f"Who allowed it: each site's own signed policy; {held}; requests refused: {refused:,}."
     found = facts.verification
     sealed = facts.is_whole and all(site.holds("sealed") for site in facts.sites)
     trust = "The record: something in it was changed, or contradicts something else. See below."
