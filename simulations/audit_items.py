@@ -90,9 +90,8 @@ def _of_each(facts: AuditFacts, say: Callable[[SiteFacts], str]) -> list[str]:
 def _named(names: list[str], of: int) -> str:
     if len(names) == of > 1:
         return f"All {of} sites"
-    return ", ".join(names[:_MOST_NAMES]) + (
-        f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    )
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _spent(site: SiteFacts) -> str:
@@ -106,8 +105,8 @@ def _gaussian(site: SiteFacts) -> str:
     if not promise or not promise.epsilon or not promise.delta or not units:
         return ""
     return (
-        f"about {mu_of_epsilon(promise.epsilon, promise.delta):.2f}-Gaussian privacy; {units:,} units declared, so that "
-        f"delta times units is {promise.delta * units:.2g}"
+        f"about {mu_of_epsilon(promise.epsilon, promise.delta):.2f}-Gaussian privacy; {units:,} units declared, so "
+        f"that delta times units is {promise.delta * units:.2g}"
     )
 
 
@@ -223,13 +222,11 @@ def _identities(facts: AuditFacts) -> Found:
 
 
 def _transport(facts: AuditFacts) -> Found:
-    links = [(site.name, entry) for site in facts.sites for entry in site.log.of_kind("link")]
-    if facts.is_simulation and not links:
+    ways = [(site.name, entry) for site in facts.sites for entry in site.log.of_kind("link")]
+    if facts.is_simulation and not ways:
         return "not applicable", ["Sites and server were one machine; nothing went over a network."]
     return _held(all(site.is_linked for site in facts.sites)), [
-        *dict.fromkeys(
-            f"{name}: {link['tls']}, server's certificate {link['certificate'][:16]}." for name, link in links
-        ),
+        *dict.fromkeys(f"{name}: {way['tls']}, server's certificate {way['certificate'][:16]}." for name, way in ways),
         *_of_each(facts, lambda site: "" if site.is_linked else "the log does not show how the first update left"),
     ]
 
