@@ -37,26 +37,27 @@ def report(
     A check in continuous integration, by the rules in a file:
     [bold]fedglm audit report RUN --policy rules.toml[/bold]
 
-    Each rule may be left out, and then nothing is asked for:
+    The records of server and sites must be here and verified. Each rule may be
+    left out, and then nothing more is asked for:
 
     noise_multiplier_at_least = 0.7   of every release
     clipping_norm_at_most = 1.0       of every release
     records_per_unit_at_most = 1      of every release
     unit = "patient_id"               what every release must protect
-    epsilon_at_most = 8.0             of every site, computed anew
+    epsilon_at_most = 8.0             of every data set, computed anew
     delta_at_most = 1e-3              at which epsilon is told
     items = [1, 5, 11]                not one of these may be "not held"
     require = ["verified", "tls"]     what the records must show besides
 
     Words of require:
 
-    verified          no record was changed or contradicts another
-    countersignature  the server has countersigned each site's log
+    verified          every check holds; asked of every run, named or not
+    countersignature  the server has countersigned all that left a site
     signed-updates    the server's log shows the sites' signatures
-    tls               each site's log shows its TLS link to the server
-    canaries          an audit by canaries was passed
-    attack            attacks were tried
-    no-metrics        no measures left a site
+    tls               each site's log shows by which TLS link updates left
+    canaries          an audit of the run's own code and weights was passed
+    attack            an attack on them was tried
+    no-metrics        nothing but updates left
     retention         each policy says for how long records are kept
     encryption        each policy asks for encrypted state
     """

@@ -44,8 +44,6 @@ HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
 
 PINNED = "run.plan"
-_SEALS = 10
-"""Checkpoints of the server's log that are kept in a run, beyond one a round."""
 _METRICS = ("loss", "metric", "count")
 
 
@@ -99,7 +97,7 @@ class OutboundGate:
             signed = SignedPlan.from_bytes(blob)
         with self._custody.logged(signed.plan.run, 0):
             self._hold(signed)
-        self._custody.log.admitted(signed, [*(rule.name for rule in PLAN_RULES), "code"])
+            self._custody.log.admitted(signed, [*(rule.name for rule in PLAN_RULES), "code"])
         write_atomically(self._folder / PINNED, signed.to_bytes())
 
     def permit(self, instruction: Instruction, *, update: bool = True) -> Permit:
@@ -153,8 +151,7 @@ class OutboundGate:
                 raise Refusal("seal", str(exc)) from exc
             if seal.run != signed.plan.run:
                 raise Refusal("seal", "the checkpoint is of another run than the plan that was announced")
-            log, key, most = self._custody.log, self._custody.key, signed.plan.rounds + _SEALS
-            own = log.seal(signed, theirs, ours, most)
+            own, key = self._custody.log.seal(signed, theirs, ours), self._custody.key
             words = Sealed(log=own.log, **own.to_fields(), key=key.public.hex, countersignature=theirs.countersign(key))
         return RecordDict({RECORD: ConfigRecord(dict(words.to_fields()))})
 

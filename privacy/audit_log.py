@@ -1,5 +1,6 @@
 """Verification of one log: its chain, its owner's signatures, and what the other side has countersigned."""
 
+import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ class LogRecord:
         origin: What its chain begins with.
         scan: What it says.
         keys: The owner's, in the order in which they were in force.
-        checkpoint: The owner's newest; None where there is not one.
+        checkpoint: The owner's newest; None where it is missing.
     """
 
     subject: str
@@ -32,24 +33,7 @@ class LogRecord:
     origin: str
     scan: Scan
     keys: list[PublicKey]
-    checkpoint: Checkpoint | None = None
-
-    def texts(self) -> Iterator[bytes]:
-        """Texts of all entries, the oldest first, each of which is still what was verified.
-
-        Raises:
-            LogError: The file has changed since.
-        """
-        number = 0
-        with opened(self.path) as database:
-            query = "SELECT entry FROM entries ORDER BY number LIMIT ?"
-            for number, (text,) in enumerate(database.execute(query, (self.size,)), 1):
-                content = str(text).encode()
-                if leaf_hash(content) != self.scan.leaves[number - 1]:
-                    raise LogError(f"the log {self.path} has changed while it was read, at entry {number}")
-                yield content
-        if number != self.size:
-            raise LogError(f"the log {self.path} has changed while it was read: entry {number + 1} is gone")
+    checkpoint: Checkpoint | None
 
     @property
     def size(self) -> int:
@@ -59,6 +43,31 @@ class LogRecord:
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """Entries of a kind of which a log has few."""
         return [found for found in self.scan.rare if found["kind"] == kind]
+
+    def texts(self) -> Iterator[bytes]:
+        """Texts of all entries, the oldest first, each held to what was verified.
+
+        Raises:
+            LogError: The file was changed since.
+        """
+        left = iter(self.scan.leaves)
+        with opened(self.path) as database:
+            for (text,) in database.execute("SELECT entry FROM entries ORDER BY number"):
+                content = str(text).encode()
+                if leaf_hash(content) != next(left, None):
+                    raise LogError(f"{self.path} was changed while it was read")
+                yield content
+        if next(left, None) is not None:
+            raise LogError(f"{self.path} was cut while it was read")
+
+    def entries(self, *kinds: str) -> Iterator[dict[str, Any]]:
+        """Entries of some kinds, the oldest first; raises as `texts`."""
+        marks = [f'"kind":"{kind}"'.encode() for kind in kinds]
+        for content in self.texts():
+            if any(mark in content for mark in marks):  # most are of other kinds, and need not be parsed
+                found: dict[str, Any] = json.loads(content)
+                if found["kind"] in kinds:
+                    yield found
 
     def root(self, size: int) -> str:
         """Root (hex) over so many first entries, at most all."""
@@ -109,7 +118,7 @@ def read_log(
     checks = [check("log", True, f"{record.size} entries, each follows from the one before it")]
     if opened["role"] != role:
         checks.append(check("owner", False, f"entry 1: the log is of a {opened['role']}, not of a {role}"))
-    checks += [_key_changes(record, known), _own_signature(record, own), *_countersignatures(record)]
+    checks += [_key_changes(record, known), _own_signature(record), *_countersignatures(record)]
     return record, checks
 
 
@@ -145,10 +154,11 @@ def _key_changes(record: LogRecord, known: Container[str]) -> Check:
     return check(True, f"{said}{f', changed {len(record.keys) - 1} times' if len(record.keys) > 1 else ''}")
 
 
-def _own_signature(record: LogRecord, own: Checkpoint | None) -> Check:
+def _own_signature(record: LogRecord) -> Check:
     def check(held: bool, said: str) -> Check:
         return Check(subject=record.subject, name="signature", held=held, said=said)
 
+    own = record.checkpoint
     if own is None:
         return check(False, "its owner's signature over the entries is missing")
     if own.size != record.size:

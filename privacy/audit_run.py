@@ -195,6 +195,7 @@ def audit_pair(server: LogRecord, site: LogRecord) -> list[Check]:
     if (odd := _another(server, site)) is not None:
         return [_check("seen by server", False, odd, site.subject)]
     return [
+        _sealed(server, site),
         _seen("seen by server", site, witnessed, server.subject),
         _seen("seen by site", server, _of(site, server), site.subject, of=site.subject),
         _anchors(site, taken),
@@ -250,6 +251,16 @@ def _seen(name: str, log: LogRecord, entries: list[dict[str, Any]], by: str, of:
         return _check(name, None, f"{by}'s log has seen nothing of {log.subject}'s yet", subject)
     most = max(entry["size"] for entry in entries)
     return _check(name, True, f"up to entry {most} of {log.size} of {log.subject}'s log", subject)
+
+
+def _sealed(server: LogRecord, site: LogRecord) -> Check:
+    """The server has countersigned all that left the site in its runs."""
+    runs = {entry["run"] for entry in server.of_kind("begun")}
+    last = max((group.last for group in site.scan.groups.values() if group.fields["run"] in runs), default=0)
+    keys = {key.hex for key in server.keys}
+    sealed = max((entry["size"] for entry in site.of_kind("countersigned") if entry["by"] in keys), default=0)
+    said = f"the server countersigned the first {sealed} entries; the last release to it is entry {last or 'none'}"
+    return _check("sealed", True if sealed and sealed >= last else None, said, site.subject)
 
 
 def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Container, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,58 @@ _ONE_MESSAGE = 2
 """Rows of the ledger that one message may have: an update and its measures."""
 
 
-def audit_site(folder: Path, known: Container[str] = ()) -> tuple[LogRecord | None, list[Check]]:
+@dataclass(frozen=True)
+class Promise:
+    """What a data set has spent by a site's log, beside the promise under which it last released something.
+
+    Attributes:
+        data_set: The site's name for it.
+        epsilon: By two accountants, from all of its releases; None where one left without noise.
+        delta: That it is told at; None where the policy sets none.
+        limit: The policy's epsilon; None where it sets none.
+    """
+
+    data_set: str
+    epsilon: float | None
+    delta: float | None
+    limit: float | None
+
+
+@dataclass(frozen=True)
+class SiteAudit:
+    """What is found in a custody folder.
+
+    Attributes:
+        log: None where it cannot be read.
+        checks: All of them.
+        promises: Of each data set; None where the releases do not keep to what was in force, so that no figure counts.
+    """
+
+    log: LogRecord | None
+    checks: list[Check]
+    promises: list[Promise] | None = None
+
+
+def audit_site(folder: Path, known: Container[str] = ()) -> SiteAudit:
     """Verify a custody folder by itself.
 
     Args:
         folder: Of policy, ledger and log.
         known: As of `read_log`.
-
-    Returns:
-        The log, None where it cannot be read, and the checks.
     """
     name = folder.absolute().parent.name if folder.name == FOLDER else folder.name
     record, checks = read_log(folder / LOG, "site", name, folder / LEDGER, known)
     if record is None:
-        return None, checks
+        return SiteAudit(None, checks)
     policies = {entry["number"]: entry for entry in record.of_kind("policy")}
     plans, plan_check = _plans(record)
     releases = _releases(record, policies, plans)
-    checks += [_policy_in_force(record, folder), plan_check, _ledger(record, folder / LEDGER), releases]
-    checks += _epsilons(record, policies) if releases.held else []
-    return record, checks
+    checks += [_policy_in_force(record, folder), plan_check, *_countersigners(record)]
+    checks += [_ledger(record, folder / LEDGER), releases]
+    if not releases.held:
+        return SiteAudit(record, checks)
+    found = _epsilons(record, policies)
+    return SiteAudit(record, checks + [check for _, check in found], [promise for promise, _ in found])
 
 
 def _check(record: LogRecord, name: str, held: bool | None, said: str) -> Check:
@@ -76,6 +108,16 @@ def _plans(record: LogRecord) -> tuple[dict[str, tuple[int, RunPlan]], Check]:
             return found, _check(record, "plans", False, f"entry {number}: it shows another plan than it names")
         found.setdefault(entry["plan"], (number, signed.plan))
     return found, _check(record, "plans", True, f"{len(found)} admitted, each signed by its server")
+
+
+def _countersigners(record: LogRecord) -> list[Check]:
+    """Who countersigned is a server whose plan was admitted."""
+    servers = {entry["server"] for entry in record.of_kind("plan")}
+    for entry in record.of_kind("countersigned"):
+        if entry["by"] not in servers:
+            said = f"entry {entry['number']}: countersigned by a key that signed none of the plans"
+            return [_check(record, "countersigner", False, said)]
+    return []
 
 
 def _ledger(record: LogRecord, path: Path) -> Check:
@@ -120,7 +162,9 @@ def _fault(group: Group, policies: dict[int, dict[str, Any]], plans: dict[str, t
         return "it left without noise, which the policy does not permit"
     if noise is not None and noise.noise_multiplier < (policy.noise_multiplier_at_least or math.inf):
         return "it has less noise than the policy asks for"
-    if noise is not None and noise.clipping_norm > (policy.clipping_norm_at_most or 0.0):
+    # Measures are cut to their own bounds, in other units than gradients.
+    update = fields["purpose"] == "update"
+    if noise is not None and update and noise.clipping_norm > (policy.clipping_norm_at_most or 0.0):
         return "its clipping norm is above the policy's"
     if group.most_bytes > (policy.bytes_at_most or 0):
         return f"it has {group.most_bytes} bytes, more than the policy permits"
@@ -149,7 +193,7 @@ def _against_plan(group: Group, plan: RunPlan, noise: Mechanism | None) -> str |
     return None
 
 
-def _epsilons(record: LogRecord, policies: dict[int, dict[str, Any]]) -> list[Check]:
+def _epsilons(record: LogRecord, policies: dict[int, dict[str, Any]]) -> list[tuple[Promise, Check]]:
     """What each data set has spent, by two accountants from the rows alone, against the limit of its policy."""
     groups = list(record.scan.groups.values())
     pairs = {(group.fields["data_set"], group.fields["commitment"]) for group in groups}
@@ -163,26 +207,30 @@ def _epsilons(record: LogRecord, policies: dict[int, dict[str, Any]]) -> list[Ch
     return found
 
 
-def _epsilon(record: LogRecord, name: str, groups: list[Group], policies: dict[int, dict[str, Any]]) -> Check:
+def _epsilon(
+    record: LogRecord, name: str, groups: list[Group], policies: dict[int, dict[str, Any]]
+) -> tuple[Promise, Check]:
+    last = max(groups, key=lambda group: group.last)
+    policy = Policy.model_validate(policies[last.epoch]["content"])
+    promise = Promise(name, None, policy.delta, policy.epsilon)
     bare = [group.first for group in groups if group.fields["mechanism"] is None]
     if bare:
         said = f"{name}: no epsilon holds: entry {min(bare)} left without noise, as the policy permits"
-        return _check(record, "epsilon", None, said)
-    last = max(groups, key=lambda group: group.last)
-    policy = Policy.model_validate(policies[last.epoch]["content"])
+        return promise, _check(record, "epsilon", None, said)
     if policy.epsilon is None or policy.delta is None:
-        return _check(record, "epsilon", False, f"{name}: entry {last.first} left with noise, and no limit was set")
+        said = f"{name}: entry {last.first} left with noise, and no limit was set"
+        return promise, _check(record, "epsilon", False, said)
     total = spent([event for group in groups for event in _events(group)], policy.delta)
     by = f"PRV {total.prv:.3f}, PLD {total.pld:.3f}" if total.prv is not None and total.pld is not None else "RDP"
     said = f"{name}: {total.epsilon:.3f} of {policy.epsilon:g} at delta {policy.delta:g} ({by})"
+    promise, told, wrong = replace(promise, epsilon=total.epsilon), last.epsilon, ""
     if total.epsilon > policy.epsilon + 1e-9:
-        return _check(record, "epsilon", False, f"{said}: more was spent than the policy permits")
-    told = last.epsilon
-    if told is None:
-        return _check(record, "epsilon", False, f"{said}, and entry {last.last} tells none")
-    if abs(told - total.epsilon) > TOLD:
-        return _check(record, "epsilon", False, f"{said}, and the log tells {told:.3f}")
-    return _check(record, "epsilon", True, said)
+        wrong = ": more was spent than the policy permits"
+    elif told is None:
+        wrong = f", and entry {last.last} tells none"
+    elif abs(told - total.epsilon) > TOLD:
+        wrong = f", and the log tells {told:.3f}"
+    return promise, _check(record, "epsilon", not wrong, said + wrong)
 
 
 def _events(group: Group) -> Iterator[Event]:

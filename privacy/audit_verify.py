@@ -3,14 +3,14 @@
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedglm.privacy.audit_bundle import unpacked
 from fedglm.privacy.audit_checks import Check, failed
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.audit_run import RunFiles, audit_pair, audit_server
-from fedglm.privacy.audit_site import audit_site
+from fedglm.privacy.audit_site import Promise, audit_site
 from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
@@ -29,11 +29,14 @@ class Verification:
         checks: All of them, the server's first.
         server: Its log, where there is one that can be read.
         sites: Those of the sites.
+        promises: What each site's data sets have spent, by the site's name; of a site that is not in it, no figure
+            counts.
     """
 
     checks: list[Check]
     server: LogRecord | None
     sites: list[LogRecord]
+    promises: dict[str, list[Promise]] = field(default_factory=dict)
 
     @property
     def held(self) -> bool:
@@ -76,17 +79,19 @@ def verify(
         known |= _keys_of_sites(record)
     elif server is not None:
         raise PrivacyError(f"{server} holds no log of a server: name the folder of a run, {_OR_BUNDLE}")
-    logs = []
+    logs: list[LogRecord] = []
+    promises: dict[str, list[Promise]] = {}
     for custody in custodies:
-        found, own = audit_site(custody, known)
-        checks += own
-        if found is not None:
-            logs.append(found)
-            checks += audit_pair(record, found) if record is not None else []
+        found = audit_site(custody, known)
+        checks += found.checks
+        if found.log is not None:
+            logs.append(found.log)
+            promises |= {} if found.promises is None else {found.log.subject: found.promises}
+            checks += audit_pair(record, found.log) if record is not None else []
     checks += _distinct(logs)
     checks += _known(logs if record is None else [record, *logs], keys)
     checks += [_missing(record, logs)] if record is not None and len(logs) == len(custodies) else []
-    return Verification(checks, record, logs)
+    return Verification(checks, record, logs, promises)
 
 
 def _signed_by(checks: list[Check], keys: Sequence[PublicKey]) -> list[Check]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from fedglm.privacy.accountant import upper_bound
 from fedglm.privacy.chained_file import Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, related
-from fedglm.privacy.checkpoint import Checkpoint, vouch
+from fedglm.privacy.checkpoint import MOST_SEALS, Checkpoint, vouch
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
@@ -23,8 +23,8 @@ from fedglm.privacy.policy import Policy
 from fedglm.privacy.signed_log import Entry, SignedLog
 
 _ALL_OF: Final = 1000
-"""So many refusals of a rule have an entry each; after that one an hour has, for a server could fill the disk. All of
-them are counted in the log of refusals."""
+"""So many refusals of a rule, and plans under which nothing left, have an entry each; after that one an hour has, for a
+server could fill the disk. All refusals are counted in the log of refusals."""
 _SPARSE: Final = timedelta(hours=1)
 
 
@@ -66,7 +66,8 @@ class CustodyLog:
         self._countersigned: set[tuple[int, str]] = set()
         self._keys: list[PublicKey] = []
         self._policy = ""
-        self._plans: set[str] = set()
+        self._plans: dict[str, str] = {}
+        self._used: set[str] = set()
         self._link: dict[str, str] = {}
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._remember)
@@ -105,9 +106,17 @@ class CustodyLog:
             self._log.append("policy", {"policy": policy.sha256, "content": policy.model_dump(mode="json")})
 
     def admitted(self, signed: SignedPlan, rules: Sequence[str]) -> None:
-        """The plan of a run was admitted."""
+        """The plan of a run was admitted.
+
+        Raises:
+            Refusal: Rule `idle-plans`: there were very many under which nothing left.
+            LogError: It could not be written.
+        """
         if signed.plan.sha256 in self._plans:
             return
+        idle = [time for plan, time in self._plans.items() if plan not in self._used]
+        if _is_enough(len(idle), max(idle, default="")):
+            raise Refusal("idle-plans", f"nothing left under {len(idle)} plans; another is admitted in an hour")
         fields = {"plan": signed.plan.sha256, "server": signed.server.hex, "rules": list(rules)}
         self._log.append("plan", {**fields, "signed": signed.to_text()})
 
@@ -123,7 +132,7 @@ class CustodyLog:
     def refused(self, refusal: Refusal, run: str, server_round: int) -> None:
         """Something was refused."""
         count, last = self._refusals.get(refusal.rule, (0, ""))
-        if count < _ALL_OF or datetime.fromisoformat(now()) - datetime.fromisoformat(last) >= _SPARSE:
+        if not _is_enough(count, last):
             self._log.append("refused", {"run": run, "round": server_round, "rule": refusal.rule})
 
     def release(self, ledger: Ledger, budget: Budget | None, delta: float | None, leaving: Sequence[Leaving]) -> None:
@@ -161,16 +170,13 @@ class CustodyLog:
                 own = {"bytes": each.size, "non_zeros": each.non_zeros, "codec": each.codec, "rules": list(each.rules)}
                 put("release", {**_fields(row, *_so_far(rows, row, delta)), **own})
 
-    def seal(
-        self, signed: SignedPlan, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None, most: int
-    ) -> Checkpoint:
+    def seal(self, signed: SignedPlan, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None) -> Checkpoint:
         """Keep how the server's log stands, and what it has countersigned of this one, each once.
 
         Args:
             signed: The plan that is pinned, of whose run that log is.
             theirs: The server's checkpoint.
             ours: A checkpoint of this log, and the server's countersignature (hex); None where it has seen none.
-            most: How many checkpoints of a run are kept.
 
         Returns:
             The site's signature over all entries, these included.
@@ -194,8 +200,8 @@ class CustodyLog:
                 if (own.size, server.hex) not in self._countersigned:
                     put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
             if theirs.size not in seen:
-                if len(seen) >= most:
-                    raise Refusal("seal", f"more than {most} checkpoints of one run")
+                if len(seen) >= MOST_SEALS:
+                    raise Refusal("seal", f"more than {MOST_SEALS} checkpoints of one run")
                 fields = {"run": run, "log": theirs.log, "name": "server", "key": server.hex}
                 put("witnessed", {**fields, **theirs.to_fields()})
         return self._log.checkpoint()
@@ -217,6 +223,7 @@ class CustodyLog:
             if found["row"] != len(self._rows) + 1:
                 raise LogError(f"it is about row {found['row']} of the ledger, and row {len(self._rows) + 1} is next")
             self._rows.append(found["row_hash"])
+            self._used.add(found["plan"])
         elif kind in ("opened", "key"):
             self._keys.append(PublicKey.from_hex(found["key"]))
         elif kind == "witnessed":
@@ -228,12 +235,17 @@ class CustodyLog:
         elif kind == "policy":
             self._policy = found["policy"]
         elif kind == "plan":
-            self._plans.add(found["plan"])
+            self._plans[found["plan"]] = found["time"]
         elif kind == "link":
             self._link = {name: found[name] for name in ("tls", "certificate", "authority")}
         elif kind == "refused":
             count, _ = self._refusals.get(found["rule"], (0, ""))
             self._refusals[found["rule"]] = count + 1, found["time"]
+
+
+def _is_enough(count: int, last: str) -> bool:
+    """Whether after so many entries of a kind, of which the last was written then, another must wait."""
+    return count >= _ALL_OF and datetime.fromisoformat(now()) - datetime.fromisoformat(last) < _SPARSE
 
 
 def open_log(path: Path, key: SigningKey, name: str) -> None:

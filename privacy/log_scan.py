@@ -330,8 +330,9 @@ def scan_ledger(path: Path) -> tuple[int, str]:
 
 
 def _check_scheme(database: sqlite3.Connection, path: Path, scheme: dict[str, str]) -> None:
-    """A view or a trigger could show anything."""
-    if dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall()) != scheme:
+    """A view or a trigger could show anything, and a write-ahead log something else than the file that is handed on."""
+    found = dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall())
+    if found != scheme or database.execute("PRAGMA journal_mode").fetchone() != ("delete",):
         raise LogError(f"{path} is not of this version, or its tables were changed: nothing in it can be trusted")
 
 

@@ -74,7 +74,7 @@ class Coordinator:
                 found.versions, plan.layout.sha256, codec, feedback=plan.downlink.feedback, grid=plan.downlink.grid
             )
             self._optimizer.restore(found.optimizer)
-        self._evidence = None if plan.log is None else Evidence(plan.log, plan.key, self._run)
+        self._evidence = Evidence(plan.log, plan.key, self._run)
         self._book = found.participants if found is not None else {}
 
     @property
@@ -102,12 +102,11 @@ class Coordinator:
         """
         federation = self._plan.federation
         evidence = self._evidence
-        if evidence is not None:
-            evidence.begun(self._plan.signed(self._run), len(self._rows))
+        evidence.begun(self._plan.signed(self._run), len(self._rows))
         reception = Reception(self._exchange, self._plan, self._run, listener=self._listener, evidence=evidence)
         with self._noting():
             participants = reception.open()
-        sealing = None if evidence is None else Sealing(self._exchange, self._plan, self._run, evidence)
+        sealing = Sealing(self._exchange, self._plan, self._run, evidence)
         participants.restore(self._book, strict=self._plan.sites is None)
         if not self._rows:
             self._checkpoint(participants)
@@ -116,16 +115,14 @@ class Coordinator:
             with self._noting():
                 row = self._one_round(number, participants, reception)
             self._rows.append(row)
-            if evidence is not None:
-                evidence.published(row, self._versions.sha256)
+            evidence.published(row, self._versions.sha256)
             self._checkpoint(participants)
             self._listener.round_done(self._rows)
-            if sealing is not None and number % federation.seal_every == 0:
+            if number % federation.seal_every == 0:
                 sealing.seal(participants, number)
-        if evidence is not None and sealing is not None:
-            evidence.finished(len(self._rows), self._versions.sha256)
-            for _ in range(2):  # what the sites show at first is countersigned the second time
-                sealing.seal(participants, len(self._rows))
+        evidence.finished(len(self._rows), self._versions.sha256)
+        for _ in range(2):  # what the sites show at first is countersigned the second time
+            sealing.seal(participants, len(self._rows))
         return self._rows
 
     @contextlib.contextmanager
@@ -134,8 +131,7 @@ class Coordinator:
         try:
             yield
         except FederationError:
-            if self._evidence is not None:
-                self._evidence.flush()
+            self._evidence.flush()
             raise
 
     def _one_round(self, number: int, participants: Participants, reception: Reception) -> Row:

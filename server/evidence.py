@@ -24,20 +24,23 @@ class Evidence:
     """The log in the file at `path`, which is made if it is not there.
 
     Args:
-        path: Of the file.
+        path: Of the file; None keeps nothing.
         key: The server's.
         run: Identity of the run.
+
+    Attributes:
+        log: None where nothing is kept.
 
     Raises:
         LogError: The log is damaged, or the server did not sign it.
     """
 
-    def __init__(self, path: Path, key: SigningKey, run: str) -> None:
+    def __init__(self, path: Path | None, key: SigningKey, run: str) -> None:
         self._key, self._run = key, run
         self._notes: list[tuple[str, dict[str, Any]]] = []
-        if not path.exists():
+        if path is not None and not path.exists():
             SignedLog.create(path, key, role="server", name="server")
-        self._log = SignedLog(path, key)
+        self.log = None if path is None else SignedLog(path, key)
 
     def begun(self, signed: SignedPlan, rounds: int) -> None:
         """The run begins, or goes on after so many rounds."""
@@ -73,10 +76,6 @@ class Evidence:
         self._note("finished", run=self._run, rounds=rounds, model=model_sha256)
         self.flush()
 
-    def checkpoint(self) -> Checkpoint:
-        """The server's signature over all that is written."""
-        return self._log.checkpoint()
-
     def countersign(self, other: Checkpoint) -> str:
         """The server's signature under a site's checkpoint (hex)."""
         return other.countersign(self._key)
@@ -92,9 +91,10 @@ class Evidence:
         Raises:
             LogError: They could not be written.
         """
-        with self._log.writing() as put:
-            for kind, fields in self._notes:
-                put(kind, fields)
+        if self.log is not None:
+            with self.log.writing() as put:
+                for kind, fields in self._notes:
+                    put(kind, fields)
         self._notes = []
 
     def _note(self, kind: str, **fields: Any) -> None:

@@ -31,12 +31,10 @@ class Reception:
         plan: Of the run.
         run: Identity of the run.
         listener: Is told of each node that does not take part.
-        evidence: The server's log; None for none.
+        evidence: What the server writes down.
     """
 
-    def __init__(
-        self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, evidence: Evidence | None = None
-    ) -> None:
+    def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, evidence: Evidence) -> None:
         self._exchange, self._plan, self._run, self._listener = exchange, plan, run, listener
         self._evidence = evidence
         signed = plan.signed(run)
@@ -91,8 +89,7 @@ class Reception:
 
     def _declined(self, node_id: int, reason: str) -> None:
         self._listener.plan_refused(node_id, reason)
-        if self._evidence is not None:
-            self._evidence.declined(node_id, reason)
+        self._evidence.declined(node_id, reason)
 
     def _ask(self, nodes: Iterable[int]) -> None:
         for node in nodes:
@@ -153,8 +150,7 @@ class Reception:
             raise FederationError(
                 f"node {words.name} builds a model of another layout: give it the server's [model] and [data]"
             )
-        if self._evidence is not None:
-            self._evidence.admitted(words.name, self._plan.sites[words.name].hex if self._plan.sites else None)
+        self._evidence.admitted(words.name, self._plan.sites[words.name].hex if self._plan.sites else None)
         held = words.version if words.run == self._run and words.version >= 0 else 0
         return Participant(name=words.name, node_id=node_id, version=held, examples=words.examples)
 

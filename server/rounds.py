@@ -52,14 +52,14 @@ class Desk:
         participants: The book of nodes.
         reception: Admits nodes that come while the round runs.
         listener: Is told of each reply.
-        evidence: The server's log; None for none.
+        evidence: What the server writes down.
     """
 
     exchange: Exchange
     participants: Participants
     reception: Reception
     listener: Listener
-    evidence: Evidence | None = None
+    evidence: Evidence
 
 
 class Round:
@@ -204,14 +204,12 @@ class Round:
         if good.metrics:
             self.metrics.append(good.metrics)
         self._desk.listener.reply_taken(self.number, member.name, None)
-        if self._desk.evidence is not None:
-            self._desk.evidence.accepted(self.number, member.name, **_told(good))
+        self._desk.evidence.accepted(self.number, member.name, **_told(good))
 
     def _reject(self, member: Participant, reason: str, fault: str, rule: str | None = None) -> None:
         self.faults[member.name] = reason
         self._desk.listener.reply_taken(self.number, member.name, reason)
-        if self._desk.evidence is not None:
-            self._desk.evidence.rejected(self.number, member.name, fault, rule)
+        self._desk.evidence.rejected(self.number, member.name, fault, rule)
 
     def _welcome(self, node_id: int, reply: Message) -> None:
         """A node has come, or come back under another id; if the round waits for it, it is asked at once."""

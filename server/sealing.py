@@ -45,13 +45,15 @@ class Sealing:
         self._theirs: dict[str, Checkpoint] = {}
 
     def seal(self, participants: Participants, server_round: int) -> None:
-        """One exchange; who does not answer well is left out.
+        """One exchange, where there is a log; who does not answer well is left out.
 
         Raises:
             LogError: The server's log cannot be written.
             Stopped: The stop event was set.
         """
-        ours, members = self._evidence.checkpoint(), participants.active
+        if self._evidence.log is None:
+            return
+        ours, members = self._evidence.log.checkpoint(), participants.active
         self._exchange.send(((m.node_id, self._seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
         by_id = {member.node_id: member for member in members}
         for node_id, reply in self._exchange.replies(_PATIENCE_S):

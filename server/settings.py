@@ -1,9 +1,14 @@
 """What the server decides: how many rounds, who takes part, how a round may end, and how the mean becomes a step."""
 
 import math
-from typing import Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedglm.privacy.checkpoint import MOST_SEALS
+
+_SEALS: Final = MOST_SEALS - 100
+"""That a run may plan; each time that it goes on after a kill it may need one more."""
 
 
 class FederationSettings(BaseModel):
@@ -24,7 +29,8 @@ class FederationSettings(BaseModel):
         join_timeout_s: Seconds that a run waits for enrolled sites to come, at its start.
         resends: How often in a round a node gets its message again that was lost on the way.
         resend_after_s: Seconds of silence after which a message counts as lost.
-        seal_every: Rounds after which server and sites seal each other's logs; they do at the end of a run, too.
+        seal_every: Rounds after which server and sites seal each other's logs; they do at the end of a run, too. A run
+            has 900 seals at the most.
         node_metrics: Ask the nodes for loss and accuracy of the received model on their own held-out data, in the same
             message. Each is a release of the site.
     """
@@ -45,6 +51,13 @@ class FederationSettings(BaseModel):
     resend_after_s: float = Field(default=300.0, gt=0)
     seal_every: int = Field(default=25, ge=1)
     node_metrics: bool = False
+
+    @model_validator(mode="after")
+    def _seals(self) -> Self:
+        if self.rounds > _SEALS * self.seal_every:
+            least = math.ceil(self.rounds / _SEALS)
+            raise ValueError(f"sites keep {_SEALS} seals of a run: set seal_every to {least} or more")
+        return self
 
     def cohort_size(self, nodes: int) -> int:
         """Nodes that are sampled of `nodes`."""

@@ -33,7 +33,7 @@ from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json
-from fedglm.simulations.audit_facts import ATTACK
+from fedglm.simulations.empirical import ATTACK
 from fedglm.simulations.nodes import Stage, build_stage
 from fedglm.simulations.privacy import declared_units, delta_of, plan_noise
 from fedglm.simulations.run_record import ReportError

@@ -1,29 +1,21 @@
 """What an audit report is made of: the verified records of a run, and what its files say."""
 
-import contextlib
-import json
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedglm.privacy.accountant import spent
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
+from fedglm.privacy.audit_site import Promise
 from fedglm.privacy.audit_verify import Verification, verify
-from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy
-from fedglm.privacy.signed_log import AUDIT, SignedLog
-from fedglm.simulations.run_record import ReportError
-
-CANARIES, ATTACK = "canaries.json", "attack.json"
-"""Files of a run's `audit/` that the empirical audits keep."""
+from fedglm.privacy.signed_log import AUDIT
+from fedglm.simulations.empirical import ATTACK, CANARIES, AttackAudit, CanaryAudit
+from fedglm.simulations.run_record import ReportError, RunRecord, read_run
 
 
 @dataclass(frozen=True)
@@ -36,6 +28,7 @@ class SiteFacts:
         releases: Entries about what left, in order.
         refusals: How often each rule refused something.
         checks: Of its records.
+        promises: What each of its data sets has spent; None where no figure counts.
     """
 
     log: LogRecord
@@ -43,37 +36,40 @@ class SiteFacts:
     releases: list[dict[str, Any]]
     refusals: Counter[str]
     checks: list[Check]
+    promises: list[Promise] | None
 
     @property
     def name(self) -> str:
         """The site's."""
         return self.log.subject
 
-    @cached_property
+    @property
+    def promise(self) -> Promise | None:
+        """The weakest: one that does not hold, or that with the greatest epsilon; None where there is none."""
+        bare = [promise for promise in self.promises or [] if promise.epsilon is None]
+        return next(iter(bare), max(self.promises or [], key=lambda promise: promise.epsilon or 0.0, default=None))
+
+    @property
     def epsilon(self) -> float | None:
-        """The greatest of its data sets, recomputed at the delta of its policy; None where none holds."""
-        if any(entry["mechanism"] is None for entry in self.releases):
+        """The greatest of its data sets, at the delta of `promise`; None where none holds, or no figure counts."""
+        if self.promises is None:
             return None
-        if not self.releases or self.policy is None or self.policy.delta is None:
-            return None if self.releases else 0.0
-        pairs = {(entry["data_set"], entry["commitment"]) for entry in self.releases}
-        found = 0.0
-        while pairs:
-            same = one_data_set(pairs, *min(pairs))
-            pairs -= same
-            own = [entry for entry in self.releases if (entry["data_set"], entry["commitment"]) in same]
-            events = [Mechanism.from_fields(entry["mechanism"]).event() for entry in own]
-            found = max(found, spent(events, self.policy.delta).epsilon)
-        return found
+        return 0.0 if self.promise is None else self.promise.epsilon
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether its log shows by which connection the first release left."""
+        links = self.log.of_kind("link")
+        return bool(links) and all(links[0]["number"] < entry["number"] for entry in self.releases[:1])
 
     def holds(self, name: str) -> bool:
-        """Whether all checks of that name hold."""
+        """Whether all checks of that name hold, of which there is at least one."""
         found = [check.held for check in self.checks if check.name == name]
         return bool(found) and all(found)
 
     def said(self, name: str) -> str:
-        """What the first check of that name found."""
-        return next((check.said for check in self.checks if check.name == name), "")
+        """What the checks of that name found."""
+        return "; ".join(check.said for check in self.checks if check.name == name)
 
 
 @dataclass(frozen=True)
@@ -83,12 +79,10 @@ class AuditFacts:
     Attributes:
         folder: Of the run.
         verification: Of all records.
-        plan: That the server announced; None where its log shows none.
+        plan: That the server announced, or that all sites here admitted last; None where neither is shown.
         sites: By name.
         server: Entries of the server's log of which there are few.
-        summary: `summary.json`, or empty.
-        rows: `rounds.jsonl`.
-        scenario: `scenario.toml`, or empty.
+        result: What the run's own files say; None where it has none yet.
         canaries: What the canaries showed; None where nobody asked.
         attack: What the attacks showed; None where nobody asked.
     """
@@ -98,11 +92,9 @@ class AuditFacts:
     plan: RunPlan | None
     sites: list[SiteFacts]
     server: list[dict[str, Any]]
-    summary: dict[str, Any]
-    rows: list[dict[str, Any]]
-    scenario: dict[str, Any]
-    canaries: dict[str, Any] | None
-    attack: dict[str, Any] | None
+    result: RunRecord | None
+    canaries: CanaryAudit | None
+    attack: AttackAudit | None
 
     @property
     def missing(self) -> list[str]:
@@ -111,9 +103,16 @@ class AuditFacts:
         return sorted(named - {site.name for site in self.sites})
 
     @property
-    def is_simulation(self) -> bool:
-        """Whether sites and server were one machine."""
-        return not any(entry["key"] for entry in self.server if entry["kind"] == "admitted")
+    def is_simulation(self) -> bool | None:
+        """Whether sites and server were one machine; None where the server's log does not say."""
+        admitted = [entry["key"] for entry in self.server if entry["kind"] == "admitted"]
+        return not any(admitted) if admitted else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all records are here, and nothing in them is wrong."""
+        found = self.verification
+        return found.held and found.server is not None and bool(self.sites) and not self.missing
 
     @property
     def releases(self) -> int:
@@ -133,82 +132,44 @@ def read_facts(folder: Path, sites: Sequence[Path] = ()) -> AuditFacts:
     """
     try:
         found = verify(folder, sites=sites)
+        sites_found = [_site(log, found) for log in found.sites]
     except PrivacyError as exc:
         raise ReportError(str(exc)) from exc
     server = [] if found.server is None else found.server.scan.rare
-    sites_found = [_site(log, found) for log in found.sites]
+    finished = (folder / "summary.json").is_file() and (folder / "rounds.jsonl").is_file()
     return AuditFacts(
         folder=folder,
         verification=found,
-        plan=_plan(server) or _plan([entry for site in sites_found for entry in site.log.of_kind("plan")]),
+        plan=_plan([entry for entry in server if entry["kind"] == "announced"]) or _admitted(sites_found),
         sites=sites_found,
         server=server,
-        summary=_object(folder / "summary.json"),
-        rows=_lines(folder / "rounds.jsonl"),
-        scenario=_toml(folder / "scenario.toml"),
-        canaries=_shaped(folder / AUDIT / CANARIES, "passed", "canaries", "trials"),
-        attack=_shaped(folder / AUDIT / ATTACK, "attacks", "results"),
+        result=read_run(folder) if finished else None,
+        canaries=CanaryAudit.read(folder / AUDIT / CANARIES),
+        attack=AttackAudit.read(folder / AUDIT / ATTACK),
     )
 
 
 def _site(log: LogRecord, found: Verification) -> SiteFacts:
-    releases: list[dict[str, Any]] = []
-
-    def remember(entry: dict[str, Any]) -> None:
-        if entry["kind"] in ("release", "charged"):
-            releases.append(entry)
-
-    with contextlib.suppress(PrivacyError):  # what was read until there is shown, and that it is damaged
-        SignedLog(log.path, remember=remember)
     policies = log.of_kind("policy")
     return SiteFacts(
         log=log,
         policy=Policy.model_validate(policies[-1]["content"]) if policies else None,
-        releases=releases,
+        releases=list(log.entries("release", "charged")),
         refusals=Counter(entry["rule"] for entry in log.of_kind("refused")),
         checks=[check for check in found.checks if check.subject == log.subject],
+        promises=found.promises.get(log.subject),
     )
 
 
-def _plan(server: list[dict[str, Any]]) -> RunPlan | None:
-    announced = [entry for entry in server if entry["kind"] in ("announced", "plan")]
+def _admitted(sites: list[SiteFacts]) -> RunPlan | None:
+    """The plan that all sites admitted last; None where they name several."""
+    plans = [_plan(site.log.of_kind("plan")) for site in sites]
+    return plans[0] if plans and all(plan == plans[0] for plan in plans) else None
+
+
+def _plan(entries: list[dict[str, Any]]) -> RunPlan | None:
+    """The last of them; None where it cannot be read, which a check names."""
     try:
-        return SignedPlan.from_text(announced[-1]["signed"]).plan if announced else None
+        return SignedPlan.from_text(entries[-1]["signed"]).plan if entries else None
     except (PrivacyError, ValueError):
         return None
-
-
-def _shaped(path: Path, *names: str) -> dict[str, Any] | None:
-    """What an empirical audit kept; None where there is none."""
-    found = _object(path)
-    if found and not all(name in found for name in names):
-        raise ReportError(f"{path} is damaged: move it away, and audit again")
-    return found or None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ReportError(f"{path} is damaged: {exc}") from exc
-    return found if isinstance(found, dict) else {}
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ReportError(f"{path} is damaged: {exc}") from exc
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as exc:
-        raise ReportError(f"{path} is damaged: {exc}") from exc

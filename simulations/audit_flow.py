@@ -12,14 +12,14 @@ def data_flow(sites: int, *, noised: bool) -> Html:
         sites: How many there are.
         noised: Whether updates are noised.
     """
-    guard = "clip, add noise" if noised else "no noise added"
+    guard = "clips, adds noise" if noised else "adds no noise"
     parts = [
         _frame(8, 34, 452, 222, f"each of {sites} sites, on its own machine"),
         _frame(560, 34, 180, 222, "server"),
         _box(28, 70, 110, "records", "never leave"),
         _box(178, 70, 124, "training", guard, strong=noised),
         _box(342, 70, 102, "gate", "policy, limits", strong=True),
-        _box(178, 176, 124, "ledger", "epsilon spent"),
+        _box(178, 176, 124, "ledger", "epsilon spent" if noised else "what was sent"),
         _box(342, 176, 102, "signed log", "all that left"),
         _box(574, 70, 152, "mean of updates", "holds no record"),
         _box(574, 176, 152, "model, signed log", "countersigned"),
@@ -43,13 +43,11 @@ def data_flow(sites: int, *, noised: bool) -> Html:
             id="flow-head", markerWidth=8, markerHeight=8, refX=7, refY=4, orient="auto",
         ),
     )  # fmt: skip
+    guarded = "clips its updates and adds noise" if noised else "adds no noise to its updates"
     words = (
-        f"Data flow: at each of {sites} sites, records feed the training, which {guard}s its updates; the gate holds "
-        "them to the policy, charges the ledger and writes the signed log; coded updates alone go to the server, which "
-        "keeps their mean and sends models back. Server and sites countersign each other's logs."
-        if noised
-        else f"Data flow: at each of {sites} sites, records feed the training, which adds no noise; the gate holds its "
-        "updates to the policy and writes the signed log; coded updates go to the server, which sends models back."
+        f"Data flow: at each of {sites} sites, records feed the training, which {guarded}. The gate holds them to the "
+        "policy, charges the ledger and writes the signed log. Coded updates alone go to the server, which keeps their "
+        "mean and sends models back. Server and sites countersign each other's logs."
     )
     return element(
         "svg", marker, *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=words, class_="flow"

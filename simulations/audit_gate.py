@@ -5,22 +5,25 @@
     delta_at_most = 1e-3
     clipping_norm_at_most = 1.0
     unit = "patient_id"
-    require = ["verified", "countersignature", "canaries", "tls"]
+    require = ["countersignature", "canaries", "tls"]
 
-What a file does not name is not asked for.
+What a file does not name is not asked for, but for one thing: the records of server and sites are here, and verified.
 """
 
 import operator
 import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.errors import PolicyError
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
 from fedglm.simulations.audit_items import Item
+from fedglm.simulations.wording import counted
 
 Requirement = Literal[
     "verified",
@@ -92,19 +95,15 @@ class Breach:
 
 
 def breaches(gate: Gate, facts: AuditFacts, found: list[Item]) -> list[Breach]:
-    """All rules that the run does not meet.
+    """All rules that the run does not meet; records that are not whole, or not all here, break every gate.
 
     Args:
         gate: The rules.
         facts: Of the run.
         found: The items of its report.
     """
-    broken = [breach for site in facts.sites for breach in _of_site(gate, site)]
-    if facts.missing:
-        broken.append(Breach("sites", f"no records that can be read of {', '.join(facts.missing)[:300]}"))
-    elif not facts.sites:
-        broken.append(Breach("sites", "no site's log is here, so that nothing can be said about what left"))
-    broken += [Breach(name, said) for name, said in _required(gate, facts)]
+    broken = [*_records(facts), *(breach for site in facts.sites for breach in _of_site(gate, site))]
+    broken += [Breach(name, _NOT[name]) for name in gate.require if name != "verified" and not _HOLDS[name](facts)]
     status = {item.number: item for item in found}
     for number in gate.items:
         item = status.get(number)
@@ -113,62 +112,76 @@ def breaches(gate: Gate, facts: AuditFacts, found: list[Item]) -> list[Breach]:
     return broken
 
 
-def _of_site(gate: Gate, site: SiteFacts) -> list[Breach]:
-    broken = []
+def _records(facts: AuditFacts) -> Iterator[Breach]:
+    wrong = failed(facts.verification.checks)
+    if wrong:
+        yield Breach("verified", f"{wrong[0].subject}, {wrong[0].name}: {wrong[0].said}")
+    if facts.verification.server is None:
+        yield Breach("server", "the server's log is not here, or cannot be read: who took part is not known")
+    if facts.missing:
+        yield Breach("sites", f"no records that can be read of {', '.join(facts.missing)[:300]}")
+    elif not facts.sites:
+        yield Breach("sites", "no site's log is here, so that nothing can be said about what left")
+
+
+def _of_site(gate: Gate, site: SiteFacts) -> Iterator[Breach]:
     bare = [entry for entry in site.releases if entry["mechanism"] is None]
-    asked = (gate.noise_multiplier_at_least, gate.epsilon_at_most, gate.clipping_norm_at_most, gate.unit)
-    if bare and any(asked):
-        said = f"{site.name}: entry {bare[0]['number']} left without noise, {len(bare)} releases in all"
-        return [Breach("noise_multiplier_at_least", said)]
-    noise = [(entry["number"], entry["mechanism"]) for entry in site.releases]
-    for number, fields in noise:
-        for rule, name, wrong in (
-            ("noise_multiplier_at_least", "noise_multiplier", operator.lt),
-            ("clipping_norm_at_most", "clipping_norm", operator.gt),
-            ("records_per_unit_at_most", "records_per_unit", operator.gt),
-            ("unit", "unit", operator.ne),
-        ):
-            limit = getattr(gate, rule)
-            if limit is not None and wrong(fields[name], limit):
-                broken.append(Breach(rule, f"{site.name}: entry {number} has {fields[name]}, {limit} is asked for"))
-    first = {breach.rule: breach for breach in reversed(broken)}  # one for each rule
-    broken = list(reversed(first.values()))
-    if gate.epsilon_at_most is not None and (site.epsilon is None or site.epsilon > gate.epsilon_at_most):
-        broken.append(Breach("epsilon_at_most", f"{site.name}: {site.epsilon}, {gate.epsilon_at_most} is asked for"))
-    delta = site.policy.delta if site.policy else None
-    if gate.delta_at_most is not None and (delta is None or delta > gate.delta_at_most):
-        broken.append(Breach("delta_at_most", f"{site.name}: {delta}, {gate.delta_at_most} is asked for"))
-    return broken
+    for rule, (name, wrong) in _OF_NOISE.items():
+        limit = getattr(gate, rule)
+        if limit is None:
+            continue
+        if bare:
+            said = f"entry {bare[0]['number']} left without noise, {counted(len(bare), 'release')} in all"
+            yield Breach(rule, f"{site.name}: {said}")
+            continue
+        # Measures are cut to their own bounds, in other units than gradients.
+        held = [e for e in site.releases if rule != "clipping_norm_at_most" or e["purpose"] == "update"]
+        odd = next((entry for entry in held if wrong(entry["mechanism"][name], limit)), None)
+        if odd is not None:
+            said = f"entry {odd['number']} has {odd['mechanism'][name]}, {limit} is asked for"
+            yield Breach(rule, f"{site.name}: {said}")
+    if site.promises == []:  # nothing left
+        return
+    told = {"epsilon_at_most": site.epsilon, "delta_at_most": site.promise.delta if site.promise else None}
+    for rule, value in told.items():
+        limit = getattr(gate, rule)
+        if limit is not None and (value is None or bare or value > limit):
+            known = "none holds" if value is None or bare else f"{value:.6g}"
+            yield Breach(rule, f"{site.name}: {known}, {limit:g} is asked for")
 
 
-def _required(gate: Gate, facts: AuditFacts) -> list[tuple[str, str]]:
-    missing: list[tuple[str, str]] = []
-    held = {check.name for check in facts.verification.checks if check.held}
-    policies = [site.policy for site in facts.sites]
-    for name in gate.require:
-        good, said = {
-            "verified": (facts.verification.held, "a record was changed or contradicts another"),
-            "countersignature": (
-                bool(facts.sites) and all(site.holds("countersignature") for site in facts.sites),
-                "a site's log is not countersigned by the server",
-            ),
-            "signed-updates": ("updates" in held, "the server's log does not show the sites' signatures"),
-            "tls": (
-                bool(facts.sites) and all(site.log.of_kind("link") for site in facts.sites),
-                "a site's log does not show a TLS connection",
-            ),
-            "canaries": (bool((facts.canaries or {}).get("passed")), "no audit by canaries was passed"),
-            "attack": (facts.attack is not None, "no attack was tried"),
-            "no-metrics": (
-                all(entry["purpose"] == "update" for site in facts.sites for entry in site.releases),
-                "measures left a site",
-            ),
-            "retention": (all(p is not None and p.retention_days for p in policies), "a policy sets no period"),
-            "encryption": (
-                all(p is not None and p.state_encrypted for p in policies),
-                "a policy does not ask for encrypted state",
-            ),
-        }[name]
-        if not good:
-            missing.append((name, said))
-    return missing
+_OF_NOISE: Final[dict[str, tuple[str, Callable[[Any, Any], bool]]]] = {
+    "noise_multiplier_at_least": ("noise_multiplier", operator.lt),
+    "clipping_norm_at_most": ("clipping_norm", operator.gt),
+    "records_per_unit_at_most": ("records_per_unit", operator.gt),
+    "unit": ("unit", operator.ne),
+}
+"""Rules of each release's noise: the field, and when it is wrong."""
+
+
+def _sites(holds: Callable[[SiteFacts], object]) -> Callable[[AuditFacts], bool]:
+    return lambda facts: bool(facts.sites) and all(holds(site) for site in facts.sites)
+
+
+_HOLDS: Final[dict[str, Callable[[AuditFacts], bool]]] = {
+    "countersignature": _sites(lambda site: site.holds("sealed")),
+    "signed-updates": lambda facts: any(check.name == "updates" and check.held for check in facts.verification.checks),
+    "tls": _sites(lambda site: site.is_linked),
+    "canaries": lambda facts: bool(facts.canaries and facts.canaries.passed and facts.canaries.is_of(facts.plan)),
+    "attack": lambda facts: bool(facts.attack and facts.attack.is_of(facts.plan)),
+    "no-metrics": _sites(lambda site: all(entry["purpose"] == "update" for entry in site.releases)),
+    "retention": _sites(lambda site: site.policy and site.policy.retention_days),
+    "encryption": _sites(lambda site: site.policy and site.policy.state_encrypted),
+}
+
+_NOT: Final = {
+    "countersignature": "the server has not countersigned all that left a site",
+    "signed-updates": "the server's log does not show the sites' signatures",
+    "tls": "a site's log does not show by which TLS connection its updates left",
+    "canaries": "no audit by canaries of the run's code and model was passed",
+    "attack": "no attack on the run's code and model was tried",
+    "no-metrics": "measures left a site",
+    "retention": "a policy sets no period",
+    "encryption": "a policy does not ask for encrypted state",
+}
+"""What is found where a requirement is not met."""

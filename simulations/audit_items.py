@@ -12,10 +12,16 @@ from typing import Final, Literal
 from fedglm.privacy.audit_bounds import mu_of_epsilon
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
-from fedglm.simulations.audit_facts import AuditFacts
+from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
+from fedglm.simulations.wording import metric_value, significant
 
-_OF_SITES: Final = frozenset({1, 4, 5, 6, 9, 11, 12})
+_OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
 """Items that only sites' own records can show."""
+
+_OF_NOISE: Final = ("noise, nobody drawn", "noise, all drawn", "fresh noise", "sampling")
+"""Trials of what item 7 is about."""
+
+_MOST_NAMES: Final = 8
 
 Status = Literal["held", "not held", "not applicable"]
 Found = tuple[Status, list[str]]
@@ -47,10 +53,14 @@ def _found(number: int, find: Callable[[AuditFacts], Found], facts: AuditFacts) 
     if number in _OF_SITES and not facts.sites:
         return "not held", ["No site's records are here: name the sites' folders with --site."]
     status, evidence = find(facts)
-    if number in _OF_SITES and facts.missing:
-        lines = f"No records that can be read of: {', '.join(facts.missing)[:300]}."
-        return "not held" if status == "held" else status, [lines, *evidence]
+    if number in _OF_SITES and not _are_here(facts):
+        missing = f"No records that can be read of: {', '.join(facts.missing)[:300] or 'the server'}."
+        return "not held" if status == "held" else status, [missing, *evidence]
     return status, evidence
+
+
+def _are_here(facts: AuditFacts) -> bool:
+    return facts.verification.server is not None and not facts.missing
 
 
 def _held(good: bool) -> Status:
@@ -62,25 +72,49 @@ def _guarantee(facts: AuditFacts) -> Found:
         return "not held", ["No plan can be read: nothing is known of any noise."]
     if _mechanism(facts) is None:
         return "not held", ["Updates left without noise: no epsilon holds for anybody."]
-    lines = []
+    return _held(all(site.holds("epsilon") for site in facts.sites if site.releases)), [
+        *_of_each(facts, _spent),
+        *_of_each(facts, _gaussian),
+        "By round: in the picture of epsilon, and with every release.",
+    ]
+
+
+def _of_each(facts: AuditFacts, say: Callable[[SiteFacts], str]) -> list[str]:
+    """What there is to say of each site; what is the same of several, once."""
+    names: dict[str, list[str]] = {}
     for site in facts.sites:
-        policy = site.policy
-        lines.append(f"{site.said('epsilon') or site.name + ': nothing left'}.")
-        if site.epsilon and policy is not None and policy.delta is not None:
-            mu = mu_of_epsilon(site.epsilon, policy.delta)
-            units = policy.declare_units or 0
-            lines.append(
-                f"{site.name}: about {mu:.2f}-Gaussian privacy; {units:,} units declared, so that delta times units is "
-                f"{policy.delta * units:.2g}."
-            )
-    return _held(all(site.holds("epsilon") for site in facts.sites if site.releases)), lines
+        names.setdefault(say(site), []).append(site.name)
+    return [f"{_named(own, len(facts.sites))}: {words}." for words, own in names.items() if words]
+
+
+def _named(names: list[str], of: int) -> str:
+    if len(names) == of > 1:
+        return f"All {of} sites"
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _spent(site: SiteFacts) -> str:
+    if not site.releases:
+        return "nothing left"
+    return site.said("epsilon").removeprefix(f"{site.name}: ") or "no figure counts"  # a data set may bear its name
+
+
+def _gaussian(site: SiteFacts) -> str:
+    promise, units = site.promise, site.policy.declare_units if site.policy else None
+    if not promise or not promise.epsilon or not promise.delta or not units:
+        return ""
+    return (
+        f"about {mu_of_epsilon(promise.epsilon, promise.delta):.2f}-Gaussian privacy; {units:,} units declared, so "
+        f"that delta times units is {promise.delta * units:.2g}"
+    )
 
 
 def _unit(facts: AuditFacts) -> Found:
     mechanism = _mechanism(facts)
     if mechanism is None:
         return "not held", ["No unit is protected."]
-    return "held", [
+    return _held(all(site.holds("releases") and site.holds("plans") for site in facts.sites)), [
         f"Protected is each {mechanism.unit}, added or removed (unbounded neighbours).",
         f"A step looks at {mechanism.records_per_unit} records of a unit at the most, and clips them together.",
     ]
@@ -88,7 +122,7 @@ def _unit(facts: AuditFacts) -> Found:
 
 def _trust(facts: AuditFacts) -> Found:
     lines = ["The threat model, and what is not protected, are stated below."]
-    if facts.summary.get("client_epsilon") is not None:
+    if facts.result is not None and facts.result.summary.get("client_epsilon") is not None:
         lines.append("Whole nodes are protected by noise of the server, which must be trusted for that.")
     return "held", lines
 
@@ -97,25 +131,25 @@ def _applied(facts: AuditFacts) -> Found:
     mechanism, plan = _mechanism(facts), facts.plan
     if mechanism is None or plan is None:
         return "not held", ["The plan has no noise."]
-    precision = facts.summary.get("precision") or "the recipe's"
+    precision = (facts.result and facts.result.text("precision")) or "that of the run's recipe"
+    known = "; weights are kept and norms taken in float32, by the code that is installed here and was run"
     return _held(all(site.holds("releases") and site.holds("plans") for site in facts.sites)), [
         f"Clipping norm {mechanism.clipping_norm:g}, noise multiplier {mechanism.noise_multiplier:g}, sampling rate "
         f"{mechanism.sampling_rate:.4g}, {mechanism.steps} steps a round, {plan.rounds} rounds.",
         "Units are drawn by Poisson sampling; the loss is a mean over each record's own tokens, never over the batch.",
-        f"Precision: {precision}, over float32 masters; norms are taken in float32.",
-        "Every release is held to its plan and policy, entry by entry.",
+        f"Precision: {precision}{known if plan.code == code_sha256() else ''}.",
+        *_of_each(facts, lambda site: f"releases: {site.said('releases')}"),
     ]
 
 
 def _accounting(facts: AuditFacts) -> Found:
     if _mechanism(facts) is None:
         return "not held", ["There is nothing to account for: no epsilon holds."]
-    lines = [f"{site.name}: {site.said('ledger')}; {site.said('epsilon')}." for site in facts.sites]
     good = all(site.holds("ledger") and site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good), [
         f"PRV (Opacus {_version('opacus')}) and PLD (dp-accounting {_version('dp-accounting')}): the greater counts.",
         "Recomputed now, from the ledgers' rows alone, over all runs that used the data.",
-        *lines,
+        *_of_each(facts, lambda site: f"{site.said('ledger')}; {_spent(site)}"),
     ]
 
 
@@ -127,7 +161,7 @@ def _all_releases(facts: AuditFacts) -> Found:
     return _held(good), [
         f"{facts.releases} releases of {len(facts.sites)} sites, {size:,} bytes; {measured} of them measures.",
         "The number of units that a site declares is public, and chosen by people.",
-        "The log has one entry for each row of the ledger, and the server took nothing that the logs do not show.",
+        *_of_each(facts, lambda site: f"{site.said('ledger')}; {site.said('releases received')}"),
     ]
 
 
@@ -136,32 +170,45 @@ def _randomness(facts: AuditFacts) -> Found:
     if plan is None:
         return "not held", ["The server's log shows no plan."]
     same = plan.code == code_sha256()
-    trials = [] if facts.canaries is None else [t for t in facts.canaries["trials"] if t["name"].startswith("fresh")]
+    known = facts.canaries is not None and facts.canaries.is_of(plan)
+    trials = [t for t in facts.canaries.trials if t.name in _OF_NOISE] if facts.canaries and known else []
     lines = [
         "Noise and sampling come from the operating system's generator (ChaCha20 keys, fresh for each call); no seed "
         "reaches them. Each value is a sum of four draws, against attacks on floating point.",
         f"The run is of code {plan.code[:16]}, "
         + ("the code that is installed here." if same else "not installed here."),
-        *(f"Trial of the code: {trial['said']}." for trial in trials),
+        *(f"Trial of the code, {trial.name}, {trial.outcome}: {trial.said}." for trial in trials),
     ]
-    return _held(same and all(trial["passed"] for trial in trials)), lines
+    return _held(same and all(trial.outcome == "passed" for trial in trials)), lines
 
 
 def _empirical(facts: AuditFacts) -> Found:
     if facts.canaries is None and facts.attack is None:
         return "not held", ["None was made: fedglm audit canaries and fedglm audit attack make one."]
     lines = []
-    if facts.canaries is not None:
+    if (canaries := facts.canaries) is not None:
         lines = [
-            f"Canaries ({found['kind']}, {found['canaries']:,}): rigorous lower bound {found['bound']:.2f}, estimate "
-            f"{found['estimate']:.2f}, of a claim of {found['claimed']:.2f} (a run of the audit's own)."
-            for found in facts.canaries["canaries"]
+            f"Canaries ({found.kind}, {found.canaries:,}), in a training of the audit's own: rigorous lower bound "
+            f"{found.bound:.2f} (one-run {found.one_run:.2f}, f-DP {found.f_dp:.2f}; {found.confidence:.1%} sure), "
+            f"Gaussian estimate {found.estimate:.2f}, of a claim of {found.claimed:.2f} at delta {found.delta:g}."
+            for found in canaries.canaries
         ]
-        good = sum(trial["passed"] for trial in facts.canaries["trials"])
-        lines.append(f"{good} of {len(facts.canaries['trials'])} trials of the training code passed.")
-    if facts.attack is not None:
-        lines += [f"{found['name']}: {found['said']}." for found in facts.attack["attacks"]]
-    return _held(facts.canaries is None or bool(facts.canaries["passed"])), lines
+        good = sum(trial.outcome == "passed" for trial in canaries.trials)
+        lines.append(f"{good} of {len(canaries.trials)} trials of the training code passed.")
+    if (attack := facts.attack) is not None:
+        lines += [f"{sentence}." for sentence in attack.sentences()]
+        lines.append(
+            f"Attacked was one round, with the noise of epsilon {attack.epsilon:g} over a whole run; the round alone "
+            f"spends {attack.round_epsilon:.2f}, at delta {attack.delta:g}."
+        )
+    made = [audit for audit in (canaries, attack) if audit is not None]
+    for audit in made:
+        lines += [f"Left out: {reason}." for reason in audit.left_out]
+    if any(audit.records == "stand-in" for audit in made):
+        lines.append("The sites' own records were not used, for they are at the sites: others stood in for them.")
+    if not (current := all(audit.is_of(facts.plan) for audit in made)):
+        lines.append("One of them was made with other code or another model than the run's: it says nothing about it.")
+    return _held(current and (canaries is None or canaries.passed)), lines
 
 
 def _identities(facts: AuditFacts) -> Found:
@@ -175,55 +222,57 @@ def _identities(facts: AuditFacts) -> Found:
 
 
 def _transport(facts: AuditFacts) -> Found:
-    links = [(site.name, entry) for site in facts.sites for entry in site.log.of_kind("link")]
-    if facts.is_simulation and not links:
+    ways = [(site.name, entry) for site in facts.sites for entry in site.log.of_kind("link")]
+    if facts.is_simulation and not ways:
         return "not applicable", ["Sites and server were one machine; nothing went over a network."]
-    lines = [f"{name}: {link['tls']}, server's certificate {link['certificate'][:16]}." for name, link in links]
-    with_link = {name for name, _ in links}
-    return _held(with_link == {site.name for site in facts.sites}), lines or ["No log shows how a site was connected."]
+    return _held(all(site.is_linked for site in facts.sites)), [
+        *dict.fromkeys(f"{name}: {way['tls']}, server's certificate {way['certificate'][:16]}." for name, way in ways),
+        *_of_each(facts, lambda site: "" if site.is_linked else "the log does not show how the first update left"),
+    ]
 
 
 def _integrity(facts: AuditFacts) -> Found:
     found, plan = facts.verification, facts.plan
-    sealed = all(site.holds("countersignature") for site in facts.sites)
+    sealed = all(site.holds("sealed") for site in facts.sites)
     lines = [f"{sum(check.held is True for check in found.checks)} of {len(found.checks)} checks hold."]
     lines += [f"{check.subject}, {check.name}: {check.said}." for check in found.checks if check.held is False]
     if plan is not None:
         lines.append(f"Plan {plan.sha256[:16]}, code {plan.code[:16]}, starting weights {plan.model[:16]}.")
-    lines += [f"{site.name}: {site.said('countersignature')} countersigned." for site in facts.sites]
+    lines += _of_each(facts, lambda site: site.said("sealed"))
     return _held(found.held and sealed), lines
 
 
 def _storage(facts: AuditFacts) -> Found:
-    kept = {site.name: site.policy.retention_days if site.policy else None for site in facts.sites}
-    lines = [
-        f"{name}: {f'records are kept {days} days' if days else 'no period is set'}." for name, days in kept.items()
-    ]
-    encrypted = {site.name: bool(site.policy and site.policy.state_encrypted) for site in facts.sites}
-    lines += [f"{name}: node state is {'' if good else 'not '}encrypted at rest." for name, good in encrypted.items()]
-    return _held(all(kept.values()) and all(encrypted.values())), lines
+    policies = [site.policy for site in facts.sites]
+    good = all(policy and policy.retention_days and policy.state_encrypted for policy in policies)
+    return _held(good), [*_of_each(facts, _retained), *_of_each(facts, _encrypted)]
+
+
+def _retained(site: SiteFacts) -> str:
+    days = site.policy and site.policy.retention_days
+    return f"by the policy, records are kept {days} days" if days else "the policy sets no period to keep records"
+
+
+def _encrypted(site: SiteFacts) -> str:
+    asked = site.policy and site.policy.state_encrypted
+    return f"the policy {'asks' if asked else 'does not ask'} for node state that is encrypted at rest"
 
 
 def _utility(facts: AuditFacts) -> Found:
-    summary = facts.summary
-    metric = next((name for name in ("accuracy", "perplexity") if name in summary), None)
-    if metric is None:
+    result = facts.result
+    if result is None or result.final.metric is None:
         return "not held", ["The run's files show no result on held-out data."]
-    baselines = summary.get("baselines") or {}
-    lines = [f"This run: loss {_short(summary.get('loss'))}, {metric} {_short(summary.get(metric))}."]
-    for name, words in (("pooled", "One model on all data pooled"), ("alone", "A site alone, on average")):
-        found = baselines.get(name)
-        if found:
-            lines.append(f"{words}, without noise: loss {_short(found['loss'])}, {metric} {_short(found[metric])}.")
-    return _held(bool(baselines.get("pooled") or baselines.get("alone"))), lines
+    others = {"One model on all data pooled": result.pooled, "A site alone, on average": result.alone}
+    scores = {"This run": result.final, **{f"{words}, without noise": score for words, score in others.items()}}
+    return _held(any(others.values())), [
+        f"{words}: loss {significant(score.loss)}, {result.metric} {metric_value(result.metric, score.metric)}."
+        for words, score in scores.items()
+        if score is not None
+    ]
 
 
 def _mechanism(facts: AuditFacts) -> Mechanism | None:
     return None if facts.plan is None else facts.plan.mechanism
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "not told"
 
 
 def _version(name: str) -> str:

@@ -21,7 +21,7 @@ def epsilon_by_site(facts: AuditFacts) -> Html | None:
     drawn = sorted((name for name in curves if curves[name].x), key=lambda name: -curves[name].y[-1])[:_MOST_SITES]
     if not drawn:
         return None
-    permitted = [site.policy.epsilon for site in facts.sites if site.policy and site.policy.epsilon]
+    permitted = [site.promise.limit for site in facts.sites if site.promise and site.promise.limit]
     limit = min(permitted, default=None)
     values = [0.0, *(value for name in drawn for value in curves[name].y), *([limit] if limit else [])]
 

@@ -26,6 +26,7 @@ from fedglm.simulations.markup import Column, Html, element, folded, isolated, s
 from fedglm.simulations.report import page
 from fedglm.simulations.report_sections import figure
 from fedglm.simulations.run_record import ReportError
+from fedglm.simulations.wording import counted
 
 PAGE, JSON = "report.html", "report.json"
 """Files of a run's `audit/`."""
@@ -102,8 +103,8 @@ def report_json(
         {
             "name": site.name,
             "epsilon": site.epsilon,
-            "limit": site.policy.epsilon if site.policy else None,
-            "delta": site.policy.delta if site.policy else None,
+            "limit": site.promise.limit if site.promise else None,
+            "delta": site.promise.delta if site.promise else None,
             "key": site.log.keys[-1].hex,
             "entries": site.log.size,
             "refusals": dict(site.refusals),
@@ -144,7 +145,7 @@ def report_page(facts: AuditFacts, found: list[Item], profiles: list[Profile], b
     )
     sentences = [element("p", sentence, class_="lede") for sentence in summary_sentences(facts)]
     title = headline(facts)
-    above = f"Audit report · {facts.summary.get('scenario') or facts.folder.name}"
+    above = f"Audit report · {facts.result.scenario if facts.result else facts.folder.name}"
     header = element("header", element("p", above, class_="above"), element("h1", title), *sentences)
     note = (
         "It supports evidence for a risk analysis, and determines nothing of any law's. It asks nothing of the network."
@@ -172,7 +173,9 @@ def _verdict(facts: AuditFacts) -> Html:
 
 
 def _rules(broken: list[Breach]) -> Html:
-    heading = f"{len(broken)} rules are not met" if broken else "All rules that were asked are met"
+    heading = (
+        f"{counted(len(broken), 'rule is', 'rules are')} not met" if broken else "All rules that were asked are met"
+    )
     lines = [element("li", element("b", breach.rule), f": {breach.said}") for breach in broken]
     return element(
         "section",
@@ -218,7 +221,8 @@ def _epsilon(facts: AuditFacts) -> Html:
     picture = figure("Epsilon so far, by round", epsilon_by_site(facts), "Told by each site's log as it released.")
     columns = [Column("Site", figures=False), *map(Column, ("Releases", "Epsilon", "Limit", "Delta", "Refusals"))]
     rows = [
-        (isolated(site.name), f"{len(site.releases):,}", _figure(site.epsilon), _limit(site), _delta(site),
+        (isolated(site.name), f"{len(site.releases):,}", _figure(site.epsilon),
+         _set(site.promise.limit if site.promise else None), _set(site.promise.delta if site.promise else None),
          f"{sum(site.refusals.values()):,}")
         for site in facts.sites
     ]  # fmt: skip
@@ -232,17 +236,13 @@ def _figure(value: float | None) -> str:
     return "none holds" if value is None else f"{value:.3f}"
 
 
-def _limit(site: SiteFacts) -> str:
-    return "none set" if site.policy is None or site.policy.epsilon is None else f"{site.policy.epsilon:g}"
-
-
-def _delta(site: SiteFacts) -> str:
-    return "none set" if site.policy is None or site.policy.delta is None else f"{site.policy.delta:g}"
+def _set(value: float | None) -> str:
+    return "none set" if value is None else f"{value:g}"
 
 
 def _flow(facts: AuditFacts) -> Html:
     noised = facts.plan is not None and facts.plan.mechanism is not None
-    return figure("Data flow", data_flow(len(facts.sites), noised=noised))
+    return figure("Data flow", data_flow(len(facts.sites) + len(facts.missing), noised=noised))
 
 
 def _threats() -> Html:

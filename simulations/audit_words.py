@@ -1,9 +1,13 @@
 """What an audit report says in plain words: its headline, its summary, the threat model, and what is not protected."""
 
+import math
 from typing import Final
 
 from fedglm.simulations.audit_facts import AuditFacts
-from fedglm.simulations.wording import byte_count, counted
+from fedglm.simulations.wording import byte_count, counted, significant
+
+_LITTLE: Final = 10.0
+"""Above it, an epsilon says little by itself (Ponomareva et al., How to DP-fy ML, arXiv 2303.00654, section 5.2)."""
 
 THREATS: Final = (
     (
@@ -45,41 +49,59 @@ NOT_PROTECTED: Final = (
 
 def headline(facts: AuditFacts) -> str:
     """The report in one sentence."""
-    sites, epsilons = counted(len(facts.sites), "site"), [site.epsilon for site in facts.sites]
+    sites, releases = counted(len(facts.sites), "site"), counted(facts.releases, "release")
     if not facts.sites:
         return "The server's records alone: what left the sites, their own logs show"
-    if None in epsilons:
-        return f"{counted(facts.releases, 'release')} of {sites} left without noise: no epsilon holds"
-    greatest = max(epsilon for epsilon in epsilons if epsilon is not None)
-    return f"{counted(facts.releases, 'release')} of {sites}, at epsilon {greatest:.2f} or less for each unit"
+    if not facts.verification.held:
+        return f"The records are not whole: what they say of {releases} of {sites} cannot be relied on"
+    if not facts.is_whole:
+        return f"{releases} of {sites}, and other records are missing"
+    greatest = _greatest(facts)
+    if greatest is None:
+        return f"{releases} of {sites}, some of them without noise: no epsilon holds"
+    return f"{releases} of {sites}, at epsilon {greatest:.2f} or less for each unit"
+
+
+def _greatest(facts: AuditFacts) -> float | None:
+    """Epsilon of the site that spent most; None where one has none that holds."""
+    epsilons = [site.epsilon for site in facts.sites]
+    return None if None in epsilons else max((epsilon for epsilon in epsilons if epsilon is not None), default=0.0)
 
 
 def summary_sentences(facts: AuditFacts) -> list[str]:
     """What left, under which guarantee, who allowed it, and whether the record can be trusted."""
     size = sum(entry.get("bytes", 0) for site in facts.sites for entry in site.releases)
     refused = sum(sum(site.refusals.values()) for site in facts.sites)
-    plan = facts.plan
     left = f"What left: {counted(facts.releases, 'coded message')} of model updates and measures, {byte_count(size)}."
-    if plan is None:
-        promise = "The guarantee: unknown. No plan can be read."
-    elif plan.mechanism is None:
-        promise = "The guarantee: none. The updates had no noise, and can reveal records behind them."
-    else:
-        limits = {site.policy.epsilon for site in facts.sites if site.policy and site.policy.epsilon}
-        most = f"; the policies permit {max(limits):g}" if limits else ""
-        promise = (
-            f"The guarantee: differential privacy for each {plan.mechanism.unit}, epsilon as told for each site"
-            f"{most}. Whoever sees the updates learns little more about one {plan.mechanism.unit} than without it."
-        )
-    allowed = (
-        f"Who allowed it: each site's own signed policy, which the node held every message to; {refused} were refused."
-    )
+    kept = bool(facts.sites) and all(site.holds("releases") and site.holds("policy") for site in facts.sites)
+    held = "every release keeps to it" if kept else "not every release is shown to keep to it"
+    allowed = f"Who allowed it: each site's own signed policy; {held}; requests refused: {refused:,}."
     found = facts.verification
-    sealed = all(site.holds("countersignature") for site in facts.sites) and not facts.missing
+    sealed = facts.is_whole and all(site.holds("sealed") for site in facts.sites)
     trust = "The record: something in it was changed, or contradicts something else. See below."
     if found.held and facts.sites:
         seals = "countersigned by the other side" if sealed else "not countersigned, or not all here"
         trust = f"The record: signed, {seals}; nothing in it is wrong."
     elif found.held:
         trust = "The record: signed by the server; nothing in it is wrong."
-    return [left, promise, allowed, trust]
+    return [left, f"The guarantee: {_guarantee(facts)}", allowed, trust]
+
+
+def _guarantee(facts: AuditFacts) -> str:
+    """Of the records, and only where they are whole: a plan alone is an intention."""
+    plan, greatest = facts.plan, _greatest(facts)
+    if not facts.is_whole:
+        return "not shown. The records are not whole, or not all here."
+    if plan is None:
+        return "unknown. No plan can be read."
+    if plan.mechanism is None or greatest is None:
+        return "none. Updates had no noise, and can reveal records behind them."
+    unit, deltas = plan.mechanism.unit, [site.promise.delta for site in facts.sites if site.promise]
+    delta = max((delta for delta in deltas if delta is not None), default=0.0)
+    promise = f"differential privacy for each {unit}, at epsilon {greatest:.2f} or less, delta {delta:g}."
+    if greatest > _LITTLE:
+        return f"{promise} So high an epsilon promises little about one {unit}."
+    return (
+        f"{promise} Whatever is learned from the updates, the odds of a guess about one {unit} are at most "
+        f"{significant(math.exp(greatest), 2)} times what they would be without it, but for a chance of about delta."
+    )

@@ -16,7 +16,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.noise import GaussianNoise
 from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json
-from fedglm.simulations.audit_facts import CANARIES
+from fedglm.simulations.empirical import CANARIES
 from fedglm.simulations.nodes import build_stage
 from fedglm.simulations.privacy import unit_of
 from fedglm.simulations.run_record import ReportError

@@ -8,37 +8,62 @@ import sqlite3
 from pathlib import Path
 
 from custodies import MECHANISM, SERVER
-from fake_grid import answering, federate
+from fake_grid import Answer, answering, federate
 from tiny_federation import tiny_node
 
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.chained_file import chained
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.merkle import leaf_hash, root_of
+from fedglm.server.coordinator import Coordinator
 from fedglm.server.rows import to_lines
 
 SITES = "abc"
 ROUNDS = 3
 
 
-def make_run(folder: Path, *, private: bool = True) -> Path:
-    """A run of three sites, sealed at its end; beside it, in `old`, the nodes as they were a round before."""
-    nodes = {
-        10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=private)
+def small_nodes(folder: Path, *, private: bool = True, **policies: dict[str, object]) -> dict[int, Answer]:
+    """Nodes a, b and c of few records; `policies` gives what one of them, or `every` one, permits otherwise."""
+    return {
+        10 - i: answering(
+            tiny_node(folder, name, data_seed=i, rows=20),
+            private=private, **{**policies.get("every", {}), **policies.get(name, {})},
+        )
         for i, name in enumerate(SITES)
-    }
+    }  # fmt: skip
+
+
+def kept_run(folder: Path, nodes: dict[int, Answer], **changes: object) -> Coordinator:
+    """A run with noise, as `changes` say, and all that it leaves on the server's disk for an auditor."""
+    told = {"mechanism": MECHANISM, "log": folder / "audit" / "log.sqlite"}
+    coordinator, _, _ = federate(folder, nodes, **{**told, **changes})
+    (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
+    (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
+    return coordinator
+
+
+def make_run(
+    folder: Path, *, mechanism: Mechanism | None = MECHANISM, metrics: Mechanism | None = None, **policy: object
+) -> Path:
+    """A run of three sites, sealed at its end; beside it, in `old`, the nodes as they were a round before.
+
+    Args:
+        folder: Of the run.
+        mechanism: How updates are noised; None for a run without noise.
+        metrics: How measures are; None for none.
+        policy: What the sites' policies say otherwise.
+    """
+    every = {"share_metrics": metrics is not None, **policy}
+    nodes = small_nodes(folder / "nodes", private=mechanism is not None, every=every)
 
     def keep(*event):
         if event == ("done", ROUNDS - 1):
             shutil.copytree(folder / "nodes", folder.with_name("old") / "nodes")
 
-    log = folder / "audit" / "log.sqlite"
-    coordinator, _, _ = federate(
-        folder, nodes, hook=keep, mechanism=MECHANISM if private else None, rounds=ROUNDS, log=log
-    )
-    (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
-    (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
+    noise = {"mechanism": mechanism, "metrics": metrics, "node_metrics": metrics is not None}
+    kept_run(folder, nodes, hook=keep, rounds=ROUNDS, **noise)
     return folder
 
 

@@ -1,10 +1,9 @@
 """Histories that are unusual and right: verification must not cry wolf."""
 
-import json
 import random
 
 import pytest
-from audited_run import make_run
+from audited_run import kept_run, make_run, small_nodes
 from custodies import MECHANISM, SERVER, custody
 from fake_grid import FakeGrid, Watcher, answering, errs, federate, plan, spoiled
 from tiny_federation import tiny_node
@@ -27,20 +26,11 @@ SITES = "abc"
 
 
 def nodes(folder, **policies):
-    return {
-        10 - i: answering(
-            tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=True, **policies.get(name, {})
-        )
-        for i, name in enumerate(SITES)
-    }
+    return small_nodes(folder / "nodes", **policies)
 
 
 def run(folder, made=None, **changes):
-    log = folder / "audit" / "log.sqlite"
-    coordinator, _, _ = federate(folder, made or nodes(folder), mechanism=MECHANISM, log=log, **changes)
-    (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
-    (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
-    return coordinator
+    return kept_run(folder, made or nodes(folder), **changes)
 
 
 def assert_whole(folder):
@@ -134,7 +124,7 @@ def test_a_site_in_two_federations(tmp_path):
 
 
 def test_a_run_without_noise(tmp_path):
-    folder = make_run(tmp_path / "run", private=False)
+    folder = make_run(tmp_path / "run", mechanism=None)
     assert_whole(folder)
     open_checks = {check.name for check in verify(folder).checks if check.held is None}
     assert {"epsilon", "anchors"} <= open_checks

@@ -3,25 +3,16 @@
 import json
 import shutil
 import subprocess
-import tomllib
 
 import pytest
+from audit_files import attack_audit, broken_by, canary_audit, keep, statuses
 from audited_run import Chain, make_run
 from run_files import checked, read
 
 from fedglm.simulations.audit_facts import read_facts
-from fedglm.simulations.audit_gate import Gate, breaches
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import profile_names, read_profile, write_audit_report
 from fedglm.simulations.run_record import ReportError
-
-CANARIES = {
-    "passed": True,
-    "canaries": [
-        {"kind": "gradients", "canaries": 20000, "claimed": 2.0, "bound": 1.2, "estimate": 1.99, "contradicts": False}
-    ],
-    "trials": [{"name": "fresh noise", "passed": True, "said": "two runs correlate by 0"}],
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +26,6 @@ def run(tmp_path_factory):
 def copy(run, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def statuses(folder):
-    return {item.number: item.status for item in items(read_facts(folder))}
 
 
 def test_what_the_records_show_is_held(run):
@@ -57,16 +44,61 @@ def test_without_sites_records_their_items_are_not_held(copy, tmp_path):
     assert [item.status for item in items(beside) if item.number in (1, 4, 5, 6, 9, 11)] == ["held"] * 6
 
 
-def test_an_empirical_audit_is_shown_and_one_that_failed_too(copy):
-    (copy / "audit" / "canaries.json").write_text(json.dumps(CANARIES))
+def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(copy):
+    right = canary_audit(copy)
+    (figures,), (trial,) = right["canaries"], right["trials"]
+    assert broken_by(copy, 'require = ["canaries", "attack"]') == ["canaries", "attack"]
+    keep(copy, "canaries", right)
     assert statuses(copy)[8] == "held"
-    (copy / "audit" / "canaries.json").write_text(json.dumps({**CANARIES, "passed": False}))
-    assert statuses(copy)[8] == "not held"
+    assert broken_by(copy, 'require = ["canaries"]') == []
+    for change in (
+        {"canaries": [{**figures, "f_dp": 2.1}], "passed": True},
+        {"trials": [{**trial, "outcome": "failed"}], "passed": True},
+        {"trials": [{**trial, "outcome": "not made"}]},
+        {"code": "0" * 64},
+        {"model": "0" * 64},
+    ):
+        keep(copy, "canaries", {**right, **change})
+        assert statuses(copy)[8] == "not held", change
+        assert broken_by(copy, 'require = ["canaries"]') == ["canaries"], change
+    keep(copy, "canaries", right)
+    keep(copy, "attack", attack_audit(copy))
+    assert (statuses(copy)[8], broken_by(copy, 'require = ["attack"]')) == ("held", [])
+    keep(copy, "attack", attack_audit(copy, code="0" * 64))
+    assert (statuses(copy)[8], broken_by(copy, 'require = ["attack"]')) == ("not held", ["attack"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("canaries", {"canaries": []}),
+        ("canaries", {"canaries": 5}),
+        ("canaries", {"trials": []}),
+        ("canaries", {"canaries": [{"kind": "gradients"}]}),
+        ("canaries", {"trials": [{"name": "x", "outcome": "well", "said": "y"}]}),
+        ("canaries", {"code": 1}),
+        ("attack", {"results": []}),
+        ("attack", {"results": [{"attack": "tokens"}]}),
+        ("attack", {"epsilon": None}),
+    ],
+)
+def test_a_file_of_an_empirical_audit_that_is_none_is_named(copy, fedglm, name, change):
+    keep(copy, name, {**(canary_audit(copy) if name == "canaries" else attack_audit(copy)), **change})
+    said = fedglm("audit", "report", copy)
+    assert f"{name}.json is damaged at {next(iter(change))}" in said.line()
+
+
+def test_a_result_that_is_none_is_named_or_left_out(copy, fedglm):
+    (copy / "summary.json").write_text(json.dumps({"model_sha256": json.loads((copy / "summary.json").read_text())[
+        "model_sha256"], "baselines": [1], "accuracy": "much"}))  # fmt: skip
+    assert statuses(copy)[13] == "not held"
+    (copy / "summary.json").write_bytes(b"\xff")
+    assert fedglm("audit", "report", copy).code == 2
 
 
 def test_a_run_without_noise_holds_little(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    folder = make_run(tmp_path / "run", private=False)
+    folder = make_run(tmp_path / "run", mechanism=None)
     found = statuses(folder)
     assert [found[number] for number in (1, 2, 4, 5)] == ["not held"] * 4
     page, _ = write_audit_report(read_facts(folder), items(read_facts(folder)), [], None)
@@ -109,49 +141,6 @@ def test_a_profile_has_words_for_each_item(name):
 def test_no_profile_of_that_name():
     with pytest.raises(ReportError, match="take gdpr, hipaa, nist-800-226"):
         read_profile("iso")
-
-
-RULES = {
-    'noise_multiplier_at_least = 1.0\nepsilon_at_most = 50.0\nrequire = ["verified", "countersignature"]': [],
-    "noise_multiplier_at_least = 2.0": ["noise_multiplier_at_least"],
-    "clipping_norm_at_most = 0.5": ["clipping_norm_at_most"],
-    "epsilon_at_most = 1.0": ["epsilon_at_most"],
-    "delta_at_most = 1e-6": ["delta_at_most"],
-    'unit = "patient_id"': ["unit"],
-    'require = ["tls", "canaries", "attack", "retention", "encryption", "signed-updates"]': [
-        "tls",
-        "canaries",
-        "attack",
-        "retention",
-        "encryption",
-        "signed-updates",
-    ],
-    'require = ["no-metrics"]': [],
-    "items = [1, 11]": [],
-    "items = [12]": ["item 12"],
-}
-
-
-@pytest.mark.parametrize(("rules", "broken"), RULES.items())
-def test_the_gate_names_each_rule_that_is_not_met(run, rules, broken):
-    facts = read_facts(run)
-    found = breaches(Gate.model_validate(tomllib.loads(rules)), facts, items(facts))
-    assert list(dict.fromkeys(breach.rule for breach in found)) == broken
-
-
-def test_the_command_is_a_gate(fedglm, run, tmp_path):
-    rules = tmp_path / "rules.toml"
-    rules.write_text("epsilon_at_most = 50.0\n")
-    said = fedglm("audit", "report", run, "--policy", rules)
-    assert (said.code, "all rules are met" in said.out) == (0, True)
-    rules.write_text("epsilon_at_most = 0.5\n")
-    said = fedglm("audit", "report", run, "--policy", rules)
-    assert (said.code, "not met: epsilon_at_most" in said.out) == (1, True)
-    assert fedglm("audit", "report", run, "--policy", rules, "--json").code == 1
-    rules.write_text("epsilon_most = 0.5\n")
-    assert "the rules are noise_multiplier_at_least" in fedglm("audit", "report", run, "--policy", rules).line()
-    assert "take gdpr, hipaa" in fedglm("audit", "report", run, "--profile", "iso").line()
-    assert "holds no run" in fedglm("audit", "report", tmp_path).line()
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
-from custodies import MECHANISM, custody
+from custodies import MECHANISM, SERVER, custody, run_plan
 from ledgers import sha256
 
 from fedglm.privacy import custody_log
@@ -14,6 +14,7 @@ from fedglm.privacy.custody import LEDGER
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import sign_policy
 from fedglm.privacy.signed_log import LOG, SignedLog
 
@@ -111,6 +112,23 @@ def test_a_server_cannot_fill_the_log_with_refusals(folder, monkeypatch):
     monkeypatch.setattr(custody_log, "now", lambda: "2099-01-01T00:00:00+00:00")
     site.log.refused(Refusal("codecs", "no"), "run", 21)
     assert len(entries(folder, "refused")) == 11
+
+
+def test_a_server_cannot_fill_the_log_with_plans(folder, monkeypatch):
+    monkeypatch.setattr(custody_log, "_ALL_OF", 5)
+    site = opened(folder)
+    plans = [SignedPlan.sign(run_plan("a" * 64, run=f"run {number}"), SERVER) for number in range(8)]
+    for signed in [*plans[:5], *plans[:5]]:
+        site.log.admitted(signed, ["plans"])
+    with pytest.raises(Refusal, match="idle-plans"):
+        site.log.admitted(plans[5], ["plans"])
+    site.pay(leaving(site, 1, plan=plans[2].plan.sha256))
+    site.log.admitted(plans[5], ["plans"])
+    with pytest.raises(Refusal, match="idle-plans"):
+        opened(folder).log.admitted(plans[6], ["plans"])
+    monkeypatch.setattr(custody_log, "now", lambda: "2099-01-01T00:00:00+00:00")
+    site.log.admitted(plans[6], ["plans"])
+    assert len(entries(folder, "plan")) == 7
 
 
 def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(folder, monkeypatch):

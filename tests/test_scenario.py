@@ -9,6 +9,7 @@ from fedglm.cli.errors import explain
 from fedglm.cli.options import read_scenario
 from fedglm.compression.codec import codec_names
 from fedglm.compression.settings import UpdateSettings
+from fedglm.server.settings import FederationSettings
 from fedglm.simulations.scenario import Scenario, ScenarioError, builtin_names, parse_setting, scenario_text
 
 LEAST = 'name = "least"\n[data]\nsource = "breast-cancer"\n'
@@ -231,3 +232,9 @@ def test_a_budget_leaves_the_density_open():
     assert scenario.update.effective_density is None
     with pytest.raises(ScenarioError, match="'int8' has a fixed size"):
         read(update__max_ratio=0.01, update__codec="int8")
+
+
+def test_a_run_plans_no_more_seals_than_sites_keep(fedglm):
+    assert FederationSettings(rounds=1800, seal_every=2).rounds == 1800
+    said = fedglm("simulate", "hospital", "--set", "federation.rounds=22501")
+    assert "set seal_every to 26 or more" in said.line()

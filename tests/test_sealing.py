@@ -1,17 +1,17 @@
 """Seals between server and sites: what a party gone wrong can do to the other, which is nothing."""
 
 import base64
-import json
 
 import pytest
-from custodies import MECHANISM, SERVER, custody
-from fake_grid import answering, errs, federate
+from audited_run import kept_run, small_nodes
+from custodies import SERVER, custody
+from fake_grid import errs
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from ledgers import sha256
-from tiny_federation import tiny_node
 
 from fedglm.compression.messages import RECORD
+from fedglm.privacy import custody_log
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.checkpoint import Checkpoint
@@ -19,7 +19,6 @@ from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
-from fedglm.server.rows import to_lines
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -28,10 +27,7 @@ MOMENT = "2027-01-04T10:00:00+00:00"
 
 def run(folder, spoil, kinds=("train",), rounds=(2,)):
     """A run of a, b and c, of which a's answers to some messages are `spoil(reply, message)`."""
-    made = {
-        10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20), private=True)
-        for i, name in enumerate("abc")
-    }
+    made = small_nodes(folder / "nodes")
     right = made[10]
 
     def act(message):
@@ -40,11 +36,7 @@ def run(folder, spoil, kinds=("train",), rounds=(2,)):
         return spoil(reply, message) if wanted else reply
 
     made[10] = act
-    log = folder / "audit" / "log.sqlite"
-    coordinator, _, _ = federate(folder, made, mechanism=MECHANISM, log=log)
-    (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
-    (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
-    return coordinator
+    return kept_run(folder, made)
 
 
 def saying(name, value):
@@ -125,20 +117,21 @@ def test_a_server_cannot_make_a_site_keep_a_checkpoint_that_it_never_signed(tmp_
     other = checkpoint(site.log.origin, 3, SigningKey.generate())
     for own in (forged, other):
         with pytest.raises(Refusal, match="no checkpoint of this log"):
-            site.log.seal(signed, checkpoint(log, 90), (own, own.countersign(SERVER)), 100)
+            site.log.seal(signed, checkpoint(log, 90), (own, own.countersign(SERVER)))
     assert failed(verify(tmp_path).checks) == []
 
 
-def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site):
+def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site, monkeypatch):
     signed, entries = plan_of(tmp_path)
     log = next(found["log"] for found in entries if found["kind"] == "witnessed")
     with pytest.raises(Refusal, match="another than before"):
-        site.log.seal(signed, checkpoint(sha256("another log")), None, 100)
+        site.log.seal(signed, checkpoint(sha256("another log")), None)
     with pytest.raises(Refusal, match="not signed by the key that signed the plan"):
-        site.log.seal(signed, checkpoint(log, 91, SigningKey.generate()), None, 100)
+        site.log.seal(signed, checkpoint(log, 91, SigningKey.generate()), None)
     before = site.log.head.rows
     for _ in range(5):  # the same again adds nothing
-        site.log.seal(signed, checkpoint(log, 92), None, 100)
+        site.log.seal(signed, checkpoint(log, 92), None)
     assert site.log.head.rows == before + 1
+    monkeypatch.setattr(custody_log, "MOST_SEALS", 3)
     with pytest.raises(Refusal, match="more than 3 checkpoints"):
-        site.log.seal(signed, checkpoint(log, 93), None, 3)
+        site.log.seal(signed, checkpoint(log, 93), None)

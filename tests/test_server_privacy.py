@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from audited_run import small_nodes
 from custodies import MECHANISM, custody
 from fake_grid import FakeGrid, Watcher, answering, federate, instruction_of, plan, spoiled
 from flwr.app import Error, Message
@@ -20,20 +21,12 @@ ONE_ROUND = spent([MECHANISM.event()], 1e-3).epsilon
 TWO_ROUNDS = spent([MECHANISM.event()] * 2, 1e-3).epsilon
 
 
-def private_nodes(folder, **policies):
-    """Nodes a, b, c; `policies` gives what one of them permits otherwise."""
-    return {
-        10 - i: answering(tiny_node(folder, name, data_seed=i, rows=20), private=True, **policies.get(name, {}))
-        for i, name in enumerate("abc")
-    }
-
-
 def run(folder, nodes, **changes):
     return federate(folder, nodes, mechanism=MECHANISM, **changes)
 
 
 def test_a_private_run_takes_every_node_and_spends_what_the_plan_says(tmp_path):
-    coordinator, grid, _ = run(tmp_path, private_nodes(tmp_path))
+    coordinator, grid, _ = run(tmp_path, small_nodes(tmp_path))
     assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 3, 3]
     asked = [instruction_of(m.content[RECORD]) for m in grid.sent if m.metadata.message_type == "train"]
     # From the second round on the server gives each node's anchor back.
@@ -42,7 +35,7 @@ def test_a_private_run_takes_every_node_and_spends_what_the_plan_says(tmp_path):
 
 def test_a_site_whose_policy_refuses_the_plan_is_left_out_and_named(tmp_path):
     strict = {"b": {"noise_multiplier_at_least": 5.0}}
-    coordinator, _, watcher = run(tmp_path, private_nodes(tmp_path, **strict))
+    coordinator, _, watcher = run(tmp_path, small_nodes(tmp_path, **strict))
     assert [row["nodes_sampled"] for row in coordinator.rows] == [2, 2, 2]
     (refused,) = [event for event in watcher.events if event[0] == "refused"]
     assert refused[1] == 9
@@ -51,12 +44,12 @@ def test_a_site_whose_policy_refuses_the_plan_is_left_out_and_named(tmp_path):
 
 def test_where_every_site_refuses_the_run_does_not_begin(tmp_path):
     with pytest.raises(FederationError, match="no site permits the plan: refused by rule without-differential-privacy"):
-        federate(tmp_path, private_nodes(tmp_path))  # no mechanism
+        federate(tmp_path, small_nodes(tmp_path))  # no mechanism
 
 
 def test_a_site_whose_budget_ends_stops_and_the_run_goes_on(tmp_path):
     poor = {"b": {"epsilon": (ONE_ROUND + TWO_ROUNDS) / 2}}
-    coordinator, grid, watcher = run(tmp_path, private_nodes(tmp_path, **poor), rounds=4)
+    coordinator, grid, watcher = run(tmp_path, small_nodes(tmp_path, **poor), rounds=4)
     accepted = [(row["nodes_sampled"], row["nodes_accepted"]) for row in coordinator.rows]
     assert accepted == [(3, 3), (3, 2), (2, 2), (2, 2)]
     (reason,) = coordinator.rows[1]["rejections"].values()
@@ -71,7 +64,7 @@ def test_a_site_whose_budget_ends_stops_and_the_run_goes_on(tmp_path):
 
 def test_when_every_budget_is_spent_the_run_ends_with_the_reason_and_keeps_its_model(tmp_path):
     poor = {name: {"epsilon": (ONE_ROUND + TWO_ROUNDS) / 2} for name in "abc"}
-    nodes = private_nodes(tmp_path, **poor)
+    nodes = small_nodes(tmp_path, **poor)
     with pytest.raises(FederationError, match=r"0 of 3 updates were good.*epsilon-budget"):
         run(tmp_path, nodes)
     grid = FakeGrid(nodes)
@@ -81,7 +74,7 @@ def test_when_every_budget_is_spent_the_run_ends_with_the_reason_and_keeps_its_m
 
 def test_a_withdrawal_survives_a_restart_of_the_server(tmp_path):
     poor = {"b": {"epsilon": (ONE_ROUND + TWO_ROUNDS) / 2}}
-    nodes = private_nodes(tmp_path, **poor)
+    nodes = small_nodes(tmp_path, **poor)
     run(tmp_path, nodes, rounds=3)
     grid = FakeGrid(nodes)
     longer = plan(tmp_path, mechanism=MECHANISM, rounds=5)
@@ -100,7 +93,7 @@ def test_a_withdrawal_survives_a_restart_of_the_server(tmp_path):
 )
 def test_a_node_that_was_put_back_from_a_backup_releases_nothing(tmp_path, put_back, said):
     files = [tmp_path / "b" / "custody" / name for name in put_back]
-    nodes = private_nodes(tmp_path)
+    nodes = small_nodes(tmp_path)
     backup = {}
 
     def rolled_back(reply, _message):
@@ -137,7 +130,7 @@ def test_noise_differs_between_nodes_of_the_same_data_and_seed(tmp_path):
 
 def test_the_mechanism_that_the_plan_names_is_the_one_in_the_ledger(tmp_path):
     other = replace(MECHANISM, noise_multiplier=2.5)
-    federate(tmp_path, private_nodes(tmp_path), mechanism=other)
+    federate(tmp_path, small_nodes(tmp_path), mechanism=other)
     rows = custody(tmp_path / "a" / "custody", private=True).ledger.rows()
     assert {row.charge.mechanism for row in rows} == {other}
     assert [row.charge.round for row in rows] == [1, 2, 3]

@@ -1,0 +1,43 @@
+"""Files of empirical audits as they are kept beside a run's log, and what a gate says of a folder."""
+
+import json
+import tomllib
+
+from fedglm.simulations.audit_facts import read_facts
+from fedglm.simulations.audit_gate import Gate, breaches
+from fedglm.simulations.audit_items import items
+
+
+def canary_audit(run, **changes):
+    """Of that run's code and model, and passed."""
+    plan = read_facts(run).plan
+    figures = {"kind": "gradients", "canaries": 20000, "claimed": 2.0, "delta": 1e-5, "confidence": 0.9875}
+    figures |= {"one_run": 0.9, "f_dp": 1.2, "estimate": 1.99, "estimate_least": 1.9}
+    trial = {"name": "fresh noise", "outcome": "passed", "said": "two runs correlate by 0"}
+    whole = {"code": plan.code, "model": plan.model, "made": "2027-01-04T10:00:00+00:00", "records": "run"}
+    return {**whole, "left_out": [], "canaries": [figures], "trials": [trial], **changes}
+
+
+def attack_audit(run, **changes):
+    """Of that run's code and model."""
+    own = {name: value for name, value in canary_audit(run).items() if name in ("code", "model", "made", "records")}
+    result = {"attack": "tokens of a site", "variant": "no noise", "private": False, "coded": False}
+    result |= {"auc": 1.0, "low": 0.99, "high": 1.0}
+    return {**own, "epsilon": 8.0, "round_epsilon": 1.9, "delta": 1e-3, "results": [result], **changes}
+
+
+def keep(folder, name, audit):
+    """Put an audit beside the run's log."""
+    (folder / "audit" / f"{name}.json").write_text(json.dumps(audit))
+
+
+def statuses(folder):
+    """Status of each item, by its number."""
+    return {item.number: item.status for item in items(read_facts(folder))}
+
+
+def broken_by(folder, rules):
+    """Names of the rules that a run does not meet, each once."""
+    facts = read_facts(folder)
+    found = breaches(Gate.model_validate(tomllib.loads(rules)), facts, items(facts))
+    return list(dict.fromkeys(breach.rule for breach in found))
