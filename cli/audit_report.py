@@ -32,7 +32,8 @@ def report(
 
     All records are verified first. Each of thirteen items is held, not held,
     or not applicable. It supports evidence for a risk analysis; no report
-    makes anybody compliant.
+    makes anybody compliant. Exit code 1 where a record was changed or
+    contradicts another, or a rule of --policy is not met.
 
     A check in continuous integration, by the rules in a file:
     [bold]fedglm audit report RUN --policy rules.toml[/bold]
@@ -79,7 +80,7 @@ def report(
         typer.echo(to_json(report_json(facts, found, profiles, broken), indent=1))
     else:
         _print(page, found, broken, whole=facts.verification.held)
-    if broken:
+    if broken or not facts.verification.held:
         raise typer.Exit(NOT_HELD)
 
 

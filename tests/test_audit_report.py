@@ -121,7 +121,7 @@ def test_the_page_is_whole_and_says_what_was_found(run):
     assert len(told["sites"][0]["releases"]) == 3
 
 
-def test_a_record_that_was_changed_stands_at_the_top(copy):
+def test_a_record_that_was_changed_stands_at_the_top(copy, fedglm):
     chain = Chain(copy / "nodes" / "b" / "custody" / "ledger.sqlite")
     chain.texts[1] = chain.texts[1].replace('"round":2', '"round":3')
     chain.write(chain=False)
@@ -129,6 +129,8 @@ def test_a_record_that_was_changed_stands_at_the_top(copy):
     page, _ = write_audit_report(facts, items(facts), [], None)
     assert "The records are not whole" in page.read_text()
     assert statuses(copy)[11] == "not held"
+    said = fedglm("audit", "report", copy)
+    assert (said.code, "NOT WHOLE" in said.out) == (1, True)
 
 
 @pytest.mark.parametrize("name", profile_names())
