@@ -348,16 +348,29 @@ def _ledger_of(path: Path | None) -> Iterator[_Rows | None]:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that reads alone; of a file whose writer was killed, to a copy that SQLite may set right."""
-    journal = path.with_name(f"{path.name}-journal")
     try:
         with contextlib.ExitStack() as stack:
-            if journal.is_file() and journal.stat().st_size:
+            database = stack.enter_context(contextlib.closing(_connected(path, "ro")))
+            if _was_left(database):
                 copy = Path(stack.enter_context(TemporaryDirectory(prefix="fedglm-audit-"))) / path.name
-                for source in (path, journal):
-                    shutil.copy(source, copy.with_name(source.name))
-                address = f"{copy.as_uri()}?mode=rw"
-            else:
-                address = f"{path.absolute().as_uri()}?mode=ro"
-            yield stack.enter_context(contextlib.closing(sqlite3.connect(address, uri=True)))
+                for name in (path.name, f"{path.name}-journal"):
+                    shutil.copy(path.with_name(name), copy.with_name(name))
+                database = stack.enter_context(contextlib.closing(_connected(copy, "rw")))
+            yield database
     except (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError, ValueError) as exc:
         raise LogError(f"{path} cannot be read: {exc}") from exc
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+
+
+def _was_left(database: sqlite3.Connection) -> bool:
+    """Whether the file's writer was killed: a journal must be rolled back first. That of a living one is no matter."""
+    try:
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            return True
+        raise
+    return False
