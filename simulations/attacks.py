@@ -63,7 +63,6 @@ def attack_run(run: Path, told: Callable[[str], None] = lambda _: None) -> Attac
     found: dict[tuple[str, str], list[Auc]] = {}
     left_out: dict[tuple[str, str], list[str]] = {}
     for site in audited.stage.data.sites[:_MOST_SITES]:
-        told(site.name)
         # One site after the other: what is computed once for all variants of one takes up to 2 GiB.
         try:
             attacked = AttackedSite(audited, site)
@@ -71,6 +70,7 @@ def attack_run(run: Path, told: Callable[[str], None] = lambda _: None) -> Attac
             left_out.setdefault(("all attacks", str(exc)), []).append(site.name)
             continue
         for variant in tried:
+            told(f"{site.name}: {variant.name}")
             update = attacked.updated(variant, attacked.trained, 0)
             for name, attack in ATTACKS.items():
                 try:

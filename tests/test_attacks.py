@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from fedglm.client import audit_bench
+from fedglm.privacy.accountant import usual_delta
 from fedglm.privacy.noise import GaussianNoise
-from fedglm.server.run_file import RunFile
-from fedglm.simulations import attacked_site, attacks
+from fedglm.simulations import attacked_site, attacks, deploy
 from fedglm.simulations import audited as audited_runs
 from fedglm.simulations.attacked_site import AttackedSite, Variant
 from fedglm.simulations.attacks import attack_run, noise_of, variants
@@ -129,11 +129,16 @@ def test_noise_is_the_run_s_and_of_epsilon_8_where_it_has_none(make):
     assert variants(noise_of(audited), "float16")[3].name.startswith("noise of epsilon 8 (this round ")
 
 
-def test_noise_of_real_sites_is_that_of_the_plan_they_were_told(make, monkeypatch):
-    audited = open_run(make(), ATTACK)
-    planned = replace(noise_of(audited).mechanism, noise_multiplier=7.5)
-    monkeypatch.setattr(RunFile, "load", lambda _: SimpleNamespace(mechanism=planned.to_fields()))
-    assert noise_of(replace(audited, records="stand-in")).mechanism == planned
+def test_of_real_sites_the_noise_is_the_plan_s_and_records_stand_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    prepared = deploy.make(Scenario.from_toml(scenario_text("hospital"), {"privacy.units": 33, "federation.rounds": 5}))
+    plan = deploy.prepare(prepared, tmp_path, 4)
+    audited = open_run(tmp_path, ATTACK)
+    noise = noise_of(audited)
+    assert noise.mechanism.to_fields() == plan.mechanism
+    assert noise.delta == usual_delta(33)
+    assert audited.records == "stand-in"
+    assert audited.stamp()["model"] == plan.initial_sha256
 
 
 def test_a_folder_without_a_run_is_named(fedglm, tmp_path):
