@@ -31,7 +31,7 @@ LEAST_CANARIES: Final = 40
 """Fewer say nothing: were every guess right, that would hardly contradict an epsilon of 2."""
 
 _MOST: Final = 60.0
-"""Of what right guesses alone can contradict; 20,000 of them, all right, contradict no epsilon above 9."""
+"""Above what guesses can contradict: 20,000 of them, all right, contradict no epsilon above 13."""
 _PRECISION: Final = 1e-3
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedglm.privacy import noise_checks
 from fedglm.privacy.noise import GaussianNoise
 from fedglm.privacy.noise_checks import noise_faults
 
@@ -16,7 +17,7 @@ def noise():
 def test_right_noise_raises_no_alarm():
     assert [noise_faults(2.5 * noise(), 2.5, PARTS) for _ in range(20)] == [[]] * 20
     tiny = {str(place): slice(place, place + 2) for place in range(0, 200, 2)}
-    for _ in range(200):
+    for _ in range(20):
         assert noise_faults(GaussianNoise().fill(1.0, 200).astype(np.float64), 1.0, tiny) == []
 
 
@@ -83,3 +84,12 @@ def test_noise_that_is_not_right_is_found(spoil, said):
     spoil(values)
     found = noise_faults(values, 1.0, PARTS)
     assert any(said in fault for fault in found), found
+
+
+def test_right_noise_is_alarmed_at_no_more_often_than_the_limits_say(monkeypatch):
+    """With limits so tight that there is something to count; 77 of 500 at a rate of 10 % have a probability of 1e-4."""
+    monkeypatch.setattr(noise_checks, "ALARM", 0.1)
+    dice = np.random.default_rng(8)
+    parts = {"body": slice(0, 2900), "bias": slice(2900, 2910), "head": slice(2910, 3000)}
+    alarms = sum(bool(noise_faults(dice.normal(size=3000), 1.0, parts)) for _ in range(500))
+    assert 0 < alarms < 77
