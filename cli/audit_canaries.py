@@ -28,8 +28,9 @@ def canaries(
     nodes run, with noise for a claim of its own; records of real sites are at
     the sites, and what the scenario deals stands in for them. A rigorous lower
     bound above the claim, or a trial that fails, proves the code or its
-    accounting wrong: exit code 1. So does a trial that could not be made end,
-    which proves nothing. The estimate is no proof; a pass is none of privacy.
+    accounting wrong: exit code 1. The same code says that a trial could not be
+    made, which proves nothing. The estimate is no proof. A pass is no proof of
+    privacy.
     """
     from fedglm.simulations.canaries import audit_canaries
 

@@ -80,7 +80,7 @@ def attack_run(run: Path, told: Callable[[str], None] = lambda _: None) -> Attac
                     sites += [site.name] if site.name not in sites else []
     audit = AttackAudit(
         **audited.stamp(),
-        left_out=tuple(f"{name} of {', '.join(sites)}: {why}" for (name, why), sites in left_out.items()),
+        left_out=tuple(f"{name}, at {', '.join(sites)}: {why}" for (name, why), sites in left_out.items()),
         epsilon=noise.epsilon,
         round_epsilon=noise.round_epsilon,
         delta=noise.delta,

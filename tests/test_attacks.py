@@ -67,8 +67,8 @@ def test_too_few_records_leave_attacks_out_by_name(make, monkeypatch):
     monkeypatch.setattr(audited_runs, "build_stage", lambda _: small)
     found = attack_run(make())
     assert {result.attack for result in found.results} == TOKENS | MEMBERSHIP
-    assert found.left_out[0] == "all attacks of site-0: it takes two records, one to train on and one that is not"
-    assert sum("of site-1, site-2: it takes two records that were" in said for said in found.left_out) == 3
+    assert found.left_out[0] == "all attacks, at site-0: it takes two records, one to train on and one that is not"
+    assert sum("at site-1, site-2: it takes two records that were" in said for said in found.left_out) == 3
     few[1:] = []
     with pytest.raises(ReportError, match="nothing of the run can be attacked"):
         attack_run(make())
@@ -81,8 +81,8 @@ def test_gradients_that_do_not_fit_leave_two_attacks_out(make, monkeypatch):
     found = attack_run(make())
     assert {result.attack for result in found.results} == {*TOKENS, "membership by loss"}
     assert [said.split(":")[0] for said in found.left_out] == [
-        "membership by gradients of site-0, site-1",
-        "membership by shadow models of site-0, site-1",
+        "membership by gradients, at site-0, site-1",
+        "membership by shadow models, at site-0, site-1",
     ]
 
 
