@@ -8,7 +8,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.simulations.attacks import AttackResult
+    from fedglm.simulations.empirical import AttackAudit, AttackFigures
 
 
 def attack(
@@ -21,40 +21,48 @@ def attack(
 
     It makes updates by the code that nodes run, on the run's model and
     records, and tries what an honest but curious server could: to tell which
-    tokens a site or a record holds, and which records were trained on. An AUC
-    of 0.5 is a guess, 1 gives all away. Failed attacks prove nothing.
+    tokens a site or a record holds, and which records were trained on. Records
+    of real sites are at the sites: what the scenario deals stands in for them.
+    Noise is that of the run's plan, of which one round spends a part only. An
+    AUC of 0.5 is a guess, 1 gives all away. Failed attacks prove nothing.
     """
-    from fedglm.simulations.attacks import attack_run, to_fields
+    from fedglm.simulations.attacks import attack_run
 
     found = attack_run(run, lambda what: None if as_json else typer.echo(f"{what} ...", err=True))
     if as_json:
-        from fedglm.server.rows import to_json
-
-        typer.echo(to_json(to_fields(found), indent=1))
+        typer.echo(found.model_dump_json(indent=1))
     else:
         _print(found)
 
 
-def _print(found: "list[AttackResult]") -> None:
+def _print(found: "AttackAudit") -> None:
     from rich import box
     from rich.table import Table
 
+    from fedglm.cli.audit_circumstances import print_circumstances
     from fedglm.cli.tables import wide_console
 
     console = wide_console()
-    names = list(dict.fromkeys(result.variant for result in found))
+    names = list(dict.fromkeys(result.variant for result in found.results))
     title = "AUC of each attack, and its 95 % interval; 0.50 is a guess"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("attack")
     for name in names:
         table.add_column(name, justify="right")
-    for attack_name in dict.fromkeys(result.attack for result in found):
-        cells = {result.variant: result for result in found if result.attack == attack_name}
-        table.add_row(attack_name, *(_cell(cells[name]) for name in names))
+    for attack_name in dict.fromkeys(result.attack for result in found.results):
+        cells = {result.variant: result for result in found.results if result.attack == attack_name}
+        table.add_row(attack_name, *(_cell(cells.get(name)) for name in names))
     console.print(table)
+    console.print(
+        f"One round is attacked: its noise spends epsilon {found.round_epsilon:.2f} of the run's {found.epsilon:g}, at "
+        f"delta {found.delta:g}."
+    )
     console.print("Attacks that fail prove nothing; compression alone is no protection.")
+    print_circumstances(console, found)
 
 
-def _cell(result: "AttackResult") -> str:
+def _cell(result: "AttackFigures | None") -> str:
+    if result is None:
+        return "-"
     colour = "red" if result.low > 0.6 else "yellow" if result.low > 0.5 else "green"
     return f"[{colour}]{result.auc:.2f}[/{colour}] ({result.low:.2f}-{result.high:.2f})"

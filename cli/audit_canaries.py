@@ -9,12 +9,15 @@ from fedglm.cli import options
 from fedglm.cli.audit_verify import NOT_HELD
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.simulations.canaries import EmpiricalAudit
+    from fedglm.simulations.empirical import CanaryAudit
 
 
 def canaries(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    epsilon: Annotated[float, typer.Option(help="The claim to audit, at most 2; noise is calibrated to it.")] = 2.0,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="The claim to audit, at most 2, and 2 without it; noise is calibrated to it."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Audit the training code empirically: plant canaries by secret coins, and try to find them again.
@@ -22,31 +25,42 @@ def canaries(
     [bold]fedglm audit canaries runs/hospital-20270101-120000[/bold]
 
     It trains anew, on the run's model, records and clipping, by the code that
-    nodes run, with noise for a claim of its own. A rigorous lower bound above
-    the claim, or a trial that fails, proves the code or its accounting wrong:
-    exit code 1. The estimate is no proof. A pass is no proof of privacy.
+    nodes run, with noise for a claim of its own; records of real sites are at
+    the sites, and what the scenario deals stands in for them. A rigorous lower
+    bound above the claim, or a trial that fails, proves the code or its
+    accounting wrong: exit code 1. The same code says that a trial could not be
+    made, which proves nothing. The estimate is no proof. A pass is no proof of
+    privacy.
     """
     from fedglm.simulations.canaries import audit_canaries
 
     found = audit_canaries(run, epsilon, lambda what: None if as_json else typer.echo(f"{what} ...", err=True))
     if as_json:
-        from fedglm.server.rows import to_json
-
-        typer.echo(to_json(found.to_fields(), indent=1))
+        typer.echo(found.model_dump_json(indent=1))
     else:
         _print(found)
     if not found.passed:
         raise typer.Exit(NOT_HELD)
 
 
-def _print(found: "EmpiricalAudit") -> None:
+_OUTCOMES = {
+    "passed": "[green]passed[/green]",
+    "failed": "[bold red]FAILED[/bold red]",
+    "not made": "[bold yellow]not made[/bold yellow]",
+}
+
+
+def _print(found: "CanaryAudit") -> None:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
+    from fedglm.cli.audit_circumstances import print_circumstances
     from fedglm.cli.tables import wide_console
 
     console = wide_console()
-    title = f"epsilon by canaries, at delta {found.canaries[0].delta:g}"
+    first = found.canaries[0]
+    title = f"epsilon by canaries, at delta {first.delta:g}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for heading in ("canaries", "planted", "claimed", "one run", "f-DP", "estimate", ""):
         table.add_column(heading, justify="left" if heading in ("canaries", "") else "right")
@@ -61,8 +75,16 @@ def _print(found: "EmpiricalAudit") -> None:
     console.print(table)
     trials = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="trials", title_justify="left", show_header=False)
     for trial in found.trials:
-        word = "[green]passed[/green]" if trial.passed else "[bold red]FAILED[/bold red]"
-        trials.add_row(trial.name, word, trial.said)
+        trials.add_row(trial.name, _OUTCOMES[trial.outcome], escape(trial.said))
     console.print(trials)
-    console.print("one run and f-DP are rigorous lower bounds (95 %); the estimate is none; a pass proves no privacy")
-    console.print("[green]passed[/green]" if found.passed else "[bold red]the claim of privacy is wrong[/bold red]")
+    console.print(
+        f"one run and f-DP are rigorous lower bounds ({first.confidence:.0%}); the estimate is none; a pass proves no "
+        "privacy"
+    )
+    print_circumstances(console, found)
+    if found.passed:
+        console.print("[green]passed[/green]")
+    elif any(result.contradicts for result in found.canaries) or any(t.outcome == "failed" for t in found.trials):
+        console.print("[bold red]the claim of privacy is wrong[/bold red]")
+    else:
+        console.print("[bold yellow]not passed: a trial could not be made, which proves nothing[/bold yellow]")

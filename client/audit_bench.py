@@ -1,7 +1,8 @@
 """A bench on which an audit runs the node's own private training, and reads what would be released."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -9,18 +10,24 @@ import numpy.typing as npt
 import torch
 
 from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import federated_parameters
+from fedglm.autoglm.parameters import federated_parameters, load_vector
 from fedglm.autoglm.tasks import Task
-from fedglm.client.precision import choose_precision
+from fedglm.client.precision import ChosenPrecision, choose_precision
 from fedglm.client.private_training import train_privately
 from fedglm.client.training import LocalTrainingSettings
+from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.noise import GaussianNoise
 
 DECLARED: Final = 1000
 """Units that the audited site says that it has; no bench holds as many, so that dividing by a true count shows."""
 
-_SETTINGS: Final = LocalTrainingSettings(optimizer="sgd", momentum=0.0, weight_decay=0.0, precision="fp32")
+MOST_VALUES: Final = 2**29
+"""Of the gradients that are in memory at once, in float32: 2 GiB."""
+
+
+class DoesNotFit(PrivacyError):
+    """A part of an audit needs more memory than it takes: it is left out, and says nothing of the training."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +39,38 @@ class Bench:
         task: Of the records.
         records: What a node would train on.
         base: float32 vector of the weights to start from.
-        device: `cpu` or `cuda`.
+        training: Whose precision, device and records in memory at once are the run's. What follows the noise, as the
+            optimizer, is the audit's own: it can cost no privacy, and plain steps show the noised sums as they are.
     """
 
     model: torch.nn.Module
     task: Task
     records: Examples
     base: npt.NDArray[np.float32]
-    device: str = "cpu"
+    training: LocalTrainingSettings = field(default_factory=LocalTrainingSettings)
 
     @property
     def size(self) -> int:
         """Number of federated parameters."""
         return len(self.base)
+
+    @cached_property
+    def precision(self) -> ChosenPrecision:
+        """As a node chooses it for private training.
+
+        Raises:
+            PrecisionError: This machine has no such device.
+        """
+        return choose_precision(self.training.precision, self.size, self.training.torch_device(), private=True)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Where each federated parameter lies in a vector."""
+        found, start = {}, 0
+        for name, parameter in federated_parameters(self.model):
+            found[name] = slice(start, start + parameter.numel())
+            start += parameter.numel()
+        return found
 
     def released(
         self,
@@ -59,10 +85,14 @@ class Bench:
             mechanism: As in a plan.
             records: Instead of the bench's.
             planted: As of `train_privately`.
-            micro_batch_size: Records in memory at once.
+            micro_batch_size: Records in memory at once, instead of the run's.
         """
-        settings = _SETTINGS.model_copy(update={"micro_batch_size": micro_batch_size})
-        private = choose_precision("fp32", self.size, torch.device(self.device), private=True)
+        settings = LocalTrainingSettings(
+            optimizer="sgd",
+            momentum=0.0,
+            weight_decay=0.0,
+            micro_batch_size=micro_batch_size or self.training.micro_batch_size,
+        )
         # With this rate a step moves the weights by the noised sum in clipping norms, which float32 holds well.
         rate = mechanism.sampling_rate * DECLARED / mechanism.clipping_norm
         result = train_privately(
@@ -71,7 +101,7 @@ class Bench:
             self.records if records is None else records,
             self.base,
             settings,
-            private,
+            self.precision,
             mechanism,
             learning_rate=rate,
             declared_units=DECLARED,
@@ -79,21 +109,40 @@ class Bench:
         )
         return -result.delta.astype(np.float64)
 
-    def gradient(self, record: Examples) -> npt.NDArray[np.float64]:
-        """The plain gradient of one record at the starting weights, by autograd alone."""
-        from fedglm.autoglm.parameters import load_vector
-
+    def gradient(self, record: Examples) -> npt.NDArray[np.float32]:
+        """(d,) the plain gradient of one record at the starting weights, by autograd alone."""
+        device = self.precision.device
+        self.model.to(device)
         load_vector(self.model, self.base)
         self.model.zero_grad(set_to_none=True)
-        batch = {name: tensor.to(self.device) for name, tensor in record.batch([0]).items()}
-        self.task.sequence_losses(self.model, batch).sum().backward()  # type: ignore[no-untyped-call]
-        parts = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for _, parameter in federated_parameters(self.model)
-        ]
-        flat = torch.cat([part.detach().reshape(-1).cpu() for part in parts]).numpy().astype(np.float64)
+        batch = {name: tensor.to(device) for name, tensor in record.batch([0]).items()}
+        with self.precision.autocast():
+            loss = self.task.sequence_losses(self.model, batch).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        flat = np.zeros(self.size, np.float32)
+        for place, (_, parameter) in zip(self.parts.values(), federated_parameters(self.model), strict=True):
+            if parameter.grad is not None:
+                flat[place] = parameter.grad.detach().reshape(-1).cpu().numpy()
         self.model.zero_grad(set_to_none=True)
         return flat
+
+    def gradients(self, records: Examples) -> npt.NDArray[np.float32]:
+        """(n, d) of `gradient`, one row a record.
+
+        Raises:
+            DoesNotFit: They take more than 2 GiB.
+        """
+        if len(records) > self.most_gradients:
+            raise DoesNotFit(f"{len(records)} gradients of {self.size:,} parameters take more than 2 GiB")
+        rows = np.empty((len(records), self.size), np.float32)
+        for number, row in enumerate(rows):
+            row[:] = self.gradient(records.select([number]))
+        return rows
+
+    @property
+    def most_gradients(self) -> int:
+        """How many `gradients` holds."""
+        return MOST_VALUES // self.size
 
     def crafted(self, count: int, noise: GaussianNoise) -> Examples:
         """Records that no site has: random tokens, random labels, each of a unit of its own."""
@@ -110,13 +159,3 @@ class Bench:
             labels=torch.from_numpy(np.floor(noise.uniform(count) * kinds).astype(np.int64)),
             units=torch.arange(count) + 10**9,
         )
-
-
-def joined(first: Examples, second: Examples) -> Examples:
-    """Both sets of records."""
-    return Examples(
-        input_ids=torch.cat([first.input_ids, second.input_ids]),
-        lengths=torch.cat([first.lengths, second.lengths]),
-        labels=torch.cat([first.labels, second.labels]),
-        units=torch.cat([first.units, second.units]),
-    )

@@ -2,31 +2,38 @@
 
 Where canaries need many of them and luck, a trial measures directly: how much a unit can move what is released, how
 much noise there is and whether it is fresh, who takes part. The trials run the code that nodes run, on the model and
-records of the run; tolerances are such that right code fails one of them in less than one audit of ten thousand.
+records of the run. What is random in them has limits such that right code fails one in less than one audit of a
+hundred thousand; what is rounded has tolerances that were measured, wider where passes compute in bfloat16.
 """
 
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import binom, chi2  # type: ignore[import-untyped]
 
-from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.examples import Examples, concatenate
 from fedglm.autoglm.tasks import Task
-from fedglm.client.audit_bench import Bench, joined
+from fedglm.client.audit_bench import Bench
+from fedglm.client.training import TrainingError
 from fedglm.privacy.dp_sgd import UnitSampler
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.noise_checks import noise_faults
 
 _QUIET: Final = 1e-4
 """Norm of the noise, in clipping norms, under which a sum shows as it is."""
 _NEVER: Final = 1e-9
 """Sampling rate at which no unit is drawn."""
-_SIGMAS: Final = 5.0
-_ROUNDING: Final = 2e-3
+_BOUND: Final = 2e-3
+"""By which a contribution may exceed its bound: norms are in float32 whatever the pass computes in."""
+_SIGMAS: Final = 5.5
+_ALARM: Final = 1e-6
+"""Probability that the trial of the sampling fails right code; of the others it is less."""
 _DRAWS: Final = 400
 
 
@@ -36,35 +43,36 @@ class TrialResult:
 
     Attributes:
         name: Of the trial.
-        passed: Whether the code keeps to what privacy rests on.
-        said: What was measured, and what it should be.
+        outcome: Whether the code keeps to what privacy rests on; `not made` where the training ended with an error, as
+            where memory ran out, which shows neither.
+        said: What was measured, and what it should be; or the error.
     """
 
     name: str
-    passed: bool
+    outcome: Literal["passed", "failed", "not made"]
     said: str
 
 
-def run_trials(
-    bench: Bench, mechanism: Mechanism, noise: GaussianNoise, only: str | None = None
-) -> Iterable[TrialResult]:
-    """All trials, one after the other.
+def run_trials(bench: Bench, mechanism: Mechanism, noise: GaussianNoise) -> Iterable[TrialResult]:
+    """All trials, one after the other; arguments as of `run_trial`."""
+    return (run_trial(name, bench, mechanism, noise) for name in TRIALS)
+
+
+def run_trial(name: str, bench: Bench, mechanism: Mechanism, noise: GaussianNoise) -> TrialResult:
+    """One trial.
 
     Args:
+        name: One of `TRIALS`.
         bench: Model and records.
         mechanism: Every unit in every step, in the units of the run.
         noise: Draws crafted records.
-        only: Name of a trial, which is then the only one.
     """
-    one = replace(mechanism, sampling_rate=1.0, steps=1)
-    for name, trial in _TRIALS.items():
-        if only not in (None, name):
-            continue
-        try:
-            passed, said = trial(bench, one, noise)
-        except Exception as exc:
-            passed, said = False, f"the training ended with an error: {type(exc).__name__}"
-        yield TrialResult(name, passed, said)
+    try:
+        passed, said = TRIALS[name](bench, replace(mechanism, sampling_rate=1.0, steps=1), noise)
+    except Exception as exc:
+        first = (str(exc).splitlines() or [""])[0][:300]
+        return TrialResult(name, "not made", f"the training ended with {type(exc).__name__}: {first}".rstrip(": "))
+    return TrialResult(name, "passed" if passed else "failed", said)
 
 
 def _contribution(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
@@ -73,7 +81,7 @@ def _contribution(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[b
     steep = float(np.median([np.linalg.norm(bench.gradient(crafted.select([n]))) for n in range(8)]))
     quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=max(steep / 20, 1e-6))
     most = max(_norm(bench.released(quiet, crafted.select([number]))) for number in range(8))
-    return most <= 1 + _ROUNDING, f"a steep record moves the sum by {most:.3f} clipping norms, at most 1 is right"
+    return most <= 1 + _BOUND, f"a steep record moves the sum by {most:.3f} clipping norms, at most 1 is right"
 
 
 def _unit(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
@@ -83,17 +91,18 @@ def _unit(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str
     steep = _norm(bench.gradient(crafted))
     quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=max(steep / 20, 1e-6), records_per_unit=6)
     most = _norm(bench.released(quiet, many))
-    return most <= 1 + _ROUNDING, f"a unit of six records moves the sum by {most:.3f} clipping norms, at most 1"
+    return most <= 1 + _BOUND, f"a unit of six records moves the sum by {most:.3f} clipping norms, at most 1"
 
 
 def _records(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
     """Of a unit, a step looks at no more records than it may."""
     crafted = bench.crafted(6, noise)
-    own = np.stack([bench.gradient(crafted.select([number])) for number in range(6)])
     unit = replace(crafted, units=torch.zeros(6, dtype=torch.int64))
     moved = bench.released(replace(one, noise_multiplier=_quiet(bench), records_per_unit=1), unit)
-    alike = float((own @ moved / (np.linalg.norm(own, axis=1) * _norm(moved))).max())
-    return alike >= 1 - _ROUNDING, f"one record of a unit of six is looked at: alike by {alike:.3f}, 1 is right"
+    own = (bench.gradient(crafted.select([number])).astype(np.float64) for number in range(6))
+    alike = max(float(row @ moved) / (_norm(row) * _norm(moved)) for row in own)
+    least = 1 - _rounding(bench, 2e-3, 2e-2)
+    return alike >= least, f"one record of a unit of six is looked at: alike by {alike:.3f}, 1 is right"
 
 
 def _independence(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
@@ -102,36 +111,41 @@ def _independence(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[b
     others, own = crafted.select(range(8)), crafted.select([8])
     norms = [_norm(bench.gradient(crafted.select([number]))) for number in range(9)]
     quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=2 * max(norms))
-    off = _norm(bench.released(quiet, joined(others, own)) - bench.released(quiet, others) - bench.released(quiet, own))
+    off = _norm(
+        bench.released(quiet, concatenate([others, own])) - bench.released(quiet, others) - bench.released(quiet, own)
+    )
     share = off / (norms[8] / quiet.clipping_norm)
-    return share <= 0.02, f"a record's part changes by {share:.1%} when others are there, 0 % is right"
+    most = _rounding(bench, 0.02, 0.2)
+    return share <= most, f"a record's part changes by {share:.1%} when others are there, 0 % is right"
 
 
 def _broken(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
     """A record whose gradient is not finite adds nothing that shows, and spoils nothing."""
     crafted = bench.crafted(2, noise)
     quiet = replace(one, noise_multiplier=_quiet(bench))
-    with_it = _spoiled(bench, crafted).released(quiet, crafted)
     without = bench.released(quiet, crafted.select([1]))
-    off = _norm(with_it - without)
+    try:
+        off = _norm(_spoiled(bench, crafted).released(quiet, crafted) - without)
+    except TrainingError as exc:
+        return False, f"a record whose loss is not a number spoils the round: {exc}"
     return (
-        off <= _ROUNDING,
+        off <= _rounding(bench, 2e-3, 5e-2),
         f"a record whose loss is not a number moves the sum by {off:.3f} clipping norms, 0 is right",
     )
 
 
 def _scale(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """The noise has its full scale where nobody was drawn, once a step, on every coordinate."""
+    """The noise has its full scale where nobody was drawn, once a step, on every part of the model."""
     steps = 4
     alone = bench.released(replace(one, sampling_rate=_NEVER, steps=steps), bench.crafted(4, noise))
-    return _is_noise(alone, one.noise_multiplier * steps**0.5, "with nobody drawn")
+    return _is_noise(bench, alone, one.noise_multiplier * steps**0.5, "with nobody drawn")
 
 
 def _once(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
     """The noise has its scale where all were drawn, in whatever pieces they were looked at."""
     crafted = bench.crafted(6, noise)
     first, second = (bench.released(one, crafted, micro_batch_size=1) for _ in range(2))
-    return _is_noise((first - second) / 2**0.5, one.noise_multiplier, "with all drawn")
+    return _is_noise(bench, (first - second) / 2**0.5, one.noise_multiplier, "with all drawn")
 
 
 def _fresh(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
@@ -155,17 +169,18 @@ def _sampling(_: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str
     drawn = np.zeros((_DRAWS, units), bool)
     for row in drawn:
         row[[int(records[0]) for records in sampler.draw()]] = True
-    sizes, each = drawn.sum(axis=1), drawn.mean(axis=0)
-    variance = rate * (1 - rate)
-    mean_off = abs(sizes.mean() - units * rate) / (units * variance / _DRAWS) ** 0.5
-    spread = float(sizes.var(ddof=1)) / (units * variance)
-    spread_limit = _SIGMAS * (2 / (_DRAWS - 1)) ** 0.5
-    unit_off = float(np.abs(each - rate).max()) / (variance / _DRAWS) ** 0.5
-    passed = mean_off <= _SIGMAS and abs(spread - 1) <= spread_limit and unit_off <= _SIGMAS + 1
+    sizes = drawn.sum(axis=1)
+    chance = _ALARM / 4
+    spread = float(sizes.var(ddof=1)) / (units * rate * (1 - rate))
+    passed = (
+        _within(int(drawn.sum()), _DRAWS * units, rate, chance)
+        and all(_within(int(times), _DRAWS, rate, chance / units) for times in drawn.sum(axis=0))
+        and chance / 2 < chi2.cdf(spread * (_DRAWS - 1), _DRAWS - 1) < 1 - chance / 2
+    )
     return passed, f"samples' sizes have {spread:.2f} times a Poisson sample's spread, 1 is right"
 
 
-_TRIALS: Final[dict[str, Callable[[Bench, Mechanism, GaussianNoise], tuple[bool, str]]]] = {
+TRIALS: Final[dict[str, Callable[[Bench, Mechanism, GaussianNoise], tuple[bool, str]]]] = {
     "contribution of a record": _contribution,
     "contribution of a unit": _unit,
     "records of a unit": _records,
@@ -176,18 +191,25 @@ _TRIALS: Final[dict[str, Callable[[Bench, Mechanism, GaussianNoise], tuple[bool,
     "fresh noise": _fresh,
     "sampling": _sampling,
 }
+"""Each by its name."""
 
 
-def _is_noise(values: npt.NDArray[np.float64], expected: float, when: str) -> tuple[bool, str]:
-    """Whether values are normal with that spread and mean 0."""
-    count = len(values)
-    ratio = float(values.std()) / expected
-    mean = abs(float(values.mean())) / (expected / count**0.5)
-    tail = float(np.mean(np.abs(values) > 2 * expected))
-    likely = 0.0455
-    off = abs(tail - likely) / (likely * (1 - likely) / count) ** 0.5
-    passed = abs(ratio - 1) <= _SIGMAS / (2 * count) ** 0.5 and mean <= _SIGMAS and off <= _SIGMAS
-    return passed, f"{when} it has {ratio:.3f} times the spread that is claimed, 1 is right"
+def _is_noise(bench: Bench, values: npt.NDArray[np.float64], expected: float, when: str) -> tuple[bool, str]:
+    """Whether values are normal noise of that spread on every part of the model, and no value serves twice."""
+    faults = noise_faults(values, expected, bench.parts)
+    said = f"{when} it has {float(values.std()) / expected:.3f} times the spread that is claimed, 1 is right"
+    shown = "; ".join(faults[:3])
+    return not faults, f"{said}, on each of {len(bench.parts)} parts" if not faults else f"{when}: {shown}"
+
+
+def _within(seen: int, of: int, chance: float, level: float) -> bool:
+    """Whether so many of so many are no wonder."""
+    return bool(min(binom.cdf(seen, of, chance), binom.sf(seen - 1, of, chance)) > level / 2)
+
+
+def _rounding(bench: Bench, single: float, half: float) -> float:
+    """A tolerance, by the format that passes compute in."""
+    return single if bench.precision.name == "fp32" else half
 
 
 def _quiet(bench: Bench) -> float:
@@ -195,7 +217,7 @@ def _quiet(bench: Bench) -> float:
     return float(_QUIET / bench.size**0.5)
 
 
-def _norm(vector: npt.NDArray[np.float64]) -> float:
+def _norm(vector: npt.NDArray[np.floating[Any]]) -> float:
     return float(np.linalg.norm(vector))
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedglm.client.audit_bench import Bench, joined
+from fedglm.autoglm.examples import concatenate
+from fedglm.client.audit_bench import Bench, DoesNotFit
 from fedglm.privacy.accountant import calibrate, spent
 from fedglm.privacy.audit_bounds import (
     CONFIDENCE,
+    LEAST_CANARIES,
     GaussianEstimate,
     epsilon_of_gaussian,
     f_dp_epsilon,
@@ -31,13 +33,13 @@ from fedglm.privacy.noise import GaussianNoise
 
 DELTA: Final = 1e-5
 MOST_EPSILON: Final = 2.0
-"""Claim that is audited by default: the rigorous bounds bite where little is promised away."""
+"""Greatest claim that is audited, and the default: the rigorous bounds bite where little is promised away."""
 
 _STEPS: Final = 4
 _MOST_CANARIES: Final = 20_000
 _RECORDS: Final = 200
-_MOST_VALUES: Final = 2**28
-"""Of all record canaries' gradients, in float64: 2 GiB."""
+_PIECE: Final = 2**18
+"""Coordinates that are widened to float64 at a time."""
 _BOUNDS: Final = 4
 """Rigorous bounds of one audit: two for each kind of canary. All of them together keep to the confidence."""
 
@@ -51,6 +53,7 @@ class CanaryResult:
         canaries: How many there were.
         claimed: Epsilon by the accountants, at `delta`.
         delta: See there.
+        confidence: Probability with which no rigorous bound of the whole audit lies above the truth.
         one_run: Rigorous lower bound after Steinke et al.
         f_dp: Rigorous lower bound after Mahloujifar et al.
         estimate: Epsilon of the Gaussian mechanism that the scores look like: an estimate.
@@ -61,25 +64,11 @@ class CanaryResult:
     canaries: int
     claimed: float
     delta: float
+    confidence: float
     one_run: float
     f_dp: float
     estimate: float
     estimate_least: float
-
-    @property
-    def bound(self) -> float:
-        """The greater of the rigorous bounds."""
-        return max(self.one_run, self.f_dp)
-
-    @property
-    def contradicts(self) -> bool:
-        """Whether the claim is wrong, for certain but for the confidence."""
-        return self.bound > self.claimed
-
-    @property
-    def doubts(self) -> bool:
-        """Whether the estimate lies above the claim, which proves nothing."""
-        return self.estimate_least > self.claimed
 
 
 def audited_mechanism(epsilon: float, clipping_norm: float, unit: str, records_per_unit: int) -> Mechanism:
@@ -88,8 +77,7 @@ def audited_mechanism(epsilon: float, clipping_norm: float, unit: str, records_p
     Raises:
         PrivacyError: Epsilon is not above 0 and at most 2.
     """
-    if not 0 < epsilon <= MOST_EPSILON:
-        raise PrivacyError(f"canaries audit a claim above 0 and at most {MOST_EPSILON:g}, not {epsilon!r}")
+    checked_claim(epsilon)
     return Mechanism(
         sampling_rate=1.0,
         steps=_STEPS,
@@ -98,6 +86,17 @@ def audited_mechanism(epsilon: float, clipping_norm: float, unit: str, records_p
         unit=unit,
         records_per_unit=records_per_unit,
     )
+
+
+def checked_claim(epsilon: float) -> float:
+    """A claim that canaries can audit.
+
+    Raises:
+        PrivacyError: It is not above 0 and at most 2.
+    """
+    if not 0 < epsilon <= MOST_EPSILON:
+        raise PrivacyError(f"canaries audit a claim above 0 and at most {MOST_EPSILON:g}, not {epsilon!r}")
+    return epsilon
 
 
 def gradient_canaries(
@@ -123,7 +122,7 @@ def gradient_canaries(
     return _result("gradients", scores, inside, mechanism)
 
 
-def record_canaries(bench: Bench, mechanism: Mechanism, noise: GaussianNoise, count: int = _RECORDS) -> CanaryResult:
+def record_canaries(bench: Bench, mechanism: Mechanism, noise: GaussianNoise, count: int | None = None) -> CanaryResult:
     """Put crafted records among the bench's own, and look for each by its gradient.
 
     Their gradients are not at right angles, so each is looked for by least squares over all of them.
@@ -132,26 +131,43 @@ def record_canaries(bench: Bench, mechanism: Mechanism, noise: GaussianNoise, co
         bench: Model and records.
         mechanism: That the bench's training is told; as much epsilon is spent in one step.
         noise: Throws the coins.
-        count: Of canaries.
+        count: Of canaries; 200, or as many as 2 GiB hold the gradients of, without it.
 
     Raises:
-        PrivacyError: Their gradients do not fit into memory.
+        DoesNotFit: Too few of their gradients fit into memory.
+        PrivacyError: There is no noise, or what is released is not finite.
     """
-    if count * bench.size > _MOST_VALUES:
-        raise PrivacyError(f"the gradients of {count} record canaries of {bench.size:,} parameters do not fit")
+    count = count or min(_RECORDS, bench.most_gradients)
+    if count < LEAST_CANARIES:
+        raise DoesNotFit(
+            f"record canaries: 2 GiB hold gradients of {count} with {bench.size:,} parameters, {LEAST_CANARIES} are "
+            "the least"
+        )
     one = replace(mechanism, steps=1, noise_multiplier=calibrate(_claim(mechanism), DELTA, 1.0, 1))
     crafted = bench.crafted(count, noise)
     inside = noise.uniform(count) < 0.5
-    rows = np.stack([bench.gradient(crafted.select([number])) for number in range(count)])
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.maximum(norms, one.clipping_norm) + (norms == 0)  # what the clipper should let each contribute
+    rows = bench.gradients(crafted)
+    for row in rows:  # what the clipper should let each contribute, in clipping norms
+        row /= max(float(np.linalg.norm(row)), one.clipping_norm)
     chosen = crafted.select(np.flatnonzero(inside))
-    released = bench.released(one, joined(bench.records, chosen)) - _without(bench, one)
-    gram = rows @ rows.T
+    released = bench.released(one, concatenate([bench.records, chosen])) - _without(bench, one)
+    gram, along = _products(rows, released)
     inverse = np.linalg.inv(gram + 1e-6 * np.trace(gram) / count * np.eye(count))
-    found = inverse @ (rows @ released)
+    found = inverse @ along
     spread = np.sqrt(np.einsum("ij,jk,ki->i", inverse, gram, inverse))
     return _result("records", found / spread, inside, one)
+
+
+def _products(
+    rows: npt.NDArray[np.float32], released: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """All rows times all, (n, n), and times what was released, (n,), in float64 without a copy of them all."""
+    gram, along = np.zeros((len(rows), len(rows))), np.zeros(len(rows))
+    for start in range(0, rows.shape[1], _PIECE):
+        piece = rows[:, start : start + _PIECE].astype(np.float64)
+        gram += piece @ piece.T
+        along += piece @ released[start : start + _PIECE]
+    return gram, along
 
 
 def _without(bench: Bench, mechanism: Mechanism) -> npt.NDArray[np.float64]:
@@ -173,6 +189,7 @@ def _result(kind: str, scores: npt.NDArray[np.float64], inside: npt.NDArray[np.b
         canaries=len(scores),
         claimed=claimed,
         delta=DELTA,
+        confidence=CONFIDENCE,
         one_run=one_run_epsilon(found, DELTA, confidence),
         f_dp=f_dp_epsilon(found, DELTA, confidence),
         estimate=epsilon_of_gaussian(estimate.mu, DELTA),

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
+from scipy.special import erfcx, log_ndtr, ndtr, ndtri  # type: ignore[import-untyped]
 from scipy.stats import binom  # type: ignore[import-untyped]
 
 from fedglm.privacy.errors import PrivacyError
@@ -24,8 +24,14 @@ from fedglm.privacy.errors import PrivacyError
 CONFIDENCE: Final = 0.95
 SHARES: Final = (0.02, 0.05, 0.1, 0.2)
 """Shares of the canaries that are guessed, the surest first. They are settled beforehand; each costs confidence."""
+FEW_SHARES: Final = (0.2, 0.5, 1.0)
+"""The same for fewer than 1,000 canaries, where small shares are too few guesses to contradict anything."""
+
+LEAST_CANARIES: Final = 40
+"""Fewer say nothing: were every guess right, that would hardly contradict an epsilon of 2."""
 
 _MOST: Final = 60.0
+"""Above what guesses can contradict: 20,000 of them, all right, contradict no epsilon above 13."""
 _PRECISION: Final = 1e-3
 
 
@@ -44,25 +50,25 @@ class Guesses:
     right: int
 
 
-def guesses(scores: npt.ArrayLike, inside: npt.ArrayLike, shares: Sequence[float] = SHARES) -> list[Guesses]:
+def guesses(scores: npt.ArrayLike, inside: npt.ArrayLike, shares: Sequence[float] | None = None) -> list[Guesses]:
     """Guess the canaries with the highest scores to be in, and as many with the lowest to be out.
 
     Args:
         scores: (m,) how much each canary seems to be in.
         inside: (m,) bool, the coins.
-        shares: Of the canaries that are guessed, one set of guesses for each.
+        shares: Of the canaries that are guessed, one set of guesses for each; by their number alone without it.
 
     Raises:
-        PrivacyError: The shapes differ, a score is not finite, or there are fewer than 100 canaries.
+        PrivacyError: The shapes differ, a score is not finite, or there are fewer than 40 canaries.
     """
     values, coins = np.asarray(scores, np.float64), np.asarray(inside)
     if values.ndim != 1 or coins.shape != values.shape or coins.dtype != bool or not np.isfinite(values).all():
         raise PrivacyError("an audit takes as many finite scores as coins")
-    if len(values) < 100:
-        raise PrivacyError(f"{len(values)} canaries say nothing: plant 100 or more")
+    if len(values) < LEAST_CANARIES:
+        raise PrivacyError(f"{len(values)} canaries say nothing: plant {LEAST_CANARIES} or more")
     order = np.argsort(values, kind="stable")
     found = []
-    for share in shares:
+    for share in shares or (SHARES if len(values) >= 1000 else FEW_SHARES):
         half = max(1, round(share * len(values) / 2))
         right = int(coins[order[-half:]].sum() + (~coins[order[:half]]).sum())
         found.append(Guesses(len(values), 2 * half, right))
@@ -133,20 +139,46 @@ def contradicts_gaussian(found: Guesses, mu: float, level: float) -> bool:
 
 
 def epsilon_of_gaussian(mu: float, delta: float) -> float:
-    """Epsilon at `delta` of mu-Gaussian privacy (Dong, Roth and Su 2019, arXiv 1905.02383, corollary 2.13)."""
-    if mu <= 0:
+    """Epsilon at `delta` of mu-Gaussian privacy (Dong, Roth and Su 2019, arXiv 1905.02383, corollary 2.13).
+
+    With x = mu / 2 - epsilon / mu and y = mu - x, delta is Phi(x) - e^epsilon Phi(-y), and e^epsilon Phi(-y) is
+    phi(x) times Mills' ratio of y: no figure overflows, however great epsilon is.
+    """
+    if mu <= 0 or _log_delta(mu / 2, mu / 2) <= math.log(delta):
         return 0.0
-
-    def excess(epsilon: float) -> float:
-        tail = math.exp(min(epsilon, 700.0)) * float(ndtr(-mu / 2 - epsilon / mu))
-        return float(ndtr(mu / 2 - epsilon / mu)) - tail
-
-    return _greatest(lambda epsilon: excess(epsilon) > delta)
+    # Phi(x) alone is no less than delta, so that x is no less than its quantile.
+    x = _crossing(float(ndtri(delta)), mu / 2, lambda x: _log_delta(x, mu - x) <= math.log(delta))
+    return mu * (mu / 2 - x)
 
 
 def mu_of_epsilon(epsilon: float, delta: float) -> float:
-    """The mu of Gaussian privacy that has this epsilon at `delta`, to 0.001."""
-    return _greatest(lambda mu: epsilon_of_gaussian(mu, delta) <= epsilon)
+    """The mu of Gaussian privacy that has this epsilon, of any finite size, at `delta`; names as above.
+
+    mu = x + y with y^2 = x^2 + 2 epsilon, and x lies between the quantile of delta and some 40, wherever epsilon is.
+    """
+    if epsilon < 0 or not math.isfinite(epsilon):
+        raise PrivacyError(f"epsilon is a finite number from 0, not {epsilon!r}")
+
+    def y_of(x: float) -> float:
+        return math.hypot(x, math.sqrt(2) * math.sqrt(epsilon))
+
+    x = _crossing(float(ndtri(delta)), 40.0, lambda x: _log_delta(x, y_of(x)) <= math.log(delta))
+    y = y_of(x)
+    return x + y if x > 0 else 2 * epsilon / (y - x)
+
+
+def _log_delta(x: float, y: float) -> float:
+    """Logarithm of Phi(x) - phi(x) Mills(y); minus infinity where rounding leaves nothing."""
+    whole = float(log_ndtr(x))
+    tail = -x * x / 2 + math.log(float(erfcx(y / math.sqrt(2))) / 2)
+    return whole + math.log(-math.expm1(tail - whole)) if tail < whole else -math.inf
+
+
+def _crossing(low: float, high: float, below: Callable[[float], bool]) -> float:
+    """Where `below`, true at `low` and false at `high`, changes: as near as floats are, on the side where it holds."""
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return low
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class _File(_Part):
         model: SHA-256 of the weights that it started from.
         made: When: UTC, ISO 8601 to the second.
         records: Whether it was made with the run's own records, or with stand-ins because those are at the sites.
+        precision: Format and device that it was computed in; nodes elsewhere may have chosen another.
         left_out: What could not be tried, and why.
     """
 
@@ -42,6 +43,7 @@ class _File(_Part):
     model: _SHA256
     made: str
     records: Literal["run", "stand-in"]
+    precision: str = "unknown"
     left_out: tuple[str, ...] = ()
 
     @classmethod
@@ -95,6 +97,12 @@ class CanaryFigures(_Part):
     def contradicts(self) -> bool:
         """Whether the claim is wrong, for certain but for the confidence."""
         return self.bound > self.claimed
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def doubts(self) -> bool:
+        """Whether the estimate lies above the claim, which proves nothing."""
+        return self.estimate_least > self.claimed
 
 
 class Trial(_Part):
@@ -153,6 +161,12 @@ class AttackAudit(_File):
     round_epsilon: Annotated[float, Field(gt=0)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     results: Annotated[tuple[AttackFigures, ...], Field(min_length=1)]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def said(self) -> list[str]:
+        """The sentences, for who reads the file alone."""
+        return self.sentences()
 
     def sentences(self) -> list[str]:
         """One for each attack."""

@@ -39,6 +39,42 @@ def half_noise(patch):
     patch.setattr(private_training, "noised_mean", quiet)
 
 
+def _noise_changed(patch, change):
+    """What `change` makes of the noise of a step, (size,) float32."""
+    right = GaussianNoise.fill
+    patch.setattr(GaussianNoise, "fill", lambda self, std, size: change(right(self, std, size)))
+
+
+def biases_norms_and_head_without_noise(patch):
+    """704 of 107,200 coordinates of the model of `hospital`: all of its biases and norms, and the classifier's head."""
+    names = []
+    listed = private_training.federated_parameters
+
+    def noted(model):
+        names[:] = listed(model)
+        return names
+
+    def bare(values):
+        start = 0
+        for name, parameter in names:
+            stop = start + parameter.numel()
+            if name.endswith("bias") or "norm" in name or name.startswith("score"):
+                values[start:stop] = 0
+            start = stop
+        return values
+
+    patch.setattr(private_training, "federated_parameters", noted)
+    _noise_changed(patch, bare)
+
+
+def noise_shared_by_neighbours(patch):
+    _noise_changed(patch, lambda values: np.repeat(values[: -(-len(values) // 8)], 8)[: len(values)])
+
+
+def noise_in_repeated_blocks(patch):
+    _noise_changed(patch, lambda values: np.resize(values[:2048], len(values)))
+
+
 def noise_from_a_seed(patch):
     patch.setattr(
         GaussianNoise, "fill", lambda _self, std, size: (std * np.random.standard_normal(size)).astype(np.float32)

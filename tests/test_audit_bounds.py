@@ -13,6 +13,7 @@ from fedglm.privacy.audit_bounds import (
     f_dp_epsilon,
     gaussian_estimate,
     guesses,
+    mu_of_epsilon,
     one_run_epsilon,
     one_run_p_value,
 )
@@ -34,6 +35,33 @@ def test_a_gaussian_mechanism_s_epsilon_is_the_accountants():
         exact = spent([Event(noise, 1.0, 1)], DELTA)
         assert epsilon_of_gaussian(1 / noise, DELTA) == pytest.approx(exact.epsilon, abs=0.02)
     assert epsilon_of_gaussian(0.0, DELTA) == 0
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3, 0.1, 1.0, 2.0, 8.0, 30.0, 60.0, 75.0, 1e3, 1e9, 1e15])
+@pytest.mark.parametrize("delta", [1e-10, 1e-5, 0.1])
+def test_mu_and_epsilon_are_each_the_other_s_inverse_at_any_size(epsilon, delta):
+    mu = mu_of_epsilon(epsilon, delta)
+    assert epsilon_of_gaussian(mu, delta) == pytest.approx(epsilon, rel=1e-6, abs=1e-9)
+
+
+def test_a_great_epsilon_s_mu_is_known_in_closed_form():
+    """There e^epsilon Phi(-y) is a mere share of Phi(x), so that x is near the quantile of delta, and mu near that."""
+    assert mu_of_epsilon(1e9, DELTA) == pytest.approx(math.sqrt(2e9) - 4.265, abs=0.01)
+    assert mu_of_epsilon(75.0, DELTA) > mu_of_epsilon(60.0, DELTA) > mu_of_epsilon(59.0, DELTA)
+    assert mu_of_epsilon(60.0, DELTA) < 10
+    assert math.isfinite(mu_of_epsilon(1e300, DELTA))
+    with pytest.raises(PrivacyError):
+        mu_of_epsilon(math.inf, DELTA)
+
+
+def test_mu_is_the_accountants():
+    for noise in (0.3, 0.8, 3.0):
+        exact = spent([Event(noise, 1.0, 1)], DELTA).epsilon
+        assert mu_of_epsilon(exact, DELTA) == pytest.approx(1 / noise, rel=1e-2)  # theirs is an upper bound
+
+
+def test_an_estimate_of_hardly_any_noise_does_not_stop_at_60():
+    assert epsilon_of_gaussian(126.6, DELTA) == pytest.approx(126.6**2 / 2 + 126.6 * 4.265, rel=1e-3)
 
 
 def test_the_p_value_is_the_binomial_tail_for_pure_privacy():
@@ -107,10 +135,17 @@ def test_guesses_take_both_ends():
     assert found.right == 0
 
 
+def test_forty_canaries_that_are_all_found_contradict_a_small_claim():
+    inside = np.arange(40) >= 20
+    found = guesses(np.arange(40.0), inside)
+    assert [one.made for one in found] == [8, 20, 40]
+    assert f_dp_epsilon(found, DELTA) > one_run_epsilon(found, DELTA) > 1.5
+
+
 @pytest.mark.parametrize(
     ("scores", "inside"),
     [
-        (np.zeros(99), np.zeros(99, bool)),
+        (np.zeros(39), np.zeros(39, bool)),
         (np.zeros(200), np.zeros(100, bool)),
         (np.full(200, np.nan), np.zeros(200, bool)),
         (np.zeros(200), np.zeros(200, int)),

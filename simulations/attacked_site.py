@@ -1,0 +1,208 @@
+"""What a server that is honest but curious could read from one site's update.
+
+tokens       which tokens the records hold, by the norms of the embedding's rows (Melis et al., arXiv 1805.04049)
+members      which records were trained on, by how an update lies to a record's gradient; by the loss of the model
+             with the update; and the former against shadow updates (LiRA)
+one record   the tokens of a site that has one record alone and takes one step: inversion in closed form
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedglm.autoglm.data import Site
+from fedglm.autoglm.examples import Examples, concatenate
+from fedglm.autoglm.parameters import load_vector
+from fedglm.client.audit_bench import DoesNotFit
+from fedglm.client.precision import choose_precision
+from fedglm.client.private_training import train_privately
+from fedglm.client.training import round_seed, train_locally
+from fedglm.compression.codec import decode
+from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
+from fedglm.privacy.mechanism import Mechanism
+from fedglm.simulations.audited import AuditedRun
+from fedglm.simulations.privacy import declared_units
+
+Vector = npt.NDArray[np.float32]
+
+_CANDIDATES: Final = 60
+_SHADOWS: Final = 8
+_ALONE: Final = 4
+"""Records that each are a site of their own."""
+
+
+class TooLittle(ValueError):
+    """An attack has too little to work with; the message says of what."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to make an update.
+
+    Attributes:
+        name: For people.
+        mechanism: How noise is added; None for none.
+        coded: By the run's codec; else as it is.
+    """
+
+    name: str
+    mechanism: Mechanism | None
+    coded: bool
+
+
+class AttackedSite:
+    """A site whose updates are attacked: half of its records are trained on, the other half is not.
+
+    Args:
+        audited: The run.
+        site: Of the run.
+
+    Attributes:
+        trained: Records that the attacked updates are made of.
+        others: As many that they are not made of.
+
+    Raises:
+        TooLittle: It has fewer than two records.
+    """
+
+    def __init__(self, audited: AuditedRun, site: Site) -> None:
+        self._audited, self._site, self._stage = audited, site, audited.stage
+        order = np.random.default_rng([self._seed, 4711]).permutation(len(site.train))
+        half = len(order) // 2
+        if not half:
+            raise TooLittle("it takes two records, one to train on and one that is not")
+        self.trained, self.others = site.train.select(order[:half]), site.train.select(order[half : 2 * half])
+
+    def updated(self, variant: Variant, records: Examples, number: int, *, steps: int | None = None) -> Vector:
+        """The update that a node would send for these records, decoded."""
+        stage, scenario, bench = self._stage, self._stage.scenario, self._stage.workbench
+        training, mechanism, rate = scenario.training, variant.mechanism, scenario.training.learning_rate
+        precision = choose_precision(
+            training.precision, bench.layout.size, training.torch_device(), private=mechanism is not None
+        )
+        if mechanism is None:
+            made = train_locally(
+                bench.model, stage.data.task, records, self._audited.base, training, precision,
+                learning_rate=rate, seed=round_seed(self._seed, self._site.name, number), steps=steps,
+            )  # fmt: skip
+        else:
+            own = mechanism if steps is None else replace(mechanism, steps=steps)
+            made = train_privately(
+                bench.model, stage.data.task, records, self._audited.base, training, precision, own,
+                learning_rate=rate, declared_units=declared_units(self._site),
+            )  # fmt: skip
+        if not variant.coded:
+            return made.delta
+        codec = scenario.update.make_codec(bench.layout)
+        return decode(codec.encode(made.delta), size=bench.layout.size).to_dense()
+
+    def tokens(self, records: Examples, update: Vector) -> Auc:
+        """Which tokens some records hold, by the rows of an update's embedding."""
+        rows, start = self._embedding(update), self._embedding(self._audited.base)
+        task = self._stage.data.task
+        # Weight decay moves every row by one share of itself; who knows the starting weights takes that away.
+        shares = (rows * start).sum(axis=1) / np.maximum((start * start).sum(axis=1), 1e-30)
+        rows = rows - np.median(shares) * start
+        known = np.setdiff1d(np.arange(len(rows)), (task.pad_id, task.bos_id, task.eos_id))
+        used = records.input_ids[torch.arange(records.input_ids.shape[1]) < records.lengths[:, None]]
+        held = np.isin(known, used.numpy())
+        if min(held.sum(), (~held).sum()) < 2:
+            raise TooLittle("it takes two tokens that the records hold and two that they do not")
+        return auc(np.linalg.norm(rows[known].astype(np.float64), axis=1), held)
+
+    def membership(self, update: Vector) -> Auc:
+        """Which candidates were trained on, by how far the update goes down each one's gradient."""
+        _, truth = self._candidates(self._fitting)
+        return auc(self._alignment(update), truth)
+
+    def membership_by_loss(self, update: Vector) -> Auc:
+        """The same by their losses under the starting weights moved by the update."""
+        records, truth = self._candidates(_CANDIDATES // 2)
+        model = self._stage.workbench.model
+        load_vector(model, self._audited.base + update)
+        losses, _ = self._stage.data.task.measure(model, records)
+        return auc(-losses.numpy().astype(np.float64), truth)
+
+    def membership_by_shadows(self, variant: Variant, update: Vector) -> Auc:
+        """As `membership`, against what the same figures are for updates whose records are known.
+
+        A shadow is trained on a random half of the site, as the attacked update is: each candidate is in half of them.
+        """
+        records, truth = self._candidates(self._fitting)
+        pool, each = concatenate([self.trained, self.others]), len(self.trained)
+        dice = np.random.default_rng([self._seed, 815])
+        inside = np.stack([dice.permutation(len(pool)) < each for _ in range(_SHADOWS // 2)])
+        inside = np.concatenate([inside, ~inside])
+        made = (self.updated(variant, pool.select(np.flatnonzero(row)), n) for n, row in enumerate(inside, 1))
+        known = np.stack([self._alignment(shadow) for shadow in made])
+        asked = np.concatenate([np.arange(len(records) // 2), each + np.arange(len(records) // 2)])
+        return auc(likelihood_ratios(self._alignment(update), known, inside[:, asked]), truth)
+
+    @property
+    def _seed(self) -> int:
+        return self._audited.stage.scenario.federation.seed
+
+    @property
+    def _fitting(self) -> int:
+        """Candidates of each kind whose gradients are looked at."""
+        most = self._audited.bench(self.trained).most_gradients // 2
+        if most < 2:
+            raise DoesNotFit(f"2 GiB hold {2 * most} gradients of {len(self._audited.base):,} parameters")
+        return min(_CANDIDATES // 2, most)
+
+    def _candidates(self, each: int) -> tuple[Examples, npt.NDArray[np.bool_]]:
+        """Records to be told apart, and which of them were trained on."""
+        count = min(each, len(self.trained))
+        if count < 2:
+            raise TooLittle("it takes two records that were trained on and two that were not")
+        both = concatenate([self.trained.select(range(count)), self.others.select(range(count))])
+        return both, np.arange(2 * count) < count
+
+    @cached_property
+    def _directions(self) -> Vector:
+        """(n, d) the candidates' gradients at the starting weights, each of length 1: no variant changes them."""
+        records, _ = self._candidates(self._fitting)
+        rows = self._audited.bench(records).gradients(records)
+        for row in rows:
+            row /= max(float(np.linalg.norm(row)), 1e-30)
+        return rows
+
+    def _alignment(self, update: Vector) -> npt.NDArray[np.float64]:
+        """(n,) how far an update goes down each candidate's gradient."""
+        size = max(float(np.linalg.norm(update)), 1e-30)
+        return -(self._directions @ update).astype(np.float64) / size
+
+    def _embedding(self, update: Vector) -> Vector:
+        layout = self._stage.workbench.layout
+        for (name, place), shape in zip(layout.slices().items(), layout.shapes, strict=True):
+            if name.endswith("embed_tokens.weight"):
+                return update[place].reshape(shape)
+        raise TooLittle("no embedding is trained")
+
+
+def _alone(site: AttackedSite, variant: Variant, _: Vector) -> Auc:
+    areas, why = [], None
+    for number in range(min(_ALONE, len(site.trained))):
+        record = site.trained.select([number])
+        try:
+            areas.append(site.tokens(record, site.updated(variant, record, number, steps=1)))
+        except TooLittle as exc:
+            why = exc
+    if why is not None and not areas:
+        raise why
+    return mean_auc(areas)
+
+
+ATTACKS: Final[dict[str, Callable[[AttackedSite, Variant, Vector], Auc]]] = {
+    "tokens of a site": lambda site, _, update: site.tokens(site.trained, update),
+    "tokens of one record": _alone,
+    "membership by gradients": lambda site, _, update: site.membership(update),
+    "membership by loss": lambda site, _, update: site.membership_by_loss(update),
+    "membership by shadow models": lambda site, variant, update: site.membership_by_shadows(variant, update),
+}
+"""Each by its name: of a site, by a variant of its update."""

@@ -1,0 +1,95 @@
+"""Noise that is right raises no alarm, small parts included; each way to have too little of it, or it twice, does."""
+
+import numpy as np
+import pytest
+
+from fedglm.privacy import noise_checks
+from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.noise_checks import noise_faults
+
+PARTS = {"body": slice(0, 99_000), "bias": slice(99_000, 99_064), "head": slice(99_064, 100_000)}
+
+
+def noise():
+    return GaussianNoise().fill(1.0, 100_000).astype(np.float64)
+
+
+def test_right_noise_raises_no_alarm():
+    assert [noise_faults(2.5 * noise(), 2.5, PARTS) for _ in range(20)] == [[]] * 20
+    tiny = {str(place): slice(place, place + 2) for place in range(0, 200, 2)}
+    for _ in range(20):
+        assert noise_faults(GaussianNoise().fill(1.0, 200).astype(np.float64), 1.0, tiny) == []
+
+
+def test_a_single_value_is_noise_too():
+    assert noise_faults(np.array([1.0]), 1.0, {"scale": slice(0, 1)}) == []
+
+
+def without(place):
+    def spoil(values):
+        values[place] = 0
+
+    return spoil
+
+
+def scaled(place, factor):
+    def spoil(values):
+        values[place] *= factor
+
+    return spoil
+
+
+def moved(values):
+    values[PARTS["head"]] += 0.3
+
+
+def for_neighbours(values):
+    values[:] = np.repeat(values[:12_500], 8)
+
+
+def in_blocks(length):
+    def spoil(values):
+        values[:] = np.resize(values[:length], len(values))
+
+    return spoil
+
+
+def of_two_values(values):
+    values[:] = np.sign(values)
+
+
+def some_rows_without(values):
+    values[: 64 * 12].reshape(12, 64)[:] = 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without(PARTS["head"]), "head: 0.000 times"),
+        (without(PARTS["bias"]), "bias: 0.000 times"),
+        (scaled(PARTS["head"], 0.7), "head: 0."),
+        (scaled(slice(None), 0.95), "all: 0.9"),
+        (scaled(slice(None), 1.05), "all: 1.0"),
+        (moved, "head: a mean"),
+        (for_neighbours, "apart correlate"),
+        (in_blocks(64), "apart correlate"),
+        (in_blocks(2048), "apart correlate"),
+        (in_blocks(31_337), "values 31,337 apart"),
+        (of_two_values, "of the values"),
+        (some_rows_without, "within"),
+    ],
+)
+def test_noise_that_is_not_right_is_found(spoil, said):
+    values = noise()
+    spoil(values)
+    found = noise_faults(values, 1.0, PARTS)
+    assert any(said in fault for fault in found), found
+
+
+def test_right_noise_is_alarmed_at_no_more_often_than_the_limits_say(monkeypatch):
+    """With limits so tight that there is something to count; 77 of 500 at a rate of 10 % have a probability of 1e-4."""
+    monkeypatch.setattr(noise_checks, "ALARM", 0.1)
+    dice = np.random.default_rng(8)
+    parts = {"body": slice(0, 2900), "bias": slice(2900, 2910), "head": slice(2910, 3000)}
+    alarms = sum(bool(noise_faults(dice.normal(size=3000), 1.0, parts)) for _ in range(500))
+    assert 0 < alarms < 77
