@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -30,8 +31,9 @@ $(STAMP): pyproject.toml constraints.txt
 simulate: $(STAMP)
 	$(BIN)/fedglm simulate hospital
 
+# Tests that share a file share its runs, so that files are dealt to the processes whole.
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" --numprocesses $(WORKERS) --dist loadfile
 
 test-all: lint
 	$(BIN)/python -m pytest -q

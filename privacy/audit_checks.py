@@ -1,6 +1,6 @@
 """What a verification says: checks that hold, that do not, or that nothing can be said about."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -19,6 +19,12 @@ class Check:
     name: str
     held: bool | None
     said: str
+
+
+def told(checks: Sequence[Check]) -> str:
+    """How many hold, in words."""
+    held, open_ = (sum(check.held is state for check in checks) for state in (True, None))
+    return f"{held} of {len(checks)} checks hold" + (f", {open_} cannot be answered" if open_ else "")
 
 
 def failed(checks: Iterable[Check]) -> list[Check]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fedglm.privacy.audit_checks import told
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json
@@ -157,8 +158,7 @@ def _verdict(facts: AuditFacts) -> Html:
     found = facts.verification
     wrong = [check for check in found.checks if check.held is False]
     heading = "The records are whole" if found.held else "The records are not whole"
-    held = sum(check.held is True for check in found.checks)
-    words = f"{held} of {len(found.checks)} checks of chains, signatures, ledgers, plans and bytes hold."
+    words = f"Of chains, signatures, ledgers, plans and bytes: {told(found.checks)}."
     lines = [element("li", f"{check.subject}, {check.name}: {check.said}") for check in wrong[:20]]
     kind = "assurance" if found.held else "warning"
     return element(
