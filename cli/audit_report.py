@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # else `--help` would wait for the accountants
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     site: Annotated[
-        list[Path] | None, typer.Option(help="A site's folder, whose records do not lie in RUN; again for each.")
+        list[Path] | None,
+        typer.Option(help="A site's folder or bundle, not in RUN; again for each."),
     ] = None,
     profile: Annotated[
         str, typer.Option(help="Whose paragraphs to show, with commas between: hipaa, gdpr, nist-800-226.")

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -124,6 +124,19 @@ def verify_anything(
             raise PrivacyError(f"{path} is no proof about a log: {exc}") from exc
         checks = [check_proof(proof)]
         return Verification([*checks, *_signed_by(checks, keys)], None, [])
+    with opened_verification(path, server=server, sites=sites, keys=keys) as found:
+        return found
+
+
+@contextlib.contextmanager
+def opened_verification(
+    path: Path, *, server: Path | None = None, sites: Sequence[Path] = (), keys: Sequence[PublicKey] = ()
+) -> Iterator[Verification]:
+    """As `verify`; each folder may be a bundle (.zip) of it, whose logs can be read within the block.
+
+    Raises:
+        PrivacyError: There is nothing to verify there.
+    """
     with contextlib.ExitStack() as stack:
         called = {**{site: f"bundle {site.name[:_LONGEST]}" for site in sites}, path: "bundle"}
         folders, checks = _folders(stack, called if server is None else {server: "server's bundle", **called})
@@ -138,13 +151,14 @@ def verify_anything(
 
         whole = folder_of(path)
         if path in folders and server is None and not sites and not any(whole.rglob(LOG)):
-            return Verification([*checks, *_signed_by(checks, keys)], None, [])
+            yield Verification([*checks, *_signed_by(checks, keys)], None, [])
+            return
         against = None if server is None else folder_of(server)
         try:
             found = verify(whole, server=against, sites=[folder_of(site) for site in sites], keys=keys)
         except PrivacyError as exc:
             raise PrivacyError(named(str(exc))) from exc
-        return replace(found, checks=[*checks, *(replace(check, said=named(check.said)) for check in found.checks)])
+        yield replace(found, checks=[*checks, *(replace(check, said=named(check.said)) for check in found.checks)])
 
 
 def _folders(stack: contextlib.ExitStack, called: Mapping[Path, str]) -> tuple[dict[Path, Path], list[Check]]:

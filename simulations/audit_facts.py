@@ -9,7 +9,7 @@ from typing import Any
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.audit_site import Promise
-from fedglm.privacy.audit_verify import Verification, verify
+from fedglm.privacy.audit_verify import Verification, opened_verification
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy
@@ -125,14 +125,14 @@ def read_facts(folder: Path, sites: Sequence[Path] = ()) -> AuditFacts:
 
     Args:
         folder: Of the run.
-        sites: Folders of sites whose records lie elsewhere.
+        sites: Folders of sites whose records lie elsewhere, or bundles of them.
 
     Raises:
         ReportError: The folder holds no run with logs, or a file of it is damaged.
     """
     try:
-        found = verify(folder, sites=sites)
-        sites_found = [_site(log, found) for log in found.sites]
+        with opened_verification(folder, sites=sites) as found:
+            sites_found = [_site(log, found) for log in found.sites]
     except PrivacyError as exc:
         raise ReportError(str(exc)) from exc
     server = [] if found.server is None else found.server.scan.rare

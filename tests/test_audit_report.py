@@ -9,6 +9,8 @@ from audit_files import attack_audit, broken_by, canary_audit, keep, statuses
 from audited_run import Chain, make_run
 from run_files import checked, read
 
+from fedglm.privacy.audit_bundle import export
+from fedglm.privacy.keys import SigningKey
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import profile_names, read_profile, write_audit_report
@@ -42,6 +44,14 @@ def test_without_sites_records_their_items_are_not_held(copy, tmp_path):
     assert "The server's records alone" in read(page)
     beside = read_facts(copy, [tmp_path / "elsewhere" / name for name in "abc"])
     assert [item.status for item in items(beside) if item.number in (1, 4, 5, 6, 9, 11)] == ["held"] * 6
+    bundles = [tmp_path / f"{name}.zip" for name in "abc"]
+    for name, path in zip("abc", bundles, strict=True):
+        export(tmp_path / "elsewhere" / name, path, "auditor", SigningKey.generate())
+    sent = read_facts(copy, bundles)
+    assert [(site.name, site.promise, site.releases) for site in sent.sites] == [
+        (site.name, site.promise, site.releases) for site in beside.sites
+    ]
+    assert sent.is_whole
 
 
 def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(copy):
