@@ -80,18 +80,19 @@ def compare(
     from fedglm.simulations.compare import Contender
     from fedglm.simulations.compare import compare as run
     from fedglm.simulations.comparison_json import comparison_json
-    from fedglm.simulations.comparison_variants import parse_variants
+    from fedglm.simulations.comparison_variants import parse_variants, with_epsilon
     from fedglm.simulations.engines import checked_engine
 
     contenders = []
     for variant in parse_variants(codecs, density):
         own = [*(settings or []), *variant.settings]  # a codec's own settings win
-        for suffix, private in _epsilons(epsilons, given, variant.label):
+        for epsilon, private in _epsilons(epsilons, given):
             scenarios = [
                 _seeded(options.read_scenario(scenario, given | private | over, own), over)
                 for over in _seeds(seeds, seed)
             ]
-            contenders.append(Contender(f"{variant.label}{suffix}", tuple(scenarios)))
+            label = variant.label if epsilon is None else with_epsilon(variant.label, epsilon)
+            contenders.append(Contender(label, tuple(scenarios)))
     folder = out or options.default_folder(f"compare-{scenario}")
     found = run(
         contenders,
@@ -108,10 +109,10 @@ def compare(
         print_comparison(found, folder)
 
 
-def _epsilons(text: str | None, given: dict[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
-    """What each epsilon adds to a codec's label, and changes in the scenario; the least private first."""
+def _epsilons(text: str | None, given: dict[str, Any]) -> list[tuple[float | None, dict[str, Any]]]:
+    """Each epsilon, and what it changes in the scenario; the least private first. None where none are given."""
     if text is None:
-        return [("", {})]
+        return [(None, {})]
     if given.get("privacy.epsilon") is not None:
         raise typer.BadParameter("--epsilons excludes --epsilon and --no-dp: inf is without noise")
     try:
@@ -120,12 +121,8 @@ def _epsilons(text: str | None, given: dict[str, Any], label: str) -> list[tuple
         raise typer.BadParameter(f"--epsilons {text}: give numbers with commas between, as in 1,3,8,inf") from None
     if len(set(values)) < len(values) or not all(value > 0 for value in values):
         raise typer.BadParameter(f"--epsilons {text}: give each number above 0 once")
-    mark = "+" if "@" in label else "@"
     ordered = sorted(values, reverse=True)
-    return [
-        (f"{mark}epsilon={value:g}", {"privacy.epsilon": options.AWAY if math.isinf(value) else value})
-        for value in ordered
-    ]
+    return [(value, {"privacy.epsilon": options.AWAY if math.isinf(value) else value}) for value in ordered]
 
 
 def _seeds(text: str | None, single: int | None) -> list[dict[str, Any]]:

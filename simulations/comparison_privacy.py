@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from fedglm.simulations.axes import DASH_DOT, DASHED, DOTTED, byte_axis, legend_above, limits, value_axis
+from fedglm.simulations.comparison_variants import without_epsilon
 from fedglm.simulations.inline_svg import Ink, inline_svg
 from fedglm.simulations.markup import Column, Html, element, section, table
 from fedglm.simulations.report_sections import figure
@@ -92,7 +93,7 @@ def _offer(standing: Standing) -> Offer:
     losses = [trial.run.final.loss for trial in standing.trials]
     metrics = [trial.run.final.metric for trial in standing.trials]
     return Offer(
-        codec=standing.label.partition("@epsilon=")[0].partition("+epsilon=")[0],
+        codec=without_epsilon(standing.label),
         epsilon=math.inf if asked is None else float(asked),
         loss=_mean(losses),
         metric=_mean(metrics),
