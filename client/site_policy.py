@@ -6,9 +6,10 @@ there; until then the older one is in force, or none.
 
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
-from fedglm.privacy.custody import KEY, POLICY, establish, is_established
+from fedglm.privacy.custody import KEY, LEDGER, POLICY, establish, is_established
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.durable import write_atomically
+from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.policy import MOST_BYTES, Policy, sign_policy
 from fedglm.privacy.signed_log import LOG
 
@@ -39,5 +40,5 @@ def sign_site_policy(site: Site) -> Policy:
         establish(folder, policy, name=site.name)
     write_atomically(folder / POLICY, content)
     policy = sign_policy(folder / POLICY, key)
-    CustodyLog(folder / LOG, key).in_force(policy)
+    CustodyLog(folder / LOG, key).in_force(policy, Ledger(folder / LEDGER))
     return policy

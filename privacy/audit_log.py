@@ -1,11 +1,11 @@
 """Verification of one log: its chain, its owner's signatures, and what the other side has countersigned."""
 
 import json
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.checkpoint import COLUMNS, Checkpoint, is_vouched
@@ -13,6 +13,24 @@ from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_scan import Scan, opened, scan
 from fedglm.privacy.merkle import Tree, leaf_hash
+
+
+@dataclass(frozen=True)
+class KnownKeys:
+    """Keys (hex) that are owners' by other evidence than their own logs.
+
+    Attributes:
+        given: By whoever verifies.
+        of: Of the sites by their names, as the server knew them.
+    """
+
+    given: frozenset[str] = frozenset()
+    of: Mapping[str, Set[str]] = field(default_factory=dict)
+
+    def has(self, owner: str, key: str) -> bool:
+        """Whether that key is that owner's: one that is known as another's takes over no log."""
+        others = {other for name, keys in self.of.items() if name != owner for other in keys}
+        return key in self.of.get(owner, ()) or (key in self.given and key not in others)
 
 
 @dataclass(frozen=True)
@@ -84,8 +102,11 @@ class LogRecord:
         return 0 < number <= self.size and self.scan.chain[number - 1].hex() == digest
 
 
+_NONE: Final = KnownKeys()
+
+
 def read_log(
-    path: Path, role: str, name: str, ledger: Path | None = None, known: Container[str] = ()
+    path: Path, role: str, name: str, ledger: Path | None = None, known: KnownKeys = _NONE
 ) -> tuple[LogRecord | None, list[Check]]:
     """Read a log and hold it to itself.
 
@@ -94,7 +115,7 @@ def read_log(
         role: `site` or `server`.
         name: Whose it is, in checks, where it does not say so itself.
         ledger: The ledger's file, of a site.
-        known: Keys (hex) that are the owners' by other evidence: one of these needs no old key that vouches for it.
+        known: One of these needs no old key that vouches for it.
 
     Returns:
         The log, None where it cannot be read, and the checks.
@@ -137,7 +158,7 @@ def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
         return str(origins[0][0]), None
 
 
-def _key_changes(record: LogRecord, known: Container[str]) -> Check:
+def _key_changes(record: LogRecord, known: KnownKeys) -> Check:
     def check(held: bool, said: str) -> Check:
         return Check(subject=record.subject, name="key", held=held, said=said)
 
@@ -145,7 +166,7 @@ def _key_changes(record: LogRecord, known: Container[str]) -> Check:
         if entry["previous"] != before.hex:
             return check(False, f"entry {entry['number']}: it replaces a key that was not the owner's")
         if entry["vouched"] is None:
-            if now.hex not in known:
+            if not known.has(record.subject, now.hex):
                 said = "no old key vouched for this one; if it is the owner's, give it with --key"
                 return check(False, f"entry {entry['number']}: {said}")
         elif not is_vouched(before, record.origin, now, entry["vouched"]):

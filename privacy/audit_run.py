@@ -6,13 +6,12 @@ that it took, and each site's log shows how the server's stood when they sealed 
 
 import hashlib
 import json
-from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_log import LogRecord, read_log
+from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
@@ -44,6 +43,8 @@ class RunFiles:
         try:
             rounds = folder / "rounds.jsonl"
             rows = [_row(line) for line in rounds.read_text().splitlines()] if rounds.is_file() else None
+            if rows is not None and [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
+                raise ValueError("the lines of rounds.jsonl are not those of rounds 1, 2, 3 and so on")
             told = {
                 str(json.loads((folder / name).read_text())["model_sha256"])
                 for name in ("done.json", "summary.json")
@@ -72,7 +73,7 @@ def _row(line: str) -> dict[str, Any]:
     return found
 
 
-def audit_server(path: Path, files: RunFiles, known: Container[str] = ()) -> tuple[LogRecord | None, list[Check]]:
+def audit_server(path: Path, files: RunFiles, known: KnownKeys) -> tuple[LogRecord | None, list[Check]]:
     """Verify a server's log by itself, and hold it to the run's files.
 
     Args:
@@ -126,6 +127,8 @@ def _site_signatures(record: LogRecord) -> Check:
     total = len(record.scan.accepted)
     if signed and len(signed) < total:
         return _check("updates", False, f"{total - len(signed)} of {total} updates are not signed, and the others are")
+    if not total:
+        return _check("updates", None, "none was taken")
     if not signed:
         return _check("updates", None, f"{total} taken; sites and server were one machine, and signed none of them")
     return _check("updates", True, f"{total} taken, each signed by its site")
@@ -185,7 +188,8 @@ def _result(record: LogRecord, files: RunFiles) -> Check:
         return _check("model", False, f"entry {finished[-1]['number']}: the model is not that of the last round")
     if files.model not in (None, model):
         return _check("model", False, f"entry {finished[-1]['number']}: the run's files show another model")
-    return _check("model", True, f"{model[:16]}, as the run's files show")
+    said = "as the run's files show" if files.model else "and no file of the run names one"
+    return _check("model", True, f"{model[:16]}, {said}")
 
 
 def audit_pair(server: LogRecord, site: LogRecord) -> list[Check]:
@@ -209,7 +213,10 @@ def _another(server: LogRecord, site: LogRecord) -> str | None:
         same_name, same_log = entry["name"] == site.subject, entry["log"] == site.origin
         if same_name != same_log:
             return f"entry {entry['number']} of the server's log has seen this log or this name with another"
-    runs = {entry["run"]: entry["plan"] for entry in server.of_kind("announced")}
+    runs: dict[str, set[str]] = {}  # a run that goes on with other code has another plan
+    for entry in server.of_kind("announced"):
+        runs.setdefault(entry["run"], set()).add(entry["plan"])
+    admitted = {entry["run"]: entry["number"] for entry in server.of_kind("admitted") if entry["site"] == site.subject}
     keys = {key.hex for key in server.keys}
     for entry in site.of_kind("witnessed"):
         if entry["run"] in runs and entry["log"] != server.origin:
@@ -219,8 +226,12 @@ def _another(server: LogRecord, site: LogRecord) -> str | None:
             plan = SignedPlan.from_text(entry["signed"]).plan
         except (PrivacyError, ValueError):
             continue  # which the site's own checks name
-        if plan.run in runs and (entry["server"] not in keys or plan.sha256 != runs[plan.run]):
+        if plan.run in runs and (entry["server"] not in keys or plan.sha256 not in runs[plan.run]):
             return f"entry {entry['number']}: the site admitted another plan for this run than the server announced"
+        admitted.pop(plan.run, None)
+    if admitted:
+        number = min(admitted.values())
+        return f"entry {number} of the server's log admits it to a run of which its own log shows no plan"
     known = {entry["key"] for entry in server.of_kind("admitted") if entry["site"] == site.subject} - {None}
     known |= {entry["key"] for entry in server.of_kind("witnessed") if entry["name"] == site.subject}
     if known and not known & {key.hex for key in site.keys}:
@@ -260,7 +271,8 @@ def _sealed(server: LogRecord, site: LogRecord) -> Check:
     keys = {key.hex for key in server.keys}
     sealed = max((entry["size"] for entry in site.of_kind("countersigned") if entry["by"] in keys), default=0)
     said = f"the server countersigned the first {sealed} entries; the last release to it is entry {last or 'none'}"
-    return _check("sealed", True if sealed and sealed >= last else None, said, site.subject)
+    elsewhere = not last and bool(site.scan.groups)
+    return _check("sealed", True if sealed and sealed >= last and not elsewhere else None, said, site.subject)
 
 
 def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:
@@ -273,6 +285,8 @@ def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:
             said = f"an entry from {good + 1} to {rows} was changed or cut: the server saw another in round"
             return _check("anchors", False, f"{said} {update.round}", site.subject)
         good = rows
+    if not taken:
+        return _check("anchors", None, "the server took no update of it", site.subject)
     if not anchored:
         return _check("anchors", None, "without noise, updates show no anchor of the site's log", site.subject)
     return _check("anchors", True, f"{len(anchored)} updates, each shows where the log stood", site.subject)

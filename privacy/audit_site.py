@@ -1,14 +1,14 @@
 """Verification of a site's custody folder: policy, plans, releases, ledger and log agree, and the promise is kept."""
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accountant import spent, upper_bound, within
 from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_log import LogRecord, read_log
+from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
 from fedglm.privacy.errors import PrivacyError
@@ -16,7 +16,11 @@ from fedglm.privacy.log_scan import TOLD, Group, scan_ledger
 from fedglm.privacy.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy, load_policy
+from fedglm.privacy.policy_rules import PLAN_RULES, broken_rules
 from fedglm.privacy.signed_log import LOG
+
+_PLAN_RULES = tuple(rule for rule in PLAN_RULES if rule.name != "epsilon-budget")
+"""That a plan can be held to alone; what all releases together spent is computed by itself."""
 
 _ONE_MESSAGE = 2
 """Rows of the ledger that one message may have: an update and its measures."""
@@ -54,7 +58,7 @@ class SiteAudit:
     promises: list[Promise] | None = None
 
 
-def audit_site(folder: Path, known: Container[str] = ()) -> SiteAudit:
+def audit_site(folder: Path, known: KnownKeys) -> SiteAudit:
     """Verify a custody folder by itself.
 
     Args:
@@ -96,8 +100,8 @@ def _policy_in_force(record: LogRecord, folder: Path) -> Check:
     return _check(record, "policy", True, f"signed by the site, in force since entry {entries[-1]['number']}")
 
 
-def _plans(record: LogRecord) -> tuple[dict[str, tuple[int, RunPlan]], Check]:
-    found: dict[str, tuple[int, RunPlan]] = {}
+def _plans(record: LogRecord) -> tuple[dict[str, tuple[int, SignedPlan]], Check]:
+    found: dict[str, tuple[int, SignedPlan]] = {}
     for entry in record.of_kind("plan"):
         number = entry["number"]
         try:
@@ -106,7 +110,7 @@ def _plans(record: LogRecord) -> tuple[dict[str, tuple[int, RunPlan]], Check]:
             return found, _check(record, "plans", False, f"entry {number}: {exc}")
         if (signed.plan.sha256, signed.server.hex) != (entry["plan"], entry["server"]):
             return found, _check(record, "plans", False, f"entry {number}: it shows another plan than it names")
-        found.setdefault(entry["plan"], (number, signed.plan))
+        found.setdefault(entry["plan"], (number, signed))
     return found, _check(record, "plans", True, f"{len(found)} admitted, each signed by its server")
 
 
@@ -136,7 +140,9 @@ def _ledger(record: LogRecord, path: Path) -> Check:
     return _check(record, "ledger", True, f"{rows} rows, each of which the log shows")
 
 
-def _releases(record: LogRecord, policies: dict[int, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> Check:
+def _releases(
+    record: LogRecord, policies: dict[int, dict[str, Any]], plans: dict[str, tuple[int, SignedPlan]]
+) -> Check:
     """Each release left under a policy and a plan that were in force, and keeps to both."""
     for group in record.scan.groups.values():
         if (fault := _fault(group, policies, plans)) is not None:
@@ -145,7 +151,7 @@ def _releases(record: LogRecord, policies: dict[int, dict[str, Any]], plans: dic
     return _check(record, "releases", True, f"{count}, each by a plan and a policy that were in force")
 
 
-def _fault(group: Group, policies: dict[int, dict[str, Any]], plans: dict[str, tuple[int, RunPlan]]) -> str | None:
+def _fault(group: Group, policies: dict[int, dict[str, Any]], plans: dict[str, tuple[int, SignedPlan]]) -> str | None:
     fields = group.fields
     entry = policies.get(group.epoch)
     if entry is None or entry["policy"] != fields["policy"]:
@@ -170,8 +176,12 @@ def _fault(group: Group, policies: dict[int, dict[str, Any]], plans: dict[str, t
         return f"it has {group.most_bytes} bytes, more than the policy permits"
     if fields["plan"] not in plans:
         return None if noise is None else "it left with noise, and without a plan"
-    number, plan = plans[fields["plan"]]
-    return "it left before its plan was admitted" if number > group.first else _against_plan(group, plan, noise)
+    if fields["purpose"] == "metrics" and not policy.metrics:
+        return "it is of measures, and the policy lists no metrics"
+    number, signed = plans[fields["plan"]]
+    for rule, reason in broken_rules(_PLAN_RULES, signed, policy):
+        return f"its plan breaks the policy's rule {rule.name}: {reason}"
+    return "it left before its plan was admitted" if number > group.first else _against_plan(group, signed.plan, noise)
 
 
 def _against_plan(group: Group, plan: RunPlan, noise: Mechanism | None) -> str | None:
@@ -224,13 +234,23 @@ def _epsilon(
     by = f"PRV {total.prv:.3f}, PLD {total.pld:.3f}" if total.prv is not None and total.pld is not None else "RDP"
     said = f"{name}: {total.epsilon:.3f} of {policy.epsilon:g} at delta {policy.delta:g} ({by})"
     promise, told, wrong = replace(promise, epsilon=total.epsilon), last.epsilon, ""
-    if total.epsilon > policy.epsilon + 1e-9:
-        wrong = ": more was spent than the policy permits"
+    over = next(_overspent(groups, policies), None)
+    if over is not None:
+        wrong = f": by entry {over} more was spent than the policy permits that was in force"
     elif told is None:
         wrong = f", and entry {last.last} tells none"
-    elif abs(told - total.epsilon) > TOLD:
+    elif abs(told - upper_bound([event for group in groups for event in _events(group)], policy.delta)) > TOLD:
         wrong = f", and the log tells {told:.3f}"
     return promise, _check(record, "epsilon", not wrong, said + wrong)
+
+
+def _overspent(groups: list[Group], policies: dict[int, dict[str, Any]]) -> Iterator[int]:
+    """The last entry under each policy by which more was spent than it permits: a later one may permit more."""
+    for epoch in sorted({group.epoch for group in groups}):
+        policy, until = Policy.model_validate(policies[epoch]["content"]), [g for g in groups if g.epoch <= epoch]
+        events = [event for group in until for event in _events(group)]
+        if policy.epsilon is None or policy.delta is None or not within(events, policy.epsilon, policy.delta):
+            yield max(group.last for group in until)
 
 
 def _events(group: Group) -> Iterator[Event]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedglm.privacy.audit_bundle import unpacked
 from fedglm.privacy.audit_checks import Check, failed
-from fedglm.privacy.audit_log import LogRecord
+from fedglm.privacy.audit_log import KnownKeys, LogRecord
 from fedglm.privacy.audit_run import RunFiles, audit_pair, audit_server
 from fedglm.privacy.audit_site import Promise, audit_site
 from fedglm.privacy.custody import FOLDER, LEDGER
@@ -18,6 +18,7 @@ from fedglm.privacy.proofs import check_proof
 from fedglm.privacy.signed_log import AUDIT, LOG
 
 _LONGEST = 24
+_TRIES = 3
 _OR_BUNDLE = "or a bundle of it for the role auditor or regulator"
 
 
@@ -61,6 +62,24 @@ def verify(
     run = server if server is not None else folder
     log = run if run.is_file() else run / AUDIT / LOG
     custodies = [custody for place in (folder, *sites) for custody in _custodies(place)]
+    for _ in range(_TRIES):
+        before = _stamps(log, custodies)
+        found = _verified(folder, server, sites, keys, log, custodies)
+        if found.held or _stamps(log, custodies) == before:
+            break  # else a run goes on, and one log was read before, and another after they sealed each other
+    return found
+
+
+def _stamps(log: Path, custodies: list[Path]) -> list[tuple[int, int] | None]:
+    """When each file was changed last, and its size."""
+    files = [log, *(custody / name for custody in custodies for name in (LOG, LEDGER))]
+    return [(file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None for file in files]
+
+
+def _verified(
+    folder: Path, server: Path | None, sites: Sequence[Path], keys: Sequence[PublicKey], log: Path,
+    custodies: list[Path],
+) -> Verification:  # fmt: skip
     if missing := [place for place in sites if not _custodies(place)]:
         raise PrivacyError(f"{missing[0]} holds no log of a site: name a site's folder, {_OR_BUNDLE}")
     if server is not None and not custodies:  # the server's log alone would look like an answer
@@ -70,15 +89,18 @@ def verify(
     if not custodies and not log.is_file():
         raise PrivacyError(f"{folder} holds no log: name the folder of a run, of a node or of a site")
     checks: list[Check] = []
-    record, known = None, {key.hex for key in keys}
+    record, known = None, KnownKeys(frozenset(key.hex for key in keys))
     if log.is_file():
-        files, checks = _files_of(log.parent.parent)
+        # A log that was handed on alone lies in a folder of other things.
+        files, checks = _files_of(log.parent.parent) if log.parent.name == AUDIT else (RunFiles(None, None), [])
         record, own = audit_server(log, files, known)
         checks += own
         # What the server admitted or sealed with is a site's.
-        known |= _keys_of_sites(record)
+        known = KnownKeys(known.given, _keys_of_sites(record))
     elif server is not None:
         raise PrivacyError(f"{server} holds no log of a server: name the folder of a run, {_OR_BUNDLE}")
+    elif any((folder / name).exists() for name in (AUDIT, "nodes", "rounds.jsonl")):
+        checks.append(Check(subject="server", name="log", held=None, said="the server's log is not here"))
     logs: list[LogRecord] = []
     promises: dict[str, list[Promise]] = {}
     for custody in custodies:
@@ -88,7 +110,7 @@ def verify(
             logs.append(found.log)
             promises |= {} if found.promises is None else {found.log.subject: found.promises}
             checks += audit_pair(record, found.log) if record is not None else []
-    checks += _distinct(logs)
+    checks += [*_distinct(logs), *_shared(record, logs)]
     checks += _known(logs if record is None else [record, *logs], keys)
     checks += [_missing(record, logs)] if record is not None and len(logs) == len(custodies) else []
     return Verification(checks, record, logs, promises)
@@ -198,12 +220,31 @@ def _known(records: list[LogRecord], keys: Sequence[PublicKey]) -> list[Check]:
     return checks
 
 
-def _keys_of_sites(server: LogRecord | None) -> set[str]:
-    """Keys that a server knew sites by."""
-    if server is None:
-        return set()
-    entries = [*server.of_kind("admitted"), *server.of_kind("witnessed")]
-    return {entry["key"] for entry in entries if entry["key"] is not None}
+def _keys_of_sites(server: LogRecord | None) -> dict[str, set[str]]:
+    """Keys that a server knew sites by, by their names."""
+    found: dict[str, set[str]] = {}
+    for kind, name in (("admitted", "site"), ("witnessed", "name")):
+        for entry in [] if server is None else server.of_kind(kind):
+            if entry["key"] is not None:
+                found.setdefault(entry[name], set()).add(entry["key"])
+    return found
+
+
+def _shared(server: LogRecord | None, sites: list[LogRecord]) -> list[Check]:
+    """No key signs the logs of two owners: one of them would have taken over the other's."""
+    logs = [*([server] if server else []), *sites]
+    owners: dict[str, set[str]] = {}
+    for name, keys in [
+        *((log.subject, {key.hex for key in log.keys}) for log in logs),
+        *_keys_of_sites(server).items(),
+    ]:
+        for key in keys:
+            owners.setdefault(key, set()).add(name)
+    return [
+        Check(subject=log.subject, name="key", held=False, said=f"it is signed with a key of {other}")
+        for log in logs
+        for other in sorted({name for key in log.keys for name in owners[key.hex]} - {log.subject})[:1]
+    ]
 
 
 def _distinct(sites: list[LogRecord]) -> list[Check]:
@@ -221,12 +262,20 @@ def _distinct(sites: list[LogRecord]) -> list[Check]:
 def _missing(server: LogRecord, sites: list[LogRecord]) -> Check:
     """Sites that the server's log names, and of which there is no log here."""
     named = {entry["site"] for entry in server.of_kind("admitted")}
-    odd = sorted({site.subject for site in sites} - named)
-    if odd:
-        said = f"{', '.join(odd)[:200]}: the server admitted nobody of that name"
+    runs = {entry["run"] for entry in server.of_kind("begun")}
+    if not runs and any(site.scan.groups for site in sites):
+        said = "it shows no run at all, and sites released: it was made anew"
         return Check(subject="server", name="sites", held=False, said=said)
+    for site in sites:
+        took_part = any(group.fields["run"] in runs for group in site.scan.groups.values())
+        sealed = any(entry["log"] == server.origin for entry in site.of_kind("witnessed"))
+        if site.subject not in named and (took_part or sealed):
+            said = f"{site.subject}: the server admitted nobody of that name, and its log shows that it took part"
+            return Check(subject="server", name="sites", held=False, said=said)
     left = sorted(named - {site.subject for site in sites})
     if not left:
-        return Check(subject="server", name="sites", held=True, said=f"all {len(named)} that took part are here")
+        others = sorted({site.subject for site in sites} - named)
+        more = f"; {', '.join(others)[:200]} took no part" if others else ""
+        return Check(subject="server", name="sites", held=True, said=f"all {len(named)} that took part are here{more}")
     said = f"{len(left)} of {len(named)} that took part are not here: {', '.join(left)[:200]}"
     return Check(subject="server", name="sites", held=None, said=said)

@@ -79,7 +79,7 @@ class Custody:
         policy = load_policy(folder / POLICY, key.public)
         ledger, log = Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)
         log.check(ledger)
-        log.in_force(policy)
+        log.in_force(policy, ledger)
         name = commitment(records, site_salt(folder / SALT))
         return cls(policy, ledger, RefusalLog(folder / REFUSALS), log, key, name, unit)
 
@@ -141,7 +141,7 @@ class Custody:
             LedgerError, LogError: It could not be written down.
         """
         budget = self._budget(leaving[0].charge.mechanism)
-        self.log.release(self.ledger, budget, self.policy.delta, leaving)
+        self.log.release(self.ledger, budget, leaving)
 
     def _budget(self, mechanism: Mechanism | None) -> Budget | None:
         """What the data set may spend for life; None where the policy sets no limit, and so permits no noised plan."""

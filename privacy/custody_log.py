@@ -66,6 +66,7 @@ class CustodyLog:
         self._countersigned: set[tuple[int, str]] = set()
         self._keys: list[PublicKey] = []
         self._policy = ""
+        self._delta: float | None = None
         self._plans: dict[str, str] = {}
         self._used: set[str] = set()
         self._link: dict[str, str] = {}
@@ -100,10 +101,13 @@ class CustodyLog:
             if row.hash != digest:
                 raise LogError(f"row {row.number} of the ledger is another than the log shows: one of them was changed")
 
-    def in_force(self, policy: Policy) -> None:
-        """A policy is in force from now on."""
-        if policy.sha256 != self._policy:
-            self._log.append("policy", {"policy": policy.sha256, "content": policy.model_dump(mode="json")})
+    def in_force(self, policy: Policy, ledger: Ledger) -> None:
+        """A policy is in force from now on; what was charged for before it stands before it."""
+        if policy.sha256 == self._policy:
+            return
+        with self._log.writing() as put:
+            self._mend(ledger.rows(), put)
+            put("policy", {"policy": policy.sha256, "content": policy.model_dump(mode="json")})
 
     def admitted(self, signed: SignedPlan, rules: Sequence[str]) -> None:
         """The plan of a run was admitted.
@@ -135,7 +139,7 @@ class CustodyLog:
         if not _is_enough(count, last):
             self._log.append("refused", {"run": run, "round": server_round, "rule": refusal.rule})
 
-    def release(self, ledger: Ledger, budget: Budget | None, delta: float | None, leaving: Sequence[Leaving]) -> None:
+    def release(self, ledger: Ledger, budget: Budget | None, leaving: Sequence[Leaving]) -> None:
         """Charge for what leaves in a message, and write it down; only then may it leave.
 
         Bytes that were charged before leave again for nothing.
@@ -143,19 +147,20 @@ class CustodyLog:
         Args:
             ledger: The site's.
             budget: What the data set may spend in all; None for no limit.
-            delta: At which the epsilon is told; None tells none.
             leaving: All that leaves.
 
         Raises:
-            Refusal: Rule `epsilon-budget`.
+            Refusal: Rule `epsilon-budget`, or `policy-changed`: it was made under another policy than is in force.
             LedgerError, LogError: It could not be written.
         """
         if len(rows := ledger.rows()) > len(self._rows):
             with self._log.writing() as put:  # by itself: whatever happens to this charge, the log knows the others
-                self._mend(rows, delta, put)
+                self._mend(rows, put)
         with self._log.writing() as put:  # others wait: charge and entry belong together
             rows = ledger.rows()
-            self._mend(rows, delta, put)
+            self._mend(rows, put)
+            if any(each.charge.policy != self._policy for each in leaving):
+                raise Refusal("policy-changed", "another policy was signed while the answer was made: ask again")
             charged = {row.charge.release for row in rows}
             fresh = [each for each in leaving if each.charge.release not in charged]
             for each in leaving:
@@ -168,7 +173,7 @@ class CustodyLog:
             rows = ledger.rows()[: head.rows]
             for each, row in zip(fresh, rows[-len(fresh) :], strict=True):
                 own = {"bytes": each.size, "non_zeros": each.non_zeros, "codec": each.codec, "rules": list(each.rules)}
-                put("release", {**_fields(row, *_so_far(rows, row, delta)), **own})
+                put("release", {**_fields(row, *_so_far(rows, row, self._delta)), **own})
 
     def seal(self, signed: SignedPlan, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None) -> Checkpoint:
         """Keep how the server's log stands, and what it has countersigned of this one, each once.
@@ -211,11 +216,11 @@ class CustodyLog:
         """What the log's chain begins with."""
         return self._log.origin
 
-    def _mend(self, rows: Sequence[Row], delta: float | None, put: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def _mend(self, rows: Sequence[Row], put: Callable[[str, Mapping[str, Any]], None]) -> None:
         """Write down what was charged and has no entry: the node was killed between."""
         self._check(rows, max(0, len(self._rows) - 1))  # the hash of a row is over all before it
         for row in rows[len(self._rows) :]:
-            put("charged", _fields(row, *_so_far(rows[: row.number], row, delta)))
+            put("charged", _fields(row, *_so_far(rows[: row.number], row, self._delta)))
 
     def _remember(self, found: Entry) -> None:
         kind = found["kind"]
@@ -233,7 +238,7 @@ class CustodyLog:
         elif kind == "resent":
             self._resent.add(found["release"])
         elif kind == "policy":
-            self._policy = found["policy"]
+            self._policy, self._delta = found["policy"], found["content"]["delta"]
         elif kind == "plan":
             self._plans[found["plan"]] = found["time"]
         elif kind == "link":

@@ -16,6 +16,7 @@ from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import metrics_mechanism
 from fedglm.privacy.policy import load_policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog
@@ -219,7 +220,8 @@ def test_a_policy_that_is_signed_after_the_run_changes_nothing_of_what_was_spent
         later = load_policy(folder / "policy.toml", key.public).model_copy(update=change)
         (folder / "policy.toml").write_text(later.to_toml())
         sign_policy(folder / "policy.toml", key)
-        CustodyLog(folder / "log.sqlite", key).in_force(load_policy(folder / "policy.toml", key.public))
+        signed = load_policy(folder / "policy.toml", key.public)
+        CustodyLog(folder / "log.sqlite", key).in_force(signed, Ledger(folder / "ledger.sqlite"))
         assert {site.name: site.promise for site in read_facts(copy).sites} == before
         assert broken_by(copy, "epsilon_at_most = 3.0") == ["epsilon_at_most"]
 

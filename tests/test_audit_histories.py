@@ -1,13 +1,16 @@
 """Histories that are unusual and right: verification must not cry wolf."""
 
 import random
+import shutil
 
 import pytest
-from audited_run import kept_run, make_run, small_nodes
+from audited_run import Chain, kept_run, make_run, small_nodes
 from custodies import MECHANISM, SERVER, custody
 from fake_grid import FakeGrid, Watcher, answering, errs, federate, plan, spoiled
 from tiny_federation import tiny_node
 
+from fedglm.client import gate
+from fedglm.privacy import audit_verify
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
@@ -16,7 +19,7 @@ from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog
-from fedglm.server import sealing
+from fedglm.server import federation, sealing
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rows import to_lines
 
@@ -272,3 +275,47 @@ def test_updates_of_zeros_are_the_same_bytes_in_each_round(tmp_path):
     made = {10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20)) for i, name in enumerate(SITES)}
     federate(folder, made, log=folder / "audit" / "log.sqlite", learning_rate=1e-30)
     assert_whole(folder)
+
+
+def test_a_site_that_refuses_the_plan_took_no_part(tmp_path):
+    run(tmp_path, nodes(tmp_path, b={"steps_at_most": 1}))
+    assert_whole(tmp_path)
+    (sites,) = [check for check in verify(tmp_path).checks if check.name == "sites"]
+    assert "all 2 that took part are here; b took no part" in sites.said
+
+
+def test_a_run_that_goes_on_with_other_code_has_another_plan(tmp_path, monkeypatch):
+    def pull(kind, *details):
+        if kind == "done" and details[0] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, hook=pull)
+    for module in (federation, gate):
+        monkeypatch.setattr(module, "code_sha256", lambda: "7" * 64)
+    run(tmp_path, nodes(tmp_path), resume=True)
+    assert_whole(tmp_path)
+
+
+def test_logs_that_seal_each_other_while_they_are_read(tmp_path, monkeypatch):
+    """The server's is read before a seal, the sites' after it."""
+    run(tmp_path, seal_every=1)
+    log, later = tmp_path / "audit" / "log.sqlite", tmp_path / "later.sqlite"
+    shutil.copy(log, later)
+    seen = []
+
+    def read(path, *args, original=audit_verify.audit_server):
+        if not seen:
+            chain = Chain(path)
+            chain.texts = chain.texts[: next(n for n, text in enumerate(chain.texts) if '"finished"' in text)]
+            chain.write(chain=True, key=SERVER)
+        found = original(path, *args)
+        if not seen:
+            shutil.copy(later, log)
+        seen.append(found)
+        return found
+
+    monkeypatch.setattr(audit_verify, "audit_server", read)
+    (tmp_path / "summary.json").unlink()
+    assert_whole(tmp_path)
+    assert len(seen) == 2

@@ -5,19 +5,23 @@ import os
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from audited_run import ROUNDS, SITES, Chain, Mutations, make_run
-from custodies import SERVER
+from custodies import MECHANISM, SERVER
 from ledgers import tamper
 
+from fedglm.client import gate
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.canonical import canonical_json
-from fedglm.privacy.custody import establish
+from fedglm.privacy.custody import Custody, establish
+from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.policy import Policy
+from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -137,7 +141,75 @@ def test_a_site_in_another_s_place_and_one_that_nobody_admitted(copy):
     assert ("a", "log") in wrong(copy)
     shutil.rmtree(copy / "nodes" / "b" / "custody")
     establish(copy / "nodes" / "b" / "custody", Policy(data_set="z"), name="z")
-    assert ("server", "sites") in wrong(copy)
+    (sites,) = [check for check in verify(copy).checks if check.name == "sites"]
+    assert (sites.held, "1 of 3 that took part are not here: b" in sites.said) == (None, True)
+
+
+def test_a_server_s_log_of_a_run_that_no_site_knows(copy):
+    """The server's own key, another plan: the sites would seem to have taken part in a run of more noise."""
+    signed = SignedPlan.from_text(verify(copy).server.of_kind("announced")[0]["signed"])
+    (copy / "audit" / "log.sqlite").unlink()
+    (copy / "rounds.jsonl").unlink()
+    (copy / "summary.json").unlink()
+    other = SignedPlan.sign(replace(signed.plan, run="another"), SERVER)
+    SignedLog.create(copy / "audit" / "log.sqlite", SERVER, role="server", name="server")
+    with SignedLog(copy / "audit" / "log.sqlite", SERVER).writing() as put:
+        put("announced", {"run": "another", "plan": other.plan.sha256, "signed": other.to_text()})
+        put("begun", {"run": "another", "round": 0})
+        for name in "abc":
+            put("admitted", {"run": "another", "site": name, "key": None})
+        put("finished", {"run": "another", "rounds": 0, "model": "e" * 64})
+    assert {("a", "seen by server"), ("b", "seen by server"), ("c", "seen by server")} <= wrong(copy)
+
+
+def test_one_site_takes_over_no_other_s_log_nor_the_server_s(copy):
+    keys = {name: SigningKey.load(copy / "nodes" / name / "custody" / "site.key") for name in "ab"}
+    for path, by in (("nodes/a/custody", keys["b"]), ("audit", keys["a"])):
+        log = SignedLog(copy / path / "log.sqlite", by)
+        log.append("key", {"key": by.public.hex, "previous": log.key.hex, "vouched": None})
+    assert {("a", "key"), ("server", "key")} <= wrong(copy)
+    assert ("server", "key") in wrong(copy, keys=[keys["a"].public])
+
+
+def test_a_plan_that_the_policy_does_not_permit_is_named(tmp_path, monkeypatch):
+    """The site's own software let it pass."""
+    monkeypatch.setattr(gate, "check_plan", lambda *_: None)
+    for change, rule in (({"codecs": ()}, "codecs"), ({"steps_at_most": 1}, "steps"), ({"servers": ()}, "servers")):
+        run = make_run(tmp_path / rule / "run", **change)
+        said = [check.said for check in failed(verify(run).checks)]
+        assert len(said) == 3
+        assert all(f"breaks the policy's rule {rule}" in line for line in said)
+
+
+def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Custody, "_budget", lambda *_: None)
+    run = make_run(tmp_path / "run", epsilon=2.2)
+    assert ("a", "epsilon") in wrong(run)
+    folder = run / "nodes" / "a" / "custody"
+    key = SigningKey.load(folder / "site.key")
+    later = load_policy(folder / "policy.toml", key.public).model_copy(update={"epsilon": 50.0})
+    (folder / "policy.toml").write_text(later.to_toml())
+    sign_policy(folder / "policy.toml", key)
+    site = Custody.open(folder, [[b"one"], [b"two"]], unit="record")
+    plan = next(iter(site.ledger.rows())).charge.plan
+    charge = site.charge_of(site.ledger.rows()[-1].charge.run, 3, MECHANISM, plan, "f" * 64, purpose="update")
+    site.pay(Leaving(charge, 100, 1, "topk-fp16", ["size"]))
+    (found,) = [check for check in failed(verify(run).checks) if (check.subject, check.name) == ("a", "epsilon")]
+    assert "more was spent than the policy permits that was in force" in found.said
+
+
+def test_rounds_of_other_numbers_are_no_rounds(copy):
+    rows = [json.loads(line) for line in (copy / "rounds.jsonl").read_text().splitlines()]
+    for change in ([{**row, "round": row["round"] + 100, "uplink_bytes": 7} for row in rows], [*rows[:2], rows[1]]):
+        (copy / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in change))
+        assert ("run", "files") in wrong(copy)
+
+
+def test_a_run_without_its_server_s_log_says_so(copy):
+    (copy / "audit" / "log.sqlite").unlink()
+    assert [(check.held, check.said) for check in verify(copy).checks if check.subject == "server"] == [
+        (None, "the server's log is not here")
+    ]
 
 
 def test_a_decoy_hides_no_site(copy):

@@ -157,6 +157,7 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
     both = spent([MECHANISM.event(), loud.event()], 1e-3).epsilon
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, epsilon=both, plan={"metrics": loud}).opened()
     tight = replace(door.custody, policy=door.custody.policy.model_copy(update={"epsilon": (alone + both) / 2}))
+    tight.log.in_force(tight.policy, tight.ledger)
     gate = OutboundGate(tight, tmp_path / "other")
     with pytest.raises(Refusal, match="epsilon-budget"):
         gate.admit(announced(door.plan))

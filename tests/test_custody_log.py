@@ -150,6 +150,33 @@ def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(f
     assert [found["row"] for found in entries(folder, "release", "charged")] == [1, 2, 3]
 
 
+def test_what_was_charged_for_before_a_new_policy_stands_before_it(folder, monkeypatch):
+    site = opened(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(custody_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            site.pay(leaving(site, 1))
+    tighter = site.policy.model_copy(update={"steps_at_most": 9, "delta": 2e-3})
+    (folder / "policy.toml").write_text(tighter.to_toml())
+    sign_policy(folder / "policy.toml", SigningKey.load(folder / "site.key"))
+    opened(folder)
+    kinds = [found["kind"] for found in entries(folder)]
+    assert kinds == ["opened", "policy", "charged", "policy"]
+    assert entries(folder, "charged")[0]["delta"] == 1e-3
+
+
+def test_what_was_made_under_another_policy_does_not_leave(folder):
+    site = opened(folder)
+    other = site.policy.model_copy(update={"steps_at_most": 9})
+    (folder / "policy.toml").write_text(other.to_toml())
+    sign_policy(folder / "policy.toml", SigningKey.load(folder / "site.key"))
+    again = opened(folder)
+    with pytest.raises(Refusal, match="policy-changed"):
+        site.pay(leaving(site, 1))
+    assert again.ledger.rows() == []
+    again.pay(leaving(again, 1))
+
+
 def test_a_charge_that_is_refused_leaves_no_entry(folder):
     one = spent([MECHANISM.event()], 1e-3).epsilon
     site = opened(folder, epsilon=one + 0.02)
