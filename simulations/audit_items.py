@@ -103,8 +103,8 @@ def _spent(site: SiteFacts) -> str:
 
 def _gaussian(site: SiteFacts) -> str:
     promise, units = site.promise, site.policy.declare_units if site.policy else None
-    if not promise or not promise.epsilon or not promise.delta or not units:
-        return ""
+    if not promise or not promise.epsilon or not promise.delta or not units or len(site.promises or []) > 1:
+        return ""  # the units declared are those of one data set
     return (
         f"about {mu_of_epsilon(promise.epsilon, promise.delta):.2f}-Gaussian privacy; {units:,} units declared, so "
         f"that delta times units is {promise.delta * units:.2g}"

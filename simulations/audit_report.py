@@ -4,6 +4,7 @@ Like all pages it holds no script and asks nothing of the network.
 """
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -106,6 +107,7 @@ def report_json(
             "epsilon": site.epsilon,
             "limit": site.promise.limit if site.promise else None,
             "delta": site.promise.delta if site.promise else None,
+            "data_sets": None if site.promises is None else [asdict(promise) for promise in site.promises],
             "key": site.log.keys[-1].hex,
             "entries": site.log.size,
             "refusals": dict(site.refusals),
@@ -219,17 +221,24 @@ def _references(item: Item, profile: Profile) -> Html:
 
 def _epsilon(facts: AuditFacts) -> Html:
     picture = figure("Epsilon so far, by round", epsilon_by_site(facts), "Told by each site's log as it released.")
-    columns = [Column("Site", figures=False), *map(Column, ("Releases", "Epsilon", "Limit", "Delta", "Refusals"))]
-    rows = [
-        (isolated(site.name), f"{len(site.releases):,}", _figure(site.epsilon),
-         _set(site.promise.limit if site.promise else None), _set(site.promise.delta if site.promise else None),
-         f"{sum(site.refusals.values()):,}")
-        for site in facts.sites
-    ]  # fmt: skip
+    columns = [Column("Site", figures=False), Column("Data set", figures=False),
+               *map(Column, ("Releases", "Epsilon", "Limit", "Delta", "Refusals"))]  # fmt: skip
+    rows = [row for site in facts.sites for row in _spent(site)]
     note = "Epsilon is for each unit of a site, for all runs that ever used the data set, by the site's own ledger."
     return section(
         "epsilon", "Epsilon, by site", picture, table("Sites", columns, rows), element("p", note, class_="note")
     )
+
+
+def _spent(site: SiteFacts) -> Iterator[tuple[str, ...]]:
+    """A row for each data set; what is the site's own stands in the first."""
+    name, releases, refusals = isolated(site.name), f"{len(site.releases):,}", f"{sum(site.refusals.values()):,}"
+    if not site.promises:
+        yield name, "", releases, _figure(site.epsilon), _set(None), _set(None), refusals
+    for promise in site.promises or []:
+        figures = _figure(promise.epsilon), _set(promise.limit), _set(promise.delta)
+        yield name, isolated(promise.data_set), releases, *figures, refusals
+        releases = refusals = ""
 
 
 def _figure(value: float | None) -> str:

@@ -39,7 +39,7 @@ THREATS: Final = (
 NOT_PROTECTED: Final = (
     "That a site takes part, how many units it declares, how long its rounds take, and how many bytes it sends.",
     "What many records have in common: it is what is learned. A unit is protected, not a site's statistics.",
-    "A person with data at several sites: the sites' epsilons add up.",
+    "A person with data at several sites, or in several data sets of one: their epsilons add up.",
     "Records against the site's own staff and software, which are trusted.",
     "Sites that collude with somebody inside another site: only noise stands against that.",
     "Accuracy: a server can spoil the model, and a few sites can poison it.",
@@ -63,9 +63,15 @@ def headline(facts: AuditFacts) -> str:
 
 
 def _greatest(facts: AuditFacts) -> float | None:
-    """Epsilon of the site that spent most; None where one has none that holds."""
+    """Epsilon of the data set that spent most; None where one has none that holds."""
     epsilons = [site.epsilon for site in facts.sites]
     return None if None in epsilons else max((epsilon for epsilon in epsilons if epsilon is not None), default=0.0)
+
+
+def _greatest_delta(facts: AuditFacts) -> float:
+    """Of all data sets, for the greatest epsilon may be told at a lesser one."""
+    deltas = [promise.delta for site in facts.sites for promise in site.promises or []]
+    return max((delta for delta in deltas if delta is not None), default=0.0)
 
 
 def summary_sentences(facts: AuditFacts) -> list[str]:
@@ -96,8 +102,7 @@ def _guarantee(facts: AuditFacts) -> str:
         return "unknown. No plan can be read."
     if plan.mechanism is None or greatest is None:
         return "none. Updates had no noise, and can reveal records behind them."
-    unit, deltas = plan.mechanism.unit, [site.promise.delta for site in facts.sites if site.promise]
-    delta = max((delta for delta in deltas if delta is not None), default=0.0)
+    unit, delta = plan.mechanism.unit, _greatest_delta(facts)
     promise = f"differential privacy for each {unit}, at epsilon {greatest:.2f} or less, delta {delta:g}."
     if greatest > _LITTLE:
         return f"{promise} So high an epsilon promises little about one {unit}."

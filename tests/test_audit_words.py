@@ -1,0 +1,49 @@
+"""What an audit report says of unusual runs: no more than their records show."""
+
+import pytest
+from audit_files import broken_by
+from audited_run import kept_run, small_nodes
+
+from fedglm.privacy import custody
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.policy import Policy, sign_policy
+from fedglm.simulations.audit_facts import read_facts
+from fedglm.simulations.audit_items import items
+from fedglm.simulations.audit_report import report_json, report_page
+from fedglm.simulations.audit_words import summary_sentences
+
+pytestmark = pytest.mark.usefixtures("unsynced")
+
+
+def permit(folder, site, **changes):
+    """Sign another policy for a site of the run in `folder`."""
+    own = folder / "nodes" / site / "custody"
+    policy = Policy.from_toml((own / "policy.toml").read_text()).model_copy(update=changes)
+    (own / "policy.toml").write_text(policy.to_toml())
+    sign_policy(own / "policy.toml", SigningKey.load(own / "site.key"))
+
+
+def page_of(folder):
+    facts = read_facts(folder)
+    return report_page(facts, items(facts), [], None)
+
+
+def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
+    """Site a has spent most on one, and the other is told at a greater delta."""
+    small_nodes(tmp_path / "nodes")
+    permit(tmp_path, "a", data_set="old", delta=0.04)
+    original = custody.commitment
+    with monkeypatch.context() as patch:
+        patch.setattr(custody, "commitment", lambda _records, salt: original([[b"other"]], salt))
+        kept_run(tmp_path / "first", small_nodes(tmp_path / "nodes"), rounds=1)
+    permit(tmp_path, "a", data_set="a", delta=1e-3)
+    kept_run(tmp_path, small_nodes(tmp_path / "nodes"), rounds=3)
+    facts = read_facts(tmp_path)
+    own, old = facts.sites[0].promises
+    assert (own.data_set, own.delta, old.data_set, old.delta) == ("a", 1e-3, "old", 0.04)
+    assert broken_by(tmp_path, "delta_at_most = 2e-3") == ["delta_at_most"]
+    assert broken_by(tmp_path, f"epsilon_at_most = {own.epsilon + 1}\ndelta_at_most = 0.04") == []
+    assert broken_by(tmp_path, f"epsilon_at_most = {own.epsilon - 0.1}")[0] == "epsilon_at_most"
+    assert "delta 0.04" in summary_sentences(facts)[1]
+    assert [one["data_set"] for one in report_json(facts, [], [], None)["sites"][0]["data_sets"]] == ["a", "old"]
+    assert "<bdi>old</bdi>" in page_of(tmp_path)
