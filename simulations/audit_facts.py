@@ -57,6 +57,11 @@ class SiteFacts:
         return 0.0 if self.promise is None else self.promise.epsilon
 
     @property
+    def units(self) -> set[str]:
+        """What is protected by the noise of its releases, those of earlier runs included."""
+        return {entry["mechanism"]["unit"] for entry in self.releases if entry["mechanism"] is not None}
+
+    @property
     def is_linked(self) -> bool:
         """Whether its log shows by which connection the first release left."""
         links = self.log.of_kind("link")
@@ -113,6 +118,11 @@ class AuditFacts:
         """Whether all records are here, and nothing in them is wrong."""
         found = self.verification
         return found.held and found.server is not None and bool(self.sites) and not self.missing
+
+    @property
+    def units(self) -> list[str]:
+        """What is protected by the noise of all that left; a guarantee is for each unit only where it is one."""
+        return sorted({unit for site in self.sites for unit in site.units})
 
     @property
     def releases(self) -> int:

@@ -73,7 +73,9 @@ def _guarantee(facts: AuditFacts) -> Found:
         return "not held", ["No plan can be read: nothing is known of any noise."]
     if _mechanism(facts) is None:
         return "not held", ["Updates left without noise: no epsilon holds for anybody."]
-    return _held(all(site.holds("epsilon") for site in facts.sites if site.releases)), [
+    good = all(site.holds("epsilon") for site in facts.sites if site.releases)
+    return _held(good and not _other_units(facts)), [
+        *_other_units(facts),
         *_of_each(facts, _spent),
         *_of_each(facts, _gaussian),
         "By round: in the picture of epsilon, and with every release.",
@@ -115,10 +117,26 @@ def _unit(facts: AuditFacts) -> Found:
     mechanism = _mechanism(facts)
     if mechanism is None:
         return "not held", ["No unit is protected."]
-    return _held(all(site.holds("releases") and site.holds("plans") for site in facts.sites)), [
-        f"Protected is each {mechanism.unit}, added or removed (unbounded neighbours).",
+    good, others = all(site.holds("releases") and site.holds("plans") for site in facts.sites), _other_units(facts)
+    return _held(good and not others), [
+        *(others or [f"Protected is each {mechanism.unit}, added or removed (unbounded neighbours)."]),
         f"A step looks at {mechanism.records_per_unit} records of a unit at the most, and clips them together.",
     ]
+
+
+def _other_units(facts: AuditFacts) -> list[str]:
+    """What there is to say where what left protects another unit than the plan's, or several."""
+    mechanism = _mechanism(facts)
+    if mechanism is None or not set(facts.units) - {mechanism.unit}:
+        return []
+
+    def say(site: SiteFacts) -> str:
+        if not site.units - {mechanism.unit}:
+            return ""
+        units = " and ".join(sorted(site.units))
+        return f"releases, all runs' together, protect each {units}, the plan each {mechanism.unit}"
+
+    return [*_of_each(facts, say), f"So no epsilon is shown for each {mechanism.unit}."]
 
 
 def _trust(facts: AuditFacts) -> Found:

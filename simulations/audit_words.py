@@ -59,6 +59,8 @@ def headline(facts: AuditFacts) -> str:
     greatest = _greatest(facts)
     if greatest is None:
         return f"{releases} of {sites}, some of them without noise: no epsilon holds"
+    if len(facts.units) > 1:
+        return f"{releases} of {sites}, which protect several units ({' and '.join(facts.units)}): no one epsilon holds"
     return f"{releases} of {sites}, at epsilon {greatest:.2f} or less for each unit"
 
 
@@ -103,6 +105,9 @@ def _guarantee(facts: AuditFacts) -> str:
     if plan.mechanism is None or greatest is None:
         return "none. Updates had no noise, and can reveal records behind them."
     unit, delta = plan.mechanism.unit, _greatest_delta(facts)
+    if odd := [name for name in facts.units if name != unit]:
+        other = " or ".join(odd)
+        return f"not shown for each {unit}. Some releases, of earlier runs maybe, had noise for each {other} instead."
     promise = f"differential privacy for each {unit}, at epsilon {greatest:.2f} or less, delta {delta:g}."
     if greatest > _LITTLE:
         return f"{promise} So high an epsilon promises little about one {unit}."

@@ -1,8 +1,11 @@
 """What an audit report says of unusual runs: no more than their records show."""
 
+from dataclasses import replace
+
 import pytest
 from audit_files import broken_by
-from audited_run import kept_run, small_nodes
+from audited_run import SITES, kept_run, small_nodes
+from custodies import MECHANISM
 
 from fedglm.privacy import custody
 from fedglm.privacy.keys import SigningKey
@@ -10,7 +13,7 @@ from fedglm.privacy.policy import Policy, sign_policy
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import report_json, report_page
-from fedglm.simulations.audit_words import summary_sentences
+from fedglm.simulations.audit_words import headline, summary_sentences
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -47,3 +50,19 @@ def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
     assert "delta 0.04" in summary_sentences(facts)[1]
     assert [one["data_set"] for one in report_json(facts, [], [], None)["sites"][0]["data_sets"]] == ["a", "old"]
     assert "<bdi>old</bdi>" in page_of(tmp_path)
+
+
+def test_an_epsilon_over_releases_that_protect_several_units_is_none_s(tmp_path):
+    kept_run(tmp_path / "first", small_nodes(tmp_path / "nodes"), rounds=1)
+    for site in SITES:
+        permit(tmp_path, site, unit="patient_id")
+    made = small_nodes(tmp_path / "nodes", every={"unit": "patient_id"})
+    kept_run(tmp_path, made, rounds=1, mechanism=replace(MECHANISM, unit="patient_id"))
+    facts = read_facts(tmp_path)
+    assert facts.is_whole
+    assert "protect several units (patient_id and record)" in headline(facts)
+    assert "not shown for each patient_id" in summary_sentences(facts)[1]
+    for item in items(facts)[:2]:
+        assert item.status == "not held"
+        assert "protect each patient_id and record, the plan each patient_id" in item.evidence[0]
+    assert broken_by(tmp_path, "items = [1, 2]") == ["item 1", "item 2"]
