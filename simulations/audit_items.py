@@ -14,6 +14,7 @@ from fedglm.privacy.audit_checks import told
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
+from fedglm.simulations.audit_words import charged_sentences
 from fedglm.simulations.wording import metric_value, significant
 
 _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
@@ -71,6 +72,8 @@ def _held(good: bool) -> Status:
 def _guarantee(facts: AuditFacts) -> Found:
     if facts.plan is None:
         return "not held", ["No plan can be read: nothing is known of any noise."]
+    if _mechanism(facts) is None and facts.nothing_left:
+        return "not held", ["Nothing left, by the sites' logs that are here; the plan has no noise."]
     if _mechanism(facts) is None:
         return "not held", ["Updates left without noise: no epsilon holds for anybody."]
     good = all(site.holds("epsilon") for site in facts.sites if site.releases)
@@ -163,7 +166,8 @@ def _applied(facts: AuditFacts) -> Found:
 
 def _accounting(facts: AuditFacts) -> Found:
     if _mechanism(facts) is None:
-        return "not held", ["There is nothing to account for: no epsilon holds."]
+        why = "nothing left" if facts.nothing_left else "no epsilon holds"
+        return "not held", [f"There is nothing to account for: {why}."]
     good = all(site.holds("ledger") and site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good), [
         f"PRV (Opacus {_version('opacus')}) and PLD (dp-accounting {_version('dp-accounting')}): the greater counts.",
@@ -173,12 +177,12 @@ def _accounting(facts: AuditFacts) -> Found:
 
 
 def _all_releases(facts: AuditFacts) -> Found:
-    measured = sum(entry["purpose"] == "metrics" for site in facts.sites for entry in site.releases)
-    size = sum(entry.get("bytes", 0) for site in facts.sites for entry in site.releases)
+    measured = sum(entry["purpose"] == "metrics" for site in facts.sites for entry in site.left)
     names = ("ledger", "releases", "releases received")
     good = all(site.holds(name) for site in facts.sites for name in names if site.releases)
     return _held(good), [
-        f"{facts.releases} releases of {len(facts.sites)} sites, {size:,} bytes; {measured} of them measures.",
+        f"{facts.left} releases of {len(facts.sites)} sites, {facts.bytes:,} bytes; {measured} of them measures.",
+        *charged_sentences(facts),
         "The number of units that a site declares is public, and chosen by people.",
         *_of_each(facts, lambda site: f"{site.said('ledger')}; {site.said('releases received')}"),
     ]

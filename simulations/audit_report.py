@@ -21,6 +21,7 @@ from fedglm.simulations.audit_pictures import epsilon_by_site
 from fedglm.simulations.audit_words import (
     NOT_PROTECTED,
     THREATS,
+    charged_sentences,
     headline,
     summary_sentences,
 )
@@ -232,7 +233,7 @@ def _epsilon(facts: AuditFacts) -> Html:
 
 def _spent(site: SiteFacts) -> Iterator[tuple[str, ...]]:
     """A row for each data set; what is the site's own stands in the first."""
-    name, releases, refusals = isolated(site.name), f"{len(site.releases):,}", f"{sum(site.refusals.values()):,}"
+    name, releases, refusals = isolated(site.name), f"{len(site.left):,}", f"{sum(site.refusals.values()):,}"
     if not site.promises:
         yield name, "", releases, _figure(site.epsilon), _set(None), _set(None), refusals
     for promise in site.promises or []:
@@ -270,7 +271,8 @@ def _releases(facts: AuditFacts) -> Html:
                Column("Bytes"), Column("Not zero"), Column("Codec", figures=False), Column("Clip"), Column("Sigma"),
                Column("Epsilon so far"), Column("SHA-256", figures=False)]  # fmt: skip
     rows = [_release(site, entry) for site in facts.sites for entry in site.releases]
-    grid = table(f"Releases, {len(rows):,} in all", columns, rows[:_MOST_ROWS], class_="releases")
+    heading = " ".join([f"Releases, {facts.left:,} in all.", *charged_sentences(facts)])
+    grid = table(heading.removesuffix("."), columns, rows[:_MOST_ROWS], class_="releases")
     more = f"The first {_MOST_ROWS:,} are shown; {JSON} beside this page holds all." if len(rows) > _MOST_ROWS else ""
     return section("releases", "Every release", grid, element("p", more, class_="note") if more else "")
 
@@ -278,7 +280,9 @@ def _releases(facts: AuditFacts) -> Html:
 def _release(site: SiteFacts, entry: dict[str, Any]) -> list[str]:
     noise = entry["mechanism"] or {}
     return [
-        isolated(site.name), str(entry["number"]), str(entry["round"]), entry["purpose"], f"{entry.get('bytes', 0):,}",
+        isolated(site.name), str(entry["number"]), str(entry["round"]),
+        entry["purpose"] + (", charged for" if entry["kind"] == "charged" else ""),
+        f"{entry['bytes']:,}" if "bytes" in entry else "",
         "" if entry.get("non_zeros") is None else f"{entry['non_zeros']:,}", entry.get("codec") or "",
         f"{noise['clipping_norm']:g}" if noise else "none", f"{noise['noise_multiplier']:.3g}" if noise else "none",
         _figure(entry["epsilon"]), element("code", entry["release"][:16]),

@@ -49,13 +49,15 @@ NOT_PROTECTED: Final = (
 
 def headline(facts: AuditFacts) -> str:
     """The report in one sentence."""
-    sites, releases = counted(len(facts.sites), "site"), counted(facts.releases, "release")
+    sites, releases = counted(len(facts.sites), "site"), counted(facts.left, "release")
     if not facts.sites:
         return "The server's records alone: what left the sites, their own logs show"
     if not facts.verification.held:
         return f"The records are not whole: what they say of {releases} of {sites} cannot be relied on"
     if not facts.is_whole:
         return f"{releases} of {sites}, and other records are missing"
+    if facts.nothing_left:
+        return f"Nothing left {sites}, by their own logs"
     greatest = _greatest(facts)
     if greatest is None:
         return f"{releases} of {sites}, some of them without noise: no epsilon holds"
@@ -78,9 +80,7 @@ def _greatest_delta(facts: AuditFacts) -> float:
 
 def summary_sentences(facts: AuditFacts) -> list[str]:
     """What left, under which guarantee, who allowed it, and whether the record can be trusted."""
-    size = sum(entry.get("bytes", 0) for site in facts.sites for entry in site.releases)
     refused = sum(sum(site.refusals.values()) for site in facts.sites)
-    left = f"What left: {counted(facts.releases, 'coded message')} of model updates and measures, {byte_count(size)}."
     kept = bool(facts.sites) and all(site.holds("releases") and site.holds("policy") for site in facts.sites)
     held = "every release keeps to it" if kept else "not every release is shown to keep to it"
     allowed = f"Who allowed it: each site's own signed policy; {held}; requests refused: {refused:,}."
@@ -92,7 +92,24 @@ def summary_sentences(facts: AuditFacts) -> list[str]:
         trust = f"The record: signed, {seals}; nothing in it is wrong."
     elif found.held:
         trust = "The record: signed by the server; nothing in it is wrong."
-    return [left, f"The guarantee: {_guarantee(facts)}", allowed, trust]
+    return [f"What left: {_left(facts)}", f"The guarantee: {_guarantee(facts)}", allowed, trust]
+
+
+def _left(facts: AuditFacts) -> str:
+    if not facts.sites:
+        return "not known. No site's log is here."
+    if facts.nothing_left:
+        return "nothing, by the sites' logs that are here."
+    left = f"{counted(facts.left, 'release')} of model updates and measures, {byte_count(facts.bytes)}."
+    return " ".join([left, *charged_sentences(facts)])
+
+
+def charged_sentences(facts: AuditFacts) -> list[str]:
+    """What nodes charged for that were killed, where there is any."""
+    if not facts.charged:
+        return []
+    more = counted(facts.charged, "more was", "more were")
+    return [f"{more} charged for by nodes that were killed, and may never have left."]
 
 
 def _guarantee(facts: AuditFacts) -> str:
@@ -100,6 +117,8 @@ def _guarantee(facts: AuditFacts) -> str:
     plan, greatest = facts.plan, _greatest(facts)
     if not facts.is_whole:
         return "not shown. The records are not whole, or not all here."
+    if facts.nothing_left:
+        return "none is needed. Nothing left the sites."
     if plan is None:
         return "unknown. No plan can be read."
     if plan.mechanism is None or greatest is None:

@@ -6,10 +6,14 @@ import pytest
 from audit_files import broken_by
 from audited_run import SITES, kept_run, small_nodes
 from custodies import MECHANISM
+from custodies import custody as custody_of
+from flwr.app import Error, Message
 
 from fedglm.privacy import custody
+from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy, sign_policy
+from fedglm.server.participants import FederationError
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import report_json, report_page
@@ -24,6 +28,17 @@ def permit(folder, site, **changes):
     policy = Policy.from_toml((own / "policy.toml").read_text()).model_copy(update=changes)
     (own / "policy.toml").write_text(policy.to_toml())
     sign_policy(own / "policy.toml", SigningKey.load(own / "site.key"))
+
+
+def idle(node):
+    """A node that fails before it trains."""
+
+    def answer(message):
+        if message.metadata.message_type == "train":
+            return Message(Error(code=1, reason="no memory"), reply_to=message)
+        return node(message)
+
+    return answer
 
 
 def page_of(folder):
@@ -66,3 +81,52 @@ def test_an_epsilon_over_releases_that_protect_several_units_is_none_s(tmp_path)
         assert item.status == "not held"
         assert "protect each patient_id and record, the plan each patient_id" in item.evidence[0]
     assert broken_by(tmp_path, "items = [1, 2]") == ["item 1", "item 2"]
+
+
+def test_where_nothing_left_nothing_is_said_to_have_left(tmp_path):
+    """The sites permit updates without noise, and every one of them fails."""
+    made = {number: idle(node) for number, node in small_nodes(tmp_path / "nodes", private=False).items()}
+    with pytest.raises(FederationError):
+        kept_run(tmp_path, made, mechanism=None)
+    facts = read_facts(tmp_path)
+    assert facts.is_whole
+    found = items(facts)
+    said = " ".join([headline(facts), *summary_sentences(facts), *found[0].evidence, *found[4].evidence])
+    assert headline(facts) == "Nothing left 3 sites, by their own logs"
+    assert summary_sentences(facts)[0] == "What left: nothing, by the sites' logs that are here."
+    assert found[0].evidence == ["Nothing left, by the sites' logs that are here; the plan has no noise."]
+    assert not any(words in said for words in ("Updates left", "had no noise", "at epsilon"))
+    assert "Nothing left 3 sites" in page_of(tmp_path)
+
+
+def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp_path):
+    """A node is killed between its ledger and its log, twice; one of the messages it sends later after all."""
+    kept_run(tmp_path, small_nodes(tmp_path / "nodes"))
+    (own,) = (site for site in read_facts(tmp_path).sites if site.name == "a")
+    before, last = own.bytes, own.releases[-1]
+    assert before == sum(entry["bytes"] for entry in own.releases)
+
+    def site():
+        return custody_of(tmp_path / "nodes" / "a" / "custody", private=True)
+
+    def charge(release):
+        return site().charge_of(last["run"], 3, MECHANISM, last["plan"], release, purpose="update")
+
+    for release in ("0" * 64, "1" * 64):
+        site().ledger.charge(charge(release), None)
+    site().pay(Leaving(charge("1" * 64), 10))
+    site().pay(Leaving(charge(last["release"]), last["bytes"]))
+    facts = read_facts(tmp_path)
+    (own,) = (site for site in facts.sites if site.name == "a")
+    assert facts.verification.held
+    assert (facts.left, facts.charged, own.bytes) == (10, 1, before + 10 + last["bytes"])
+    more = "1 more was charged for by nodes that were killed, and may never have left"
+    assert headline(facts).startswith("10 releases of 3 sites, at epsilon")
+    assert summary_sentences(facts)[0].startswith("What left: 10 releases of")
+    assert summary_sentences(facts)[0].endswith(f"{more}.")
+    assert f"{more}." in items(facts)[5].evidence
+    page = page_of(tmp_path)
+    assert f"Releases, 10 in all. {more}<" in page
+    assert page.count("update, charged for") == 2
+    (tmp_path / "nodes").rename(tmp_path / "elsewhere")
+    assert summary_sentences(read_facts(tmp_path))[0] == "What left: not known. No site's log is here."
