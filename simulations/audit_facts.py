@@ -136,6 +136,11 @@ class AuditFacts:
         return sorted({unit for site in self.sites for unit in site.units})
 
     @property
+    def has_whole_nodes(self) -> bool:
+        """Whether whole nodes are protected by the server's noise, by the run's own files."""
+        return self.result is not None and self.result.summary.get("client_epsilon") is not None
+
+    @property
     def left(self) -> int:
         """Releases of all sites that left."""
         return sum(len(site.left) for site in self.sites)

@@ -14,7 +14,7 @@ from fedglm.privacy.audit_checks import told
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
-from fedglm.simulations.audit_words import charged_sentences
+from fedglm.simulations.audit_words import charged_sentences, no_epsilon
 from fedglm.simulations.wording import metric_value, significant
 
 _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
@@ -75,7 +75,8 @@ def _guarantee(facts: AuditFacts) -> Found:
     if _mechanism(facts) is None and facts.nothing_left:
         return "not held", ["Nothing left, by the sites' logs that are here; the plan has no noise."]
     if _mechanism(facts) is None:
-        return "not held", ["Updates left without noise: no epsilon holds for anybody."]
+        nodes = ["Of whole nodes, see item 3."] if facts.has_whole_nodes else []
+        return "not held", [f"Updates left without noise: {no_epsilon(facts)}.", *nodes]
     good = all(site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good and not _other_units(facts)), [
         *_other_units(facts),
@@ -119,7 +120,11 @@ def _gaussian(site: SiteFacts) -> str:
 def _unit(facts: AuditFacts) -> Found:
     mechanism = _mechanism(facts)
     if mechanism is None:
-        return "not held", ["No unit is protected."]
+        return "not held", [
+            "No single record is protected. Of whole nodes, see item 3."
+            if facts.has_whole_nodes
+            else "No unit is protected."
+        ]
     good, others = all(site.holds("releases") and site.holds("plans") for site in facts.sites), _other_units(facts)
     return _held(good and not others), [
         *(others or [f"Protected is each {mechanism.unit}, added or removed (unbounded neighbours)."]),
@@ -144,8 +149,10 @@ def _other_units(facts: AuditFacts) -> list[str]:
 
 def _trust(facts: AuditFacts) -> Found:
     lines = ["The threat model, and what is not protected, are stated below."]
-    if facts.result is not None and facts.result.summary.get("client_epsilon") is not None:
-        lines.append("Whole nodes are protected by noise of the server, which must be trusted for that.")
+    if facts.has_whole_nodes:
+        lines.append(
+            "By the run's own files, whole nodes are protected by noise of the server, which must be trusted for that."
+        )
     return "held", lines
 
 
@@ -166,7 +173,7 @@ def _applied(facts: AuditFacts) -> Found:
 
 def _accounting(facts: AuditFacts) -> Found:
     if _mechanism(facts) is None:
-        why = "nothing left" if facts.nothing_left else "no epsilon holds"
+        why = "nothing left" if facts.nothing_left else no_epsilon(facts)
         return "not held", [f"There is nothing to account for: {why}."]
     good = all(site.holds("ledger") and site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good), [

@@ -60,10 +60,15 @@ def headline(facts: AuditFacts) -> str:
         return f"Nothing left {sites}, by their own logs"
     greatest = _greatest(facts)
     if greatest is None:
-        return f"{releases} of {sites}, some of them without noise: no epsilon holds"
+        return f"{releases} of {sites}, some of them without noise: {no_epsilon(facts)}"
     if len(facts.units) > 1:
         return f"{releases} of {sites}, which protect several units ({' and '.join(facts.units)}): no one epsilon holds"
     return f"{releases} of {sites}, at epsilon {greatest:.2f} or less for each unit"
+
+
+def no_epsilon(facts: AuditFacts) -> str:
+    """For whom none holds, where updates had no noise of the sites."""
+    return f"no epsilon holds{' for single records' if facts.has_whole_nodes else ''}"
 
 
 def _greatest(facts: AuditFacts) -> float | None:
@@ -122,6 +127,11 @@ def _guarantee(facts: AuditFacts) -> str:
     if plan is None:
         return "unknown. No plan can be read."
     if plan.mechanism is None or greatest is None:
+        if facts.has_whole_nodes:
+            return (
+                "none for single records. Updates had no noise, and can reveal to the server the records behind them. "
+                "Of whole nodes, see item 3."
+            )
         return "none. Updates had no noise, and can reveal records behind them."
     unit, delta = plan.mechanism.unit, _greatest_delta(facts)
     if odd := [name for name in facts.units if name != unit]:

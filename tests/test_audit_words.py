@@ -1,10 +1,11 @@
 """What an audit report says of unusual runs: no more than their records show."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from audit_files import broken_by
-from audited_run import SITES, kept_run, small_nodes
+from audited_run import SITES, kept_run, make_run, small_nodes
 from custodies import MECHANISM
 from custodies import custody as custody_of
 from flwr.app import Error, Message
@@ -130,3 +131,19 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
     assert page.count("update, charged for") == 2
     (tmp_path / "nodes").rename(tmp_path / "elsewhere")
     assert summary_sentences(read_facts(tmp_path))[0] == "What left: not known. No site's log is here."
+
+
+def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_path):
+    """The run's own files alone know of it."""
+    make_run(tmp_path / "run", mechanism=None)
+    path = tmp_path / "run" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"client_epsilon": 7.5}))
+    facts = read_facts(tmp_path / "run")
+    found = items(facts)
+    assert headline(facts).endswith("without noise: no epsilon holds for single records")
+    assert "none for single records" in summary_sentences(facts)[1]
+    assert found[0].evidence == [
+        "Updates left without noise: no epsilon holds for single records.",
+        "Of whole nodes, see item 3.",
+    ]
+    assert found[2].evidence[-1].startswith("By the run's own files, whole nodes are protected by noise of the server")
