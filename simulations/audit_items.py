@@ -178,7 +178,7 @@ def _accounting(facts: AuditFacts) -> Found:
     good = all(site.holds("ledger") and site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good), [
         f"PRV (Opacus {_version('opacus')}) and PLD (dp-accounting {_version('dp-accounting')}): the greater counts.",
-        "Recomputed now, from the ledgers' rows alone, over all runs that used the data.",
+        "Recomputed now from the logs' entries, each held to its row of the ledger, over all runs that used the data.",
         *_of_each(facts, lambda site: f"{site.said('ledger')}; {_spent(site)}"),
     ]
 
