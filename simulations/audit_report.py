@@ -252,7 +252,9 @@ def _set(value: float | None) -> str:
 
 def _flow(facts: AuditFacts) -> Html:
     noised = facts.plan is not None and facts.plan.mechanism is not None
-    return figure("Data flow", data_flow(len(facts.sites) + len(facts.missing), noised=noised))
+    measured = any(entry["purpose"] == "metrics" for site in facts.sites for entry in site.left)
+    sites, together = len(facts.sites) + len(facts.missing), facts.is_simulation is True
+    return figure("Data flow", data_flow(sites, noised=noised, measured=measured, together=together))
 
 
 def _threats() -> Html:

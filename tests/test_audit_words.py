@@ -13,9 +13,11 @@ from flwr.app import Error, Message
 from fedglm.privacy import custody
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.mechanism import metrics_mechanism
 from fedglm.privacy.policy import Policy, sign_policy
 from fedglm.server.participants import FederationError
 from fedglm.simulations.audit_facts import read_facts
+from fedglm.simulations.audit_flow import data_flow
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import report_json, report_page
 from fedglm.simulations.audit_words import headline, summary_sentences
@@ -147,3 +149,15 @@ def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_pa
         "Of whole nodes, see item 3.",
     ]
     assert found[2].evidence[-1].startswith("By the run's own files, whole nodes are protected by noise of the server")
+
+
+def test_the_data_flow_shows_the_measures_that_left_and_claims_no_machines(tmp_path):
+    make_run(tmp_path / "run", metrics=metrics_mechanism(MECHANISM, 20.0))
+    page = page_of(tmp_path / "run")
+    assert "Coded updates and noised measures alone go to the server" in page
+    assert "each of 3 sites, on one machine here" in page
+    assert "own machine" not in page
+    bare = data_flow(3, noised=True)
+    assert "Coded updates alone go to the server" in bare
+    assert "machine" not in bare
+    assert "measures" not in bare
