@@ -156,6 +156,11 @@ class AuditFacts:
         return sum(site.bytes for site in self.sites)
 
     @property
+    def all_noised(self) -> bool:
+        """Whether no log that is here shows anything without noise."""
+        return all(entry["mechanism"] is not None for site in self.sites for entry in site.releases)
+
+    @property
     def nothing_left(self) -> bool:
         """Whether no log that is here shows anything that left or was charged for."""
         return not any(site.releases for site in self.sites)

@@ -72,8 +72,9 @@ def _held(good: bool) -> Status:
 def _guarantee(facts: AuditFacts) -> Found:
     if facts.plan is None:
         return "not held", ["No plan can be read: nothing is known of any noise."]
-    if _mechanism(facts) is None and facts.nothing_left:
-        return "not held", ["Nothing left, by the sites' logs that are here; the plan has no noise."]
+    if _mechanism(facts) is None and facts.all_noised:
+        nothing = "Nothing left" if facts.nothing_left else "Nothing left without noise"
+        return "not held", [f"{nothing}, by the sites' logs that are here; the plan has no noise."]
     if _mechanism(facts) is None:
         nodes = ["Of whole nodes, see item 3."] if facts.has_whole_nodes else []
         return "not held", [f"Updates left without noise: {no_epsilon(facts)}.", *nodes]
@@ -173,7 +174,7 @@ def _applied(facts: AuditFacts) -> Found:
 
 def _accounting(facts: AuditFacts) -> Found:
     if _mechanism(facts) is None:
-        why = "nothing left" if facts.nothing_left else no_epsilon(facts)
+        why = "nothing left by the plan" if facts.all_noised else no_epsilon(facts)
         return "not held", [f"There is nothing to account for: {why}."]
     good = all(site.holds("ledger") and site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good), [

@@ -126,6 +126,8 @@ def _guarantee(facts: AuditFacts) -> str:
         return "none is needed. Nothing left the sites."
     if plan is None:
         return "unknown. No plan can be read."
+    if plan.mechanism is None and facts.all_noised:
+        return "none by the plan, which has no noise. What left is of other runs, and had noise."
     if plan.mechanism is None or greatest is None:
         if facts.has_whole_nodes:
             return (

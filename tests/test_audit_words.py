@@ -161,3 +161,16 @@ def test_the_data_flow_shows_the_measures_that_left_and_claims_no_machines(tmp_p
     assert "Coded updates alone go to the server" in bare
     assert "machine" not in bare
     assert "measures" not in bare
+
+
+def test_a_plan_without_noise_by_which_nothing_left_after_a_run_with_noise(tmp_path):
+    both = {"without_differential_privacy": True}
+    kept_run(tmp_path / "first", small_nodes(tmp_path / "nodes", every=both), rounds=1)
+    made = {number: idle(node) for number, node in small_nodes(tmp_path / "nodes", every=both).items()}
+    with pytest.raises(FederationError):
+        kept_run(tmp_path, made, mechanism=None)
+    facts = read_facts(tmp_path)
+    assert facts.is_whole
+    assert headline(facts).startswith("3 releases of 3 sites, at epsilon")
+    assert summary_sentences(facts)[1].endswith("What left is of other runs, and had noise.")
+    assert items(facts)[0].evidence[0].startswith("Nothing left without noise")
