@@ -25,7 +25,7 @@ class SiteFacts:
     Attributes:
         log: Its log, verified or not.
         policy: The last that was in force; None for none.
-        releases: Entries about what left, in order.
+        releases: Entries about what left, or was charged for, in order.
         refusals: How often each rule refused something.
         checks: Of its records.
         promises: What each of its data sets has spent; None where no figure counts.
@@ -55,6 +55,22 @@ class SiteFacts:
         if self.promises is None:
             return None
         return 0.0 if self.promise is None else self.promise.epsilon
+
+    @property
+    def left(self) -> list[dict[str, Any]]:
+        """Of its releases those that left: not what a node charged for that was killed there, and never sent again."""
+        again = {entry["release"] for entry in self.log.of_kind("resent")}
+        return [entry for entry in self.releases if entry["kind"] == "release" or entry["release"] in again]
+
+    @property
+    def bytes(self) -> int:
+        """Of all that left, what was sent again included."""
+        return sum(entry.get("bytes", 0) for entry in [*self.releases, *self.log.of_kind("resent")])
+
+    @property
+    def units(self) -> set[str]:
+        """What is protected by the noise of its releases, those of earlier runs included."""
+        return {entry["mechanism"]["unit"] for entry in self.releases if entry["mechanism"] is not None}
 
     @property
     def is_linked(self) -> bool:
@@ -115,9 +131,39 @@ class AuditFacts:
         return found.held and found.server is not None and bool(self.sites) and not self.missing
 
     @property
-    def releases(self) -> int:
-        """Of all sites."""
-        return sum(len(site.releases) for site in self.sites)
+    def units(self) -> list[str]:
+        """What is protected by the noise of all that left; a guarantee is for each unit only where it is one."""
+        return sorted({unit for site in self.sites for unit in site.units})
+
+    @property
+    def has_whole_nodes(self) -> bool:
+        """Whether whole nodes are protected by the server's noise, by the run's own files."""
+        return self.result is not None and self.result.summary.get("client_epsilon") is not None
+
+    @property
+    def left(self) -> int:
+        """Releases of all sites that left."""
+        return sum(len(site.left) for site in self.sites)
+
+    @property
+    def charged(self) -> int:
+        """How many more were charged for, and are not shown to have left."""
+        return sum(len(site.releases) for site in self.sites) - self.left
+
+    @property
+    def bytes(self) -> int:
+        """Of all that left."""
+        return sum(site.bytes for site in self.sites)
+
+    @property
+    def all_noised(self) -> bool:
+        """Whether no log that is here shows anything without noise."""
+        return all(entry["mechanism"] is not None for site in self.sites for entry in site.releases)
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether no log that is here shows anything that left or was charged for."""
+        return not any(site.releases for site in self.sites)
 
 
 def read_facts(folder: Path, sites: Sequence[Path] = ()) -> AuditFacts:

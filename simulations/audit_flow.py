@@ -5,16 +5,19 @@ from fedglm.simulations.markup import Html, element
 _WIDTH, _HEIGHT = 748, 300
 
 
-def data_flow(sites: int, *, noised: bool) -> Html:
+def data_flow(sites: int, *, noised: bool, measured: bool = False, together: bool = False) -> Html:
     """From records to model, with the border of the site, as an SVG in the page's colours.
 
     Args:
         sites: How many there are.
         noised: Whether updates are noised.
+        measured: Whether measures of the records left, too.
+        together: Whether sites and server were one machine.
     """
+    where = f"each of {sites} sites" + (", on one machine here" if together else "")
     guard = "clips, adds noise" if noised else "adds no noise"
     parts = [
-        _frame(8, 34, 452, 222, f"each of {sites} sites, on its own machine"),
+        _frame(8, 34, 452, 222, where),
         _frame(560, 34, 180, 222, "server"),
         _box(28, 70, 110, "records", "never leave"),
         _box(178, 70, 124, "training", guard, strong=noised),
@@ -27,6 +30,7 @@ def data_flow(sites: int, *, noised: bool) -> Html:
         _path("M 302 96 L 342 96", arrow=True),
         _path("M 444 96 L 574 96", arrow=True),
         _label(510, 88, "coded update"),
+        *([_label(510, 114, "measures")] if measured else []),
         _path("M 410 122 L 410 176", arrow=True),
         _path("M 366 122 L 366 149 L 240 149 L 240 176", arrow=True),
         _path("M 650 122 L 650 176", arrow=True),
@@ -44,9 +48,10 @@ def data_flow(sites: int, *, noised: bool) -> Html:
         ),
     )  # fmt: skip
     guarded = "clips its updates and adds noise" if noised else "adds no noise to its updates"
+    leaving = f"Coded updates and {'noised ' if noised else ''}measures" if measured else "Coded updates"
     words = (
-        f"Data flow: at each of {sites} sites, records feed the training, which {guarded}. The gate holds them to the "
-        "policy, charges the ledger and writes the signed log. Coded updates alone go to the server, which keeps their "
+        f"Data flow: at {where}, records feed the training, which {guarded}. The gate holds them to the policy, "
+        f"charges the ledger and writes the signed log. {leaving} alone go to the server, which keeps the updates' "
         "mean and sends models back. Server and sites countersign each other's logs."
     )
     return element(

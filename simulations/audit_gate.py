@@ -43,8 +43,8 @@ class Gate(BaseModel):
 
     Attributes:
         noise_multiplier_at_least: Of every release.
-        epsilon_at_most: Of every site, recomputed.
-        delta_at_most: At which epsilon is told.
+        epsilon_at_most: Of every data set of every site, recomputed.
+        delta_at_most: At which each of those is told.
         clipping_norm_at_most: Of every release.
         records_per_unit_at_most: Of every release.
         unit: What must be protected.
@@ -140,14 +140,27 @@ def _of_site(gate: Gate, site: SiteFacts) -> Iterator[Breach]:
         if odd is not None:
             said = f"entry {odd['number']} has {odd['mechanism'][name]}, {limit} is asked for"
             yield Breach(rule, f"{site.name}: {said}")
-    if site.promises == []:  # nothing left
-        return
-    told = {"epsilon_at_most": site.epsilon, "delta_at_most": site.promise.delta if site.promise else None}
-    for rule, value in told.items():
+    for rule, name in _TOLD.items():
         limit = getattr(gate, rule)
-        if limit is not None and (value is None or bare or value > limit):
-            known = "none holds" if value is None or bare else f"{value:.6g}"
-            yield Breach(rule, f"{site.name}: {known}, {limit:g} is asked for")
+        if limit is not None and (beyond := _beyond(site, name, limit)) is not None:
+            yield Breach(rule, f"{site.name}: {beyond}, {limit:g} is asked for")
+
+
+def _beyond(site: SiteFacts, name: str, limit: float) -> str | None:
+    """What the first of its data sets has that does not keep to the limit; None where all do."""
+    if site.promises is None:
+        return "none holds"
+    for promise in site.promises:
+        value = getattr(promise, name)
+        if promise.epsilon is None or value is None:
+            return f"{promise.data_set}: none holds"
+        if value > limit:
+            return f"{promise.data_set}: {value:.6g}"
+    return None
+
+
+_TOLD: Final = {"epsilon_at_most": "epsilon", "delta_at_most": "delta"}
+"""Rules of what each data set has spent, and the field."""
 
 
 _OF_NOISE: Final[dict[str, tuple[str, Callable[[Any, Any], bool]]]] = {

@@ -14,6 +14,7 @@ from fedglm.privacy.audit_checks import told
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
+from fedglm.simulations.audit_words import charged_sentences, no_epsilon
 from fedglm.simulations.wording import metric_value, significant
 
 _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
@@ -71,9 +72,15 @@ def _held(good: bool) -> Status:
 def _guarantee(facts: AuditFacts) -> Found:
     if facts.plan is None:
         return "not held", ["No plan can be read: nothing is known of any noise."]
+    if _mechanism(facts) is None and facts.all_noised:
+        nothing = "Nothing left" if facts.nothing_left else "Nothing left without noise"
+        return "not held", [f"{nothing}, by the sites' logs that are here; the plan has no noise."]
     if _mechanism(facts) is None:
-        return "not held", ["Updates left without noise: no epsilon holds for anybody."]
-    return _held(all(site.holds("epsilon") for site in facts.sites if site.releases)), [
+        nodes = ["Of whole nodes, see item 3."] if facts.has_whole_nodes else []
+        return "not held", [f"Updates left without noise: {no_epsilon(facts)}.", *nodes]
+    good = all(site.holds("epsilon") for site in facts.sites if site.releases)
+    return _held(good and not _other_units(facts)), [
+        *_other_units(facts),
         *_of_each(facts, _spent),
         *_of_each(facts, _gaussian),
         "By round: in the picture of epsilon, and with every release.",
@@ -103,8 +110,8 @@ def _spent(site: SiteFacts) -> str:
 
 def _gaussian(site: SiteFacts) -> str:
     promise, units = site.promise, site.policy.declare_units if site.policy else None
-    if not promise or not promise.epsilon or not promise.delta or not units:
-        return ""
+    if not promise or not promise.epsilon or not promise.delta or not units or len(site.promises or []) > 1:
+        return ""  # the units declared are those of one data set
     return (
         f"about {mu_of_epsilon(promise.epsilon, promise.delta):.2f}-Gaussian privacy; {units:,} units declared, so "
         f"that delta times units is {promise.delta * units:.2g}"
@@ -114,17 +121,39 @@ def _gaussian(site: SiteFacts) -> str:
 def _unit(facts: AuditFacts) -> Found:
     mechanism = _mechanism(facts)
     if mechanism is None:
-        return "not held", ["No unit is protected."]
-    return _held(all(site.holds("releases") and site.holds("plans") for site in facts.sites)), [
-        f"Protected is each {mechanism.unit}, added or removed (unbounded neighbours).",
+        return "not held", [
+            "No single record is protected. Of whole nodes, see item 3."
+            if facts.has_whole_nodes
+            else "No unit is protected."
+        ]
+    good, others = all(site.holds("releases") and site.holds("plans") for site in facts.sites), _other_units(facts)
+    return _held(good and not others), [
+        *(others or [f"Protected is each {mechanism.unit}, added or removed (unbounded neighbours)."]),
         f"A step looks at {mechanism.records_per_unit} records of a unit at the most, and clips them together.",
     ]
 
 
+def _other_units(facts: AuditFacts) -> list[str]:
+    """What there is to say where what left protects another unit than the plan's, or several."""
+    mechanism = _mechanism(facts)
+    if mechanism is None or not set(facts.units) - {mechanism.unit}:
+        return []
+
+    def say(site: SiteFacts) -> str:
+        if not site.units - {mechanism.unit}:
+            return ""
+        units = " and ".join(sorted(site.units))
+        return f"releases, all runs' together, protect each {units}, the plan each {mechanism.unit}"
+
+    return [*_of_each(facts, say), f"So no epsilon is shown for each {mechanism.unit}."]
+
+
 def _trust(facts: AuditFacts) -> Found:
     lines = ["The threat model, and what is not protected, are stated below."]
-    if facts.result is not None and facts.result.summary.get("client_epsilon") is not None:
-        lines.append("Whole nodes are protected by noise of the server, which must be trusted for that.")
+    if facts.has_whole_nodes:
+        lines.append(
+            "By the run's own files, whole nodes are protected by noise of the server, which must be trusted for that."
+        )
     return "held", lines
 
 
@@ -145,22 +174,23 @@ def _applied(facts: AuditFacts) -> Found:
 
 def _accounting(facts: AuditFacts) -> Found:
     if _mechanism(facts) is None:
-        return "not held", ["There is nothing to account for: no epsilon holds."]
+        why = "nothing left by the plan" if facts.all_noised else no_epsilon(facts)
+        return "not held", [f"There is nothing to account for: {why}."]
     good = all(site.holds("ledger") and site.holds("epsilon") for site in facts.sites if site.releases)
     return _held(good), [
         f"PRV (Opacus {_version('opacus')}) and PLD (dp-accounting {_version('dp-accounting')}): the greater counts.",
-        "Recomputed now, from the ledgers' rows alone, over all runs that used the data.",
+        "Recomputed now from the logs' entries, each held to its row of the ledger, over all runs that used the data.",
         *_of_each(facts, lambda site: f"{site.said('ledger')}; {_spent(site)}"),
     ]
 
 
 def _all_releases(facts: AuditFacts) -> Found:
-    measured = sum(entry["purpose"] == "metrics" for site in facts.sites for entry in site.releases)
-    size = sum(entry.get("bytes", 0) for site in facts.sites for entry in site.releases)
+    measured = sum(entry["purpose"] == "metrics" for site in facts.sites for entry in site.left)
     names = ("ledger", "releases", "releases received")
     good = all(site.holds(name) for site in facts.sites for name in names if site.releases)
     return _held(good), [
-        f"{facts.releases} releases of {len(facts.sites)} sites, {size:,} bytes; {measured} of them measures.",
+        f"{facts.left} releases of {len(facts.sites)} sites, {facts.bytes:,} bytes; {measured} of them measures.",
+        *charged_sentences(facts),
         "The number of units that a site declares is public, and chosen by people.",
         *_of_each(facts, lambda site: f"{site.said('ledger')}; {site.said('releases received')}"),
     ]

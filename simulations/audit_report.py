@@ -4,6 +4,7 @@ Like all pages it holds no script and asks nothing of the network.
 """
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from fedglm.simulations.audit_pictures import epsilon_by_site
 from fedglm.simulations.audit_words import (
     NOT_PROTECTED,
     THREATS,
+    charged_sentences,
     headline,
     summary_sentences,
 )
@@ -106,6 +108,7 @@ def report_json(
             "epsilon": site.epsilon,
             "limit": site.promise.limit if site.promise else None,
             "delta": site.promise.delta if site.promise else None,
+            "data_sets": None if site.promises is None else [asdict(promise) for promise in site.promises],
             "key": site.log.keys[-1].hex,
             "entries": site.log.size,
             "refusals": dict(site.refusals),
@@ -219,17 +222,24 @@ def _references(item: Item, profile: Profile) -> Html:
 
 def _epsilon(facts: AuditFacts) -> Html:
     picture = figure("Epsilon so far, by round", epsilon_by_site(facts), "Told by each site's log as it released.")
-    columns = [Column("Site", figures=False), *map(Column, ("Releases", "Epsilon", "Limit", "Delta", "Refusals"))]
-    rows = [
-        (isolated(site.name), f"{len(site.releases):,}", _figure(site.epsilon),
-         _set(site.promise.limit if site.promise else None), _set(site.promise.delta if site.promise else None),
-         f"{sum(site.refusals.values()):,}")
-        for site in facts.sites
-    ]  # fmt: skip
+    columns = [Column("Site", figures=False), Column("Data set", figures=False),
+               *map(Column, ("Releases", "Epsilon", "Limit", "Delta", "Refusals"))]  # fmt: skip
+    rows = [row for site in facts.sites for row in _spent(site)]
     note = "Epsilon is for each unit of a site, for all runs that ever used the data set, by the site's own ledger."
     return section(
         "epsilon", "Epsilon, by site", picture, table("Sites", columns, rows), element("p", note, class_="note")
     )
+
+
+def _spent(site: SiteFacts) -> Iterator[tuple[str, ...]]:
+    """A row for each data set; what is the site's own stands in the first."""
+    name, releases, refusals = isolated(site.name), f"{len(site.left):,}", f"{sum(site.refusals.values()):,}"
+    if not site.promises:
+        yield name, "", releases, _figure(site.epsilon), _set(None), _set(None), refusals
+    for promise in site.promises or []:
+        figures = _figure(promise.epsilon), _set(promise.limit), _set(promise.delta)
+        yield name, isolated(promise.data_set), releases, *figures, refusals
+        releases = refusals = ""
 
 
 def _figure(value: float | None) -> str:
@@ -242,7 +252,9 @@ def _set(value: float | None) -> str:
 
 def _flow(facts: AuditFacts) -> Html:
     noised = facts.plan is not None and facts.plan.mechanism is not None
-    return figure("Data flow", data_flow(len(facts.sites) + len(facts.missing), noised=noised))
+    measured = any(entry["purpose"] == "metrics" for site in facts.sites for entry in site.left)
+    sites, together = len(facts.sites) + len(facts.missing), facts.is_simulation is True
+    return figure("Data flow", data_flow(sites, noised=noised, measured=measured, together=together))
 
 
 def _threats() -> Html:
@@ -261,7 +273,8 @@ def _releases(facts: AuditFacts) -> Html:
                Column("Bytes"), Column("Not zero"), Column("Codec", figures=False), Column("Clip"), Column("Sigma"),
                Column("Epsilon so far"), Column("SHA-256", figures=False)]  # fmt: skip
     rows = [_release(site, entry) for site in facts.sites for entry in site.releases]
-    grid = table(f"Releases, {len(rows):,} in all", columns, rows[:_MOST_ROWS], class_="releases")
+    heading = " ".join([f"Releases, {facts.left:,} in all.", *charged_sentences(facts)])
+    grid = table(heading.removesuffix("."), columns, rows[:_MOST_ROWS], class_="releases")
     more = f"The first {_MOST_ROWS:,} are shown; {JSON} beside this page holds all." if len(rows) > _MOST_ROWS else ""
     return section("releases", "Every release", grid, element("p", more, class_="note") if more else "")
 
@@ -269,7 +282,9 @@ def _releases(facts: AuditFacts) -> Html:
 def _release(site: SiteFacts, entry: dict[str, Any]) -> list[str]:
     noise = entry["mechanism"] or {}
     return [
-        isolated(site.name), str(entry["number"]), str(entry["round"]), entry["purpose"], f"{entry.get('bytes', 0):,}",
+        isolated(site.name), str(entry["number"]), str(entry["round"]),
+        entry["purpose"] + (", charged for" if entry["kind"] == "charged" else ""),
+        f"{entry['bytes']:,}" if "bytes" in entry else "",
         "" if entry.get("non_zeros") is None else f"{entry['non_zeros']:,}", entry.get("codec") or "",
         f"{noise['clipping_norm']:g}" if noise else "none", f"{noise['noise_multiplier']:.3g}" if noise else "none",
         _figure(entry["epsilon"]), element("code", entry["release"][:16]),
