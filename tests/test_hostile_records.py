@@ -1,20 +1,29 @@
 """Records that somebody made to harm who reads them: nothing is deleted, nobody waits for ever, and each is named."""
 
+import hashlib
 import os
 import shutil
 import sqlite3
 import struct
 import time
+import zipfile
 
 import pytest
 from audited_run import make_run
 
+from fedglm.client import audit_trials
+from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export, unpacked
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.errors import LogError
+from fedglm.privacy.canonical import canonical_json
+from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.log_entries import KINDS
 from fedglm.privacy.log_scan import opened, scan
+from fedglm.privacy.policy import load_policy
 from fedglm.privacy.signed_log import SignedLog
+from fedglm.simulations import empirical
+from fedglm.simulations.run_record import ReportError, read_run
 
 KEY = SigningKey.generate()
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
@@ -143,3 +152,84 @@ def spoil(path):
     with sqlite3.connect(path) as database:
         table = "charges" if path.name == "ledger.sqlite" else "entries"
         database.execute(f"UPDATE {table} SET entry = CAST(x'ff' AS TEXT) WHERE number = 2")  # noqa: S608
+
+
+def bundle(path, contents, method=zipfile.ZIP_DEFLATED, role="auditor"):
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    manifest = canonical_json({"made": "", "role": role, "key": KEY.public.hex, "files": files})
+    signature = KEY.sign("fedglm/bundle/1", manifest).hex().encode()
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in {**contents, MANIFEST: manifest, SIGNATURE: signature}.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["custody/log.sqlite-journal", "nodes/a\x1b[2J/custody/policy.toml", "x", "nodes/./custody/policy.toml"]
+)
+def test_a_bundle_with_a_name_that_none_has_is_refused(tmp_path, name):
+    with (
+        pytest.raises(PrivacyError, match="a file that none may") as caught,
+        unpacked(bundle(tmp_path / "b.zip", {name: b""})),
+    ):
+        pass
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "change", [{"method": zipfile.ZIP_LZMA}, {"method": zipfile.ZIP_BZIP2}, {"role": "\x1b"}, {"role": ["x"]}]
+)
+def test_a_bundle_packed_or_meant_otherwise_is_refused(tmp_path, change):
+    with (
+        pytest.raises(PrivacyError, match="the bundle is"),
+        unpacked(bundle(tmp_path / "b.zip", {"rounds.jsonl": b""}, **change)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["audit/canaries.json", "nodes/z"])
+def test_no_link_is_exported(tmp_path, name):
+    (tmp_path / "run" / "audit").mkdir(parents=True)
+    (tmp_path / "run" / "nodes").mkdir()
+    (tmp_path / "else" / "custody").mkdir(parents=True)
+    (tmp_path / "else" / "custody" / "policy.toml").write_text("secret")
+    to = "else" if name == "nodes/z" else "else/custody/policy.toml"
+    (tmp_path / "run" / name).symlink_to(tmp_path / to)
+    with pytest.raises(PrivacyError, match=f"{name}.* is a link"):
+        export(tmp_path / "run", tmp_path / "b.zip", "auditor", KEY)
+
+
+def test_pipes_in_place_of_other_records_keep_nobody_waiting(tmp_path):
+    for name in ("policy.toml", "canaries.json", "summary.json", "rounds.jsonl"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(PolicyError, match="a pipe"):
+        load_policy(tmp_path / "policy.toml", KEY.public)
+    with pytest.raises(ReportError, match="a pipe"):
+        empirical.CanaryAudit.read(tmp_path / "canaries.json")
+    with pytest.raises(ReportError, match="a pipe"):
+        read_run(tmp_path)
+    with pytest.raises(PrivacyError, match="a pipe"):
+        export(tmp_path, tmp_path / "b.zip", "auditor", KEY)
+
+
+def test_a_mechanism_of_lists_is_none():
+    assert not KINDS["release"]["mechanism"]({"unit": ["record"]})
+
+
+def test_a_scenario_too_deep_to_be_read_is_shown_as_it_stands(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "rounds.jsonl").write_text("")
+    (tmp_path / "scenario.toml").write_text("x = " + "[" * 100_000)
+    assert read_run(tmp_path).settings == {}
+
+
+def test_the_trials_are_those_that_an_audit_makes():
+    assert set(empirical.TRIALS) == set(audit_trials.TRIALS)
+
+
+def test_a_claim_that_no_audit_makes_is_damage():
+    figures = {"kind": "records", "canaries": 9, "delta": 1e-5, "confidence": 0.9}
+    figures |= dict.fromkeys(("one_run", "f_dp", "estimate", "estimate_least"), 1.0)
+    assert empirical.CanaryFigures(**figures, claimed=2.0).bound == 1
+    with pytest.raises(ValueError, match="claimed"):
+        empirical.CanaryFigures(**figures, claimed=2.1)
