@@ -11,11 +11,13 @@ file is in it whole: records that were left out or shortened would prove nothing
 import hashlib
 import io
 import json
+import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.proofs import sound_log
+from fedglm.privacy.regular import check_regular, read_regular
 from fedglm.privacy.signed_log import LOG
 from fedglm.privacy.snapshot import content_of, snapshot
 
@@ -38,6 +41,7 @@ _BROKEN = (
 )
 _MOST_BYTES: Final = 4 * 2**30
 _MOST_FILES: Final = 100_000
+_MOST_LISTED: Final = 64 * 2**20
 _REPORT: Final = ("audit/report.html", "audit/report.json")
 _CUSTODY: Final = ("log.sqlite", "ledger.sqlite", "policy.toml", "policy.toml.sig")
 _WORDS: Final = ("refusals.jsonl", "refusals.counts.json")
@@ -53,6 +57,14 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Who may read what: patterns of paths in a run's folder or a site's."""
 
+_PATTERNS: Final = {pattern for patterns in ROLES.values() for pattern in patterns}
+_NAME: Final = re.compile(
+    "|".join(
+        re.escape(pattern).replace(r"\*", r"[^/\\]+")
+        for pattern in sorted(_PATTERNS | {p.removesuffix(LOG) + "log.jsonl" for p in _PATTERNS if p.endswith(LOG)})
+    )
+)
+
 
 def export(folder: Path, out: Path, role: str, key: SigningKey) -> list[str]:
     """Write the bundle of a run's folder, or a site's.
@@ -67,12 +79,14 @@ def export(folder: Path, out: Path, role: str, key: SigningKey) -> list[str]:
         Names of the files in it.
 
     Raises:
-        PrivacyError: There is nothing to export, or a log is damaged.
+        PrivacyError: There is nothing to export, a log is damaged, or a file is a link, a pipe or too long.
         StorageError: The archive cannot be written.
     """
-    found = sorted({path for pattern in ROLES[role] for path in folder.glob(pattern) if path.is_file()})
+    found = sorted({path for pattern in ROLES[role] for path in folder.glob(pattern)})
     if not found:
         raise PrivacyError(f"{folder} holds nothing for the role {role}: fedglm audit report makes the report")
+    for path in found:
+        _check_own(path, folder)
     contents: dict[str, bytes] = {}
     # The logs before the ledgers: a node that writes meanwhile charges before it logs, and one charge more is no fault.
     for path in sorted(found, key=lambda path: path.name != LOG):
@@ -90,6 +104,16 @@ def export(folder: Path, out: Path, role: str, key: SigningKey) -> list[str]:
     return sorted(files)
 
 
+def _check_own(path: Path, folder: Path) -> None:
+    """A link could bring a key into an archive."""
+    if path.resolve() != folder.resolve() / path.relative_to(folder):
+        raise PrivacyError(f"{path} is a link, or lies behind one: only what is in {folder} itself is exported")
+    try:
+        check_regular(path)
+    except OSError as exc:
+        raise PrivacyError(f"{path} is not exported: {exc.strerror}") from exc
+
+
 def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of what an archive holds for a file; no byte of the file itself, or beside it, is changed."""
     if path.name == LOG:
@@ -99,7 +123,17 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
             # For people and other tools; what is verified is the file itself.
             yield path.with_suffix(".jsonl").name, b"".join(text + b"\n" for text in log.texts())
     else:
-        yield path.name, content_of(path) if path.suffix == ".sqlite" else path.read_bytes()
+        yield path.name, content_of(path) if path.suffix == ".sqlite" else _read(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = read_regular(path, _MOST_BYTES)
+    except OSError as exc:
+        raise PrivacyError(f"{path} cannot be read: {exc.strerror}") from exc
+    if len(content) > _MOST_BYTES:
+        raise PrivacyError(f"{path} is longer than a bundle may be")
+    return content
 
 
 @contextmanager
@@ -128,24 +162,38 @@ def _unpack(bundle: zipfile.ZipFile, folder: Path) -> list[Check]:
     entries = bundle.infolist()
     if len(entries) > _MOST_FILES or sum(entry.file_size for entry in entries) > _MOST_BYTES:
         raise PrivacyError("the bundle holds more than any does: it is not unpacked")
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise PrivacyError("the bundle is compressed as none of ours is: it is not unpacked")
+    if any(bundle.getinfo(name).file_size > _MOST_LISTED for name in (MANIFEST, SIGNATURE)):
+        raise PrivacyError(f"the bundle's {MANIFEST} is longer than any is: it is not unpacked")
     raw = bundle.read(MANIFEST)
     manifest: Any = json.loads(raw)
-    key, files = PublicKey.from_hex(manifest["key"]), dict(manifest["files"])
+    key, files, role = PublicKey.from_hex(manifest["key"]), dict(manifest["files"]), manifest["role"]
+    if type(role) is not str or role not in ROLES:
+        raise PrivacyError(f"the bundle is for no role that there is; they are {', '.join(ROLES)}")
     named = {entry.filename for entry in entries} - {MANIFEST, SIGNATURE}
+    for name in sorted(named | files.keys()):
+        _check_name(name)
     wrong = sorted(named ^ files.keys())
     for name in sorted(named & files.keys()):
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts or "\\" in name:
-            raise PrivacyError(f"the bundle names a file outside itself: {name[:100]!r}")
-        content = bundle.read(name)
-        if hashlib.sha256(content).hexdigest() != files[name]:
-            wrong.append(name)
-        write_atomically(folder / name, content, mode=0o600)
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with bundle.open(name) as packed, target.open("x+b") as file:  # no piece of it is long
+            shutil.copyfileobj(packed, file, 1 << 20)
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").hexdigest() != files[name]:
+                wrong.append(name)
     signature = bytes.fromhex(bundle.read(SIGNATURE).decode())
     if not key.verify(_CONTEXT, raw, signature):
         return [Check(subject="bundle", name="signature", held=False, said=f"{MANIFEST} is not signed by its key")]
     if wrong:
         said = f"{wrong[0]} is not what was signed ({len(wrong)} files)"
         return [Check(subject="bundle", name="files", held=False, said=said)]
-    said = f"{len(files)} files for the role {manifest['role']}, signed by {key.fingerprint()}"
+    said = f"{len(files)} files for the role {role}, signed by {key.fingerprint()}"
     return [Check(subject="bundle", name="files", held=True, said=said)]
+
+
+def _check_name(name: str) -> None:
+    """Whatever else there is beside a log, a journal say, would be believed when the log is opened."""
+    if not name.isprintable() or ".." in name.split("/") or "." in name.split("/") or not _NAME.fullmatch(name):
+        raise PrivacyError(f"the bundle holds a file that none may: {name[:100]!a}")

@@ -67,7 +67,9 @@ def _words(value: Any) -> bool:
 
 
 def _mechanism(value: Any) -> bool:
-    return type(value) is dict and _is_mechanism(tuple(value.items()), tuple(map(type, value.values())))
+    if type(value) is not dict or any(type(found) not in (str, int, float) for found in value.values()):
+        return False
+    return _is_mechanism(tuple(value.items()), tuple(map(type, value.values())))
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.log_entries import read_entry
 from fedglm.privacy.merkle import leaf_hash
+from fedglm.privacy.regular import check_regular
 from fedglm.privacy.signed_log import SignedLog
 
 PIECE: Final = 50_000
@@ -35,6 +36,11 @@ TOLD: Final = 0.03
 _CHARGES: Final = ("release", "charged")
 _SAME: Final = ("data_set", "commitment", "purpose", "plan", "policy", "run")
 _ROW: Final = (*_SAME, "mechanism", "release", "round")
+
+_SUPER_JOURNAL: Final = bytes.fromhex("d9d505f920a163d7")
+"""A journal that ends with these bytes names another file, which SQLite deletes once it has rolled the journal back."""
+
+_UNREADABLE: Final = (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError, ValueError)
 
 _RELEASE: Final = re.compile(rb'"release":"([0-9a-f]{64})"')
 
@@ -159,6 +165,9 @@ def scan(log: Path, ledger: Path | None = None) -> Scan:
     Raises:
         LogError: The file cannot be read at all.
     """
+    if ledger is not None:
+        with opened(ledger):
+            pass  # its pages were checked, for all pieces
     with opened(log) as database:
         _check_scheme(database, log, SignedLog.scheme())
         count, least = database.execute("SELECT count(*), min(number) FROM entries").fetchone()
@@ -181,7 +190,8 @@ def scan(log: Path, ledger: Path | None = None) -> Scan:
 def _piece(log: Path, ledger: Path | None, start: int) -> Scan:
     """One piece; what follows the first fault in it is not read."""
     found = Scan(start)
-    with opened(log) as database, _ledger_of(ledger) as rows:
+    # The log within: what goes wrong with it is told as the log's.
+    with _ledger_of(ledger) as rows, opened(log, again=True) as database:
         try:
             if start == 1:
                 (previous,) = database.execute("SELECT hash FROM origin").fetchone()
@@ -196,6 +206,8 @@ def _piece(log: Path, ledger: Path | None, start: int) -> Scan:
         for number, (stored, text, digest) in enumerate(database.execute(query, (start, PIECE)), start):
             try:
                 previous = _take(found, number, (stored, text, digest), previous, rows)
+            except LogError:  # the ledger cannot be read
+                raise
             except PrivacyError as exc:
                 found.fault = f"entry {number}: {exc}"
                 break
@@ -275,17 +287,20 @@ def _fell(before: float | None, now: float | None) -> bool:
 class _Rows:
     """Rows of a ledger, one after the other."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
+        self._database, self._path = database, path
         self._next: Iterator[tuple[int, str, str]] | None = None
 
     def check(self, whole: dict[str, Any]) -> None:
         """Hold an entry to the row of the ledger that it is about: the row's text must be what the entry says."""
         number = whole["row"]
-        if self._next is None:
-            query = "SELECT number, entry, hash FROM charges WHERE number >= ? ORDER BY number"
-            self._next = self._database.execute(query, (number,))
-        stored, text, digest = next(self._next, (0, "", ""))
+        try:
+            if self._next is None:
+                query = "SELECT number, entry, hash FROM charges WHERE number >= ? ORDER BY number"
+                self._next = self._database.execute(query, (number,))
+            stored, text, digest = next(self._next, (0, "", ""))
+        except _UNREADABLE as exc:
+            raise LogError(f"{self._path} cannot be read: {exc}") from exc
         if stored != number:
             raise PrivacyError(f"row {number} of the ledger, which it is about, is not the next one there")
         if digest != whole["row_hash"]:
@@ -333,7 +348,11 @@ def _check_scheme(database: sqlite3.Connection, path: Path, scheme: dict[str, st
     """A view or a trigger could show anything, and a write-ahead log something else than the file that is handed on."""
     found = dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall())
     if found != scheme or database.execute("PRAGMA journal_mode").fetchone() != ("delete",):
-        raise LogError(f"{path} is not of this version, or its tables were changed: nothing in it can be trusted")
+        raise _other_scheme(path)
+
+
+def _other_scheme(path: Path) -> LogError:
+    return LogError(f"{path} is not of this version, or its tables were changed: nothing in it can be trusted")
 
 
 @contextlib.contextmanager
@@ -341,36 +360,83 @@ def _ledger_of(path: Path | None) -> Iterator[_Rows | None]:
     if path is None:
         yield None
         return
-    with opened(path) as database:
-        yield _Rows(database)
+    with opened(path, again=True) as database:
+        yield _Rows(database, path)
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads alone; of a file whose writer was killed, to a copy that SQLite may set right."""
+def opened(path: Path, *, again: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection that reads alone; of a file whose writer was killed, to a copy that SQLite may set right.
+
+    Args:
+        path: Of a log or a ledger, a stranger's too.
+        again: Whether the file was opened before without: its pages, which are as many as it is long, are not checked.
+
+    Raises:
+        LogError: It cannot be read, or is neither.
+    """
     try:
         with contextlib.ExitStack() as stack:
+            _check_files(path)
             database = stack.enter_context(contextlib.closing(_connected(path, "ro")))
-            if _was_left(database):
+            if _was_left(database, path):
                 copy = Path(stack.enter_context(TemporaryDirectory(prefix="fedglm-audit-"))) / path.name
-                for name in (path.name, f"{path.name}-journal"):
+                for name in (path.name, _journal(path).name):
                     shutil.copy(path.with_name(name), copy.with_name(name))
+                _check_journal(_journal(copy), path)
                 database = stack.enter_context(contextlib.closing(_connected(copy, "rw")))
+                _was_left(database, path)
+            if not again:
+                _check_pages(database, path)
             yield database
-    except (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError, ValueError) as exc:
+    except _UNREADABLE as exc:
         raise LogError(f"{path} cannot be read: {exc}") from exc
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
+
+
+def _check_files(path: Path) -> None:
+    check_regular(path)
+    for name in (f"{path.name}{end}" for end in ("-journal", "-wal", "-shm")):  # SQLite opens these too
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(path.with_name(name))
+
+
+def _check_journal(journal: Path, path: Path) -> None:
+    with journal.open("rb") as file:
+        file.seek(-min(len(_SUPER_JOURNAL), journal.stat().st_size), os.SEEK_END)
+        if file.read() == _SUPER_JOURNAL:
+            raise LogError(f"{path} cannot be read: its journal names another file, as none of ours does")
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
 
 
-def _was_left(database: sqlite3.Connection) -> bool:
-    """Whether the file's writer was killed: a journal must be rolled back first. That of a living one is no matter."""
+def _was_left(database: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file's writer was killed: a journal must be rolled back first. That of a living one is no matter.
+
+    It reads the scheme, and whatever else a stranger put into the file is not looked at if that is not one of ours.
+    """
+    steps = iter(range(100))
+    # Ours is read in a few hundred steps; pages that refer to each other could make it as many as they like.
+    database.set_progress_handler(lambda: next(steps, None) is None, 1000)
     try:
-        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        found = dict(database.execute("SELECT name, sql FROM sqlite_master LIMIT 10").fetchall())
     except sqlite3.OperationalError as exc:
         if exc.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
             return True
         raise
+    finally:
+        database.set_progress_handler(None, 0)
+    if found not in (SignedLog.scheme(), Ledger.scheme()):
+        raise _other_scheme(path)
     return False
+
+
+def _check_pages(database: sqlite3.Connection, path: Path) -> None:
+    """Pages that refer to one page in turn hold rows without end; here SQLite looks at each page once."""
+    if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise LogError(f"{path} cannot be read: SQLite finds its pages inconsistent")

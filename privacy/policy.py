@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PolicyError
 from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.regular import read_regular
 
 MOST_BYTES = 65536
 """Longest policy file that is read."""
@@ -276,8 +277,7 @@ def _signature_path(path: Path) -> Path:
 
 def _read(path: Path, remedy: str) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        content = read_regular(path, MOST_BYTES)
     except OSError as exc:
         raise PolicyError(f"cannot read {path}: {exc.strerror}; {remedy}") from exc
     if len(content) > MOST_BYTES:

@@ -23,7 +23,9 @@ def content_of(path: Path) -> bytes:
         # Until this connection is closed no writer changes the file; SQLite sets a copy right before it reads.
         database.execute("BEGIN")
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        ((_, _, name),) = database.execute("PRAGMA database_list").fetchall()
+        _, _, name = database.execute(
+            "PRAGMA database_list"
+        ).fetchone()  # the file; what SQLite keeps aside comes after
         return Path(name).read_bytes()
 
 

@@ -5,16 +5,25 @@ of the run's own code and model: `is_of`.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.plan import RunPlan
+from fedglm.privacy.regular import read_regular
 from fedglm.simulations.run_record import ReportError
 
 CANARIES, ATTACK = "canaries.json", "attack.json"
 """Files of a run's `audit/`."""
+
+TRIALS: Final = (
+    *("contribution of a record", "contribution of a unit", "records of a unit", "independence of records"),
+    *("a broken record", "noise, nobody drawn", "noise, all drawn", "fresh noise", "sampling"),
+)
+"""Names of the trials, all of which an audit that was passed has: see `client.audit_trials.TRIALS`."""
+
+_MOST_BYTES: Final = 64 * 2**20
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _FIGURE = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -54,7 +63,10 @@ class _File(_Part):
             ReportError: It is damaged.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = read_regular(path, _MOST_BYTES)
+            if len(content) > _MOST_BYTES:
+                raise ReportError(f"{path} is longer than {_MOST_BYTES} bytes: audit again")
+            return cls.model_validate_json(content)
         except FileNotFoundError:
             return None
         except ValidationError as exc:
@@ -78,7 +90,7 @@ class CanaryFigures(_Part):
 
     kind: Literal["gradients", "records"]
     canaries: Annotated[int, Field(ge=1)]
-    claimed: _FIGURE
+    claimed: Annotated[float, Field(ge=0, le=2)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     one_run: _FIGURE
@@ -122,8 +134,9 @@ class CanaryAudit(_File):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
-        """Whether nothing contradicts the claim, and every trial was made and passed."""
-        right = all(trial.outcome == "passed" for trial in self.trials)
+        """Whether nothing contradicts the claim, and each of `TRIALS` was made and passed."""
+        right = {trial.name for trial in self.trials} >= set(TRIALS)
+        right = right and all(trial.outcome == "passed" for trial in self.trials)
         return right and not any(kind.contradicts for kind in self.canaries)
 
 

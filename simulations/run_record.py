@@ -10,7 +10,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from fedglm.privacy.regular import read_regular
+
+_MOST_BYTES: Final = 256 * 2**20
 
 Metric = Literal["accuracy", "perplexity"]
 
@@ -179,12 +183,17 @@ def _site(fields: Mapping[str, Any], index: int, metric: Metric) -> SiteRecord:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        content = read_regular(path, _MOST_BYTES)
+        if len(content) > _MOST_BYTES:
+            raise ReportError(f"{path} is longer than {_MOST_BYTES} bytes: it was not written by fedglm")
+        return content.decode().replace("\r\n", "\n")
     except FileNotFoundError:
         remedy = "finish the run first (fedglm simulate --resume)"
         raise ReportError(f"{path.parent} holds no {path.name}: {remedy}") from None
     except UnicodeDecodeError:
         raise ReportError(f"{path} is not UTF-8 text: it was not written by fedglm, or is damaged") from None
+    except OSError as exc:
+        raise ReportError(f"{path} cannot be read: {exc.strerror}") from None
 
 
 def _object(text: str, where: str) -> Mapping[str, Any]:
@@ -214,7 +223,7 @@ def read_run(folder: Path) -> RunRecord:
     scenario_toml = _read(scenario_path) if scenario_path.is_file() else ""
     try:
         settings = tomllib.loads(scenario_toml)
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         settings = {}  # shown as it stands; only the lines that quote single settings go without
     baselines = _mapping(summary.get("baselines"))
     sites = summary.get("sites")

@@ -84,10 +84,10 @@ def test_the_log_is_in_it_as_lines_too(bundle):
     [
         lambda contents: contents.update({"rounds.jsonl": contents["rounds.jsonl"] + b" "}),
         lambda contents: contents.pop("rounds.jsonl"),
-        lambda contents: contents.update({"more.txt": b"more"}),
+        lambda contents: contents.update({"nodes/z/custody/policy.toml": b"more"}),
         lambda contents: contents.update({"nodes/a/custody/log.jsonl": b"{}\n"}),
         lambda contents: contents.update({"MANIFEST.sig": b"00" * 64}),
-        lambda contents: contents.update({MANIFEST: contents[MANIFEST].replace(b"auditor", b"regulat")}),
+        lambda contents: contents.update({MANIFEST: contents[MANIFEST].replace(b"auditor", b"regulator")}),
     ],
     ids=["edited", "dropped", "added", "lines", "signature", "manifest"],
 )

@@ -1,0 +1,235 @@
+"""Records that somebody made to harm who reads them: nothing is deleted, nobody waits for ever, and each is named."""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import struct
+import time
+import zipfile
+
+import pytest
+from audited_run import make_run
+
+from fedglm.client import audit_trials
+from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export, unpacked
+from fedglm.privacy.audit_checks import failed
+from fedglm.privacy.audit_verify import verify
+from fedglm.privacy.canonical import canonical_json
+from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.log_entries import KINDS
+from fedglm.privacy.log_scan import opened, scan
+from fedglm.privacy.policy import load_policy
+from fedglm.privacy.signed_log import SignedLog
+from fedglm.simulations import empirical
+from fedglm.simulations.run_record import ReportError, read_run
+
+KEY = SigningKey.generate()
+JOURNAL = bytes.fromhex("d9d505f920a163d7")
+"""What a journal begins with, and the name of a super-journal ends with."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        return make_run(tmp_path_factory.mktemp("audited") / "run")
+
+
+@pytest.fixture
+def custody(run, tmp_path):
+    """Custody folder of a site's, to be changed."""
+    shutil.copytree(run / "nodes" / "a" / "custody", tmp_path / "custody")
+    return tmp_path / "custody"
+
+
+@pytest.fixture
+def log(tmp_path):
+    SignedLog.create(tmp_path / "log.sqlite", KEY, role="site", name="berlin")
+    return tmp_path / "log.sqlite"
+
+
+def pages(path):
+    """Content of a file, and the size of its pages."""
+    content = path.read_bytes()
+    return bytearray(content), struct.unpack(">H", content[16:18])[0]
+
+
+def journal(path, victim=None):
+    """A journal that a killed writer could have left, of the first page; at its end it may name a super-journal."""
+    content, size = pages(path)
+    page, nonce = bytes(content[:size]), 12345
+    checksum = nonce + sum(page[at] for at in range(size - 200, 0, -200))
+    text = (JOURNAL + struct.pack(">5I", 1, nonce, len(content) // size, 512, size)).ljust(512, b"\0")
+    text += struct.pack(">I", 1) + page + struct.pack(">I", checksum & 0xFFFFFFFF)
+    if victim is not None:
+        name = str(victim).encode()
+        text += struct.pack(">I", 2**30 // size + 1) + name + struct.pack(">II", len(name), sum(name)) + JOURNAL
+    path.with_name(f"{path.name}-journal").write_bytes(text)
+
+
+def test_a_journal_that_names_a_file_does_not_have_it_deleted(custody, tmp_path):
+    victim = tmp_path / "victim.txt"
+    for name in ("log.sqlite", "ledger.sqlite"):
+        victim.write_text("the auditor's own file")
+        shutil.copytree(custody, tmp_path / name)
+        journal(tmp_path / name / name, victim)
+        wrong = failed(verify(tmp_path / name).checks)
+        assert [check for check in wrong if "its journal names another file" in check.said and name in check.said]
+        assert victim.exists()
+
+
+def test_without_that_name_such_a_journal_is_rolled_back(log):
+    journal(log)
+    assert len(scan(log).chain) == 1
+
+
+def interior(size, child):
+    """A page of a table that refers to one child all over."""
+    page, at = bytearray(size), size
+    cells = 450
+    for number in range(cells):
+        at -= 5
+        page[at : at + 5] = struct.pack(">IB", child, 1)
+        page[12 + 2 * number : 14 + 2 * number] = struct.pack(">H", at)
+    page[:12] = struct.pack(">BHHHBI", 5, 0, cells, at, 0, child)
+    return bytes(page)
+
+
+@pytest.mark.parametrize("table", ["entries", "origin", "checkpoint"])
+def test_pages_that_refer_to_one_page_in_turn_are_not_read_for_ever(log, table):
+    with sqlite3.connect(log) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    content, size = pages(log)
+    last = len(content) // size
+    content += content[(root - 1) * size : root * size]
+    for level in range(1, 5):
+        content += interior(size, last + level)
+    content[(root - 1) * size : root * size] = interior(size, last + 5)
+    content[28:32] = struct.pack(">I", len(content) // size)
+    log.write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(LogError, match=r"log\.sqlite cannot be read: SQLite finds its pages inconsistent"), opened(log):
+        pass
+    assert time.monotonic() - start < 20
+
+
+def test_a_scheme_of_too_many_rows_is_not_read_for_ever(log):
+    with sqlite3.connect(log) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)"
+        database.execute(f"INSERT INTO sqlite_master {rows} SELECT 'table', 't' || i, 't' || i, 3, NULL FROM n")  # noqa: S608
+    with pytest.raises(LogError, match=r"log\.sqlite"), opened(log):
+        pass
+
+
+@pytest.mark.parametrize("end", ["", "-journal", "-wal", "-shm"])
+def test_a_pipe_in_place_of_a_log_or_beside_it_keeps_nobody_waiting(log, end):
+    path = log.with_name(log.name + end)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(LogError, match=r"log\.sqlite cannot be read: .*it is a pipe or a device"), opened(log):
+        pass
+
+
+def test_what_is_wrong_with_a_log_is_not_told_as_the_ledger_s(custody):
+    log, ledger = custody / "log.sqlite", custody / "ledger.sqlite"
+    spoil(log)
+    with pytest.raises(LogError, match=r"log\.sqlite cannot be read"):
+        scan(log, ledger)
+
+
+def test_what_is_wrong_with_a_ledger_is_not_told_as_the_log_s(custody):
+    log, ledger = custody / "log.sqlite", custody / "ledger.sqlite"
+    spoil(ledger)
+    with pytest.raises(LogError, match=r"ledger\.sqlite cannot be read"):
+        scan(log, ledger)
+
+
+def spoil(path):
+    """Text that is no text."""
+    with sqlite3.connect(path) as database:
+        table = "charges" if path.name == "ledger.sqlite" else "entries"
+        database.execute(f"UPDATE {table} SET entry = CAST(x'ff' AS TEXT) WHERE number = 2")  # noqa: S608
+
+
+def bundle(path, contents, method=zipfile.ZIP_DEFLATED, role="auditor"):
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    manifest = canonical_json({"made": "", "role": role, "key": KEY.public.hex, "files": files})
+    signature = KEY.sign("fedglm/bundle/1", manifest).hex().encode()
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in {**contents, MANIFEST: manifest, SIGNATURE: signature}.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["custody/log.sqlite-journal", "nodes/a\x1b[2J/custody/policy.toml", "x", "nodes/./custody/policy.toml"]
+)
+def test_a_bundle_with_a_name_that_none_has_is_refused(tmp_path, name):
+    with (
+        pytest.raises(PrivacyError, match="a file that none may") as caught,
+        unpacked(bundle(tmp_path / "b.zip", {name: b""})),
+    ):
+        pass
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "change", [{"method": zipfile.ZIP_LZMA}, {"method": zipfile.ZIP_BZIP2}, {"role": "\x1b"}, {"role": ["x"]}]
+)
+def test_a_bundle_packed_or_meant_otherwise_is_refused(tmp_path, change):
+    with (
+        pytest.raises(PrivacyError, match="the bundle is"),
+        unpacked(bundle(tmp_path / "b.zip", {"rounds.jsonl": b""}, **change)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["audit/canaries.json", "nodes/z"])
+def test_no_link_is_exported(tmp_path, name):
+    (tmp_path / "run" / "audit").mkdir(parents=True)
+    (tmp_path / "run" / "nodes").mkdir()
+    (tmp_path / "else" / "custody").mkdir(parents=True)
+    (tmp_path / "else" / "custody" / "policy.toml").write_text("secret")
+    to = "else" if name == "nodes/z" else "else/custody/policy.toml"
+    (tmp_path / "run" / name).symlink_to(tmp_path / to)
+    with pytest.raises(PrivacyError, match=f"{name}.* is a link"):
+        export(tmp_path / "run", tmp_path / "b.zip", "auditor", KEY)
+
+
+def test_pipes_in_place_of_other_records_keep_nobody_waiting(tmp_path):
+    for name in ("policy.toml", "canaries.json", "summary.json", "rounds.jsonl"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(PolicyError, match="a pipe"):
+        load_policy(tmp_path / "policy.toml", KEY.public)
+    with pytest.raises(ReportError, match="a pipe"):
+        empirical.CanaryAudit.read(tmp_path / "canaries.json")
+    with pytest.raises(ReportError, match="a pipe"):
+        read_run(tmp_path)
+    with pytest.raises(PrivacyError, match="a pipe"):
+        export(tmp_path, tmp_path / "b.zip", "auditor", KEY)
+
+
+def test_a_mechanism_of_lists_is_none():
+    assert not KINDS["release"]["mechanism"]({"unit": ["record"]})
+
+
+def test_a_scenario_too_deep_to_be_read_is_shown_as_it_stands(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "rounds.jsonl").write_text("")
+    (tmp_path / "scenario.toml").write_text("x = " + "[" * 100_000)
+    assert read_run(tmp_path).settings == {}
+
+
+def test_the_trials_are_those_that_an_audit_makes():
+    assert set(empirical.TRIALS) == set(audit_trials.TRIALS)
+
+
+def test_a_claim_that_no_audit_makes_is_damage():
+    figures = {"kind": "records", "canaries": 9, "delta": 1e-5, "confidence": 0.9}
+    figures |= dict.fromkeys(("one_run", "f_dp", "estimate", "estimate_least"), 1.0)
+    assert empirical.CanaryFigures(**figures, claimed=2.0).bound == 1
+    with pytest.raises(ValueError, match="claimed"):
+        empirical.CanaryFigures(**figures, claimed=2.1)
