@@ -11,8 +11,9 @@ from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.checkpoint import COLUMNS, Checkpoint, is_vouched
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
-from fedglm.privacy.log_scan import Scan, opened, scan
+from fedglm.privacy.log_scan import Scan, scan
 from fedglm.privacy.merkle import Tree, leaf_hash
+from fedglm.privacy.opened_evidence import opened
 
 
 @dataclass(frozen=True)

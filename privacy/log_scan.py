@@ -8,14 +8,12 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 from fedglm.privacy.canonical import canonical_json
@@ -24,7 +22,7 @@ from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.log_entries import read_entry
 from fedglm.privacy.merkle import leaf_hash
-from fedglm.privacy.regular import check_regular
+from fedglm.privacy.opened_evidence import UNREADABLE, opened, other_scheme
 from fedglm.privacy.signed_log import SignedLog
 
 PIECE: Final = 50_000
@@ -33,14 +31,12 @@ PIECE: Final = 50_000
 TOLD: Final = 0.03
 """By so much an epsilon that a site told may differ from what the rows give: the accountants' own errors."""
 
+_FALL: Final = 0.1
+"""By so much an epsilon may fall from one release to the next: the accountant takes a coarser grid as steps add up."""
+
 _CHARGES: Final = ("release", "charged")
 _SAME: Final = ("data_set", "commitment", "purpose", "plan", "policy", "run")
 _ROW: Final = (*_SAME, "mechanism", "release", "round")
-
-_SUPER_JOURNAL: Final = bytes.fromhex("d9d505f920a163d7")
-"""A journal that ends with these bytes names another file, which SQLite deletes once it has rolled the journal back."""
-
-_UNREADABLE: Final = (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError, ValueError)
 
 _RELEASE: Final = re.compile(rb'"release":"([0-9a-f]{64})"')
 
@@ -281,7 +277,7 @@ def _count(found: Scan, whole: dict[str, Any]) -> None:
 
 def _fell(before: float | None, now: float | None) -> bool:
     """Whether an epsilon is less than the one before it, by more than the accountants' own errors."""
-    return before is not None and now is not None and now < before - TOLD
+    return before is not None and now is not None and now < before - _FALL
 
 
 class _Rows:
@@ -299,7 +295,7 @@ class _Rows:
                 query = "SELECT number, entry, hash FROM charges WHERE number >= ? ORDER BY number"
                 self._next = self._database.execute(query, (number,))
             stored, text, digest = next(self._next, (0, "", ""))
-        except _UNREADABLE as exc:
+        except UNREADABLE as exc:
             raise LogError(f"{self._path} cannot be read: {exc}") from exc
         if stored != number:
             raise PrivacyError(f"row {number} of the ledger, which it is about, is not the next one there")
@@ -348,11 +344,7 @@ def _check_scheme(database: sqlite3.Connection, path: Path, scheme: dict[str, st
     """A view or a trigger could show anything, and a write-ahead log something else than the file that is handed on."""
     found = dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall())
     if found != scheme or database.execute("PRAGMA journal_mode").fetchone() != ("delete",):
-        raise _other_scheme(path)
-
-
-def _other_scheme(path: Path) -> LogError:
-    return LogError(f"{path} is not of this version, or its tables were changed: nothing in it can be trusted")
+        raise other_scheme(path)
 
 
 @contextlib.contextmanager
@@ -362,81 +354,3 @@ def _ledger_of(path: Path | None) -> Iterator[_Rows | None]:
         return
     with opened(path, again=True) as database:
         yield _Rows(database, path)
-
-
-@contextlib.contextmanager
-def opened(path: Path, *, again: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection that reads alone; of a file whose writer was killed, to a copy that SQLite may set right.
-
-    Args:
-        path: Of a log or a ledger, a stranger's too.
-        again: Whether the file was opened before without: its pages, which are as many as it is long, are not checked.
-
-    Raises:
-        LogError: It cannot be read, or is neither.
-    """
-    try:
-        with contextlib.ExitStack() as stack:
-            _check_files(path)
-            database = stack.enter_context(contextlib.closing(_connected(path, "ro")))
-            if _was_left(database, path):
-                copy = Path(stack.enter_context(TemporaryDirectory(prefix="fedglm-audit-"))) / path.name
-                for name in (path.name, _journal(path).name):
-                    shutil.copy(path.with_name(name), copy.with_name(name))
-                _check_journal(_journal(copy), path)
-                database = stack.enter_context(contextlib.closing(_connected(copy, "rw")))
-                _was_left(database, path)
-            if not again:
-                _check_pages(database, path)
-            yield database
-    except _UNREADABLE as exc:
-        raise LogError(f"{path} cannot be read: {exc}") from exc
-
-
-def _journal(path: Path) -> Path:
-    return path.with_name(f"{path.name}-journal")
-
-
-def _check_files(path: Path) -> None:
-    check_regular(path)
-    for name in (f"{path.name}{end}" for end in ("-journal", "-wal", "-shm")):  # SQLite opens these too
-        with contextlib.suppress(FileNotFoundError):
-            check_regular(path.with_name(name))
-
-
-def _check_journal(journal: Path, path: Path) -> None:
-    with journal.open("rb") as file:
-        file.seek(-min(len(_SUPER_JOURNAL), journal.stat().st_size), os.SEEK_END)
-        if file.read() == _SUPER_JOURNAL:
-            raise LogError(f"{path} cannot be read: its journal names another file, as none of ours does")
-
-
-def _connected(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
-
-
-def _was_left(database: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file's writer was killed: a journal must be rolled back first. That of a living one is no matter.
-
-    It reads the scheme, and whatever else a stranger put into the file is not looked at if that is not one of ours.
-    """
-    steps = iter(range(100))
-    # Ours is read in a few hundred steps; pages that refer to each other could make it as many as they like.
-    database.set_progress_handler(lambda: next(steps, None) is None, 1000)
-    try:
-        found = dict(database.execute("SELECT name, sql FROM sqlite_master LIMIT 10").fetchall())
-    except sqlite3.OperationalError as exc:
-        if exc.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
-            return True
-        raise
-    finally:
-        database.set_progress_handler(None, 0)
-    if found not in (SignedLog.scheme(), Ledger.scheme()):
-        raise _other_scheme(path)
-    return False
-
-
-def _check_pages(database: sqlite3.Connection, path: Path) -> None:
-    """Pages that refer to one page in turn hold rows without end; here SQLite looks at each page once."""
-    if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-        raise LogError(f"{path} cannot be read: SQLite finds its pages inconsistent")

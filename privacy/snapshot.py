@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fedglm.privacy.log_scan import opened
+from fedglm.privacy.opened_evidence import opened
 
 
 def content_of(path: Path) -> bytes:

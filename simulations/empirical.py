@@ -90,7 +90,7 @@ class CanaryFigures(_Part):
 
     kind: Literal["gradients", "records"]
     canaries: Annotated[int, Field(ge=1)]
-    claimed: Annotated[float, Field(ge=0, le=2)]
+    claimed: Annotated[float, Field(ge=0, le=2.1)]  # 2 is the most that is audited; the accountants are near to 0.02
     delta: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     one_run: _FIGURE

@@ -6,6 +6,7 @@ import tomllib
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_gate import Gate, breaches
 from fedglm.simulations.audit_items import items
+from fedglm.simulations.empirical import TRIALS
 
 
 def canary_audit(run, **changes):
@@ -13,9 +14,9 @@ def canary_audit(run, **changes):
     plan = read_facts(run).plan
     figures = {"kind": "gradients", "canaries": 20000, "claimed": 2.0, "delta": 1e-5, "confidence": 0.9875}
     figures |= {"one_run": 0.9, "f_dp": 1.2, "estimate": 1.99, "estimate_least": 1.9}
-    trial = {"name": "fresh noise", "outcome": "passed", "said": "two runs correlate by 0"}
+    trials = [{"name": name, "outcome": "passed", "said": "as it should be"} for name in TRIALS]
     whole = {"code": plan.code, "model": plan.model, "made": "2027-01-04T10:00:00+00:00", "records": "run"}
-    return {**whole, "left_out": [], "canaries": [figures], "trials": [trial], **changes}
+    return {**whole, "left_out": [], "canaries": [figures], "trials": trials, **changes}
 
 
 def attack_audit(run, **changes):

@@ -56,15 +56,16 @@ def test_without_sites_records_their_items_are_not_held(copy, tmp_path):
 
 def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(copy):
     right = canary_audit(copy)
-    (figures,), (trial,) = right["canaries"], right["trials"]
+    (figures,), (trial, *others) = right["canaries"], right["trials"]
     assert broken_by(copy, 'require = ["canaries", "attack"]') == ["canaries", "attack"]
     keep(copy, "canaries", right)
     assert statuses(copy)[8] == "held"
     assert broken_by(copy, 'require = ["canaries"]') == []
     for change in (
         {"canaries": [{**figures, "f_dp": 2.1}], "passed": True},
-        {"trials": [{**trial, "outcome": "failed"}], "passed": True},
-        {"trials": [{**trial, "outcome": "not made"}]},
+        {"trials": [{**trial, "outcome": "failed"}, *others], "passed": True},
+        {"trials": [{**trial, "outcome": "not made"}, *others]},
+        {"trials": others},
         {"code": "0" * 64},
         {"model": "0" * 64},
     ):

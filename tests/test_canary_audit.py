@@ -19,6 +19,7 @@ from fedglm.compression.downlink import vector_sha256
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.noise import GaussianNoise
+from fedglm.simulations import empirical
 from fedglm.simulations.canaries import audit_canaries
 from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.simulations.nodes import build_stage
@@ -162,6 +163,7 @@ def run(tmp_path, monkeypatch):
 
 def few(monkeypatch, *names):
     monkeypatch.setattr(audit_trials, "TRIALS", {name: TRIALS[name] for name in names})
+    monkeypatch.setattr(empirical, "TRIALS", names)
     monkeypatch.setattr(audit_bench, "MOST_VALUES", 2**20)
 
 

@@ -19,7 +19,8 @@ from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.log_entries import KINDS
-from fedglm.privacy.log_scan import opened, scan
+from fedglm.privacy.log_scan import scan
+from fedglm.privacy.opened_evidence import opened
 from fedglm.privacy.policy import load_policy
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.simulations import empirical
