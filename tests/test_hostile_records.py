@@ -233,4 +233,4 @@ def test_a_claim_that_no_audit_makes_is_damage():
     figures |= dict.fromkeys(("one_run", "f_dp", "estimate", "estimate_least"), 1.0)
     assert empirical.CanaryFigures(**figures, claimed=2.0).bound == 1
     with pytest.raises(ValueError, match="claimed"):
-        empirical.CanaryFigures(**figures, claimed=2.1)
+        empirical.CanaryFigures(**figures, claimed=2.2)
