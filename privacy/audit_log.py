@@ -70,7 +70,7 @@ class LogRecord:
             LogError: The file was changed since.
         """
         left = iter(self.scan.leaves)
-        with opened(self.path) as database:
+        with opened(self.path, again=True) as database:
             for (text,) in database.execute("SELECT entry FROM entries ORDER BY number"):
                 content = str(text).encode()
                 if leaf_hash(content) != next(left, None):
@@ -145,8 +145,8 @@ def read_log(
 
 
 def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
-    """What the chain begins with, and the owner's newest checkpoint; None where there is not one."""
-    with opened(path) as database:
+    """Of a log that was scanned: what the chain begins with, and the owner's newest checkpoint; None for not one."""
+    with opened(path, again=True) as database:
         origins = database.execute("SELECT hash FROM origin").fetchall()
         rows = database.execute("SELECT * FROM checkpoint").fetchall()
     if len(origins) != 1:

@@ -230,7 +230,8 @@ def _epsilon(
     if policy.epsilon is None or policy.delta is None:
         said = f"{name}: entry {last.first} left with noise, and no limit was set"
         return promise, _check(record, "epsilon", False, said)
-    total = spent([event for group in groups for event in _events(group)], policy.delta)
+    events = [event for group in groups for event in _events(group)]
+    total = spent(events, policy.delta)
     by = f"PRV {total.prv:.3f}, PLD {total.pld:.3f}" if total.prv is not None and total.pld is not None else "RDP"
     said = f"{name}: {total.epsilon:.3f} of {policy.epsilon:g} at delta {policy.delta:g} ({by})"
     promise, told, wrong = replace(promise, epsilon=total.epsilon), last.epsilon, ""
@@ -239,7 +240,7 @@ def _epsilon(
         wrong = f": by entry {over} more was spent than the policy permits that was in force"
     elif told is None:
         wrong = f", and entry {last.last} tells none"
-    elif abs(told - upper_bound([event for group in groups for event in _events(group)], policy.delta)) > TOLD:
+    elif abs(told - upper_bound(events, policy.delta)) > TOLD:
         wrong = f", and the log tells {told:.3f}"
     return promise, _check(record, "epsilon", not wrong, said + wrong)
 

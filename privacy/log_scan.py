@@ -312,7 +312,7 @@ class _Rows:
 
 
 def scan_ledger(path: Path) -> tuple[int, str]:
-    """Verify a ledger's chain, and that nothing is charged for twice.
+    """Verify a ledger's chain, and that nothing is charged for twice; after `scan`, which looks at its pages.
 
     Returns:
         Number of its rows, and the first thing that is wrong; empty for nothing.
@@ -321,7 +321,7 @@ def scan_ledger(path: Path) -> tuple[int, str]:
         LogError: The file cannot be read at all.
     """
     number, charged = 0, set()
-    with opened(path) as database:
+    with opened(path, again=True) as database:
         _check_scheme(database, path, Ledger.scheme())
         origins = database.execute("SELECT hash FROM origin").fetchall()
         if len(origins) != 1 or not is_sha256(origins[0][0]):
