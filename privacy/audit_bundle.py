@@ -128,12 +128,9 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _read(path: Path) -> bytes:
     try:
-        content = read_regular(path, _MOST_BYTES)
+        return read_regular(path, _MOST_BYTES)
     except OSError as exc:
         raise PrivacyError(f"{path} cannot be read: {exc.strerror}") from exc
-    if len(content) > _MOST_BYTES:
-        raise PrivacyError(f"{path} is longer than a bundle may be")
-    return content
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.checkpoint import COLUMNS, Checkpoint, is_vouched
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import PublicKey
-from fedglm.privacy.log_scan import Scan, scan
+from fedglm.privacy.log_scan import scan
+from fedglm.privacy.log_summary import Scan
 from fedglm.privacy.merkle import Tree, leaf_hash
-from fedglm.privacy.opened_evidence import opened
+from fedglm.privacy.opened_evidence import hash_before, opened
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,16 @@ def read_log(
 def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
     """Of a log that was scanned: what the chain begins with, and the owner's newest checkpoint; None for not one."""
     with opened(path, again=True) as database:
-        origins = database.execute("SELECT hash FROM origin").fetchall()
+        origin = hash_before(database, "entries", 1)
         rows = database.execute("SELECT * FROM checkpoint").fetchall()
-    if len(origins) != 1:
+    if not origin:
         raise LogError(f"the log {path} is damaged: it has not one beginning")
     if len(rows) != 1:
-        return str(origins[0][0]), None
+        return origin, None
     try:
-        return str(origins[0][0]), Checkpoint.from_fields(origins[0][0], dict(zip(COLUMNS, rows[0], strict=True)))
+        return origin, Checkpoint.from_fields(origin, dict(zip(COLUMNS, rows[0], strict=True)))
     except PrivacyError:
-        return str(origins[0][0]), None
+        return origin, None
 
 
 def _key_changes(record: LogRecord, known: KnownKeys) -> Check:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
@@ -16,9 +16,17 @@ from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
-from fedglm.privacy.log_scan import Accepted
+from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.regular import read_regular
 from fedglm.privacy.signed_messages import is_reported
+from fedglm.privacy.workers import in_processes
+
+_PIECE: Final = 10_000
+"""Updates whose signatures are looked at by one process; each takes longer than all else about it."""
+
+_MOST_BYTES: Final = 2**30
+"""A row for each of a million rounds, the most that a run has, takes less."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,13 @@ class RunFiles:
         """
         try:
             rounds = folder / "rounds.jsonl"
-            rows = [_row(line) for line in rounds.read_text().splitlines()] if rounds.is_file() else None
+            rows = [_row(line) for line in _text(rounds).splitlines()] if rounds.exists() else None
             if rows is not None and [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
                 raise ValueError("the lines of rounds.jsonl are not those of rounds 1, 2, 3 and so on")
             told = {
-                str(json.loads((folder / name).read_text())["model_sha256"])
+                str(json.loads(_text(folder / name))["model_sha256"])
                 for name in ("done.json", "summary.json")
-                if (folder / name).is_file()
+                if (folder / name).exists()
             }
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
             raise PrivacyError(f"a file of the run in {folder} is damaged: {exc}") from exc
@@ -64,6 +72,10 @@ _COUNTED = {
     "rejected": "nodes_rejected",
 }
 """What an entry about a round counts, and the column of `rounds.jsonl` that counts the same."""
+
+
+def _text(path: Path) -> str:
+    return read_regular(path, _MOST_BYTES).decode()
 
 
 def _row(line: str) -> dict[str, Any]:
@@ -110,21 +122,16 @@ def _announced(record: LogRecord) -> Check:
 
 def _site_signatures(record: LogRecord) -> Check:
     """Each update that the server took is signed by the site, where sites sign."""
-    admitted, keys = record.of_kind("admitted")[::-1], dict[str, str | None]()
-    signed = [update for update in record.scan.accepted if update.signature is not None]
-    for update in record.scan.accepted:
-        while admitted and admitted[-1]["number"] < update.number:
-            # A site may come back with a new key: the one that it was admitted with last counts.
-            entry = admitted.pop()
-            keys[entry["site"]] = entry["key"]
-        if update.site not in keys:
-            said = f"entry {update.number}: an update of {update.site}, which was not admitted before"
-            return _check("updates", False, said)
-        key = keys[update.site]
-        if key is not None and not _is_signed(update, PublicKey.from_hex(key)):
-            said = f"entry {update.number}: the update of {update.site} in round {update.round} is not signed by it"
-            return _check("updates", False, said)
+    held_to, stranger = _held_to(record)
+    pieces = [(held_to[start : start + _PIECE],) for start in range(0, len(held_to), _PIECE)]
+    if (odd := next(filter(None, in_processes(_unsigned, pieces)), None)) is not None:
+        said = f"entry {odd.number}: the update of {odd.site} in round {odd.round} is not signed by it"
+        return _check("updates", False, said)
+    if stranger is not None:
+        said = f"entry {stranger.number}: an update of {stranger.site}, which was not admitted before"
+        return _check("updates", False, said)
     total = len(record.scan.accepted)
+    signed = [update for update in record.scan.accepted if update.signature is not None]
     if signed and len(signed) < total:
         return _check("updates", False, f"{total - len(signed)} of {total} updates are not signed, and the others are")
     if not total:
@@ -134,9 +141,30 @@ def _site_signatures(record: LogRecord) -> Check:
     return _check("updates", True, f"{total} taken, each signed by its site")
 
 
-def _is_signed(update: Accepted, key: PublicKey) -> bool:
+def _held_to(record: LogRecord) -> tuple[list[tuple[str, Accepted]], Accepted | None]:
+    """Updates, each with the key (hex) that must have signed it, up to the first of a site that was not admitted."""
+    admitted, keys = record.of_kind("admitted")[::-1], dict[str, str | None]()
+    found: list[tuple[str, Accepted]] = []
+    for update in record.scan.accepted:
+        while admitted and admitted[-1]["number"] < update.number:
+            # A site may come back with a new key: the one that it was admitted with last counts.
+            entry = admitted.pop()
+            keys[entry["site"]] = entry["key"]
+        if update.site not in keys:
+            return found, update
+        if (key := keys[update.site]) is not None:
+            found.append((key, update))
+    return found, None
+
+
+def _unsigned(updates: list[tuple[str, Accepted]]) -> Accepted | None:
+    """The first of some updates that is not signed by the key that it is held to."""
+    return next((update for key, update in updates if not _is_signed(update, key)), None)
+
+
+def _is_signed(update: Accepted, key: str) -> bool:
     return update.signature is not None and is_reported(
-        key,
+        PublicKey.from_hex(key),
         run=update.run,
         server_round=update.round,
         nonce=update.nonce,

@@ -12,12 +12,16 @@ from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.log_scan import TOLD, Group, scan_ledger
+from fedglm.privacy.ledger_scan import check_ledger
+from fedglm.privacy.log_summary import Group
 from fedglm.privacy.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy, load_policy
 from fedglm.privacy.policy_rules import PLAN_RULES, broken_rules
 from fedglm.privacy.signed_log import LOG
+
+_TOLD = 0.03
+"""By so much an epsilon that a site told may differ from what the rows give: the accountants' own errors."""
 
 _PLAN_RULES = tuple(rule for rule in PLAN_RULES if rule.name != "epsilon-budget")
 """That a plan can be held to alone; what all releases together spent is computed by itself."""
@@ -126,7 +130,7 @@ def _countersigners(record: LogRecord) -> list[Check]:
 
 def _ledger(record: LogRecord, path: Path) -> Check:
     try:
-        rows, fault = scan_ledger(path)
+        rows, fault = check_ledger(path, record.scan)
     except PrivacyError as exc:
         return _check(record, "ledger", False, str(exc))
     if fault:
@@ -240,7 +244,7 @@ def _epsilon(
         wrong = f": by entry {over} more was spent than the policy permits that was in force"
     elif told is None:
         wrong = f", and entry {last.last} tells none"
-    elif abs(told - upper_bound(events, policy.delta)) > TOLD:
+    elif abs(told - upper_bound(events, policy.delta)) > _TOLD:
         wrong = f", and the log tells {told:.3f}"
     return promise, _check(record, "epsilon", not wrong, said + wrong)
 

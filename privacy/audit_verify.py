@@ -15,10 +15,12 @@ from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.proofs import check_proof
+from fedglm.privacy.regular import read_regular
 from fedglm.privacy.signed_log import AUDIT, LOG
 
 _LONGEST = 24
 _TRIES = 3
+_MOST_PROOF = 2**20
 _OR_BUNDLE = "or a bundle of it for the role auditor or regulator"
 
 
@@ -141,7 +143,7 @@ def verify_anything(
     """
     if path.is_file() and path.suffix == ".json":
         try:
-            proof = json.loads(path.read_text())
+            proof = json.loads(read_regular(path, _MOST_PROOF))
         except (OSError, ValueError, RecursionError) as exc:
             raise PrivacyError(f"{path} is no proof about a log: {exc}") from exc
         checks = [check_proof(proof)]

@@ -18,6 +18,7 @@ from fedglm.privacy.checkpoint import MOST_SEALS, Checkpoint, vouch
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.log_entries import CHARGES
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import Policy
 from fedglm.privacy.signed_log import Entry, SignedLog
@@ -224,7 +225,7 @@ class CustodyLog:
 
     def _remember(self, found: Entry) -> None:
         kind = found["kind"]
-        if kind in ("release", "charged"):
+        if kind in CHARGES:
             if found["row"] != len(self._rows) + 1:
                 raise LogError(f"it is about row {found['row']} of the ledger, and row {len(self._rows) + 1} is next")
             self._rows.append(found["row_hash"])

@@ -26,11 +26,17 @@ FAULTS: Final = ("refused", "failed", "malformed", "unsigned", "late")
 """Why a server does not take an update: the site's policy refuses; the node failed; what came is no update; it is not
 signed by the site; nothing came in time."""
 
+CHARGES: Final = ("release", "charged")
+"""Kinds of entries about a row of the ledger."""
+
+TIME: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00"
+"""Expression for a moment as entries and rows tell it."""
+
 _Check = Callable[[Any], bool]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}").fullmatch
 _SIGNATURE = re.compile(r"[0-9a-f]{128}").fullmatch
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00").fullmatch
+_TIME = re.compile(TIME).fullmatch
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}").fullmatch
 _ANCHOR = re.compile(r"[0-9]{1,9}:[0-9a-f]{32}").fullmatch
 _NONCE = re.compile(r"[0-9a-f]{16}").fullmatch

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from fedglm.privacy.chained_file import is_sha256
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.regular import check_regular
@@ -40,6 +41,8 @@ def opened(path: Path, *, again: bool = False) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.ExitStack() as stack:
             _check_files(path)
+            if not again:
+                _warm(path)
             database = stack.enter_context(contextlib.closing(_connected(path, "ro")))
             if _was_left(database, path):
                 copy = Path(stack.enter_context(TemporaryDirectory(prefix="fedglm-audit-"))) / path.name
@@ -73,6 +76,16 @@ def _check_journal(journal: Path, path: Path) -> None:
             raise LogError(f"{path} cannot be read: its journal names another file, as none of ours does")
 
 
+def _warm(path: Path) -> None:
+    """Read a file from its beginning to its end: by the pages of its tree a cold disk takes ten times longer."""
+    block = bytearray(2**20)
+    with path.open("rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        left = min(found.st_size, found.st_blocks * 512)  # a stranger's may have an end of nothing, without end
+        while left > 0 and (read := file.readinto(block)):
+            left -= read
+
+
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
 
@@ -102,6 +115,32 @@ def _check_pages(database: sqlite3.Connection, path: Path) -> None:
     """Pages that refer to one page in turn hold rows without end; here SQLite looks at each page once."""
     if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise LogError(f"{path} cannot be read: SQLite finds its pages inconsistent")
+
+
+def hash_before(database: sqlite3.Connection, table: str, number: int) -> str:
+    """What an entry's hash is made with: that of the one before it, or what the chain begins with; empty for neither.
+
+    Args:
+        database: Of a log or a ledger.
+        table: Of its entries.
+        number: The entry's.
+    """
+    before = f"SELECT hash FROM {table} WHERE number = ?"  # noqa: S608 - our own name
+    found = (
+        database.execute(before, (number - 1,)) if number > 1 else database.execute("SELECT hash FROM origin LIMIT 2")
+    ).fetchall()
+    return str(found[0][0]) if len(found) == 1 and is_sha256(found[0][0]) else ""
+
+
+def check_scheme(database: sqlite3.Connection, path: Path, scheme: dict[str, str]) -> None:
+    """A view or a trigger could show anything, and a write-ahead log something else than the file that is handed on.
+
+    Raises:
+        LogError: The tables are others, or it is not kept in the way that ours are.
+    """
+    found = dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall())
+    if found != scheme or database.execute("PRAGMA journal_mode").fetchone() != ("delete",):
+        raise other_scheme(path)
 
 
 def other_scheme(path: Path) -> LogError:

@@ -277,12 +277,9 @@ def _signature_path(path: Path) -> Path:
 
 def _read(path: Path, remedy: str) -> bytes:
     try:
-        content = read_regular(path, MOST_BYTES)
+        return read_regular(path, MOST_BYTES)
     except OSError as exc:
         raise PolicyError(f"cannot read {path}: {exc.strerror}; {remedy}") from exc
-    if len(content) > MOST_BYTES:
-        raise PolicyError(f"{path} is longer than {MOST_BYTES} bytes, so it is no policy")
-    return content
 
 
 def _parse(content: bytes, path: Path) -> Policy:

@@ -4,6 +4,9 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Final
+
+_BLOCK: Final = 2**20
 
 
 def check_regular(path: Path) -> None:
@@ -12,20 +15,25 @@ def check_regular(path: Path) -> None:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The content of a file, and of a longer one its first `most` bytes and one more.
+    """The content of a file of at most `most` bytes.
 
     Raises:
-        OSError: It cannot be read, or is a pipe, a device or a folder.
+        OSError: It cannot be read, is a pipe, a device or a folder, or longer.
     """
     # Opening a pipe would wait for somebody who writes.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _check(os.fstat(descriptor).st_mode, path)
-    except OSError:
+        found = os.fstat(descriptor)
+        _check(found.st_mode, path)
+        blocks, left = list[bytes](), most if found.st_size <= most else -1
+        while left >= 0 and (block := os.read(descriptor, _BLOCK)):
+            blocks.append(block)
+            left -= len(block)  # it may grow, or have no size until it is read
+    finally:
         os.close(descriptor)
-        raise
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(most + 1)
+    if left < 0:
+        raise OSError(errno.EFBIG, f"it is longer than {most} bytes", str(path))
+    return b"".join(blocks)
 
 
 def _check(mode: int, path: Path) -> None:

@@ -23,9 +23,8 @@ def content_of(path: Path) -> bytes:
         # Until this connection is closed no writer changes the file; SQLite sets a copy right before it reads.
         database.execute("BEGIN")
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        _, _, name = database.execute(
-            "PRAGMA database_list"
-        ).fetchone()  # the file; what SQLite keeps aside comes after
+        # The file comes first, and after it what SQLite keeps aside.
+        _, _, name = database.execute("PRAGMA database_list").fetchone()
         return Path(name).read_bytes()
 
 

@@ -11,6 +11,7 @@ from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.audit_site import Promise
 from fedglm.privacy.audit_verify import Verification, opened_verification
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.log_entries import CHARGES
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy
 from fedglm.privacy.signed_log import AUDIT
@@ -200,7 +201,7 @@ def _site(log: LogRecord, found: Verification) -> SiteFacts:
     return SiteFacts(
         log=log,
         policy=Policy.model_validate(policies[-1]["content"]) if policies else None,
-        releases=list(log.entries("release", "charged")),
+        releases=list(log.entries(*CHARGES)),
         refusals=Counter(entry["rule"] for entry in log.of_kind("refused")),
         checks=[check for check in found.checks if check.subject == log.subject],
         promises=found.promises.get(log.subject),

@@ -63,10 +63,7 @@ class _File(_Part):
             ReportError: It is damaged.
         """
         try:
-            content = read_regular(path, _MOST_BYTES)
-            if len(content) > _MOST_BYTES:
-                raise ReportError(f"{path} is longer than {_MOST_BYTES} bytes: audit again")
-            return cls.model_validate_json(content)
+            return cls.model_validate_json(read_regular(path, _MOST_BYTES))
         except FileNotFoundError:
             return None
         except ValidationError as exc:

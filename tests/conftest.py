@@ -1,5 +1,7 @@
 """Fixtures that several files need: the command in this process, a tiny scenario, and one finished run of it."""
 
+import shutil
+
 import pytest
 from command_line import Finished, run_here, write_tiny
 from hypothesis import settings
@@ -21,6 +23,23 @@ def unsynced():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of three sites with its logs, sealed, for a whole file of tests: `audited_run.make_run`."""
+    from audited_run import make_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        return make_run(tmp_path_factory.mktemp("audited") / "run")
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A copy of that run, to be changed."""
+    shutil.copytree(run, tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 @pytest.fixture

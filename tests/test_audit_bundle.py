@@ -6,7 +6,7 @@ import shutil
 import zipfile
 
 import pytest
-from audited_run import Chain, make_run
+from audited_run import Chain
 from killed_writers import kill_writer_of
 from site_folders import content_of
 
@@ -22,13 +22,10 @@ KEY = SigningKey.generate()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        folder = make_run(tmp_path_factory.mktemp("audited") / "run")
-        (folder / "nodes" / "a" / "custody" / "refusals.jsonl").write_text("{}\n")
-        (folder / "audit" / "report.html").write_text("<html></html>")
-        return folder
+def run(run):
+    (run / "nodes" / "a" / "custody" / "refusals.jsonl").write_text("{}\n")
+    (run / "audit" / "report.html").write_text("<html></html>")
+    return run
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from typing import get_args
 
-import pytest
-from audited_run import Chain, make_run
+from audited_run import Chain
 from custodies import MECHANISM, SERVER, custody
 from ledgers import sha256
 
@@ -31,13 +30,6 @@ sys.meta_path.insert(0, Absent())
 from fedglm.cli.main import main
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        return make_run(tmp_path_factory.mktemp("audited") / "run")
 
 
 def test_yes_is_said_with_exit_code_0(fedglm, run):

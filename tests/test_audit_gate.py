@@ -59,17 +59,6 @@ delta_at_most = 1e-2
 """
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("audited") / "run")
-
-
-@pytest.fixture
-def copy(run, tmp_path):
-    shutil.copytree(run, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 def log_of(folder, site="a"):
     return folder / "nodes" / site / "custody" / "log.sqlite"
 

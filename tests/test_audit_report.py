@@ -17,19 +17,6 @@ from fedglm.simulations.audit_report import profile_names, read_profile, write_a
 from fedglm.simulations.run_record import ReportError
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        return make_run(tmp_path_factory.mktemp("audited") / "run")
-
-
-@pytest.fixture
-def copy(run, tmp_path):
-    shutil.copytree(run, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 def test_what_the_records_show_is_held(run):
     found = statuses(run)
     assert {number for number, status in found.items() if status == "held"} >= {1, 2, 3, 4, 5, 6, 7, 9, 11}

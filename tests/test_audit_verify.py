@@ -105,12 +105,6 @@ def test_the_hands_change_nothing_where_they_are_idle(run, tmp_path):
 # --- what no key, or the wrong one, must be enough for
 
 
-@pytest.fixture
-def copy(run, tmp_path):
-    shutil.copytree(run, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 def wrong(folder, **options):
     return {(check.subject, check.name) for check in failed(verify(folder, **options).checks)}
 

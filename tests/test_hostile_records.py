@@ -9,12 +9,12 @@ import time
 import zipfile
 
 import pytest
-from audited_run import make_run
 
 from fedglm.client import audit_trials
 from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export, unpacked
 from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_verify import verify
+from fedglm.privacy.audit_run import RunFiles
+from fedglm.privacy.audit_verify import verify, verify_anything
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
 from fedglm.privacy.keys import SigningKey
@@ -29,13 +29,6 @@ from fedglm.simulations.run_record import ReportError, read_run
 KEY = SigningKey.generate()
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
 """What a journal begins with, and the name of a super-journal ends with."""
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        return make_run(tmp_path_factory.mktemp("audited") / "run")
 
 
 @pytest.fixture
@@ -114,6 +107,12 @@ def test_pages_that_refer_to_one_page_in_turn_are_not_read_for_ever(log, table):
     with pytest.raises(LogError, match=r"log\.sqlite cannot be read: SQLite finds its pages inconsistent"), opened(log):
         pass
     assert time.monotonic() - start < 20
+
+
+def test_an_end_of_nothing_is_not_read(log):
+    """SQLite believes its header about where a file ends; on the disk there is nothing behind that."""
+    os.truncate(log, 2**40)
+    assert scan(log).fault == ""
 
 
 def test_a_scheme_of_too_many_rows_is_not_read_for_ever(log):
@@ -211,6 +210,16 @@ def test_pipes_in_place_of_other_records_keep_nobody_waiting(tmp_path):
         read_run(tmp_path)
     with pytest.raises(PrivacyError, match="a pipe"):
         export(tmp_path, tmp_path / "b.zip", "auditor", KEY)
+    with pytest.raises(PrivacyError, match="a pipe"):
+        RunFiles.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "summary.json", "proof.json"])
+def test_a_file_longer_than_any_takes_no_memory(tmp_path, name):
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(2**31)  # of which the disk holds nothing
+    with pytest.raises(PrivacyError, match="is longer than"):
+        RunFiles.read(tmp_path) if name != "proof.json" else verify_anything(tmp_path / name)
 
 
 def test_a_mechanism_of_lists_is_none():

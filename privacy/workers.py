@@ -1,0 +1,29 @@
+"""Work in pieces by one process a core, for records that are long."""
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from fedglm.privacy.errors import LogError
+
+_Result = TypeVar("_Result")
+
+
+def in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, ...]]) -> Generator[_Result]:
+    """What `work` gives for the arguments of each piece, in their order; for one alone, without another process.
+
+    Raises:
+        LogError: A process was killed.
+    """
+    if len(pieces) <= 1:
+        yield from (work(*piece) for piece in pieces)
+        return
+    cores = len(os.sched_getaffinity(0))
+    try:
+        with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("forkserver")) as pool:
+            yield from pool.map(work, *zip(*pieces, strict=True))
+    except BrokenProcessPool as exc:
+        raise LogError("not read to the end: a process that read was killed, maybe for memory") from exc

@@ -1,0 +1,103 @@
+"""A server's log of real sites: each update in it is signed by the key that its site was admitted with."""
+
+import base64
+import hashlib
+import json
+import shutil
+
+import pytest
+from audited_run import Chain
+from custodies import SERVER
+
+from fedglm.privacy import audit_run
+from fedglm.privacy.audit_checks import failed
+from fedglm.privacy.audit_verify import verify
+from fedglm.privacy.canonical import canonical_json
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.signed_messages import sign_report
+
+pytestmark = pytest.mark.usefixtures("unsynced")
+
+FIRST, SECOND = SigningKey.generate(), SigningKey.generate()
+
+
+def update(key, number, site="berlin"):
+    """Fields of an entry about an update that a site signed."""
+    blob, words = f"update {number}".encode(), {"nonce": "a" * 16, "log": f"{number}:{'b' * 32}"}
+    measures = {"loss": 0.5, "metric": 0.9, "count": 20}
+    signature = sign_report(key, words, "r", number, blob, measures)
+    return {
+        "run": "r", "round": number, "site": site, "release": hashlib.sha256(blob).hexdigest(), "bytes": len(blob),
+        "nonce": words["nonce"], "anchor": words["log"], "measures": measures,
+        "signature": base64.b64decode(signature).hex(),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run's folder with a server's log of eight updates; in the middle the site came back with another key."""
+    folder = tmp_path_factory.mktemp("server")
+    path = folder / "audit" / "log.sqlite"
+    path.parent.mkdir()
+    SignedLog.create(path, SERVER, role="server", name="server")
+    with SignedLog(path, SERVER).writing() as put:
+        put("begun", {"run": "r", "round": 0})
+        for start, key in ((1, FIRST), (5, SECOND)):
+            put("admitted", {"run": "r", "site": "berlin", "key": key.public.hex})
+            for number in range(start, start + 4):
+                put("accepted", update(key, number))
+    return folder
+
+
+@pytest.fixture(params=[1, 10_000], ids=["in processes", "in one"])
+def changed(folder, tmp_path, monkeypatch, request):
+    """Changes the entry about an update, by the server, which has the key; returns what is said of the updates."""
+    monkeypatch.setattr(audit_run, "_PIECE", request.param)
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "audit" / "log.sqlite"
+
+    def change(number=None, **fields):
+        chain = Chain(path)
+        for place, text in enumerate(chain.texts):
+            whole = json.loads(text)
+            if whole["kind"] == "accepted" and whole["round"] == number:
+                chain.texts[place] = canonical_json({**whole, **fields}).decode()
+        chain.write(chain=True, key=SERVER)
+        (check,) = [check for check in verify(path.parent.parent).checks if check.name == "updates"]
+        return check.held, check.said
+
+    return change
+
+
+def test_updates_signed_by_the_key_of_their_time_are_held(changed):
+    assert changed() == (True, "8 taken, each signed by its site")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"release": "c" * 64}, {"anchor": "6:" + "c" * 32}, {"nonce": "c" * 16}, {"measures": None},
+               {"signature": "c" * 128}, {"signature": None}]
+)  # fmt: skip
+def test_an_update_that_is_changed_is_named(changed, fields):
+    held, said = changed(6, **fields)
+    assert not held
+    # Entry 1 opens the log, 2 begins the run, 3 and 8 admit the site.
+    assert said.startswith("entry 10: the update of berlin in round 6 is not signed by it")
+
+
+def test_a_signature_by_the_key_that_the_site_had_before_does_not_count(changed):
+    assert changed(6, **update(FIRST, 6)) == (False, "entry 10: the update of berlin in round 6 is not signed by it")
+
+
+def test_an_update_of_nobody_is_named(changed):
+    held, said = changed(3, site="bonn")
+    assert (held, said) == (False, "entry 6: an update of bonn, which was not admitted before")
+
+
+def test_the_first_of_several_is_named(changed):
+    changed(7, release="c" * 64)
+    assert changed(2, release="c" * 64)[1].startswith("entry 5: ")
+
+
+def test_all_of_it_holds_but_that_the_sites_are_not_here(folder):
+    assert [check.name for check in failed(verify(folder).checks)] == []
