@@ -30,6 +30,11 @@ class DoesNotFit(PrivacyError):
     """A part of an audit needs more memory than it takes: it is left out, and says nothing of the training."""
 
 
+def most_gradients(values: int) -> int:
+    """How many gradients of so many values are in memory at once."""
+    return MOST_VALUES // values
+
+
 @dataclass(frozen=True)
 class Bench:
     """Model and records of an audit.
@@ -126,23 +131,23 @@ class Bench:
         self.model.zero_grad(set_to_none=True)
         return flat
 
-    def gradients(self, records: Examples) -> npt.NDArray[np.float32]:
-        """(n, d) of `gradient`, one row a record.
+    def gradients(self, records: Examples, part: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """(n, values) of `gradient`, one row a record.
+
+        Args:
+            records: Of each one's own.
+            part: Of each gradient, what is kept.
 
         Raises:
             DoesNotFit: They take more than 2 GiB.
         """
-        if len(records) > self.most_gradients:
-            raise DoesNotFit(f"{len(records)} gradients of {self.size:,} parameters take more than 2 GiB")
-        rows = np.empty((len(records), self.size), np.float32)
+        values = len(range(self.size)[part])
+        if len(records) > most_gradients(values):
+            raise DoesNotFit(f"{len(records)} gradients of {values:,} parameters take more than 2 GiB")
+        rows = np.empty((len(records), values), np.float32)
         for number, row in enumerate(rows):
-            row[:] = self.gradient(records.select([number]))
+            row[:] = self.gradient(records.select([number]))[part]
         return rows
-
-    @property
-    def most_gradients(self) -> int:
-        """How many `gradients` holds."""
-        return MOST_VALUES // self.size
 
     def crafted(self, count: int, noise: GaussianNoise) -> Examples:
         """Records that no site has: random tokens, random labels, each of a unit of its own."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from fedglm.autoglm.examples import concatenate
-from fedglm.client.audit_bench import Bench, DoesNotFit
+from fedglm.client.audit_bench import Bench, DoesNotFit, most_gradients
 from fedglm.privacy.accountant import calibrate, spent
 from fedglm.privacy.audit_bounds import (
     CONFIDENCE,
@@ -137,7 +137,7 @@ def record_canaries(bench: Bench, mechanism: Mechanism, noise: GaussianNoise, co
         DoesNotFit: Too few of their gradients fit into memory.
         PrivacyError: There is no noise, or what is released is not finite.
     """
-    count = count or min(_RECORDS, bench.most_gradients)
+    count = count or min(_RECORDS, most_gradients(bench.size))
     if count < LEAST_CANARIES:
         raise DoesNotFit(
             f"record canaries: 2 GiB hold gradients of {count} with {bench.size:,} parameters, {LEAST_CANARIES} are "

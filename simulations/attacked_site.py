@@ -1,15 +1,15 @@
 """What a server that is honest but curious could read from one site's update.
 
 tokens       which tokens the records hold, by the norms of the embedding's rows (Melis et al., arXiv 1805.04049)
-members      which records were trained on, by how an update lies to a record's gradient; by the loss of the model
-             with the update; and the former against shadow updates (LiRA)
+members      which records were trained on, by how much of each one's gradient is in an update; by the loss of the
+             model with the update; and the former against shadow updates (LiRA)
 one record   the tokens of a site that has one record alone and takes one step: inversion in closed form
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import torch
 from fedglm.autoglm.data import Site
 from fedglm.autoglm.examples import Examples, concatenate
 from fedglm.autoglm.parameters import load_vector
-from fedglm.client.audit_bench import DoesNotFit
+from fedglm.client.audit_bench import DoesNotFit, most_gradients
 from fedglm.client.precision import choose_precision
 from fedglm.client.private_training import train_privately
 from fedglm.client.training import round_seed, train_locally
@@ -26,11 +26,12 @@ from fedglm.compression.codec import decode
 from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.simulations.audited import AuditedRun
+from fedglm.simulations.gradient_shares import GradientShares
 from fedglm.simulations.privacy import declared_units
 
 Vector = npt.NDArray[np.float32]
 
-_CANDIDATES: Final = 60
+_CANDIDATES: Final = 200
 _SHADOWS: Final = 8
 _ALONE: Final = 4
 """Records that each are a site of their own."""
@@ -53,6 +54,20 @@ class Variant:
     name: str
     mechanism: Mechanism | None
     coded: bool
+
+
+class _Part(NamedTuple):
+    """The part of an update that attacks look at: the embedding; of adapters alone, all.
+
+    Attributes:
+        place: In the vector.
+        width: Of a row.
+        is_embedding: Whether a row is a token's.
+    """
+
+    place: slice
+    width: int
+    is_embedding: bool
 
 
 class AttackedSite:
@@ -103,11 +118,10 @@ class AttackedSite:
 
     def tokens(self, records: Examples, update: Vector) -> Auc:
         """Which tokens some records hold, by the rows of an update's embedding."""
-        rows, start = self._embedding(update), self._embedding(self._audited.base)
+        if not self._part.is_embedding:
+            raise TooLittle("no embedding is trained")
         task = self._stage.data.task
-        # Weight decay moves every row by one share of itself; who knows the starting weights takes that away.
-        shares = (rows * start).sum(axis=1) / np.maximum((start * start).sum(axis=1), 1e-30)
-        rows = rows - np.median(shares) * start
+        rows = self._moved(update).reshape(-1, self._part.width)
         known = np.setdiff1d(np.arange(len(rows)), (task.pad_id, task.bos_id, task.eos_id))
         used = records.input_ids[torch.arange(records.input_ids.shape[1]) < records.lengths[:, None]]
         held = np.isin(known, used.numpy())
@@ -116,9 +130,9 @@ class AttackedSite:
         return auc(np.linalg.norm(rows[known].astype(np.float64), axis=1), held)
 
     def membership(self, update: Vector) -> Auc:
-        """Which candidates were trained on, by how far the update goes down each one's gradient."""
+        """Which candidates were trained on, by how much of each one's gradient is in the update."""
         _, truth = self._candidates(self._fitting)
-        return auc(self._alignment(update), truth)
+        return auc(self._shares_of(update), truth)
 
     def membership_by_loss(self, update: Vector) -> Auc:
         """The same by their losses under the starting weights moved by the update."""
@@ -139,9 +153,9 @@ class AttackedSite:
         inside = np.stack([dice.permutation(len(pool)) < each for _ in range(_SHADOWS // 2)])
         inside = np.concatenate([inside, ~inside])
         made = (self.updated(variant, pool.select(np.flatnonzero(row)), n) for n, row in enumerate(inside, 1))
-        known = np.stack([self._alignment(shadow) for shadow in made])
+        known = np.stack([self._shares_of(shadow) for shadow in made])
         asked = np.concatenate([np.arange(len(records) // 2), each + np.arange(len(records) // 2)])
-        return auc(likelihood_ratios(self._alignment(update), known, inside[:, asked]), truth)
+        return auc(likelihood_ratios(self._shares_of(update), known, inside[:, asked]), truth)
 
     @property
     def _seed(self) -> int:
@@ -150,9 +164,10 @@ class AttackedSite:
     @property
     def _fitting(self) -> int:
         """Candidates of each kind whose gradients are looked at."""
-        most = self._audited.bench(self.trained).most_gradients // 2
+        values = len(self._audited.base[self._part.place])
+        most = most_gradients(values) // 2
         if most < 2:
-            raise DoesNotFit(f"2 GiB hold {2 * most} gradients of {len(self._audited.base):,} parameters")
+            raise DoesNotFit(f"2 GiB hold {2 * most} gradients of {values:,} parameters")
         return min(_CANDIDATES // 2, most)
 
     def _candidates(self, each: int) -> tuple[Examples, npt.NDArray[np.bool_]]:
@@ -164,25 +179,33 @@ class AttackedSite:
         return both, np.arange(2 * count) < count
 
     @cached_property
-    def _directions(self) -> Vector:
-        """(n, d) the candidates' gradients at the starting weights, each of length 1: no variant changes them."""
+    def _shares(self) -> GradientShares:
+        """Of the candidates, by their gradients at the starting weights: no variant changes them."""
         records, _ = self._candidates(self._fitting)
-        rows = self._audited.bench(records).gradients(records)
-        for row in rows:
-            row /= max(float(np.linalg.norm(row)), 1e-30)
-        return rows
+        return GradientShares(self._audited.bench(records).gradients(records, self._part.place), self._part.width)
 
-    def _alignment(self, update: Vector) -> npt.NDArray[np.float64]:
-        """(n,) how far an update goes down each candidate's gradient."""
-        size = max(float(np.linalg.norm(update)), 1e-30)
-        return -(self._directions @ update).astype(np.float64) / size
+    def _shares_of(self, update: Vector) -> npt.NDArray[np.float64]:
+        """(n,) how much of each candidate's gradient is in an update."""
+        return self._shares.of(self._moved(update))
 
-    def _embedding(self, update: Vector) -> Vector:
+    def _moved(self, update: Vector) -> Vector:
+        """The part of an update that attacks look at, as it would be without weight decay.
+
+        Decay moves every row by one share of itself; who knows the starting weights takes that away.
+        """
+        width = self._part.width
+        rows, start = (vector[self._part.place].reshape(-1, width) for vector in (update, self._audited.base))
+        shares = (rows * start).sum(axis=1) / np.maximum((start * start).sum(axis=1), 1e-30)
+        moved: Vector = (rows - np.median(shares) * start).reshape(-1)
+        return moved
+
+    @cached_property
+    def _part(self) -> _Part:
         layout = self._stage.workbench.layout
         for (name, place), shape in zip(layout.slices().items(), layout.shapes, strict=True):
             if name.endswith("embed_tokens.weight"):
-                return update[place].reshape(shape)
-        raise TooLittle("no embedding is trained")
+                return _Part(place, shape[1], is_embedding=True)
+        return _Part(slice(0, layout.size), layout.size, is_embedding=False)
 
 
 def _alone(site: AttackedSite, variant: Variant, _: Vector) -> Auc:
