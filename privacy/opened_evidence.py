@@ -46,6 +46,7 @@ def opened(path: Path, *, again: bool = False) -> Iterator[sqlite3.Connection]:
             database = stack.enter_context(contextlib.closing(_connected(path, "ro")))
             if _was_left(database, path):
                 copy = Path(stack.enter_context(TemporaryDirectory(prefix="fedglm-audit-"))) / path.name
+                _check_room(path, copy.parent)
                 for name in (path.name, _journal(path).name):
                     shutil.copy(path.with_name(name), copy.with_name(name))
                 _check_journal(_journal(copy), path)
@@ -67,6 +68,16 @@ def _check_files(path: Path) -> None:
     for name in (f"{path.name}{end}" for end in ("-journal", "-wal", "-shm")):  # SQLite opens these too
         with contextlib.suppress(FileNotFoundError):
             check_regular(path.with_name(name))
+
+
+def _check_room(path: Path, folder: Path) -> None:
+    """A stranger's may have an end of nothing that fills the disk."""
+    needed, free = path.stat().st_size + _journal(path).stat().st_size, shutil.disk_usage(folder).free
+    if needed > free:
+        raise LogError(
+            f"{path} cannot be read: its writer was killed, and to set a copy of it right takes {needed:,} bytes of "
+            f"{folder.parent}, which has {free:,}; TMPDIR may name a folder with more"
+        )
 
 
 def _check_journal(journal: Path, path: Path) -> None:

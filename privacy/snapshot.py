@@ -25,7 +25,9 @@ def content_of(path: Path) -> bytes:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         # The file comes first, and after it what SQLite keeps aside.
         _, _, name = database.execute("PRAGMA database_list").fetchone()
-        return Path(name).read_bytes()
+        (pages,), (size,) = (database.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "page_size"))
+        with Path(name).open("rb") as file:
+            return file.read(pages * size)  # a stranger's may have an end of nothing behind its pages
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What a server that is honest but curious could read from one site's update.
 
-tokens       which tokens the records hold, by the norms of the embedding's rows (Melis et al., arXiv 1805.04049)
+tokens       which tokens the records hold, by how the embedding's rows move (after Melis et al., arXiv 1805.04049)
 members      which records were trained on, by how much of each one's gradient is in an update; by the loss of the
              model with the update; and the former against shadow updates (LiRA)
 one record   the tokens of a site that has one record alone and takes one step: inversion in closed form
@@ -71,7 +71,7 @@ class _Part(NamedTuple):
 
 
 class AttackedSite:
-    """A site whose updates are attacked: half of its records are trained on, the other half is not.
+    """A site whose updates are attacked: half of its records, or as many as a round looks at, are trained on.
 
     Args:
         audited: The run.
@@ -88,7 +88,8 @@ class AttackedSite:
     def __init__(self, audited: AuditedRun, site: Site) -> None:
         self._audited, self._site, self._stage = audited, site, audited.stage
         order = np.random.default_rng([self._seed, 4711]).permutation(len(site.train))
-        half = len(order) // 2
+        training = self._stage.scenario.training
+        half = min(len(order) // 2, training.local_steps * training.batch_size)  # a round looks at no more
         if not half:
             raise TooLittle("it takes two records, one to train on and one that is not")
         self.trained, self.others = site.train.select(order[:half]), site.train.select(order[half : 2 * half])
@@ -117,7 +118,11 @@ class AttackedSite:
         return decode(codec.encode(made.delta), size=bench.layout.size).to_dense()
 
     def tokens(self, records: Examples, update: Vector) -> Auc:
-        """Which tokens some records hold, by the rows of an update's embedding."""
+        """Which tokens some records hold, by the rows of an update's embedding.
+
+        Rows of tokens that no record holds move alike: not at all, or where the output layer is tied to the embedding
+        all down by what the layer makes likelier. How far a row moves from the median row tells its token.
+        """
         if not self._part.is_embedding:
             raise TooLittle("no embedding is trained")
         task = self._stage.data.task
@@ -127,7 +132,7 @@ class AttackedSite:
         held = np.isin(known, used.numpy())
         if min(held.sum(), (~held).sum()) < 2:
             raise TooLittle("it takes two tokens that the records hold and two that they do not")
-        return auc(np.linalg.norm(rows[known].astype(np.float64), axis=1), held)
+        return auc(np.linalg.norm(rows[known].astype(np.float64) - np.median(rows[known], axis=0), axis=1), held)
 
     def membership(self, update: Vector) -> Auc:
         """Which candidates were trained on, by how much of each one's gradient is in the update."""
@@ -145,7 +150,8 @@ class AttackedSite:
     def membership_by_shadows(self, variant: Variant, update: Vector) -> Auc:
         """As `membership`, against what the same figures are for updates whose records are known.
 
-        A shadow is trained on a random half of the site, as the attacked update is: each candidate is in half of them.
+        A shadow is trained on a random half of these records, as the attacked update is: each candidate is in half of
+        them.
         """
         records, truth = self._candidates(self._fitting)
         pool, each = concatenate([self.trained, self.others]), len(self.trained)

@@ -11,6 +11,7 @@ from fedglm.privacy.accountant import usual_delta
 from fedglm.privacy.noise import GaussianNoise
 from fedglm.simulations import attacked_site, attacks, deploy
 from fedglm.simulations import audited as audited_runs
+from fedglm.simulations.attacked_site import ATTACKS as TRIED
 from fedglm.simulations.attacked_site import AttackedSite, Variant
 from fedglm.simulations.attacks import attack_run, noise_of, variants
 from fedglm.simulations.audited import open_run
@@ -129,6 +130,16 @@ def test_members_are_told_by_what_an_update_holds_of_their_gradients(make):
     assert attacked.membership_by_shadows(bare, update).value >= 0.9
     assert abs(attacked.membership(-update).value) <= 0.05  # it is the direction that tells
     assert abs(attacked.membership(attacked.updated(noised, attacked.trained, 0)).value - 0.5) <= 0.3
+
+
+def test_tokens_are_told_where_the_output_layer_moves_all_rows(make):
+    """A language model's rows move whether their tokens are held or not; here by Adam, which moves all as far."""
+    settings = {"model.preset": "glm-0.1m", "data.source": "pydoc", "data.length": 32, "training.optimizer": "adamw"}
+    audited = open_run(make(**settings, **{"training.learning_rate": 2e-3, "training.local_steps": 4}), ATTACK)
+    attacked = AttackedSite(audited, audited.stage.data.sites[0])
+    assert len(attacked.trained) == 4 * 32  # all of them are looked at in a round
+    assert TRIED["tokens of a site"](attacked, BARE, attacked.updated(BARE, attacked.trained, 0)).value >= 0.8
+    assert TRIED["tokens of one record"](attacked, BARE, attacked.trained).value >= 0.95
 
 
 def test_noise_is_the_run_s_and_of_epsilon_8_where_it_has_none(make):

@@ -23,6 +23,7 @@ from fedglm.privacy.log_scan import scan
 from fedglm.privacy.opened_evidence import opened
 from fedglm.privacy.policy import load_policy
 from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.snapshot import content_of
 from fedglm.simulations import empirical
 from fedglm.simulations.run_record import ReportError, read_run
 
@@ -113,6 +114,20 @@ def test_an_end_of_nothing_is_not_read(log):
     """SQLite believes its header about where a file ends; on the disk there is nothing behind that."""
     os.truncate(log, 2**40)
     assert scan(log).fault == ""
+    assert len(content_of(log)) < 2**20
+
+
+def test_an_end_of_nothing_is_not_copied_where_a_writer_was_killed(log, tmp_path, monkeypatch):
+    journal(log)
+    os.truncate(log, 2**40)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    with (
+        pytest.raises(LogError, match=r"takes 1,099,511,\d{3},\d{3} bytes of .*/tmp, which has [\d,]+; TMPDIR"),
+        opened(log),
+    ):
+        pass
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_scheme_of_too_many_rows_is_not_read_for_ever(log):
