@@ -6,6 +6,7 @@ members      which records were trained on, by how much of each one's gradient i
 one record   the tokens of a site that has one record alone and takes one step: inversion in closed form
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -63,11 +64,13 @@ class _Part(NamedTuple):
         place: In the vector.
         width: Of a row.
         is_embedding: Whether a row is a token's.
+        is_output: Whether it is so in the output layer too.
     """
 
     place: slice
     width: int
     is_embedding: bool
+    is_output: bool
 
 
 class AttackedSite:
@@ -120,8 +123,8 @@ class AttackedSite:
     def tokens(self, records: Examples, update: Vector) -> Auc:
         """Which tokens some records hold, by the rows of an update's embedding.
 
-        Rows of tokens that no record holds move alike: not at all, or where the output layer is tied to the embedding
-        all down by what the layer makes likelier. How far a row moves from the median row tells its token.
+        Rows of tokens that no record holds do not move. Where they are the output layer's too they all do, much as
+        most rows do: how far a row is from the median row tells its token.
         """
         if not self._part.is_embedding:
             raise TooLittle("no embedding is trained")
@@ -132,7 +135,9 @@ class AttackedSite:
         held = np.isin(known, used.numpy())
         if min(held.sum(), (~held).sum()) < 2:
             raise TooLittle("it takes two tokens that the records hold and two that they do not")
-        return auc(np.linalg.norm(rows[known].astype(np.float64) - np.median(rows[known], axis=0), axis=1), held)
+        rows = rows[known].astype(np.float64)
+        unheld = np.median(rows, axis=0) if self._part.is_output else np.zeros(self._part.width)
+        return auc(np.linalg.norm(rows - unheld, axis=1), held)
 
     def membership(self, update: Vector) -> Auc:
         """Which candidates were trained on, by how much of each one's gradient is in the update."""
@@ -207,11 +212,12 @@ class AttackedSite:
 
     @cached_property
     def _part(self) -> _Part:
-        layout = self._stage.workbench.layout
+        layout, weights = self._stage.workbench.layout, self._stage.workbench.model.state_dict()
+        places = Counter(weight.data_ptr() for weight in weights.values())
         for (name, place), shape in zip(layout.slices().items(), layout.shapes, strict=True):
             if name.endswith("embed_tokens.weight"):
-                return _Part(place, shape[1], is_embedding=True)
-        return _Part(slice(0, layout.size), layout.size, is_embedding=False)
+                return _Part(place, shape[1], is_embedding=True, is_output=places[weights[name].data_ptr()] > 1)
+        return _Part(slice(0, layout.size), layout.size, is_embedding=False, is_output=False)
 
 
 def _alone(site: AttackedSite, variant: Variant, _: Vector) -> Auc:
