@@ -4,8 +4,8 @@ Each variant trains one round from the run's starting weights, by the code that 
 the attacks themselves are in `attacked_site`. Noise is that of the run's plan, so that one round of it spends less than
 the run's epsilon: variants are named after both.
 
-Whoever fails to attack has proved nothing. These attacks are cheap. Those on tokens give a site away where nothing
-protects it; those on membership hardly do better than guesses on a first round, with noise or without.
+Whoever fails to attack has proved nothing. These attacks are cheap, and yet those on tokens, and on membership by
+gradients, give a site away where nothing protects it.
 """
 
 from collections.abc import Callable
