@@ -7,7 +7,7 @@ one record   the tokens of a site that has one record alone and takes one step: 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -95,30 +95,12 @@ class AttackedSite:
         half = min(len(order) // 2, training.local_steps * training.batch_size)  # a round looks at no more
         if not half:
             raise TooLittle("it takes two records, one to train on and one that is not")
+        self._kept: dict[Mechanism | None, list[Vector]] = {}
         self.trained, self.others = site.train.select(order[:half]), site.train.select(order[half : 2 * half])
 
     def updated(self, variant: Variant, records: Examples, number: int, *, steps: int | None = None) -> Vector:
         """The update that a node would send for these records, decoded."""
-        stage, scenario, bench = self._stage, self._stage.scenario, self._stage.workbench
-        training, mechanism, rate = scenario.training, variant.mechanism, scenario.training.learning_rate
-        precision = choose_precision(
-            training.precision, bench.layout.size, training.torch_device(), private=mechanism is not None
-        )
-        if mechanism is None:
-            made = train_locally(
-                bench.model, stage.data.task, records, self._audited.base, training, precision,
-                learning_rate=rate, seed=round_seed(self._seed, self._site.name, number), steps=steps,
-            )  # fmt: skip
-        else:
-            own = mechanism if steps is None else replace(mechanism, steps=steps)
-            made = train_privately(
-                bench.model, stage.data.task, records, self._audited.base, training, precision, own,
-                learning_rate=rate, declared_units=declared_units(self._site),
-            )  # fmt: skip
-        if not variant.coded:
-            return made.delta
-        codec = scenario.update.make_codec(bench.layout)
-        return decode(codec.encode(made.delta), size=bench.layout.size).to_dense()
+        return self._sent(variant, self._trained_on(variant.mechanism, records, number, steps))
 
     def tokens(self, records: Examples, update: Vector) -> Auc:
         """Which tokens some records hold, by the rows of an update's embedding.
@@ -159,14 +141,54 @@ class AttackedSite:
         them.
         """
         records, truth = self._candidates(self._fitting)
-        pool, each = concatenate([self.trained, self.others]), len(self.trained)
+        known = np.stack([self._shares_of(self._sent(variant, delta)) for delta in self._shadows(variant.mechanism)])
+        asked = np.concatenate([np.arange(len(records) // 2), len(self.trained) + np.arange(len(records) // 2)])
+        return auc(likelihood_ratios(self._shares_of(update), known, self._inside[:, asked]), truth)
+
+    def _trained_on(self, mechanism: Mechanism | None, records: Examples, number: int, steps: int | None) -> Vector:
+        stage, scenario, bench = self._stage, self._stage.scenario, self._stage.workbench
+        training, rate = scenario.training, scenario.training.learning_rate
+        precision = choose_precision(
+            training.precision, bench.layout.size, training.torch_device(), private=mechanism is not None
+        )
+        if mechanism is None:
+            return train_locally(
+                bench.model, stage.data.task, records, self._audited.base, training, precision,
+                learning_rate=rate, seed=round_seed(self._seed, self._site.name, number), steps=steps,
+            ).delta  # fmt: skip
+        own = mechanism if steps is None else replace(mechanism, steps=steps)
+        return train_privately(
+            bench.model, stage.data.task, records, self._audited.base, training, precision, own,
+            learning_rate=rate, declared_units=declared_units(self._site),
+        ).delta  # fmt: skip
+
+    def _sent(self, variant: Variant, delta: Vector) -> Vector:
+        if not variant.coded:
+            return delta
+        layout = self._stage.workbench.layout
+        codec = self._stage.scenario.update.make_codec(layout)
+        return decode(codec.encode(delta), size=layout.size).to_dense()
+
+    def _shadows(self, mechanism: Mechanism | None) -> Iterable[Vector]:
+        """Trained on the records that `_inside` tells; they serve for all codings, and are kept where they fit."""
+        pool = concatenate([self.trained, self.others])
+        made = (
+            self._trained_on(mechanism, pool.select(np.flatnonzero(row)), number, None)
+            for number, row in enumerate(self._inside, 1)
+        )
+        if most_gradients(len(self._audited.base)) < _SHADOWS:
+            return made
+        if mechanism not in self._kept:
+            self._kept = {mechanism: list(made)}
+        return self._kept[mechanism]
+
+    @cached_property
+    def _inside(self) -> npt.NDArray[np.bool_]:
+        """(shadows, records) which of `trained` and then `others` each shadow is trained on: each in half of them."""
         dice = np.random.default_rng([self._seed, 815])
-        inside = np.stack([dice.permutation(len(pool)) < each for _ in range(_SHADOWS // 2)])
-        inside = np.concatenate([inside, ~inside])
-        made = (self.updated(variant, pool.select(np.flatnonzero(row)), n) for n, row in enumerate(inside, 1))
-        known = np.stack([self._shares_of(shadow) for shadow in made])
-        asked = np.concatenate([np.arange(len(records) // 2), each + np.arange(len(records) // 2)])
-        return auc(likelihood_ratios(self._shares_of(update), known, inside[:, asked]), truth)
+        each = len(self.trained)
+        half = np.stack([dice.permutation(2 * each) < each for _ in range(_SHADOWS // 2)])
+        return np.concatenate([half, ~half])
 
     @property
     def _seed(self) -> int:

@@ -107,7 +107,8 @@ def test_shadows_are_as_large_as_what_they_stand_for(make, monkeypatch):
     for _ in range(2):
         site.membership(update)
         site.membership_by_shadows(BARE, update)
-    assert trained == [len(site.trained)] * 17
+        site.membership_by_shadows(replace(BARE, coded=True), update)
+    assert trained == [len(site.trained)] * 9  # shadows serve for both codings
     assert len(gradients) == 2 * len(site.trained)  # once a site
 
 
