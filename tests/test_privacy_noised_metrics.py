@@ -53,8 +53,8 @@ def test_the_noise_has_the_size_that_is_charged(told, right):
     counts = [noised_means(values, np.arange(500), (1.0,), how(2.0), noise)[1] for _ in range(2000)]
     expected = told * math.sqrt(2)
     spread = np.std(counts) / expected
-    assert bool(abs(spread - 1) < 4 / math.sqrt(2 * 2000)) is right
-    assert abs(np.mean(counts) - 500) < 4 * np.std(counts) / math.sqrt(2000) + 0.5
+    assert bool(abs(spread - 1) < 5 / math.sqrt(2 * 2000)) is right
+    assert abs(np.mean(counts) - 500) < 5 * np.std(counts) / math.sqrt(2000) + 0.5
 
 
 def test_many_units_give_useful_means():
