@@ -22,8 +22,9 @@ def in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, ...]]
         yield from (work(*piece) for piece in pieces)
         return
     cores = len(os.sched_getaffinity(0))
+    # Not from the fork server: there is one in a process, which a simulation wants with torch in it.
     try:
-        with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("forkserver")) as pool:
+        with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("spawn")) as pool:
             yield from pool.map(work, *zip(*pieces, strict=True))
     except BrokenProcessPool as exc:
         raise LogError("not read to the end: a process that read was killed, maybe for memory") from exc
