@@ -13,6 +13,7 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
+from fedglm.client.no_answer import no_answer
 from fedglm.client.one_answer import app_of
 from fedglm.client.site_settings import SiteError
 from fedglm.client.worker_link import Answer, Question, WorkerError, ask
@@ -32,12 +33,9 @@ def _answer(message: Message, context: Context) -> Message:
     question = Question(message.metadata.message_type, message.metadata.group_id, content)
     try:
         answer = ask(Path(str(folder)), question)
-    except WorkerError as exc:  # its death says nothing of the site's work: the server may ask again
-        return Message(Error(int(ErrorCode.CLIENT_APP_CRASHED), str(exc)), reply_to=message)
-    except SiteError as exc:
-        LOG.error("no answer: %s", exc)  # the text names paths, which stay here
-        reason = "the site's folder cannot be used: its own log says more"
-        return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason), reply_to=message)
+    except (WorkerError, SiteError) as exc:  # also what a worker dies of may follow from records
+        LOG.error("no answer: %s", exc)
+        return no_answer(message)
     return _reply(answer, message)
 
 

@@ -27,7 +27,7 @@ def open_custody(folder: Path, source: str, *, unit: str) -> Custody:
         DataError: The records cannot be read.
         PrivacyError: As `Custody.open`.
     """
-    return Custody.open(folder, _records(source), unit=unit)
+    return Custody.open(folder, lambda: _records(source), unit=unit)
 
 
 def _records(source: str) -> Iterator[tuple[Field, ...]]:

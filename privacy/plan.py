@@ -9,7 +9,7 @@ import base64
 import hashlib
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -139,8 +139,16 @@ class RunPlan:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the canonical JSON: what a policy allows and a ledger records."""
+        """Hex SHA-256 of the canonical JSON: what a ledger records."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @cached_property
+    def terms_sha256(self) -> str:
+        """Hex SHA-256 of the plan without the run's identity, which is random: what a policy permits beforehand.
+
+        Two runs of the same scenario, code and starting weights have the same terms.
+        """
+        return hashlib.sha256(b"fedglm/terms/1" + replace(self, run="-").to_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
