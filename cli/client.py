@@ -11,6 +11,7 @@ import typer
 
 from fedglm.cli import options
 from fedglm.cli.client_metrics import metrics
+from fedglm.cli.client_plan import plan
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
@@ -177,6 +178,7 @@ def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
 
 
 app.command()(metrics)
+app.command()(plan)
 
 
 def _state_key(site: "Site", passphrase: str | None) -> str:

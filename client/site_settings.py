@@ -77,6 +77,8 @@ class SiteSection(_Section):
         state_key: File of the key that encrypts the node's state at rest; none without it.
         device: What to train on; `auto` takes a GPU where there is one.
         threads: Threads of a training step; with one, a site repeats a simulation to the bit.
+        answer_every_s: An answer leaves a whole multiple of so many seconds after its question came, for how long
+            training took depends on the records that were drawn. Longer tells less and costs more; 0 tells all of it.
         metrics_port: Port on this machine where Prometheus finds figures; none without it.
     """
 
@@ -87,6 +89,7 @@ class SiteSection(_Section):
     state_key: _Name | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, le=1024)
+    answer_every_s: float = Field(default=1.0, ge=0, le=3600)
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
 
 

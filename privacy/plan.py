@@ -21,6 +21,12 @@ from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 MOST_BYTES = 65536
 """Longest signed plan that a node reads; a usual one has one or two thousand bytes."""
 
+MAX_BYTES_AS_TEXT = 4 * (MOST_BYTES // 3 + 1) + 2
+"""Longest signed plan as text, with the end of its line."""
+
+TERMS = "terms"
+"""Name of the run of a plan that is shown before any run: a policy permits what is in it."""
+
 _CONTEXT = "fedglm/plan/1"
 _MOST_NUMBER = 2**31 - 1
 _MOST_RECIPE = 20_000

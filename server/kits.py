@@ -70,6 +70,10 @@ device = "auto"
 # Threads of a training step. With one, the site repeats a simulation to the bit.
 threads = 1
 
+# An answer leaves a whole multiple of so many seconds after its question came, for how long training took says
+# something of the records that were drawn.
+answer_every_s = 1.0
+
 # Where the server is, HOST:PORT, once it is no longer where the kit says ({address}).
 #server = "{address}"
 
