@@ -27,6 +27,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
 from fedglm.privacy.accountant import spent
+from fedglm.privacy.charges import PURPOSES
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import metrics_mechanism
 from fedglm.privacy.signed_log import SignedLog
@@ -168,7 +169,7 @@ def attack(folder, seed, count, killable):
     where, met = killable
     whole = examples(20, 3)
     sites = [Site(folder / "with", whole), Site(folder / "without", whole.select(np.arange(1, 20)))]
-    fresh, left = 0, set()
+    fresh, left, measured = 0, set(), set()
     for kind, fields, dies in asks(random.Random(seed), count):  # noqa: S311 - a test's order
         seen = []
         for site in sites:
@@ -176,14 +177,16 @@ def attack(folder, seed, count, killable):
             reply = site.ask(kind, fields)
             where[0] = None
             rows = len(site.rows) - before
-            answered = reply is not None and not (reply.has_error() and "rule" in reply.error.reason)
             if met[0] and reply is not None:
                 assert rows, f"noise met data and nothing was charged: {shape(reply)}"
-            seen.append((bool(met[0]), rows, shape(reply), answered))
-            if site is sites[0] and reply is not None and not reply.has_error() and UPDATE in reply.content[RECORD]:
-                fresh += bool(met[0])
-                left.add(reply.content[RECORD][UPDATE])
-        (met_a, rows_a, shape_a, _), (met_b, rows_b, shape_b, _) = seen
+            seen.append((bool(met[0]), rows, shape(reply)))
+            if site is sites[0] and reply is not None and not reply.has_error():
+                if UPDATE in reply.content[RECORD]:
+                    fresh += bool(met[0])
+                    left.add(reply.content[RECORD][UPDATE])
+                if "metrics" in reply.content:
+                    measured.add(tuple(reply.content["metrics"].values()))
+        (met_a, rows_a, shape_a), (met_b, rows_b, shape_b) = seen
         assert (met_a, rows_a) == (met_b, rows_b)
         if not met_a:
             resent = isinstance(shape_a, dict) or isinstance(shape_b, dict)
@@ -191,9 +194,10 @@ def attack(folder, seed, count, killable):
         if isinstance(shape_a, dict) and isinstance(shape_b, dict):
             assert {**shape_a, "log": 0} == {**shape_b, "log": 0}
     site = sites[0]
-    updates = [row.charge for row in site.rows if row.charge.purpose == "update"]
-    assert max(fresh, len(left)) <= len(updates)
-    assert len({charge.release for charge in updates}) >= len(left)
+    charges = {purpose: [row.charge for row in site.rows if row.charge.purpose == purpose] for purpose in PURPOSES}
+    assert max(fresh, len(left)) <= len(charges["update"])
+    assert len(measured) <= len(charges["metrics"])
+    assert len({charge.release for charge in charges["update"]}) >= len(left)
     events = [row.charge.mechanism.event() for row in site.rows]
     assert spent(events, DELTA).epsilon <= EPSILON
     site.custody.log.check(site.custody.ledger)
