@@ -78,6 +78,7 @@ class Workbench:
     Attributes:
         layout: Names and shapes of what is federated.
         initial: float32 vector of version 0.
+        downlink: How models are published.
     """
 
     def __init__(self, model: torch.nn.Module, task: Task, downlink: DownlinkSettings) -> None:
@@ -85,6 +86,7 @@ class Workbench:
         self.task = task
         self.layout = model_layout(model)
         self.initial = on_grid(to_vector(model), downlink.grid)
+        self.downlink = downlink
 
 
 def model_layout(model: torch.nn.Module) -> Layout:
@@ -111,6 +113,7 @@ class Node:
         declared: Number of examples that the site makes public, as its weight; 0 for none.
         envelope: Bytes of the message around an update, which `update.max_ratio` counts too.
         vault: Encrypts the state at rest; None for none.
+        initial_sha256: SHA-256 (hex) that version 0 must have, by the run's plan; None takes any.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class Node:
         declared: int = 0,
         envelope: int = 0,
         vault: Vault | None = None,
+        initial_sha256: str | None = None,
     ) -> None:
         self.name = name
         self._vault = vault
@@ -137,6 +141,7 @@ class Node:
         self._seed = seed
         self._declared = declared
         self._envelope = envelope
+        self._initial_sha256 = initial_sha256
 
     def introduce(self) -> Introduction:
         """Say who this is and what it holds."""
@@ -201,7 +206,14 @@ class Node:
         if state.base is None:
             # Version 0 is the initialisation, which both ends compute for themselves; the blob holds its hash.
             state.version, state.base = 0, self._bench.initial
-        replica = Replica(state.version, state.base, self._bench.layout.sha256)
+        replica = Replica(
+            state.version,
+            state.base,
+            self._bench.layout.sha256,
+            grid=self._bench.downlink.grid,
+            codec=self._bench.downlink.codec,
+            initial_sha256=self._initial_sha256,
+        )
         try:
             replica.apply(downlink)
         except CodecError:
