@@ -53,7 +53,13 @@ class_names = ["low", "high"]
 [training]
 {TRAINING}"""
 TEXT = f'name = "text"\n[data]\nsource = "./nowhere.jsonl"\nlength = 32\n[training]\n{TRAINING}'
-OWN_TABLE = {"source": "../records.csv", "label_field": "class", "feature_fields": ["x", "y"], "unit_field": "patient"}
+OWN_TABLE = {
+    "source": "../records.csv",
+    "label_field": "class",
+    "class_names": ["low", "high"],
+    "feature_fields": ["x", "y"],
+    "unit_field": "patient",
+}
 OWN_TEXT = {"source": "../records.csv", "text_field": "note", "unit_field": "patient"}
 
 HEAD = "x,y,class,patient,note"
@@ -156,23 +162,16 @@ def test_a_node_that_works_tells_no_word_of_its_records(tmp_path, project, own, 
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_records_that_cannot_be_read_are_quoted_to_nobody(tmp_path, project, caplog, damage):
+def test_records_that_cannot_be_used_are_quoted_to_nobody(tmp_path, project, caplog, damage):
     home = Home(tmp_path, project, OWN_TABLE, TABLE, DAMAGE[damage])
-    with caplog.at_level(logging.ERROR):
-        reply = home.query()
-    assert reply.has_error()
-    assert "own log" in reply.error.reason
-    assert caplog.text, "the site's own log tells why"
-    assert_silent(home, reply)
-    finding = check_data(home.site).finding
-    assert CANARY not in f"{finding.said} {finding.remedy}"
-
-
-def test_the_site_s_own_log_does_quote_them(tmp_path, project, caplog):
-    """Else the tests beside this one would look for a word that nothing ever says."""
-    home = Home(tmp_path, project, OWN_TABLE, TABLE, DAMAGE["a feature that is a word"])
-    home.query()
-    assert CANARY in caplog.text
+    with caplog.at_level(logging.WARNING):
+        replies = home.query(), home.train()
+    assert not any(reply.has_error() for reply in replies[: 1 if damage == "no rows" else 2])
+    assert ("cannot be used" in caplog.text) == (damage not in ("one patient", "no rows")), "they are counted"
+    assert CANARY not in caplog.text
+    assert_silent(home, *replies)
+    for finding in check_data(home.site).findings:
+        assert CANARY not in f"{finding.said} {finding.remedy}"
 
 
 def raising(error):
