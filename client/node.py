@@ -92,6 +92,7 @@ class Workbench:
     Attributes:
         layout: Names and shapes of what is federated.
         initial: float32 vector of version 0.
+        downlink: How models are published.
     """
 
     def __init__(self, model: torch.nn.Module, task: Task, downlink: DownlinkSettings) -> None:
@@ -99,6 +100,7 @@ class Workbench:
         self.task = task
         self.layout = model_layout(model)
         self.initial = on_grid(to_vector(model), downlink.grid)
+        self.downlink = downlink
 
 
 def model_layout(model: torch.nn.Module) -> Layout:
@@ -243,7 +245,13 @@ class Node:
         if state.base is None:
             # Version 0 is the initialisation, which both ends compute for themselves; the blob holds its hash.
             state.version, state.base = 0, self._bench.initial
-        replica = Replica(state.version, state.base, self._bench.layout.sha256)
+        replica = Replica(
+            state.version,
+            state.base,
+            self._bench.layout.sha256,
+            grid=self._bench.downlink.grid,
+            codec=self._bench.downlink.codec,
+        )
         try:
             replica.apply(downlink)
         except CodecError:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.row_faults import RowFaults
 from fedglm.autoglm.sources import check_source
 from fedglm.client.toml_settings import Settings, read_settings
 from fedglm.privacy.errors import PrivacyError
@@ -101,6 +102,10 @@ class DataSection(_Section):
             filled in yet.
         text_field: Field that holds the text.
         label_field: Field that holds the class.
+        class_names: All classes that the label field may hold. A run that tells classes must name the same ones, and
+            is refused before a record is looked at.
+        line_breaks: Whether values of a CSV file may hold line breaks, within quotes. Each line is a row without it,
+            so that no record, whatever is in it, can touch another. JSONL needs no such choice.
         unit_field: Field that says whose a record is, such as a patient's number; without it each stands for itself.
         feature_fields: Numeric fields that a run may ask for.
         public_reference: Path of the public file that a table's bins are placed by, where the run says so.
@@ -111,8 +116,10 @@ class DataSection(_Section):
     source: Annotated[_Name, AfterValidator(_is_source)] | None = None
     text_field: _Name | None = None
     label_field: _Name | None = None
+    class_names: tuple[_Name, ...] = ()
     unit_field: _Name | None = None
     feature_fields: tuple[_Name, ...] = ()
+    line_breaks: bool = False
     public_reference: _Name | None = None
     share: Annotated[str, AfterValidator(_is_share)] | None = None
     site_field: _Name | None = None
@@ -124,6 +131,10 @@ class DataSection(_Section):
             raise ValueError(f"{self.source} knows its own fields: leave {given[0]} out")
         if self.site_field and self.share is None:
             raise ValueError("all records of the source are this site's: leave site_field out, or give a share")
+        if self.class_names and self.label_field is None:
+            raise ValueError("class_names are those of the label_field: name that too")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names names a class twice")
         return self
 
     @property
@@ -136,6 +147,10 @@ class DataSection(_Section):
         """The share as (i, n); None for all."""
         found = _SHARE.fullmatch(self.share or "")
         return (int(found[1]), int(found[2])) if found else None
+
+    def row_faults(self) -> RowFaults:
+        """What counts rows of these records that cannot be used."""
+        return RowFaults(line_breaks=self.line_breaks)
 
     @property
     def unit(self) -> str:
