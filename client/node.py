@@ -276,8 +276,7 @@ class Node:
             state.pending = Pending(
                 instruction.round, replica.sha256, attempt, None, None, noise=noises[0], measured_noise=noises[1]
             )
-            with contextlib.suppress(StorageError):  # then it is tried, and charged for, once more
-                state.save(self.folder)
+            self._keep_failure(state, exc)
             return state.pending, exc
         return state.pending, None
 
@@ -293,9 +292,14 @@ class Node:
         except Exception as exc:
             failure = exc
             state.measured = Measured(instruction.round, replica.sha256, attempt, None, permit.metrics)
+            self._keep_failure(state, exc)
+        return state.measured, failure
+
+    def _keep_failure(self, state: NodeState, exc: Exception) -> None:
+        """Keep that an attempt failed, unless that was the disk: then it is made, and charged for, once more."""
+        if not isinstance(exc, StorageError):
             with contextlib.suppress(StorageError):
                 state.save(self.folder)
-        return state.measured, failure
 
     def _make_update(
         self,
