@@ -59,7 +59,7 @@ class GaussianNoise:
         """
         noise = self._normal(std, np.empty(len(values), np.float64))
         grid = 2.0 ** (math.frexp(std)[1] - _GRID_BITS)
-        out = np.rint(np.divide(noise, grid, out=noise), out=noise)
+        out: npt.NDArray[np.float64] = np.rint(np.divide(noise, grid, out=noise), out=noise)
         out += np.rint(np.asarray(values, np.float64) / grid)
         out *= grid
         return out
