@@ -12,6 +12,7 @@ from fedglm.autoglm.site_data import load_site
 from fedglm.client.node import Node, Workbench
 from fedglm.client.recipe import OWN, Recipe, RecipeError, file_sha256
 from fedglm.client.site_folder import Site
+from fedglm.compression.downlink import vector_sha256
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.plan import RunPlan
 
@@ -46,11 +47,12 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Records and model of a run, built."""
+    """Records and model of a run, built; `initial` is the SHA-256 (hex) of the weights of version 0."""
 
     recipe: Recipe
     records: Records
     workbench: Workbench
+    initial: str
 
 
 @lru_cache(maxsize=1)
@@ -61,7 +63,8 @@ def _stage(site: Site, recipe_toml: str) -> _Stage:
     share = site.settings.data.part
     task, records = load_site(settings, name=site.name, share=share, seed=recipe.seed, model=model_settings)
     model = build_model(model_settings, task, seed=recipe.seed)
-    return _Stage(recipe, records, Workbench(model, task, recipe.downlink))
+    workbench = Workbench(model, task, recipe.downlink)
+    return _Stage(recipe, records, workbench, vector_sha256(workbench.initial))
 
 
 def _check(stage: _Stage, plan: RunPlan) -> None:
@@ -73,6 +76,8 @@ def _check(stage: _Stage, plan: RunPlan) -> None:
         ("update.density", recipe.update.effective_density, plan.density),
         ("the number of parameters", layout.size, plan.parameters),
         ("the layout", layout.sha256, plan.layout),
+        # Here, for a server need not send version 0: it can begin with a later one.
+        ("the weights that the run starts from", stage.initial, plan.model),
     ):
         if told != announced:
             raise RecipeError(f"{name} is {told} by the recipe, and {announced} by the plan around it")
