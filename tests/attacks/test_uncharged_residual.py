@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from custodies import OPEN, PRIVATE
 from lonely_site import SIZE, Killed, LonelySite, update_of
 
-from custodies import OPEN, PRIVATE
 from fedglm.client import node as node_module
 from fedglm.client.training import LocalResult
 from fedglm.compression.codec import decode
