@@ -120,7 +120,12 @@ class OutboundGate:
                 charges = [self._charge(plan, instruction, name, noise) for name, noise in asked.items()]
                 self._custody.afford(*charges)
 
-        return Permit(mechanism, plan.metrics, self._custody.policy.declare_units or 0, afford, plan.model)
+        def has_charged(attempt: str) -> bool:
+            charges = (row.charge for row in self._custody.ledger.rows())
+            return any(charge.key == (attempt, "update") for charge in charges)
+
+        declared = self._custody.policy.declare_units or 0
+        return Permit(mechanism, plan.metrics, declared, afford, has_charged, plan.model)
 
     def seal(self, seal: Seal) -> RecordDict:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.

@@ -89,6 +89,7 @@ class NodeState:
         residual: float32 vector, or None for zero.
         residual_round: Round at which the residual was made.
         residual_rate: Learning rate of that round, None where it is not known.
+        residual_noised: Whether the residual comes from noised updates alone.
         pending: The update in flight.
         measured: The last answer of measures alone.
         vault: Encrypts the state at rest; None for none.
@@ -100,6 +101,7 @@ class NodeState:
     residual: np.ndarray | None = None
     residual_round: int = 0
     residual_rate: float | None = None
+    residual_noised: bool = False
     pending: Pending | None = None
     measured: Measured | None = None
     vault: Vault | None = field(default=None, repr=False)
@@ -119,7 +121,7 @@ class NodeState:
         pending = self.pending
         if pending is not None and pending.blob is not None and pending.round == acknowledged:
             self.residual, self.residual_round = pending.residual, pending.round
-            self.residual_rate = pending.rate
+            self.residual_rate, self.residual_noised = pending.rate, pending.noise is not None
             self.pending = None
         if self.residual_round >= asked:
             self.residual, self.residual_round, self.residual_rate = None, 0, None
@@ -137,6 +139,7 @@ class NodeState:
             "version": self.version,
             "residual_round": self.residual_round,
             "residual_rate": self.residual_rate,
+            "residual_noised": self.residual_noised,
         }
         if self.pending is not None:
             pending = self.pending
@@ -220,6 +223,7 @@ class NodeState:
                 residual=vectors.get("residual"),
                 residual_round=int(record["residual_round"]),
                 residual_rate=_rate(record.get("residual_rate")),
+                residual_noised=record.get("residual_noised") is True,
                 pending=pending,
                 measured=measured,
                 vault=vault,

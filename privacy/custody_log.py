@@ -234,7 +234,8 @@ class CustodyLog:
                 known = own.log == self._log.origin and any(own.is_by(key) for key in self._keys)
                 if not known or not own.is_countersigned(server, countersignature):
                     raise Refusal("seal", "what the server countersigned is no checkpoint of this log")
-                if (own.size, server.hex) not in self._countersigned:
+                # Kept with a new checkpoint alone, for this entry itself makes another checkpoint to countersign.
+                if theirs.size not in seen and (own.size, server.hex) not in self._countersigned:
                     put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
             if theirs.size not in seen:
                 if len(seen) >= MOST_SEALS:

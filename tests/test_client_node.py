@@ -357,7 +357,7 @@ def test_training_that_fails_is_one_attempt_and_the_residual_of_the_round_before
 
 def test_measures_are_made_once_for_a_round_and_a_model(tmp_path):
     node, server = tiny_node(tmp_path), Server()
-    private = Permit(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None)
+    private = Permit(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None, lambda _: True)
     blob = server.versions.frames_since(0)
     first, again = (node.evaluate(server.order(1), blob, private) for _ in range(2))
     assert (again.evaluation, again.attempt) == (first.evaluation, first.attempt)

@@ -57,7 +57,8 @@ def asked(node, mechanism, *, declared, metrics=None):
         learning_rate=1.0,
         evaluate=metrics is not None,
     )
-    return node.train(instruction, versions.frames_since(0), Permit(mechanism, metrics, declared, lambda: None))
+    permit = Permit(mechanism, metrics, declared, lambda: None, lambda _: True)
+    return node.train(instruction, versions.frames_since(0), permit)
 
 
 # --- what a node promises
