@@ -324,7 +324,7 @@ def _received(server: LogRecord, site: LogRecord, taken: list[Accepted]) -> Chec
     """Each update that the server took is a release of the site's, of the same bytes."""
     again = {entry["release"] for entry in site.of_kind("resent")}
     for update in taken:
-        known = site.scan.releases.get(update.release)
+        known = site.scan.release_in(update.release, update.round)
         if known is None:
             said = f"entry {update.number} of the server's log: an update of round {update.round} that the site's log "
             return _check("releases received", False, f"{said}does not show", site.subject)

@@ -39,6 +39,7 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}").fullmatch
 _TIME = re.compile(TIME).fullmatch
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}").fullmatch
 _ANCHOR = re.compile(r"[0-9]{1,9}:[0-9a-f]{32}").fullmatch
+_ID = re.compile(r"[0-9a-f]{32}").fullmatch
 _NONCE = re.compile(r"[0-9a-f]{16}").fullmatch
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}").fullmatch
 _MOST = 2**63
@@ -103,7 +104,7 @@ def _policy(value: Any) -> bool:
 
 
 sha256, signature, time, anchor = _text(_SHA256), _text(_SIGNATURE), _text(_TIME), _text(_ANCHOR)
-word, signed_plan, nonce = _text(_WORD), _text(_BASE64), _text(_NONCE)
+word, signed_plan, nonce, attempt = _text(_WORD), _text(_BASE64), _text(_NONCE), _text(_ID)
 _checkpoint: dict[str, _Check] = {"size": _whole, "root": sha256, "made": time, "signature": signature}
 _of_round: dict[str, _Check] = {"run": _name, "round": _whole}
 _charge: dict[str, _Check] = {
@@ -163,8 +164,16 @@ KINDS: Final[dict[str, dict[str, _Check]]] = {
 }
 """Kinds of entries and their fields, beside `number`, `time` and `kind`, which each has."""
 
+OPTIONAL: Final[dict[str, dict[str, _Check]]] = {
+    "release": {"id": attempt},
+    "charged": {"id": attempt},
+    "admitted": {"anchor": anchor},
+}
+"""Fields that entries of a kind may lack, as those of earlier versions do; one that is there says something."""
+
 _FRAME: Final[dict[str, _Check]] = {"number": _whole, "time": time, "kind": word}
 _FIELDS: Final = {kind: {**_FRAME, **own} for kind, own in KINDS.items()}
+_NO_FIELDS: Final[dict[str, _Check]] = {}
 
 
 def entry(number: int, moment: str, kind: str, fields: Mapping[str, Any]) -> bytes:
@@ -215,9 +224,10 @@ def _check(whole: dict[str, Any]) -> None:
     fields = _FIELDS.get(kind) if type(kind) is str else None
     if fields is None:
         raise PrivacyError(f"no entry is of kind {str(kind)[:40]!r}")
-    if whole.keys() != fields.keys():
-        odd = ", ".join(sorted(str(name)[:40] for name in whole.keys() ^ fields.keys())[:8])
-        raise PrivacyError(f"an entry of kind {kind} has missing or unknown fields: {odd}")
-    for name, check in fields.items():
-        if not check(whole[name]):
+    optional = OPTIONAL.get(whole["kind"], _NO_FIELDS)
+    if odd := (whole.keys() ^ fields.keys()) - optional.keys():
+        names = ", ".join(sorted(str(name)[:40] for name in odd)[:8])
+        raise PrivacyError(f"an entry of kind {kind} has missing or unknown fields: {names}")
+    for name, value in whole.items():
+        if not (fields.get(name) or optional[name])(value):
             raise PrivacyError(f"an entry of kind {kind} cannot hold that in its field {name}")
