@@ -163,8 +163,15 @@ KINDS: Final[dict[str, dict[str, _Check]]] = {
 }
 """Kinds of entries and their fields, beside `number`, `time` and `kind`, which each has."""
 
+OPTIONAL: Final[dict[str, dict[str, _Check]]] = {
+    "admitted": {"anchor": anchor},
+    "published": {"row": sha256},
+}
+"""Fields that entries of a kind may lack, as those of earlier versions do; one that is there says something."""
+
 _FRAME: Final[dict[str, _Check]] = {"number": _whole, "time": time, "kind": word}
 _FIELDS: Final = {kind: {**_FRAME, **own} for kind, own in KINDS.items()}
+_NO_FIELDS: Final[dict[str, _Check]] = {}
 
 
 def entry(number: int, moment: str, kind: str, fields: Mapping[str, Any]) -> bytes:
@@ -215,9 +222,10 @@ def _check(whole: dict[str, Any]) -> None:
     fields = _FIELDS.get(kind) if type(kind) is str else None
     if fields is None:
         raise PrivacyError(f"no entry is of kind {str(kind)[:40]!r}")
-    if whole.keys() != fields.keys():
-        odd = ", ".join(sorted(str(name)[:40] for name in whole.keys() ^ fields.keys())[:8])
-        raise PrivacyError(f"an entry of kind {kind} has missing or unknown fields: {odd}")
-    for name, check in fields.items():
-        if not check(whole[name]):
+    optional = OPTIONAL.get(whole["kind"], _NO_FIELDS)
+    if odd := (whole.keys() ^ fields.keys()) - optional.keys():
+        names = ", ".join(sorted(str(name)[:40] for name in odd)[:8])
+        raise PrivacyError(f"an entry of kind {kind} has missing or unknown fields: {names}")
+    for name, value in whole.items():
+        if not (fields.get(name) or optional[name])(value):
             raise PrivacyError(f"an entry of kind {kind} cannot hold that in its field {name}")
