@@ -6,12 +6,18 @@ import shutil
 import pytest
 from audited_run import Chain, make_run
 from command_line import run_here
-from custodies import SERVER
+from custodies import SERVER, custody
 from omitted_records import contents_of, packed, signed
 
 from fedglm.privacy.audit_bundle import export
+from fedglm.privacy.audit_verify import verify as verified
+from fedglm.privacy.custody_log import CustodyLog, Leaving
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.policy import load_policy, sign_policy
 from fedglm.server.rows import to_lines
+from fedglm.server.sealing import Sealing
 
 STRANGER = SigningKey.generate()
 NOT_WHOLE = (1, 2, 3)
@@ -142,10 +148,6 @@ def test_the_log_in_a_run_s_folder_is_looked_at_whatever_its_sites_are_held_to(r
 
 def test_an_older_policy_in_the_place_of_the_one_in_force(copy):
     """It was signed by the site once, too: what it permits is not what was permitted."""
-    from fedglm.privacy.custody_log import CustodyLog
-    from fedglm.privacy.ledger import Ledger
-    from fedglm.privacy.policy import load_policy, sign_policy
-
     folder = copy / "nodes" / "a" / "custody"
     older = {name: (folder / name).read_bytes() for name in ("policy.toml", "policy.toml.sig")}
     key = SigningKey.load(folder / "site.key")
@@ -168,3 +170,25 @@ def test_a_gate_in_front_of_a_run_of_which_something_is_left_out(copy, tmp_path)
         said = run_here("audit", "report", copy, "--policy", tmp_path / "rules.toml")
         assert said.code == 1
         assert "not met" in said.out
+
+
+def test_a_site_made_up_from_the_server_s_log(tmp_path):
+    """Without noise and seals, a server's log has nothing of a site's but hashes, which whoever reads it can copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        patch.setattr(Sealing, "seal", lambda *_: None)
+        run = make_run(tmp_path / "run", mechanism=None)
+    record = verified(run).server
+    folder = run / "nodes" / "a" / "custody"
+    shutil.rmtree(folder)
+    site = custody(folder)
+    signed_plan = SignedPlan.from_text(record.of_kind("announced")[0]["signed"])
+    site.log.admitted(signed_plan, ["codecs"])
+    for taken in [taken for taken in record.scan.accepted if taken.site == "a"]:
+        charge = site.charge_of(
+            taken.run, taken.round, None, signed_plan.plan.sha256, taken.release.hex(), purpose="update"
+        )
+        site.pay(Leaving(charge, taken.size, 1, signed_plan.plan.codec, ["size"]))
+    assert verify(run).code == 3
+    found = json.loads(verify(run, "--json").out)
+    assert (found["verdict"], found["held"]) == ("open", True)  # nothing contradicts it
