@@ -97,7 +97,7 @@ def two(tmp_path_factory):
     """Two runs of one server and the same sites."""
     home = tmp_path_factory.mktemp("two")
     for name in ("first", "second"):
-        kept_run(home / name, small_nodes(home / "nodes"))
+        kept_run(home / name, small_nodes(home / "nodes"), rounds=1)
     return home
 
 

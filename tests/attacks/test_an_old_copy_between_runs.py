@@ -21,7 +21,7 @@ def history(tmp_path_factory):
         patch.setattr("os.fsync", lambda _: None)
         for name in ("first", "second", "third"):
             patch.setattr(Sealing, "seal", Sealing.seal if name != "third" else lambda *_: None)
-            kept_run(home / name, small_nodes(home / "nodes"))
+            kept_run(home / name, small_nodes(home / "nodes"), rounds=1)
             if name == "first":
                 shutil.copytree(home / "nodes" / "a" / "custody", home / "old")
             elif name == "second":
