@@ -124,8 +124,8 @@ class OutboundGate:
             charges = (row.charge for row in self._custody.ledger.rows())
             return any(charge.key == (attempt, "update") for charge in charges)
 
-        declared = self._custody.policy.declare_units or 0
-        return Permit(mechanism, plan.metrics, declared, afford, has_charged, plan.model)
+        declared, data = self._custody.policy.declare_units or 0, self._custody.commitment
+        return Permit(mechanism, plan.metrics, declared, afford, has_charged, plan.model, data)
 
     def seal(self, seal: Seal) -> RecordDict:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.

@@ -73,6 +73,7 @@ class Permit:
         afford: Raises `Refusal` where the ledger has too little left for a fresh answer.
         has_charged: Whether the ledger was charged for the update of an attempt, which alone may have left.
         model: SHA-256 (hex) of the weights that the run starts from; None where nobody has said.
+        commitment: Of the site's data set, as the ledger knows it.
     """
 
     mechanism: Mechanism | None
@@ -81,6 +82,7 @@ class Permit:
     afford: Callable[[], None]
     has_charged: Callable[[str], bool]
     model: str | None = None
+    commitment: str = ""
 
 
 class Workbench:
@@ -242,6 +244,11 @@ class Node:
         state = NodeState.load(self.folder, self._bench.layout.size, run=instruction.run, vault=self._vault)
         left = state.pending is not None and permit.has_charged(state.pending.attempt)
         state.settle(instruction.acknowledged if left else 0, instruction.round)
+        # An answer that was not charged for yet would be, for data that it was not made from.
+        if state.pending is not None and not left and state.pending.commitment != permit.commitment:
+            state.pending = None
+        if state.measured is not None and state.measured.commitment != permit.commitment:
+            state.measured = None
         if permit.mechanism is not None and not state.residual_noised:
             state.residual, state.residual_round, state.residual_rate = None, 0, None
         return state
@@ -284,7 +291,14 @@ class Node:
         except Exception as exc:
             noises = permit.mechanism, permit.metrics if instruction.evaluate else None
             state.pending = Pending(
-                instruction.round, replica.sha256, attempt, None, None, noise=noises[0], measured_noise=noises[1]
+                instruction.round,
+                replica.sha256,
+                attempt,
+                None,
+                None,
+                noise=noises[0],
+                measured_noise=noises[1],
+                commitment=permit.commitment,
             )
             self._keep_failure(state, exc)
             return state.pending, exc
@@ -294,14 +308,13 @@ class Node:
         self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit
     ) -> tuple[Measured, Exception | None]:
         """Measure and keep what came of it; of measures that cannot be made, keep that they failed."""
-        attempt, evaluation, failure = new_id(), None, None
+        failure, noise = None, permit.metrics
+        failed = Measured(instruction.round, replica.sha256, new_id(), None, noise, permit.commitment)
         try:
-            evaluation = self._evaluate(replica.vector, permit)
-            state.measured = Measured(instruction.round, replica.sha256, attempt, evaluation, permit.metrics)
+            state.measured = replace(failed, evaluation=self._evaluate(replica.vector, permit))
             state.save(self.folder)
         except Exception as exc:
-            failure = exc
-            state.measured = Measured(instruction.round, replica.sha256, attempt, None, permit.metrics)
+            failure, state.measured = exc, failed
             self._keep_failure(state, exc)
         return state.measured, failure
 
@@ -336,7 +349,9 @@ class Node:
             envelope=self._envelope,
         )
         noises = permit.mechanism, permit.metrics if instruction.evaluate else None
-        return replace(pending, noise=noises[0], measured=measured, measured_noise=noises[1])
+        return replace(
+            pending, noise=noises[0], measured=measured, measured_noise=noises[1], commitment=permit.commitment
+        )
 
     def _precision(self, permit: Permit) -> ChosenPrecision:
         """What to compute in; settled before any data is looked at, for it can fail."""

@@ -40,6 +40,7 @@ class Measured:
         attempt: Id by which the ledger knows it: see `privacy.charges.Charge`.
         evaluation: The measures; None where measuring failed, which the server is not told.
         noise: How they were noised.
+        commitment: As in `Pending`.
     """
 
     round: int
@@ -47,6 +48,7 @@ class Measured:
     attempt: str
     evaluation: Evaluation | None
     noise: Mechanism | None
+    commitment: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Pending:
         noise: How the update was noised, by which it is charged whenever it leaves; None for not at all.
         measured: What was measured for the same answer, None for nothing.
         measured_noise: How that was noised.
+        commitment: Of the data set that it was made from, as in the ledger: what is charged for it later is charged
+            for those data. Empty where nobody keeps a ledger.
     """
 
     round: int
@@ -76,6 +80,7 @@ class Pending:
     noise: Mechanism | None = None
     measured: Evaluation | None = None
     measured_noise: Mechanism | None = None
+    commitment: str = ""
 
 
 @dataclass
@@ -152,6 +157,7 @@ class NodeState:
                 "noise": _fields(pending.noise),
                 "measured": pending.measured and asdict(pending.measured),
                 "measured_noise": _fields(pending.measured_noise),
+                "commitment": pending.commitment,
             }
             vectors["pending_residual"], vectors["pending_blob"] = pending.residual, pending.blob
         if self.measured is not None:
@@ -207,6 +213,7 @@ class NodeState:
                     noise=_mechanism(known["noise"]),
                     measured=known["measured"] and Evaluation(**known["measured"]),
                     measured_noise=_mechanism(known["measured_noise"]),
+                    commitment=str(known["commitment"]),
                 )
             if known := record.get("measured"):
                 measured = Measured(
@@ -215,6 +222,7 @@ class NodeState:
                     attempt=str(known["attempt"]),
                     evaluation=known["evaluation"] and Evaluation(**known["evaluation"]),
                     noise=_mechanism(known["noise"]),
+                    commitment=str(known["commitment"]),
                 )
             return cls(
                 run=str(record["run"]),

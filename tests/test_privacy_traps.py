@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("unsynced")
 
 BENCH = workbench()
 SIZE = BENCH.layout.size
-SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1.0}
 
 
 def asked(node, mechanism, *, declared, metrics=None):
