@@ -15,6 +15,7 @@ from fedglm.cli.audit_verify import verify
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.privacy.charges import Row
     from fedglm.privacy.ledger import Ledger
+    from fedglm.privacy.policy import Policy
 
 app = typer.Typer(help="What a compliance officer asks of a node or of a run.", no_args_is_help=True)
 
@@ -47,13 +48,12 @@ def ledger(
     from fedglm.privacy.custody import LEDGER, POLICY
     from fedglm.privacy.errors import LedgerError
     from fedglm.privacy.ledger import Ledger
-    from fedglm.privacy.policy import Policy
     from fedglm.privacy.snapshot import snapshot
 
     path = _find(node, LEDGER)
     policy_path = path.with_name(POLICY)
     # For its delta alone; that the site signed it is for the node to check, which has the site's key.
-    policy = Policy.from_toml(policy_path.read_text(), origin=str(policy_path)) if policy_path.is_file() else None
+    policy = _policy(policy_path) if policy_path.is_file() else None
     chosen = delta if delta is not None else policy.delta if policy else None
     with snapshot(path) as copy:  # what is looked at is evidence
         try:
@@ -66,6 +66,18 @@ def ledger(
         typer.echo(to_json(about, indent=1))
     else:
         _print(path, about)
+
+
+def _policy(path: Path) -> "Policy":
+    from fedglm.privacy.errors import PolicyError
+    from fedglm.privacy.policy import MOST_BYTES, Policy
+    from fedglm.privacy.regular import read_regular
+
+    try:
+        text = read_regular(path, MOST_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise PolicyError(f"cannot read {path}: {exc}") from exc
+    return Policy.from_toml(text, origin=str(path))
 
 
 def _find(node: Path, name: str) -> Path:

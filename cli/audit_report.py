@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.audit_verify import NOT_HELD
+from fedglm.cli.audit_verify import NOT_HELD, exit_code
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
+    from fedglm.privacy.audit_checks import Verdict
     from fedglm.simulations.audit_gate import Breach
     from fedglm.simulations.audit_items import Item
 
@@ -34,7 +35,8 @@ def report(
     All records are verified first. Each of thirteen items is held, not held,
     or not applicable. It supports evidence for a risk analysis; no report
     makes anybody compliant. Exit code 1 where a record was changed or
-    contradicts another, or a rule of --policy is not met.
+    contradicts another, or a rule of --policy is not met; 3 where something
+    is not here that whole records have.
 
     A check in continuous integration, by the rules in a file:
     [bold]fedglm audit report RUN --policy rules.toml[/bold]
@@ -80,12 +82,21 @@ def report(
 
         typer.echo(to_json(report_json(facts, found, profiles, broken), indent=1))
     else:
-        _print(page, found, broken, whole=facts.verification.held)
-    if broken or not facts.verification.held:
-        raise typer.Exit(NOT_HELD)
+        _print(page, found, broken, facts.verification.verdict)
+    if code := NOT_HELD if broken else exit_code(facts.verification):
+        raise typer.Exit(code)
 
 
-def _print(page: Path, found: "list[Item]", broken: "list[Breach] | None", *, whole: bool) -> None:
+_RECORDS = {
+    "whole": "[green]whole[/green]",
+    "alone": "[yellow]the server's alone[/yellow], and nothing in them is wrong",
+    "open": "[yellow]NOT WHOLE[/yellow]: nothing is wrong, and something is missing, see the page",
+    "wrong": "[bold red]NOT WHOLE[/bold red], see the page",
+}
+"""What is said of records, by the verdict on them."""
+
+
+def _print(page: Path, found: "list[Item]", broken: "list[Breach] | None", verdict: "Verdict") -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -100,7 +111,7 @@ def _print(page: Path, found: "list[Item]", broken: "list[Breach] | None", *, wh
     for item in found:
         table.add_row(str(item.number), item.title, f"[{styles[item.status]}]{item.status}[/]")
     console.print(table)
-    console.print("records: [green]whole[/green]" if whole else "records: [bold red]NOT WHOLE[/bold red], see the page")
+    console.print(f"records: {_RECORDS[verdict]}")
     for breach in broken or []:
         console.print(f"[bold red]not met[/bold red]: {breach.rule}: {escape(breach.said)}", soft_wrap=True)
     if broken == []:

@@ -14,20 +14,27 @@ if TYPE_CHECKING:  # else `--help` would wait for the accountants
 
 NOT_HELD = 1
 """Exit code where a record was changed, or contradicts another."""
+NOT_WHOLE = 3
+"""Exit code where nothing is wrong, and something is not here that whole records have."""
 
 
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, a site's, a bundle, or a proof.")],
     server: Annotated[
-        Path | None,
-        typer.Option(help="The run's folder at the server, a bundle of it, or its log: to hold a site's records to."),
+        list[Path] | None,
+        typer.Option(
+            help="The run's folder at the server, a bundle of it, or its log, to hold a site's records to; again for "
+            "each run."
+        ),
     ] = None,
     site: Annotated[
         list[Path] | None, typer.Option(help="A site's folder or bundle, not in DIR; again for each.")
     ] = None,
     key: Annotated[
         list[str] | None,
-        typer.Option(help="A key that is known from elsewhere, 64 digits or a SITE.pub; it must sign a log here."),
+        typer.Option(
+            help="A key that is known from elsewhere, 64 digits or a SITE.pub; it must sign a log here, or the bundle."
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every check, also those that hold.")] = False,
     as_json: options.Json = False,
@@ -43,28 +50,40 @@ def verify(
 
     It needs no network, no torch and no private key. Exit code 0 says that all
     holds, 1 that something was changed or contradicts itself, 2 that it could
-    not be looked at.
+    not be looked at, and 3 that nothing is wrong, but something is not here
+    that whole records have. "Verified alone" is said of one side's records:
+    whoever has that side's key could have made them anew.
     """
     from fedglm.privacy.audit_verify import verify_anything
 
-    found = verify_anything(folder, server=server, sites=site or [], keys=[_key(text) for text in key or []])
+    found = verify_anything(folder, server=server or [], sites=site or [], keys=[_key(text) for text in key or []])
     if as_json:
         typer.echo(json.dumps(about(found), indent=1))
     else:
         _print(found, every=every)
-    if not found.held:
-        raise typer.Exit(NOT_HELD)
+    if code := exit_code(found):
+        raise typer.Exit(code)
+
+
+def exit_code(found: "Verification") -> int:
+    """What a verdict ends a command with."""
+    from fedglm.privacy.audit_checks import Verdict
+
+    return {Verdict.WRONG: NOT_HELD, Verdict.OPEN: NOT_WHOLE}.get(found.verdict, 0)
 
 
 def about(found: "Verification") -> dict[str, Any]:
     """All that is printed, as plain values."""
-    checks = [{"subject": c.subject, "check": c.name, "held": c.held, "found": c.said} for c in found.checks]
-    logs = [*([found.server] if found.server else []), *found.sites]
+    checks = [
+        {"subject": c.subject, "check": c.name, "held": c.held, "missing": c.missing, "found": c.said}
+        for c in found.checks
+    ]
     heads = [
         {"subject": log.subject, "entries": log.size, "key": log.keys[-1].hex, "root": log.root(log.size)}
-        for log in logs
+        for log in found.logs
     ]
-    return {"held": found.held, "checks": checks, "logs": heads}
+    verdict, scope = found.verdict.value, found.scope.value
+    return {"verdict": verdict, "scope": scope, "held": found.held, "checks": checks, "logs": heads}
 
 
 def _print(found: "Verification", *, every: bool) -> None:
@@ -73,7 +92,7 @@ def _print(found: "Verification", *, every: bool) -> None:
     from rich.table import Table
 
     from fedglm.cli.tables import wide_console
-    from fedglm.privacy.audit_checks import failed
+    from fedglm.privacy.audit_checks import Verdict, failed, missing
 
     words = {True: "[green]held[/green]", False: "[bold red]NOT HELD[/bold red]", None: "[yellow]open[/yellow]"}
     console = wide_console()
@@ -84,29 +103,50 @@ def _print(found: "Verification", *, every: bool) -> None:
     for subject in dict.fromkeys(check.subject for check in found.checks):
         own = [check for check in found.checks if check.subject == subject]
         held = sum(check.held is True for check in own)
-        whole = words[True] if not failed(own) else words[False]
+        whole = words[False if failed(own) else None if missing(own) else True]
         table.add_row(f"[bold]{escape(subject)}[/bold]", "", whole, f"{held} of {len(own)} checks hold")
         for check in own:
             if every or not check.held:
                 table.add_row("", check.name, words[check.held], escape(check.said))
     console.print(table)
-    wrong = failed(found.checks)
-    entries = sum(log.size for log in (*found.sites, *([found.server] if found.server else [])))
-    if wrong:
-        console.print(f"[bold red]not verified[/bold red]: {len(wrong)} of {len(found.checks)} checks do not hold")
-    else:
-        console.print(f"[green]verified[/green]: {entries} entries, {len(found.checks)} checks, nothing is wrong")
+    console.print(_words(found), soft_wrap=True)
+    if found.verdict is Verdict.WHOLE and not any(check.name == "known key" for check in found.checks):
+        console.print("whose keys these are, the records alone say; --key SITE.pub holds them to what you know")
+
+
+_ALONE = {
+    "server": "the server's records alone; --site holds them to a site's",
+    "site": "a site's records alone; --server holds them to the server's",
+    "proof": "by the key that it names itself; --key says whose it must be",
+}
+"""What a verdict on one side's records rests on, by its scope."""
+
+
+def _words(found: "Verification") -> str:
+    from fedglm.privacy.audit_checks import Verdict, failed, missing
+
+    total = len(found.checks)
+    counted = f"{sum(log.size for log in found.logs)} entries, {total} checks, nothing is wrong"
+    if found.verdict is Verdict.WRONG:
+        return f"[bold red]not verified[/bold red]: {len(failed(found.checks))} of {total} checks do not hold"
+    if found.verdict is Verdict.OPEN:
+        count = len(missing(found.checks))
+        return f"[yellow]open, not whole[/yellow]: nothing is wrong, and {count} of {total} checks lack what is missing"
+    if found.verdict is Verdict.ALONE:
+        return f"[green]verified alone[/green]: {counted}: {_ALONE[found.scope]}"
+    return f"[green]verified[/green]: {counted}"
 
 
 def _key(text: str) -> "PublicKey":
     from fedglm.privacy.keys import PublicKey
-    from fedglm.privacy.site_identity import SiteIdentity
+    from fedglm.privacy.regular import read_regular
+    from fedglm.privacy.site_identity import MOST_BYTES, SiteIdentity
 
     path = Path(text)
     try:
         if path.suffix != ".pub" and not path.is_file():
             return PublicKey.from_hex(text)
-        content = path.read_text(encoding="utf-8")
+        content = read_regular(path, MOST_BYTES).decode()
     except UnicodeDecodeError:
         raise typer.BadParameter(f"--key {text}: it is no text, so no site handed it over: name its SITE.pub") from None
     except OSError as exc:

@@ -26,6 +26,7 @@ from fedglm.privacy.durable import create_privately, storage_errors, write_atomi
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.key_files import lock, read_key
 from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.private_files import private_folder
 from fedglm.privacy.signed_log import LOG
 from fedglm.privacy.site_identity import SiteIdentity
 
@@ -77,6 +78,7 @@ def make_keys(
                 with storage_errors(path):
                     path.rename(path.with_name(f"{path.name}.{stamp}.old"))
     encryption = lock(passphrase)  # refuses a bad one before anything is made
+    private_folder(signing_key.parent)
     is_new = not (flower_key.exists() and signing_key.exists())
     if not flower_key.exists():
         private = generate_private_key(SECP384R1())

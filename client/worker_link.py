@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.client.site_settings import read_site_file
+from fedglm.privacy.private_files import private_folder
 
 SOCKET, LOG = "worker.sock", "worker.log"
 AGAIN: Final = b"again"
@@ -130,7 +131,7 @@ def _reaches(link: socket.socket, state: Path) -> bool:
 
 def _start(site: Path, state: Path, link: socket.socket) -> None:
     """Start a worker that outlives this process, and connect to it or to whichever was quicker."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(state)
     descriptor = os.open(state / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         command = [sys.executable, "-m", "fedglm.client.worker_process", str(site)]

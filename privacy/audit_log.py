@@ -101,7 +101,9 @@ class LogRecord:
         """Whether the log stood at `rows:hash` once."""
         rows, _, digest = anchor.partition(":")
         number = int(rows)
-        return 0 < number <= self.size and self.scan.chain[number - 1].hex() == digest
+        if number == 0:
+            return self.origin.startswith(digest)
+        return number <= self.size and self.scan.chain[number - 1].hex() == digest
 
 
 _NONE: Final = KnownKeys()

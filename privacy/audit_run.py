@@ -5,12 +5,11 @@ that it took, and each site's log shows how the server's stood when they sealed 
 """
 
 import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.checkpoint import Checkpoint
@@ -18,71 +17,15 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.plan import SignedPlan
-from fedglm.privacy.regular import read_regular
+from fedglm.privacy.run_files import DONE, ROUNDS, SUMMARY, RunFiles
 from fedglm.privacy.signed_messages import is_reported
 from fedglm.privacy.workers import in_processes
 
 _PIECE: Final = 10_000
 """Updates whose signatures are looked at by one process; each takes longer than all else about it."""
 
-_MOST_BYTES: Final = 2**30
-"""A row for each of a million rounds, the most that a run has, takes less."""
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """What a run's folder tells beside the logs.
-
-    Attributes:
-        rows: Lines of `rounds.jsonl`; None where there is no such file.
-        model: SHA-256 of the resulting model, as `summary.json` or `done.json` has it; None where it is not told.
-    """
-
-    rows: list[dict[str, Any]] | None
-    model: str | None
-
-    @classmethod
-    def read(cls, folder: Path) -> "RunFiles":
-        """Read them.
-
-        Raises:
-            PrivacyError: One of them is damaged.
-        """
-        try:
-            rounds = folder / "rounds.jsonl"
-            rows = [_row(line) for line in _text(rounds).splitlines()] if rounds.exists() else None
-            if rows is not None and [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
-                raise ValueError("the lines of rounds.jsonl are not those of rounds 1, 2, 3 and so on")
-            told = {
-                str(json.loads(_text(folder / name))["model_sha256"])
-                for name in ("done.json", "summary.json")
-                if (folder / name).exists()
-            }
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise PrivacyError(f"a file of the run in {folder} is damaged: {exc}") from exc
-        if len(told) > 1:
-            raise PrivacyError(f"done.json and summary.json in {folder} show two models")
-        return cls(rows, next(iter(told), None))
-
-
-_COUNTED = {
-    "uplink_bytes": "uplink_bytes",
-    "downlink_bytes": "downlink_bytes",
-    "accepted": "nodes_accepted",
-    "rejected": "nodes_rejected",
-}
-"""What an entry about a round counts, and the column of `rounds.jsonl` that counts the same."""
-
-
-def _text(path: Path) -> str:
-    return read_regular(path, _MOST_BYTES).decode()
-
-
-def _row(line: str) -> dict[str, Any]:
-    found = json.loads(line)
-    if not isinstance(found, dict) or any(type(found.get(name)) is not int for name in ("round", *_COUNTED.values())):
-        raise ValueError("a line of rounds.jsonl is none")
-    return found
+_COUNTED = ("uplink_bytes", "downlink_bytes", "accepted", "rejected")
+"""What an entry about a round counts, in the order of `run_files.COUNTS`."""
 
 
 def audit_server(path: Path, files: RunFiles, known: KnownKeys) -> tuple[LogRecord | None, list[Check]]:
@@ -100,11 +43,12 @@ def audit_server(path: Path, files: RunFiles, known: KnownKeys) -> tuple[LogReco
     if record is None:
         return None, checks
     own = [_announced(record), _site_signatures(record), _rounds(record, files), _result(record, files)]
-    return record, [*checks, *own]
+    odd = [_check("summary", False, files.odd)] if files.odd else []
+    return record, [*checks, *audit_lines(record), *own, *odd]
 
 
-def _check(name: str, held: bool | None, said: str, subject: str = "server") -> Check:
-    return Check(subject=subject, name=name, held=held, said=said)
+def _check(name: str, held: bool | None, said: str, subject: str = "server", *, missing: bool = False) -> Check:
+    return Check(subject=subject, name=name, held=held, said=said, missing=missing)
 
 
 def _announced(record: LogRecord) -> Check:
@@ -117,7 +61,11 @@ def _announced(record: LogRecord) -> Check:
             return _check("plans", False, f"entry {entry['number']}: {exc}")
         if (signed.plan.sha256, signed.plan.run) != (entry["plan"], entry["run"]) or signed.server.hex not in keys:
             return _check("plans", False, f"entry {entry['number']}: it shows another plan than it names")
-    return _check("plans", True, f"{len(record.of_kind('announced'))} announced, each signed by the server")
+    runs = sorted({entry["run"] for entry in record.of_kind("announced")})
+    if bare := sorted({entry["run"] for entry in record.of_kind("begun")} - set(runs)):
+        return _check("plans", None, f"no plan was announced of run {bare[0]}, which began", missing=True)
+    said = f"{len(record.of_kind('announced'))} announced, each signed by the server"
+    return _check("plans", True, said + (f": run {', '.join(runs)[:200]}" if runs else ""))
 
 
 def _site_signatures(record: LogRecord) -> Check:
@@ -179,7 +127,7 @@ def _rounds(record: LogRecord, files: RunFiles) -> Check:
     """Rounds follow each other, and are those of `rounds.jsonl`, byte for byte of traffic."""
     published = record.of_kind("published")
     newest = {entry["round"]: entry["number"] for entry in published}  # of a round that was made again
-    rows = {row["round"]: row for row in files.rows or []}
+    rows = dict(enumerate(files.rows or [], 1))
     taken: dict[int, list[Accepted]] = {}
     for update in record.scan.accepted:
         taken.setdefault(update.round, []).append(update)
@@ -196,26 +144,43 @@ def _rounds(record: LogRecord, files: RunFiles) -> Check:
         last = of_round
         if len({update.site for update in taken.get(last, []) if since < update.number < number}) != entry["accepted"]:
             return _check("rounds", False, f"entry {number}: it counts updates that the log does not show")
-        for name, column in _COUNTED.items():
-            if last in rows and number == newest[last] and rows[last][column] != entry[name]:
-                return _check("rounds", False, f"entry {number}: round {last} has other {name} in rounds.jsonl")
+        if last not in rows or number != newest[last]:
+            continue
+        for name, count in zip(_COUNTED, rows[last].counts, strict=True):
+            if count != entry[name]:
+                return _check("rounds", False, f"entry {number}: round {last} has other {name} in {ROUNDS}")
+        if entry.get("row") not in (None, rows[last].sha256):
+            return _check("rounds", False, f"entry {number}: round {last} has another row in {ROUNDS} than it had")
     under_way = not record.of_kind("finished")  # the log is written first
     lines = last if files.rows is None else len(files.rows)
     if lines != last and not (under_way and lines == last - 1):
         return _check("rounds", False, f"the log shows {last} rounds, rounds.jsonl has {lines}")
-    told = "with the bytes that rounds.jsonl shows" if files.rows is not None else "and there is no rounds.jsonl"
-    return _check("rounds", True, f"{last}, {told}")
+    ended = record.of_kind("finished")[-1:]
+    if ended and ended[0]["rounds"] != last:
+        said = f"it ends the run after {ended[0]['rounds']} rounds, and the log shows {last}"
+        return _check("rounds", False, f"entry {ended[0]['number']}: {said}")
+    if files.rows is None:
+        lacking = files.asked and bool(published)
+        return _check("rounds", None if lacking else True, f"{last}, and there is no {ROUNDS}", missing=lacking)
+    unheld = sum("row" not in entry for entry in published)
+    more = (
+        f"; of {unheld} rounds the log shows no more of a row than its bytes" if unheld else ", and each row as it was"
+    )
+    return _check("rounds", True, f"{last}, with the bytes that {ROUNDS} shows{more}")
 
 
 def _result(record: LogRecord, files: RunFiles) -> Check:
     finished, published = record.of_kind("finished"), record.of_kind("published")
     if not finished:
-        return _check("model", None, "the run is not finished")
+        return _check("model", None, "the run is not finished", missing=files.asked)
     model = finished[-1]["model"]
     if published and published[-1]["model"] != model:
         return _check("model", False, f"entry {finished[-1]['number']}: the model is not that of the last round")
     if files.model not in (None, model):
         return _check("model", False, f"entry {finished[-1]['number']}: the run's files show another model")
+    result = DONE if any(entry["key"] for entry in record.of_kind("admitted")) else SUMMARY
+    if files.asked and result not in files.results:
+        return _check("model", None, f"{model[:16]}, and there is no {result}", missing=True)
     said = "as the run's files show" if files.model else "and no file of the run names one"
     return _check("model", True, f"{model[:16]}, {said}")
 
@@ -231,6 +196,7 @@ def audit_pair(server: LogRecord, site: LogRecord) -> list[Check]:
         _seen("seen by server", site, witnessed, server.subject),
         _seen("seen by site", server, _of(site, server), site.subject, of=site.subject),
         _anchors(site, taken),
+        *_earlier(server, site),
         _received(server, site, taken),
     ]
 
@@ -300,7 +266,9 @@ def _sealed(server: LogRecord, site: LogRecord) -> Check:
     sealed = max((entry["size"] for entry in site.of_kind("countersigned") if entry["by"] in keys), default=0)
     said = f"the server countersigned the first {sealed} entries; the last release to it is entry {last or 'none'}"
     elsewhere = not last and bool(site.scan.groups)
-    return _check("sealed", True if sealed and sealed >= last and not elsewhere else None, said, site.subject)
+    held = bool(sealed) and sealed >= last and not elsewhere
+    took_part = any(entry["site"] == site.subject for entry in server.of_kind("admitted"))
+    return _check("sealed", held or None, said, site.subject, missing=took_part)
 
 
 def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:
@@ -318,6 +286,24 @@ def _anchors(site: LogRecord, taken: list[Accepted]) -> Check:
     if not anchored:
         return _check("anchors", None, "without noise, updates show no anchor of the site's log", site.subject)
     return _check("anchors", True, f"{len(anchored)} updates, each shows where the log stood", site.subject)
+
+
+def _earlier(server: LogRecord, site: LogRecord) -> list[Check]:
+    """The site's log shows where the server had seen it, in earlier runs, when it admitted the site to this one.
+
+    What happens within a run is no matter here: this finds a log that was put back between two of them.
+    """
+    admitted = [entry for entry in server.of_kind("admitted") if entry["site"] == site.subject and entry.get("anchor")]
+    for entry in admitted:
+        if not site.holds(entry["anchor"]):
+            rows = entry["anchor"].partition(":")[0]
+            said = f"entry {entry['number']} of the server's log: it had seen {rows} entries of this log before the run"
+            back = "this log shows others: an older copy was put back, or it was made anew"
+            return [_check("earlier anchor", False, f"{said}, and {back}", site.subject)]
+    if not admitted:
+        return []
+    said = f"{len(admitted)} times admitted, and the log shows each time where the server had seen it before"
+    return [_check("earlier anchor", True, said, site.subject)]
 
 
 def _received(server: LogRecord, site: LogRecord, taken: list[Accepted]) -> Check:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedglm.privacy.accountant import spent, upper_bound, within
 from fedglm.privacy.audit_checks import Check
+from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
@@ -73,6 +74,7 @@ def audit_site(folder: Path, known: KnownKeys) -> SiteAudit:
     record, checks = read_log(folder / LOG, "site", name, folder / LEDGER, known)
     if record is None:
         return SiteAudit(None, checks)
+    checks += audit_lines(record)
     policies = {entry["number"]: entry for entry in record.of_kind("policy")}
     plans, plan_check = _plans(record)
     releases = _releases(record, policies, plans)
@@ -84,8 +86,8 @@ def audit_site(folder: Path, known: KnownKeys) -> SiteAudit:
     return SiteAudit(record, checks + [check for _, check in found], [promise for promise, _ in found])
 
 
-def _check(record: LogRecord, name: str, held: bool | None, said: str) -> Check:
-    return Check(subject=record.subject, name=name, held=held, said=said)
+def _check(record: LogRecord, name: str, held: bool | None, said: str, *, missing: bool = False) -> Check:
+    return Check(subject=record.subject, name=name, held=held, said=said, missing=missing)
 
 
 def _policy_in_force(record: LogRecord, folder: Path) -> Check:
@@ -98,7 +100,9 @@ def _policy_in_force(record: LogRecord, folder: Path) -> Check:
     if not entries:
         return _check(record, "policy", None, "signed, and not in force yet")
     if entries[-1]["policy"] != policy.sha256:
-        return _check(record, "policy", None, f"signed; entry {entries[-1]['number']} shows an earlier one in force")
+        # An older one that was signed once may have been put back in its place.
+        said = f"signed, and not in force; entry {entries[-1]['number']} shows the one that is, which is not here"
+        return _check(record, "policy", None, said, missing=True)
     if entries[-1]["content"] != policy.model_dump(mode="json"):
         return _check(record, "policy", False, f"entry {entries[-1]['number']} shows other rules than the policy has")
     return _check(record, "policy", True, f"signed by the site, in force since entry {entries[-1]['number']}")
@@ -140,7 +144,7 @@ def _ledger(record: LogRecord, path: Path) -> Check:
         return _check(record, "ledger", False, f"row {logged + 1}: the log shows {logged} rows, the ledger has {rows}")
     if rows > logged:
         said = f"row {logged + 1} was charged and its entry is missing: the node was killed there, or the log was cut"
-        return _check(record, "ledger", None, said)
+        return _check(record, "ledger", None, said, missing=True)
     return _check(record, "ledger", True, f"{rows} rows, each of which the log shows")
 
 

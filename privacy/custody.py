@@ -1,4 +1,4 @@
-"""A site's custody of its data: its key, what it permits, and what has left so far, in one folder at its node.
+"""A site's custody of its data: its key, what it permits, and what has left so far, in one folder, its owner's alone.
 
     site.key         Ed25519, readable by its owner alone: signs the policy
     policy.toml      what may leave, and beside it policy.toml.sig
@@ -26,6 +26,7 @@ from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan
 from fedglm.privacy.policy import Policy, load_policy, sign_policy
+from fedglm.privacy.private_files import private_folder
 from fedglm.privacy.refusal_log import RefusalLog
 from fedglm.privacy.remaining_budget import stretched
 from fedglm.privacy.signed_log import LOG
@@ -81,10 +82,11 @@ class Custody:
             PolicyError: There is no policy, or the site's key did not sign it.
             LedgerError: There is no ledger, or it is damaged.
             LogError: There is no log, it is damaged, or it and the ledger contradict each other.
-            PrivacyError: Key or salt cannot be used.
+            PrivacyError: Key or salt cannot be used, or others may look into the folder, and that cannot be changed.
         """
         if not (folder / KEY).is_file():
             raise PolicyError(f"{folder} holds no {KEY}: establish the site before it takes part")
+        private_folder(folder)  # earlier versions left it open to look into
         key = SigningKey.load(folder / KEY)
         policy = load_policy(folder / POLICY, key.public)
         ledger, log = Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)
@@ -195,6 +197,7 @@ def establish(folder: Path, policy: Policy, *, name: str | None = None) -> None:
         LedgerError: The site is there already; its ledger must not be forgotten.
         StorageError: A file cannot be written.
     """
+    private_folder(folder)
     key_path = folder / KEY
     key = SigningKey.load(key_path) if key_path.exists() else SigningKey.create(key_path)
     write_atomically(folder / POLICY, policy.to_toml())

@@ -168,6 +168,7 @@ OPTIONAL: Final[dict[str, dict[str, _Check]]] = {
     "release": {"id": attempt},
     "charged": {"id": attempt},
     "admitted": {"anchor": anchor},
+    "published": {"row": sha256},
 }
 """Fields that entries of a kind may lack, as those of earlier versions do; one that is there says something."""
 

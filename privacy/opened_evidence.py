@@ -17,6 +17,7 @@ from typing import Final
 from fedglm.privacy.chained_file import is_sha256
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.log_entries import MOST_BYTES
 from fedglm.privacy.regular import check_regular
 from fedglm.privacy.signed_log import SignedLog
 
@@ -98,7 +99,9 @@ def _warm(path: Path) -> None:
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2 * MOST_BYTES)  # of a row; SQLite's own would be a gigabyte
+    return database
 
 
 def _was_left(database: sqlite3.Connection, path: Path) -> bool:

@@ -1,9 +1,10 @@
-"""Files that only their owner may read: private keys, and the passphrases that lock them."""
+"""What only its owner may look at: private keys, the passphrases that lock them, and folders of records and state."""
 
 import os
 import stat
 from pathlib import Path
 
+from fedglm.privacy.durable import storage_errors
 from fedglm.privacy.errors import PrivacyError
 
 _MOST_BYTES = 8192  # PEM of a locked key needs about 500
@@ -28,3 +29,23 @@ def read_privately(path: Path) -> bytes:
         return os.read(descriptor, _MOST_BYTES)
     finally:
         os.close(descriptor)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder for its owner alone, or take the rights that others have from one that is there.
+
+    Raises:
+        PrivacyError: Others may look into it, and that cannot be changed.
+        StorageError: It cannot be made.
+    """
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    rights = stat.S_IMODE(path.stat().st_mode)
+    if rights & 0o077:
+        try:
+            path.chmod(rights & 0o700)
+        except OSError as exc:
+            raise PrivacyError(
+                f"others than its owner may look into {path} (rights {rights:04o}), and that cannot be changed here "
+                f"({exc.strerror}): its owner runs chmod 700 {path}"
+            ) from exc

@@ -88,6 +88,11 @@ def check_proof(proof: object) -> Check:
     return Check(subject="proof", name=proof["kind"], held=True, said=said)
 
 
+def proof_key(proof: Any) -> PublicKey:
+    """The key that signed the checkpoint of a proof, which `check_proof` has looked at."""
+    return PublicKey.from_hex(proof["key"])
+
+
 def sound_log(copy: Path, path: Path) -> tuple[LogRecord, Checkpoint]:
     """A log whose chain holds and whose owner has signed all of it, and that signature.
 

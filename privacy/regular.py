@@ -1,8 +1,10 @@
 """Reading files of strangers: a pipe would make a reader wait for ever, and a device has no end."""
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +22,51 @@ def read_regular(path: Path, most: int) -> bytes:
     Raises:
         OSError: It cannot be read, is a pipe, a device or a folder, or longer.
     """
-    # Opening a pipe would wait for somebody who writes.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        found = os.fstat(descriptor)
-        _check(found.st_mode, path)
-        blocks, left = list[bytes](), most if found.st_size <= most else -1
+    with _opened(path) as descriptor:
+        blocks, left = list[bytes](), most if os.fstat(descriptor).st_size <= most else -1
         while left >= 0 and (block := os.read(descriptor, _BLOCK)):
             blocks.append(block)
             left -= len(block)  # it may grow, or have no size until it is read
+    if left < 0:
+        raise _too_long(path, most)
+    return b"".join(blocks)
+
+
+def regular_lines(path: Path, most: int, longest: int) -> Iterator[bytes]:
+    """The lines of a file, one at a time, without their ends: what is read takes the memory of one line.
+
+    Args:
+        path: Of the file.
+        most: Bytes that it may have.
+        longest: Bytes that a line may have.
+
+    Raises:
+        OSError: As of `read_regular`, or a line is longer.
+    """
+    with _opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        left = most if os.fstat(descriptor).st_size <= most else -1
+        while left >= 0 and (line := file.readline(longest + 2)):
+            if len(line.removesuffix(b"\n")) > longest:
+                raise OSError(errno.EFBIG, f"a line of it is longer than {longest} bytes", str(path))
+            yield line.removesuffix(b"\n")
+            left -= len(line)
+    if left < 0:
+        raise _too_long(path, most)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    # Opening a pipe would wait for somebody who writes.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check(os.fstat(descriptor).st_mode, path)
+        yield descriptor
     finally:
         os.close(descriptor)
-    if left < 0:
-        raise OSError(errno.EFBIG, f"it is longer than {most} bytes", str(path))
-    return b"".join(blocks)
+
+
+def _too_long(path: Path, most: int) -> OSError:
+    return OSError(errno.EFBIG, f"it is longer than {most} bytes", str(path))
 
 
 def _check(mode: int, path: Path) -> None:

@@ -4,6 +4,7 @@ Notes are kept until `flush`, and then written at once: a round's when it is ove
 which the server was killed nothing is there; it is begun again.
 """
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.federation import Row
 from fedglm.server.participants import Participant, refusal_of
+from fedglm.server.rows import to_json
 
 _RULE = re.compile(r"refused by rule ([a-z][a-z0-9-]{0,63}):")
 
@@ -68,7 +70,8 @@ class Evidence:
         """A round is over, and there is a new model."""
         counts = {"accepted": row["nodes_accepted"], "rejected": row["nodes_rejected"]}
         sizes = {name: row[name] for name in ("uplink_bytes", "downlink_bytes")}
-        self._note("published", run=self._run, round=row["round"], model=model_sha256, **counts, **sizes)
+        line = hashlib.sha256(to_json(row).encode()).hexdigest()  # so that nobody puts in another loss
+        self._note("published", run=self._run, round=row["round"], model=model_sha256, row=line, **counts, **sizes)
         self.flush()
 
     def finished(self, rounds: int, model_sha256: str) -> None:

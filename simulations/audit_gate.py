@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedglm.privacy.audit_checks import failed
+from fedglm.privacy.audit_checks import failed, missing
 from fedglm.privacy.errors import PolicyError
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
 from fedglm.simulations.audit_items import Item
@@ -122,6 +122,13 @@ def _records(facts: AuditFacts) -> Iterator[Breach]:
         yield Breach("sites", f"no records that can be read of {', '.join(facts.missing)[:300]}")
     elif not facts.sites:
         yield Breach("sites", "no site's log is here, so that nothing can be said about what left")
+    # Whether sites are sealed is a rule of its own.
+    for check in [check for check in missing(facts.verification.checks) if check.name not in _RULES_OF_THEIR_OWN][:1]:
+        yield Breach("verified", f"{check.subject}, {check.name}: {check.said}")
+
+
+_RULES_OF_THEIR_OWN: Final = ("sealed", "sites")
+"""Checks whose being open breaks a rule of another name."""
 
 
 def _of_site(gate: Gate, site: SiteFacts) -> Iterator[Breach]:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
 from fedglm.privacy.audit_bounds import mu_of_epsilon
-from fedglm.privacy.audit_checks import told
+from fedglm.privacy.audit_checks import Verdict, failed, missing, told
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
@@ -266,11 +266,12 @@ def _integrity(facts: AuditFacts) -> Found:
     found, plan = facts.verification, facts.plan
     sealed = all(site.holds("sealed") for site in facts.sites)
     lines = [f"{told(found.checks)}."]
-    lines += [f"{check.subject}, {check.name}: {check.said}." for check in found.checks if check.held is False]
+    odd = [*failed(found.checks), *missing(found.checks)]
+    lines += [f"{check.subject}, {check.name}: {check.said}." for check in odd]
     if plan is not None:
         lines.append(f"Plan {plan.sha256[:16]}, code {plan.code[:16]}, starting weights {plan.model[:16]}.")
     lines += _of_each(facts, lambda site: site.said("sealed"))
-    return _held(found.held and sealed), lines
+    return _held(found.verdict is Verdict.WHOLE and sealed), lines
 
 
 def _storage(facts: AuditFacts) -> Found:

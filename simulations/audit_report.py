@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedglm.privacy.audit_checks import told
+from fedglm.privacy.audit_checks import Verdict, failed, missing, told
 from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.signed_log import AUDIT
 from fedglm.server.rows import to_json
@@ -119,7 +119,8 @@ def report_json(
     checks = [asdict(check) for check in facts.verification.checks]
     return {
         "summary": summary_sentences(facts),
-        "verified": facts.verification.held,
+        "verified": facts.verification.verdict is Verdict.WHOLE,
+        "verdict": facts.verification.verdict,
         "items": [asdict(item) for item in found],
         "profiles": [asdict(profile) for profile in profiles],
         "rules": None if broken is None else {"met": not broken, "broken": [asdict(breach) for breach in broken]},
@@ -159,11 +160,10 @@ def report_page(facts: AuditFacts, found: list[Item], profiles: list[Profile], b
 
 def _verdict(facts: AuditFacts) -> Html:
     found = facts.verification
-    wrong = [check for check in found.checks if check.held is False]
-    heading = "The records are whole" if found.held else "The records are not whole"
+    odd = failed(found.checks) or missing(found.checks)
     words = f"Of chains, signatures, ledgers, plans and bytes: {told(found.checks)}."
-    lines = [element("li", f"{check.subject}, {check.name}: {check.said}") for check in wrong[:20]]
-    kind = "assurance" if found.held else "warning"
+    lines = [element("li", f"{check.subject}, {check.name}: {check.said}") for check in odd[:20]]
+    heading, kind = _HEADINGS[found.verdict], "assurance" if found.verdict is Verdict.WHOLE else "warning"
     return element(
         "section",
         element("h2", heading, id="verdict-title"),
@@ -173,6 +173,14 @@ def _verdict(facts: AuditFacts) -> Html:
         class_=f"notice {kind}",
         aria_labelledby="verdict-title",
     )
+
+
+_HEADINGS: Final = {
+    Verdict.WHOLE: "The records are whole",
+    Verdict.ALONE: "The server's records alone are here",
+    Verdict.OPEN: "The records are not whole: something is missing",
+    Verdict.WRONG: "The records are not whole",
+}
 
 
 def _rules(broken: list[Breach]) -> Html:
@@ -300,14 +308,13 @@ def _records(facts: AuditFacts) -> Html:
         for check in facts.verification.checks
     ]  # fmt: skip
     grid = table("Checks of the records", columns, rows)
-    logs = [*([facts.verification.server] if facts.verification.server else []), *facts.verification.sites]
     heads = table(
         "Logs as they stand",
         [Column("Log", figures=False), Column("Entries"), Column("Root", figures=False), Column("Key", figures=False)],
         [
             (isolated(log.subject), f"{log.size:,}", element("code", log.root(log.size)),
              element("code", log.keys[-1].fingerprint()))
-            for log in logs
+            for log in facts.verification.logs
         ],
     )  # fmt: skip
     how = element("p", "Anybody can repeat them: ", element("code", "fedglm audit verify RUN"), class_="note")

@@ -7,18 +7,20 @@ import zipfile
 
 import pytest
 from audited_run import Chain
+from custodies import SERVER
 from killed_writers import kill_writer_of
 from site_folders import content_of
 
 from fedglm.privacy.audit_bundle import MANIFEST, ROLES, export
-from fedglm.privacy.audit_checks import failed
+from fedglm.privacy.audit_checks import Verdict, failed
 from fedglm.privacy.audit_verify import verify_anything
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.proofs import check_proof, prove_entry, prove_growth
 from fedglm.simulations import empirical
 
-KEY = SigningKey.generate()
+KEY = SERVER
+"""The run's own."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def changed(bundle, change):
 
 def test_a_bundle_is_verified_as_its_folder_is(bundle):
     found = verify_anything(bundle)
-    assert found.held
+    assert found.verdict is Verdict.WHOLE
     assert {check.subject for check in found.checks} == {"bundle", "server", "a", "b", "c"}
     assert len(found.sites) == 3
 
@@ -66,7 +68,8 @@ def test_a_role_reads_what_it_may_and_no_secret_is_in_any(run, tmp_path, role):
         custody = run / "nodes" / site / "custody"
         assert (custody / "site.key").read_bytes() not in content
         assert (custody / "salt").read_bytes() not in content
-    assert verify_anything(tmp_path / "bundle.zip").held
+    found = verify_anything(tmp_path / "bundle.zip")
+    assert (found.verdict, found.held) == (Verdict.OPEN if role == "public" else Verdict.WHOLE, True)
 
 
 def test_the_log_is_in_it_as_lines_too(bundle):
@@ -93,10 +96,16 @@ def test_a_bundle_that_was_changed_is_not_held(bundle, change):
 
 
 def test_a_bundle_signed_by_somebody_else_holds_the_same_records_and_says_by_whom(run, tmp_path, bundle):
-    export(run, tmp_path / "other.zip", "auditor", SigningKey.generate())
-    first, second = (verify_anything(path).checks[0].said for path in (bundle, tmp_path / "other.zip"))
-    assert KEY.public.fingerprint() in first
-    assert KEY.public.fingerprint() not in second
+    other = SigningKey.generate()
+    export(run, tmp_path / "other.zip", "auditor", other)
+    first, second = verify_anything(bundle), verify_anything(tmp_path / "other.zip")
+    assert KEY.public.fingerprint() in first.checks[0].said
+    assert other.public.fingerprint() in second.checks[0].said
+    assert (first.verdict, second.verdict) == (Verdict.WHOLE, Verdict.OPEN)
+    # Whoever knows the key knows who vouches for what no log shows.
+    known = verify_anything(tmp_path / "other.zip", keys=[other.public, KEY.public])
+    assert known.verdict is Verdict.WHOLE
+    assert verify_anything(tmp_path / "other.zip", keys=[SigningKey.generate().public]).verdict is Verdict.WRONG
 
 
 def test_the_files_of_empirical_audits_are_in_it_by_the_names_that_they_are_written_by():
@@ -135,11 +144,12 @@ def test_a_file_that_is_no_archive(tmp_path):
 
 def test_the_commands(fedglm, run, tmp_path):
     out = tmp_path / "b.zip"
-    said = fedglm(
-        "audit", "export", run, "--role", "regulator", "--out", out, "--key", run / "nodes/a/custody/site.key"
-    )
+    said = fedglm("audit", "export", run / "nodes" / "a", "--role", "regulator", "--out", out)
     assert (said.code, "for the role regulator, signed" in said.out) == (0, True)
-    assert fedglm("audit", "verify", out).code == 0
+    assert "verified alone" in fedglm("audit", "verify", out).out
+    fedglm("audit", "export", run, "--out", out, "--key", run / "nodes/a/custody/site.key")
+    said = fedglm("audit", "verify", out)  # which a site signed, and it is not a site's
+    assert (said.code, "open, not whole" in said.out) == (3, True)
     assert "take regulator, auditor, public" in fedglm("audit", "export", run, "--role", "boss").line()
     assert "holds no key to sign with" in fedglm("audit", "export", run, "--out", out).line()
     proof = tmp_path / "proof.json"
@@ -167,8 +177,12 @@ def site(run):
 def test_a_site_is_held_to_the_server_in_a_bundle(bundle, run, site):
     found, plain = verify_anything(site, server=bundle), verify_anything(site, server=run)
     assert found.held
-    assert found.checks[0].subject == "server's bundle"
-    assert found.checks[1:] == plain.checks
+    assert [(check.subject, check.name) for check in found.checks[:2]] == [
+        ("server's bundle", "files"),
+        ("server's bundle", "signer"),
+    ]
+    own = [check for check in found.checks[2:] if check.name != "lines"]  # which stand beside a log in a bundle alone
+    assert own == plain.checks
     assert [log.subject for log in found.sites] == ["a"]
 
 
@@ -252,7 +266,8 @@ def test_what_an_auditor_reads_stays_as_the_killed_writer_left_it(killed, tmp_pa
     assert fedglm("audit", "verify", killed).code == 0
     assert content_of(killed) == before
     assert fedglm("audit", "verify", proof).code == 0
-    assert fedglm("audit", "verify", tmp_path / "b.zip").code == 0
+    key = SigningKey.load(site / "custody" / "site.key").public.hex
+    assert fedglm("audit", "verify", tmp_path / "b.zip", "--key", key).code == 0
 
 
 def test_an_archive_holds_what_the_killed_writer_had_finished(killed, run, tmp_path):

@@ -33,7 +33,8 @@ def test_without_sites_records_their_items_are_not_held(copy, tmp_path):
     assert [item.status for item in items(beside) if item.number in (1, 4, 5, 6, 9, 11)] == ["held"] * 6
     bundles = [tmp_path / f"{name}.zip" for name in "abc"]
     for name, path in zip("abc", bundles, strict=True):
-        export(tmp_path / "elsewhere" / name, path, "auditor", SigningKey.generate())
+        folder = tmp_path / "elsewhere" / name
+        export(folder, path, "auditor", SigningKey.load(folder / "custody" / "site.key"))
     sent = read_facts(copy, bundles)
     assert [(site.name, site.promise, site.releases) for site in sent.sites] == [
         (site.name, site.promise, site.releases) for site in beside.sites
