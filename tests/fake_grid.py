@@ -128,9 +128,11 @@ def answering(node, *, share_metrics=False, key=None, **policy) -> Answer:
     return lambda message: app(message, context)
 
 
-def real_nodes(folder, names="abc", *, update=None, **options):
+def real_nodes(folder, names="abc", *, update=None, bench=None, **options):
     return {
-        10 - i: answering(tiny_node(folder, name, data_seed=i, rows=10 * (i + 1), update=update), **options)
+        10 - i: answering(
+            tiny_node(folder, name, data_seed=i, rows=10 * (i + 1), update=update, bench=bench), **options
+        )
         for i, name in enumerate(names)
     }
 
