@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedglm.autoglm.errors import DataError, choices
+from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.folders import load_tokenizer
 from fedglm.autoglm.models import ModelSettings
@@ -86,26 +86,18 @@ def load_federation(
     """
     kind, records, table = read_source(settings)
     task = make_task(settings, kind, _labels(settings, kind, records), table, model or ModelSettings())
-    sequences = _sequences(task, records)
-    unit_names = {name: number for number, name in enumerate(dict.fromkeys(records.units))}
-    units = np.array([unit_names[name] for name in records.units], dtype=np.int64)
-    groups = _groups(task, records)
+    examples, row_of = make_examples(task, records)
+    units, groups = _numbered(records.units), _groups(task, records)
     rng = np.random.default_rng([seed, 0])
     split, sites = _deal(settings, nodes, records, units, groups, rng)
     held = held_out_units({name: np.unique(units[rows]) for name, rows in sites.items()}, settings.held_out, rng)
     held_rows = np.isin(units, np.fromiter(held, dtype=np.int64))
-    examples = Examples(
-        input_ids=torch.from_numpy(sequences.ids),
-        lengths=torch.from_numpy(sequences.lengths),
-        labels=torch.from_numpy(groups[sequences.rows]),
-        units=torch.from_numpy(units[sequences.rows]),
-    )
     made = []
     for name, rows in sites.items():
         here = np.zeros(len(records), dtype=bool)
         here[rows] = True
-        train = np.flatnonzero((here & ~held_rows)[sequences.rows])
-        held_out = np.flatnonzero((here & held_rows)[sequences.rows])
+        train = np.flatnonzero((here & ~held_rows)[row_of])
+        held_out = np.flatnonzero((here & held_rows)[row_of])
         made.append(Site(name=name, train=examples.select(train), held_out=examples.select(held_out)))
     notes = [f"bins: {task.table.origin}"] if task.table else []
     if skipped := sum(records.skipped.values()):
@@ -159,16 +151,29 @@ def make_task(
     )
 
 
+def make_examples(task: Task, records: Records) -> tuple[Examples, Indices]:
+    """The records as token sequences, whose units are numbered, and the row that each is of; there may be none."""
+    sequences, units, groups = _sequences(task, records), _numbered(records.units), _groups(task, records)
+    examples = Examples(
+        input_ids=torch.from_numpy(sequences.ids),
+        lengths=torch.from_numpy(sequences.lengths),
+        labels=torch.from_numpy(groups[sequences.rows]),
+        units=torch.from_numpy(units[sequences.rows]),
+    )
+    return examples, sequences.rows
+
+
+def _numbered(names: list[str]) -> Indices:
+    """A number for each name, the same for equal ones, from 0 on in the order in which they come."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
 def _labels(settings: DataSettings, kind: Kind, records: Records) -> tuple[str, ...]:
     """Class names: the settings', else those that occur; none for language modelling."""
     if kind == "language-model":
         return ()
-    labels = settings.class_names or tuple(sorted(set(records.labels)))
-    if unknown := sorted(set(records.labels) - set(labels)):
-        raise DataError(
-            f"{settings.source}: the class {unknown[0]!r} is not in class_names; {choices(unknown[0], labels)}"
-        )
-    return labels
+    return settings.class_names or tuple(sorted(set(records.labels)))
 
 
 def _sequences(task: Task, records: Records) -> Sequences:

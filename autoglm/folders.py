@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -63,16 +64,9 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
         ModelError: there is no model, it lacks weights, is not causal where it must be, or is too small for the task.
     """
     folder = local_folder(path)
-    options: dict[str, Any] = {}
+    options, loader = _head_options(task), _loader(task)
     if task.labels:
-        # A head for another number of classes starts anew.
-        options = {
-            "num_labels": task.num_labels,
-            "id2label": dict(enumerate(task.labels)),
-            "label2id": {name: i for i, name in enumerate(task.labels)},
-            "ignore_mismatched_sizes": True,
-        }
-    loader: Any = AutoModelForSequenceClassification if task.labels else AutoModelForCausalLM
+        options["ignore_mismatched_sizes"] = True  # a head for another number of classes starts anew
     try:
         model, report = loader.from_pretrained(
             folder,
@@ -98,6 +92,38 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
         raise ModelError(f"{folder}: the model sees the token it is to predict; language modelling needs a causal one")
     loaded: PreTrainedModel = model
     return loaded
+
+
+def outline_folder(path: str, task: Task) -> PreTrainedModel:
+    """The folder's model for a task without its weights, from its configuration alone; for torch's meta device.
+
+    Raises:
+        ModelError: the configuration is none, or not one of a model for the task.
+    """
+    folder = local_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **_head_options(task)
+        )
+        model: PreTrainedModel = _loader(task).from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as exc:  # transformers raises whatever its many loaders meet
+        raise ModelError(f"{folder}: no model could be outlined for this task ({_first_line(exc)})") from exc
+    return model
+
+
+def _loader(task: Task) -> Any:
+    return AutoModelForSequenceClassification if task.labels else AutoModelForCausalLM
+
+
+def _head_options(task: Task) -> dict[str, Any]:
+    """What a configuration has to say of a classifier's head."""
+    if not task.labels:
+        return {}
+    return {
+        "num_labels": task.num_labels,
+        "id2label": dict(enumerate(task.labels)),
+        "label2id": {name: i for i, name in enumerate(task.labels)},
+    }
 
 
 def _check_loaded(folder: Path, model: PreTrainedModel, report: dict[str, Any], *, classifier: bool) -> None:

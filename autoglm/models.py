@@ -14,7 +14,7 @@ from transformers import GlmForCausalLM, GlmForSequenceClassification, PreTraine
 
 from fedglm.autoglm.adapters import attach_lora, merged
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.folders import load_folder, load_tokenizer, local_folder
+from fedglm.autoglm.folders import load_folder, load_tokenizer, local_folder, outline_folder
 from fedglm.autoglm.presets import find_preset, glm_config
 from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.autoglm.tables import TableEncoder
@@ -40,11 +40,11 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str | None = "glm-0.1m"
+    preset: str | None = Field(default="glm-0.1m", max_length=200)
     path: str | None = None
     adapter: Literal["none", "lora"] = "none"
     lora_rank: int = Field(default=8, ge=1, le=1024)
-    lora_alpha: float = Field(default=16.0, gt=0)
+    lora_alpha: float = Field(default=16.0, gt=0, le=65_536)
     max_length: int | None = Field(default=None, ge=8, le=1_000_000)
 
 
@@ -60,11 +60,29 @@ def build_model(settings: ModelSettings, task: Task, *, seed: int) -> torch.nn.M
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators too
         plain = load_folder(settings.path, task) if settings.path is not None else _from_preset(settings, task)
-        plain.config.use_cache = False  # a training step needs no cache of keys and values
-        model: torch.nn.Module = plain
-        if settings.adapter == "lora":
-            rank, alpha, classifier = settings.lora_rank, settings.lora_alpha, bool(task.labels)
-            model = attach_lora(plain, rank=rank, alpha=alpha, classifier=classifier)
+        return _adapted(plain, settings, task)
+
+
+def outline_model(settings: ModelSettings, task: Task) -> torch.nn.Module:
+    """What `build_model` builds, with names and shapes and no weights: on torch's meta device, in next to no memory.
+
+    Of a folder only its configuration is read.
+
+    Raises:
+        ModelError: there is no such preset or folder, or the preset cannot take the task's lengths.
+    """
+    with torch.device("meta"), quiet_transformers():
+        plain = outline_folder(settings.path, task) if settings.path is not None else _from_preset(settings, task)
+        return _adapted(plain, settings, task)
+
+
+def _adapted(plain: PreTrainedModel, settings: ModelSettings, task: Task) -> torch.nn.Module:
+    """The model that is trained: with adapters where the settings say so, in training mode."""
+    plain.config.use_cache = False  # a training step needs no cache of keys and values
+    model: torch.nn.Module = plain
+    if settings.adapter == "lora":
+        rank, alpha, classifier = settings.lora_rank, settings.lora_alpha, bool(task.labels)
+        model = attach_lora(plain, rank=rank, alpha=alpha, classifier=classifier)
     return model.train()
 
 

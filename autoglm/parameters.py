@@ -18,7 +18,9 @@ def federated_parameters(model: torch.nn.Module) -> list[tuple[str, torch.nn.Par
     seen: set[tuple[torch.device, int, torch.Size, tuple[int, ...]]] = set()
     chosen = []
     for name, parameter in model.named_parameters():
-        storage = (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride())
+        # On the meta device nothing has an address, and what is tied is one parameter, which comes once anyway.
+        address = id(parameter) if parameter.is_meta else parameter.data_ptr()
+        storage = (parameter.device, address, parameter.shape, parameter.stride())
         if parameter.requires_grad and parameter.numel() and storage not in seen:
             seen.add(storage)
             chosen.append((name, parameter))

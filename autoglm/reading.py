@@ -6,86 +6,128 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from fedglm.autoglm.errors import DataError
+from fedglm.autoglm.errors import DataError, choices
+from fedglm.autoglm.lines import Lines
+from fedglm.autoglm.row_faults import RowError, RowFaults
 
 Row = dict[str, object]
+
+_KINDS = {".jsonl": "", ".ndjson": "", ".csv": ",", ".tsv": "\t"}
+"""What stands between the values of a row; nothing where a row is JSON."""
 _MOST_CHARACTERS = 2**31 - 1  # of one CSV field; the csv module's own limit is 131,072
 
 
-def read_rows(source: str | Path) -> Iterator[tuple[int, Row]]:
+class MissingField(DataError):
+    """A file, or a row of it, has no field of a name that is needed; the message lists those there are.
+
+    Attributes:
+        name: The field that is missing.
+        known: Those there are.
+    """
+
+    def __init__(self, where: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"{where}: no field {name!r}; {choices(name, known)}")
+        self.name, self.known = name, tuple(known)
+
+
+def read_rows(
+    source: str | Path, *, fields: Sequence[str] = (), faults: RowFaults | None = None
+) -> Iterator[tuple[int, Row]]:
     """Yield (line number, row) of ``*.jsonl``, ``*.ndjson``, ``*.csv`` or ``*.tsv``, each also with ``.gz``.
 
     JSON lines hold one object each; blank lines are passed over. A CSV file starts with a line of field names; its
     values are strings. Text is UTF-8, with or without a byte order mark.
 
+    With ``faults`` no row, whatever it holds, makes reading fail or keeps another row from being read: what cannot be
+    read is counted and left out, and so is what is longer than `lines.MAX_ROW_BYTES`. Each row of a CSV file is then a
+    line. Where `faults` allows line breaks within quotes, and what follows a quote is no row, the next line is read as
+    one of its own; but a stray quote may then happen to make one row of several.
+
+    Args:
+        source: the file.
+        fields: names that the first line of a CSV file must hold.
+        faults: counts rows that cannot be read. Without it they are errors, and so is a file without rows.
+
     Raises:
-        DataError: the file is missing, empty, of another kind, not UTF-8, or malformed; with the line's number.
+        MissingField: one of `fields` is missing.
+        DataError: the file is missing, of another kind, or damaged as a whole: its gzip, or a CSV file's first line;
+            or a row cannot be read. The message names the line.
     """
     path = Path(source).expanduser()
     suffixes = [suffix.lower() for suffix in path.suffixes]
     zipped = suffixes[-1:] == [".gz"]
     kind = suffixes[-2 if zipped else -1] if len(suffixes) > zipped else ""
-    readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_lines, ".tsv": _csv_lines}
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    if kind not in readers:
+    if kind not in _KINDS:
         raise DataError(f"{path}: the name must end in .jsonl, .ndjson, .csv or .tsv (and .gz where it is gzipped)")
+    empty = True
     try:
         with gzip.open(path) if zipped else path.open("rb") as file:
-            empty = True
-            for row in readers[kind](path, file, "\t" if kind == ".tsv" else ","):
+            lines = Lines(str(path), file, faults)
+            for row in _csv_rows(lines, _KINDS[kind], fields) if _KINDS[kind] else _objects(lines):
                 empty = False
                 yield row
     except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
         raise DataError(f"{path}: the gzip file is damaged or cut off ({exc})") from exc
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
-    if empty:
+    if empty and faults is None:
         raise DataError(f"{path}: the file holds no rows")
 
 
-def _lines(path: Path, file: IO[bytes] | gzip.GzipFile) -> Iterator[tuple[int, str]]:
-    for number, raw in enumerate(file, start=1):
+def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
+    while True:
+        lines.begin_row()
         try:
-            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as exc:
-            raise DataError(f"{path}, line {number}: not UTF-8 (byte {exc.start + 1} of the line); save it so") from exc
-
-
-def _json_lines(path: Path, file: IO[bytes] | gzip.GzipFile, _: str) -> Iterator[tuple[int, Row]]:
-    for number, line in _lines(path, file):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
+            line = next(lines)
+            row = json.loads(line) if line.strip() else None
+        except StopIteration:
+            return
+        except RowError as exc:
+            lines.leave_out(exc)
         except (ValueError, RecursionError) as exc:
-            raise DataError(f"{path}, line {number}: not JSON ({exc})") from exc
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: each line must be a JSON object, this is a {type(row).__name__}")
-        yield number, row
+            lines.leave_out(lines.fault("syntax", f"not JSON ({exc})"))
+        else:
+            if isinstance(row, dict):
+                yield lines.number, row
+            elif line.strip():
+                kind = type(row).__name__
+                lines.leave_out(lines.fault("syntax", f"each line must be a JSON object, this is a {kind}"))
 
 
-def _csv_lines(path: Path, file: IO[bytes] | gzip.GzipFile, delimiter: str) -> Iterator[tuple[int, Row]]:
+def _csv_rows(lines: Lines, delimiter: str, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
     with _long_fields():
-        reader = csv.reader((line for _, line in _lines(path, file)), delimiter=delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
-            if len(set(header)) != len(header):
-                raise DataError(f"{path}, line 1: two fields have the same name")
-            for values in reader:
-                if not values:
-                    continue
-                if len(values) != len(header):
-                    counts = f"{len(values)} values for {len(header)} fields"
-                    raise DataError(f"{path}, line {reader.line_num}: {counts}; quote values that hold the delimiter")
-                yield reader.line_num, dict(zip(header, values, strict=True))
         except csv.Error as exc:
-            raise DataError(f"{path}, line {reader.line_num}: not CSV ({exc})") from exc
+            raise lines.fault("syntax", f"not CSV ({exc})") from exc
+        if len(set(header)) != len(header):
+            raise lines.fault("syntax", "two fields have the same name")
+        for name in fields:
+            if name not in header:
+                raise MissingField(f"{lines.source}, line 1", name, header)
+        while True:
+            lines.begin_row()
+            try:
+                values = next(reader)
+                if values and len(values) != len(header):
+                    counts = f"{len(values)} values for {len(header)} fields"
+                    raise lines.fault("syntax", f"{counts}; quote values that hold the delimiter")
+            except StopIteration:
+                return
+            except RowError as exc:
+                lines.leave_out(exc)
+            except csv.Error as exc:
+                lines.leave_out(lines.fault("syntax", f"not CSV ({exc})"))
+            else:
+                if values:
+                    yield lines.number, dict(zip(header, values, strict=True))
 
 
 @contextmanager

@@ -9,8 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.autoglm.errors import DataError, choices
-from fedglm.autoglm.reading import Row, read_rows
+from fedglm.autoglm.reading import MissingField, Row, read_rows
+from fedglm.autoglm.row_faults import Place, Reason, RowError, RowFaults, report
 from fedglm.autoglm.settings import DataSettings
+
+_LONGEST_SHOWN = 40
+"""Characters of a value that an error quotes."""
 
 
 @dataclass(kw_only=True)
@@ -32,62 +36,81 @@ class Records:
         return len(self.units)
 
 
-def read_records(settings: DataSettings, *, tabular: bool) -> Records:
+def read_records(
+    settings: DataSettings, *, tabular: bool, classes: Sequence[str] = (), faults: RowFaults | None = None
+) -> Records:
     """The columns that the settings name, from their file.
 
     A row whose text is missing or blank is left out and counted.
 
+    Args:
+        settings: name the file and its fields.
+        tabular: whether the features make up a record, and not a text.
+        classes: those that the label field may hold; any without.
+        faults: counts rows that cannot be used, which are then left out; a feature that is no number is then missing.
+            Without it they are errors, and so is a file without any record.
+
     Raises:
-        DataError: a field is missing (the message lists the file's), or a value is not what the task needs.
+        DataError: the file cannot be read, a field is missing (the message lists the file's), or a row is no record.
     """
     records, values = Records(), []
     text_field = settings.text_field or "text"
     content = settings.feature_fields if tabular else (text_field,)
-    checked = False
-    for number, row in read_rows(settings.source):
-        where = f"{settings.source}, line {number}"
-        if not checked:
-            named = (*content, settings.label_field, settings.unit_field, settings.site_field)
-            require_fields(row, [name for name in named if name], where)
-            checked = True
-        site = name_of(row, settings.site_field, where) if settings.site_field else ""
-        if tabular:
-            values.append(numbers(row, content, where))
-        elif (text := text_of(row.get(text_field), text_field, where)) is None:
-            records.skipped[site] = records.skipped.get(site, 0) + 1
+    named = [
+        name for name in (*content, settings.label_field, settings.unit_field, settings.site_field) if name is not None
+    ]
+    for number, row in read_rows(settings.source, fields=named, faults=faults):
+        place = Place(settings.source, number)
+        if faults is None and not len(records) and not records.skipped:
+            require_fields(row, named, place)
+        try:
+            site = name_of(row, settings.site_field, place) if settings.site_field else ""
+            text = None if tabular else text_of(row.get(text_field), text_field, place)
+            if text is None and not tabular:
+                records.skipped[site] = records.skipped.get(site, 0) + 1
+                if faults is not None:
+                    faults.count(RowError("blank", place, f"the field {text_field!r} holds no text"))
+                continue
+            label = class_of(row, settings.label_field, place, classes) if settings.label_field else ""
+            unit = name_of(row, settings.unit_field, place) if settings.unit_field else str(number)
+            features = numbers(row, content, place, faults) if tabular else []
+        except RowError as exc:
+            report(exc, faults)
             continue
+        if text is None:
+            values.append(features)
         else:
             records.texts.append(text)
         if settings.label_field:
-            records.labels.append(name_of(row, settings.label_field, where))
+            records.labels.append(label)
         if settings.site_field:
             records.sites.append(site)
-        records.units.append(name_of(row, settings.unit_field, where) if settings.unit_field else str(number))
-    if not len(records):
+        records.units.append(unit)
+    if not len(records) and faults is None:
         raise DataError(f"{settings.source}: no row holds any text in the field {text_field!r}")
     if tabular:
-        records.values = np.array(values)
+        records.values = np.array(values, dtype=np.float64).reshape(len(values), len(content))
     return records
 
 
-def require_fields(row: Row, named: Sequence[str], where: str) -> None:
+def require_fields(row: Row, named: Sequence[str], place: Place) -> None:
     """Check that a row has the fields.
 
     Raises:
-        DataError: one is missing; the message lists the fields there are, near names first.
+        MissingField: one is missing; the message lists the fields there are, near names first.
     """
     for name in named:
         if name not in row:
-            raise DataError(f"{where}: no field {name!r}; {choices(name, row)}")
+            raise MissingField(f"{place.source}, line {place.line}", name, tuple(row))
 
 
-def numbers(row: Row, fields: Sequence[str], where: str) -> list[float]:
-    """A row's features as floats; null and the empty string are NaN.
+def numbers(row: Row, fields: Sequence[str], place: Place, faults: RowFaults | None = None) -> list[float]:
+    """A row's features as floats; null and the empty string are NaN, and with `faults` whatever else is no number.
 
     Raises:
-        DataError: a field is missing or not a number.
+        RowError: a feature is no number, and nobody counts that.
     """
-    found = []
+    found, wrong = [], None
     for name in fields:
         value = row.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
@@ -97,44 +120,59 @@ def numbers(row: Row, fields: Sequence[str], where: str) -> list[float]:
             if not isinstance(value, str | int | float):
                 raise ValueError
             found.append(float(value))
-        except (ValueError, OverflowError) as exc:
-            short = repr(value)[:40]
-            raise DataError(f"{where}: the feature {name!r} must be a number, not {short}") from exc
+        except (ValueError, OverflowError):
+            short = repr(value)[:_LONGEST_SHOWN]
+            wrong = wrong or RowError("number", place, f"the feature {name!r} must be a number, not {short}")
+            found.append(float("nan"))
+    if wrong is not None:
+        report(wrong, faults)
     return found
 
 
-def text_of(value: object, name: str, where: str) -> str | None:
+def text_of(value: object, name: str, place: Place) -> str | None:
     """A text as it stands; None for one that is missing or blank.
 
     Raises:
-        DataError: it is no text, or holds half a character.
+        RowError: it is no text, or holds half a character.
     """
     if value is None:
         return None
     if not isinstance(value, str):
-        raise DataError(f"{where}: the field {name!r} must be text, not a {type(value).__name__}")
-    _check_unicode(value, name, where)
+        raise RowError("text", place, f"the field {name!r} must be text, not a {type(value).__name__}")
+    _check_unicode(value, name, place)
     return value if value.strip() else None
 
 
-def name_of(row: Row, name: str, where: str) -> str:
+def class_of(row: Row, name: str, place: Place, classes: Sequence[str]) -> str:
+    """The class in a field, one of `classes` where there are any.
+
+    Raises:
+        RowError: it is another, or none.
+    """
+    label = name_of(row, name, place, reason="class")
+    if classes and label not in classes:
+        shown = label[:_LONGEST_SHOWN]
+        raise RowError("class", place, f"the class {shown!r} is not in class_names; {choices(shown, classes)}")
+    return label
+
+
+def name_of(row: Row, name: str, place: Place, *, reason: Reason = "unit") -> str:
     """The name or number in a field, as text without blanks around it.
 
     Raises:
-        DataError: there is none, or it holds half a character.
+        RowError: there is none, or it holds half a character.
     """
     value = row.get(name)
     if value is None or value != value or isinstance(value, dict | list) or not str(value).strip():
-        raise DataError(f"{where}: the field {name!r} must hold a name or a number")
-    _check_unicode(str(value), name, where)
+        raise RowError(reason, place, f"the field {name!r} must hold a name or a number")
+    _check_unicode(str(value), name, place)
     return str(value).strip()
 
 
-def _check_unicode(value: str, name: str, where: str) -> None:
+def _check_unicode(value: str, name: str, place: Place) -> None:
     # JSON can spell half of a surrogate pair, which no UTF-8 file can hold.
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
-        raise DataError(
-            f"{where}: the field {name!r} holds half a character (a lone surrogate); mend the text"
-        ) from exc
+        problem = f"the field {name!r} holds half a character (a lone surrogate); mend the text"
+        raise RowError("encoding", place, problem) from exc

@@ -8,14 +8,19 @@ from fedglm.autoglm.bundled import BUNDLES, Bundle
 from fedglm.autoglm.errors import DataError, choices
 from fedglm.autoglm.reading import read_rows
 from fedglm.autoglm.records import Records, numbers, read_records, require_fields
+from fedglm.autoglm.row_faults import Place, RowFaults
 from fedglm.autoglm.settings import DataSettings, Kind
 from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
 
 DEFAULT_BINS = 16
 
 
-def read_source(settings: DataSettings) -> tuple[Kind, Records, TableEncoder | None]:
+def read_source(settings: DataSettings, faults: RowFaults | None = None) -> tuple[Kind, Records, TableEncoder | None]:
     """The kind of task, the records, and for a table how it becomes tokens.
+
+    Args:
+        settings: name the source.
+        faults: counts a file's rows that cannot be used, which are then left out; without it they are errors.
 
     Raises:
         DataError: the settings do not fit the source, or the records cannot be used.
@@ -27,7 +32,8 @@ def read_source(settings: DataSettings) -> tuple[Kind, Records, TableEncoder | N
     if kind != "language-model" and not settings.label_field:
         raise DataError(f"{kind} needs a label_field: name the field that holds the class")
     table = _bins(settings) if kind == "tabular-classification" else None
-    return kind, read_records(settings, tabular=table is not None), table
+    classes = () if kind == "language-model" else settings.class_names
+    return kind, read_records(settings, tabular=table is not None, classes=classes, faults=faults), table
 
 
 def public_source(settings: DataSettings) -> tuple[Kind, tuple[str, ...], TableEncoder | None]:
@@ -92,9 +98,9 @@ def _bins(settings: DataSettings) -> TableEncoder:
     if settings.public_reference:
         rows = []
         for number, row in read_rows(settings.public_reference):
-            where = f"{settings.public_reference}, line {number}"
-            require_fields(row, names, where)
-            rows.append(numbers(row, names, where))
+            place = Place(settings.public_reference, number)
+            require_fields(row, names, place)
+            rows.append(numbers(row, names, place))
         origin = f"quantiles of {len(rows)} public rows in {settings.public_reference}"
         return bins_from_reference(names, np.array(rows), bins, origin=origin)
     if missing := [name for name in names if name not in settings.feature_ranges]:

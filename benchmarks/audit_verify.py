@@ -78,14 +78,14 @@ def make(folder: Path, entries: int) -> None:
         models=(ANY,), codecs=(ANY,), bytes_at_most=10**9,
     )  # fmt: skip
     establish(folder, policy, name="berlin")
-    site = Custody.open(folder, [[b"record"]], unit="record")
+    site = Custody.open(folder, lambda: [[b"record"]], unit="record")
     plan = RunPlan(
         run="run", rounds=entries, turns=entries, local_steps=1, mechanism=MECHANISM, noise_at_most=2.0, metrics=None,
         codec="topk-sign", density=0.01, parameters=1000, layout="0" * 64, model="0" * 64, recipe="", code="0" * 64,
     )  # fmt: skip
     site.log.admitted(SignedPlan.sign(plan, server), ["plans"])
     noise, releases = MECHANISM.to_fields(), entries - site.log.head.rows
-    first = site.charge_of("run", 1, MECHANISM, plan.sha256, "0" * 64, purpose="update")
+    first = site.charge_of("run", 1, MECHANISM, plan.sha256, "0" * 64, purpose="update", attempt="0" * 32)
     known = np.unique(np.geomspace(1, releases, _POINTS).astype(int))
     spends = [upper_bound([replace(MECHANISM.event(), steps=int(steps))], DELTA) for steps in known]
     log = SignedLog(folder / LOG, SigningKey.load(folder / "site.key"))
@@ -128,14 +128,15 @@ def accepted(site: SigningKey, number: int) -> dict[str, object]:
 
 def released(like: Charge, number: int) -> Charge:
     """The charge for one more release."""
-    return replace(like, round=number + 1, release=hashlib.sha256(number.to_bytes(8, "big")).hexdigest())
+    digest = hashlib.sha256(number.to_bytes(8, "big")).hexdigest()
+    return replace(like, round=number + 1, release=digest, id=digest[:32])
 
 
 def entry(
     told: Charge, number: int, digest: str, noise: dict[str, str | int | float], epsilon: float
 ) -> dict[str, object]:
     """As a site writes it, but that epsilon lies between two that accountants gave: they take most of a second each."""
-    names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
+    names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release", "id")
     own = {"bytes": 3805, "non_zeros": 4288, "codec": "topk-sign", "rules": ["bytes", "metrics", "size"]}
     whole = {name: getattr(told, name) for name in names}
     return {**whole, "mechanism": noise, "row": number, "row_hash": digest, "epsilon": epsilon, "delta": DELTA, **own}

@@ -11,6 +11,7 @@ import typer
 
 from fedglm.cli import options
 from fedglm.cli.client_metrics import metrics
+from fedglm.cli.client_plan import plan
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
@@ -73,11 +74,18 @@ def keygen(
 
 
 @app.command("sign-policy")
-def sign_policy(folder: Folder = _HERE) -> None:
+def sign_policy(
+    folder: Folder = _HERE,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Sign although there are rows that no run can use; they are left out.")
+    ] = False,
+) -> None:
     """Put the policy.toml in the site's folder in force, as it is now.
 
     The first time this opens the site's ledger. After a change, even of a
     comment, sign again; until then the older policy stays in force.
+    All records are held to site.toml, for in a run nobody hears of a row
+    that cannot be used.
     """
     from fedglm.client.preflight_custody import lacking
     from fedglm.client.site_folder import open_site
@@ -85,8 +93,10 @@ def sign_policy(folder: Folder = _HERE) -> None:
     from fedglm.compression.codec import codec_names
 
     site = open_site(folder)
-    policy = sign_site_policy(site)
+    policy, left_out = sign_site_policy(site, leave_out=leave_out)
     typer.echo(f"the policy of {site.name} for {policy.data_set} is in force: {policy.sha256[:16]}")
+    if left_out:
+        typer.echo(f"note: left out in every run: {left_out}", err=True)
     if unknown := sorted({*policy.codecs} - {*codec_names(), "*"}):
         typer.echo(
             f"note: this fedglm knows no codec {', '.join(unknown)}; it knows {', '.join(codec_names())}", err=True
@@ -177,6 +187,7 @@ def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
 
 
 app.command()(metrics)
+app.command()(plan)
 
 
 def _state_key(site: "Site", passphrase: str | None) -> str:

@@ -33,6 +33,9 @@ def run(
     epsilon: options.Epsilon = None,
     no_dp: options.NoDp = False,
     seed: options.Seed = None,
+    terms: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the terms for the sites' policies, and run nothing.")
+    ] = None,
     tries: Annotated[int, typer.Option(min=1, help="How often the run is handed over again when it is lost.")] = 20,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for a SuperLink that is away.")] = 600.0,
     settings: options.Settings = None,
@@ -42,6 +45,7 @@ def run(
 
     [bold]fedglm run hospital -C fed --no-dp[/bold]                    the scenario, by the sites of the project fed
     [bold]fedglm run hospital -C fed --name NAME --resume[/bold]       go on, or watch again, after whatever happened
+    [bold]fedglm run hospital -C fed --terms hospital.plan[/bold]      what sites look at with fedglm client plan
     """
     from fedglm.cli.tables import wide_console
     from fedglm.server.project import Project
@@ -54,6 +58,9 @@ def run(
     given = options.overrides(locals()) | {"federation.nodes": options.AWAY}  # those that are enrolled
     given |= {"update.codec": codec, "update.density": density}
     chosen = options.read_scenario(scenario or "hospital", given, settings)
+    if terms is not None:
+        _write_terms(opened, chosen, terms)
+        return
     called = checked_run_name(name or f"{chosen.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = opened.runs / called
     if is_prepared(folder):
@@ -81,6 +88,16 @@ def run(
         whole = [f"{summary[f'superlink_{way}link_bytes'] / 1e3:.1f} kB {way}" for way in ("up", "down")]
         console.print(f"with the messages around it, by the SuperLink's count: {', '.join(whole)}", highlight=False)
     console.print(f"model: {folder / 'model'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_terms(project: "Project", scenario: "Scenario", path: Path) -> None:
+    from fedglm.simulations.deploy import make, terms
+
+    signed = terms(make(scenario), project.signing_key)
+    with path.open("w") as file:
+        file.write(signed.to_text() + "\n")
+    typer.echo(f"{path}: hand it over to the sites, whose fedglm client plan {path.name} shows what it means")
+    typer.echo(f"SHA-256 of the terms: {signed.plan.terms_sha256}")
 
 
 def _begun_as(path: Path, chosen: "Scenario", asked: list[str]) -> "Scenario":

@@ -1,6 +1,5 @@
 """The node as a Flower ClientApp."""
 
-import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +9,22 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.errors import DataError, ModelError
-from fedglm.client.gate import OutboundGate, fault
+from fedglm.client.gate import OutboundGate
+from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.node import Node
 from fedglm.client.precision import PrecisionError
 from fedglm.client.state import StateError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError
 from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction, Seal
-from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError, Refusal
 
 LOG = logging.getLogger(__name__)
+_MOST_GROUP = 40
 
-NODE_FAULTS = (CodecError, DataError, ModelError, PrecisionError, PrivacyError, StateError, TrainingError, OSError)
+NODE_FAULTS = (
+    CodecError, DataError, ModelError, OSError, PrecisionError, PrivacyError, StateError, TrainingError, Withheld,
+)  # fmt: skip
 """What a node answers with one clear line, as opposed to a bug, which Flower reports with its traceback."""
 
 
@@ -49,7 +51,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
     Args:
         resolve: Called for each message; a simulation maps partitions to sites, a deployment always has one node.
         faults_in_full: Tell the server the text of every error. Only where node and server are one machine: an error
-            may quote a record.
+            may quote a record, and that there is one may follow from it.
     """
     app = ClientApp()
 
@@ -120,20 +122,19 @@ def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bo
         if faults_in_full:
             raise  # a bug: Flower shows it with its traceback
         error = exc
-    full = isinstance(error, OSError) and _errno(error) in (errno.ENOSPC, errno.EDQUOT)
-    if full and "disk is full" not in str(error):
-        error = StorageError(f"the disk is full: {error}")
-    code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(error, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    if isinstance(error, Withheld) and isinstance(error.__cause__, Exception):
+        shown, told = error.__cause__, faults_in_full
+    else:
+        shown, told = error, faults_in_full or isinstance(error, CodecError | PrecisionError | Refusal)
     if not faults_in_full:
-        trace = None if isinstance(error, Refusal) else error  # a refusal is the gate at its work
-        LOG.error("no answer to round %s: %s", message.metadata.group_id, error, exc_info=trace)
-    return Message(Error(code=int(code), reason=fault(error, in_full=faults_in_full)), reply_to=message)
+        trace = None if isinstance(shown, Refusal) else shown  # a refusal is the gate at its work
+        LOG.error("no answer to round %s: %s", _printable(message.metadata.group_id), shown, exc_info=trace)
+    if not told:
+        return no_answer(message)
+    code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(shown, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    return Message(Error(int(code), str(shown)), reply_to=message)
 
 
-def _errno(exc: BaseException) -> int | None:
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return cause.errno
-        cause = cause.__cause__
-    return None
+def _printable(text: str) -> str:
+    """The server's words as one short line of the site's log."""
+    return "".join(character if character.isprintable() else "?" for character in text[:_MOST_GROUP])

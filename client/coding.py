@@ -17,6 +17,7 @@ def code_update(
     settings: UpdateSettings,
     layout: Layout,
     *,
+    attempt: str,
     rate: float | None = None,
     envelope: int = 0,
 ) -> Pending:
@@ -29,6 +30,7 @@ def code_update(
         server_round: The round that the update answers.
         settings: Codec and error feedback.
         layout: Names and shapes behind the vectors.
+        attempt: Id of the attempt, by which the ledger knows it.
         rate: Learning rate of the round. Where it has fallen, the residual falls with it. None where it is not known.
         envelope: Bytes of the message around the update, which a budget has to hold too.
 
@@ -46,4 +48,4 @@ def code_update(
     if settings.feedback:
         feedback.commit()
         residual = feedback.residual
-    return Pending(round=server_round, base_sha256=vector_sha256(base), blob=blob, residual=residual, rate=rate)
+    return Pending(server_round, vector_sha256(base), attempt, blob, residual, rate)

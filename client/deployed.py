@@ -6,6 +6,7 @@ installed.
 """
 
 import logging
+import time
 from pathlib import Path
 
 from flwr.app import Context, Error, Message
@@ -13,8 +14,9 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
+from fedglm.client.no_answer import no_answer
 from fedglm.client.one_answer import app_of
-from fedglm.client.site_settings import SiteError
+from fedglm.client.site_settings import SiteError, SiteSection, read_site_file
 from fedglm.client.worker_link import Answer, Question, WorkerError, ask
 
 LOG = logging.getLogger(__name__)
@@ -30,15 +32,27 @@ def _answer(message: Message, context: Context) -> Message:
         return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), reason), reply_to=message)
     content = recorddict_to_proto(message.content).SerializeToString()
     question = Question(message.metadata.message_type, message.metadata.group_id, content)
+    began = time.monotonic()
     try:
-        answer = ask(Path(str(folder)), question)
-    except WorkerError as exc:  # its death says nothing of the site's work: the server may ask again
-        return Message(Error(int(ErrorCode.CLIENT_APP_CRASHED), str(exc)), reply_to=message)
-    except SiteError as exc:
-        LOG.error("no answer: %s", exc)  # the text names paths, which stay here
-        reason = "the site's folder cannot be used: its own log says more"
-        return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason), reply_to=message)
-    return _reply(answer, message)
+        reply = _reply(ask(Path(str(folder)), question), message)
+    except (WorkerError, SiteError) as exc:  # also what a worker dies of may follow from records
+        LOG.error("no answer: %s", exc)
+        reply = no_answer(message)
+    hold(began, _answer_every(Path(str(folder))))
+    return reply
+
+
+def hold(began: float, every_s: float) -> None:
+    """Wait until a whole multiple of `every_s` seconds has passed since `began`, by the monotonic clock."""
+    if every_s > 0:
+        time.sleep(every_s - (time.monotonic() - began) % every_s)
+
+
+def _answer_every(folder: Path) -> float:
+    try:
+        return read_site_file(folder).site.answer_every_s
+    except SiteError:
+        return SiteSection().answer_every_s
 
 
 def _reply(answer: Answer, message: Message) -> Message:

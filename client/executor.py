@@ -12,9 +12,9 @@ import time
 from typing import Final
 
 import httpx
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode, SubStatus
+from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -28,6 +28,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from fedglm.client.no_answer import no_answer
 from fedglm.client.replies import Work
 
 LOG = logging.getLogger(__name__)
@@ -105,8 +106,7 @@ def _replied(app: ClientApp, message: Message, context: Context) -> Message:
         return app(message, context)
     except Exception:
         LOG.exception("the app failed")  # whose words may quote records, and stay here
-        reason = "the site's app failed: its own log says more"
-        return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason), reply_to=message)
+        return no_answer(message)
 
 
 def _client(address: str, authentication: ProtobufClientInterceptor) -> RuntimeHttpClient:

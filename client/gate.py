@@ -1,16 +1,20 @@
 """The outbound gate: the one door out of the node.
 
-Whatever a node sends passes here: introductions by `introduce`, answers by `release`, what went wrong by `fault`. The
-gate holds the server to its signed plan, and both of them to the site's policy; it charges the ledger for an update
-before that leaves, and lets the same bytes out again without a charge. On doubt it refuses, names the rule, writes the
-refusal down, and nothing leaves.
+Whatever a node sends passes here: introductions by `introduce`, answers by `release`, what went wrong by
+`client.no_answer`. The gate holds the server to its signed plan, and both of them to the site's policy; it charges the
+ledger for an update before that leaves, and lets the same attempt out again without a charge. On doubt it refuses,
+writes the refusal down, and nothing leaves. Before records are looked at, a refusal names its rule to the server;
+afterwards even that something was refused follows from the records, so that it is `Withheld`, and charged.
 
     admit     the plan of a run is verified, held to the policy, and pinned
     permit    an instruction is held to the pinned plan, before anything is computed for it
     release   the answer is held to plan and policy, and charged
 """
 
+import contextlib
 import hashlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,9 +23,8 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from fedglm.autoglm.tasks import Evaluation
+from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Outcome, Permit
-from fedglm.client.precision import PrecisionError
-from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode
 from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report, Seal, Sealed
 from fedglm.privacy.canonical import canonical_json
@@ -45,21 +48,6 @@ HEADROOM = 4096
 
 PINNED = "run.plan"
 _METRICS = ("loss", "metric", "count")
-
-
-def fault(exc: Exception, *, in_full: bool) -> str:
-    """What the server is told of an error at the node.
-
-    Args:
-        exc: The error.
-        in_full: Tell its text, as where node and server are one machine. Else only texts that are made of settings and
-            of what the server itself sent leave; of others, their kind.
-    """
-    if in_full or isinstance(exc, (CodecError, PrecisionError, Refusal, TrainingError)):
-        return str(exc)
-    if "disk is full" in str(exc):
-        return "the disk is full"
-    return f"{type(exc).__name__}: the node's own log says more"
 
 
 class OutboundGate:
@@ -119,7 +107,7 @@ class OutboundGate:
                 raise Refusal("plan", f"round {instruction.round}, and the plan has {plan.rounds}")
             if instruction.anchor is not None and not self._custody.log.holds(Head.from_text(instruction.anchor)):
                 raise Refusal("log-anchor", "the log is not the one that the server has seen, or an older copy")
-            if instruction.evaluate:
+            if instruction.evaluate or not update:
                 check_message(Message(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
                 _check_noise("metrics", plan.metrics, plan.metrics, plan)
             mechanism = self._custody.mechanism_for(plan)
@@ -127,12 +115,12 @@ class OutboundGate:
         def afford() -> None:
             with self._custody.logged(instruction.run, instruction.round):
                 asked = {"update": mechanism} if update else {}
-                asked |= {"metrics": plan.metrics} if instruction.evaluate else {}
-                charges = [self._charge(plan, instruction, name, noise, b"") for name, noise in asked.items()]
-                if charges:
-                    self._custody.afford(*charges)
+                asked |= {"metrics": plan.metrics} if instruction.evaluate or not update else {}
+                self._check_turns(plan, asked)
+                charges = [self._charge(plan, instruction, name, noise) for name, noise in asked.items()]
+                self._custody.afford(*charges)
 
-        return Permit(mechanism, plan.metrics, self._custody.policy.declare_units or 0, afford)
+        return Permit(mechanism, plan.metrics, self._custody.policy.declare_units or 0, afford, plan.model)
 
     def seal(self, seal: Seal) -> RecordDict:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.
@@ -166,33 +154,61 @@ class OutboundGate:
         """Check everything, charge for what leaves, then build the reply.
 
         Raises:
-            Refusal: A rule is broken; nothing may be sent.
-            LedgerError: The charge could not be written; nothing may be sent.
+            Withheld: A rule is broken, the attempt failed, or the charge could not be written. Nothing may be sent, and
+                the server is not told which of these it was.
         """
-        with self._custody.logged(instruction.run, instruction.round):
+        if outcome.attempt is None:  # no record was looked at
+            return _content(self._signed(outcome, instruction.run, instruction.round))
+        try:
+            with self._custody.logged(instruction.run, instruction.round):
+                plan = self._pinned()
+                if outcome.failure is not None:
+                    raise outcome.failure
+                self._custody.pay(*self._leaving(outcome, instruction, plan))
+            if outcome.blob is not None and plan.mechanism is not None:
+                outcome = replace(outcome, report=replace(outcome.report, log=self._custody.log.head.to_text()))
+            return _content(self._signed(outcome, instruction.run, instruction.round))
+        except Exception as exc:
+            self._charge_failed(outcome, instruction)
+            raise Withheld from exc
+
+    def _leaving(self, outcome: Outcome, instruction: Instruction, plan: RunPlan) -> list[Leaving]:
+        """What would leave, held to every rule; raises Refusal."""
+        metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
+        size = len(outcome.blob or b"") + self._envelope(plan.mechanism is not None)
+        check_message(Message(size, metrics), self._custody.policy)
+        leaving, held = [], [rule.name for rule in MESSAGE_RULES]
+        if outcome.blob is not None:
+            non_zeros = self._check_update(outcome.blob, plan)
+            _check_noise("plan", outcome.noise, plan.mechanism, plan)
+            charge = self._charge(plan, instruction, "update", outcome.noise, outcome.attempt, outcome.blob)
+            rules = (*held, "size", "well-formed", "plan")
+            leaving.append(Leaving(charge, len(outcome.blob), non_zeros, plan.codec, rules))
+        if outcome.evaluation is not None:
+            _check_noise("metrics", outcome.evaluation_noise, plan.metrics, plan)
+            told = canonical_json({**asdict(outcome.evaluation), "run": instruction.run, "round": instruction.round})
+            charge = self._charge(plan, instruction, "metrics", outcome.evaluation_noise, outcome.attempt, told)
+            leaving.append(Leaving(charge, len(told), rules=held))
+        return leaving
+
+    def _charge_failed(self, outcome: Outcome, instruction: Instruction) -> None:
+        """Charge for an attempt of which nothing leaves: that nothing does may follow from noise that met data.
+
+        Where even that cannot be written, no answer could have left whatever the noise was.
+        """
+        noises = {"update": outcome.noise, "metrics": outcome.evaluation_noise}
+        made = {purpose: noises[purpose] for purpose in outcome.purposes}
+        with contextlib.suppress(PrivacyError):
             plan = self._pinned()
-            metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
-            size = len(outcome.blob or b"") + self._envelope(plan.mechanism is not None)
-            check_message(Message(size, metrics), self._custody.policy)
-            leaving, held = [], [rule.name for rule in MESSAGE_RULES]
-            if outcome.blob is not None:
-                non_zeros = self._check_update(outcome.blob, plan)
-                _check_noise("plan", outcome.noise, plan.mechanism, plan)
-                charge = self._charge(plan, instruction, "update", outcome.noise, outcome.blob)
-                rules = (*held, "size", "well-formed", "plan")
-                leaving.append(Leaving(charge, len(outcome.blob), non_zeros, plan.codec, rules))
-            if outcome.evaluation is not None:
-                _check_noise("metrics", outcome.evaluation_noise, plan.metrics, plan)
-                told = canonical_json(
-                    {**asdict(outcome.evaluation), "run": instruction.run, "round": instruction.round}
-                )
-                charge = self._charge(plan, instruction, "metrics", outcome.evaluation_noise, told)
-                leaving.append(Leaving(charge, len(told), rules=held))
-            if leaving:
-                self._custody.pay(*leaving)
-        if outcome.blob is not None and plan.mechanism is not None:
-            outcome = replace(outcome, report=replace(outcome.report, log=self._custody.log.head.to_text()))
-        return _content(self._signed(outcome, instruction.run, instruction.round))
+            charges = [self._charge(plan, instruction, name, noise, outcome.attempt) for name, noise in made.items()]
+            self._custody.charge(*charges)
+
+    def _check_turns(self, plan: RunPlan, purposes: Iterable[str]) -> None:
+        """Refuse more fresh answers than the plan has turns: asking again must not be a way to more of them."""
+        made = Counter(row.charge.purpose for row in self._custody.ledger.rows() if row.charge.run == plan.run)
+        for purpose in purposes:
+            if made[purpose] >= plan.turns:
+                raise Refusal("plan", f"{plan.turns} answers were made, and the plan has no more for one node")
 
     def _signed(self, outcome: Outcome, run: str, server_round: int) -> Outcome:
         if self._key is None:
@@ -238,10 +254,18 @@ class OutboundGate:
         return signed.plan
 
     def _charge(
-        self, plan: RunPlan, instruction: Instruction, purpose: str, noise: Mechanism | None, content: bytes
+        self,
+        plan: RunPlan,
+        instruction: Instruction,
+        purpose: str,
+        noise: Mechanism | None,
+        attempt: str | None = None,
+        content: bytes | None = None,
     ) -> Charge:
-        release = hashlib.sha256(content).hexdigest()
-        return self._custody.charge_of(instruction.run, instruction.round, noise, plan.sha256, release, purpose=purpose)
+        """The charge for what leaves; without content, for an attempt of which nothing does."""
+        release = hashlib.sha256((attempt or "").encode() if content is None else content).hexdigest()
+        run, number = instruction.run, instruction.round
+        return self._custody.charge_of(run, number, noise, plan.sha256, release, purpose=purpose, attempt=attempt)
 
     def _check_update(self, blob: bytes, plan: RunPlan) -> int:
         """Number of its values that are not zero."""

@@ -1,23 +1,33 @@
 """The outbound gate of somebody else's Flower app: what its replies may hold, by the site's own policy.
 
-The app trains as it likes, so nothing here can say that there is noise in its updates: a policy must permit updates
-without. The ledger remembers each of them, and promises nothing for these data from then on.
+The app trains as it likes, so nothing here can say that there is noise in its updates or measures: a policy must permit
+updates without. The ledger remembers each reply, and promises nothing for these data from then on. An app that has seen
+a message has seen the data: whatever goes wrong from there on, in the app or here, is `Withheld`.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 
+from fedglm.client.no_answer import Withheld
+from fedglm.compression.messages import RECORD
+from fedglm.privacy.canonical import canonical_json
+from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving
-from fedglm.privacy.errors import Refusal
-from fedglm.privacy.policy_rules import MESSAGE_RULES, check_message, check_plain_update
+from fedglm.privacy.errors import PrivacyError, Refusal
+from fedglm.privacy.policy_rules import MESSAGE_RULES, check_message, check_plain_update, check_without_noise
 from fedglm.privacy.policy_rules import Message as Outgoing
 
 NO_PLAN = hashlib.sha256(b"").hexdigest()
 """What the ledger shows as the plan where a run has none."""
+
+Answer = Callable[[], Message]
+_NO_RUN = "-"
 
 
 class ModGuard:
@@ -32,41 +42,85 @@ class ModGuard:
     """
 
     def __init__(self, folder: Path, codec: str) -> None:
-        self._custody = Custody.open(folder, (), unit="record")
+        self._custody = Custody.open(folder, tuple, unit="record")
         self._codec = codec
 
-    def check_update(self, reply: Message, layout: str, blob: bytes, run: str, server_round: int) -> None:
-        """Refuse the reply to a training message, or charge the ledger for it.
+    def permit_update(self, layout: str, run: str, server_round: int) -> None:
+        """Hold a request for an update to the policy, before the app sees it.
 
         Args:
-            reply: As it would leave, its arrays coded.
-            layout: SHA-256 of the layout of what was coded.
-            blob: The coded update in it.
+            layout: SHA-256 of the layout of what would be coded.
             run: Identity of the run.
             server_round: Number of the round.
 
         Raises:
-            Refusal: It breaks a rule of the policy; the refusal is written down, and nothing may leave.
+            Refusal: The policy permits no such update; the refusal is written down.
         """
-        custody = self._custody
-        with custody.logged(run, server_round):
-            check_plain_update(layout, self._codec, custody.policy)
-            self._check_rest(reply)
-        charge = custody.charge_of(run, server_round, None, NO_PLAN, hashlib.sha256(blob).hexdigest(), purpose="update")
-        custody.pay(Leaving(charge, len(blob), None, self._codec, [rule.name for rule in MESSAGE_RULES]))
+        with self._custody.logged(run, server_round):
+            check_plain_update(layout, self._codec, self._custody.policy)
 
-    def check_measures(self, reply: Message) -> None:
-        """Refuse a reply to any other message that holds more than metrics which the policy lists.
+    def release_update(self, answer: Answer, run: str, server_round: int) -> Message:
+        """The app's reply to a training message, once the ledger is charged for it.
+
+        Args:
+            answer: Has the app answer, and codes its arrays.
+            run: Identity of the run.
+            server_round: Number of the round.
 
         Raises:
-            Refusal: As above.
+            Withheld: The app failed, its reply breaks a rule, or it could not be charged for; nothing may leave.
         """
-        with self._custody.logged("", 0):
+
+        def content(reply: Message) -> bytes:
+            (record,) = reply.content.array_records.values()
+            return record[RECORD].data
+
+        return self._release("update", answer, content, run, server_round)
+
+    def release_measures(self, answer: Answer) -> Message:
+        """The app's reply to any other message: metrics which the policy lists, once they are charged for.
+
+        Args:
+            answer: Has the app answer.
+
+        Raises:
+            Refusal: The policy permits nothing without noise; the app has not seen the message.
+            Withheld: As `release_update`.
+        """
+        with self._custody.logged(_NO_RUN, 0):
+            check_without_noise(self._custody.policy)
+
+        def content(reply: Message) -> bytes:
             if reply.content.array_records:
                 raise Refusal("records", "the reply holds arrays, and only a reply to training may")
-            self._check_rest(reply)
+            return canonical_json({name: dict(record) for name, record in sorted(reply.content.metric_records.items())})
 
-    def _check_rest(self, reply: Message) -> None:
+        return self._release("metrics", answer, content, _NO_RUN, 0)
+
+    def _release(
+        self, purpose: str, answer: Answer, content: Callable[[Message], bytes], run: str, server_round: int
+    ) -> Message:
+        custody, codec = self._custody, self._codec if purpose == "update" else None
+        try:
+            reply = answer()
+            if reply.has_error():
+                raise RuntimeError(f"the app answers with error {reply.error.code}: {reply.error.reason}")
+            with custody.logged(run, server_round):
+                self._check(reply)
+                leaves = content(reply)
+            charge = self._charge(purpose, run, server_round, leaves)
+            custody.pay(Leaving(charge, len(leaves), None, codec, [rule.name for rule in MESSAGE_RULES]))
+        except Exception as exc:
+            with contextlib.suppress(PrivacyError):  # that nothing leaves says something of the data, without noise
+                custody.charge(self._charge(purpose, run, server_round, b""))
+            raise Withheld from exc
+        return reply
+
+    def _charge(self, purpose: str, run: str, server_round: int, content: bytes) -> Charge:
+        release = hashlib.sha256(content).hexdigest()
+        return self._custody.charge_of(run, server_round, None, NO_PLAN, release, purpose=purpose)
+
+    def _check(self, reply: Message) -> None:
         """What is in a reply beside arrays."""
         if texts := ", ".join(sorted(reply.content.config_records)):
             raise Refusal("records", f"the reply holds texts or settings ({texts[:100]}); arrays and metrics may leave")

@@ -8,8 +8,8 @@ The app trains and replies with dense arrays as before. The mod, which must be t
 from the arrays that came in, adds the residual of earlier rounds, and replaces them by one coded array.
 """
 
+import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,17 @@ from flwr.common.constant import ErrorCode
 
 from fedglm.client.coding import code_update
 from fedglm.client.mod_guard import ModGuard
+from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.state import NodeState
 from fedglm.compression.arrays import flatten, float_layout
 from fedglm.compression.codec import CodecError
+from fedglm.compression.layout import Layout
 from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.compression.settings import UpdateSettings
+from fedglm.privacy.charges import new_id
 from fedglm.privacy.errors import Refusal
+
+LOG = logging.getLogger(__name__)
 
 DEFAULT_STATE = Path("~/.local/state/fedglm")
 
@@ -56,8 +61,10 @@ def compress_uplink(
         residual_limit: Rounds missed after which the residual is dropped.
         state_dir: Where the residual of the last run is kept, in a folder for each node. Never `Context.state`, which a
             killed SuperNode loses. Two apps on one node, or one app with another model, need separate ones.
-        custody: The site's custody folder. Its signed policy then decides what leaves: a reply that breaks a rule is
-            answered with the rule's name instead. Without one, only the app itself decides.
+        custody: The site's custody folder. Its signed policy then decides what leaves. What it does not permit of any
+            app is refused by the rule's name before the app sees the message; whatever goes wrong afterwards, in the
+            app too, is one constant error, and the reason stays in this node's log. Without one, only the app itself
+            decides.
 
     Raises:
         CodecError: The codec or an option is unknown.
@@ -76,59 +83,64 @@ def compress_uplink(
     root = Path(state_dir).expanduser()
     guard = ModGuard(Path(custody).expanduser(), codec) if custody is not None else None
 
-    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        if message.metadata.message_type.split(".")[0] != MessageType.TRAIN:
-            other = call_next(message, context)
-            if guard is None or other.has_error():
-                return other
-            return _guarded(message, other, partial(guard.check_measures, other))
+    def compress(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         words = message.content.config_records.pop(RECORD, None)
         if words is None:
             raise CodecError("compress_uplink needs Compressed(strategy) on the server: this one cannot decode")
         order = Order.from_fields(words)
         received = _only_record(message, "message")
         base = {name: array.numpy() for name, array in received.items()}
-        reply = call_next(message, context)
-        if reply.has_error():
+        layout = float_layout(base)
+        if guard is not None:
+            guard.permit_update(layout.sha256, order.run, order.round)
+
+        def answer() -> Message:
+            reply = call_next(message, context)
+            if reply.has_error():
+                return reply
+            record = _only_record(reply, "reply")
+            coded = _code(record, base, layout, settings, root / f"node-{_identity(context)}", order)
+            record.clear()
+            record.update(coded)
             return reply
-        folder = root / f"node-{_identity(context)}"
-        record = _only_record(reply, "reply")
-        coded, layout = _code(record, base, settings, folder, order)
-        record.clear()
-        record.update(coded)
+
+        return answer() if guard is None else guard.release_update(answer, order.run, order.round)
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        train = message.metadata.message_type.split(".")[0] == MessageType.TRAIN
         if guard is None:
-            return reply
-        check = partial(guard.check_update, reply, layout, coded[RECORD].data, order.run, order.round)
-        return _guarded(message, reply, check)
+            return compress(message, context, call_next) if train else call_next(message, context)
+        try:
+            if train:
+                return compress(message, context, call_next)
+            return guard.release_measures(lambda: call_next(message, context))
+        except Refusal as refusal:  # of the message, before the app has seen it
+            return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), str(refusal)), reply_to=message)
+        except Withheld as exc:
+            LOG.error("no answer: %s", exc.__cause__, exc_info=exc.__cause__)
+            return no_answer(message)
 
     return mod
 
 
-def _guarded(message: Message, reply: Message, check: Callable[[], None]) -> Message:
-    """The reply, or in its place the rule of the site's policy that it breaks."""
-    try:
-        check()
-    except Refusal as refusal:
-        return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), str(refusal)), reply_to=message)
-    return reply
-
-
 def _code(
-    record: ArrayRecord, base: dict[str, Any], settings: UpdateSettings, folder: Path, order: Order
-) -> tuple[dict[str, Array], str]:
-    """The arrays to send, one coded update and what is no place for a code, and the SHA-256 of the code's layout."""
+    record: ArrayRecord, base: dict[str, Any], layout: Layout, settings: UpdateSettings, folder: Path, order: Order
+) -> dict[str, Array]:
+    """The arrays to send: one coded update, and what is no place for a code."""
     arrays = {name: array.numpy() for name, array in record.items()}
-    layout = float_layout(base)
     start = flatten(base, layout)
     state = NodeState.load(folder, layout.size, run=order.run)
     state.settle(order.acknowledged, order.round)
-    pending = code_update(state, flatten(arrays, layout) - start, start, order.round, settings, layout)
+    delta = flatten(arrays, layout) - start
+    pending = code_update(state, delta, start, order.round, settings, layout, attempt=new_id())
+    if pending.blob is None:
+        raise TypeError("an update that was coded has bytes")
     if settings.feedback:
         state.pending = pending
         state.save(folder)
     coded = {name: record[name] for name in arrays if name not in layout.names}
     coded[RECORD] = Array(dtype="float32", shape=(layout.size,), stype=UPDATE_STYPE, data=pending.blob)
-    return coded, layout.sha256
+    return coded
 
 
 def _only_record(message: Message, what: str) -> ArrayRecord:

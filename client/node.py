@@ -4,8 +4,12 @@ The node knows nothing of the transport. It holds its data, rebuilds the model f
 difference with error feedback, and keeps its memory on its own disk. The order of the steps is the guarantee: state is
 written before anything is handed to the outbound gate, and the residual is committed only once the server has said, in
 its next instruction, that it folded the update in.
+
+Whatever is made from data is one attempt, with an id: its answer is kept, and given again when the server asks again.
+So is an attempt that failed. What went wrong follows from data and noise: it stays here, and the ledger is charged.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +21,18 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Evaluation, Task
 from fedglm.client.coding import code_update
-from fedglm.client.precision import choose_precision
+from fedglm.client.precision import ChosenPrecision, choose_precision
 from fedglm.client.private_training import evaluate_privately, train_privately
-from fedglm.client.state import NodeState, Pending
-from fedglm.client.training import LocalTrainingSettings, round_seed, train_locally
+from fedglm.client.state import Measured, NodeState, Pending
+from fedglm.client.training import LocalTrainingSettings, TrainingError, round_seed, train_locally
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import Replica, on_grid
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
-from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.charges import new_id
+from fedglm.privacy.durable import StorageError
+from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.vault import Vault
 
@@ -37,6 +43,9 @@ class Outcome:
 
     Attributes:
         report: The answer's fields.
+        attempt: Id of the attempt that met data; None where none was looked at.
+        purposes: What the attempt was for: see `privacy.charges.PURPOSES`.
+        failure: Why nothing came of the attempt, for the site's own log; None where something did.
         blob: Coded update, or None.
         evaluation: Measures of the *received* model on held-out data, or None.
         noise: How the update was noised; None for not at all.
@@ -48,6 +57,9 @@ class Outcome:
     evaluation: Evaluation | None = None
     noise: Mechanism | None = None
     evaluation_noise: Mechanism | None = None
+    attempt: str | None = None
+    purposes: tuple[str, ...] = ()
+    failure: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +71,14 @@ class Permit:
         metrics: How noise is added to measures of the received model; None where none is.
         declared_units: Number of units that the site makes public, which noised sums are divided by.
         afford: Raises `Refusal` where the ledger has too little left for a fresh answer.
+        model: SHA-256 (hex) of the weights that the run starts from; None where nobody has said.
     """
 
     mechanism: Mechanism | None
     metrics: Mechanism | None
     declared_units: int
     afford: Callable[[], None]
+    model: str | None = None
 
 
 class Workbench:
@@ -78,6 +92,7 @@ class Workbench:
     Attributes:
         layout: Names and shapes of what is federated.
         initial: float32 vector of version 0.
+        downlink: How models are published.
     """
 
     def __init__(self, model: torch.nn.Module, task: Task, downlink: DownlinkSettings) -> None:
@@ -85,6 +100,7 @@ class Workbench:
         self.task = task
         self.layout = model_layout(model)
         self.initial = on_grid(to_vector(model), downlink.grid)
+        self.downlink = downlink
 
 
 def model_layout(model: torch.nn.Module) -> Layout:
@@ -153,37 +169,61 @@ class Node:
         """Rebuild the model that the server means, train on it, and code the difference.
 
         Raises:
-            Refusal: The ledger has too little left for another update.
+            Refusal: The instruction is not of the plan, or the ledger has too little left for another update.
             StateError, StorageError: The node's disk is damaged or full.
-            TrainingError: A loss or weight is no longer finite.
+            PrecisionError: The device cannot train so.
         """
+        if not instruction.learning_rate <= self._training.learning_rate:
+            said = f"the learning rate {instruction.learning_rate:g}, and the plan has {self._training.learning_rate:g}"
+            raise Refusal("plan", f"the instruction asks for {said} at most")
         state = self._load(instruction)
-        replica = self._receive(state, instruction, downlink)
+        replica = self._receive(state, instruction, downlink, permit)
         if replica is None:
             return Outcome(Report(nonce=instruction.nonce, holds=state.version))
-        pending = state.pending
+        precision = self._precision(permit)
+        pending, failure = state.pending, None
         if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
             permit.afford()
-            state.pending = pending = self._make_update(instruction, state, replica, permit)
-        # Else the server asks again for a round that this node has trained: it gets the very same bytes and numbers.
-        state.save(self.folder)
-        report = Report(nonce=instruction.nonce)
-        return Outcome(report, pending.blob, pending.measured, pending.noise, pending.measured_noise)
+            pending, failure = self._attempt_update(instruction, state, replica, permit, precision)
+        else:  # asked again for a round that this node has trained: the very same bytes and numbers
+            state.save(self.folder)
+        measures = pending.measured is not None or pending.measured_noise is not None
+        return Outcome(
+            Report(nonce=instruction.nonce),
+            pending.blob,
+            pending.measured,
+            pending.noise,
+            pending.measured_noise,
+            pending.attempt,
+            ("update", "metrics") if measures else ("update",),
+            failure or (None if pending.blob is not None else TrainingError("the attempt failed when it was made")),
+        )
 
     def evaluate(self, instruction: Instruction, downlink: bytes, permit: Permit) -> Outcome:
         """Rebuild the model that the server means and measure it on the node's held-out data.
 
         Raises:
-            Refusal: The ledger has too little left for further measures.
+            Refusal: The instruction is not of the plan, or the ledger has too little left for further measures.
+            StateError, StorageError: The node's disk is damaged or full.
         """
         state = self._load(instruction)
-        replica = self._receive(state, instruction, downlink)
+        replica = self._receive(state, instruction, downlink, permit)
         if replica is None:
             return Outcome(Report(nonce=instruction.nonce, holds=state.version))
-        permit.afford()
-        state.save(self.folder)
-        measured = self._evaluate(replica.vector, permit)
-        return Outcome(Report(nonce=instruction.nonce), evaluation=measured, evaluation_noise=permit.metrics)
+        known, failure = state.measured, None
+        if known is None or (known.round, known.base_sha256) != (instruction.round, replica.sha256):
+            permit.afford()
+            known, failure = self._attempt_measures(instruction, state, replica, permit)
+        else:
+            state.save(self.folder)
+        return Outcome(
+            Report(nonce=instruction.nonce),
+            evaluation=known.evaluation,
+            evaluation_noise=known.noise,
+            attempt=known.attempt,
+            purposes=("metrics",),
+            failure=failure or (None if known.evaluation else TrainingError("the attempt failed when it was made")),
+        )
 
     def _load(self, instruction: Instruction) -> NodeState:
         """The node's memory of this run, with the residual that the server has acknowledged by now."""
@@ -196,25 +236,83 @@ class Node:
         state.settle(instruction.acknowledged, instruction.round)
         return state
 
-    def _receive(self, state: NodeState, instruction: Instruction, downlink: bytes) -> Replica | None:
-        """Bring the stored model to the instruction's version; None when that takes a snapshot."""
+    def _receive(self, state: NodeState, instruction: Instruction, downlink: bytes, permit: Permit) -> Replica | None:
+        """Bring the stored model to the instruction's version; None when that takes a snapshot.
+
+        Raises:
+            Refusal: Rule `models`: version 0 has not the hash that the plan has, and that the policy was asked about.
+        """
         if state.base is None:
             # Version 0 is the initialisation, which both ends compute for themselves; the blob holds its hash.
             state.version, state.base = 0, self._bench.initial
-        replica = Replica(state.version, state.base, self._bench.layout.sha256)
+        replica = Replica(
+            state.version,
+            state.base,
+            self._bench.layout.sha256,
+            grid=self._bench.downlink.grid,
+            codec=self._bench.downlink.codec,
+        )
         try:
             replica.apply(downlink)
         except CodecError:
             return None
         if replica.version != instruction.version:
             return None
+        if replica.version == 0 and permit.model not in (None, replica.sha256):
+            raise Refusal("models", "the run starts from other weights than its plan names")
         state.version, state.base = replica.version, replica.vector
         return replica
 
-    def _make_update(self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit) -> Pending:
+    def _attempt_update(
+        self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit, precision: ChosenPrecision
+    ) -> tuple[Pending, Exception | None]:
+        """Make an update and keep it; of one that cannot be made, keep that it failed."""
+        attempt = new_id()
+        try:
+            state.pending = self._make_update(instruction, state, replica, permit, precision, attempt)
+            state.save(self.folder)
+        except Exception as exc:
+            noises = permit.mechanism, permit.metrics if instruction.evaluate else None
+            state.pending = Pending(
+                instruction.round, replica.sha256, attempt, None, None, noise=noises[0], measured_noise=noises[1]
+            )
+            self._keep_failure(state, exc)
+            return state.pending, exc
+        return state.pending, None
+
+    def _attempt_measures(
+        self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit
+    ) -> tuple[Measured, Exception | None]:
+        """Measure and keep what came of it; of measures that cannot be made, keep that they failed."""
+        attempt, evaluation, failure = new_id(), None, None
+        try:
+            evaluation = self._evaluate(replica.vector, permit)
+            state.measured = Measured(instruction.round, replica.sha256, attempt, evaluation, permit.metrics)
+            state.save(self.folder)
+        except Exception as exc:
+            failure = exc
+            state.measured = Measured(instruction.round, replica.sha256, attempt, None, permit.metrics)
+            self._keep_failure(state, exc)
+        return state.measured, failure
+
+    def _keep_failure(self, state: NodeState, exc: Exception) -> None:
+        """Keep that an attempt failed, unless that was the disk: then it is made, and charged for, once more."""
+        if not isinstance(exc, StorageError):
+            with contextlib.suppress(StorageError):
+                state.save(self.folder)
+
+    def _make_update(
+        self,
+        instruction: Instruction,
+        state: NodeState,
+        replica: Replica,
+        permit: Permit,
+        precision: ChosenPrecision,
+        attempt: str,
+    ) -> Pending:
         base = replica.vector
         measured = self._evaluate(base, permit) if instruction.evaluate else None
-        delta = self._trained(instruction, base, permit)
+        delta = self._trained(instruction, base, permit, precision)
         # From here on nothing looks at the data: what is selected and coded follows from noised values alone.
         pending = code_update(
             state,
@@ -223,18 +321,23 @@ class Node:
             instruction.round,
             self._update,
             self._bench.layout,
+            attempt=attempt,
             rate=instruction.learning_rate,
             envelope=self._envelope,
         )
         noises = permit.mechanism, permit.metrics if instruction.evaluate else None
         return replace(pending, noise=noises[0], measured=measured, measured_noise=noises[1])
 
-    def _trained(self, instruction: Instruction, base: np.ndarray, permit: Permit) -> np.ndarray:
+    def _precision(self, permit: Permit) -> ChosenPrecision:
+        """What to compute in; settled before any data is looked at, for it can fail."""
+        private, size = permit.mechanism is not None, self._bench.layout.size
+        return choose_precision(self._training.precision, size, self._training.torch_device(), private=private)
+
+    def _trained(
+        self, instruction: Instruction, base: np.ndarray, permit: Permit, precision: ChosenPrecision
+    ) -> np.ndarray:
         """Local weights minus `base`, after the round's steps."""
         bench, rate = self._bench, instruction.learning_rate
-        private = permit.mechanism is not None
-        device = self._training.torch_device()
-        precision = choose_precision(self._training.precision, bench.layout.size, device, private=private)
         if permit.mechanism is None:
             seed = round_seed(self._seed, self.name, instruction.round)
             return train_locally(

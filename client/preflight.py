@@ -47,7 +47,7 @@ def preflight(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Finding]
         check_keys(site),
         check_authority(site, datetime.datetime.now(datetime.UTC)),
         *check_link(site, patience_s),
-        data.finding,
+        *data.findings,
         *check_policy(site, data.units),
     ]
 

@@ -81,7 +81,7 @@ def _in_force(site: Site, policy: Policy) -> Finding:
 
 def _declared(policy: Policy, units: int | None) -> list[Finding]:
     declared = policy.declare_units
-    if declared is None or units is None or 1 / _MOST_OFF <= declared / units <= _MOST_OFF:
+    if declared is None or units is None or max(declared, units) <= _MOST_OFF * min(declared, units):
         return []
     said = f"declare_units is {declared}, and the data hold {units} units: training divides by the former"
     return [warning("policy", said, f"declare a round number near the true one, then {SIGN}")]

@@ -141,7 +141,8 @@ class Site:
 
     @cached_property
     def _custody(self) -> Custody:
-        return open_custody(self.custody_folder, self.source, unit=self.settings.data.unit)
+        data = self.settings.data
+        return open_custody(self.custody_folder, self.source, unit=data.unit, faults=data.row_faults())
 
 
 def open_site(folder: Path) -> Site:

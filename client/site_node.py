@@ -1,19 +1,30 @@
-"""The node of a real site in a run: its own records and device, and all that sites share from the plan's recipe."""
+"""The node of a real site in a run: its own records and device, and all that sites share from the plan's recipe.
 
+Everything that can be refused is refused before a record is looked at: what a node answers follows from the plan and
+from `site.toml`, and not from what lies in the records.
+"""
+
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
 from fedglm.autoglm.data import Site as Records
-from fedglm.autoglm.models import ModelSettings, build_model
+from fedglm.autoglm.models import ModelSettings, build_model, outline_model
 from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.site_data import load_site
-from fedglm.client.node import Node, Workbench
+from fedglm.autoglm.site_data import load_site, task_of
+from fedglm.autoglm.tasks import Task
+from fedglm.client.node import Node, Workbench, model_layout
 from fedglm.client.recipe import OWN, Recipe, RecipeError, file_sha256
+from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.client.site_folder import Site
+from fedglm.client.training import LocalTrainingSettings
+from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.plan import RunPlan
+
+LOG = logging.getLogger(__name__)
 
 
 def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
@@ -23,18 +34,19 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
     custody = site.custody()
     with custody.logged(plan.run, 0):
         try:
-            stage = _stage(site, plan.recipe)
-            _check(stage, plan)
+            outline = _outline(site, plan.recipe)
+            training = _training(site, outline.recipe, plan)
+            _check(outline, training, plan, site, measures=bool(custody.policy.metrics))
         except RecipeError as exc:
             raise Refusal("recipe", str(exc)) from exc
-    recipe = stage.recipe
+    recipe, stage = outline.recipe, _stage(site, plan.recipe)
     declared = custody.policy.declare_units if recipe.weighting == "declared" else None
     return Node(
         site.name,
         stage.workbench,
         train=stage.records.train,
         held_out=stage.records.held_out,
-        training=recipe.training.model_copy(update={"device": site.settings.site.device}),
+        training=training,
         update=recipe.update,
         folder=site.home / f"model-{plan.layout[:16]}",  # vectors of another model do not fit
         seed=recipe.seed,
@@ -45,28 +57,70 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
 
 
 @dataclass(frozen=True)
+class _Outline:
+    """What a run is at this site, without its weights and records."""
+
+    recipe: Recipe
+    data: DataSettings
+    model: ModelSettings
+    task: Task
+    layout: Layout
+    size: ModelSize
+
+
+@dataclass(frozen=True)
 class _Stage:
     """Records and model of a run, built."""
 
-    recipe: Recipe
     records: Records
     workbench: Workbench
 
 
 @lru_cache(maxsize=1)
-def _stage(site: Site, recipe_toml: str) -> _Stage:
-    """Build them; the last are kept for the messages that follow in this process."""
+def _outline(site: Site, recipe_toml: str) -> _Outline:
+    """Make it of the recipe and `site.toml`; the last one is kept for the messages that follow in this process.
+
+    Raises:
+        RecipeError: The recipe is none, or is not for this site.
+        DataError, ModelError: The public reference or the model's folder cannot be used.
+    """
     recipe = Recipe.from_toml(recipe_toml)
-    settings, model_settings = _data_settings(site, recipe), _model_settings(site, recipe)
+    data, model = _data_settings(site, recipe), _model_settings(site, recipe)
+    task = task_of(data, model)
+    outlined = outline_model(model, task)
+    return _Outline(recipe, data, model, task, model_layout(outlined), ModelSize.of(outlined, task))
+
+
+@lru_cache(maxsize=1)
+def _stage(site: Site, recipe_toml: str) -> _Stage:
+    """Build the model and read the records: from here on nothing is refused."""
+    outline = _outline(site, recipe_toml)
+    seed, faults = outline.recipe.seed, site.settings.data.row_faults()
+    workbench = Workbench(build_model(outline.model, outline.task, seed=seed), outline.task, outline.recipe.downlink)
     share = site.settings.data.part
-    task, records = load_site(settings, name=site.name, share=share, seed=recipe.seed, model=model_settings)
-    model = build_model(model_settings, task, seed=recipe.seed)
-    return _Stage(recipe, records, Workbench(model, task, recipe.downlink))
+    _, records = load_site(outline.data, name=site.name, share=share, seed=seed, model=outline.model, faults=faults)
+    if faults.counts:
+        LOG.warning("the run goes on without what cannot be used of the records: %s", faults.in_words())
+    return _Stage(records, workbench)
 
 
-def _check(stage: _Stage, plan: RunPlan) -> None:
-    """Hold a recipe to the plan around it: what the policy has looked at is what is done."""
-    recipe, layout = stage.recipe, stage.workbench.layout
+def _training(site: Site, recipe: Recipe, plan: RunPlan) -> LocalTrainingSettings:
+    """How the node trains: on its own device, and with a number of sequences in memory that is known beforehand.
+
+    Under noise chance decides how many units a step looks at. Without a bound their number would be one of the
+    records', and a step might take more memory than there is.
+    """
+    training = recipe.training
+    changes: dict[str, object] = {"device": site.settings.site.device}
+    if plan.mechanism is not None:
+        most = training.micro_batch_size or 2 * training.batch_size
+        changes["micro_batch_size"] = max(most, plan.mechanism.records_per_unit)
+    return training.model_copy(update=changes)
+
+
+def _check(outline: _Outline, training: LocalTrainingSettings, plan: RunPlan, site: Site, *, measures: bool) -> None:
+    """Hold a recipe to the plan around it, and to this machine: what the policy has looked at is what is done."""
+    recipe, layout, own = outline.recipe, outline.layout, site.settings.data
     for name, told, announced in (
         ("training.local_steps", recipe.training.local_steps, plan.local_steps),
         ("update.codec", recipe.update.codec, plan.codec),
@@ -76,6 +130,15 @@ def _check(stage: _Stage, plan: RunPlan) -> None:
     ):
         if told != announced:
             raise RecipeError(f"{name} is {told} by the recipe, and {announced} by the plan around it")
+    private = plan.mechanism is not None
+    if private and own.share is not None and not own.is_builtin:
+        raise RecipeError(
+            f"{site.name} holds a share of a file, which is for trials without noise: who holds what follows from all "
+            "records of the file, so that noise would not hide one of them"
+        )
+    at_once = training.micro_batch_size or training.batch_size
+    measures = measures and (plan.metrics is not None or not private)
+    check_memory(outline.size, at_once, training.torch_device(), clipped=private, measures=measures)
 
 
 def _data_settings(site: Site, recipe: Recipe) -> DataSettings:
@@ -101,9 +164,12 @@ def _data_settings(site: Site, recipe: Recipe) -> DataSettings:
 def _check_open(site: Site, shared: DataSettings) -> None:
     """Refuse to read a field that `site.toml` does not name: which fields a run learns from is the site's to say."""
     own, tabular = site.settings.data, shared.task == "tabular-classification"
-    needed = {"text_field": not tabular, "label_field": shared.task != "language-model"}
-    if missing := [name for name, wanted in needed.items() if wanted and getattr(own, name) is None]:
-        raise RecipeError(f"the run needs a field that the site.toml of {site.name} does not name: data.{missing[0]}")
+    classes = shared.task != "language-model"
+    needed = {"text_field": not tabular, "label_field": classes, "class_names": classes}
+    if missing := [name for name, wanted in needed.items() if wanted and not getattr(own, name)]:
+        raise RecipeError(f"the run needs what the site.toml of {site.name} does not name: data.{missing[0]}")
+    if classes and set(own.class_names) != set(shared.class_names):
+        raise RecipeError(f"the run's class_names are not those in data.class_names of the site.toml of {site.name}")
     if closed := [name for name in shared.feature_fields if tabular and name not in own.feature_fields]:
         raise RecipeError(
             f"the run reads the field {closed[0]!r}, which the site.toml of {site.name} does not list in "

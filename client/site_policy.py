@@ -4,6 +4,9 @@ People write `policy.toml` in the site's folder. Signing copies its exact bytes 
 there; until then the older one is in force, or none.
 """
 
+from typing import NamedTuple
+
+from fedglm.client.preflight_data import HARMLESS, UnfitError, count_rows
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
 from fedglm.privacy.custody import KEY, LEDGER, POLICY, establish, is_established
@@ -14,11 +17,30 @@ from fedglm.privacy.policy import MOST_BYTES, Policy, sign_policy
 from fedglm.privacy.signed_log import LOG
 
 
-def sign_site_policy(site: Site) -> Policy:
+class Signed(NamedTuple):
+    """What is in force from now on.
+
+    Attributes:
+        policy: The policy.
+        left_out: Rows that no run can use, in words that quote none; empty where there are none.
+    """
+
+    policy: Policy
+    left_out: str
+
+
+def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
     """Put the policy that lies in the site's folder in force; the first time, open the site's ledger too.
 
+    The site answers for its records by that signature: from then on a run leaves out what it cannot use without a word
+    to the server. So all rows are held to `site.toml` once more, if its file can be read: `preflight` tells why not.
+
+    Args:
+        site: Whose.
+        leave_out: Sign although there are rows that no run can use.
+
     Raises:
-        SiteError: There is no policy, or the site has no keys yet.
+        SiteError: There is no policy, the site has no keys yet, or there are rows that cannot be used.
         PolicyError: The file is no policy; the older one stays in force.
         PrivacyError: The signing key cannot be used.
         StorageError: A file cannot be written.
@@ -35,10 +57,22 @@ def sign_site_policy(site: Site) -> Policy:
         raise SiteError(f"cannot read {written} ({exc.strerror}): copy it from the kit and fill it in") from exc
     except UnicodeDecodeError as exc:
         raise SiteError(f"{written} is not UTF-8: save it so") from exc
+    left_out = _left_out(site)
+    if left_out and not leave_out:
+        raise SiteError(f"{site.source} holds {left_out}: correct them, or sign with --leave-out")
     key = site.key()
     if not is_established(folder):
         establish(folder, policy, name=site.name)
     write_atomically(folder / POLICY, content)
     policy = sign_policy(folder / POLICY, key)
     CustodyLog(folder / LOG, key).in_force(policy, Ledger(folder / LEDGER))
-    return policy
+    return Signed(policy, left_out)
+
+
+def _left_out(site: Site) -> str:
+    if site.settings.data.is_builtin:
+        return ""
+    try:
+        return count_rows(site).faults.in_words(but=HARMLESS)
+    except UnfitError:
+        return ""

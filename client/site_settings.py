@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.row_faults import RowFaults
 from fedglm.autoglm.sources import check_source
 from fedglm.client.toml_settings import Settings, read_settings
 from fedglm.privacy.errors import PrivacyError
@@ -77,6 +78,8 @@ class SiteSection(_Section):
         state_key: File of the key that encrypts the node's state at rest; none without it.
         device: What to train on; `auto` takes a GPU where there is one.
         threads: Threads of a training step; with one, a site repeats a simulation to the bit.
+        answer_every_s: An answer leaves a whole multiple of so many seconds after its question came, for how long
+            training took depends on the records that were drawn. Longer tells less and costs more; 0 tells all of it.
         metrics_port: Port on this machine where Prometheus finds figures; none without it.
     """
 
@@ -87,6 +90,7 @@ class SiteSection(_Section):
     state_key: _Name | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=1, ge=1, le=1024)
+    answer_every_s: float = Field(default=1.0, ge=0, le=3600)
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
 
 
@@ -98,6 +102,10 @@ class DataSection(_Section):
             filled in yet.
         text_field: Field that holds the text.
         label_field: Field that holds the class.
+        class_names: All classes that the label field may hold. A run that tells classes must name the same ones, and
+            is refused before a record is looked at.
+        line_breaks: Whether values of a CSV file may hold line breaks, within quotes. Each line is a row without it,
+            so that no record, whatever is in it, can touch another. JSONL needs no such choice.
         unit_field: Field that says whose a record is, such as a patient's number; without it each stands for itself.
         feature_fields: Numeric fields that a run may ask for.
         public_reference: Path of the public file that a table's bins are placed by, where the run says so.
@@ -108,8 +116,10 @@ class DataSection(_Section):
     source: Annotated[_Name, AfterValidator(_is_source)] | None = None
     text_field: _Name | None = None
     label_field: _Name | None = None
+    class_names: tuple[_Name, ...] = ()
     unit_field: _Name | None = None
     feature_fields: tuple[_Name, ...] = ()
+    line_breaks: bool = False
     public_reference: _Name | None = None
     share: Annotated[str, AfterValidator(_is_share)] | None = None
     site_field: _Name | None = None
@@ -121,6 +131,10 @@ class DataSection(_Section):
             raise ValueError(f"{self.source} knows its own fields: leave {given[0]} out")
         if self.site_field and self.share is None:
             raise ValueError("all records of the source are this site's: leave site_field out, or give a share")
+        if self.class_names and self.label_field is None:
+            raise ValueError("class_names are those of the label_field: name that too")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("class_names names a class twice")
         return self
 
     @property
@@ -133,6 +147,10 @@ class DataSection(_Section):
         """The share as (i, n); None for all."""
         found = _SHARE.fullmatch(self.share or "")
         return (int(found[1]), int(found[2])) if found else None
+
+    def row_faults(self) -> RowFaults:
+        """What counts rows of these records that cannot be used."""
+        return RowFaults(line_breaks=self.line_breaks)
 
     @property
     def unit(self) -> str:

@@ -22,7 +22,8 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.vault import Vault
 
-FORMAT = 2
+FORMAT = 3
+_READ = (2, FORMAT)
 
 
 class StateError(RuntimeError):
@@ -30,13 +31,34 @@ class StateError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured for an answer that brings no update; sent again as it is when the server asks again.
+
+    Attributes:
+        round: Round it answers.
+        base_sha256: Hash of the model that was measured.
+        attempt: Id by which the ledger knows it: see `privacy.charges.Charge`.
+        evaluation: The measures; None where measuring failed, which the server is not told.
+        noise: How they were noised.
+    """
+
+    round: int
+    base_sha256: str
+    attempt: str
+    evaluation: Evaluation | None
+    noise: Mechanism | None
+
+
+@dataclass(frozen=True)
 class Pending:
-    """An update that was sent and is not yet acknowledged.
+    """An update that was made and is not yet acknowledged.
 
     Attributes:
         round: Round it answers.
         base_sha256: Hash of the model it was trained from.
-        blob: The coded bytes, sent again as they are when the server asks for this round again.
+        attempt: Id by which the ledger knows it: see `privacy.charges.Charge`.
+        blob: The coded bytes, sent again as they are when the server asks for this round again; None where the attempt
+            failed, which the server is not told.
         residual: What becomes the residual once the server has acknowledged the update; float32 vector, or None
             where nothing is kept.
         rate: Learning rate of the round, None where it is not known.
@@ -47,7 +69,8 @@ class Pending:
 
     round: int
     base_sha256: str
-    blob: bytes
+    attempt: str
+    blob: bytes | None
     residual: np.ndarray | None
     rate: float | None = None
     noise: Mechanism | None = None
@@ -67,6 +90,7 @@ class NodeState:
         residual_round: Round at which the residual was made.
         residual_rate: Learning rate of that round, None where it is not known.
         pending: The update in flight.
+        measured: The last answer of measures alone.
         vault: Encrypts the state at rest; None for none.
     """
 
@@ -77,6 +101,7 @@ class NodeState:
     residual_round: int = 0
     residual_rate: float | None = None
     pending: Pending | None = None
+    measured: Measured | None = None
     vault: Vault | None = field(default=None, repr=False)
     _stored: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -91,9 +116,10 @@ class NodeState:
             acknowledged: The last round whose update the server folded in.
             asked: The round that is asked for.
         """
-        if self.pending is not None and self.pending.round == acknowledged:
-            self.residual, self.residual_round = self.pending.residual, self.pending.round
-            self.residual_rate = self.pending.rate
+        pending = self.pending
+        if pending is not None and pending.blob is not None and pending.round == acknowledged:
+            self.residual, self.residual_round = pending.residual, pending.round
+            self.residual_rate = pending.rate
             self.pending = None
         if self.residual_round >= asked:
             self.residual, self.residual_round, self.residual_rate = None, 0, None
@@ -117,12 +143,16 @@ class NodeState:
             record["pending"] = {
                 "round": pending.round,
                 "base_sha256": pending.base_sha256,
+                "attempt": pending.attempt,
+                "failed": pending.blob is None,
                 "rate": pending.rate,
-                "noise": pending.noise and pending.noise.to_fields(),
+                "noise": _fields(pending.noise),
                 "measured": pending.measured and asdict(pending.measured),
-                "measured_noise": pending.measured_noise and pending.measured_noise.to_fields(),
+                "measured_noise": _fields(pending.measured_noise),
             }
-            vectors["pending_residual"], vectors["pending_blob"] = self.pending.residual, self.pending.blob
+            vectors["pending_residual"], vectors["pending_blob"] = pending.residual, pending.blob
+        if self.measured is not None:
+            record["measured"] = {**asdict(self.measured), "noise": _fields(self.measured.noise)}
         disk, files = StateFiles(folder, self.vault), {}
         for name, content in vectors.items():
             if content is None:
@@ -154,25 +184,34 @@ class NodeState:
             return cls(run=run or "", vault=vault)
         try:
             record = json.loads(disk.read(RECORD))
-            if record["format"] != FORMAT:
+            if record["format"] not in _READ:
                 raise StateError(f"{path} has format {record['format']}, this version reads {FORMAT}")
             if run not in (None, record["run"]):
                 return cls(run=run, vault=vault)
             files: dict[str, str] = record["files"]
             content = {name: disk.read(file) for name, file in files.items()}
             vectors = {name: _vector(data, size) for name, data in content.items() if name != "pending_blob"}
-            pending = None
-            if record.get("pending"):
-                known = record["pending"]
+            pending = measured = None
+            # An answer of an older version has no id by which a charge is known: it is made anew, and charged.
+            if (known := record.get("pending")) and record["format"] == FORMAT:
                 pending = Pending(
                     round=int(known["round"]),
                     base_sha256=str(known["base_sha256"]),
-                    blob=content["pending_blob"],
+                    attempt=str(known["attempt"]),
+                    blob=None if known["failed"] else content["pending_blob"],
                     residual=vectors.get("pending_residual"),
                     rate=_rate(known["rate"]),
                     noise=_mechanism(known["noise"]),
                     measured=known["measured"] and Evaluation(**known["measured"]),
                     measured_noise=_mechanism(known["measured_noise"]),
+                )
+            if known := record.get("measured"):
+                measured = Measured(
+                    round=int(known["round"]),
+                    base_sha256=str(known["base_sha256"]),
+                    attempt=str(known["attempt"]),
+                    evaluation=known["evaluation"] and Evaluation(**known["evaluation"]),
+                    noise=_mechanism(known["noise"]),
                 )
             return cls(
                 run=str(record["run"]),
@@ -182,6 +221,7 @@ class NodeState:
                 residual_round=int(record["residual_round"]),
                 residual_rate=_rate(record.get("residual_rate")),
                 pending=pending,
+                measured=measured,
                 vault=vault,
                 _stored=files,
             )
@@ -191,6 +231,10 @@ class NodeState:
 
 def _rate(value: object) -> float | None:
     return None if value is None else float(str(value))
+
+
+def _fields(noise: Mechanism | None) -> dict[str, Any] | None:
+    return None if noise is None else dict(noise.to_fields())
 
 
 def _mechanism(fields: Any) -> Mechanism | None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Task
@@ -40,15 +41,15 @@ class LocalTrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    local_steps: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=16, ge=1)
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    local_steps: int = Field(default=20, ge=1, le=10_000_000)
+    batch_size: int = Field(default=16, ge=1, le=65_536)
+    micro_batch_size: int | None = Field(default=None, ge=1, le=65_536)
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=10_000_000)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, le=10)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    gradient_clip: float = Field(default=1.0, ge=0)
+    gradient_clip: float = Field(default=1.0, ge=0, le=1e6)
     precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -106,8 +107,11 @@ def train_locally(
         steps: Instead of `settings.local_steps`.
 
     Raises:
+        DataError: There are no examples.
         TrainingError: The loss is not finite.
     """
+    if not len(examples):
+        raise DataError("no examples to train on")
     steps = steps or settings.local_steps
     model.to(precision.device)
     load_vector(model, base)

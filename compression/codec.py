@@ -36,6 +36,10 @@ class Update(Protocol):
     def size(self) -> int:
         """Elements of the vector."""
 
+    @property
+    def work(self) -> int:
+        """What it took to decode: about so many elements of an entropy-coded vector take as long."""
+
     def to_dense(self) -> Vector:
         """The vector, shape (size,), float32, a copy."""
 

@@ -18,13 +18,17 @@ A message is the envelope of `wire` (magic FD, kind 1 deltas, kind 2 snapshot, k
             coded snapshot: n float16 without loss, as in `snapshots`; the server sends the shorter of the two
 
 To replay a delta: add each decoded value to the version before, in float32, and round to the grid, ties to even. What
-is held is rounded to the grid first: version 0 may be an initialisation that both ends computed for themselves.
+is held is rounded to the grid first: version 0 may be an initialisation that both ends computed for themselves. On
+either grid no value is beyond 65504, the largest float16.
+
+What a message may ask of a node is bounded by the model's size: at most `MAX_DELTAS` deltas, shorter together than a
+plain snapshot, whose decoding takes no longer than that of `MAX_WORK` snapshots. A server keeps no more than that.
 """
 
 import hashlib
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +37,8 @@ from fedglm.compression import snapshots
 from fedglm.compression.codec import Codec, Update, decode
 from fedglm.compression.errors import CodecError, VersionMismatch
 from fedglm.compression.feedback import ErrorFeedback
-from fedglm.compression.vectors import Vector, checked
+from fedglm.compression.updates import SparseUpdate
+from fedglm.compression.vectors import Positions, Vector, checked
 from fedglm.compression.wire import DOWNLINK, Blob, Reader, seal, unseal, varint
 
 Grid: TypeAlias = Literal["fp16", "fp32"]
@@ -48,11 +53,26 @@ _MOST_CODED = 1 << 24
 HEADER = 64
 """Most bytes of a message around one delta."""
 
+MAX_DELTAS = 64
+"""Deltas of a message. Even one of nothing takes a node some milliseconds."""
+MAX_WORK = 16
+"""Work of a message's deltas (`fedglm.compression.codec.Update.work`) for each element of the model."""
+LARGEST = float(np.finfo(np.float16).max)
+"""Magnitude of a weight: base weights without a bound would be a way to choose what local training can answer."""
+
+
+class _Delta(NamedTuple):
+    """A published delta, its length before it, and what it takes a node."""
+
+    code: bytes
+    work: int
+
 
 class ModelVersions:
     """The server's side: the model as every node holds it, and the deltas that lead there.
 
-    Keeps the newest deltas that together are shorter than the model: an older node is served better by a snapshot.
+    Keeps the newest deltas that together are shorter than the model, and few enough for one message: an older node is
+    served better by a snapshot.
 
     Args:
         vector: shape (n,), float32: version 0, before it is rounded to the grid.
@@ -79,7 +99,7 @@ class ModelVersions:
         self._layout = _layout_prefix(layout_sha256)
         self._codec = codec
         self._grid: Grid = grid
-        self._deltas: deque[bytes] = deque()
+        self._deltas: deque[_Delta] = deque()
         rounded = on_grid(vector, grid)
         self._feedback = ErrorFeedback(vector.size, residual=vector - rounded) if feedback else None
         self._hold(0, rounded)
@@ -98,11 +118,12 @@ class ModelVersions:
         step = checked(step, "the step", self.vector.size)
         update = step if self._feedback is None else self._feedback.compensate(step, scale=scale)
         delta = self._codec.encode(update)
-        vector = _advance(self.vector, self._codec.decode(delta, self.vector.size), self._grid)
+        decoded, vector = self._codec.decode(delta, self.vector.size), self.vector.copy()
+        _advance(vector, decoded, self._grid)
         if self._feedback is not None:
             self._feedback.commit(vector - self.vector)
         self._hold(self.version + 1, vector)
-        self._deltas.append(varint(len(delta)) + delta)
+        self._deltas.append(_Delta(varint(len(delta)) + delta, decoded.work))
         self._drop_old()
         return len(delta)
 
@@ -115,7 +136,7 @@ class ModelVersions:
             return self.snapshot()
         if held not in self._messages:
             lacking = list(self._deltas)[len(self._deltas) - (self.version - held) :]
-            message = self._message(_DELTAS, held, *lacking)
+            message = self._message(_DELTAS, held, *(delta.code for delta in lacking))
             # A snapshot takes time to code: only where the deltas come near to what one may take.
             if len(message) > self.vector.size and len(self.snapshot()) < len(message):
                 message = self.snapshot()
@@ -138,8 +159,8 @@ class ModelVersions:
         state: dict[str, npt.NDArray[Any]] = {
             "version": np.array([self.version], np.int64),
             "vector": self.vector.astype(_DTYPES[self._grid]),
-            "deltas": np.frombuffer(b"".join(self._deltas), np.uint8),
-            "delta_sizes": np.array([len(delta) for delta in self._deltas], np.int64),
+            "deltas": np.frombuffer(b"".join(delta.code for delta in self._deltas), np.uint8),
+            "delta_sizes": np.array([len(delta.code) for delta in self._deltas], np.int64),
         }
         if self._feedback is not None:
             state["residual"] = self._feedback.residual.copy()
@@ -168,10 +189,16 @@ class ModelVersions:
                 versions._feedback = ErrorFeedback(versions.vector.size, residual=state["residual"])
             (versions.version,) = state["version"].tolist()
             deltas = Reader(memoryview(state["deltas"].tobytes()))
-            versions._deltas.extend(bytes(deltas.take(size)) for size in state["delta_sizes"].tolist())
+            for size in state["delta_sizes"].tolist():
+                code = bytes(deltas.take(size))
+                blob = Reader(memoryview(code))
+                decoded = decode(blob.take(blob.varint()), size=versions.vector.size)
+                blob.finish()
+                versions._deltas.append(_Delta(code, decoded.work))
             deltas.finish()
             if versions.version < len(versions._deltas):
                 raise CodecError(f"{len(versions._deltas)} deltas lead to version {versions.version}")
+            versions._drop_old()
         except (KeyError, ValueError) as exc:
             raise CodecError(f"the stored model versions cannot be read: {exc}") from exc
         return versions
@@ -184,10 +211,12 @@ class ModelVersions:
         self.sha256 = vector_sha256(vector)
 
     def _drop_old(self) -> None:
-        limit = self.vector.size * np.dtype(_DTYPES[self._grid]).itemsize
-        total = sum(len(delta) for delta in self._deltas)
-        while total >= limit:
-            total -= len(self._deltas.popleft())
+        size, deltas = self.vector.size, self._deltas
+        limit = size * np.dtype(_DTYPES[self._grid]).itemsize
+        length, work = sum(len(delta.code) for delta in deltas), sum(delta.work for delta in deltas)
+        while length >= limit or work > MAX_WORK * size or len(deltas) > MAX_DELTAS:
+            oldest = deltas.popleft()
+            length, work = length - len(oldest.code), work - oldest.work
 
     def _message(self, kind: int, start: int, *parts: bytes) -> bytes:
         head = bytes([_GRID_IDS[self._grid]]) + self._layout + bytes.fromhex(self.sha256)
@@ -201,6 +230,8 @@ class Replica:
         version: the version it holds.
         vector: that version, shape (n,), float32. A newcomer gives zeros of the right size and applies a snapshot.
         layout_sha256: hex hash of the layout; when given, messages for any other are refused.
+        grid: of the run's versions; when given, messages on any other are refused.
+        codec: of the run's deltas; when given, deltas by any other are refused.
 
     Attributes:
         version: the version it holds.
@@ -210,11 +241,20 @@ class Replica:
         ValueError: a vector that is empty or not finite, or a hash that is none.
     """
 
-    def __init__(self, version: int, vector: Vector, layout_sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        version: int,
+        vector: Vector,
+        layout_sha256: str | None = None,
+        *,
+        grid: Grid | None = None,
+        codec: str | None = None,
+    ) -> None:
         self.version = version
         self.vector = checked(vector, "the model").copy()
         self.vector.flags.writeable = False
         self._layout = None if layout_sha256 is None else _layout_prefix(layout_sha256)
+        self._grid, self._codec = grid, codec
 
     @property
     def sha256(self) -> str:
@@ -235,6 +275,8 @@ class Replica:
         (grid_id,) = reader.take(1)
         if grid_id not in _GRIDS:
             raise CodecError(f"a downlink message on unknown grid {grid_id}")
+        if self._grid is not None and _GRIDS[grid_id] != self._grid:
+            raise CodecError(f"a downlink message on the grid {_GRIDS[grid_id]}, and the run's is {self._grid}")
         layout = reader.take(_LAYOUT_BYTES)
         if self._layout is not None and layout != self._layout:
             raise CodecError("the downlink message is for a model of another layout")
@@ -259,39 +301,60 @@ class Replica:
 
     def _replay(self, reader: Reader, version: int, grid: Grid) -> Vector:
         """What is held, moved on delta by delta to `version`."""
-        size = self.vector.size
-        if version < self.version:
+        size, count = self.vector.size, version - self.version
+        if count < 0:
             raise CodecError(f"deltas that lead back from version {self.version} to {version}")
+        if count > MAX_DELTAS:
+            raise CodecError(f"a message of {count} deltas; the limit is {MAX_DELTAS}")
         if reader.remaining >= size * np.dtype(_DTYPES[grid]).itemsize:
-            raise CodecError("the deltas are longer than a snapshot")  # so work is bounded by the model's size
-        vector = on_grid(self.vector, grid)
-        for _ in range(version - self.version):  # each takes bytes, so a false number ends at once
-            update = decode(reader.take(reader.varint()), size=size)
-            vector = _advance(vector, update, grid)
+            raise CodecError("the deltas are longer than a snapshot")
+        vector, work = on_grid(self.vector, grid), 0
+        for _ in range(count):
+            update = decode(reader.take(reader.varint()), size=size, codec=self._codec)
+            work += update.work
+            if work > MAX_WORK * size:
+                raise CodecError(f"the deltas take longer than {MAX_WORK} snapshots")
+            _advance(vector, update, grid)
         reader.finish()
         return vector
 
 
-def _advance(vector: Vector, update: Update, grid: Grid) -> Vector:
-    """The next version: the same float32 additions and the same rounding at both ends."""
-    advanced = vector.copy()
+def _advance(vector: Vector, update: Update, grid: Grid) -> None:
+    """Move a vector on the grid to the next version, in place: the same additions and roundings at both ends.
+
+    What a sparse update does not touch lies on the grid already, so the time is that of the values sent.
+    """
     with np.errstate(over="ignore"):  # reported by on_grid
-        update.add_to(advanced, 1.0)
-    return on_grid(advanced, grid)
+        update.add_to(vector, 1.0)
+    if isinstance(update, SparseUpdate):
+        vector[update.positions] = on_grid(vector[update.positions], grid, update.positions)
+    else:
+        vector[:] = on_grid(vector, grid)
 
 
-def on_grid(vector: Vector, grid: Grid) -> Vector:
-    """`vector` with each value rounded to the grid, ties to even."""
+def on_grid(vector: Vector, grid: Grid, positions: Positions | None = None) -> Vector:
+    """`vector` with each value rounded to the grid, ties to even.
+
+    Args:
+        vector: shape (k,), float32.
+        grid: the values that there are.
+        positions: where the values stand in the model, for the error; 0 to k - 1 without.
+
+    Raises:
+        CodecError: a value that is beyond `LARGEST`, or none.
+    """
     with np.errstate(over="ignore"):  # reported just below
         rounded = vector.astype(_DTYPES[grid]).astype(np.float32)
-    finite = np.isfinite(rounded)
-    if not finite.all():
-        where = int(np.argmin(finite))
-        raise CodecError(
-            f"the model holds {vector[where]} at position {where}, out of range of the {grid} grid"
-            + ("; use grid='fp32'" if grid == "fp16" else "")
-        )
+    _check_range(rounded, vector, grid, positions)
     return rounded
+
+
+def _check_range(rounded: Vector, vector: Vector, grid: Grid, positions: Positions | None = None) -> None:
+    fits = np.abs(rounded) <= LARGEST  # a NaN does not
+    if not fits.all():
+        where = int(np.argmin(fits))
+        place = where if positions is None else int(positions[where])
+        raise CodecError(f"the model holds {vector[where]} at position {place}, out of range of the {grid} grid")
 
 
 def _read_snapshot(reader: Reader, size: int, grid: Grid, *, coded: bool) -> Vector:
@@ -299,8 +362,7 @@ def _read_snapshot(reader: Reader, size: int, grid: Grid, *, coded: bool) -> Vec
         raise CodecError(f"a coded snapshot on the grid {grid}: only fp16 has one")
     vector: Vector = snapshots.unpack(reader, size) if coded else reader.array(_DTYPES[grid], size).astype(np.float32)
     reader.finish()
-    if not np.isfinite(vector).all():
-        raise CodecError("the snapshot holds NaN or infinity")
+    _check_range(vector, vector, grid)
     return vector
 
 

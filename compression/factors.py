@@ -33,6 +33,8 @@ _EXACT = 2.0**53
 _ENTRIES_A_BYTE = 1 << 14
 _SPARE_BYTES = 32
 """That a reader takes for zeros beyond a code's end, and those that are at work."""
+_PRODUCTS_A_CODED = 32
+"""Products of entries that are summed in the time that an entropy decoder takes for one element."""
 _BLOCK = 1 << 16
 """Elements that are rebuilt at a time, so that the float64 on the way stays small."""
 
@@ -128,6 +130,14 @@ class Factors:
         if not kernels.decode_factors(frame.sides, limits, counts, octaves, frame.lengths, plain, code, levels):
             raise CodecError("the code of the factors is damaged")
         return cls(step, counts, octaves[: counts.sum()], plain, levels)
+
+    def work(self, frame: Frame) -> int:
+        """What reading the levels and `to_vector` take, as `fedglm.compression.codec.Update` counts it."""
+        products = sum(
+            count * rows * columns
+            for count, (_, rows, columns) in zip(self.counts.tolist(), frame.matrices, strict=True)
+        )
+        return int(self.levels.size + products // _PRODUCTS_A_CODED)
 
     def to_vector(self, frame: Frame) -> Vector:
         """The vector, shape (n,), float32; each value is rounded once.

@@ -115,4 +115,4 @@ class Hybrid:
         vector = factors.to_vector(frame)
         sums = to_float32(vector[at].astype(np.float64) + values)
         vector[at] = np.where(np.abs(sums) < np.finfo(np.float32).tiny, np.float32(0), sums)  # no subnormals
-        return DenseUpdate(vector)
+        return DenseUpdate(vector, factors.work(frame) + count)

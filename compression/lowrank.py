@@ -71,7 +71,8 @@ class LowRank:
         """Decode what `encode` wrote, from a stranger too; each value is rounded once."""
         reader = unseal_update(blob, size, cls.wire_id)
         frame = Frame(geometry.unpack(reader, size))
-        return DenseUpdate(Factors.unpack(reader, frame).to_vector(frame))
+        factors = Factors.unpack(reader, frame)
+        return DenseUpdate(factors.to_vector(frame), factors.work(frame))
 
 
 def check_rank(rank: float) -> None:

@@ -26,7 +26,7 @@ class CodingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    codec: str = "topk-sign"
+    codec: str = Field(default="topk-sign", max_length=200)
     density: float = Field(default=0.05, gt=0, le=1)
     rank: float = Field(default=4, gt=0, le=4096)
     max_ratio: float | None = Field(default=None, gt=0, le=1)
@@ -96,7 +96,7 @@ class UpdateSettings(CodingSettings):
     """
 
     residual_decay: float = Field(default=1.0, ge=0, le=1)
-    residual_limit: int = Field(default=20, ge=0)
+    residual_limit: int = Field(default=20, ge=0, le=2**31)
 
 
 class DownlinkSettings(CodingSettings):

@@ -20,6 +20,9 @@ Accumulator: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt
 MAX_TERM = 2.0**62
 """Bound of a fixed-point term. The sum, for which it leaves one bit of an int64, is the caller's to bound."""
 
+_DENSE_A_CODED = 8
+"""Elements that are unpacked and added in the time that an entropy decoder takes for one."""
+
 _CHUNK = 1 << 16
 """Elements that are widened to float64 at a time, so that a large model needs no second copy of itself."""
 
@@ -30,14 +33,21 @@ class DenseUpdate:
 
     Attributes:
         values: shape (size,), float32, finite.
+        rebuilding: work of rebuilding the values from a shorter code, as `work` counts it.
     """
 
     values: Vector
+    rebuilding: int = 0
 
     @property
     def size(self) -> int:
         """Elements of the vector."""
         return self.values.size
+
+    @property
+    def work(self) -> int:
+        """What it took; see `fedglm.compression.codec.Update`."""
+        return self.size // _DENSE_A_CODED + self.rebuilding
 
     def to_dense(self) -> Vector:
         """A copy as a vector of shape (size,), float32."""
@@ -73,6 +83,11 @@ class SparseUpdate:
     size: int
     positions: Positions
     values: Vector
+
+    @property
+    def work(self) -> int:
+        """What it took; see `fedglm.compression.codec.Update`."""
+        return self.values.size
 
     def to_dense(self) -> Vector:
         """The vector of shape (size,), float32."""

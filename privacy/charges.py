@@ -1,5 +1,7 @@
 """What stands in a privacy ledger: charges, and the rows that they become."""
 
+import re
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
@@ -15,6 +17,12 @@ PURPOSES: Final = ("update", "metrics")
 
 _MOST_ROUND: Final = 2**31 - 1
 _NONE: Final = "0" * 64
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def new_id() -> str:
+    """A fresh name for one attempt at an answer: 32 hexadecimal digits from the operating system."""
+    return secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,10 @@ class Charge:
         mechanism: How it was noised; None says that it was not, and then no epsilon holds for the data set any more.
         plan: SHA-256 (hex) of the run plan.
         policy: SHA-256 (hex) of the policy that let it out.
-        release: SHA-256 (hex) of the bytes that leave, by which a retry is known.
+        release: SHA-256 (hex) of the bytes that leave; of the attempt's id where nothing could leave.
+        id: Names the one attempt whose noise this pays for (see `new_id`). The node keeps it with the answer, and a
+            retry is known by it: equal bytes say nothing, for a server that picks weights and learning rate can make
+            them likely. None in rows of ledgers that were begun before there were ids.
 
     Raises:
         PrivacyError: A field is malformed; the message names it.
@@ -67,6 +78,7 @@ class Charge:
     plan: str
     policy: str
     release: str
+    id: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("data_set", "run"):
@@ -82,6 +94,20 @@ class Charge:
             raise PrivacyError(f"charge: purpose is one of {', '.join(PURPOSES)}, not {self.purpose!r}"[:200])
         if self.mechanism is not None and not isinstance(self.mechanism, Mechanism):
             raise PrivacyError("charge: mechanism is a Mechanism, or none")
+        if self.id is not None and (type(self.id) is not str or not _ID.fullmatch(self.id)):
+            raise PrivacyError("charge: id is 32 digits 0-9 a-f, or none")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What is charged once: an attempt for a purpose; in old ledgers, bytes for a purpose."""
+        return self.id or self.release, self.purpose
+
+    def to_fields(self) -> dict[str, Any]:
+        """The fields as rows hold them; an id that there is not is left out, as in old ledgers."""
+        own = asdict(self)
+        if self.id is None:
+            del own["id"]
+        return own
 
 
 @dataclass(frozen=True)
@@ -105,7 +131,7 @@ class Row:
     @staticmethod
     def entry(number: int, time: str, charge: Charge) -> bytes:
         """What stands in a ledger: canonical JSON of number, time and charge."""
-        return canonical_json({"number": number, "time": time, **asdict(charge)})
+        return canonical_json({"number": number, "time": time, **charge.to_fields()})
 
     @classmethod
     def read(cls, head: Head, content: bytes, digest: str) -> "Row":
@@ -119,11 +145,13 @@ class Row:
         except ValueError as exc:
             raise PrivacyError(f"its text is {exc}") from exc
         known = {"number", "time", *(field.name for field in fields(Charge))}
-        if not isinstance(tree, dict) or tree.keys() != known:
+        if not isinstance(tree, dict) or tree.keys() not in (known, known - {"id"}):
             raise PrivacyError("its text has missing or unknown fields")
         number, time = tree.pop("number"), tree.pop("time")
         if number != head.rows + 1 or type(time) is not str:
             raise PrivacyError("its text has another number, or no time")
+        if "id" in tree and tree["id"] is None:  # one spelling: an id that there is not is left out
+            raise PrivacyError("its text has an id that is none")
         if isinstance(tree["mechanism"], dict):
             tree["mechanism"] = Mechanism.from_fields(tree["mechanism"])
         return cls(number, time, Charge(**tree), head.sha256, digest)
@@ -131,7 +159,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Rows that differ in nothing but round, time and release.
+    """Rows that differ in nothing but round, time, release and id.
 
     Attributes:
         first: The first row.
@@ -148,7 +176,7 @@ def stretches(rows: Iterable[Row]) -> Iterator[Stretch]:
     """A ledger in few lines: one for each data set, run, purpose, mechanism, plan and policy, by their first rows."""
     kinds: dict[Charge, list[Row]] = {}
     for row in rows:
-        kinds.setdefault(replace(row.charge, round=0, release=_NONE), []).append(row)
+        kinds.setdefault(replace(row.charge, round=0, release=_NONE, id=None), []).append(row)
     for members in kinds.values():
         yield Stretch(members[0], members[-1], len(members))
 

@@ -11,8 +11,9 @@
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from fedglm.privacy.charges import Budget, Charge
@@ -47,7 +48,6 @@ class Custody:
         refusals: Where refusals are written.
         log: Where all that happens is written, and signed.
         key: The site's.
-        commitment: Name of the content of the site's data set, for the ledger.
         unit: Whose privacy is at stake in these data: "record", or the field that says whose a record is.
     """
 
@@ -56,16 +56,26 @@ class Custody:
     refusals: RefusalLog
     log: CustodyLog
     key: SigningKey
-    commitment: str
     unit: str
+    _commit: Callable[[], str] = field(repr=False)
+
+    @cached_property
+    def commitment(self) -> str:
+        """Name of the content of the site's data set, for the ledger: the first look at it reads the records.
+
+        Raises:
+            DataError: They cannot be read.
+        """
+        return self._commit()
 
     @classmethod
-    def open(cls, folder: Path, records: Iterable[Iterable[Field]], *, unit: str) -> "Custody":
+    def open(cls, folder: Path, records: Callable[[], Iterable[Iterable[Field]]], *, unit: str) -> "Custody":
         """Read and verify everything.
 
         Args:
             folder: Where `establish` made it.
-            records: The data set, each record the fields of it; nothing of them is kept.
+            records: Gives the data set, each record the fields of it. It is not asked before the ledger needs to know
+                what data it is about, so that plans are held to the policy before a record is looked at.
             unit: See above.
 
         Raises:
@@ -82,8 +92,9 @@ class Custody:
         ledger, log = Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)
         log.check(ledger)
         log.in_force(policy, ledger)
-        name = commitment(records, site_salt(folder / SALT))
-        return cls(policy, ledger, RefusalLog(folder / REFUSALS), log, key, name, unit)
+        salt = site_salt(folder / SALT)
+        refusals = RefusalLog(folder / REFUSALS)
+        return cls(policy, ledger, refusals, log, key, unit, lambda: commitment(records(), salt))
 
     @contextlib.contextmanager
     def logged(self, run: str, server_round: int) -> Iterator[None]:
@@ -106,7 +117,15 @@ class Custody:
         return stretched(plan, self.ledger.history(self.policy.data_set, self.commitment), budget)
 
     def charge_of(
-        self, run: str, server_round: int, mechanism: Mechanism | None, plan: str, release: str, *, purpose: str
+        self,
+        run: str,
+        server_round: int,
+        mechanism: Mechanism | None,
+        plan: str,
+        release: str,
+        *,
+        purpose: str,
+        attempt: str | None = None,
     ) -> Charge:
         """The charge for something that leaves.
 
@@ -117,6 +136,7 @@ class Custody:
             plan: SHA-256 of the run's plan.
             release: SHA-256 of the bytes that leave.
             purpose: One of `privacy.charges.PURPOSES`.
+            attempt: Id of the attempt whose noise this is; see `Charge`. None where there is no noise.
         """
         return Charge(
             data_set=self.policy.data_set,
@@ -128,6 +148,7 @@ class Custody:
             plan=plan,
             policy=self.policy.sha256,
             release=release,
+            id=attempt,
         )
 
     def afford(self, *charges: Charge) -> None:
@@ -136,7 +157,7 @@ class Custody:
         self.ledger.check(first, self._budget(first.mechanism), *others)
 
     def pay(self, *leaving: Leaving) -> None:
-        """Charge the ledger for all that leaves in a message, but for bytes that have been charged before.
+        """Charge the ledger for all that leaves in a message, but for attempts that have been charged before.
 
         Raises:
             Refusal: Rule `epsilon-budget`.
@@ -144,6 +165,14 @@ class Custody:
         """
         budget = self._budget(leaving[0].charge.mechanism)
         self.log.release(self.ledger, budget, leaving)
+
+    def charge(self, *charges: Charge) -> None:
+        """Charge the ledger for an attempt of which nothing leaves: its noise has met data all the same.
+
+        Raises:
+            Refusal, LedgerError, LogError: It could not be charged; then nothing could have left either.
+        """
+        self.log.charge(self.ledger, self._budget(charges[0].mechanism), charges)
 
     def _budget(self, mechanism: Mechanism | None) -> Budget | None:
         """What the data set may spend for life; None where the policy sets no limit, and so permits no noised plan."""

@@ -1,8 +1,8 @@
 """What a site writes into its signed log, and how that log is held to the ledger.
 
-Each row of the ledger has one entry in the log, in the same order: `release` where bytes left, `charged` where the node
-was killed between charge and entry. So neither can be cut or put back without the other, and who keeps an anchor of the
-log has one of both.
+Each row of the ledger has one entry in the log, in the same order: `release` where bytes left, `charged` where noise
+met data and nothing left for it, or the node was killed between charge and entry. So neither can be cut or put back
+without the other, and who keeps an anchor of the log has one of both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from fedglm.privacy.accountant import upper_bound
 from fedglm.privacy.chained_file import Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, related
 from fedglm.privacy.checkpoint import MOST_SEALS, Checkpoint, vouch
-from fedglm.privacy.errors import LogError, Refusal
+from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.log_entries import CHARGES
@@ -27,6 +27,7 @@ _ALL_OF: Final = 1000
 """So many refusals of a rule, and plans under which nothing left, have an entry each; after that one an hour has, for a
 server could fill the disk. All refusals are counted in the log of refusals."""
 _SPARSE: Final = timedelta(hours=1)
+_Put = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class CustodyLog:
     def release(self, ledger: Ledger, budget: Budget | None, leaving: Sequence[Leaving]) -> None:
         """Charge for what leaves in a message, and write it down; only then may it leave.
 
-        Bytes that were charged before leave again for nothing.
+        What was charged for this very attempt leaves again for nothing.
 
         Args:
             ledger: The site's.
@@ -154,27 +155,57 @@ class CustodyLog:
             Refusal: Rule `epsilon-budget`, or `policy-changed`: it was made under another policy than is in force.
             LedgerError, LogError: It could not be written.
         """
-        if len(rows := ledger.rows()) > len(self._rows):
-            with self._log.writing() as put:  # by itself: whatever happens to this charge, the log knows the others
-                self._mend(rows, put)
+        self._catch_up(ledger)
         with self._log.writing() as put:  # others wait: charge and entry belong together
-            rows = ledger.rows()
-            self._mend(rows, put)
-            if any(each.charge.policy != self._policy for each in leaving):
-                raise Refusal("policy-changed", "another policy was signed while the answer was made: ask again")
-            charged = {row.charge.release for row in rows}
-            fresh = [each for each in leaving if each.charge.release not in charged]
+            fresh = self._fresh([each.charge for each in leaving], ledger.rows(), put)
             for each in leaving:
-                if each not in fresh and each.charge.release not in self._resent:  # once: a server may ask for ever
+                if (
+                    each.charge not in fresh and each.charge.release not in self._resent
+                ):  # once, however often it is asked
                     of_round = {"run": each.charge.run, "round": each.charge.round}
                     put("resent", {**of_round, "release": each.charge.release, "bytes": each.size})
             if not fresh:
                 return
-            head = ledger.charge(fresh[0].charge, budget, *(each.charge for each in fresh[1:]))
+            head = ledger.charge(fresh[0], budget, *fresh[1:])
             rows = ledger.rows()[: head.rows]
-            for each, row in zip(fresh, rows[-len(fresh) :], strict=True):
+            new = [each for each in leaving if each.charge in fresh]
+            for each, row in zip(new, rows[-len(new) :], strict=True):
                 own = {"bytes": each.size, "non_zeros": each.non_zeros, "codec": each.codec, "rules": list(each.rules)}
                 put("release", {**_fields(row, *_so_far(rows, row, self._delta)), **own})
+
+    def charge(self, ledger: Ledger, budget: Budget | None, charges: Sequence[Charge]) -> None:
+        """Charge for an attempt of which nothing leaves; for one that was charged before, do nothing.
+
+        Args:
+            ledger: The site's.
+            budget: What the data set may spend in all; None for no limit.
+            charges: All that the attempt's noise was for.
+
+        Raises:
+            Refusal, LedgerError, LogError: As `release`; nothing of the attempt could have left then.
+        """
+        self._catch_up(ledger)
+        with self._log.writing() as put:
+            fresh = self._fresh(charges, ledger.rows(), put)
+            if fresh:
+                ledger.charge(fresh[0], budget, *fresh[1:])
+                self._mend(ledger.rows(), put)
+
+    def _catch_up(self, ledger: Ledger) -> None:
+        """By itself: whatever happens to the next charge, the log knows those before it."""
+        if len(rows := ledger.rows()) > len(self._rows):
+            with self._log.writing() as put:
+                self._mend(rows, put)
+
+    def _fresh(self, charges: Sequence[Charge], rows: Sequence[Row], put: _Put) -> list[Charge]:
+        """Those of the charges that no row has paid for yet."""
+        self._mend(rows, put)
+        if any(charge.mechanism is not None and charge.id is None for charge in charges):
+            raise PrivacyError("a charge for noise names the attempt that it pays for")
+        if any(charge.policy != self._policy for charge in charges):
+            raise Refusal("policy-changed", "another policy was signed while the answer was made: ask again")
+        charged = {row.charge.key for row in rows}
+        return [charge for charge in charges if charge.key not in charged]
 
     def seal(self, signed: SignedPlan, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None) -> Checkpoint:
         """Keep how the server's log stands, and what it has countersigned of this one, each once.
@@ -217,8 +248,8 @@ class CustodyLog:
         """What the log's chain begins with."""
         return self._log.origin
 
-    def _mend(self, rows: Sequence[Row], put: Callable[[str, Mapping[str, Any]], None]) -> None:
-        """Write down what was charged and has no entry: the node was killed between."""
+    def _mend(self, rows: Sequence[Row], put: _Put) -> None:
+        """Write down what was charged and has no entry: nothing left for it, or the node was killed between."""
         self._check(rows, max(0, len(self._rows) - 1))  # the hash of a row is over all before it
         for row in rows[len(self._rows) :]:
             put("charged", _fields(row, *_so_far(rows[: row.number], row, self._delta)))
@@ -262,7 +293,7 @@ def open_log(path: Path, key: SigningKey, name: str) -> None:
 def _fields(row: Row, epsilon: float | None, delta: float | None) -> dict[str, Any]:
     charge = row.charge
     names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
-    told = {name: getattr(charge, name) for name in names}
+    told = {name: getattr(charge, name) for name in names} | ({} if charge.id is None else {"id": charge.id})
     noise = charge.mechanism and charge.mechanism.to_fields()
     return {**told, "mechanism": noise, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}
 

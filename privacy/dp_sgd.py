@@ -22,21 +22,22 @@ class UnitSampler:
     """Draws the units of a step, and at most ``records_per_unit`` of each one's records.
 
     Args:
-        units: (N,) whose each record is; any numbers.
+        units: (N,) whose each record is; any numbers. N may be 0: every sample is then empty, and whoever gets the
+            noise cannot tell.
         mechanism: gives the rate and the most records.
         noise: the operating system's randomness; a seed of the experiment never decides who takes part.
 
     Raises:
-        PrivacyError: there are no records.
+        PrivacyError: the units are no vector.
     """
 
     def __init__(self, units: npt.ArrayLike, mechanism: Mechanism, noise: GaussianNoise) -> None:
         whose = np.asarray(units)
-        if whose.ndim != 1 or not len(whose):
-            raise PrivacyError(f"units must be a vector of at least one number, not of shape {whose.shape}")
+        if whose.ndim != 1:
+            raise PrivacyError(f"units must be a vector of numbers, not of shape {whose.shape}")
         order = np.argsort(whose, kind="stable")
         _, firsts = np.unique(whose[order], return_index=True)
-        self._records: list[Indices] = np.split(order, firsts[1:])
+        self._records: list[Indices] = np.split(order, firsts[1:]) if len(whose) else []
         self._mechanism, self._noise = mechanism, noise
 
     def __len__(self) -> int:

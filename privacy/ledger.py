@@ -4,8 +4,8 @@ It is a `ChainedFile` of rows. Who can write the file can also put back an old c
 the server keeps and gives back.
 
 A ledger belongs to data, not to a run: the rows of a data set, by its name or its content, add up for good, over all
-runs and federations. A charge stays though its message is lost. A retry sends the same bytes, which `released` knows,
-and is not charged again; fresh noise is a fresh charge.
+runs and federations. A charge stays though its message is lost. A retry is an attempt that was charged for, which
+`has_charged` knows by its id, and is not charged again; fresh noise is a fresh charge, whatever bytes it makes.
 """
 
 import math
@@ -72,9 +72,9 @@ class Ledger(ChainedFile):
         """
         return _spent(self.history(data_set, commitment), delta)
 
-    def released(self, release: str) -> bool:
-        """Whether bytes of this SHA-256 have been charged, so that a retry may send them."""
-        return any(row.charge.release == release for row in self.rows())
+    def has_charged(self, charge: Charge) -> bool:
+        """Whether this attempt has been charged for this purpose, so that a retry may send its answer."""
+        return any(row.charge.key == charge.key for row in self.rows())
 
     def check(self, charge: Charge, budget: Budget | None, *others: Charge) -> None:
         """Refuse what `charge` would refuse, and write nothing: before training, so that none is in vain.
@@ -98,6 +98,9 @@ class Ledger(ChainedFile):
             LedgerError: It could not be written, or the ledger is damaged; the release must not leave.
         """
         with self._writing() as database:
+            known = {row.charge.key for row in self._rows}
+            if any(each.id is not None and each.key in known for each in (charge, *others)):
+                raise PrivacyError("an attempt is charged once for each purpose")
             _check(self._rows, [charge, *others], budget)
             time, head = now(), self._head
             entries = [Row.entry(number, time, each) for number, each in enumerate((charge, *others), head.rows + 1)]

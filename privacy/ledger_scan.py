@@ -16,7 +16,7 @@ from fedglm.privacy.opened_evidence import UNREADABLE, check_scheme, hash_before
 from fedglm.privacy.release_entries import ReleaseEntry
 
 _ENDING: Final = re.compile(TIME + r'"\}')
-_RELEASE: Final = re.compile(r'"release":"([0-9a-f]{64})"')
+_CHARGED: Final = re.compile(r'(?:"id":"([0-9a-f]{32})".*?)?"purpose":"([a-z]+)".*?"release":"([0-9a-f]{64})"')
 
 
 class LedgerRows:
@@ -50,7 +50,7 @@ class LedgerRows:
             return "is missing"
         if digest != entry.row_hash:
             return "has another hash than it had"
-        told = entry.common.row_text(entry.row, entry.release, entry.round)
+        told = entry.common.row_text(entry.row, entry.release, entry.round, entry.id)
         if type(text) is not str or not text.startswith(told) or not _ENDING.fullmatch(text, len(told)):
             return "says something else"
         self._before = chained(self._before, text.encode())
@@ -86,13 +86,18 @@ def check_ledger(path: Path, log: Scan) -> tuple[int, str]:
             before = chained(before, str(text).encode())
             if place != number or before != digest:
                 return rows, f"row {number}: its hash does not follow from the row before and its text"
-            found = _RELEASE.search(str(text))
-            release = bytes.fromhex(found[1]) if found else b""
-            if not release or release in charged or release in log.releases:
+            attempt = _attempt_of(str(text))
+            if not attempt or attempt in charged or attempt in log.attempts:
                 return rows, f"row {number}: it charges for nothing, or for what was charged before"
-            charged.add(release)
+            charged.add(attempt)
             rows = number
     return rows, ""
+
+
+def _attempt_of(text: str) -> bytes:
+    """What a row charges for once, as `ReleaseEntry.attempt` has it; nothing where it is no row."""
+    found = _CHARGED.search(text)
+    return bytes.fromhex(found[1] or found[3]) + found[2].encode() if found else b""
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}").fullmatch
 _TIME = re.compile(TIME).fullmatch
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}").fullmatch
 _ANCHOR = re.compile(r"[0-9]{1,9}:[0-9a-f]{32}").fullmatch
+_ID = re.compile(r"[0-9a-f]{32}").fullmatch
 _NONCE = re.compile(r"[0-9a-f]{16}").fullmatch
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}").fullmatch
 _MOST = 2**63
@@ -103,7 +104,7 @@ def _policy(value: Any) -> bool:
 
 
 sha256, signature, time, anchor = _text(_SHA256), _text(_SIGNATURE), _text(_TIME), _text(_ANCHOR)
-word, signed_plan, nonce = _text(_WORD), _text(_BASE64), _text(_NONCE)
+word, signed_plan, nonce, attempt = _text(_WORD), _text(_BASE64), _text(_NONCE), _text(_ID)
 _checkpoint: dict[str, _Check] = {"size": _whole, "root": sha256, "made": time, "signature": signature}
 _of_round: dict[str, _Check] = {"run": _name, "round": _whole}
 _charge: dict[str, _Check] = {
@@ -164,6 +165,8 @@ KINDS: Final[dict[str, dict[str, _Check]]] = {
 """Kinds of entries and their fields, beside `number`, `time` and `kind`, which each has."""
 
 OPTIONAL: Final[dict[str, dict[str, _Check]]] = {
+    "release": {"id": attempt},
+    "charged": {"id": attempt},
     "admitted": {"anchor": anchor},
     "published": {"row": sha256},
 }

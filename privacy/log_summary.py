@@ -107,7 +107,9 @@ class Scan:
         rare: Entries of which a log has few.
         accepted: Updates that a server took.
         groups: Releases, by what they have in common.
-        releases: Of each release its SHA-256 (32 bytes): number of its entry, size, round.
+        releases: Of each release its SHA-256 (32 bytes): number of its first entry, size, round.
+        repeats: Of later releases of the same bytes, by their SHA-256 and round: number of the first one's entry, size.
+        attempts: What each row charges for once (`ReleaseEntry.attempt`): number of its entry.
         rows: How many rows of the ledger they are about.
         first_charge: Number of the first entry about one, and of its row; None for none.
         epoch: Number of the last entry about a policy; 0 for none.
@@ -123,6 +125,8 @@ class Scan:
     accepted: list[Accepted] = field(default_factory=list)
     groups: dict[GroupKey, Group] = field(default_factory=dict)
     releases: dict[bytes, tuple[int, int, int]] = field(default_factory=dict)
+    repeats: dict[tuple[bytes, int], tuple[int, int]] = field(default_factory=dict)
+    attempts: dict[bytes, int] = field(default_factory=dict)
     rows: int = 0
     first_charge: tuple[int, int] | None = None
     epoch: int = 0
@@ -157,15 +161,26 @@ class Scan:
         if entry.row != self.first_charge[1] + self.rows:
             raise PrivacyError(_OUT_OF_TURN.format(entry.row))
         self.rows += 1
-        release = bytes.fromhex(entry.release)
-        if release in self.releases:
+        release, attempt = bytes.fromhex(entry.release), entry.attempt
+        if attempt in self.attempts:
             self.blame_ledger(entry.number, _TWICE)
-        self.releases.setdefault(release, (entry.number, entry.size, entry.round))
+        self.attempts.setdefault(attempt, entry.number)
+        if release in self.releases:
+            self.repeats.setdefault((release, entry.round), (entry.number, entry.size))
+        else:
+            self.releases[release] = entry.number, entry.size, entry.round
         key = (self.epoch, *entry.common.key)
         if key in self.groups:
             self.groups[key].add(entry)
         else:
             self.groups[key] = Group.of(entry, self.epoch)
+
+    def release_in(self, release: bytes, at: int) -> tuple[int, int, int] | None:
+        """Number of the entry, size and round of the release of that SHA-256: in that round, if it left in several."""
+        known = self.releases.get(release)
+        if known is not None and known[2] != at and (release, at) in self.repeats:
+            return *self.repeats[release, at], at
+        return known
 
     def blame_ledger(self, number: int, fault: str) -> None:
         """Keep what is wrong with the row of an entry, if it is the first."""
@@ -178,14 +193,18 @@ class Scan:
             self.fault = f"entry {number}: {_OUT_OF_TURN.format(row)}"
         if later.ledger_fault is not None:
             self.blame_ledger(*later.ledger_fault)
-        for release in self.releases.keys() & later.releases:
-            number, *_ = later.releases.pop(release)
-            self.blame_ledger(number, _TWICE)
+        for attempt in self.attempts.keys() & later.attempts:
+            self.blame_ledger(later.attempts[attempt], _TWICE)
         self.chain += later.chain
         self.leaves += later.leaves
         self.rare += later.rare
         self.accepted += later.accepted
-        self.releases |= later.releases
+        for release in self.releases.keys() & later.releases:
+            number, size, at = later.releases[release]
+            self.repeats.setdefault((release, at), (number, size))
+        self.releases = later.releases | self.releases
+        self.repeats = later.repeats | self.repeats
+        self.attempts = later.attempts | self.attempts
         for known, group in later.groups.items():
             # What came before the first policy of a piece was under the last one of the pieces before it.
             key = known if known[0] else (self.epoch, *known[1:])

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,12 @@ from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 
 MOST_BYTES = 65536
 """Longest signed plan that a node reads; a usual one has one or two thousand bytes."""
+
+MAX_BYTES_AS_TEXT = 4 * (MOST_BYTES // 3 + 1) + 2
+"""Longest signed plan as text, with the end of its line."""
+
+TERMS = "terms"
+"""Name of the run of a plan that is shown before any run: a policy permits what is in it."""
 
 _CONTEXT = "fedglm/plan/1"
 _MOST_NUMBER = 2**31 - 1
@@ -139,8 +145,16 @@ class RunPlan:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the canonical JSON: what a policy allows and a ledger records."""
+        """Hex SHA-256 of the canonical JSON: what a ledger records."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @cached_property
+    def terms_sha256(self) -> str:
+        """Hex SHA-256 of the plan without the run's identity, which is random: what a policy permits beforehand.
+
+        Two runs of the same scenario, code and starting weights have the same terms.
+        """
+        return hashlib.sha256(b"fedglm/terms/1" + replace(self, run="-").to_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

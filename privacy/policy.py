@@ -139,15 +139,19 @@ class Policy(BaseModel):
     plans: _Hashes = Field(
         default=(),
         strict=False,
-        description='SHA-256 of the run plans that the site has agreed to; "*" takes any plan of a listed server that '
-        "keeps to the other rules.",
-        examples=[["*"]],
+        description="SHA-256 of the terms of the run plans that the site has agreed to: all that a plan fixes (model, "
+        "data, training, noise, rounds, codec, code) but the run's random name. The server's operator hands the terms "
+        'over, and fedglm client plan shows what they mean and their SHA-256. "*" takes any plan of a listed server '
+        "that keeps to the other rules.",
+        examples=[[_EXAMPLE]],
     )
     models: _Hashes = Field(
         default=(),
         strict=False,
-        description="SHA-256 of the models that may be trained: of the weights that a run starts from, to permit "
-        "exactly these; or of a layout (names and shapes of the tensors), to permit any weights in it.",
+        description="SHA-256 of the models that a run may start from: of its weights, to permit exactly these, which "
+        "the node checks; or of a layout (names and shapes of the tensors), to permit any weights in it. Whatever a "
+        "run starts from, the weights of its later rounds are what the server makes of all sites' updates, and a node "
+        "cannot tell what that is: epsilon holds for any weights.",
         examples=[[_EXAMPLE]],
     )
     codecs: _Names = Field(

@@ -73,16 +73,25 @@ def check_plain_update(layout: str, codec: str, policy: Policy) -> None:
     Raises:
         Refusal: With the name of the rule that is broken.
     """
+    check_without_noise(policy)
     broken = {
-        "without-differential-privacy": None
-        if policy.without_differential_privacy
-        else "nothing says that the update has noise, and without_differential_privacy is not true",
         "models": _unlisted("the layout", [layout], policy.models, "models"),
         "codecs": _unlisted("the codec", [codec], policy.codecs, "codecs"),
     }
     for name, reason in broken.items():
         if reason is not None:
             raise Refusal(name, reason)
+
+
+def check_without_noise(policy: Policy) -> None:
+    """Hold something of which nobody can say that it has noise to the policy.
+
+    Raises:
+        Refusal: Rule `without-differential-privacy`.
+    """
+    if not policy.without_differential_privacy:
+        reason = "nothing says that it has noise, and without_differential_privacy is not true"
+        raise Refusal("without-differential-privacy", reason)
 
 
 def broken_rules(
@@ -121,7 +130,11 @@ def _servers(signed: SignedPlan, policy: Policy) -> str | None:
 
 
 def _plans(signed: SignedPlan, policy: Policy) -> str | None:
-    return _unlisted("the run plan", [signed.plan.sha256], policy.plans, "plans")
+    plan = signed.plan
+    if policy.plans and set(policy.plans) & {ANY, plan.sha256, plan.terms_sha256}:
+        return None
+    listed = "is not listed in plans" if policy.plans else "is not listed: the policy lists no plans"
+    return f"the run plan, whose terms have the SHA-256 {plan.terms_sha256}, {listed}"
 
 
 def _models(signed: SignedPlan, policy: Policy) -> str | None:
@@ -221,8 +234,13 @@ def _metrics(message: Message, policy: Policy) -> str | None:
 
 PLAN_RULES: tuple[Rule[SignedPlan], ...] = (
     Rule("servers", "servers", "Only a listed server's signature makes a run plan count.", _servers),
-    Rule("plans", "plans", "Only run plans that the site has agreed to are run.", _plans),
-    Rule("models", "models", "Only listed starting weights, or weights in a listed layout, are trained.", _models),
+    Rule("plans", "plans", "Only run plans whose terms the site has agreed to are run.", _plans),
+    Rule(
+        "models",
+        "models",
+        "Runs start from listed weights, or from any weights in a listed layout; later ones are the server's.",
+        _models,
+    ),
     Rule("codecs", "codecs", "Updates are written in listed codecs only.", _codecs),
     Rule("steps", "steps_at_most", "A round trains for at most so many steps.", _steps),
     Rule(

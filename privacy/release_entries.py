@@ -21,6 +21,7 @@ _HASH: Final = "[0-9a-f]{64}"
 _OPEN: Final = {
     "bytes": f"(?P<bytes>{_WHOLE})",
     "epsilon": r"(?P<epsilon>null|[0-9]{1,17}\.[0-9]{1,24})",
+    "id": '"(?P<id>[0-9a-f]{32})"',
     "non_zeros": f"(?:null|{_WHOLE})",
     "number": f"(?P<number>{_WHOLE})",
     "release": f'"(?P<release>{_HASH})"',
@@ -49,21 +50,25 @@ class Common:
     Attributes:
         fields: Data set, commitment, purpose, plan, policy, run, mechanism, delta and codec; None for what it has not.
         key: The same, to be looked up by.
+        purpose: The purpose, in bytes.
     """
 
     def __init__(self, whole: dict[str, Any]) -> None:
         self.fields = {name: whole.get(name) for name in _SHARED}
+        self._has_id = "id" in whole
+        self.purpose = bytes(whole["purpose"], "ascii")
         self.key = tuple(tuple(value.values()) if type(value) is dict else value for value in self.fields.values())
 
     @cached_property
     def _row(self) -> str:
         told = {name: _text(self.fields[name]).replace("%", "%%") for name in _OF_ROW}
         own = {"number": "%(number)d", "release": '"%(release)s"', "round": "%(round)d", "time": '"'}
+        own |= {"id": '"%(id)s"'} if self._has_id else {}
         return "{" + _members({**told, **own})
 
-    def row_text(self, number: int, release: str, at: int) -> str:
+    def row_text(self, number: int, release: str, at: int, attempt: str) -> str:
         """Text of the ledger's row about one of the releases, up to its time, which is its last field."""
-        return self._row % {"number": number, "release": release, "round": at}
+        return self._row % {"number": number, "release": release, "round": at, "id": attempt}
 
 
 class ReleaseEntry(NamedTuple):
@@ -77,6 +82,12 @@ class ReleaseEntry(NamedTuple):
     round: int
     epsilon: float | None
     size: int
+    id: str
+
+    @property
+    def attempt(self) -> bytes:
+        """What its row charges for once: the attempt, for its purpose; in old logs, the bytes that left."""
+        return bytes.fromhex(self.id or self.release) + self.common.purpose
 
 
 @dataclass
@@ -93,7 +104,8 @@ class _Pattern:
         if epsilon is not None and repr(epsilon) != told:  # a number has one spelling
             return None
         size = int(found["bytes"]) if "bytes" in self.expression.groupindex else 0
-        return ReleaseEntry(self.common, int(number), int(row), row_hash, release, int(at), epsilon, size)
+        attempt = found["id"] if "id" in self.expression.groupindex else ""
+        return ReleaseEntry(self.common, int(number), int(row), row_hash, release, int(at), epsilon, size, attempt)
 
 
 class EntryReader:
@@ -127,7 +139,7 @@ class EntryReader:
         self._learn(common, whole, text)
         return ReleaseEntry(
             common, number, whole["row"], whole["row_hash"], whole["release"], whole["round"], whole["epsilon"],
-            whole.get("bytes", 0),
+            whole.get("bytes", 0), whole.get("id", ""),
         )  # fmt: skip
 
     def _learn(self, common: Common, whole: dict[str, Any], text: str) -> None:

@@ -38,7 +38,8 @@ Nothing in it is secret. Nobody but you can make the keys of your site, and they
        fedglm client keygen .
 
 4. Fill in site.toml (where the data lie) and policy.toml (what may leave; with the person who answers for that), then
-   sign the policy:
+   sign the policy. That also holds every row to site.toml: in a run, rows that cannot be used are left out, and the
+   server never hears of it:
 
        fedglm client sign-policy .
 
@@ -70,6 +71,10 @@ device = "auto"
 # Threads of a training step. With one, the site repeats a simulation to the bit.
 threads = 1
 
+# An answer leaves a whole multiple of so many seconds after its question came, for how long training took says
+# something of the records that were drawn.
+answer_every_s = 1.0
+
 # Where the server is, HOST:PORT, once it is no longer where the kit says ({address}).
 #server = "{address}"
 
@@ -84,6 +89,12 @@ threads = 1
 #text_field = "text"
 #label_field = "diagnosis"
 #feature_fields = ["age", "creatinine"]
+
+# All classes that label_field may hold. A run that tells classes must name the same ones; another one is refused.
+#class_names = ["benign", "malignant"]
+
+# Whether values of a CSV file may hold line breaks, within quotes. Without it each line is a row. JSONL needs it never.
+#line_breaks = true
 
 # The field that says whose a record is: a patient's records are then protected, and held out, together.
 #unit_field = "patient_id"

@@ -1,6 +1,7 @@
 """A scenario made into a run of real sites: the model and all that the server's process and the nodes must know."""
 
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from fedglm.client.node import Workbench
 from fedglm.client.recipe import Recipe
 from fedglm.privacy.accountant import usual_delta
 from fedglm.privacy.durable import storage_errors, write_atomically
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.plan import TERMS, SignedPlan
 from fedglm.server.checkpoint import load_latest
+from fedglm.server.client_privacy import ClientPrivacySettings
 from fedglm.server.run_file import CHECKPOINTS, RUN, RunFile
 from fedglm.simulations.privacy import PlannedNoise, calibrated_noise, statement
 from fedglm.simulations.scenario import Scenario, ScenarioError
@@ -70,6 +74,34 @@ def prepare(made: Made, folder: Path, sites: int) -> RunFile:
             f"federation.nodes is {scenario.federation.nodes}, and {sites} sites are enrolled: take the key away, or "
             "enrol the others"
         )
+    run = _run_file(made)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / SCENARIO, scenario.to_toml())
+    run.save(folder, bench.initial)
+    return run
+
+
+def terms(made: Made, key: SigningKey) -> SignedPlan:
+    """The plan of such runs before there is any, for sites to look at: its terms are those of the runs.
+
+    Args:
+        made: The model.
+        key: The server's, which signs plans.
+
+    Raises:
+        ScenarioError, PrivacyError: As `prepare`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        # Noise of the server's is no part of a plan, and needs to know how many sites there are.
+        run = _run_file(made).model_copy(update={"client_privacy": ClientPrivacySettings()})
+        run.save(folder, made.bench.initial)
+        return RunFile.load(folder).plan(folder, key=key, sites={}).signed(TERMS)
+
+
+def _run_file(made: Made) -> RunFile:
+    scenario, bench = made.scenario, made.bench
     noise = _noise(scenario)
     recipe = Recipe.of(
         seed=scenario.federation.seed,
@@ -81,7 +113,7 @@ def prepare(made: Made, folder: Path, sites: int) -> RunFile:
         downlink=scenario.downlink,
     )
     initial = np.ascontiguousarray(bench.initial, "<f4")
-    run = RunFile(
+    return RunFile(
         federation=_only(scenario.federation, RunFile, "federation"),
         optimizer=_only(scenario.training, RunFile, "optimizer"),
         codec=scenario.update.codec,
@@ -100,11 +132,6 @@ def prepare(made: Made, folder: Path, sites: int) -> RunFile:
         metric=made.task.metric,
         recipe=recipe.to_toml(),
     )
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / SCENARIO, scenario.to_toml())
-    run.save(folder, initial)
-    return run
 
 
 def is_prepared(folder: Path) -> bool:

@@ -5,6 +5,7 @@ other. What a node must remember lies in its folder, so it does not matter which
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedglm.autoglm.models import build_model
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
+from fedglm.privacy.commitment import Field
 from fedglm.privacy.custody import FOLDER, Custody
 from fedglm.simulations.privacy import declared_examples, unit_of
 from fedglm.simulations.scenario import Scenario
@@ -99,8 +101,11 @@ def _custody(folder: Path, scenario_toml: str, partition: int) -> Custody:
     stage = build_stage(scenario_toml)
     train = stage.data.sites[partition].train
     fields = (train.input_ids, train.lengths, train.labels, train.units)
-    records = zip(*(tensor.numpy() for tensor in fields), strict=True)
-    parts = ((tokens[:length], int(label), int(unit)) for tokens, length, label, unit in records)
+
+    def parts() -> Iterator[tuple[Field, ...]]:
+        records = zip(*(tensor.numpy() for tensor in fields), strict=True)
+        return ((tokens[:length], int(label), int(unit)) for tokens, length, label, unit in records)
+
     return Custody.open(folder, parts, unit=unit_of(stage.scenario))
 
 

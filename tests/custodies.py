@@ -40,7 +40,7 @@ def custody(folder, *, private=False, unit="record", **changes):
     """The custody in `folder`, made with a policy that permits nearly all, or all that has noise."""
     if not is_established(folder):
         establish(folder, Policy(data_set=folder.parent.name or "site", **((PRIVATE if private else OPEN) | changes)))
-    return Custody.open(folder, [[b"one"], [b"two"]], unit=unit)
+    return Custody.open(folder, lambda: [[b"one"], [b"two"]], unit=unit)
 
 
 def run_plan(layout, *, parameters=1000, run="run-1", mechanism=None, **changes):

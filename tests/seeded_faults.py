@@ -176,8 +176,8 @@ def paced_by_held_out_data(patch):
     """An update is the smaller, the worse it does on the node's held-out records."""
     right = node.Node._trained
 
-    def paced(self, instruction, base, permit):
-        delta = right(self, instruction, base, permit)
+    def paced(self, instruction, base, permit, precision):
+        delta = right(self, instruction, base, permit, precision)
         load_vector(self._bench.model, base + delta)
         return delta / np.float32(1 + self._bench.task.evaluate(self._bench.model, self._held_out).loss)
 

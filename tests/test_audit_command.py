@@ -91,7 +91,9 @@ def test_names_that_strangers_chose_are_shown_as_they_are(fedglm, tmp_path):
     folder = tmp_path / "[/red]" / "custody"
     site = custody(folder, private=True)
     for number, run in enumerate(("[/x]", "[b]", "run\\"), 1):
-        charge = site.charge_of(run, number, MECHANISM, sha256("plan"), sha256(run), purpose="update")
+        charge = site.charge_of(
+            run, number, MECHANISM, sha256("plan"), sha256(run), purpose="update", attempt=sha256(run)[:32]
+        )
         site.pay(Leaving(charge, 100, 7, "topk-fp16", ["bytes"]))
     said = fedglm("audit", "ledger", folder)
     assert said.code == 0, said.err

@@ -137,7 +137,7 @@ def test_a_node_that_was_killed_between_charge_and_entry(tmp_path):
     run(tmp_path)
     folder = tmp_path / "nodes" / "a" / "custody"
     site = custody(folder, private=True)
-    charge = site.charge_of("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update")
+    charge = site.charge_of("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="1" * 32)
     site.ledger.charge(charge, None)
     found = verify(tmp_path)
     assert failed(found.checks) == []
@@ -236,7 +236,9 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
     plan_sha256, name = next((e["plan"], e["run"]) for e in seen if e["kind"] == "release")
     for number in range(3):
         site = custody(folder, private=True)
-        charge = site.charge_of(name, number + 1, MECHANISM, plan_sha256, f"{number:064x}", purpose="update")
+        charge = site.charge_of(
+            name, number + 1, MECHANISM, plan_sha256, f"{number:064x}", purpose="update", attempt=f"{number:032x}"
+        )
 
         def full(*_arguments, **_options):
             raise LogError("the disk is full")
@@ -270,7 +272,7 @@ def test_keys_made_anew_vouch_for_each_other(tmp_path):
 
 
 def test_updates_of_zeros_are_the_same_bytes_in_each_round(tmp_path):
-    """Without noise and at no learning rate, a node sends the same bytes again, which are charged once."""
+    """Without noise and at no learning rate, a node sends the same bytes in each round; each is a release."""
     folder = tmp_path / "still"
     made = {10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20)) for i, name in enumerate(SITES)}
     federate(folder, made, log=folder / "audit" / "log.sqlite", learning_rate=1e-30)

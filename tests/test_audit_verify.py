@@ -184,9 +184,11 @@ def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
     later = load_policy(folder / "policy.toml", key.public).model_copy(update={"epsilon": 50.0})
     (folder / "policy.toml").write_text(later.to_toml())
     sign_policy(folder / "policy.toml", key)
-    site = Custody.open(folder, [[b"one"], [b"two"]], unit="record")
+    site = Custody.open(folder, lambda: [[b"one"], [b"two"]], unit="record")
     plan = next(iter(site.ledger.rows())).charge.plan
-    charge = site.charge_of(site.ledger.rows()[-1].charge.run, 3, MECHANISM, plan, "f" * 64, purpose="update")
+    charge = site.charge_of(
+        site.ledger.rows()[-1].charge.run, 3, MECHANISM, plan, "f" * 64, purpose="update", attempt="f" * 32
+    )
     site.pay(Leaving(charge, 100, 1, "topk-fp16", ["size"]))
     (found,) = [check for check in failed(verify(run).checks) if (check.subject, check.name) == ("a", "epsilon")]
     assert "more was spent than the policy permits that was in force" in found.said

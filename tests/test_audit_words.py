@@ -112,13 +112,14 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
     def site():
         return custody_of(tmp_path / "nodes" / "a" / "custody", private=True)
 
-    def charge(release):
-        return site().charge_of(last["run"], 3, MECHANISM, last["plan"], release, purpose="update")
+    def charge(release, attempt=None):
+        known = {"purpose": "update", "attempt": attempt or release[:32]}
+        return site().charge_of(last["run"], 3, MECHANISM, last["plan"], release, **known)
 
     for release in ("0" * 64, "1" * 64):
         site().ledger.charge(charge(release), None)
     site().pay(Leaving(charge("1" * 64), 10))
-    site().pay(Leaving(charge(last["release"]), last["bytes"]))
+    site().pay(Leaving(charge(last["release"], last["id"]), last["bytes"]))
     facts = read_facts(tmp_path)
     (own,) = (site for site in facts.sites if site.name == "a")
     assert facts.verification.held

@@ -156,6 +156,28 @@ def test_a_policy_without_keys(fedglm, kit):
     assert "run fedglm client keygen first" in fedglm("client", "sign-policy", kit).line()
 
 
+def test_a_site_answers_for_its_rows_when_it_signs(fedglm, kit):
+    """In a run nobody hears of a row that cannot be used."""
+    fedglm("client", "keygen", kit)
+    (kit / "policy.toml").write_text(Policy(data_set="notes", **OPEN).to_toml())
+    data = {"source": "r.csv", "text_field": "note", "label_field": "ill", "class_names": ["0", "1"]}
+    write_site_file(kit, data=data)
+    (kit / "r.csv").write_text("note,ill\na,0\nb,1\n,1\n")
+    assert fedglm("client", "sign-policy", kit).code == 0
+    before = content_of(kit / "custody")
+    with (kit / "r.csv").open("a") as file:
+        file.write("Anna,2\nBert\n")
+    line = fedglm("client", "sign-policy", kit).line()
+    assert "1 row of a class that is not named (first in line 5), 1 row that cannot be parsed (first in line 6)" in line
+    assert "--leave-out" in line
+    assert content_of(kit / "custody") == before
+    said = fedglm("client", "sign-policy", kit, "--leave-out")
+    assert (said.code, "left out in every run: 1 row of a class" in said.err) == (0, True)
+    assert "Anna" not in line + said.out + said.err
+    (kit / "r.csv").unlink()
+    assert fedglm("client", "sign-policy", kit).code == 0, "what cannot be read is for fedglm client check to say"
+
+
 # --- check
 
 

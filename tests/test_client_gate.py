@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 from custodies import MECHANISM, announced, custody, run_plan
 
-from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.gate import HEADROOM, OutboundGate, fault
+from fedglm.client.gate import HEADROOM, OutboundGate
+from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Outcome
-from fedglm.client.state import StateError
+from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.custody_log import Leaving
-from fedglm.privacy.durable import StorageError
-from fedglm.privacy.errors import LedgerError, PolicyError, Refusal
+from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.mechanism import metrics_mechanism
 
 SIZE = 40
@@ -68,6 +67,20 @@ def later(number):
     return replace(INSTRUCTION, round=number, evaluate=True)
 
 
+def update(blob=BLOB, evaluation=None, noise=None, evaluation_noise=None, attempt="a" * 32):
+    """What a node has made of data: an update, and measures beside it where there are any."""
+    purposes = ("update",) if evaluation is None else ("update", "metrics")
+    return Outcome(REPORT, blob, evaluation, noise, evaluation_noise, attempt, purposes)
+
+
+def withheld_by(gate, outcome, instruction=INSTRUCTION):
+    """Why an answer stays in, which the server is not told."""
+    with pytest.raises(Withheld) as caught:
+        gate.release(outcome, instruction)
+    cause = caught.value.__cause__
+    return cause.rule if isinstance(cause, Refusal) else type(cause)
+
+
 def refusal_of(act, *args):
     with pytest.raises(Refusal) as caught:
         act(*args)
@@ -79,7 +92,7 @@ def refusal_of(act, *args):
 
 
 def test_a_good_update_passes_as_it_is(door):
-    content = door.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    content = door.gate.release(update(), INSTRUCTION)
     assert set(content) == {RECORD}
     assert dict(content[RECORD]) == {"nonce": "n", UPDATE: BLOB}
 
@@ -102,27 +115,42 @@ def test_a_request_for_a_snapshot_carries_nothing_else_and_costs_nothing(private
     ],
     ids=["empty", "short", "long", "flipped", "other-size", "another codec than the plan's"],
 )
-def test_what_does_not_decode_stays_in_uncharged(door, blob):
-    assert refusal_of(door.gate.release, Outcome(REPORT, blob), INSTRUCTION) == "well-formed"
-    assert door.charges == []
+def test_what_does_not_decode_stays_in(door, blob):
+    assert withheld_by(door.gate, update(blob)) == "well-formed"
     assert door.refusals == [("well-formed", "run-1", 1)]
 
 
 def test_more_bytes_than_the_model_stay_in(door):
-    assert refusal_of(door.gate.release, Outcome(REPORT, bytes(4 * SIZE + HEADROOM + 1)), INSTRUCTION) == "size"
+    assert withheld_by(door.gate, update(bytes(4 * SIZE + HEADROOM + 1))) == "size"
 
 
-def test_more_bytes_than_the_policy_permits_stay_in_uncharged(tmp_path):
+def test_more_bytes_than_the_policy_permits_stay_in_and_are_charged_once(tmp_path):
+    """How many bytes an update has follows from noise that met data, and so does that it stays in."""
     door = Door(tmp_path, mechanism=MECHANISM, bytes_at_most=100).opened()
-    assert refusal_of(door.gate.release, Outcome(REPORT, BLOB), INSTRUCTION) == "bytes"
-    assert door.charges == []
+    for _ in range(3):
+        assert withheld_by(door.gate, update(noise=MECHANISM)) == "bytes"
+    assert [(charge.mechanism, charge.id) for charge in door.charges] == [(MECHANISM, "a" * 32)]
+    assert withheld_by(door.gate, update(noise=MECHANISM, attempt="b" * 32)) == "bytes"
+    assert len(door.charges) == 2
+
+
+def test_an_attempt_that_failed_is_charged_once_for_all_that_it_was_for(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, plan={"metrics": MEASURING}).opened()
+    purposes = ("update", "metrics")
+    failed = Outcome(REPORT, None, None, MECHANISM, MEASURING, "a" * 32, purposes, TrainingError("not finite"))
+    for _ in range(2):
+        assert withheld_by(door.gate, failed) is TrainingError
+    assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
+    alone = Outcome(REPORT, None, None, None, MEASURING, "b" * 32, ("metrics",), TrainingError("not finite"))
+    assert withheld_by(door.gate, alone) is TrainingError
+    assert [charge.purpose for charge in door.charges[2:]] == ["metrics"]
 
 
 def test_metrics_leave_only_where_the_site_lets_them(tmp_path):
-    measured = Outcome(REPORT, BLOB, Evaluation(loss=0.5, metric=0.75, count=8))
+    measured = update(evaluation=Evaluation(loss=0.5, metric=0.75, count=8))
     willing = Door(tmp_path / "a", metrics=METRICS).opened()
     assert dict(willing.gate.release(measured, INSTRUCTION)["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
-    assert refusal_of(Door(tmp_path / "b").opened().gate.release, measured, INSTRUCTION) == "metrics"
+    assert withheld_by(Door(tmp_path / "b").opened().gate, measured) == "metrics"
 
 
 def test_exact_metrics_never_leave_under_a_plan_with_noise(tmp_path):
@@ -130,9 +158,8 @@ def test_exact_metrics_never_leave_under_a_plan_with_noise(tmp_path):
     assert refusal_of(door.gate.permit, replace(INSTRUCTION, evaluate=True)) == "metrics"
     for plan in ({}, {"metrics": MEASURING}):
         door = Door(tmp_path / str(len(plan)), mechanism=MECHANISM, metrics=METRICS, plan=plan).opened()
-        measured = Outcome(REPORT, BLOB, Evaluation(loss=0.5, metric=0.75, count=8), noise=MECHANISM)
-        assert refusal_of(door.gate.release, measured, INSTRUCTION) == "metrics"
-        assert door.charges == []
+        measured = update(evaluation=Evaluation(loss=0.5, metric=0.75, count=8), noise=MECHANISM)
+        assert withheld_by(door.gate, measured) == "metrics"
 
 
 def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp_path):
@@ -141,12 +168,13 @@ def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp
     permit = door.gate.permit(asked)
     assert (permit.mechanism, permit.metrics) == (MECHANISM, MEASURING)
     permit.afford()
-    measured = Outcome(REPORT, BLOB, Evaluation(loss=0.5, metric=0.75, count=8), MECHANISM, MEASURING)
+    measured = update(BLOB, Evaluation(loss=0.5, metric=0.75, count=8), MECHANISM, MEASURING)
     for _ in range(2):  # the second time is a retry
         content = door.gate.release(measured, asked)
         assert dict(content["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
         assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
-    door.gate.release(Outcome(REPORT, evaluation=measured.evaluation, evaluation_noise=MEASURING), later(2))
+    alone = Outcome(REPORT, None, measured.evaluation, None, MEASURING, "b" * 32, ("metrics",))
+    door.gate.release(alone, later(2))
     assert [(c.purpose, c.round) for c in door.charges[2:]] == [("metrics", 2)]
 
 
@@ -161,7 +189,10 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
     gate = OutboundGate(tight, tmp_path / "other")
     with pytest.raises(Refusal, match="epsilon-budget"):
         gate.admit(announced(door.plan))
-    charges = [tight.charge_of("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update") for m in (MECHANISM, loud)]
+    charges = [
+        tight.charge_of("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update", attempt=f"{m.steps:032x}")
+        for m in (MECHANISM, loud)
+    ]
     with pytest.raises(Refusal, match="epsilon-budget"):
         tight.pay(*(Leaving(charge, 100) for charge in charges))
     assert door.charges == []
@@ -174,13 +205,12 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
 )
 def test_an_update_that_was_noised_otherwise_than_planned_stays_in(private, change):
     noise = None if change is None else replace(MECHANISM, **change)
-    assert refusal_of(private.gate.release, Outcome(REPORT, BLOB, noise=noise), INSTRUCTION) == "plan"
-    assert private.charges == []
+    assert withheld_by(private.gate, update(noise=noise)) == "plan"
 
 
 def test_an_update_is_charged_by_the_noise_that_it_has(private):
     louder = replace(MECHANISM, noise_multiplier=9.0)
-    private.gate.release(Outcome(REPORT, BLOB, noise=louder), INSTRUCTION)
+    private.gate.release(update(noise=louder), INSTRUCTION)
     (charge,) = private.charges
     assert charge.mechanism == louder
     assert charge.policy == private.custody.policy.sha256
@@ -190,16 +220,18 @@ def test_an_update_is_charged_by_the_noise_that_it_has(private):
 
 
 def test_an_update_is_charged_before_it_leaves_and_its_repetition_is_not(private):
-    first = private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
-    again, third = (private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION) for _ in range(2))
+    first = private.gate.release(update(noise=MECHANISM), INSTRUCTION)
+    again, third = (private.gate.release(update(noise=MECHANISM), INSTRUCTION) for _ in range(2))
     # But for where the log stands, which shows that it was sent again.
     assert {**first[RECORD], "log": ""} == {**again[RECORD], "log": ""}
     assert dict(again[RECORD]) == dict(third[RECORD])
     (charge,) = private.charges
     assert (charge.run, charge.round, charge.purpose) == ("run-1", 1, "update")
     assert (charge.mechanism, charge.plan) == (MECHANISM, private.plan.sha256)
-    private.gate.release(Outcome(REPORT, OTHER, noise=MECHANISM), INSTRUCTION)  # the same round with fresh noise
+    private.gate.release(update(OTHER, noise=MECHANISM, attempt="b" * 32), INSTRUCTION)  # the same round, fresh noise
     assert len(private.charges) == 2
+    private.gate.release(update(noise=MECHANISM, attempt="c" * 32), INSTRUCTION)  # the first bytes, by fresh noise
+    assert len(private.charges) == 3
 
 
 def test_a_charge_that_cannot_be_written_keeps_the_update_in(private, monkeypatch):
@@ -207,8 +239,7 @@ def test_a_charge_that_cannot_be_written_keeps_the_update_in(private, monkeypatc
         raise LedgerError("the disk is full")
 
     monkeypatch.setattr(type(private.custody.ledger), "charge", broken)
-    with pytest.raises(LedgerError):
-        private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
+    assert withheld_by(private.gate, update(noise=MECHANISM)) is LedgerError
 
 
 def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
@@ -222,15 +253,16 @@ def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
             sent += 1
         if sent < number:
             break
-        door.gate.release(Outcome(REPORT, coded(number), noise=MECHANISM), instruction)
+        door.gate.release(update(coded(number), noise=MECHANISM, attempt=f"{number:032x}"), instruction)
     assert 0 < sent < 99
     assert refusal_of(permit.afford) == "epsilon-budget"
     assert len(door.charges) == sent
     spent = door.custody.ledger.spent(door.custody.policy.data_set, door.custody.commitment, 1e-3)
     assert spent.epsilon <= 8.0
-    assert refusal_of(door.gate.release, Outcome(REPORT, coded(1000), noise=MECHANISM), instruction) == "epsilon-budget"
+    beyond = update(coded(1000), noise=MECHANISM, attempt=f"{1000:032x}")
+    assert withheld_by(door.gate, beyond, instruction) == "epsilon-budget"
     # What was charged may still be sent again.
-    assert door.gate.release(Outcome(REPORT, coded(2), noise=MECHANISM), replace(INSTRUCTION, round=2))
+    assert door.gate.release(update(coded(2), noise=MECHANISM, attempt=f"{2:032x}"), replace(INSTRUCTION, round=2))
 
 
 def coded(seed):
@@ -239,7 +271,7 @@ def coded(seed):
 
 def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_path):
     door = Door(tmp_path).opened()
-    door.gate.release(Outcome(REPORT, BLOB), INSTRUCTION)
+    door.gate.release(update(), INSTRUCTION)
     assert [charge.mechanism for charge in door.charges] == [None]
     # The same data, now under a policy with a budget, and with another name.
     promise = replace(door.custody, policy=custody(tmp_path / "b" / "custody", private=True).policy)
@@ -254,7 +286,7 @@ def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_pa
 def test_without_a_plan_nothing_is_done(tmp_path):
     door = Door(tmp_path)
     assert refusal_of(door.gate.permit, INSTRUCTION) == "plan"
-    assert refusal_of(door.gate.release, Outcome(REPORT, BLOB), INSTRUCTION) == "plan"
+    assert withheld_by(door.gate, update()) == "plan"
     assert door.refusals == [("plan", "run-1", 1)] * 2
 
 
@@ -307,7 +339,7 @@ def test_a_policy_that_asks_for_encrypted_state_is_kept(door, tmp_path):
 
 def test_a_log_that_was_rolled_back_is_noticed(private):
     before = private.custody.log.head
-    private.gate.release(Outcome(REPORT, BLOB, noise=MECHANISM), INSTRUCTION)
+    private.gate.release(update(noise=MECHANISM), INSTRUCTION)
     after = private.custody.log.head
     for anchor in (before, after):
         private.gate.permit(replace(INSTRUCTION, anchor=anchor.to_text()))
@@ -317,21 +349,19 @@ def test_a_log_that_was_rolled_back_is_noticed(private):
         assert refusal_of(private.gate.permit, replace(INSTRUCTION, anchor=anchor.to_text())) == "log-anchor"
 
 
-# --- what is told of errors
+def test_no_more_answers_are_made_than_the_plan_has_turns(tmp_path):
+    door = Door(tmp_path, mechanism=MECHANISM, plan={"rounds": 9, "turns": 2}).opened()
+    for number in (1, 2):
+        door.gate.permit(replace(INSTRUCTION, round=number)).afford()
+        door.gate.release(update(noise=MECHANISM, attempt=f"{number:032x}"), replace(INSTRUCTION, round=number))
+    assert refusal_of(door.gate.permit(replace(INSTRUCTION, round=3)).afford) == "plan"
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (DataError("must be a number, not 'John Doe'"), "DataError: the node's own log says more"),
-        (StateError("/srv/site-a/state is damaged"), "StateError: the node's own log says more"),
-        (PolicyError("/srv/site-a/policy.toml is not signed"), "PolicyError: the node's own log says more"),
-        (LedgerError("/srv/site-a/ledger.sqlite is damaged"), "LedgerError: the node's own log says more"),
-        (StorageError("cannot write /srv/site-a/state: the disk is full: free some"), "the disk is full"),
-        (KeyError("John Doe"), "KeyError: the node's own log says more"),
-        (Refusal("size", "too long"), "refused by rule size: too long"),
-    ],
-)
-def test_the_text_of_an_error_stays_at_the_site(error, told):
-    assert fault(error, in_full=False) == told
-    assert fault(error, in_full=True) == str(error)
+def test_the_terms_of_a_plan_are_permitted_whatever_the_run_is_called(tmp_path):
+    plan = Door(tmp_path / "any").plan
+    door = Door(tmp_path, plans=(plan.terms_sha256,))
+    for run in ("run-1", "another"):
+        door.plan = replace(plan, run=run)
+        door.opened()
+    door.plan = replace(plan, rounds=plan.rounds + 1)
+    assert refusal_of(door.opened) == "plans"

@@ -2,18 +2,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from custodies import FREELY, announced, custody, run_plan
+from custodies import FREELY, MECHANISM, announced, custody, run_plan
 from flwr.common.serde import recorddict_to_proto
 from tiny_federation import tiny_model, tiny_node, workbench
 
 from fedglm.client import node as node_module
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import Workbench
+from fedglm.client.node import Permit, Workbench
 from fedglm.client.state import NodeState, StateError
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, vector_sha256
 from fedglm.compression.messages import Instruction, Report
+from fedglm.privacy.errors import Refusal
+from fedglm.privacy.mechanism import metrics_mechanism
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -163,8 +165,9 @@ def test_the_ratio_counts_the_message_around_the_update(tmp_path):
 
 def test_a_ratio_without_room_is_refused_in_words(tmp_path):
     node, server = tiny_node(tmp_path, update={"max_ratio": 0.0001}, envelope=400), Server()
-    with pytest.raises(CodecError, match="the message around it takes 400: give at least"):
-        server.ask(node, 1)
+    outcome = server.ask(node, 1)
+    assert isinstance(outcome.failure, CodecError)
+    assert "the message around it takes 400: give at least" in str(outcome.failure)
 
 
 def test_without_feedback_nothing_is_kept(tmp_path, deltas):
@@ -335,15 +338,50 @@ def test_a_damaged_file_is_a_state_error_that_names_the_folder(tmp_path):
             act()
 
 
-def test_training_that_fails_leaves_the_memory_as_it_was(tmp_path, monkeypatch):
+def test_training_that_fails_is_one_attempt_and_the_residual_of_the_round_before_stays(tmp_path, monkeypatch):
     node, server = tiny_node(tmp_path), Server()
     server.ask(node, 1)
-    before = {path.name: path.read_bytes() for path in node.folder.iterdir()}
-    monkeypatch.setattr(node_module, "train_locally", raiser(TrainingError("not finite")))
-    server.step(1)
-    with pytest.raises(TrainingError):
-        server.ask(node, 2, acknowledged=1)
-    assert {path.name: path.read_bytes() for path in node.folder.iterdir()} == before
+    kept = NodeState.load(node.folder, SIZE).pending.residual
+    with monkeypatch.context() as patch:
+        patch.setattr(node_module, "train_locally", raiser(TrainingError("not finite")))
+        server.step(1)
+        failed = server.ask(node, 2, acknowledged=1)
+    assert isinstance(failed.failure, TrainingError)
+    assert (failed.blob, failed.purposes) == (None, ("update",))
+    again = server.ask(node, 2, acknowledged=1)  # training would work now: but what failed has been answered
+    assert again.failure is not None
+    assert (again.blob, again.attempt) == (None, failed.attempt)
+    server.ask(node, 3, acknowledged=2)  # a round of which the server never had anything
+    assert np.array_equal(NodeState.load(node.folder, SIZE).residual, kept)
+
+
+def test_measures_are_made_once_for_a_round_and_a_model(tmp_path):
+    node, server = tiny_node(tmp_path), Server()
+    private = Permit(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None)
+    blob = server.versions.frames_since(0)
+    first, again = (node.evaluate(server.order(1), blob, private) for _ in range(2))
+    assert (again.evaluation, again.attempt) == (first.evaluation, first.attempt)
+    other = node.evaluate(server.order(2), blob, private)
+    assert other.attempt != first.attempt
+
+
+def test_the_learning_rate_is_the_plan_s_at_most(tmp_path):
+    node, server = tiny_node(tmp_path), Server()
+    with pytest.raises(Refusal, match="rule plan: the instruction asks for the learning rate"):
+        server.ask(node, 1, learning_rate=0.0501)
+    assert server.ask(node, 1, learning_rate=0.01).blob
+
+
+def test_version_0_is_the_plan_s_whoever_sends_it(tmp_path):
+    node, server = tiny_node(tmp_path), Server()
+    permit = replace(FREELY, model="0" * 64)
+    with pytest.raises(Refusal, match="rule models"):
+        node.train(server.order(1), server.versions.frames_since(0), permit)
+    other = ModelVersions(BENCH.initial * 2, BENCH.layout.sha256, make_codec("dense-fp32"), grid="fp16")
+    permit = replace(FREELY, model=server.versions.sha256)
+    with pytest.raises(Refusal, match="rule models"):
+        node.train(server.order(1), other.snapshot(), permit)
+    assert node.train(server.order(1), server.versions.snapshot(), permit).blob
 
 
 def raiser(exception):

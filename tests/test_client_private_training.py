@@ -27,9 +27,11 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import federated_parameters, to_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client.precision import ChosenPrecision
+from fedglm.client.private_training import evaluate_privately
 from fedglm.client.training import TrainingError
 from fedglm.privacy.dp_sgd import micro_batches
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.mechanism import metrics_mechanism
 from fedglm.privacy.noise import GaussianNoise
 
 
@@ -290,11 +292,16 @@ def test_coarse_masters_are_refused():
         train(model=model, base=to_vector(tiny_model()))
 
 
-def test_a_site_must_declare_units_and_have_records():
+def test_a_site_must_declare_units():
     with pytest.raises(PrivacyError, match="declare at least 1 unit"):
         train(declared=0)
-    with pytest.raises(PrivacyError, match="at least one number"):
-        train(data=examples(0))
+
+
+def test_a_site_without_records_sends_noise_and_measures_of_nobody():
+    """Whether it has any is as private as what they are."""
+    assert np.count_nonzero(train(data=examples(0)).delta) > 0
+    measures = evaluate_privately(tiny_model(), TASK, examples(0), metrics_mechanism(MECHANISM, 1.0))
+    assert measures.count >= 1
 
 
 def test_weights_that_blow_up_are_an_error():

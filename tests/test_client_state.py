@@ -22,7 +22,7 @@ def state_of(seed, *, pending=True):
         base=vector(seed),
         residual=vector(seed + 100),
         residual_round=seed,
-        pending=Pending(seed + 1, "ab" * 32, b"blob" * (seed + 1), vector(seed + 200)) if pending else None,
+        pending=Pending(seed + 1, "ab" * 32, "cd" * 16, b"blob" * (seed + 1), vector(seed + 200)) if pending else None,
     )
 
 
@@ -40,7 +40,15 @@ def words(state):
         content(state.residual),
         state.residual_round,
         state.residual_rate,
-        pending and (pending.round, pending.base_sha256, pending.blob, content(pending.residual), pending.rate),
+        pending
+        and (
+            pending.round,
+            pending.base_sha256,
+            pending.attempt,
+            pending.blob,
+            content(pending.residual),
+            pending.rate,
+        ),
     )
 
 
@@ -64,7 +72,7 @@ def test_a_round_trip_through_the_disk(tmp_path, pending):
 
 
 def test_a_state_without_feedback_keeps_no_residual(tmp_path):
-    state = NodeState(run="r", version=0, base=vector(0), pending=Pending(1, "ab", b"blob", None))
+    state = NodeState(run="r", version=0, base=vector(0), pending=Pending(1, "ab", "cd" * 16, b"blob", None))
     state.save(tmp_path)
     loaded = NodeState.load(tmp_path, SIZE)
     assert words(loaded) == words(state)

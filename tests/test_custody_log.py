@@ -30,7 +30,7 @@ def opened(folder, **changes):
 
 def leaving(site, number, **changes):
     content = sha256(f"update {number}")
-    charge = site.charge_of("run", number, MECHANISM, sha256("plan"), content, purpose="update")
+    charge = site.charge_of("run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32])
     return Leaving(replace(charge, **changes), 100, 7, "topk-fp16", ["bytes", "metrics"])
 
 

@@ -14,6 +14,7 @@ from flwr.proto.runtime_pb2 import AcquireTaskResponse
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client import executor
+from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.replies import Work
 
 BROKEN = "broken"
@@ -108,7 +109,7 @@ def test_what_an_app_says_when_it_fails_stays_at_the_site(runtime, caplog):
     made = runtime(app(fail), "a")
     assert soon(lambda: made.ended)
     assert made.pushed["a"].has_error()
-    assert made.pushed["a"].error.reason == "the site's app failed: its own log says more"
+    assert made.pushed["a"].error.reason == NO_ANSWER
     assert DIAGNOSIS in caplog.text
 
 

@@ -193,8 +193,8 @@ def residual_before_noise(patch):
     """The clean update is compensated and its largest values chosen; as much noise as is right follows on those."""
     noise_times(1e-9)(patch)
 
-    def late(state, delta, base, server_round, settings, layout, *, rate, envelope):
-        pending = code_update(state, delta, base, server_round, settings, layout, rate=rate, envelope=envelope)
+    def late(state, delta, base, server_round, settings, layout, *, rate, **options):
+        pending = code_update(state, delta, base, server_round, settings, layout, rate=rate, **options)
         sent = decode(pending.blob, size=layout.size).to_dense()
         std = rate * MECHANISM.noise_std * STEPS**0.5 / (MECHANISM.sampling_rate * RECORDS)
         noised = np.where(sent != 0, sent + GaussianNoise().fill(std, layout.size), np.float32(0))

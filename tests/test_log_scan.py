@@ -38,6 +38,8 @@ NAMES = st.text(min_size=1, max_size=12).filter(str.isprintable) | st.sampled_fr
 OWN = {"number": st.integers(2, 10**6), "row": WHOLE, "row_hash": HASHES, "release": HASHES, "round": WHOLE,
        "epsilon": EPSILONS, "bytes": WHOLE, "non_zeros": st.none() | WHOLE,
        "time": st.datetimes().map(lambda t: t.isoformat(timespec="seconds") + "+00:00")}  # fmt: skip
+IDS = st.binary(min_size=16, max_size=16).map(bytes.hex)
+MAYBE = {"id": IDS}
 SHARED = {"run": NAMES, "data_set": NAMES, "commitment": HASHES, "plan": HASHES, "policy": HASHES,
           "purpose": st.sampled_from(["update", "metrics"]), "mechanism": st.none() | st.just(MECHANISM.to_fields()),
           "delta": st.none() | st.sampled_from([1e-5, 1e-6]), "codec": st.none() | st.just("topk-sign"),
@@ -55,7 +57,7 @@ def text_of(kind, shared, own):
 KINDS = st.sampled_from(["release", "charged"])
 ALIKE = st.builds(
     lambda kind, shared, owns: [text_of(kind, shared, own) for own in owns],
-    KINDS, st.fixed_dictionaries(SHARED), st.lists(st.fixed_dictionaries(OWN), min_size=2, max_size=2),
+    KINDS, st.fixed_dictionaries(SHARED), st.lists(st.fixed_dictionaries(OWN, optional=MAYBE), min_size=2, max_size=2),
 )  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def test_a_text_that_is_none_is_none_after_one_like_it(texts, data):
 FIXED = {"number": 7, "row": 5, "row_hash": "a" * 64, "release": "b" * 64, "round": 5, "epsilon": 1.5, "bytes": 20,
          "non_zeros": 3, "time": TIME, "run": "r", "data_set": "d", "commitment": "c" * 64, "plan": "d" * 64,
          "policy": "e" * 64, "purpose": "update", "mechanism": MECHANISM.to_fields(), "delta": 1e-5, "codec": "x",
-         "rules": ["size"]}  # fmt: skip
+         "rules": ["size"], "id": "f" * 32}  # fmt: skip
 PLAIN = text_of("release", {}, FIXED)
 ODD = [
     ('"row":5', put)
@@ -108,6 +110,7 @@ ODD = [
                 '"epsilon":1e400', '"epsilon":1.5000000000000001', '"epsilon":0.00001', '"epsilon":1.',
                 '"epsilon":"1.5"')
 ] + [
+    ('"id":"' + "f" * 32, '"id":"' + "f" * 31), ('"id":"' + "f" * 32 + '"', '"id":null'),
     ("a" * 64, "A" * 64), ("b" * 64, "b" * 63), ("b" * 64, "b" * 65), (TIME, TIME.replace("+00:00", "Z")),
     (TIME, TIME.replace("+00:00", "+01:00")), (TIME, TIME + "\\n"), ("{", "{ "), ("}", "}\n"),
     ('"run":"r"', '"run":""'), ('"non_zeros":3', '"non_zeros":-0'), ('"bytes":20,', ""),
@@ -146,14 +149,17 @@ def test_entries_like_one_before_are_not_parsed_and_others_are(monkeypatch):
     assert len(made) < 40
 
 
-@given(st.fixed_dictionaries(SHARED), st.integers(1, 2**40), HASHES, st.integers(1, 2**31 - 1))
-def test_a_row_s_text_is_the_ledger_s(shared, number, release, at):
+@given(st.fixed_dictionaries(SHARED), st.integers(1, 2**40), HASHES, st.integers(1, 2**31 - 1), st.none() | IDS)
+def test_a_row_s_text_is_the_ledger_s(shared, number, release, at, attempt):
     own = {name: shared[name] for name in ("run", "data_set", "commitment", "plan", "policy", "purpose")}
     noise = None if shared["mechanism"] is None else MECHANISM
-    row = Row.entry(number, TIME, Charge(**own, round=at, release=release, mechanism=noise)).decode()
+    row = Row.entry(number, TIME, Charge(**own, round=at, release=release, mechanism=noise, id=attempt)).decode()
     fields = {**FIXED, **shared, "row": number, "release": release, "round": at}
+    fields |= {"id": attempt}
+    if attempt is None:
+        del fields["id"]
     found = EntryReader().read(text_of("release", {}, fields), 7)
-    assert found.common.row_text(number, release, at) + TIME + '"}' == row
+    assert found.common.row_text(number, release, at, found.id) + TIME + '"}' == row
 
 
 def test_what_patterns_do_not_take_pushes_none_of_them_out(monkeypatch):
@@ -255,10 +261,10 @@ def test_a_release_charged_for_twice_is_found_in_any_pieces(custody):
     releases = [n for n, text in enumerate(log.texts) if json.loads(text)["kind"] == "release"]
     first, last = (json.loads(log.texts[n]) for n in (releases[0], releases[-1]))
     row = json.loads(ledger.texts[-1])
-    ledger.texts[-1] = canonical_json({**row, "release": first["release"]}).decode()
+    ledger.texts[-1] = canonical_json({**row, "id": first["id"]}).decode()
     ledger.write(chain=True)
     digest = hashes(custody / "ledger.sqlite")[-1]
-    again = {**last, "release": first["release"], "row_hash": digest}
+    again = {**last, "id": first["id"], "row_hash": digest}
     log.texts[releases[-1]] = canonical_json(again).decode()
     log.write(chain=True, key=site_key(custody))
     said = "its row of the ledger charges for what was charged before"
@@ -318,9 +324,9 @@ def test_a_row_beyond_the_log_must_follow_and_charge_for_something_new(custody):
 
     assert found()[0] is None
     assert "row 3 was charged and its entry is missing" in found()[1]
-    again = json.loads(ledger.texts[0])["release"]
+    again = json.loads(ledger.texts[0])["id"]
     kept = ledger.texts[2]
-    ledger.texts[2] = canonical_json({**json.loads(kept), "release": again}).decode()
+    ledger.texts[2] = canonical_json({**json.loads(kept), "id": again}).decode()
     ledger.write(chain=True)
     assert found() == (False, "row 3: it charges for nothing, or for what was charged before")
     ledger.texts[2] = kept

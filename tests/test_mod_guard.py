@@ -5,10 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 from custodies import custody
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.mods import compress_uplink
+from fedglm.client.no_answer import NO_ANSWER
 from fedglm.compression.messages import RECORD
 from fedglm.privacy.errors import PolicyError
 
@@ -64,21 +66,44 @@ def test_what_the_policy_permits_passes_and_is_remembered(tmp_path):
         ({"without_differential_privacy": False}, app, "without-differential-privacy"),
         ({"codecs": ("int8",)}, app, "codecs"),
         ({"models": ("0" * 64,)}, app, "models"),
+    ],
+)
+def test_what_no_reply_could_be_is_refused_by_its_rule_before_the_app_sees_the_message(tmp_path, policy, answer, rule):
+    node, seen = Node(tmp_path, **policy), []
+    reply = node.ask(3, lambda *message: seen.append(message) or answer(*message))
+    assert reply.error.reason.startswith(f"refused by rule {rule}: ")
+    assert node.refusals == [(rule, "r", 3)]
+    assert not seen
+    assert not node.custody.ledger.rows()
+
+
+def fails(_message, _context):
+    raise ValueError("could not convert string to float: 'John Doe'")
+
+
+def answers_with_an_error(message, _context):
+    return Message(Error(2, "row 17: John Doe"), reply_to=message)
+
+
+@pytest.mark.parametrize(
+    ("policy", "answer", "rule"),
+    [
         ({"bytes_at_most": 50}, app, "bytes"),
         ({"metrics": ()}, app, "metrics"),
         ({"metrics": ("count",)}, partial(app, metrics={"num-examples": 1, "train_loss": 0.5}), "metrics"),
         ({}, partial(app, extra={"notes": ConfigRecord({"first": "John Doe"})}), "records"),
+        ({}, fails, None),
+        ({}, answers_with_an_error, None),
     ],
-    ids=lambda value: None if callable(value) or isinstance(value, dict) else value,
 )
-def test_what_it_does_not_is_answered_with_the_rule_and_nothing_else(tmp_path, policy, answer, rule):
+def test_whatever_goes_wrong_once_the_app_has_seen_data_is_one_constant_reply(tmp_path, policy, answer, rule, caplog):
     node = Node(tmp_path, **policy)
     reply = node.ask(3, answer)
-    assert reply.has_error()
-    assert reply.error.reason.startswith(f"refused by rule {rule}: ")
-    assert "John" not in reply.error.reason
-    assert node.refusals == [(rule, "r", 3)]
-    assert not node.custody.ledger.rows()
+    assert (reply.error.code, reply.error.reason) == (int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), NO_ANSWER)
+    assert node.refusals == ([(rule, "r", 3)] if rule else [])
+    assert caplog.records  # why is for the site's own log
+    (row,) = node.custody.ledger.rows()
+    assert (row.charge.purpose, row.charge.mechanism) == ("update", None)
 
 
 def test_evaluation_lets_out_listed_metrics_and_no_arrays(tmp_path):
@@ -89,9 +114,13 @@ def test_evaluation_lets_out_listed_metrics_and_no_arrays(tmp_path):
     fine = partial(measured, content={"metrics": MetricRecord({"eval_loss": 0.5, "num-examples": 3})})
     assert not node.ask(answer=fine, message_type="evaluate").has_error()
     accuracy = partial(measured, content={"metrics": MetricRecord({"accuracy": 0.5})})
-    assert "rule metrics" in node.ask(answer=accuracy, message_type="evaluate").error.reason
+    assert node.ask(answer=accuracy, message_type="evaluate").error.reason == NO_ANSWER
     weights = partial(measured, content={"arrays": arrays(START)})
-    assert "rule records" in node.ask(answer=weights, message_type="evaluate").error.reason
+    assert node.ask(answer=weights, message_type="evaluate").error.reason == NO_ANSWER
+    assert [rule for rule, *_ in node.refusals] == ["metrics", "records"]
+    assert {row.charge.purpose for row in node.custody.ledger.rows()} == {"metrics"}
+    silent = Node(tmp_path / "b", without_differential_privacy=False)
+    assert "rule without-differential-privacy" in silent.ask(answer=fine, message_type="evaluate").error.reason
 
 
 def test_without_a_signed_policy_there_is_no_mod(tmp_path):

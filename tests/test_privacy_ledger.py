@@ -191,10 +191,16 @@ def test_the_last_charge_costs_what_the_first_did(ledger):
 # Retries and anchors.
 
 
-def test_a_retry_is_known_by_its_bytes(ledger):
-    ledger.charge(charge(1, release=sha256(b"the very bytes")), None)
-    assert ledger.released(sha256(b"the very bytes"))
-    assert not ledger.released(sha256(b"fresh noise"))
+def test_a_retry_is_known_by_its_attempt_and_not_by_its_bytes(ledger):
+    first = charge(1, id="a" * 32)
+    ledger.charge(first, None)
+    assert ledger.has_charged(replace(first, round=2))
+    assert not ledger.has_charged(replace(first, id="b" * 32))
+    assert not ledger.has_charged(replace(first, purpose="metrics"))
+    with pytest.raises(PrivacyError, match="charged once"):
+        ledger.charge(first, None)
+    ledger.charge(replace(first, id="b" * 32), None)
+    assert len(ledger.rows()) == 2
 
 
 def test_an_anchor_is_held_by_the_ledger_that_gave_it_and_by_what_became_of_it(path, ledger, tmp_path):

@@ -23,7 +23,14 @@ def site(folder, epsilon, before=0):
     """A site with a budget, some of it spent on an earlier run."""
     made = custody(folder / "site" / "custody", private=True, epsilon=epsilon)
     for number in range(before):
-        made.pay(Leaving(made.charge_of("run-0", number, MECHANISM, "1" * 64, f"{number:064x}", purpose="update"), 100))
+        made.pay(
+            Leaving(
+                made.charge_of(
+                    "run-0", number, MECHANISM, "1" * 64, f"{number:064x}", purpose="update", attempt=f"{number:032x}"
+                ),
+                100,
+            )
+        )
     return made
 
 
@@ -33,10 +40,18 @@ def take_part(made, plan=PLAN, most=TURNS):
     for number in range(most):
         mechanism = made.mechanism_for(plan)
         assert replace(mechanism, noise_multiplier=MECHANISM.noise_multiplier) == MECHANISM
-        charges = [made.charge_of(plan.run, number, mechanism, plan.sha256, f"a{number:063x}", purpose="update")]
+        charges = [
+            made.charge_of(
+                plan.run, number, mechanism, plan.sha256, f"a{number:063x}", purpose="update", attempt=f"a{number:031x}"
+            )
+        ]
         if plan.metrics is not None:
             told = f"b{number:063x}"
-            charges.append(made.charge_of(plan.run, number, plan.metrics, plan.sha256, told, purpose="metrics"))
+            charges.append(
+                made.charge_of(
+                    plan.run, number, plan.metrics, plan.sha256, told, purpose="metrics", attempt=f"a{number:031x}"
+                )
+            )
         try:
             made.pay(*(Leaving(charge, 100) for charge in charges))
         except Refusal:
@@ -77,7 +92,12 @@ def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
     first, _ = take_part(made, most=4)
     for number in range(2):
         made.pay(
-            Leaving(made.charge_of("run-0", number, MECHANISM, "1" * 64, f"c{number:063x}", purpose="update"), 100)
+            Leaving(
+                made.charge_of(
+                    "run-0", number, MECHANISM, "1" * 64, f"c{number:063x}", purpose="update", attempt=f"c{number:031x}"
+                ),
+                100,
+            )
         )
     assert first == [1.2] * 4
     assert made.mechanism_for(PLAN).noise_multiplier > 1.2

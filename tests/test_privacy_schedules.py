@@ -19,7 +19,7 @@ from fedglm.privacy.accountant import spent
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.durable import write_atomically
-from fedglm.privacy.errors import LedgerError, Refusal
+from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import Mechanism
 
@@ -51,6 +51,22 @@ class Server:
             self.anchor = anchor
 
 
+def charge_for(message, run="run-1", number=1):
+    """The charge for an attempt that made a message; each is of fresh noise, so that the message tells them apart."""
+    return Charge(
+        data_set="notes",
+        commitment=sha256(b"content"),
+        run=run,
+        round=number,
+        purpose="update",
+        mechanism=MECHANISM,
+        plan=sha256(b"plan"),
+        policy=sha256(b"policy"),
+        release=sha256(message),
+        id=sha256(message)[:32],
+    )
+
+
 class Node:
     """The order that the real node keeps: train, store, charge, send."""
 
@@ -77,7 +93,7 @@ class Node:
         self.charge_and_send(run, number, message, server, dies_at)
 
     def charge_and_send(self, run, number, message, server, dies_at):
-        if not self.ledger.released(sha256(message)):
+        if not self.ledger.has_charged(charge_for(message)):
             self.charge(run, number, message)
         self.die(dies_at, "send")
         server.receive(message, self.ledger.head)
@@ -87,20 +103,7 @@ class Node:
         return anchor is None or self.ledger.holds(anchor)
 
     def charge(self, run, number, message):
-        self.ledger.charge(
-            Charge(
-                data_set="notes",
-                commitment=sha256(b"content"),
-                run=run,
-                round=number,
-                purpose="update",
-                mechanism=MECHANISM,
-                plan=sha256(b"plan"),
-                policy=sha256(b"policy"),
-                release=sha256(message),
-            ),
-            BUDGET,
-        )
+        self.ledger.charge(charge_for(message, run, number), BUDGET)
 
     def stored(self, run, number):
         path = self.folder / "model" / f"{run}-{number}"
@@ -122,7 +125,7 @@ class ChargesAfterSending(Node):
     def charge_and_send(self, run, number, message, server, dies_at):
         server.receive(message, self.ledger.head)
         self.die(dies_at, "send")
-        if not self.ledger.released(sha256(message)):
+        if not self.ledger.has_charged(charge_for(message)):
             self.charge(run, number, message)
 
 
@@ -185,6 +188,10 @@ def play(kind, folder, dice):
                 node.answer(dice.choice(["run-1", "run-2"]), dice.randint(1, 4), server, dies_at)
             except Refusal:
                 refused += 1
+            except LedgerError:
+                raise
+            except PrivacyError:
+                return "an attempt is charged for twice"
             except Killed:
                 node = kind(folder, dice)
         elif event == "restart":
@@ -205,7 +212,7 @@ def play(kind, folder, dice):
         return "more was released than the budget allows"
     ledger = Ledger(folder / "ledger")
     if (server.anchor is None or ledger.holds(server.anchor)) and not all(
-        ledger.released(sha256(message)) for message in server.messages
+        ledger.has_charged(charge_for(message)) for message in server.messages
     ):
         return "a release is not in the ledger"
     return ""

@@ -73,7 +73,9 @@ def check_what_was_spent_outlives_the_node(folder, _patch):
     def pay(number):
         started_again = site()
         content = sha256(f"update {number}")
-        charge = started_again.charge_of("run", number, MECHANISM, sha256("plan"), content, purpose="update")
+        charge = started_again.charge_of(
+            "run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32]
+        )
         started_again.pay(Leaving(charge, 100))
         return started_again.log.head
 

@@ -1,13 +1,15 @@
 """A site's folder and the node that it is in a run: its own records, and all else from the plan's recipe."""
 
+import logging
+from dataclasses import replace
+
 import pytest
-from custodies import FREELY, SERVER, announced, custody, run_plan
+from custodies import FREELY, MECHANISM, PRIVATE, SERVER, announced, custody, run_plan
 from site_folders import NAME, make_project, make_site, run_of, write_site_file
 
 from fedglm.autoglm.data import load_federation
-from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.models import build_model
-from fedglm.client.gate import OutboundGate, fault
+from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
 from fedglm.client.recipe import Recipe
 from fedglm.client.site_custody import open_custody
@@ -49,7 +51,8 @@ def records(home, rows=40):
     return path
 
 
-OWN_TABLE = {"source": "../records.csv", "label_field": "class", "feature_fields": ["x", "y"], "unit_field": "patient"}
+OWN_CLASSES = {"source": "../records.csv", "label_field": "class", "class_names": ["high", "low"]}
+OWN_TABLE = {**OWN_CLASSES, "feature_fields": ["x", "y"], "unit_field": "patient"}
 OWN_TEXT = {"source": "../records.csv", "text_field": "note"}
 
 
@@ -78,7 +81,7 @@ def answer(node, beside, scenario, recipe):
         layout=beside["layout"],
         version=0,
         acknowledged=0,
-        learning_rate=0.01,
+        learning_rate=recipe.training.learning_rate,
         evaluate=False,
     )
     return node.train(order, versions.frames_since(0), FREELY).blob
@@ -161,8 +164,11 @@ def test_a_gate_and_a_node_of_the_site_work_together(site_with):
             TABLE,
             "reads the field 'y', which the site.toml of berlin does not list",
         ),
-        ({"source": "../records.csv", "label_field": "class"}, TABLE, "reads the field 'x'"),
+        (OWN_CLASSES, TABLE, "reads the field 'x'"),
         ({"source": "../records.csv", "feature_fields": ["x", "y"]}, TABLE, "does not name: data.label_field"),
+        (OWN_TABLE | {"class_names": []}, TABLE, "does not name: data.class_names"),
+        (OWN_TABLE | {"class_names": ["low", "high", "mid"]}, TABLE, "class_names are not those in data.class_names"),
+        (OWN_TABLE | {"class_names": ["low"]}, TABLE, "class_names are not those in data.class_names"),
         (OWN_TABLE, TEXT, "does not name: data.text_field"),
     ],
 )
@@ -246,6 +252,8 @@ def test_a_built_in_s_custody(site_with, tmp_path):
         ({"dat": {}}, "unknown key dat: did you mean data"),
         ({"data": {"source": "digits", "label_field": "y"}}, "digits knows its own fields: leave label_field out"),
         ({"data": {"source": "x.csv", "share": "5/5"}}, "the first of five shares is written 0/5"),
+        ({"data": {"source": "x.csv", "class_names": ["a"]}}, "those of the label_field: name that too"),
+        ({"data": {"source": "x.csv", "label_field": "y", "class_names": ["a", "a"]}}, "names a class twice"),
         ({"data": {"source": "x.csv", "site_field": "ward"}}, "leave site_field out, or give a share"),
         ({"site": {"name": "paris"}}, "site.toml is of the site paris, kit.toml of berlin"),
         ({"site": {"server": "https://x"}}, "written as HOST:PORT"),
@@ -298,9 +306,29 @@ def test_paths_count_from_the_folder_and_a_server_that_moved_is_named_in_site_to
     assert (moved.server, str(moved.state), moved.source) == ("[::1]:9", "/var/x", "/home/anna/r.csv")
 
 
-def test_a_class_that_the_run_does_not_know_is_named_in_the_node_s_own_log_alone(site_with):
-    site = site_with(OWN_TABLE | {"label_field": "note"})
-    with pytest.raises(DataError, match="is not in class_names") as caught:
-        node_of(site, TABLE)
-    assert "note" in str(caught.value)
-    assert fault(caught.value, in_full=False) == "DataError: the node's own log says more"
+def test_rows_that_a_run_cannot_use_are_left_out_and_counted_in_the_node_s_own_log_alone(site_with, tmp_path, caplog):
+    site = site_with(OWN_TABLE)
+    with (tmp_path / "records.csv").open("ab") as file:
+        file.write(b"0.1,much,low,p99,note,1\n0.1,0.1,mid,p98,note,1\n0.1,0.1,mid,p98,note,1\n\xff,0,low,p97,note,1\n")
+    with caplog.at_level(logging.WARNING):
+        node = node_of(site, TABLE)
+    assert node.introduce().name == NAME
+    (line,) = [record.message for record in caplog.records if "of the records" in record.message]
+    assert line.endswith(
+        "2 rows of a class that is not named (first in line 43), 1 row not in UTF-8 (first in line 45), 1 row with a "
+        "feature that is no number and counts as missing (first in line 42)"
+    )
+    assert len(node._train) + len(node._held_out) == 41
+
+
+def test_a_site_without_any_row_takes_part(site_with, tmp_path):
+    site = site_with(OWN_TABLE)
+    (tmp_path / "records.csv").write_text("x,y,class,patient,note,salary\n")
+    assert node_of(site, TABLE).introduce().name == NAME
+
+
+def test_a_share_of_a_file_is_for_trials_without_noise(site_with):
+    site = site_with(OWN_TABLE | {"share": "0/2"}, policy=PRIVATE | {"unit": "patient"})
+    assert node_of(site, TABLE).introduce().name == NAME
+    with pytest.raises(Refusal, match="a share of a file, which is for trials without noise"):
+        node_of(site, TABLE, mechanism=replace(MECHANISM, steps=2, unit="patient"))

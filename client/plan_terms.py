@@ -1,0 +1,118 @@
+"""The terms of a plan, as a server's operator hands them over before any run: what they mean, and what stands against.
+
+    TERMS.plan    a signed plan in base64; its run is called "terms", and its terms are those of every run like it
+
+A site that lists `terms_sha256` in its policy's `plans` permits these runs and no others of that server.
+"""
+
+import binascii
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedglm.client.recipe import Recipe, RecipeError
+from fedglm.client.site_folder import Site
+from fedglm.client.site_settings import SiteError
+from fedglm.privacy.accountant import spent
+from fedglm.privacy.code_identity import code_sha256
+from fedglm.privacy.custody import POLICY
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.plan import MAX_BYTES_AS_TEXT, SignedPlan
+from fedglm.privacy.policy import Policy
+from fedglm.privacy.policy_rules import PLAN_RULES, broken_rules
+from fedglm.privacy.regular import read_regular
+
+
+@dataclass(frozen=True)
+class PlanTerms:
+    """What a site's people have to know of a plan.
+
+    Attributes:
+        sha256: What the policy's `plans` lists.
+        meaning: Name and value of each thing that the plan fixes, in the order in which people would ask.
+        epsilon: What all of it spends together, at the policy's delta; None without noise or without a delta.
+        broken: Each rule of the site's policy that the plan breaks, and why.
+    """
+
+    sha256: str
+    meaning: dict[str, str]
+    epsilon: float | None
+    broken: dict[str, str]
+
+
+def read_terms(path: Path) -> SignedPlan:
+    """Read a file of terms.
+
+    Raises:
+        SiteError: It is none.
+    """
+    try:
+        return SignedPlan.from_text(read_regular(path, MAX_BYTES_AS_TEXT).decode("ascii").strip())
+    except OSError as exc:
+        raise SiteError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except (UnicodeDecodeError, binascii.Error, ValueError, PrivacyError) as exc:
+        raise SiteError(f"{path} holds no terms of a plan ({exc}): ask the server's people for them again") from exc
+
+
+def terms_for(site: Site, signed: SignedPlan) -> PlanTerms:
+    """What a plan means for a site, held to the policy.toml in its folder, signed or not.
+
+    Raises:
+        SiteError: The plan is another server's, its recipe is none, or there is no policy.toml.
+        PolicyError: policy.toml is no policy.
+    """
+    if signed.server.hex != site.kit.signing:
+        raise SiteError(f"these are terms of the server {signed.server}, and kit.toml names another")
+    try:
+        recipe = Recipe.from_toml(signed.plan.recipe)
+    except RecipeError as exc:
+        raise SiteError(f"the plan cannot be followed: {exc}") from exc
+    policy = _policy(site)
+    broken = {rule.name: reason for rule, reason in broken_rules(PLAN_RULES, signed, policy)}
+    if signed.plan.code != code_sha256():
+        broken["code"] = "the runs are of other code than is installed here: install the server's version"
+    unit = site.settings.data.unit
+    if signed.plan.mechanism is not None and signed.plan.mechanism.unit != unit:
+        broken.setdefault("unit", f"the plan protects each {signed.plan.mechanism.unit}, the site's data each {unit}")
+    return PlanTerms(signed.plan.terms_sha256, _meaning(signed, recipe), _epsilon(signed, policy), broken)
+
+
+def _policy(site: Site) -> Policy:
+    path = site.folder / POLICY
+    try:
+        return Policy.from_toml(path.read_text(encoding="utf-8"), origin=str(path))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SiteError(f"cannot read {path} ({exc}): copy it from the kit and fill it in") from exc
+
+
+def _meaning(signed: SignedPlan, recipe: Recipe) -> dict[str, str]:
+    plan, data, training = signed.plan, recipe.data, recipe.training
+    model = "each site's copy of one folder" if recipe.model.path else str(recipe.model.preset)
+    learns = {"task": data.task, "classes": ", ".join(data.class_names), "features": ", ".join(data.feature_fields)}
+    known = {
+        "server": str(signed.server),
+        "learns": "; ".join(f"{name}: {value}" for name, value in learns.items() if value),
+        "model": f"{model}, {plan.parameters:,} parameters, layout {plan.layout}",
+        "starts from": plan.model,
+        "rounds": f"{plan.rounds}, of which a site takes part in {plan.turns} at most",
+        "training": f"{plan.local_steps} steps a round, {training.optimizer}, learning rate {training.learning_rate:g}",
+        "updates": plan.codec if plan.density is None else f"{plan.codec}, {plan.density:.3g} of the coordinates",
+        "code": plan.code,
+    }
+    noise = plan.mechanism
+    if noise is None:
+        known["noise"] = "none: no privacy guarantee at all"
+    else:
+        known["noise"] = f"multiplier {noise.noise_multiplier:.3g}, clipping norm {noise.clipping_norm:g}"
+        known["protects"] = f"each {noise.unit}, {noise.records_per_unit} records of it at most"
+        known["sampling"] = f"each {noise.unit} with probability {noise.sampling_rate:.3g} a step"
+        measures = plan.metrics and f"noised, multiplier {plan.metrics.noise_multiplier:.3g}"
+        known["measures"] = measures or "none"
+    return known
+
+
+def _epsilon(signed: SignedPlan, policy: Policy) -> float | None:
+    plan = signed.plan
+    if plan.mechanism is None or policy.delta is None:
+        return None
+    events = [noise.event() for noise in (plan.mechanism, plan.metrics) if noise is not None] * plan.turns
+    return spent(events, policy.delta).epsilon
