@@ -11,21 +11,26 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help simulate test test-all lint bench clean
+.PHONY: help simulate test test-all lint bench lock lock-torch sbom clean
 
 help:
 	@echo "make simulate   four hospitals learn on real data, in half a minute after installation"
 	@echo "make test       lint, types and tests"
 	@echo "make test-all   the slow proofs too"
 	@echo "make bench      benchmarks, as tables"
+	@echo "make lock       pin all that is installed, by version and hash, in locks/"
+	@echo "make sbom       what is installed, as CycloneDX; ENVIRONMENT=/opt/fedglm for another environment"
 
-# The CPU build of torch first: a bare `torch` would bring gigabytes of CUDA to a machine without a GPU.
-$(STAMP): pyproject.toml constraints.txt
+# Nothing is installed but what locks/ names by hash. torch first, its CPU build: a bare `torch` would bring gigabytes of
+# CUDA. It comes from PyTorch's own index, unless one that pip is configured for has it.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+$(STAMP): pyproject.toml locks/dev.txt locks/torch-cpu.txt
 	@test -n "$(PYTHON)" || { echo "fedglm needs Python 3.11 or newer: set PYTHON=/path/to/python"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@$(PIP) --no-deps -r locks/torch-cpu.txt 2>/dev/null || $(PIP) --no-deps --index-url $(TORCH_INDEX) -r locks/torch-cpu.txt
+	$(PIP) -r locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
 simulate: $(STAMP)
@@ -44,8 +49,25 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/codecs.py
+
+# Pins stay as they are unless the code asks for more; UPGRADE="--upgrade" or "--upgrade-package NAME" renews them.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--only-binary :all: --emit-build-options --annotation-style line --custom-compile-command "make $@" $(UPGRADE)
+lock: $(STAMP)
+	$(LOCK) --no-emit-package torch --extra dev --group sbom pyproject.toml -o locks/dev.txt
+	$(LOCK) --no-emit-package torch --extra node -c locks/dev.txt pyproject.toml -o locks/node.txt
+	$(LOCK) --no-emit-package torch --extra server -c locks/dev.txt pyproject.toml -o locks/server.txt
+	echo torch | $(LOCK) --excludes /dev/stdin --group audit -c locks/dev.txt pyproject.toml -o locks/audit.txt
+
+# Of the version that pyproject.toml names, from the index that has it.
+lock-torch: $(STAMP)
+	echo torch | $(LOCK) --no-deps --default-index $(TORCH_INDEX) - -o locks/torch-cpu.txt
+
+# From outside: the environment that is described needs no tool for it.
+ENVIRONMENT ?= $(VENV)
+sbom: $(STAMP)
+	@$(BIN)/cyclonedx-py environment --spec-version 1.6 --output-reproducible --pyproject pyproject.toml $(ENVIRONMENT)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

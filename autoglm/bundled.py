@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.records import Records
 from fedglm.autoglm.settings import Kind
 from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
@@ -31,9 +34,7 @@ def breast_cancer(bins: int | None) -> Bundle:
     From ``sklearn.datasets``. 69 rows are set aside as the public reference that bins are placed by; no site holds
     them.
     """
-    from sklearn.datasets import load_breast_cancer
-
-    table = load_breast_cancer()
+    table = _shipped("load_breast_cancer")
     order = np.random.default_rng(_PUBLIC_SEED).permutation(len(table.data))
     public, private = np.sort(order[:_PUBLIC_ROWS]), np.sort(order[_PUBLIC_ROWS:])
     origin = f"quantiles of a public reference sample: {_PUBLIC_ROWS} of the 569 rows, set aside, at no site"
@@ -48,13 +49,21 @@ def digits(bins: int | None) -> Bundle:
 
     From ``sklearn.datasets``. Its description declares the pixels' range, so no sample is needed to place bins.
     """
-    from sklearn.datasets import load_digits
-
-    table = load_digits()
+    table = _shipped("load_digits")
     encoder = bins_from_ranges(dict.fromkeys(table.feature_names, (0.0, 16.0)), bins or 8)
     names = [str(target) for target in table.target]
     records = Records(values=table.data, labels=names, units=[str(row) for row in range(len(names))])
     return Bundle(kind="tabular-classification", records=records, table=encoder)
+
+
+def _shipped(loader: str) -> Any:
+    try:
+        datasets = importlib.import_module("sklearn.datasets")
+    except ModuleNotFoundError as exc:  # a node does without, until it is asked for these data
+        raise DataError(
+            "built-in tables need scikit-learn, which is not installed: pip install 'fedglm[server]'"
+        ) from exc
+    return getattr(datasets, loader)()
 
 
 def pydoc(bins: int | None) -> Bundle:

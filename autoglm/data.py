@@ -14,6 +14,7 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.folders import load_tokenizer
 from fedglm.autoglm.models import ModelSettings
 from fedglm.autoglm.records import Records
+from fedglm.autoglm.row_faults import RowFaults
 from fedglm.autoglm.settings import DataSettings, Kind
 from fedglm.autoglm.sources import read_source
 from fedglm.autoglm.splits import Indices, held_out_units, units_dirichlet, units_iid
@@ -70,7 +71,12 @@ class FederatedData:
 
 
 def load_federation(
-    settings: DataSettings, *, nodes: int | None = None, seed: int, model: ModelSettings | None = None
+    settings: DataSettings,
+    *,
+    nodes: int | None = None,
+    seed: int,
+    model: ModelSettings | None = None,
+    faults: RowFaults | None = None,
 ) -> FederatedData:
     """Read the records, make tokens of them, deal them to sites, and hold out a share of every site's units.
 
@@ -79,12 +85,13 @@ def load_federation(
         nodes: number of nodes; by site it must be the number of sites; 4 without one.
         seed: of the deal and of what is held out; the same seed gives the same federation.
         model: whose tokenizer to use where it is a local folder; bytes without one.
+        faults: counts rows that cannot be used, which are then left out; without it they are errors.
 
     Raises:
         DataError: the records cannot be used; one line that names the place and the remedy.
         ModelError: the model's folder has no tokenizer.
     """
-    kind, records, table = read_source(settings)
+    kind, records, table = read_source(settings, faults)
     task = make_task(settings, kind, _labels(settings, kind, records), table, model or ModelSettings())
     examples, row_of = make_examples(task, records)
     units, groups = _numbered(records.units), _groups(task, records)
@@ -222,12 +229,12 @@ def _deal(
             )
         return split, sites
     count = DEFAULT_NODES if nodes is None else nodes
-    total = int(units.max()) + 1
+    total = int(units.max(initial=-1)) + 1
     if split == "iid":
         parts = units_iid(total, count, rng)
     else:
         # A unit's group is the one most of its rows are in (the lowest of equals).
-        table = np.zeros((total, int(groups.max()) + 1), dtype=np.int64)
+        table = np.zeros((total, int(groups.max(initial=0)) + 1), dtype=np.int64)
         np.add.at(table, (units, groups), 1)
         parts = units_dirichlet(table.argmax(1), count, settings.alpha, rng)
     node_of_unit = np.empty(total, dtype=np.int64)

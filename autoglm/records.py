@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.autoglm.errors import DataError, choices
+from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.reading import MissingField, Row, read_rows
 from fedglm.autoglm.row_faults import Place, Reason, RowError, RowFaults, report
 from fedglm.autoglm.settings import DataSettings
@@ -37,7 +37,7 @@ class Records:
 
 
 def read_records(
-    settings: DataSettings, *, tabular: bool, classes: Sequence[str] = (), faults: RowFaults | None = None
+    settings: DataSettings, *, tabular: bool, classes: Collection[str] = (), faults: RowFaults | None = None
 ) -> Records:
     """The columns that the settings name, from their file.
 
@@ -143,7 +143,7 @@ def text_of(value: object, name: str, place: Place) -> str | None:
     return value if value.strip() else None
 
 
-def class_of(row: Row, name: str, place: Place, classes: Sequence[str]) -> str:
+def class_of(row: Row, name: str, place: Place, classes: Collection[str]) -> str:
     """The class in a field, one of `classes` where there are any.
 
     Raises:
@@ -151,8 +151,8 @@ def class_of(row: Row, name: str, place: Place, classes: Sequence[str]) -> str:
     """
     label = name_of(row, name, place, reason="class")
     if classes and label not in classes:
-        shown = label[:_LONGEST_SHOWN]
-        raise RowError("class", place, f"the class {shown!r} is not in class_names; {choices(shown, classes)}")
+        problem = f"the class {label[:_LONGEST_SHOWN]!r} is not in class_names: name it there, or correct the row"
+        raise RowError("class", place, problem)
     return label
 
 

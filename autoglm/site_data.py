@@ -60,8 +60,8 @@ def load_site(
             from ``load_federation``, to the bit: for trials, where one machine plays several sites.
         seed: of what is held out, and of the deal where there is one.
         model: whose tokenizer to use where it is a local folder.
-        faults: counts rows of the site's own file that cannot be used, which are then left out; without it, and with a
-            share, they are errors.
+        faults: counts rows of the site's own file that cannot be used, which are then left out; without it they are
+            errors.
 
     Raises:
         DataError: the records cannot be used, the task would depend on them, or there is no such share.
@@ -72,7 +72,7 @@ def load_site(
     if not 0 <= part < parts:
         raise DataError(f"there is no share {part}/{parts}: the first of {parts} is 0, the last {parts - 1}")
     if share is not None or settings.source in BUNDLES:
-        data = load_federation(settings, nodes=parts, seed=seed, model=model)
+        data = load_federation(settings, nodes=parts, seed=seed, model=model, faults=faults)
         return data.task, replace(data.sites[part], name=name)
     unread = {"site_field": None, **({} if task.labels else {"label_field": None})}
     settings = settings.model_copy(update=unread)

@@ -32,7 +32,7 @@ def read_source(settings: DataSettings, faults: RowFaults | None = None) -> tupl
     if kind != "language-model" and not settings.label_field:
         raise DataError(f"{kind} needs a label_field: name the field that holds the class")
     table = _bins(settings) if kind == "tabular-classification" else None
-    classes = () if kind == "language-model" else settings.class_names
+    classes = frozenset(() if kind == "language-model" else settings.class_names)
     return kind, read_records(settings, tabular=table is not None, classes=classes, faults=faults), table
 
 

@@ -25,6 +25,7 @@ Each layer has its own errors; all that a user can cause are drawn here, and onl
     OSError
     └── StorageError                   privacy: a file that could not be written
     click.ClickException               a wrong option or argument
+    └── MissingExtra                   cli: a command's extra is not installed
 """
 
 import errno

@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from fedglm.cli import audit, client, server
 from fedglm.cli.compare import compare
 from fedglm.cli.errors import INTERRUPTED, explain
+from fedglm.cli.extras import ask_for_extras
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
 from fedglm.cli.simulate import simulate
@@ -37,6 +38,7 @@ app.command()(run)
 app.command()(watch)
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
+ask_for_extras(app)
 
 
 def _print_version(wanted: bool) -> None:

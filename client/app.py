@@ -1,6 +1,7 @@
 """The node as a Flower ClientApp."""
 
 import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction, Seal
 from fedglm.privacy.errors import PrivacyError, Refusal
 
 LOG = logging.getLogger(__name__)
-_MOST_GROUP = 40
+_MOST_GROUP, _MOST_REASON, _MOST_LINES = 40, 500, 200
 
 NODE_FAULTS = (
     CodecError, DataError, ModelError, OSError, PrecisionError, PrivacyError, StateError, TrainingError, Withheld,
@@ -127,14 +128,21 @@ def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bo
     else:
         shown, told = error, faults_in_full or isinstance(error, CodecError | PrecisionError | Refusal)
     if not faults_in_full:
-        trace = None if isinstance(shown, Refusal) else shown  # a refusal is the gate at its work
-        LOG.error("no answer to round %s: %s", _printable(message.metadata.group_id), shown, exc_info=trace)
+        trace = "" if isinstance(shown, Refusal) else _trace(shown)  # a refusal is the gate at its work
+        group, why = _printable(message.metadata.group_id, _MOST_GROUP), _printable(str(shown), _MOST_REASON)
+        LOG.error("no answer to round %s: %s%s", group, why, trace)
     if not told:
         return no_answer(message)
     code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(shown, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     return Message(Error(int(code), str(shown)), reply_to=message)
 
 
-def _printable(text: str) -> str:
-    """The server's words as one short line of the site's log."""
-    return "".join(character if character.isprintable() else "?" for character in text[:_MOST_GROUP])
+def _printable(text: str, longest: int) -> str:
+    """Words, of the server perhaps, as part of one line of the site's log."""
+    return "".join(character if character.isprintable() else "?" for character in text[:longest])
+
+
+def _trace(error: Exception) -> str:
+    """An error's traceback, each line of it set in, so that no words in it can pass for a line of the log."""
+    lines = "".join(traceback.format_exception(error)).splitlines()[-_MOST_LINES:]
+    return "".join(f"\n    {_printable(line, _MOST_REASON)}" for line in lines)

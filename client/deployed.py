@@ -6,6 +6,7 @@ installed.
 """
 
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from fedglm.client.worker_link import Answer, Question, WorkerError, ask
 
 LOG = logging.getLogger(__name__)
 
+_ALONE = threading.Lock()
+
 SITE = "site"
 """Key of the SuperNode's node configuration that holds the path of the site's folder."""
 
@@ -32,14 +35,18 @@ def _answer(message: Message, context: Context) -> Message:
         return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), reason), reply_to=message)
     content = recorddict_to_proto(message.content).SerializeToString()
     question = Question(message.metadata.message_type, message.metadata.group_id, content)
-    began = time.monotonic()
-    try:
-        reply = _reply(ask(Path(str(folder)), question), message)
-    except (WorkerError, SiteError) as exc:  # also what a worker dies of may follow from records
-        LOG.error("no answer: %s", exc)
-        reply = no_answer(message)
-    hold(began, _answer_every(Path(str(folder))))
-    return reply
+    # One at a time: an answer that had waited for another's would tell, at a cadence of its own, how long that took.
+    with _ALONE:
+        began = time.monotonic()
+        try:
+            answer = ask(Path(str(folder)), question)
+        except (WorkerError, SiteError) as exc:  # also what a worker dies of may follow from records
+            LOG.error("no answer: %s", exc)
+            answer = None
+        finally:
+            hold(began, _answer_every(Path(str(folder))))
+    # Only now, for a message says in microseconds when it was made.
+    return no_answer(message) if answer is None else _reply(answer, message)
 
 
 def hold(began: float, every_s: float) -> None:

@@ -14,7 +14,7 @@ afterwards even that something was refused follows from the records, so that it 
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -120,7 +120,12 @@ class OutboundGate:
                 charges = [self._charge(plan, instruction, name, noise) for name, noise in asked.items()]
                 self._custody.afford(*charges)
 
-        return Permit(mechanism, plan.metrics, self._custody.policy.declare_units or 0, afford, plan.model)
+        def has_charged(attempt: str) -> bool:
+            charges = (row.charge for row in self._custody.ledger.rows())
+            return any(charge.key == (attempt, "update") for charge in charges)
+
+        declared, data = self._custody.policy.declare_units or 0, self._custody.commitment
+        return Permit(mechanism, plan.metrics, declared, afford, has_charged, plan.model, data)
 
     def seal(self, seal: Seal) -> RecordDict:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.
@@ -203,11 +208,14 @@ class OutboundGate:
             charges = [self._charge(plan, instruction, name, noise, outcome.attempt) for name, noise in made.items()]
             self._custody.charge(*charges)
 
-    def _check_turns(self, plan: RunPlan, purposes: Iterable[str]) -> None:
-        """Refuse more fresh answers than the plan has turns: asking again must not be a way to more of them."""
+    def _check_turns(self, plan: RunPlan, asked: Mapping[str, Mechanism | None]) -> None:
+        """Refuse more noised answers than the plan has turns: its noise was planned for so many.
+
+        Without noise nothing is promised of any number, and an answer that failed may be made once more.
+        """
         made = Counter(row.charge.purpose for row in self._custody.ledger.rows() if row.charge.run == plan.run)
-        for purpose in purposes:
-            if made[purpose] >= plan.turns:
+        for purpose, noise in asked.items():
+            if noise is not None and made[purpose] >= plan.turns:
                 raise Refusal("plan", f"{plan.turns} answers were made, and the plan has no more for one node")
 
     def _signed(self, outcome: Outcome, run: str, server_round: int) -> Outcome:

@@ -7,8 +7,10 @@ a message has seen the data: whatever goes wrong from there on, in the app or he
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
@@ -28,6 +30,7 @@ NO_PLAN = hashlib.sha256(b"").hexdigest()
 
 Answer = Callable[[], Message]
 _NO_RUN = "-"
+_NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 
 
 class ModGuard:
@@ -59,10 +62,11 @@ class ModGuard:
         with self._custody.logged(run, server_round):
             check_plain_update(layout, self._codec, self._custody.policy)
 
-    def release_update(self, answer: Answer, run: str, server_round: int) -> Message:
+    def release_update(self, message: Message, answer: Answer, run: str, server_round: int) -> Message:
         """The app's reply to a training message, once the ledger is charged for it.
 
         Args:
+            message: What it replies to.
             answer: Has the app answer, and codes its arrays.
             run: Identity of the run.
             server_round: Number of the round.
@@ -75,12 +79,13 @@ class ModGuard:
             (record,) = reply.content.array_records.values()
             return record[RECORD].data
 
-        return self._release("update", answer, content, run, server_round)
+        return self._release("update", message, answer, content, run, server_round)
 
-    def release_measures(self, answer: Answer) -> Message:
+    def release_measures(self, message: Message, answer: Answer) -> Message:
         """The app's reply to any other message: metrics which the policy lists, once they are charged for.
 
         Args:
+            message: What it replies to.
             answer: Has the app answer.
 
         Raises:
@@ -95,14 +100,22 @@ class ModGuard:
                 raise Refusal("records", "the reply holds arrays, and only a reply to training may")
             return canonical_json({name: dict(record) for name, record in sorted(reply.content.metric_records.items())})
 
-        return self._release("metrics", answer, content, _NO_RUN, 0)
+        return self._release("metrics", message, answer, content, _NO_RUN, 0)
 
     def _release(
-        self, purpose: str, answer: Answer, content: Callable[[Message], bytes], run: str, server_round: int
+        self,
+        purpose: str,
+        message: Message,
+        answer: Answer,
+        content: Callable[[Message], bytes],
+        run: str,
+        server_round: int,
     ) -> Message:
         custody, codec = self._custody, self._codec if purpose == "update" else None
         try:
             reply = answer()
+            if not isinstance(reply, Message):
+                raise TypeError(f"the app answers with no message, but with {type(reply).__name__}")
             if reply.has_error():
                 raise RuntimeError(f"the app answers with error {reply.error.code}: {reply.error.reason}")
             with custody.logged(run, server_round):
@@ -110,11 +123,13 @@ class ModGuard:
                 leaves = content(reply)
             charge = self._charge(purpose, run, server_round, leaves)
             custody.pay(Leaving(charge, len(leaves), None, codec, [rule.name for rule in MESSAGE_RULES]))
-        except Exception as exc:
+        except BaseException as exc:
             with contextlib.suppress(PrivacyError):  # that nothing leaves says something of the data, without noise
                 custody.charge(self._charge(purpose, run, server_round, b""))
+            if not isinstance(exc, Exception | SystemExit):
+                raise  # the process ends
             raise Withheld from exc
-        return reply
+        return Message(reply.content, reply_to=message)  # the app's own could say more in its metadata
 
     def _charge(self, purpose: str, run: str, server_round: int, content: bytes) -> Charge:
         release = hashlib.sha256(content).hexdigest()
@@ -124,7 +139,15 @@ class ModGuard:
         """What is in a reply beside arrays."""
         if texts := ", ".join(sorted(reply.content.config_records)):
             raise Refusal("records", f"the reply holds texts or settings ({texts[:100]}); arrays and metrics may leave")
-        metrics = frozenset(_kind(name) for record in reply.content.metric_records.values() for name in record)
+        records = reply.content.metric_records.values()
+        if any(isinstance(value, list) for record in records for value in record.values()):
+            raise Refusal("records", "the reply holds lists of numbers; a metric is one")
+        names = [*reply.content, *(name for record in records for name in record)]
+        if not all(_NAME.fullmatch(name) for name in names):
+            raise Refusal(
+                "records", "a name in the reply is no word of up to 64 letters, digits, '_', '.', '/' and '-'"
+            )
+        metrics = frozenset(_kind(name) for record in records for name in record)
         check_message(Outgoing(recorddict_to_proto(reply.content).ByteSize(), metrics), self._custody.policy)
 
 

@@ -104,7 +104,7 @@ def compress_uplink(
             record.update(coded)
             return reply
 
-        return answer() if guard is None else guard.release_update(answer, order.run, order.round)
+        return answer() if guard is None else guard.release_update(message, answer, order.run, order.round)
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         train = message.metadata.message_type.split(".")[0] == MessageType.TRAIN
@@ -113,7 +113,7 @@ def compress_uplink(
         try:
             if train:
                 return compress(message, context, call_next)
-            return guard.release_measures(lambda: call_next(message, context))
+            return guard.release_measures(message, lambda: call_next(message, context))
         except Refusal as refusal:  # of the message, before the app has seen it
             return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), str(refusal)), reply_to=message)
         except Withheld as exc:
@@ -128,6 +128,8 @@ def _code(
 ) -> dict[str, Array]:
     """The arrays to send: one coded update, and what is no place for a code."""
     arrays = {name: array.numpy() for name, array in record.items()}
+    if unknown := sorted(arrays.keys() - base.keys()):
+        raise CodecError(f"compress_uplink: the reply has arrays that the message had not: {', '.join(unknown)[:200]}")
     start = flatten(base, layout)
     state = NodeState.load(folder, layout.size, run=order.run)
     state.settle(order.acknowledged, order.round)

@@ -71,14 +71,18 @@ class Permit:
         metrics: How noise is added to measures of the received model; None where none is.
         declared_units: Number of units that the site makes public, which noised sums are divided by.
         afford: Raises `Refusal` where the ledger has too little left for a fresh answer.
+        has_charged: Whether the ledger was charged for the update of an attempt, which alone may have left.
         model: SHA-256 (hex) of the weights that the run starts from; None where nobody has said.
+        commitment: Of the site's data set, as the ledger knows it.
     """
 
     mechanism: Mechanism | None
     metrics: Mechanism | None
     declared_units: int
     afford: Callable[[], None]
+    has_charged: Callable[[str], bool]
     model: str | None = None
+    commitment: str = ""
 
 
 class Workbench:
@@ -176,7 +180,7 @@ class Node:
         if not instruction.learning_rate <= self._training.learning_rate:
             said = f"the learning rate {instruction.learning_rate:g}, and the plan has {self._training.learning_rate:g}"
             raise Refusal("plan", f"the instruction asks for {said} at most")
-        state = self._load(instruction)
+        state = self._load(instruction, permit)
         replica = self._receive(state, instruction, downlink, permit)
         if replica is None:
             return Outcome(Report(nonce=instruction.nonce, holds=state.version))
@@ -206,7 +210,7 @@ class Node:
             Refusal: The instruction is not of the plan, or the ledger has too little left for further measures.
             StateError, StorageError: The node's disk is damaged or full.
         """
-        state = self._load(instruction)
+        state = self._load(instruction, permit)
         replica = self._receive(state, instruction, downlink, permit)
         if replica is None:
             return Outcome(Report(nonce=instruction.nonce, holds=state.version))
@@ -225,15 +229,28 @@ class Node:
             failure=failure or (None if known.evaluation else TrainingError("the attempt failed when it was made")),
         )
 
-    def _load(self, instruction: Instruction) -> NodeState:
-        """The node's memory of this run, with the residual that the server has acknowledged by now."""
+    def _load(self, instruction: Instruction, permit: Permit) -> NodeState:
+        """The node's memory of this run, with the residual that the server has acknowledged by now.
+
+        A server can acknowledge what it never had, as where the node was killed before it charged for it. The residual
+        of such an update stays away from later ones, for their charges pay for their own noise alone; and what has no
+        noise stays away from updates that have.
+        """
         if instruction.layout != self._bench.layout.sha256:
             raise CodecError(
                 f"node {self.name} builds another model (layout {self._bench.layout.sha256[:12]}) than the server "
                 f"({instruction.layout[:12]}): give both the same [model] and [data]"
             )
         state = NodeState.load(self.folder, self._bench.layout.size, run=instruction.run, vault=self._vault)
-        state.settle(instruction.acknowledged, instruction.round)
+        left = state.pending is not None and permit.has_charged(state.pending.attempt)
+        state.settle(instruction.acknowledged if left else 0, instruction.round)
+        # An answer that was not charged for yet would be, for data that it was not made from.
+        if state.pending is not None and not left and state.pending.commitment != permit.commitment:
+            state.pending = None
+        if state.measured is not None and state.measured.commitment != permit.commitment:
+            state.measured = None
+        if permit.mechanism is not None and not state.residual_noised:
+            state.residual, state.residual_round, state.residual_rate = None, 0, None
         return state
 
     def _receive(self, state: NodeState, instruction: Instruction, downlink: bytes, permit: Permit) -> Replica | None:
@@ -274,7 +291,14 @@ class Node:
         except Exception as exc:
             noises = permit.mechanism, permit.metrics if instruction.evaluate else None
             state.pending = Pending(
-                instruction.round, replica.sha256, attempt, None, None, noise=noises[0], measured_noise=noises[1]
+                instruction.round,
+                replica.sha256,
+                attempt,
+                None,
+                None,
+                noise=noises[0],
+                measured_noise=noises[1],
+                commitment=permit.commitment,
             )
             self._keep_failure(state, exc)
             return state.pending, exc
@@ -284,14 +308,13 @@ class Node:
         self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit
     ) -> tuple[Measured, Exception | None]:
         """Measure and keep what came of it; of measures that cannot be made, keep that they failed."""
-        attempt, evaluation, failure = new_id(), None, None
+        failure, noise = None, permit.metrics
+        failed = Measured(instruction.round, replica.sha256, new_id(), None, noise, permit.commitment)
         try:
-            evaluation = self._evaluate(replica.vector, permit)
-            state.measured = Measured(instruction.round, replica.sha256, attempt, evaluation, permit.metrics)
+            state.measured = replace(failed, evaluation=self._evaluate(replica.vector, permit))
             state.save(self.folder)
         except Exception as exc:
-            failure = exc
-            state.measured = Measured(instruction.round, replica.sha256, attempt, None, permit.metrics)
+            failure, state.measured = exc, failed
             self._keep_failure(state, exc)
         return state.measured, failure
 
@@ -326,7 +349,9 @@ class Node:
             envelope=self._envelope,
         )
         noises = permit.mechanism, permit.metrics if instruction.evaluate else None
-        return replace(pending, noise=noises[0], measured=measured, measured_noise=noises[1])
+        return replace(
+            pending, noise=noises[0], measured=measured, measured_noise=noises[1], commitment=permit.commitment
+        )
 
     def _precision(self, permit: Permit) -> ChosenPrecision:
         """What to compute in; settled before any data is looked at, for it can fail."""

@@ -126,13 +126,13 @@ def _of_file(source: str, data: DataSection) -> Rows:
     faults = data.row_faults()
     fields = (data.text_field, data.label_field, data.unit_field, data.site_field, *data.feature_fields)
     named = [name for name in fields if name is not None]
-    units, absent = set[str](), set(named)
+    classes, units, absent = frozenset(data.class_names), set[str](), set(named)
     usable = 0
     for line, row in read_rows(source, fields=named, faults=faults):
         absent -= row.keys()
         place = Place(Path(source).name, line)
         try:
-            unit = _unit(row, data, place, faults)
+            unit = _unit(row, data, classes, place, faults)
         except RowError as exc:
             faults.count(exc)
             continue
@@ -141,12 +141,12 @@ def _of_file(source: str, data: DataSection) -> Rows:
     return Rows(usable, len(units), faults, tuple(name for name in named if name in absent))
 
 
-def _unit(row: Row, data: DataSection, place: Place, faults: RowFaults) -> str:
+def _unit(row: Row, data: DataSection, classes: frozenset[str], place: Place, faults: RowFaults) -> str:
     """Whose a row is that can be used; raises RowError for another."""
     if data.text_field is not None and text_of(row.get(data.text_field), data.text_field, place) is None:
         raise RowError("blank", place, "no text")
     if data.label_field is not None:
-        class_of(row, data.label_field, place, data.class_names)
+        class_of(row, data.label_field, place, classes)
     unit = name_of(row, data.unit_field, place) if data.unit_field else str(place.line)
     numbers(row, data.feature_fields, place, faults)
     return unit

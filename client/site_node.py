@@ -20,9 +20,11 @@ from fedglm.client.recipe import OWN, Recipe, RecipeError, file_sha256
 from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.client.site_folder import Site
 from fedglm.client.training import LocalTrainingSettings
+from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.plan import RunPlan
+from fedglm.privacy.policy import ANY, Policy
 
 LOG = logging.getLogger(__name__)
 
@@ -39,13 +41,15 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
             _check(outline, training, plan, site, measures=bool(custody.policy.metrics))
         except RecipeError as exc:
             raise Refusal("recipe", str(exc)) from exc
-    recipe, stage = outline.recipe, _stage(site, plan.recipe)
+        workbench = _workbench(site, plan.recipe)
+        _check_start(workbench, plan, custody.policy)
+    recipe, records = outline.recipe, _records(site, plan.recipe)
     declared = custody.policy.declare_units if recipe.weighting == "declared" else None
     return Node(
         site.name,
-        stage.workbench,
-        train=stage.records.train,
-        held_out=stage.records.held_out,
+        workbench,
+        train=records.train,
+        held_out=records.held_out,
         training=training,
         update=recipe.update,
         folder=site.home / f"model-{plan.layout[:16]}",  # vectors of another model do not fit
@@ -68,14 +72,6 @@ class _Outline:
     size: ModelSize
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """Records and model of a run, built."""
-
-    records: Records
-    workbench: Workbench
-
-
 @lru_cache(maxsize=1)
 def _outline(site: Site, recipe_toml: str) -> _Outline:
     """Make it of the recipe and `site.toml`; the last one is kept for the messages that follow in this process.
@@ -92,16 +88,38 @@ def _outline(site: Site, recipe_toml: str) -> _Outline:
 
 
 @lru_cache(maxsize=1)
-def _stage(site: Site, recipe_toml: str) -> _Stage:
-    """Build the model and read the records: from here on nothing is refused."""
+def _workbench(site: Site, recipe_toml: str) -> Workbench:
+    outline = _outline(site, recipe_toml)
+    model = build_model(outline.model, outline.task, seed=outline.recipe.seed)
+    return Workbench(model, outline.task, outline.recipe.downlink)
+
+
+@lru_cache(maxsize=1)
+def _records(site: Site, recipe_toml: str) -> Records:
+    """Read the records: from here on nothing is refused."""
     outline = _outline(site, recipe_toml)
     seed, faults = outline.recipe.seed, site.settings.data.row_faults()
-    workbench = Workbench(build_model(outline.model, outline.task, seed=seed), outline.task, outline.recipe.downlink)
     share = site.settings.data.part
     _, records = load_site(outline.data, name=site.name, share=share, seed=seed, model=outline.model, faults=faults)
     if faults.counts:
         LOG.warning("the run goes on without what cannot be used of the records: %s", faults.in_words())
-    return _Stage(records, workbench)
+    return records
+
+
+def _check_start(workbench: Workbench, plan: RunPlan, policy: Policy) -> None:
+    """Hold the weights that this site starts from to the plan, where the policy permits weights and no layout.
+
+    A server need not send version 0: it can begin with a later one. Where a layout is permitted, any weights are, and
+    a machine whose initialisation differs in the last bits may take part.
+    """
+    if policy.models == (ANY,) or plan.layout in policy.models:
+        return
+    if (start := vector_sha256(workbench.initial)) != plan.model:
+        raise Refusal(
+            "models",
+            f"the recipe makes the weights {start} here, and the plan names {plan.model}; to take any weights, "
+            f"list its layout {plan.layout}",
+        )
 
 
 def _training(site: Site, recipe: Recipe, plan: RunPlan) -> LocalTrainingSettings:

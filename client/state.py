@@ -40,6 +40,7 @@ class Measured:
         attempt: Id by which the ledger knows it: see `privacy.charges.Charge`.
         evaluation: The measures; None where measuring failed, which the server is not told.
         noise: How they were noised.
+        commitment: As in `Pending`.
     """
 
     round: int
@@ -47,6 +48,7 @@ class Measured:
     attempt: str
     evaluation: Evaluation | None
     noise: Mechanism | None
+    commitment: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Pending:
         noise: How the update was noised, by which it is charged whenever it leaves; None for not at all.
         measured: What was measured for the same answer, None for nothing.
         measured_noise: How that was noised.
+        commitment: Of the data set that it was made from, as in the ledger: what is charged for it later is charged
+            for those data. Empty where nobody keeps a ledger.
     """
 
     round: int
@@ -76,6 +80,7 @@ class Pending:
     noise: Mechanism | None = None
     measured: Evaluation | None = None
     measured_noise: Mechanism | None = None
+    commitment: str = ""
 
 
 @dataclass
@@ -89,6 +94,7 @@ class NodeState:
         residual: float32 vector, or None for zero.
         residual_round: Round at which the residual was made.
         residual_rate: Learning rate of that round, None where it is not known.
+        residual_noised: Whether the residual comes from noised updates alone.
         pending: The update in flight.
         measured: The last answer of measures alone.
         vault: Encrypts the state at rest; None for none.
@@ -100,6 +106,7 @@ class NodeState:
     residual: np.ndarray | None = None
     residual_round: int = 0
     residual_rate: float | None = None
+    residual_noised: bool = False
     pending: Pending | None = None
     measured: Measured | None = None
     vault: Vault | None = field(default=None, repr=False)
@@ -119,7 +126,7 @@ class NodeState:
         pending = self.pending
         if pending is not None and pending.blob is not None and pending.round == acknowledged:
             self.residual, self.residual_round = pending.residual, pending.round
-            self.residual_rate = pending.rate
+            self.residual_rate, self.residual_noised = pending.rate, pending.noise is not None
             self.pending = None
         if self.residual_round >= asked:
             self.residual, self.residual_round, self.residual_rate = None, 0, None
@@ -137,6 +144,7 @@ class NodeState:
             "version": self.version,
             "residual_round": self.residual_round,
             "residual_rate": self.residual_rate,
+            "residual_noised": self.residual_noised,
         }
         if self.pending is not None:
             pending = self.pending
@@ -149,6 +157,7 @@ class NodeState:
                 "noise": _fields(pending.noise),
                 "measured": pending.measured and asdict(pending.measured),
                 "measured_noise": _fields(pending.measured_noise),
+                "commitment": pending.commitment,
             }
             vectors["pending_residual"], vectors["pending_blob"] = pending.residual, pending.blob
         if self.measured is not None:
@@ -204,6 +213,7 @@ class NodeState:
                     noise=_mechanism(known["noise"]),
                     measured=known["measured"] and Evaluation(**known["measured"]),
                     measured_noise=_mechanism(known["measured_noise"]),
+                    commitment=str(known["commitment"]),
                 )
             if known := record.get("measured"):
                 measured = Measured(
@@ -212,6 +222,7 @@ class NodeState:
                     attempt=str(known["attempt"]),
                     evaluation=known["evaluation"] and Evaluation(**known["evaluation"]),
                     noise=_mechanism(known["noise"]),
+                    commitment=str(known["commitment"]),
                 )
             return cls(
                 run=str(record["run"]),
@@ -220,6 +231,7 @@ class NodeState:
                 residual=vectors.get("residual"),
                 residual_round=int(record["residual_round"]),
                 residual_rate=_rate(record.get("residual_rate")),
+                residual_noised=record.get("residual_noised") is True,
                 pending=pending,
                 measured=measured,
                 vault=vault,

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -26,12 +27,15 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
 from fedglm.client.site_folder import Site, open_site
 from fedglm.client.site_settings import KIT_FILE, SITE_FILE
-from fedglm.client.worker_link import AGAIN, MOST_BYTES, SOCKET, in_folder, send
+from fedglm.client.worker_link import AGAIN, LOG, MOST_BYTES, SOCKET, in_folder, send
 from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import POLICY
 from fedglm.privacy.file_lock import held
 
 LOCK = "worker.lock"
+MOST_LOG_BYTES = 8 << 20
+"""Length from which the worker's log is begun anew."""
+
 IDLE_S = 1800.0
 """Seconds after which a worker that nobody asks ends, and gives its memory back."""
 
@@ -69,6 +73,7 @@ def serve(folder: Path, idle_s: float = IDLE_S) -> None:
             return
         read = _fingerprint(site)
         app = app_of(site)
+        _shorten(site.state / LOG)
         with _listening(site.state) as listening:
             listening.settimeout(idle_s)
             with contextlib.suppress(TimeoutError):
@@ -91,7 +96,17 @@ def _serves(listening: socket.socket, app: ClientApp, site: Site, read: str) -> 
             send(connection, {"error": [reply.error.code, reply.error.reason]}, b"")
         else:
             send(connection, {"error": None}, recorddict_to_proto(reply.content).SerializeToString())
+    _shorten(site.state / LOG)
     return True
+
+
+def _shorten(log: Path) -> None:
+    """Begin the log anew where it is long, and keep the one before: no server may fill the disk with its errors."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > MOST_LOG_BYTES:
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+            log.with_suffix(".log.1").chmod(0o600)
+            os.truncate(log, 0)  # who writes appends
 
 
 def _message(words: dict[str, str], content: bytes) -> Message:

@@ -27,6 +27,8 @@ _ALL_OF: Final = 1000
 """So many refusals of a rule, and plans under which nothing left, have an entry each; after that one an hour has, for a
 server could fill the disk. All refusals are counted in the log of refusals."""
 _SPARSE: Final = timedelta(hours=1)
+MAX_IDLE_SEALS: Final = 10
+"""Checkpoints of a run under whose plan nothing has left: it needs a few, and a server has many such plans."""
 _Put = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -234,11 +236,13 @@ class CustodyLog:
                 known = own.log == self._log.origin and any(own.is_by(key) for key in self._keys)
                 if not known or not own.is_countersigned(server, countersignature):
                     raise Refusal("seal", "what the server countersigned is no checkpoint of this log")
-                if (own.size, server.hex) not in self._countersigned:
+                # Kept with a new checkpoint alone, for this entry itself makes another checkpoint to countersign.
+                if theirs.size not in seen and (own.size, server.hex) not in self._countersigned:
                     put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
             if theirs.size not in seen:
-                if len(seen) >= MOST_SEALS:
-                    raise Refusal("seal", f"more than {MOST_SEALS} checkpoints of one run")
+                limit = MOST_SEALS if signed.plan.sha256 in self._used else MAX_IDLE_SEALS
+                if len(seen) >= limit:
+                    raise Refusal("seal", f"more than {limit} checkpoints of one run")
                 fields = {"run": run, "log": theirs.log, "name": "server", "key": server.hex}
                 put("witnessed", {**fields, **theirs.to_fields()})
         return self._log.checkpoint()

@@ -17,6 +17,8 @@ from fedglm.privacy.sampling import at_most, poisson
 
 Indices = npt.NDArray[np.int64]
 
+_PIECE = 1 << 18
+
 
 class UnitSampler:
     """Draws the units of a step, and at most ``records_per_unit`` of each one's records.
@@ -80,8 +82,12 @@ def noised_mean(total: torch.Tensor, mechanism: Mechanism, noise: GaussianNoise,
     """
     if declared_units < 1:
         raise PrivacyError(f"a site must declare at least 1 unit, not {declared_units}")
-    drawn = torch.from_numpy(noise.fill(mechanism.noise_std, len(total))).to(total.device)
-    return drawn.add_(total).div_(mechanism.sampling_rate * declared_units)
+    private = total.cpu().numpy()
+    noised = np.empty(len(private), np.float32)
+    for start in range(0, len(private), _PIECE):  # in float64, a piece at a time
+        piece = slice(start, start + _PIECE)
+        noised[piece] = noise.add(private[piece], mechanism.noise_std)
+    return torch.from_numpy(noised).to(total.device).div_(mechanism.sampling_rate * declared_units)
 
 
 def _joined(batch: list[Indices]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,9 +4,10 @@ Each call takes 32 fresh bytes of the operating system as the key of a ChaCha20 
 is kept between calls: there is no state to fork, to clone or to pickle, and no seed of an experiment reaches it.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from fedglm.privacy.noise_kernels import SUMMANDS, normal_values
 _KEY_BYTES: Final = 32
 _CHUNK: Final = 2048
 """Normal values made at a time: their random bits stay in the processor's cache."""
+_GRID_BITS: Final = 40
 
 
 class GaussianNoise:
@@ -33,14 +35,42 @@ class GaussianNoise:
     def fill(self, std: float, size: int) -> npt.NDArray[np.float32]:
         """`size` independent normal values of mean 0 and standard deviation `std`, float32.
 
+        To add them to private numbers as they are would not protect: see `add`.
+
         Raises:
             PrivacyError: `std` is not from 1e-30 to 1e30, where float32 holds the values; or `size` is negative.
         """
+        return self._normal(std, np.empty(_checked(size), np.float32))
+
+    def add(self, values: npt.NDArray[np.floating], std: float) -> npt.NDArray[np.float64]:
+        """Private numbers with independent noise of standard deviation `std` on each, float64, which may leave.
+
+        Both are rounded to one grid, 2**-40 to 2**-39 of `std`, before they are added, and there the sum is exact. The
+        values of a float are spaced by their size: of a plain sum, the low bits tell which numbers some noise can have
+        made it of, and with them the private ones (Mironov 2012). On the grid the noise is the same whatever it is
+        added to.
+
+        Args:
+            values: (n,) the private numbers, finite. Rounding moves each by less than 2**-40 of `std`.
+            std: Of the noise.
+
+        Raises:
+            PrivacyError: `std` is not from 1e-30 to 1e30.
+        """
+        noise = self._normal(std, np.empty(len(values), np.float64))
+        grid = 2.0 ** (math.frexp(std)[1] - _GRID_BITS)
+        out: npt.NDArray[np.float64] = np.rint(np.divide(noise, grid, out=noise), out=noise)
+        out += np.rint(np.asarray(values, np.float64) / grid)
+        out *= grid
+        return out
+
+    def _normal(self, std: float, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Fill `out` (n,), float32 or float64."""
         if not 1e-30 <= std <= 1e30:
             raise PrivacyError(f"the noise's standard deviation is a number from 1e-30 to 1e30, not {std!r}")
-        out = np.empty(_checked(size), np.float32)
+        size = len(out)
         words = self._words(SUMMANDS * _CHUNK)
-        piece = np.empty(_CHUNK, np.float32)
+        piece = np.empty(_CHUNK, out.dtype)
         for start in range(0, size, _CHUNK):
             normal_values(next(words).reshape(SUMMANDS, 2, _CHUNK // 2), float(std), piece)
             out[start : start + _CHUNK] = piece[: size - start]

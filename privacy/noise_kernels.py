@@ -43,8 +43,10 @@ def _kernel(function: _Function) -> _Function:
 
 
 @_kernel
-def normal_values(words: npt.NDArray[np.uint64], std: float, out: npt.NDArray[np.float32]) -> None:
-    """Fill `out` (2 m,) with normal values of mean 0, of `words` (SUMMANDS, 2, m) of independent random bits.
+def normal_values(words: npt.NDArray[np.uint64], std: float, out: npt.NDArray[Any]) -> None:
+    """Fill `out` (2 m,), float32 or float64, with normal values of mean 0.
+
+    They are made of `words` (SUMMANDS, 2, m) of independent random bits.
 
     Each of the 4 m pairs of words is one pair of the Box-Muller transform: radius sqrt(-2 log u), with u in (0, 1] of
     the first word's upper 52 bits, and an angle of the second: its upper 52 bits place it in a quarter turn, its lowest
@@ -101,5 +103,5 @@ def normal_values(words: npt.NDArray[np.uint64], std: float, out: npt.NDArray[np
             across[i] += radius * (sine if swap else cosine)
             along[i] += radius * (cosine if swap else sine)
     for i in range(half):
-        out[i] = np.float32(across[i] * (0.5 * std))
-        out[half + i] = np.float32(along[i] * (0.5 * std))
+        out[i] = across[i] * (0.5 * std)
+        out[half + i] = along[i] * (0.5 * std)

@@ -42,7 +42,7 @@ def noised_means(
     if (mechanism.sampling_rate, mechanism.steps, mechanism.clipping_norm) != (1.0, 1, 1.0):
         raise PrivacyError("measures are noised by one step over every unit, of clipping norm 1")
     total = summed_units(values, owners, bounds)
-    total = (total + noise.fill(mechanism.noise_std, len(total))) / _scale(bounds)
+    total = noise.add(total, mechanism.noise_std) / _scale(bounds)
     count = max(1.0, total[-1])
     shares = (total[:-1] / count).clip(0, 1)
     return [float(share * bound) for share, bound in zip(shares, bounds, strict=True)], round(count)

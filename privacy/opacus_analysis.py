@@ -31,7 +31,7 @@ def analysis(name: str) -> ModuleType:
     if _NAME not in sys.modules:
         found = importlib.util.find_spec("opacus")  # without importing it
         if found is None or found.origin is None:
-            raise PrivacyError("Opacus is not installed, and epsilon cannot be computed: pip install fedglm")
+            raise PrivacyError("Opacus is not installed, and epsilon cannot be computed: pip install --no-deps opacus")
         for package in ("", ".accountants", ".accountants.analysis"):
             made = ModuleType(_NAME + package)
             made.__path__ = [str(Path(found.origin).parent.joinpath(*package.split(".")[1:]))]

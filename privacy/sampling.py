@@ -23,7 +23,8 @@ def poisson(noise: GaussianNoise, units: int, rate: float) -> npt.NDArray[np.int
     """
     if not 0 < rate <= 1:
         raise PrivacyError(f"a sampling rate is a probability above 0 and at most 1, not {rate!r}")
-    return np.flatnonzero(noise.uniform(units) < rate).astype(np.int64)
+    # The draws are multiples of 2**-53: so a unit is drawn with no more than the probability that is charged for.
+    return np.flatnonzero(noise.uniform(units) + 2.0**-53 <= rate).astype(np.int64)
 
 
 def at_most(noise: GaussianNoise, records: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ ray      Flower's simulation runtime, which a Ray cluster can scale out
 And, by `flwr run`, whatever Flower has made ready: a `Grid` instead of a name.
 """
 
+import importlib.util
 import logging
 import os
 import threading
@@ -27,10 +28,12 @@ def checked_engine(name: str) -> Engine:
     """The engine of that name.
 
     Raises:
-        ScenarioError: There is none.
+        ScenarioError: There is none, or it is not installed.
     """
     for engine in get_args(Engine):
         if engine == name:
+            if engine == "ray" and importlib.util.find_spec("ray") is None:
+                raise ScenarioError("engine ray: Ray is not installed: pip install 'fedglm[simulation]'")
             return cast(Engine, engine)
     raise ScenarioError(f"there is no engine {name!r}: choose {' or '.join(get_args(Engine))}")
 

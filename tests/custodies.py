@@ -9,7 +9,7 @@ from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import ANY, Policy
 
 SERVER = SigningKey.generate()
-FREELY = Permit(None, None, 0, lambda: None)
+FREELY = Permit(None, None, 0, lambda: None, lambda _: True)
 """What a gate without a budget lets a node do."""
 
 MECHANISM = Mechanism(

@@ -77,7 +77,7 @@ def noise_in_repeated_blocks(patch):
 
 def noise_from_a_seed(patch):
     patch.setattr(
-        GaussianNoise, "fill", lambda _self, std, size: (std * np.random.standard_normal(size)).astype(np.float32)
+        GaussianNoise, "_normal", lambda _, std, out: (std * np.random.standard_normal(len(out))).astype(out.dtype)
     )
 
 

@@ -357,7 +357,7 @@ def test_training_that_fails_is_one_attempt_and_the_residual_of_the_round_before
 
 def test_measures_are_made_once_for_a_round_and_a_model(tmp_path):
     node, server = tiny_node(tmp_path), Server()
-    private = Permit(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None)
+    private = Permit(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None, lambda _: True)
     blob = server.versions.frames_since(0)
     first, again = (node.evaluate(server.order(1), blob, private) for _ in range(2))
     assert (again.evaluation, again.attempt) == (first.evaluation, first.attempt)
@@ -409,3 +409,19 @@ def test_evaluation_asks_for_a_snapshot_too(tmp_path):
     server.step(1)
     assert node.evaluate(server.order(1), b"", FREELY).report.holds is not None
     assert node.evaluate(server.order(1), server.versions.snapshot(), FREELY).evaluation is not None
+
+
+def test_what_was_not_charged_for_yet_is_made_anew_where_the_data_are_others(tmp_path):
+    """The node was killed before the charge, and its records were replaced: the charge is for those."""
+    node, server = tiny_node(tmp_path), Server()
+    blob = server.versions.frames_since(0)
+
+    def answer(commitment, charged):
+        permit = replace(FREELY, has_charged=lambda _: charged, commitment=commitment)
+        return node.train(server.order(1), blob, permit).attempt
+
+    first = answer("a" * 64, charged=False)
+    assert answer("a" * 64, charged=False) == first
+    second = answer("b" * 64, charged=False)
+    assert second != first
+    assert answer("c" * 64, charged=True) == second  # charged for, and perhaps out: the very same

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("unsynced")
 
 BENCH = workbench()
 SIZE = BENCH.layout.size
-SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1.0}
 
 
 def asked(node, mechanism, *, declared, metrics=None):
@@ -57,7 +57,8 @@ def asked(node, mechanism, *, declared, metrics=None):
         learning_rate=1.0,
         evaluate=metrics is not None,
     )
-    return node.train(instruction, versions.frames_since(0), Permit(mechanism, metrics, declared, lambda: None))
+    permit = Permit(mechanism, metrics, declared, lambda: None, lambda _: True)
+    return node.train(instruction, versions.frames_since(0), permit)
 
 
 # --- what a node promises

@@ -14,6 +14,7 @@ from fedglm.autoglm.data import Site, load_federation
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.examples import Examples, concatenate
 from fedglm.autoglm.models import ModelSettings
+from fedglm.autoglm.row_faults import RowFaults
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.tasks import Task
@@ -126,6 +127,30 @@ def test_what_cannot_be_is_said(tmp_path: Path, asked: dict[str, Any], options: 
     with pytest.raises(DataError, match=said) as caught:
         read(DataSettings.model_validate({"source": source, **asked}), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [None, (1, 3)])
+def test_rows_that_cannot_be_used_are_left_out_where_they_are_counted(
+    tmp_path: Path, share: tuple[int, int] | None
+) -> None:
+    settings = DataSettings.model_validate({"source": write(tmp_path / "visits.jsonl", visits()), **TABLE})
+    _, whole = read(settings, share=share)
+    odd = [row | {"label": "dead", "patient": "p0"} for row in visits()[:4]]
+    faults = RowFaults()
+    settings = settings.model_copy(update={"source": write(tmp_path / "more.jsonl", [*visits(), *odd])})
+    assert_same_site(read(settings, share=share, faults=faults)[1], whole)
+    assert faults.counts == {"class": 4}
+    with pytest.raises(DataError, match="line 61: the class 'dead' is not in class_names"):
+        read(settings, share=share)
+
+
+def test_no_row_at_all_is_a_site_too(tmp_path: Path) -> None:
+    for kind in ({"length": 32}, CLASSES, TABLE):
+        settings = DataSettings.model_validate({"source": write(tmp_path / "none.jsonl", []), **kind})
+        _, site = read(settings, faults=RowFaults())
+        assert (len(site.train), len(site.held_out)) == (0, 0)
+        with pytest.raises(DataError, match="there is 0 unit"):
+            read(settings, share=(0, 1), faults=RowFaults())
 
 
 def test_a_task_is_never_guessed_from_rows() -> None:

@@ -94,7 +94,8 @@ def test_a_recipe_that_contradicts_its_plan_is_refused_before_weights_and_record
 
     monkeypatch.setattr(site_node, "build_model", never)
     monkeypatch.setattr(site_node, "load_site", never)
-    site_node.__dict__["_stage"].cache_clear()
+    for name in ("_workbench", "_records"):
+        site_node.__dict__[name].cache_clear()
     with pytest.raises(Refusal, match="rule recipe"):
         node_of(site, 16, 4, **changes)
 
@@ -141,10 +142,10 @@ def test_chance_does_not_decide_how_much_memory_a_noised_step_takes(site, monkey
         layout=bench.layout.sha256,
         version=0,
         acknowledged=0,
-        learning_rate=0.1,
+        learning_rate=2e-3,
         evaluate=False,
     )
     downlink = ModelVersions(bench.initial, bench.layout.sha256, make_codec("topk-sign")).frames_since(0)
-    node.train(order, downlink, Permit(noise, None, 20, lambda: None))
+    node.train(order, downlink, Permit(noise, None, 20, lambda: None, lambda _: True))
     assert sum(sizes) > 60
     assert max(sizes) <= 8
