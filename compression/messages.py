@@ -70,8 +70,8 @@ class _Fields:
             expected = get_args(kinds[name])[0] if name in optional else kinds[name]
             if type(value) is not expected:
                 raise MessageError(f"{cls.__name__}.{name}: {expected.__name__} expected, got {type(value).__name__}")
-            if isinstance(value, str) and len(value) > 200:
-                raise MessageError(f"{cls.__name__}.{name}: longer than 200 characters")
+            if isinstance(value, str) and (len(value) > 200 or not value.isprintable()):
+                raise MessageError(f"{cls.__name__}.{name}: longer than 200 characters, or not printable")
             low, high = cls.bounds.get(name, (0, math.inf))
             if isinstance(value, int | float) and not low <= value < high:  # a NaN is refused too
                 raise MessageError(f"{cls.__name__}.{name}: out of range, from {low} to below {high} expected")

@@ -6,6 +6,7 @@ or ten thousand.
 """
 
 import math
+import statistics
 
 import numpy as np
 
@@ -59,9 +60,16 @@ class FixedPointMean:
 def public_weights(examples: dict[str, int], cap: float) -> dict[str, float]:
     """Weights in (0, 1] from declared counts, with at most a ratio of `cap` between two.
 
+    Counts count from the median divided by the root of `cap` to the median times it, so that one false count moves
+    nobody else's weight: by the smallest or the largest, a site that declares 1 would make all others alike.
+
     They are multiples of 2**-20, so that sums of weights are exact in any order; rounded up, so that the cap holds.
+
+    Args:
+        examples: Counts by name, each at least 1.
+        cap: At least 1.
     """
-    least = min(examples.values())
-    capped = {name: min(count, cap * least) for name, count in examples.items()}
+    middle, reach = statistics.median(examples.values()), math.sqrt(cap)
+    capped = {name: min(max(count, middle / reach), middle * reach) for name, count in examples.items()}
     greatest = max(capped.values())
     return {name: math.ceil(count / greatest * 2**20) / 2**20 for name, count in capped.items()}

@@ -8,6 +8,7 @@ kept      a checkpoint, from which a killed run goes on with the same bits
 """
 
 import contextlib
+import logging
 import math
 import secrets
 import threading
@@ -17,8 +18,9 @@ from collections.abc import Iterator
 import numpy as np
 from flwr.serverapp import Grid
 
+from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import ModelVersions
-from fedglm.server.aggregation import FixedPointMean
+from fedglm.server.aggregation import FixedPointMean, public_weights
 from fedglm.server.checkpoint import Checkpoint, load_latest
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
@@ -28,6 +30,8 @@ from fedglm.server.participants import FederationError, Participants
 from fedglm.server.reception import Reception
 from fedglm.server.rounds import Desk, Round, envelope
 from fedglm.server.sealing import Sealing
+
+LOG = logging.getLogger(__name__)
 
 
 class Coordinator:
@@ -150,8 +154,26 @@ class Coordinator:
         done = Round(number, self._run, plan, self._versions, sampled, mean, desk)
         done.conduct()
         self._check_quorum(done, len(sampled))
-        self._versions.publish(self._optimizer.step(mean.mean(), number), self._fall(number))
-        return self._row(done, len(sampled), started)
+        is_taken = self._publish(mean.mean(), number)
+        return self._row(done, len(sampled), started, is_taken)
+
+    def _publish(self, mean: np.ndarray, number: int) -> bool:
+        """Make the next version of the mean; of one that would leave the weights' range, an unchanged one.
+
+        Then nothing of the step, of earlier steps' rest and of the optimizer's memory is kept: asked again, the nodes
+        would answer the same, and the run would end for all that one of them sent.
+
+        Returns:
+            Whether the step was taken.
+        """
+        try:
+            self._versions.publish(self._optimizer.step(mean, number), self._fall(number))
+            return True
+        except (CodecError, ValueError):
+            LOG.exception("round %d: the step leaves the range of weights; the model stays as it is", number)
+            self._optimizer = make_server_optimizer(self._plan.optimizer)
+            self._versions.publish(np.zeros_like(mean), scale=0.0)
+            return False
 
     def _fall(self, number: int) -> float:
         """What the nodes' learning rate of a round is of the last one's, at most 1."""
@@ -169,7 +191,7 @@ class Coordinator:
             + (f"; {reasons[0]}" if reasons else "")
         )
 
-    def _row(self, done: Round, sampled: int, started: float) -> Row:
+    def _row(self, done: Round, sampled: int, started: float, is_taken: bool) -> Row:
         measured = self._plan.evaluate(self._versions.vector) if self._plan.evaluate else None
         row: Row = {
             "round": done.number,
@@ -186,8 +208,13 @@ class Coordinator:
             "epsilon": self._plan.epsilon(),
         }
         if done.metrics:
-            count = math.fsum(entry["count"] for entry in done.metrics)
-            row["received_loss"] = math.fsum(entry["loss"] * entry["count"] for entry in done.metrics) / count
+            # By counts that are bounded like declared ones, or one node's word would be the mean.
+            counts = {str(index): int(entry["count"]) for index, entry in enumerate(done.metrics)}
+            weights = public_weights(counts, self._plan.federation.weight_cap).values()
+            losses = [entry["loss"] * weight for entry, weight in zip(done.metrics, weights, strict=True)]
+            row["received_loss"] = math.fsum(losses) / math.fsum(weights)
+        if not is_taken:
+            row["step_taken"] = False
         private = self._plan.client_privacy
         row |= {"client_epsilon": None} if private is None else private.row(self._rows)
         row |= {"wall_s": round(time.monotonic() - started, 3), "virtual_s": None}

@@ -13,6 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.privacy.errors import PrivacyError
+from fedglm.server.anchors import Anchors
 from fedglm.server.checkpoint import CheckpointError
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.enrolment import enrolled_sites
@@ -48,7 +49,7 @@ def _serve(project: Project, folder: Path, grid: Grid) -> None:
     try:
         sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
         plan = RunFile.load(folder).plan(folder, key=project.signing_key, sites=sites)
-        plan = replace(plan, signed_on=SignOns(project.state).last)
+        plan = replace(plan, signed_on=SignOns(project.state).last, anchors=Anchors(project.state))
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
         coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)
         rows = coordinator.run()

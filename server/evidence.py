@@ -50,9 +50,10 @@ class Evidence:
         self._note("begun", run=self._run, round=rounds)
         self.flush()
 
-    def admitted(self, name: str, key: str | None) -> None:
-        """A site takes part."""
-        self._note("admitted", run=self._run, site=name, key=key)
+    def admitted(self, name: str, key: str | None, anchor: str | None) -> None:
+        """A site takes part; its log stood at `anchor` when the server saw it last, in this run or an earlier one."""
+        known = {} if anchor is None else {"anchor": anchor}
+        self._note("admitted", run=self._run, site=name, key=key, **known)
 
     def declined(self, node_id: int, reason: str) -> None:
         """A site's policy refuses the plan."""

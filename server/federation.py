@@ -14,6 +14,7 @@ from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
+from fedglm.server.anchors import Anchors
 from fedglm.server.client_privacy import ClientPrivacy
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
@@ -74,6 +75,7 @@ class Plan:
         sites: Public keys of the enrolled sites by name, which sign all that they send and of which some may be away
             for a while. None where the nodes are those that are connected, all of them, and sign nothing.
         log: Where the server keeps its signed log; None keeps none.
+        anchors: Where the sites' logs stood in earlier runs; None where nobody keeps that.
         signed_on: When a site's node was started last, as `time.time`; what it was sent before is lost.
     """
 
@@ -99,6 +101,7 @@ class Plan:
     client_privacy: ClientPrivacy | None = None
     sites: Mapping[str, PublicKey] | None = None
     log: Path | None = None
+    anchors: Anchors | None = None
     signed_on: Callable[[str], float] = lambda _: 0.0
 
     def signed(self, run: str) -> SignedPlan:

@@ -1,7 +1,8 @@
 """What the server believes of a reply: nothing that it has not checked, and nothing is allocated before its size is."""
 
+import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from flwr.app import Message
 
@@ -9,8 +10,12 @@ from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys import SIGNATURE_BYTES, PublicKey
 from fedglm.privacy.signed_messages import check_report
+from fedglm.server.stranger_text import error_text
+
+_MEASURES: Final = {"loss": (0.0, 1e6), "metric": (0.0, 1e12), "count": (1, 2**40)}
+"""Bounds of what a node may report: no honest loss, accuracy or perplexity comes near."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def inspect_reply(
         CodecError: Anything is wrong with it; the message says what.
     """
     if reply.has_error():
-        raise CodecError(f"the node reports: {reply.error.reason}")
+        raise CodecError(f"the node reports: {error_text(reply)}")
     content = reply.content
     if RECORD not in content.config_records:
         raise CodecError("the reply has no report")
@@ -55,6 +60,7 @@ def inspect_reply(
     blob = fields.pop(UPDATE, None)
     report = Report.from_fields(fields)
     _check_anchor(report.log)
+    _check_signature_form(report.signature)
     metrics = _metrics(content.metric_records) if instruction.evaluate and report.holds is None else {}
     if key is not None:
         _check_signature(key, fields, instruction, blob, metrics)
@@ -80,14 +86,23 @@ def _check_anchor(text: str | None) -> None:
         raise CodecError(f"the node's report: {exc}") from exc
 
 
+def _check_signature_form(text: str | None) -> None:
+    """Where sites do not sign, nobody verifies what stands there; it is written down all the same."""
+    try:
+        if text is not None and len(base64.b64decode(text, validate=True)) != SIGNATURE_BYTES:
+            raise ValueError("another length")
+    except ValueError as exc:
+        raise CodecError(f"the node's signature is none: {exc}") from exc
+
+
 def _metrics(records: Any) -> dict[str, float]:
     record = records.get("metrics")
     if record is None or set(record) != {"loss", "metric", "count"}:
         raise CodecError("the node was asked for its metrics and sent none, or others")
-    if not all(isinstance(value, int | float) and -1e30 < value < 1e30 for value in record.values()):
-        raise CodecError("the node's metrics are not finite numbers")
-    if record["count"] < 1:
-        raise CodecError("the node's metrics are over no examples")
+    for name, (low, high) in _MEASURES.items():
+        value = record[name]
+        if not (isinstance(value, int | float) and low <= value <= high):  # a NaN is refused too
+            raise CodecError(f"the node's {name} is no number from {low:g} to {high:g}")
     return dict(record)
 
 

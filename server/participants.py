@@ -8,6 +8,7 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedglm.server.aggregation import public_weights
+from fedglm.server.stranger_text import error_text
 
 LOST: Final = frozenset(
     int(code)
@@ -77,9 +78,9 @@ class Participants:
         """Names of those that have not introduced themselves and did not withdraw."""
         return [name for name, member in self._by_name.items() if member.node_id is None and not member.withdrawn]
 
-    def of_node(self, node_id: int) -> Participant:
-        """The participant behind a Flower node id."""
-        return self._by_id[node_id]
+    def of_node(self, node_id: int) -> Participant | None:
+        """The participant behind a Flower node id; None where it has come back under another one since."""
+        return self._by_id.get(node_id)
 
     def came(self, member: Participant) -> Participant:
         """Take up where a node is and what it holds, now that it has introduced itself, for the first time or again."""
@@ -92,14 +93,8 @@ class Participants:
         return known
 
     def weigh(self, cap: float) -> None:
-        """Weigh all that have introduced themselves by what they declare.
-
-        Raises:
-            FederationError: One of them declared nothing.
-        """
+        """Weigh all that have introduced themselves by what they declare: at least 1."""
         here = [member for member in self._by_name.values() if member.node_id is not None]
-        if missing := sorted(member.name for member in here if member.examples < 1):
-            raise FederationError(f"weighting is 'declared', but no count was declared by: {', '.join(missing)}")
         weights = public_weights({member.name: member.examples for member in here}, cap)
         for member in here:
             member.weight = weights[member.name]
@@ -132,7 +127,7 @@ class Participants:
         for name in state.keys() & self._by_name.keys():
             member, entry = self._by_name[name], state[name]
             member.acknowledged, member.withdrawn = entry["acknowledged"], entry["withdrawn"]
-            member.anchor = entry["anchor"]
+            member.anchor = member.anchor or entry["anchor"]  # the project may know a newer one
 
 
 def drawn(nodes: int, size: int, seed: int, server_round: int) -> list[int]:
@@ -149,4 +144,4 @@ def is_lost(reply: Message) -> bool:
 def refusal_of(reply: Message) -> str | None:
     """Why a node refuses, where the reply is a refusal: it names the rule of the site's policy."""
     refused = reply.has_error() and reply.error.code == int(ErrorCode.MOD_FAILED_PRECONDITION)
-    return reply.error.reason if refused else None
+    return error_text(reply) if refused else None

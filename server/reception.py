@@ -13,6 +13,7 @@ from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
 from fedglm.server.participants import FederationError, Participant, Participants, is_lost, refusal_of
+from fedglm.server.stranger_text import error_text
 
 QUERY = "query"
 _LOOK_S = 2.0
@@ -79,10 +80,11 @@ class Reception:
             self._asked[node_id] = time.monotonic() - _ASK_AGAIN_S + _LOST_S
             return None
         try:
-            member = participants.came(self._introduced(node_id, reply))
+            introduced = self._introduced(node_id, reply)
         except FederationError as exc:
             self._listener.turned_away(node_id, str(exc))
             return None
+        member = self._admitted(participants.came(introduced))
         if self._plan.federation.weighting == "declared":
             participants.weigh(self._plan.federation.weight_cap)
         return member
@@ -98,22 +100,35 @@ class Reception:
 
     def _all_connected(self) -> list[Participant]:
         self._ask(sorted(self._exchange.online()))
-        members: dict[str, Participant] = {}
+        federation = self._plan.federation
+        introduced: list[Participant] = []
         refusals: list[str] = []
-        for node_id, reply in self._exchange.replies(self._plan.federation.round_timeout_s):
+        faults: dict[int, str] = {}
+        for node_id, reply in self._exchange.replies(federation.round_timeout_s):
             if (reason := refusal_of(reply)) is not None:
                 refusals.append(reason)
                 self._declined(node_id, reason)
                 continue
-            member = self._introduced(node_id, reply)
-            if member.name in members:
-                raise FederationError(f"two nodes call themselves {member.name!r}: names must be unique")
-            members[member.name] = member
-        if silent := self._exchange.forget(QUERY):
-            raise FederationError(f"{len(silent)} of {len(silent) + len(members)} nodes did not answer the first query")
-        if not members:
+            try:
+                introduced.append(self._introduced(node_id, reply))
+            except FederationError as exc:
+                faults[node_id] = str(exc)
+        faults |= dict.fromkeys(self._exchange.forget(QUERY), "it did not answer the first query")
+        members: dict[str, Participant] = {}
+        for member in sorted(introduced, key=lambda one: one.node_id or 0):
+            if member.name in members and member.node_id is not None:
+                faults[member.node_id] = f"another node calls itself {member.name!r} too: names must be unique"
+            else:
+                members[member.name] = member
+        for node_id, fault in sorted(faults.items()):
+            self._listener.turned_away(node_id, fault)
+        asked = len(members) + len(faults)
+        if not asked:
             raise FederationError(f"no site permits the plan: {refusals[0]}" if refusals else "no node is connected")
-        return list(members.values())
+        if len(members) < federation.least_accepted(asked):
+            reason = next(iter(faults.values()))
+            raise FederationError(f"{len(members)} of {asked} nodes can take part: {reason}")
+        return [self._admitted(member) for member in members.values()]
 
     def _wait_for(self, participants: Participants) -> None:
         federation = self._plan.federation
@@ -150,14 +165,23 @@ class Reception:
             raise FederationError(
                 f"node {words.name} builds a model of another layout: give it the server's [model] and [data]"
             )
-        self._evidence.admitted(words.name, self._plan.sites[words.name].hex if self._plan.sites else None)
+        if self._plan.federation.weighting == "declared" and words.examples < 1:
+            raise FederationError(f"{words.name} declares no count of examples, and weighting is 'declared'")
         held = words.version if words.run == self._run and words.version >= 0 else 0
         return Participant(name=words.name, node_id=node_id, version=held, examples=words.examples)
+
+    def _admitted(self, member: Participant) -> Participant:
+        """The node takes part, and the log says so."""
+        key = None if self._plan.sites is None else self._plan.sites[member.name]
+        if self._plan.anchors is not None and key is not None:
+            member.anchor = self._plan.anchors.known(member.name, key) or member.anchor
+        self._evidence.admitted(member.name, None if key is None else key.hex, member.anchor)
+        return member
 
 
 def _read(reply: Message) -> Introduction:
     if reply.has_error():
-        raise FederationError(f"a node cannot take part: {reply.error.reason}")
+        raise FederationError(f"a node cannot take part: {error_text(reply)}")
     try:
         return Introduction.from_fields(reply.content.config_records[RECORD])
     except (KeyError, CodecError) as exc:

@@ -5,6 +5,7 @@ A message that is sent again costs a node nothing: it answers a round that it ha
 
 import base64
 import hashlib
+import logging
 import secrets
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import HEADER, ModelVersions
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
+from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger import BUDGET_RULE
 from fedglm.server.aggregation import FixedPointMean
@@ -26,6 +28,9 @@ from fedglm.server.federation import Listener, Plan
 from fedglm.server.inspection import GoodReply, inspect_reply
 from fedglm.server.participants import Participant, Participants, is_lost, refusal_of
 from fedglm.server.reception import QUERY, Reception
+from fedglm.server.stranger_text import error_text
+
+LOG = logging.getLogger(__name__)
 
 TRAIN = "train"
 
@@ -164,14 +169,14 @@ class Round:
         self._asked[name] = time.monotonic()
         self._desk.exchange.send([(member.node_id, content)], TRAIN, self.number)
 
-    def _take(self, member: Participant, reply: Message) -> None:
+    def _take(self, member: Participant | None, reply: Message) -> None:
         if reply.has_content():
             self.traffic.uplink += recorddict_to_proto(reply.content).ByteSize()
-        if member not in self._open:
-            return  # a second answer, after its message was sent again
+        if member is None or member not in self._open:
+            return  # a second answer, after its message was sent again; or of a node whose place another took
         plan, keys = self._plan, self._plan.sites
         if is_lost(reply):
-            self._lost[member.name] = f"the node reports: {reply.error.reason}"
+            self._lost[member.name] = f"the node reports: {error_text(reply)}"
             return
         try:
             instruction, key = self._instructions[member.name], None if keys is None else keys[member.name]
@@ -183,6 +188,11 @@ class Round:
                 member.withdrawn = reason
             fault, rule = ("unsigned", None) if isinstance(exc.__cause__, PrivacyError) else fault_of(reply)
             self._reject(member, str(exc), fault, rule)
+        except StorageError:
+            raise  # of this machine, and not of the reply
+        except Exception:
+            LOG.exception("round %d: the reply of %s could not be read", self.number, member.name)
+            self._reject(member, "the reply could not be read: the server's log says why", "malformed")
 
     def _fold(self, member: Participant, good: GoodReply) -> None:
         if good.update is None:
@@ -200,11 +210,17 @@ class Round:
         self.traffic.dense_uplink += 4 * self._plan.layout.size
         member.version, member.acknowledged = self._versions.version, self.number
         member.anchor = good.report.log
+        self._keep_anchor(member)
         self.accepted.append(member.name)
         if good.metrics:
             self.metrics.append(good.metrics)
         self._desk.listener.reply_taken(self.number, member.name, None)
         self._desk.evidence.accepted(self.number, member.name, **_told(good))
+
+    def _keep_anchor(self, member: Participant) -> None:
+        anchors, keys = self._plan.anchors, self._plan.sites
+        if anchors is not None and keys is not None and member.anchor is not None:
+            anchors.keep(member.name, keys[member.name], member.anchor)
 
     def _reject(self, member: Participant, reason: str, fault: str, rule: str | None = None) -> None:
         self.faults[member.name] = reason

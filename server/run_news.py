@@ -6,6 +6,7 @@ from collections.abc import Callable
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.project import Project
 from fedglm.server.run_file import EVENTS, ROUNDS, read_lines
+from fedglm.server.stranger_text import cleaned
 
 _REFUSALS = {"refused": "refuses", "turned-away": "is turned away"}
 _PATIENCE_S = 15.0  # before a round that has not begun is worth a word
@@ -30,7 +31,7 @@ class RunNews:
         """Say what is new."""
         events = self._read_events()
         for event in events[self._events :]:
-            kind, reason = str(event["event"]), str(event.get("reason"))
+            kind, reason = str(event["event"]), cleaned(str(event.get("reason")))
             if kind in _REFUSALS and reason not in self._refused:
                 self._refused.add(reason)
                 self._say(f"node {event.get('node')} {_REFUSALS[kind]}: {reason}")

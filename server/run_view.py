@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from fedglm.server.stranger_text import cleaned
+
 # As in `run_file` and in a simulation's folder, whose modules would load numba or torch.
 RUN, ROUNDS, EVENTS, DONE, FAILED = "run.json", "rounds.jsonl", "events.jsonl", "done.json", "failed.json"
 SCENARIO, SUMMARY = "scenario.toml", "summary.json"
@@ -303,4 +305,4 @@ def _text(value: object) -> str | None:
     """The text without what could steer a terminal."""
     if not isinstance(value, str):
         return None
-    return "".join(character if character.isprintable() else " " for character in value[:_LONGEST_REASON])
+    return cleaned(value, _LONGEST_REASON)

@@ -19,8 +19,9 @@ class FederationSettings(BaseModel):
         fraction: Share of the nodes that is sampled each round; at least one is.
         seed: Orders sampling, data and initialisation. Never used for noise or keys.
         weighting: `uniform` counts each node alike; `declared` weighs a node by the number of examples it declares
-            once, at the start, capped at `weight_cap` times the smallest.
-        weight_cap: Greatest ratio of two weights, so that a false count cannot take the federation over.
+            once, at the start, between the median of all and `weight_cap`.
+        weight_cap: Greatest ratio of two weights: counts are taken from the median divided by its root to the median
+            times its root, so that a false count neither takes the federation over nor moves others' weights.
         quorum: Least share of the sampled nodes whose updates must be good for the round to count.
         norm_limit: Greatest Euclidean norm of an update that the server takes.
         enough: Share of the sampled nodes whose good updates close a round at once; the others are let go, and told in

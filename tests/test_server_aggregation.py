@@ -110,4 +110,12 @@ def test_public_weights_keep_to_the_cap_and_to_the_order(examples, cap):
 
 def test_public_weights_below_the_cap_are_in_proportion():
     assert public_weights({"a": 25, "b": 100, "c": 50}, cap=10) == {"a": 0.25, "b": 1.0, "c": 0.5}
-    assert public_weights({"a": 1, "b": 10**9}, cap=4) == {"a": 0.25, "b": 1.0}
+    assert public_weights({"a": 1, "b": 10**9}, cap=4) == pytest.approx({"a": 0.25, "b": 1.0}, abs=2**-19)
+
+
+@pytest.mark.parametrize("lie", [1, 2**40])
+def test_one_false_count_moves_no_other_weight(lie):
+    honest = {"a": 100, "b": 200, "c": 300}
+    true, false = (public_weights(honest | {"liar": count}, cap=10) for count in (200, lie))
+    ratios = [(weights["a"] / weights["c"], weights["b"] / weights["c"]) for weights in (true, false)]
+    assert ratios[1] == pytest.approx(ratios[0], abs=2**-16)
