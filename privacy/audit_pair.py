@@ -133,7 +133,7 @@ def _earlier(server: LogRecord, site: LogRecord) -> list[Check]:
     for entry in admitted:
         if not site.holds(entry["anchor"]):
             rows = entry["anchor"].partition(":")[0]
-            said = f"entry {entry['number']} of the server's log: it had seen {rows} entries of this log before the run"
+            said = f"entry {entry['number']} of the server's log: it had seen {rows} entries of this log before that"
             back = "this log shows others: an older copy was put back, or it was made anew"
             return [_check("earlier anchor", False, f"{said}, and {back}", site.subject)]
     if not admitted:
