@@ -12,7 +12,8 @@ from pathlib import Path
 from fedglm.privacy.audit_asked import SERVER, Asked
 from fedglm.privacy.audit_checks import Check, Scope, Verdict, failed, verdict
 from fedglm.privacy.audit_log import KnownKeys, LogRecord
-from fedglm.privacy.audit_run import audit_pair, audit_server
+from fedglm.privacy.audit_pair import audit_pair
+from fedglm.privacy.audit_run import audit_server
 from fedglm.privacy.audit_site import Promise, audit_site
 from fedglm.privacy.audit_together import (
     admitted,

@@ -64,7 +64,8 @@ def check_proof(proof: object) -> Check:
         PrivacyError: It is no proof.
     """
     try:
-        if not isinstance(proof, dict) or proof["format"] != _FORMAT:
+        # The owner's name is for people: the key is what says whose the log is.
+        if not isinstance(proof, dict) or proof["format"] != _FORMAT or type(proof["owner"]) is not str:
             raise ValueError
         signed, key = Checkpoint.from_fields(proof["log"], proof["checkpoint"]), PublicKey.from_hex(proof["key"])
         steps = [_hash(step) for step in proof["path"]]

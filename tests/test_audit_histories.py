@@ -9,10 +9,11 @@ from custodies import MECHANISM, SERVER, custody
 from fake_grid import FakeGrid, Watcher, answering, errs, federate, plan, spoiled
 from tiny_federation import tiny_node
 
-from fedglm.client import gate
+from fedglm.client import gate, node
+from fedglm.client.training import TrainingError
 from fedglm.privacy import audit_verify
 from fedglm.privacy.accountant import spent
-from fedglm.privacy.audit_checks import failed
+from fedglm.privacy.audit_checks import Verdict, failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody_log import CustodyLog, Leaving
 from fedglm.privacy.errors import LogError
@@ -143,6 +144,26 @@ def test_a_node_that_was_killed_between_charge_and_entry(tmp_path):
     assert failed(found.checks) == []
     (ledger,) = [check for check in found.checks if (check.subject, check.name) == ("a", "ledger")]
     assert (ledger.held, "the node was killed there, or the log was cut" in ledger.said) == (None, True)
+
+
+def test_training_that_met_data_and_then_failed(tmp_path, monkeypatch):
+    """A row of the ledger for which nothing left; the site is asked again, and takes part again later."""
+    right, calls = node.train_privately, []
+
+    def fails(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 4:  # one of the sites, in the second round
+            raise TrainingError("a trained weight is not finite")
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(node, "train_privately", fails)
+    run(tmp_path)
+    found = verify(tmp_path)
+    assert found.verdict is Verdict.WHOLE
+    charged = [entry for site in found.sites for entry in site.entries("charged")]
+    assert len(charged) == 1
+    (received,) = [check.said for check in found.checks if "not folded in" in check.said]
+    assert received.startswith("2 updates are those that the site released; 1 more were charged for")
 
 
 def test_a_site_that_never_seals(tmp_path):

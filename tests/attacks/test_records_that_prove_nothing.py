@@ -16,6 +16,7 @@ from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import load_policy, sign_policy
+from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.rows import to_lines
 from fedglm.server.sealing import Sealing
 
@@ -192,3 +193,23 @@ def test_a_site_made_up_from_the_server_s_log(tmp_path):
     assert verify(run).code == 3
     found = json.loads(verify(run, "--json").out)
     assert (found["verdict"], found["held"]) == ("open", True)  # nothing contradicts it
+
+
+def test_an_update_with_noise_that_was_charged_for_another_round(tmp_path):
+    """Equal bytes may be fresh noise: of as many rounds as the server took one, each has a row."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        patch.setattr(Sealing, "seal", lambda *_: None)
+        run = make_run(tmp_path / "run")
+    folder = run / "nodes" / "a" / "custody"
+    first, second, _ = (taken for taken in verified(run).server.scan.accepted if taken.site == "a")
+    chain = Chain(run / "audit" / "log.sqlite")
+    chain.texts = [text.replace(second.release.hex(), first.release.hex()) for text in chain.texts]
+    chain.write(chain=True, key=SERVER)
+    log = SignedLog(folder / "log.sqlite", SigningKey.load(folder / "site.key"))
+    of_round = {"run": second.run, "round": second.round, "release": first.release.hex(), "bytes": first.size}
+    log.append("resent", of_round)
+    assert first.size == second.size
+    said = verify(run)
+    assert said.code == 1
+    assert "a release of" in " ".join(said.out.split())
