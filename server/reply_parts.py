@@ -10,15 +10,18 @@ from typing import IO, Final
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_object_children_ids_from_object_content,
     get_object_id,
+    get_object_type_from_object_content,
     is_valid_sha256_hash,
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, validate_object_content
 
+from fedglm.server.record_shape import words_in
 from fedglm.server.reply_limits import WORDS_BYTES
 
 OBJECTS_AT_MOST: Final = 16
@@ -120,6 +123,7 @@ class Upload:
         try:
             for name, content in contents.items():
                 validate_object_content(content)
+                _check_length(content)
                 own = frozenset(filter(None, get_object_children_ids_from_object_content(content)))
                 if own != self.children[name]:
                     raise ReplyError(400, "a part is made of others than the list says")
@@ -153,6 +157,18 @@ def children_of(tree: ObjectTree) -> dict[str, frozenset[str]]:
         if children.setdefault(node.object_id, own) != own:
             raise ReplyError(400, "it lists one part in two ways")
     return children
+
+
+def _check_length(content: bytes) -> None:
+    """Hold what may cost more than its bytes to the length of words."""
+    if len(content) <= WORDS_BYTES:
+        return
+    kind = get_object_type_from_object_content(content)
+    if (
+        kind != ConfigRecord.__qualname__
+        or words_in(content.partition(HEAD_BODY_DIVIDER)[2], WORDS_BYTES) > WORDS_BYTES
+    ):
+        raise ReplyError(413, f"of a part more than {WORDS_BYTES} bytes are something else than an update")
 
 
 def _message(inflated: InflatableObject) -> Message:

@@ -10,6 +10,7 @@ the second. So nothing of a reply reaches it before the whole was checked. Parts
 meanwhile: at most one answer a site, of the size that `ReplyLimits` gives.
 """
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -133,7 +134,7 @@ class WholeReplies:
             return bytes(PushObjectResponse(stored=False).SerializeToString())  # the node sends all of it again
         async with upload.alone:
             if not upload.is_done:
-                upload.keep(request.object_id, request.object_content, self._folder)
+                await asyncio.to_thread(upload.keep, request.object_id, request.object_content, self._folder)
                 if upload.is_whole:
                     if (refused := await self._hand_on(upload, ask)) is not None:
                         return refused  # at 503 the node sends the last part again
@@ -144,7 +145,7 @@ class WholeReplies:
 
     async def _hand_on(self, upload: Upload, ask: Ask) -> Answer | None:
         """Give Flower the whole answer; None once it has it, else what it says."""
-        contents = upload.contents()
+        contents = await asyncio.to_thread(upload.contents)
         answer = await ask("/v1/fleet/push-messages", upload.request.SerializeToString())
         if answer.status != 200:
             return answer
