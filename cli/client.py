@@ -136,6 +136,7 @@ def start(
 ) -> None:
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
     from fedglm.cli.daemon import DaemonError, flower_environment
+    from fedglm.cli.keeper import kept
     from fedglm.client.site_folder import open_site
 
     site = open_site(folder)
@@ -153,7 +154,9 @@ def start(
         return any(_CONNECTED in line for line in daemon.tail(200, since=since))
 
     try:
-        pid = daemon.start(argv, env, ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S)
+        pid = daemon.start(
+            kept(argv, daemon.log), env, ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S
+        )
     except DaemonError:
         if any(_TURNED_AWAY in line for line in daemon.tail(200, since=since)):
             _explain_turned_away(site)

@@ -23,6 +23,7 @@ import typer
 
 from fedglm.privacy.durable import storage_errors, write_atomically
 from fedglm.privacy.file_lock import held
+from fedglm.privacy.parent_process import bond
 
 MARK = "FEDGLM_DAEMON"
 """Environment variable that names the daemon, in it and in all that it starts."""
@@ -146,7 +147,7 @@ class Daemon:
     ) -> int:
         """Start it and stay until it ends, for a supervisor such as systemd; its output is ours.
 
-        SIGTERM and SIGINT end it and all that it started.
+        SIGTERM and SIGINT end it and all that it started. It ends with us, however we end, where it cares for that.
 
         Args:
             argv: As for `start`.
@@ -164,7 +165,7 @@ class Daemon:
         asked_to_end: list[int] = []
         with self._locked():
             self._refuse_a_second()
-            process = self._spawn(argv, env, output=None)
+            process = self._spawn(argv, {**env, **bond()}, output=None)
 
         def end(number: int, _: FrameType | None) -> None:
             asked_to_end.append(number)

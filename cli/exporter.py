@@ -1,16 +1,28 @@
-"""Serves figures to Prometheus: those of the collectors it is given, and what a daemon's processes use."""
+"""Serves figures to Prometheus: those of the collectors it is given, and what a daemon's processes use.
 
+Every user of the machine may connect, and a node's figures are served by its own process: so few are served at a time,
+and none for long.
+"""
+
+import socket
 from collections.abc import Iterable, Iterator
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
+from socketserver import ThreadingMixIn
+from threading import BoundedSemaphore, Thread
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from fedglm.cli.daemon import Daemon, DaemonError
 from fedglm.cli.process_usage import CpuClock, limits, read_processes
+
+AT_ONCE: Final = 4
+"""Requests that are answered at a time; whoever comes then is hung up on."""
+
+_REQUEST_S: Final = 10.0  # without a byte
 
 
 class ProcessCollector(Collector):
@@ -81,8 +93,47 @@ def start(collectors: Iterable[Collector], *, host: str, port: int) -> tuple[WSG
     for collector in collectors:
         registry.register(collector)
     try:
-        return start_http_server(port, addr=host, registry=registry)
+        server = make_server(host, port, make_wsgi_app(registry), _Server if ":" not in host else _Server6, _Request)
     except OSError as exc:
         raise DaemonError(
             f"port {port} at {host} cannot be opened ({exc.strerror}): end what holds it (ss -ltnp), or choose another"
         ) from exc
+    thread = Thread(target=server.serve_forever, name="fedglm-figures", daemon=True)
+    thread.start()
+    return server, thread
+
+
+class _Request(WSGIRequestHandler):
+    timeout = _REQUEST_S
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: Prometheus asks every few seconds."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads, request_queue_size = True, 128
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._free = BoundedSemaphore(AT_ONCE)
+        super().__init__(*arguments, **named)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, where one is free."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer; then somebody else may come."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of who hung up, or was hung up on."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6

@@ -1,15 +1,25 @@
 """The program of a site's node, `python -m fedglm.cli.node SITE_FOLDER`: what `fedglm client start` starts."""
 
+import logging
+import os
 import sys
+import threading
 from pathlib import Path
+from typing import Final
 
 from fedglm.client.link_evidence import LinkWatch
 from fedglm.client.site_folder import open_site
 from fedglm.client.supernode import run_node
+from fedglm.privacy.parent_process import end_with_parent
+
+LOG: Final = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Be the node and, where `site.toml` names a port for them, show its figures to Prometheus."""
+    end_with_parent()
+    os.umask(0o077)
+    threading.excepthook = _end_with_thread
     site = open_site(Path(sys.argv[1]))
     if (port := site.settings.site.metrics_port) is not None:
         from fedglm.cli.client_metrics import collectors
@@ -19,6 +29,17 @@ def main() -> None:
     watch = LinkWatch(site)
     watch.start()
     run_node(site, watch.wake)
+    LOG.error("the node ends, for its connection to the server has ended")
+    os._exit(1)  # threads of Flower's would go on, and nobody would see that nothing happens any more
+
+
+def _end_with_thread(failed: threading.ExceptHookArgs) -> None:
+    """A node without one of its threads only seems to work: it ends, and whoever watches over it starts it again."""
+    if failed.exc_type is SystemExit:
+        return
+    name = failed.thread.name if failed.thread is not None else "unknown"
+    LOG.error("the node ends, for its thread %s has failed", name, exc_info=failed.exc_value)
+    os._exit(1)
 
 
 if __name__ == "__main__":

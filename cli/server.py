@@ -82,8 +82,9 @@ def start(
 ) -> None:
     """Check everything, then start the SuperLink and register the enrolled sites."""
     from fedglm.cli.daemon import flower_environment
-    from fedglm.server.control import Control, end_orphans, reconcile
+    from fedglm.cli.keeper import kept
     from fedglm.server.project import PROJECT
+    from fedglm.server.start_report import forget, read_report
 
     opened = _open(project)
     daemon = _daemon(opened)
@@ -91,24 +92,24 @@ def start(
     opened.write_flower_settings()
     argv = [sys.executable, "-m", "fedglm.server.superlink"]
     env = flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
-    with Control(opened) as control:
+    forget(opened)
 
-        def introduce() -> None:
-            changes, orphans = reconcile(opened, control), end_orphans(control)
-            typer.echo(f"the SuperLink is up; sites reach it at {opened.settings.address}")
-            if orphans:
-                typer.echo("a run was under way when the last SuperLink ended: fedglm run --resume goes on with it")
-            _tell(changes, "")
+    def is_up() -> bool:
+        return read_report(opened) is not None
 
-        if foreground:
-            raise typer.Exit(daemon.run(argv, env, ready=control.answers, once_ready=introduce))
-        pid = daemon.start(argv, env, ready=control.answers)
-        try:
-            introduce()
-        except BaseException:  # it must not run with sites that were revoked meanwhile
-            daemon.stop()
-            raise
-        typer.echo(f"process {pid}; log {daemon.log}")
+    def tell() -> None:
+        if (report := read_report(opened)) is None:  # it has ended meanwhile
+            return
+        typer.echo(f"the SuperLink is up; sites reach it at {opened.settings.address}")
+        if report.orphans:
+            typer.echo("a run was under way when the last SuperLink ended: fedglm run --resume goes on with it")
+        _tell(report.changes, "")
+
+    if foreground:
+        raise typer.Exit(daemon.run(argv, env, ready=is_up, once_ready=tell))
+    pid = daemon.start(kept(argv, daemon.log), env, ready=is_up)
+    tell()
+    typer.echo(f"process {pid}; log {daemon.log}")
 
 
 @app.command()

@@ -44,7 +44,7 @@ def start_executor(app: ClientApp, address: str, secret: bytes, work: Work) -> t
 
     Args:
         app: What answers.
-        address: HOST:PORT of the SuperNode's interface for its apps, on this machine.
+        address: Path of the socket where the SuperNode serves its apps.
         secret: What lets this process alone take messages there.
         work: Is told of each message that is being answered.
     """
@@ -110,10 +110,13 @@ def _replied(app: ClientApp, message: Message, context: Context) -> Message:
 
 
 def _client(address: str, authentication: ProtobufClientInterceptor) -> RuntimeHttpClient:
-    return RuntimeHttpClient.from_server_address(
-        server_address=address,
-        insecure=True,  # within this machine
+    client = RuntimeHttpClient.from_server_address(
+        server_address=_NAME,  # which nobody looks up: a socket has no host
+        insecure=True,
         root_certificates=None,
         interceptors=[RuntimeVersionHttpInterceptor(component_name=_NAME), authentication],
         retry_invoker=make_simple_http_retry_invoker(),
     )
+    # Flower's client knows of no sockets but TCP's, and gives no other way to have it use one.
+    client._client = httpx.Client(transport=httpx.HTTPTransport(uds=address), timeout=client._client.timeout)
+    return client

@@ -1,22 +1,26 @@
 """The site's node: Flower's SuperNode, with TLS, the node's own key and nothing else left open.
 
-Messages are answered in this process (`client/executor.py`), by the site's worker (`client/worker.py`).
+Messages are answered in this process (`client/executor.py`), by the site's worker (`client/worker.py`). Flower offers
+them on a port of this machine, to every user of it. Here that is a socket in the site's own folder.
 """
 
+import importlib
 import os
 import secrets
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
 
 from fedglm.client.replies import Work, send_all
 from fedglm.client.site_folder import Site
 from fedglm.client.site_keys import flower_private
 from fedglm.client.site_settings import SiteError
 
-LOCAL = "127.0.0.1"
-
-_ANNOUNCES = "query"  # type of the message that brings a run's plan
+_ANNOUNCES: Final = "query"  # type of the message that brings a run's plan
+_SOCKET: Final = "runtime.sock"
 
 
 def node_config(site: Site) -> str:
@@ -32,14 +36,13 @@ def node_config(site: Site) -> str:
     return f'site="{folder}"'
 
 
-def flower_arguments(site: Site, port: int, key_file: str, secret_file: str) -> list[str]:
+def flower_arguments(site: Site, key_file: str, secret_file: str) -> list[str]:
     """Flower's options.
 
     Args:
         site: Whose node.
         key_file: The key that the node signs on with, unlocked.
-        port: For this process's own thread that answers messages; on this machine alone.
-        secret_file: What lets it alone take them.
+        secret_file: What lets this process's own thread alone take messages.
 
     Raises:
         SiteError: The folder's name cannot be told to Flower.
@@ -50,8 +53,6 @@ def flower_arguments(site: Site, port: int, key_file: str, secret_file: str) -> 
         *("--auth-supernode-private-key", key_file),
         *("--node-config", node_config(site)),
         *("--isolation", "process"),
-        *("--host", LOCAL),
-        *("--port", str(port)),
         *("--superexec-auth-secret-file", secret_file),
     ]
 
@@ -72,19 +73,49 @@ def run_node(site: Site, announced: Callable[[], None]) -> None:
     from fedglm.client.deployed import app
     from fedglm.client.executor import start_executor
     from fedglm.client.one_answer import app_of
+    from fedglm.client.server_bounds import bound_messages
 
     def answer(message: Message, context: Context) -> Message:
         if message.metadata.message_type == _ANNOUNCES:
             announced()
         return app(message, context)
 
-    port, secret = _free_port(), secrets.token_bytes(32)
+    secret = secrets.token_bytes(32)
     files = _in_memory("key", flower_private(site.flower_key)), _in_memory("secret", secret)
-    sys.argv = ["flower-supernode", *flower_arguments(site, port, *files)]
+    sys.argv = ["flower-supernode", *flower_arguments(site, *files)]
+    bound_messages()
     work = Work()
     send_all(work)
-    start_executor(app_of(answer), f"{LOCAL}:{port}", secret, work)
+    path = _serve_in(site.state)
+    start_executor(app_of(answer), path, secret, work)
     flower_supernode()
+
+
+def _serve_in(folder: Path) -> str:
+    """Have Flower serve its interface for apps on a socket in the folder; returns a short path that means it here.
+
+    A socket's path has room for about a hundred characters, so it is named by the open folder.
+    """
+    import uvicorn
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    here = f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}/{_SOCKET}"
+    (folder / _SOCKET).unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listening.bind(here)
+    finally:
+        os.umask(before)
+
+    class Server(uvicorn.Server):
+        def run(self, sockets: list[socket.socket] | None = None) -> None:
+            super().run(sockets=[*(sockets or []), listening])
+
+    flower = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    replaced: Any = SimpleNamespace(Config=uvicorn.Config, Server=Server)
+    vars(flower)["uvicorn"] = replaced
+    return here
 
 
 def _in_memory(name: str, content: bytes) -> str:
@@ -92,9 +123,3 @@ def _in_memory(name: str, content: bytes) -> str:
     descriptor = os.memfd_create(name)
     os.write(descriptor, content)
     return f"/proc/self/fd/{descriptor}"
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind((LOCAL, 0))
-        return int(listening.getsockname()[1])

@@ -192,24 +192,30 @@ class Control:
         self._call("unregister-node", UnregisterNodeRequest(node_id=node_id), UnregisterNodeResponse)
 
     def _call(self, name: str, request: Any, answer: Callable[[], Any]) -> Any:
+        status, content = self._post(f"/v1/control/{name}", request.SerializeToString())
+        if status != 200:
+            text = content.decode(errors="replace")
+            said = FlowerError.from_json(text)
+            reason = said.message if said is not None else text[:200]
+            raise ProjectError(f"the SuperLink refuses {name} ({status}): {reason}")
+        found = answer()
+        try:
+            found.ParseFromString(content)
+        except DecodeError as exc:
+            raise ProjectError(f"the SuperLink answers {name} with something else: is it another Flower?") from exc
+        return found
+
+    def _post(self, path: str, content: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer."""
         try:
             response = self._http.post(
-                f"https://{self._address}/v1/control/{name}",
-                content=request.SerializeToString(),
+                f"https://{self._address}{path}",
+                content=content,
                 headers={"content-type": PROTOBUF_MEDIA_TYPE, "accept": PROTOBUF_MEDIA_TYPE},
             )
         except httpx.HTTPError as exc:
             raise AwayError(f"the SuperLink does not answer at {self._address}: {exc}") from exc
-        if response.status_code != 200:
-            said = FlowerError.from_json(response.text)
-            reason = said.message if said is not None else response.text[:200]
-            raise ProjectError(f"the SuperLink refuses {name} ({response.status_code}): {reason}")
-        found = answer()
-        try:
-            found.ParseFromString(response.content)
-        except DecodeError as exc:
-            raise ProjectError(f"the SuperLink answers {name} with something else: is it another Flower?") from exc
-        return found
+        return response.status_code, response.content
 
 
 def reconcile(project: Project, control: Control) -> Changes:

@@ -4,7 +4,6 @@ Which project, the environment says (`FEDGLM_PROJECT`), and which of its runs, t
 lies in the run's folder, so that a process that is started again goes on where the last one was killed.
 """
 
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from fedglm.server.coordinator import Coordinator
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.errors import ProjectError
 from fedglm.server.participants import FederationError
-from fedglm.server.project import PROJECT, Project
+from fedglm.server.project import Project, opened_from_environment
+from fedglm.server.reply_limits import ReplyLimits
 from fedglm.server.run_file import CHECKPOINTS, RunFile, checked_run_name
 from fedglm.server.run_log import RunLog
 from fedglm.server.serving import serving
@@ -35,21 +35,19 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         ProjectError, FederationError, PrivacyError: It cannot go on; the run's folder says why.
     """
-    named = os.environ.get(PROJECT)
-    if not named:
-        raise ProjectError(f"{PROJECT} is not set: start the SuperLink with fedglm server start")
-    project = Project.open(Path(named))
+    project = opened_from_environment()
     folder = project.runs / checked_run_name(str(context.run_config.get("run", "")))
     with serving(folder):
-        _serve(project, folder, grid)
+        _serve(project, folder, grid, context.run_id)
 
 
-def _serve(project: Project, folder: Path, grid: Grid) -> None:
+def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
     log = RunLog(folder)
     try:
         sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
         plan = RunFile.load(folder).plan(folder, key=project.signing_key, sites=sites)
         plan = replace(plan, signed_on=SignOns(project.state).last, anchors=Anchors(project.state))
+        ReplyLimits(project.state).announce(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
         coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)
         rows = coordinator.run()

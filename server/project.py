@@ -13,6 +13,7 @@ Making it again makes what is missing, and replaces no key.
 """
 
 import difflib
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,7 @@ class ProjectSettings(BaseModel):
         port: Where the sites reach it.
         control_port: Where this machine alone reaches it, to start runs and register sites.
         listen: Address of this machine that the sites' port is opened on; 0.0.0.0 for all.
+        max_database_bytes: How large the SuperLink's database may become; messages lie there until they are taken up.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +69,7 @@ class ProjectSettings(BaseModel):
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
     control_port: int = Field(default=DEFAULT_PORT + 1, ge=1, le=65535)
     listen: Annotated[str, AfterValidator(_checked_address)] = "0.0.0.0"  # noqa: S104 - the sites are elsewhere
+    max_database_bytes: int = Field(default=4 * 2**30, ge=64 * 2**20)
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
@@ -135,15 +138,14 @@ class Project:
         """
         project = cls(folder.absolute(), settings)
         with storage_errors(project.folder):
-            project.folder.mkdir(parents=True, exist_ok=True)
+            project.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not (project.folder / _SETTINGS).exists() and any(project.folder.iterdir()):
                 raise ProjectError(f"{folder} holds something else already: name a new folder")
         write_atomically(project.folder / _SETTINGS, _HEAD + tomli_w.dumps(settings.model_dump(mode="json")))
         with storage_errors(project.folder):
-            for path in (project.authority.parent, project.certificate.parent, project.state, project.runs):
+            for path in (project.folder, *project._folders):
                 path.mkdir(exist_ok=True, mode=0o700)
-            for path in (project.kits, project.enrolled_folder, project.revoked_folder):
-                path.mkdir(exist_ok=True)
+                path.chmod(0o700)  # one that an earlier version made, or somebody before it
         make_authority(project.authority_key, project.authority, settings.name)
         if renew or not project._certificate_serves():
             project.issue(days)
@@ -151,6 +153,12 @@ class Project:
             SigningKey.create(project.signing_key_path)
         project.write_flower_settings()
         return project
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        """What lies in the folder; for its owner alone."""
+        secret = self.authority.parent, self.certificate.parent, self.state, self.runs, self.flower_home
+        return (*secret, self.kits, self.enrolled_folder, self.revoked_folder)
 
     def _certificate_serves(self) -> bool:
         return self.certificate.exists() and set(self.settings.hosts) <= set(read_certificate(self.certificate).hosts)
@@ -244,6 +252,18 @@ class Project:
     def runs(self) -> Path:
         """Folder of the run folders."""
         return self.folder / "runs"
+
+
+def opened_from_environment() -> Project:
+    """The project that the environment names, in the SuperLink and in all that it starts.
+
+    Raises:
+        ProjectError: It names none, or none that can be read.
+    """
+    named = os.environ.get(PROJECT)
+    if not named:
+        raise ProjectError(f"{PROJECT} is not set: start the SuperLink with fedglm server start")
+    return Project.open(Path(named))
 
 
 def is_project(folder: Path) -> bool:

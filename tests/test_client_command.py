@@ -202,20 +202,20 @@ def test_check_of_a_site_in_good_order(fedglm, site, project):
 
 
 def test_the_node_s_command(site):
-    argv = flower_arguments(site, 9094, "/key", "/secret")
+    argv = flower_arguments(site, "/key", "/secret")
     options = dict(zip(argv[::2], argv[1::2], strict=True))
     assert options["--root-certificates"] == str(site.folder / "ca.pem")
     assert options["--superlink"] == "127.0.0.1:8443"
     assert options["--auth-supernode-private-key"] == "/key"
     assert options["--node-config"] == f'site="{site.folder}"'
-    assert (options["--host"], "--insecure" in argv) == ("127.0.0.1", False)
+    assert not {"--host", "--port", "--insecure"} & set(argv)  # its own interface is a socket of the site's folder
     assert options["--superexec-auth-secret-file"] == "/secret"
 
 
 def test_flower_reads_the_folder_that_was_told(site):
     from flwr.common.config import parse_config_args
 
-    argv = flower_arguments(site, 9094, "/key", "/secret")
+    argv = flower_arguments(site, "/key", "/secret")
     config = argv[argv.index("--node-config") + 1]
     assert parse_config_args([config]) == {"site": str(site.folder)}
 

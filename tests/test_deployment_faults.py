@@ -15,7 +15,9 @@ from projects import free_ports
 from real_federation import SHORT, SITES, fill_in, running, simulated, told
 
 from fedglm.cli.daemon import flower_environment
-from fedglm.server.project import CONNECTION, Project
+from fedglm.server.control import Control
+from fedglm.server.project import CONNECTION, PROJECT, Project
+from fedglm.server.start_report import forget, read_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -54,42 +56,47 @@ def charged(federation, site, before):
     return [charge.round for charge in federation.charges(site)[before:]]
 
 
+MODULES = {
+    "superlink": "fedglm.server.superlink",
+    "serverapp": "fedglm.server.app_process",
+    "supernode": "fedglm.cli.node",
+    "worker": "fedglm.client.worker_process",
+    "keeper": "fedglm.cli.keeper",
+}
+"""What each kind of process runs."""
+
+
 class Killer:
-    """Kills at random what a federation is made of, and starts it again as systemd would."""
+    """Kills at random what a federation is made of; only where a whole part ended, it is started again."""
 
     def __init__(self, federation, dice):
         self._federation, self._dice = federation, dice
         self.killed = []
 
     def strike(self):
-        kind = self._dice.choice(("superlink", "serverapp", "supernode", "worker"))
-        name = self._dice.choice(self._federation.names)
+        kind = self._dice.choice(sorted(MODULES))
+        name = self._dice.choice([None, *self._federation.names] if kind == "keeper" else self._federation.names)
         server, *nodes = self._federation.daemons
-        daemon = server if kind in ("superlink", "serverapp") else nodes[self._federation.names.index(name)]
+        at_server = kind in ("superlink", "serverapp") or name is None
+        daemon = server if at_server else nodes[self._federation.names.index(name)]
         victims = [pid for pid in daemon.members() if self._is(pid, kind)]
         if not victims:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._dice.choice(sorted(victims)), signal.SIGKILL)
             self.killed.append(kind)
-        if kind in ("superlink", "supernode"):
+        if kind == "keeper":  # nobody is left who would
             assert soon(lambda: daemon.pid() is None)
-        if kind == "superlink":
-            self._federation.start_server()
-        elif kind == "supernode":
-            self._federation.start_site(name)
+            if at_server:
+                self._federation.start_server()
+            else:
+                self._federation.start_site(name)
 
     @staticmethod
     def _is(pid, kind):
-        marks = {
-            "superlink": "fedglm.server.superlink",
-            "serverapp": "flwr-serverapp",
-            "supernode": "fedglm.cli.node",
-            "worker": "fedglm.client.worker_process",
-        }
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                return marks[kind].encode() in file.read()
+                return MODULES[kind].encode() in file.read().split(b"\0")[:3]
         except OSError:
             return False
 
@@ -173,7 +180,9 @@ def test_a_node_that_returns_after_ten_rounds_catches_up(federation):
     assert not set(range(gone + 2, gone + 11)) & set(rounds)
 
 
-def test_an_app_that_somebody_slips_in_runs_nowhere(federation, tmp_path):
+@pytest.fixture
+def stranger(tmp_path):
+    """An app of somebody else's: its folder, what its client would leave behind, what its server was told."""
     app, marker, answers = tmp_path / "app", tmp_path / "ran", tmp_path / "told.json"
     app.mkdir()
     (app / "stranger.py").write_text(STRANGER.format(marker=marker, told=answers))
@@ -182,19 +191,51 @@ def test_an_app_that_somebody_slips_in_runs_nowhere(federation, tmp_path):
         '[tool.flwr.app]\npublisher = "stranger"\n'
         '[tool.flwr.app.components]\nserverapp = "stranger:server"\nclientapp = "stranger:client"\n'
     )
-    charges = {site: len(federation.charges(site)) for site in federation.names}
-    project = Project.open(federation.project)
-    done = subprocess.run(
+    return app, marker, answers
+
+
+def flwr_run(project, app):
+    return subprocess.run(
         [os.path.join(os.path.dirname(sys.executable), "flwr"), "run", app, CONNECTION],
         env=os.environ | flower_environment(project.flower_home),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_an_app_that_somebody_slips_in_is_not_taken(federation, stranger):
+    app, marker, answers = stranger
+    done = flwr_run(Project.open(federation.project), app)
+    assert done.returncode != 0
+    assert "the run is not taken" in done.stdout + done.stderr
+    assert not soon(lambda: marker.exists() or answers.exists(), 5)
+
+
+ANY_APP = """
+from fedglm.server import control_door
+control_door.fault = lambda _: None
+from fedglm.server.superlink import main
+main()
+"""
+
+
+def test_an_app_that_a_hostile_link_takes_runs_at_no_site(federation, stranger):
+    app, marker, answers = stranger
+    charges = {site: len(federation.charges(site)) for site in federation.names}
+    project, server = Project.open(federation.project), federation.daemons[0]
+    told(run_here("server", "stop", "-C", federation.project))
+    environment = flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
+    forget(project)
+    server.start([sys.executable, "-c", ANY_APP], environment, ready=lambda: read_report(project) is not None)
+    with Control(project) as control:
+        assert soon(lambda: [node.status for node in control.nodes()] == ["online"] * SITES, 60)
+    done = flwr_run(project, app)
     assert done.returncode == 0, done.stdout + done.stderr
+    # What this app asks is none of our messages, for whose answers the door would have no bound.
     assert soon(answers.exists, 180)
-    reasons = json.loads(answers.read_text())
-    assert len(reasons) == SITES
-    assert all("the message is not one of fedglm's" in reason for reason in reasons), reasons
+    assert json.loads(answers.read_text()) == []
     assert not marker.exists(), "a site ran code that came over the line"
     assert charges == {site: len(federation.charges(site)) for site in federation.names}
+    server.stop()
+    federation.start_server()

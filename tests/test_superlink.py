@@ -1,14 +1,12 @@
 """A real SuperLink with TLS, started and stopped by the command, and real SuperNodes: who gets in, who does not."""
 
 import base64
-import contextlib
 import datetime
 import os
 import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from flwr.proto.control_pb2 import RegisterNodeRequest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node as NodeMessage
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-from projects import Site, free_ports, make_project
+from projects import Site, make_project
+from super_node import SuperNode
 
 from fedglm.cli.daemon import Daemon, flower_environment
 from fedglm.server import certificates
@@ -31,44 +30,6 @@ from fedglm.server.project import PROJECT, Project, checked_settings
 pytestmark = pytest.mark.slow
 
 ALL = {name: Site.make(name) for name in ("a", "b", "c", "d")}
-
-
-class SuperNode:
-    """A bare SuperNode of a site; it and all that it starts end with the block."""
-
-    def __init__(self, project, site, folder, *, authority=None):
-        self.log = folder / f"{site.name}-node.log"
-        command = [
-            Path(sys.executable).with_name("flower-supernode"),
-            *("--root-certificates", authority or project.authority),
-            *("--superlink", project.settings.address),
-            *("--port", str(free_ports(1)[0])),
-            *("--auth-supernode-private-key", site.flower_key(folder)),
-        ]
-        self._daemon = Daemon(folder / "nodes", site.name)
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | flower_environment(folder / "home") | {"FEDGLM_DAEMON": self._daemon._mark},
-            )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        for pid in self._daemon.members():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    @property
-    def said(self):
-        return self.log.read_text(errors="replace")
 
 
 class Server:

@@ -1,0 +1,32 @@
+"""An enrolled site whose node answers as it likes: `python -m hostile_node SITE BEHAVIOUR`, from the tests' folder."""
+
+import importlib
+import sys
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+MEBIBYTES = 200
+
+
+def flood(message, _context):
+    """Far more than an answer is, in pieces of a MiB."""
+    dice = np.random.default_rng(0)
+    pieces = {f"a{n}": Array(dice.integers(0, 255, 2**20, dtype=np.uint8)) for n in range(MEBIBYTES)}
+    return Message(RecordDict({"x": ArrayRecord(pieces)}), reply_to=message)
+
+
+def swell(message, _context):
+    """The same in one piece."""
+    return Message(RecordDict({"x": ConfigRecord({"x": bytes(MEBIBYTES * 2**20)})}), reply_to=message)
+
+
+def main():
+    deployed = importlib.import_module("fedglm.client.deployed")
+    deployed.app = importlib.import_module("fedglm.client.one_answer").app_of(globals()[sys.argv[2]])
+    sys.argv = sys.argv[:2]
+    importlib.import_module("fedglm.cli.node").main()
+
+
+if __name__ == "__main__":
+    main()
