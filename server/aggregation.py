@@ -9,6 +9,7 @@ import math
 import statistics
 
 import numpy as np
+import numpy.typing as npt
 
 from fedglm.compression.codec import CodecError, Update
 
@@ -31,8 +32,13 @@ class FixedPointMean:
         self._weight = 0.0
         self._limit = _ROOM / (2.0**FRACTION_BITS * terms)
 
-    def add(self, update: Update, weight: float) -> None:
-        """Fold one update in.
+    @property
+    def total(self) -> npt.NDArray[np.int64]:
+        """The weighted sum so far, in units of 2**-FRACTION_BITS; shape (size,)."""
+        return self._sum
+
+    def check(self, update: Update, weight: float) -> None:
+        """Whether an update fits, before anything is done with it.
 
         Args:
             update: Decoded update of `size` values.
@@ -46,8 +52,25 @@ class FixedPointMean:
         greatest = update.max_abs()
         if not greatest * weight <= self._limit:  # also true for NaN
             raise CodecError(f"a value of {greatest:g} is not finite or beyond the limit of {self._limit / weight:g}")
+
+    def add(self, update: Update, weight: float) -> None:
+        """Fold one update in.
+
+        Args:
+            update: Decoded update of `size` values.
+            weight: The node's public weight, in (0, 1].
+
+        Raises:
+            CodecError: See `check`; the sum is then as it was.
+        """
+        self.check(update, weight)
         update.add_to(self._sum, weight * 2.0**FRACTION_BITS)
         self._weight += weight
+
+    def take_back(self, update: Update, weight: float) -> None:
+        """Let an update that was added count for so much less."""
+        update.add_to(self._sum, -weight * 2.0**FRACTION_BITS)
+        self._weight -= weight
 
     def mean(self) -> np.ndarray:
         """The weighted mean over all that were added, float32.

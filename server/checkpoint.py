@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from fedglm.privacy.durable import write_atomically
 
 KEPT = 2
+_DRIFT = "robust/drift"
 
 
 class CheckpointError(RuntimeError):
@@ -35,6 +36,7 @@ class Checkpoint:
         rows: One object a round done, as in `rounds.jsonl`.
         versions: Arrays of the versioned downlink.
         optimizer: Arrays of the server optimizer.
+        drift: Direction of the last rounds, where that is looked at; see `server.robust`.
     """
 
     run: str
@@ -44,6 +46,7 @@ class Checkpoint:
     rows: list[dict[str, Any]]
     versions: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
+    drift: np.ndarray | None = None
 
     def save(self, folder: Path) -> None:
         """Write it durably, then remove all but this one and the one before it.
@@ -53,6 +56,7 @@ class Checkpoint:
         """
         tensors = {f"versions/{name}": array for name, array in self.versions.items()}
         tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.items()}
+        tensors |= {} if self.drift is None else {_DRIFT: self.drift}
         words: dict[str, Any] = {
             "run": self.run,
             "round": self.round,
@@ -97,7 +101,7 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _load(path: Path) -> Checkpoint:
-    groups: dict[str, dict[str, np.ndarray]] = {"versions": {}, "optimizer": {}}
+    groups: dict[str, dict[str, np.ndarray]] = {"versions": {}, "optimizer": {}, "robust": {}}
     with safe_open(path, framework="np") as file:
         words = json.loads(file.metadata()["fedglm"])
         for name in file.keys():  # noqa: SIM118 (not a mapping: it has keys() but is not iterable)
@@ -113,4 +117,5 @@ def _load(path: Path) -> Checkpoint:
         rows=words["rows"],
         versions=groups["versions"],
         optimizer=groups["optimizer"],
+        drift=groups["robust"].get("drift"),
     )

@@ -25,11 +25,14 @@ from fedglm.server.checkpoint import Checkpoint, load_latest
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan, Row
+from fedglm.server.folding import AtOnce, Folding, Robust
 from fedglm.server.optimizers import make_server_optimizer
 from fedglm.server.participants import FederationError, Participants
 from fedglm.server.reception import Reception
+from fedglm.server.robust import moved_on
 from fedglm.server.rounds import Desk, Round, envelope
 from fedglm.server.sealing import Sealing
+from fedglm.server.settings import CLIP_FACTOR, CLIP_FACTOR_WITH_NOISE
 
 LOG = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class Coordinator:
             self._optimizer.restore(found.optimizer)
         self._evidence = Evidence(plan.log, plan.key, self._run)
         self._book = found.participants if found is not None else {}
+        self._drift = None if found is None else found.drift
 
     @property
     def vector(self) -> np.ndarray:
@@ -151,11 +155,30 @@ class Coordinator:
             sampled, mean = plan.client_privacy.begin(self._rows, participants.active, plan.layout.size)
         self._listener.round_started(number, len(sampled))
         desk = Desk(self._exchange, participants, reception, self._listener, self._evidence)
-        done = Round(number, self._run, plan, self._versions, sampled, mean, desk)
+        done = Round(number, self._run, plan, self._versions, sampled, self._folding(mean), desk)
         done.conduct()
         self._check_quorum(done, len(sampled))
-        is_taken = self._publish(mean.mean(), number)
+        whole = mean.mean()
+        if self._looks_at_drift:
+            self._drift = moved_on(self._drift, whole)
+        is_taken = self._publish(whole, number)
         return self._row(done, len(sampled), started, is_taken)
+
+    @property
+    def _looks_at_drift(self) -> bool:
+        """Only under noise, which is fresh each round; without, all nodes go on in one direction."""
+        plan = self._plan
+        robust = plan.federation.aggregation == "robust" and plan.client_privacy is None
+        return robust and plan.mechanism is not None
+
+    def _folding(self, mean: FixedPointMean) -> Folding:
+        plan = self._plan
+        # What protects whole nodes clips by itself; a bound that depends on who else was drawn would break its promise.
+        if plan.federation.aggregation == "mean" or plan.client_privacy is not None:
+            return AtOnce(mean)
+        usual = CLIP_FACTOR if plan.mechanism is None else CLIP_FACTOR_WITH_NOISE
+        factor = plan.federation.clip_factor or usual
+        return Robust(mean, plan.checkpoints, plan.codec, factor=factor, drift=self._drift)
 
     def _publish(self, mean: np.ndarray, number: int) -> bool:
         """Make the next version of the mean; of one that would leave the weights' range, an unchanged one.
@@ -207,6 +230,8 @@ class Coordinator:
             "rejections": dict(sorted(done.faults.items())),
             "epsilon": self._plan.epsilon(),
         }
+        if done.counted:
+            row["counted"] = done.counted
         if done.metrics:
             # By counts that are bounded like declared ones, or one node's word would be the mean.
             counts = {str(index): int(entry["count"]) for index, entry in enumerate(done.metrics)}
@@ -229,4 +254,5 @@ class Coordinator:
             rows=self._rows,
             versions=self._versions.state(),
             optimizer=self._optimizer.state(),
+            drift=self._drift,
         ).save(self._plan.checkpoints)

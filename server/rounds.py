@@ -21,10 +21,10 @@ from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
 from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger import BUDGET_RULE
-from fedglm.server.aggregation import FixedPointMean
 from fedglm.server.evidence import Evidence, fault_of
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
+from fedglm.server.folding import Folding
 from fedglm.server.inspection import GoodReply, inspect_reply
 from fedglm.server.participants import Participant, Participants, is_lost, refusal_of
 from fedglm.server.reception import QUERY, Reception
@@ -76,13 +76,14 @@ class Round:
         plan: Of the run.
         versions: The model and its history, which nodes get what they lack of.
         sampled: The nodes that were drawn.
-        mean: Takes the updates.
+        folding: Takes the updates.
         desk: See there.
 
     Attributes:
         number: See above.
         accepted: Names of the nodes whose update was folded in.
         faults: Why the others were not, by name.
+        counted: What an update counted for, by name, where that is below 1.
         metrics: What nodes measured.
         traffic: Bytes so far.
     """
@@ -94,11 +95,11 @@ class Round:
         plan: Plan,
         versions: ModelVersions,
         sampled: list[Participant],
-        mean: FixedPointMean,
+        folding: Folding,
         desk: Desk,
     ) -> None:
         self.number, self._run, self._plan, self._versions = number, run, plan, versions
-        self._sampled, self._mean, self._desk = sampled, mean, desk
+        self._sampled, self._folding, self._desk = sampled, folding, desk
         self._instructions: dict[str, Instruction] = {}
         self._sent_again: set[str] = set()
         self._lost: dict[str, str] = {}
@@ -106,6 +107,7 @@ class Round:
         self._losses: dict[str, int] = {}
         self.accepted: list[str] = []
         self.faults: dict[str, str] = {}
+        self.counted: dict[str, float] = {}
         self.metrics: list[dict[str, float]] = []
         self.traffic = Traffic()
 
@@ -139,6 +141,7 @@ class Round:
         for member in self._open:
             reason = self._lost.get(member.name) or late or f"no reply within {federation.round_timeout_s:g} s"
             self._reject(member, reason, "late")
+        self.counted = self._folding.close()
 
     @property
     def _open(self) -> list[Participant]:
@@ -206,7 +209,7 @@ class Round:
             self._sent_again.add(member.name)
             self._ask(member)
             return
-        self._mean.add(good.update, member.weight)
+        self._folding.take(member.name, member.weight, good.update, good.blob)
         self.traffic.dense_uplink += 4 * self._plan.layout.size
         member.version, member.acknowledged = self._versions.version, self.number
         member.anchor = good.report.log

@@ -179,7 +179,9 @@ def introducing(**changes):
 )
 def test_a_stranger_is_turned_away_and_the_others_run(tmp_path, stranger, reason):
     nodes = real_nodes(tmp_path) | {11 if "too" in reason else 9: stranger}
-    coordinator, _, watcher = federate(tmp_path, nodes, rounds=1, round_timeout_s=0.4)
+    coordinator, _, watcher = federate(
+        tmp_path, nodes, rounds=1, round_timeout_s=10.0 if "did not answer" in reason else 60.0
+    )
     (turned_away,) = [event[2] for event in watcher.events if event[0] == "away"]
     assert re.search(reason, turned_away)
     assert coordinator.rows[0]["nodes_accepted"] == len(nodes) - 1

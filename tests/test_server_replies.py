@@ -228,7 +228,7 @@ def test_a_reply_that_comes_after_its_round_is_not_used(tmp_path, without_b):
         if event[:2] == ("started", 3):
             grid.stray = late
 
-    coordinator = Coordinator(plan(tmp_path, round_timeout_s=0.4, codec="dense-fp32"), grid, listener=Watcher(deliver))
+    coordinator = Coordinator(plan(tmp_path, round_timeout_s=2.0, codec="dense-fp32"), grid, listener=Watcher(deliver))
     coordinator.run()
     assert late
     assert late[0] in grid.received
