@@ -185,7 +185,7 @@ class Round:
             instruction, key = self._instructions[member.name], None if keys is None else keys[member.name]
             limit = plan.federation.norm_limit
             good = inspect_reply(reply, instruction, plan.layout.size, limit, plan.codec, key)
-            self._fold(member, good)
+            folded = self._fold(member, good)
         except CodecError as exc:
             if (reason := refusal_of(reply)) is not None and f"rule {BUDGET_RULE}:" in reason:
                 member.withdrawn = reason
@@ -196,8 +196,12 @@ class Round:
         except Exception:
             LOG.exception("round %d: the reply of %s could not be read", self.number, member.name)
             self._reject(member, "the reply could not be read: the server's log says why", "malformed")
+        else:
+            if folded:  # what goes wrong from here on is no fault of the reply, which was taken
+                self._accept(member, good)
 
-    def _fold(self, member: Participant, good: GoodReply) -> None:
+    def _fold(self, member: Participant, good: GoodReply) -> bool:
+        """Add an update to the mean; False where there is none, and the node was asked again."""
         if good.update is None:
             if member.version is None:
                 raise CodecError("the node cannot rebuild the model from a snapshot")
@@ -208,8 +212,11 @@ class Round:
             member.version = None if tried else known
             self._sent_again.add(member.name)
             self._ask(member)
-            return
+            return False
         self._folding.take(member.name, member.weight, good.update, good.blob)
+        return True
+
+    def _accept(self, member: Participant, good: GoodReply) -> None:
         self.traffic.dense_uplink += 4 * self._plan.layout.size
         member.version, member.acknowledged = self._versions.version, self.number
         member.anchor = good.report.log
