@@ -1,55 +1,19 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from custodies import FREELY, MECHANISM, announced, custody, run_plan
+from custodies import FREELY, announced, custody, run_plan
 from flwr.common.serde import recorddict_to_proto
+from hand_server import BENCH, SIZE, Server
 from tiny_federation import tiny_model, tiny_node, workbench
 
 from fedglm.client import node as node_module
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import Permit, Workbench
+from fedglm.client.node import Workbench
 from fedglm.client.state import NodeState, StateError
-from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, vector_sha256
-from fedglm.compression.messages import Instruction, Report
-from fedglm.privacy.errors import Refusal
-from fedglm.privacy.mechanism import metrics_mechanism
+from fedglm.compression.messages import Report
 
 pytestmark = pytest.mark.usefixtures("unsynced")
-
-BENCH = workbench()
-SIZE = BENCH.layout.size
-
-
-class Server:
-    """The other end, by hand: model versions and an instruction for each round."""
-
-    def __init__(self, run="run-1", codec="dense-fp32"):
-        self.run = run
-        self.versions = ModelVersions(BENCH.initial, BENCH.layout.sha256, make_codec(codec), grid="fp16")
-
-    def step(self, seed):
-        self.versions.publish(np.random.default_rng(seed).normal(0, 0.01, SIZE).astype(np.float32))
-
-    def order(self, number, *, acknowledged=0, **changes):
-        instruction = Instruction(
-            run=self.run,
-            round=number,
-            nonce=f"nonce-{number}",
-            layout=BENCH.layout.sha256,
-            version=self.versions.version,
-            acknowledged=acknowledged,
-            learning_rate=0.05,
-            evaluate=False,
-        )
-        return replace(instruction, **changes)
-
-    def ask(self, node, number, *, held=None, acknowledged=0, **changes):
-        held = node.introduce().version if held is None else held
-        blob = self.versions.frames_since(max(held, 0))
-        return node.train(self.order(number, acknowledged=acknowledged, **changes), blob, FREELY)
 
 
 def values(outcome):
@@ -338,59 +302,6 @@ def test_a_damaged_file_is_a_state_error_that_names_the_folder(tmp_path):
             act()
 
 
-def test_training_that_fails_is_one_attempt_and_the_residual_of_the_round_before_stays(tmp_path, monkeypatch):
-    node, server = tiny_node(tmp_path), Server()
-    server.ask(node, 1)
-    kept = NodeState.load(node.folder, SIZE).pending.residual
-    with monkeypatch.context() as patch:
-        patch.setattr(node_module, "train_locally", raiser(TrainingError("not finite")))
-        server.step(1)
-        failed = server.ask(node, 2, acknowledged=1)
-    assert isinstance(failed.failure, TrainingError)
-    assert (failed.blob, failed.purposes) == (None, ("update",))
-    again = server.ask(node, 2, acknowledged=1)  # training would work now: but what failed has been answered
-    assert again.failure is not None
-    assert (again.blob, again.attempt) == (None, failed.attempt)
-    server.ask(node, 3, acknowledged=2)  # a round of which the server never had anything
-    assert np.array_equal(NodeState.load(node.folder, SIZE).residual, kept)
-
-
-def test_measures_are_made_once_for_a_round_and_a_model(tmp_path):
-    node, server = tiny_node(tmp_path), Server()
-    private = Permit(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None, lambda _: True)
-    blob = server.versions.frames_since(0)
-    first, again = (node.evaluate(server.order(1), blob, private) for _ in range(2))
-    assert (again.evaluation, again.attempt) == (first.evaluation, first.attempt)
-    other = node.evaluate(server.order(2), blob, private)
-    assert other.attempt != first.attempt
-
-
-def test_the_learning_rate_is_the_plan_s_at_most(tmp_path):
-    node, server = tiny_node(tmp_path), Server()
-    with pytest.raises(Refusal, match="rule plan: the instruction asks for the learning rate"):
-        server.ask(node, 1, learning_rate=0.0501)
-    assert server.ask(node, 1, learning_rate=0.01).blob
-
-
-def test_version_0_is_the_plan_s_whoever_sends_it(tmp_path):
-    node, server = tiny_node(tmp_path), Server()
-    permit = replace(FREELY, model="0" * 64)
-    with pytest.raises(Refusal, match="rule models"):
-        node.train(server.order(1), server.versions.frames_since(0), permit)
-    other = ModelVersions(BENCH.initial * 2, BENCH.layout.sha256, make_codec("dense-fp32"), grid="fp16")
-    permit = replace(FREELY, model=server.versions.sha256)
-    with pytest.raises(Refusal, match="rule models"):
-        node.train(server.order(1), other.snapshot(), permit)
-    assert node.train(server.order(1), server.versions.snapshot(), permit).blob
-
-
-def raiser(exception):
-    def fail(*_, **__):
-        raise exception
-
-    return fail
-
-
 # --- measuring
 
 
@@ -409,19 +320,3 @@ def test_evaluation_asks_for_a_snapshot_too(tmp_path):
     server.step(1)
     assert node.evaluate(server.order(1), b"", FREELY).report.holds is not None
     assert node.evaluate(server.order(1), server.versions.snapshot(), FREELY).evaluation is not None
-
-
-def test_what_was_not_charged_for_yet_is_made_anew_where_the_data_are_others(tmp_path):
-    """The node was killed before the charge, and its records were replaced: the charge is for those."""
-    node, server = tiny_node(tmp_path), Server()
-    blob = server.versions.frames_since(0)
-
-    def answer(commitment, charged):
-        permit = replace(FREELY, has_charged=lambda _: charged, commitment=commitment)
-        return node.train(server.order(1), blob, permit).attempt
-
-    first = answer("a" * 64, charged=False)
-    assert answer("a" * 64, charged=False) == first
-    second = answer("b" * 64, charged=False)
-    assert second != first
-    assert answer("c" * 64, charged=True) == second  # charged for, and perhaps out: the very same
