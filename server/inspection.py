@@ -12,7 +12,7 @@ from fedglm.privacy.chained_file import Head
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import SIGNATURE_BYTES, PublicKey
 from fedglm.privacy.signed_messages import check_report
-from fedglm.server.stranger_text import error_text
+from fedglm.server.participants import error_text
 
 _MEASURES: Final = {"loss": (0.0, 1e6), "metric": (0.0, 1e12), "count": (1, 2**40)}
 """Bounds of what a node may report: no honest loss, accuracy or perplexity comes near."""

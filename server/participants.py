@@ -8,7 +8,7 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedglm.server.aggregation import public_weights
-from fedglm.server.stranger_text import error_text
+from fedglm.server.stranger_text import cleaned
 
 LOST: Final = frozenset(
     int(code)
@@ -134,6 +134,15 @@ def drawn(nodes: int, size: int, seed: int, server_round: int) -> list[int]:
     """Which `size` of `nodes` a round draws, ascending."""
     chosen = np.random.default_rng([seed, server_round]).choice(nodes, size=size, replace=False)
     return sorted(int(index) for index in chosen)
+
+
+def error_text(reply: Message) -> str:
+    """Why a node sends no answer, in its own words, cleaned.
+
+    Args:
+        reply: One that has an error.
+    """
+    return cleaned(str(reply.error.reason or ""))
 
 
 def is_lost(reply: Message) -> bool:

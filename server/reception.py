@@ -12,8 +12,7 @@ from fedglm.privacy.signed_messages import check_introduction
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
-from fedglm.server.participants import FederationError, Participant, Participants, is_lost, refusal_of
-from fedglm.server.stranger_text import error_text
+from fedglm.server.participants import FederationError, Participant, Participants, error_text, is_lost, refusal_of
 
 QUERY = "query"
 _LOOK_S = 2.0

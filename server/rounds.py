@@ -26,9 +26,8 @@ from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan
 from fedglm.server.folding import Folding
 from fedglm.server.inspection import GoodReply, inspect_reply
-from fedglm.server.participants import Participant, Participants, is_lost, refusal_of
+from fedglm.server.participants import Participant, Participants, error_text, is_lost, refusal_of
 from fedglm.server.reception import QUERY, Reception
-from fedglm.server.stranger_text import error_text
 
 LOG = logging.getLogger(__name__)
 

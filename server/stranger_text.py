@@ -6,20 +6,9 @@ they enter the server, and where a file that was written elsewhere is read.
 
 from typing import Final
 
-from flwr.app import Message
-
 MAX_CHARACTERS: Final = 500
 
 
 def cleaned(text: str, longest: int = MAX_CHARACTERS) -> str:
     """The text with a question mark for each character that is not printable, cut to `longest` characters."""
     return "".join(character if character.isprintable() else "?" for character in text[:longest])
-
-
-def error_text(reply: Message) -> str:
-    """Why a node sends no answer, in its own words, cleaned.
-
-    Args:
-        reply: One that has an error.
-    """
-    return cleaned(str(reply.error.reason or ""))

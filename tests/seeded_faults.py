@@ -40,9 +40,9 @@ def half_noise(patch):
 
 
 def _noise_changed(patch, change):
-    """What `change` makes of the noise of a step, (size,) float32."""
-    right = GaussianNoise.fill
-    patch.setattr(GaussianNoise, "fill", lambda self, std, size: change(right(self, std, size)))
+    """What `change` makes of the noise of a step, (size,)."""
+    right = GaussianNoise._normal
+    patch.setattr(GaussianNoise, "_normal", lambda self, std, out: change(right(self, std, out)))
 
 
 def biases_norms_and_head_without_noise(patch):
