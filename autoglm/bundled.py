@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.records import Records
@@ -21,27 +22,34 @@ _PUBLIC_SEED = 1995  # the data set's year
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A built-in: its records, its task, and for a table how it becomes tokens (from public knowledge alone)."""
+    """A built-in: its records, its task, and for a table how it becomes tokens (from public knowledge alone).
+
+    ``public`` are records that no site holds, where some were set aside.
+    """
 
     kind: Kind
     records: Records
     table: TableEncoder | None = None
+    public: Records | None = None
 
 
 def breast_cancer(bins: int | None) -> Bundle:
     """Wisconsin Diagnostic Breast Cancer: 569 tumours, 30 features, malignant or benign (Street et al., 1993).
 
-    From ``sklearn.datasets``. 69 rows are set aside as the public reference that bins are placed by; no site holds
-    them.
+    From ``sklearn.datasets``. 69 rows are set aside: bins are placed by them, and the server may see them; no site
+    holds them.
     """
     table = _shipped("load_breast_cancer")
     order = np.random.default_rng(_PUBLIC_SEED).permutation(len(table.data))
     public, private = np.sort(order[:_PUBLIC_ROWS]), np.sort(order[_PUBLIC_ROWS:])
     origin = f"quantiles of a public reference sample: {_PUBLIC_ROWS} of the 569 rows, set aside, at no site"
     encoder = bins_from_reference(tuple(table.feature_names.tolist()), table.data[public], bins or 16, origin=origin)
-    names = [str(table.target_names[target]) for target in table.target[private]]
-    records = Records(values=table.data[private], labels=names, units=[str(row) for row in private])
-    return Bundle(kind="tabular-classification", records=records, table=encoder)
+
+    def rows(chosen: npt.NDArray[np.int64]) -> Records:
+        names = [str(table.target_names[target]) for target in table.target[chosen]]
+        return Records(values=table.data[chosen], labels=names, units=[str(row) for row in chosen])
+
+    return Bundle(kind="tabular-classification", records=rows(private), table=encoder, public=rows(public))
 
 
 def digits(bins: int | None) -> Bundle:

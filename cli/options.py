@@ -62,8 +62,10 @@ _KEYS = {
     "epsilon": "privacy.epsilon",
 }
 
-# Settings that are paths; a source may be a built-in name instead.
-_PATHS = {"data": ("source", "public_reference"), "model": ("path",)}
+_PATHS = {"data": ("source", "public_reference"), "model": ("path",), "federation": ("reference",)}
+"""Settings that are paths."""
+_OR_NAMES = {"source", "reference"}
+"""Of these, those that may be a name instead, which has no dot and no slash."""
 
 
 def overrides(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _anchored(dotted: str, value: Any, home: Path) -> Any:
     """The value of a setting; where it is a path, absolute, a relative one counting from `home`."""
     section, _, key = dotted.partition(".")
     is_path = key in _PATHS.get(section, ()) and isinstance(value, str) and value
-    if not is_path or (key == "source" and not any(mark in value for mark in "./\\")):
+    if not is_path or (key in _OR_NAMES and not any(mark in value for mark in "./\\")):
         return value
     return _absolute(value, home)
 

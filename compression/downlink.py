@@ -115,17 +115,37 @@ class ModelVersions:
             ValueError: a step of another shape or not finite, or a model that leaves the grid's range; the version
                 is then the old one.
         """
-        step = checked(step, "the step", self.vector.size)
-        update = step if self._feedback is None else self._feedback.compensate(step, scale=scale)
-        delta = self._codec.encode(update)
-        decoded, vector = self._codec.decode(delta, self.vector.size), self.vector.copy()
-        _advance(vector, decoded, self._grid)
+        delta, decoded, vector, _ = self._coded(step, scale)
         if self._feedback is not None:
             self._feedback.commit(vector - self.vector)
         self._hold(self.version + 1, vector)
         self._deltas.append(_Delta(varint(len(delta)) + delta, decoded.work))
         self._drop_old()
         return len(delta)
+
+    def preview(self, step: Vector, scale: float = 1.0) -> tuple[Vector, Vector]:
+        """What `publish` would lead to, without publishing: two models of shape (n,), float32.
+
+        The first is the version that it would make; the second has what coding and rounding would leave out as well, of
+        this step and of earlier ones. Without feedback, which keeps that, both are one.
+
+        Raises:
+            ValueError: see `publish`.
+        """
+        _, _, vector, update = self._coded(step, scale)
+        if self._feedback is None:
+            return vector, vector
+        self._feedback.rollback()
+        return vector, self.vector + update
+
+    def _coded(self, step: Vector, scale: float) -> tuple[bytes, Update, Vector, Vector]:
+        """The code of a step, what it decodes to, the version that this makes, and what was to be coded."""
+        step = checked(step, "the step", self.vector.size)
+        update = step if self._feedback is None else self._feedback.compensate(step, scale=scale)
+        delta = self._codec.encode(update)
+        decoded, vector = self._codec.decode(delta, self.vector.size), self.vector.copy()
+        _advance(vector, decoded, self._grid)
+        return delta, decoded, vector, update
 
     def frames_since(self, held: int | None) -> bytes:
         """The message for a node that holds version `held`, or nothing (None).

@@ -37,6 +37,11 @@ class FixedPointMean:
         """The weighted sum so far, in units of 2**-FRACTION_BITS; shape (size,)."""
         return self._sum
 
+    @property
+    def weight(self) -> float:
+        """The sum of the weights so far."""
+        return self._weight
+
     def check(self, update: Update, weight: float) -> None:
         """Whether an update fits, before anything is done with it.
 

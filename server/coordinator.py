@@ -25,10 +25,11 @@ from fedglm.server.checkpoint import Checkpoint, load_latest
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan, Row
-from fedglm.server.folding import AtOnce, Folding, Robust
+from fedglm.server.folding import AtOnce, Check, Folding, Robust
 from fedglm.server.optimizers import make_server_optimizer
 from fedglm.server.participants import FederationError, Participants
 from fedglm.server.reception import Reception
+from fedglm.server.reference_check import ReferenceCheck, groups_of
 from fedglm.server.robust import moved_on
 from fedglm.server.rounds import Desk, Round, envelope
 from fedglm.server.sealing import Sealing
@@ -155,7 +156,7 @@ class Coordinator:
             sampled, mean = plan.client_privacy.begin(self._rows, participants.active, plan.layout.size)
         self._listener.round_started(number, len(sampled))
         desk = Desk(self._exchange, participants, reception, self._listener, self._evidence)
-        done = Round(number, self._run, plan, self._versions, sampled, self._folding(mean), desk)
+        done = Round(number, self._run, plan, self._versions, sampled, self._folding(mean, number), desk)
         done.conduct()
         self._check_quorum(done, len(sampled))
         whole = mean.mean()
@@ -171,14 +172,21 @@ class Coordinator:
         robust = plan.federation.aggregation == "robust" and plan.client_privacy is None
         return robust and plan.mechanism is not None
 
-    def _folding(self, mean: FixedPointMean) -> Folding:
+    def _folding(self, mean: FixedPointMean, number: int) -> Folding:
         plan = self._plan
         # What protects whole nodes clips by itself; a bound that depends on who else was drawn would break its promise.
         if plan.federation.aggregation == "mean" or plan.client_privacy is not None:
             return AtOnce(mean)
         usual = CLIP_FACTOR if plan.mechanism is None else CLIP_FACTOR_WITH_NOISE
         factor = plan.federation.clip_factor or usual
-        return Robust(mean, plan.checkpoints, plan.codec, factor=factor, drift=self._drift)
+        return Robust(mean, plan.checkpoints, plan.codec, factor=factor, drift=self._drift, check=self._check(number))
+
+    def _check(self, number: int) -> Check | None:
+        losses, seed = self._plan.reference, self._plan.federation.seed
+        if losses is None:
+            return None
+        loss = ReferenceCheck(losses, self._versions, self._optimizer, self._fall(number), number)
+        return Check(loss, lambda names: groups_of(names, seed, number))
 
     def _publish(self, mean: np.ndarray, number: int) -> bool:
         """Make the next version of the mean; of one that would leave the weights' range, an unchanged one.

@@ -22,6 +22,7 @@ from fedglm.server.project import Project, opened_from_environment
 from fedglm.server.reply_limits import ReplyLimits
 from fedglm.server.run_file import CHECKPOINTS, RunFile, checked_run_name
 from fedglm.server.run_log import RunLog
+from fedglm.server.run_reference import load_reference
 from fedglm.server.serving import serving
 from fedglm.server.sign_ons import SignOns
 
@@ -46,7 +47,12 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
     try:
         sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
         plan = RunFile.load(folder).plan(folder, key=project.signing_key, sites=sites)
-        plan = replace(plan, signed_on=SignOns(project.state).last, anchors=Anchors(project.state))
+        plan = replace(
+            plan,
+            signed_on=SignOns(project.state).last,
+            anchors=Anchors(project.state),
+            reference=load_reference(folder),
+        )
         ReplyLimits(project.state).announce(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
         coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)

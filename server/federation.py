@@ -16,6 +16,7 @@ from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.server.anchors import Anchors
 from fedglm.server.client_privacy import ClientPrivacy
+from fedglm.server.reference_check import ReferenceLosses
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 if TYPE_CHECKING:  # else a server that measures nothing would wait for torch
@@ -69,6 +70,8 @@ class Plan:
         layout: Names and shapes of what is federated.
         initial: float32 vector of version 0.
         evaluate: Measures a model vector; None leaves the loss out of the rows.
+        reference: Measures what updates do to the model, by which `robust` leaves out what does harm; None without
+            reference records.
         metric: `accuracy` or `perplexity`.
         checkpoints: Folder of the checkpoints.
         client_privacy: Protects whole nodes by noise of the server; None for none.
@@ -93,6 +96,7 @@ class Plan:
     evaluate: "Callable[[np.ndarray], Evaluation] | None"
     metric: str
     checkpoints: Path
+    reference: ReferenceLosses | None = None
     turns: int | None = None
     noise_at_most: float | None = None
     metrics: Mechanism | None = None

@@ -1,5 +1,8 @@
 """From a round's updates to its mean: at once, or once all are there, with what one of them can do bounded."""
 
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -8,9 +11,11 @@ import numpy.typing as npt
 
 from fedglm.compression.codec import Update
 from fedglm.server.aggregation import FRACTION_BITS, FixedPointMean
-from fedglm.server.kept_updates import KeptUpdates
+from fedglm.server.kept_updates import Kept, KeptUpdates
+from fedglm.server.reference_check import harmful
 from fedglm.server.robust import (
     FEWEST,
+    Limits,
     cosine_with,
     cosine_with_rest,
     limits_of,
@@ -61,6 +66,19 @@ class AtOnce:
         return {}
 
 
+@dataclass(frozen=True)
+class Check:
+    """How a round's updates are held to reference records; see `reference_check`.
+
+    Attributes:
+        loss: That a mean (float32) leads to.
+        groups: Names that are left out together, of those that are given.
+    """
+
+    loss: Callable[[np.ndarray], float]
+    groups: Callable[[Sequence[str]], list[list[str]]]
+
+
 class Robust:
     """Keeps the updates until all are there, and bounds them by what most are like; see `robust`.
 
@@ -70,6 +88,7 @@ class Robust:
         codec: By which they are coded.
         factor: Greatest norm and value over the medians.
         drift: Direction of the last rounds, float32; None where there is none, or it is not looked at.
+        check: Against reference records; None without any.
     """
 
     def __init__(
@@ -80,9 +99,11 @@ class Robust:
         *,
         factor: float,
         drift: npt.NDArray[np.float32] | None = None,
+        check: Check | None = None,
     ) -> None:
-        self._mean, self._factor, self._drift = mean, factor, drift
+        self._mean, self._factor, self._drift, self._check = mean, factor, drift, check
         self._kept = KeptUpdates(folder, len(mean.total), codec)
+        self._limits: Limits | None = None
 
     def take(self, name: str, weight: float, update: Update, blob: bytes) -> None:
         """Keep it; see `Folding`."""
@@ -90,7 +111,7 @@ class Robust:
         self._kept.keep(name, weight, update, blob)
 
     def close(self) -> dict[str, float]:
-        """Cut what is long, fold all in, and let what is odd count for less.
+        """Cut what is long, fold all in, let what is odd count for less, and leave out what does harm.
 
         Returns:
             Norm that was folded in over norm that came, by name of the node, where that is below 1.
@@ -99,28 +120,58 @@ class Robust:
             StorageError: An update cannot be read again.
         """
         kept = self._kept.by_name
-        limits = limits_of([one.norm for one in kept], [one.greatest for one in kept], self._factor)
-
-        def within(update: Update) -> Update:
-            return update if limits is None else limits.cut(update)
-
+        self._limits = limits_of([one.norm for one in kept], [one.greatest for one in kept], self._factor)
         counted = {}
         for one, update in self._kept.updates():
-            cut = within(update)
+            cut = self._cut(update)
             counted[one.name] = cut.norm() / one.norm if cut is not update else 1.0
             self._mean.add(cut, one.weight)
         if len(kept) >= FEWEST:
-            square = squared_norm(self._mean.total)
-            with_rest, with_drift = [], []
-            for one, update in self._kept.updates():
-                cut = within(update)
-                with_rest.append(cosine_with_rest(cut, one.weight, self._mean.total, _UNIT, square))
-                if self._drift is not None:
-                    with_drift.append(cosine_with(cut, self._drift))
-            counts_for = shares(with_rest, with_drift or None)
-            for one, share in zip(kept, counts_for, strict=True):
-                if share < 1:
-                    self._mean.take_back(within(self._kept.update(one)), one.weight * (1 - share))
-                    counted[one.name] *= share
+            counts_for = self._let_odd_count_for_less(kept)
+            if self._check is not None:
+                for name in self._leave_out(kept, counts_for, self._check):
+                    counts_for[name] = 0.0
+            counted = {name: share * counts_for[name] for name, share in counted.items()}
         self._kept.close()
         return {name: round(share, 4) for name, share in counted.items() if share < 1}
+
+    def _cut(self, update: Update) -> Update:
+        return update if self._limits is None else self._limits.cut(update)
+
+    def _let_odd_count_for_less(self, kept: list[Kept]) -> dict[str, float]:
+        """Take back what pulls against the others; what each counts for, by name."""
+        square = squared_norm(self._mean.total)
+        with_rest, with_drift = [], []
+        for one, update in self._kept.updates():
+            cut = self._cut(update)
+            with_rest.append(cosine_with_rest(cut, one.weight, self._mean.total, _UNIT, square))
+            if self._drift is not None:
+                with_drift.append(cosine_with(cut, self._drift))
+        counts_for = shares(with_rest, with_drift or None)
+        for one, share in zip(kept, counts_for, strict=True):
+            if share < 1:
+                self._mean.take_back(self._cut(self._kept.update(one)), one.weight * (1 - share))
+        return {one.name: share for one, share in zip(kept, counts_for, strict=True)}
+
+    def _leave_out(self, kept: list[Kept], counts_for: dict[str, float], check: Check) -> list[str]:
+        """Take back what does harm; whose it was."""
+        by_name = {one.name: one for one in kept}
+        groups = check.groups(list(by_name))
+
+        def members(numbers: Collection[int]) -> list[tuple[Update, float]]:
+            found = [by_name[name] for number in numbers for name in groups[number]]
+            return [(self._cut(self._kept.update(one)), one.weight * counts_for[one.name]) for one in found]
+
+        def loss_without(numbers: Collection[int]) -> float:
+            away = members(numbers)
+            for update, weight in away:
+                self._mean.take_back(update, weight)
+            loss = check.loss(self._mean.mean()) if self._mean.weight > 0 else math.inf
+            for update, weight in away:
+                self._mean.add(update, weight)
+            return loss
+
+        chosen = harmful(len(groups), loss_without)
+        for update, weight in members(chosen):
+            self._mean.take_back(update, weight)
+        return [name for number in chosen for name in groups[number]]

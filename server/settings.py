@@ -33,6 +33,9 @@ class FederationSettings(BaseModel):
             weighted mean of all updates within `norm_limit`.
         clip_factor: Under `robust`, greatest norm of an update, and greatest value in it, over the median of the
             round's; what is longer is scaled down. None takes 1.25; 1 where nodes add noise, whose norm is the noise's.
+        reference: Where nodes add noise, records by which `robust` leaves out updates that do harm (see
+            `server.reference_check`): `auto` takes those that a built-in sets aside, `off` none, else the path of a
+            JSONL or CSV file like the sites', whose records no site holds and nobody else should see.
         norm_limit: Greatest Euclidean norm of an update that the server takes at all.
         enough: Share of the sampled nodes whose good updates close a round at once; the others are let go, and told in
             their next message. Below 1, which of them count depends on who is quick.
@@ -56,6 +59,7 @@ class FederationSettings(BaseModel):
     quorum: float = Field(default=0.5, ge=0, le=1)
     aggregation: Literal["robust", "mean"] = "robust"
     clip_factor: float | None = Field(default=None, ge=1)
+    reference: str = Field(default="auto", min_length=1, max_length=1000)
     norm_limit: float = Field(default=1e4, gt=0)
     enough: float = Field(default=1.0, gt=0, le=1)
     round_timeout_s: float = Field(default=3600.0, gt=0)

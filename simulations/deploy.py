@@ -22,7 +22,9 @@ from fedglm.privacy.plan import TERMS, SignedPlan
 from fedglm.server.checkpoint import load_latest
 from fedglm.server.client_privacy import ClientPrivacySettings
 from fedglm.server.run_file import CHECKPOINTS, RUN, RunFile
+from fedglm.server.run_reference import save_reference
 from fedglm.simulations.privacy import PlannedNoise, calibrated_noise, statement
+from fedglm.simulations.references import usable_reference
 from fedglm.simulations.scenario import Scenario, ScenarioError
 
 SCENARIO = "scenario.toml"
@@ -66,6 +68,7 @@ def prepare(made: Made, folder: Path, sites: int) -> RunFile:
     Raises:
         ScenarioError: The scenario lacks what a run of real sites must be told.
         PrivacyError: No noise keeps to so little epsilon.
+        DataError: The reference records cannot be used.
         StorageError: A file cannot be written.
     """
     scenario, bench = made.scenario, made.bench
@@ -75,9 +78,12 @@ def prepare(made: Made, folder: Path, sites: int) -> RunFile:
             "enrol the others"
         )
     run = _run_file(made)
+    reference = usable_reference(scenario, made.task)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / SCENARIO, scenario.to_toml())
+    if reference is not None:
+        save_reference(folder, reference, model=scenario.model, data=scenario.data, seed=scenario.federation.seed)
     run.save(folder, bench.initial)
     return run
 

@@ -38,6 +38,7 @@ from fedglm.simulations.privacy import (
     server_key,
     statement,
 )
+from fedglm.simulations.references import reference_losses
 from fedglm.simulations.report import write_report
 from fedglm.simulations.run_folder import RunFolder
 from fedglm.simulations.scenario import Scenario
@@ -139,6 +140,7 @@ def _run(
         layout=bench.layout,
         initial=bench.initial,
         evaluate=evaluator.overall,
+        reference=reference_losses(stage),
         metric=stage.data.task.metric,
         checkpoints=run.checkpoints,
         log=run.audit / LOG,

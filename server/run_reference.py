@@ -1,0 +1,67 @@
+"""The reference records of a run, as they lie in its folder: `reference.safetensors`, token sequences and classes.
+
+The server's process reads them instead of the file that they came from, which may change or go away while a run lasts.
+With them it needs torch; without, it does not wait for it.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedglm.privacy.durable import write_atomically
+from fedglm.server.errors import ProjectError
+from fedglm.server.reference_check import ReferenceLosses
+
+if TYPE_CHECKING:
+    from fedglm.autoglm.examples import Examples
+    from fedglm.autoglm.models import ModelSettings
+    from fedglm.autoglm.settings import DataSettings
+
+REFERENCE = "reference.safetensors"
+
+_WORDS = "fedglm"
+
+
+def save_reference(
+    folder: Path, examples: "Examples", *, model: "ModelSettings", data: "DataSettings", seed: int
+) -> None:
+    """Write the records of a run, and from what its model is built.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    from safetensors.torch import save
+
+    columns = {name: getattr(examples, name).contiguous() for name in ("input_ids", "lengths", "labels", "units")}
+    built = {"model": model.model_dump(mode="json"), "data": data.model_dump(mode="json"), "seed": seed}
+    write_atomically(folder / REFERENCE, save(columns, metadata={_WORDS: json.dumps(built)}))
+
+
+def load_reference(folder: Path) -> ReferenceLosses | None:
+    """What measures models on the records of a run; None where it has none.
+
+    Raises:
+        ProjectError: The file is damaged, or the model cannot be built any more.
+    """
+    path = folder / REFERENCE
+    if not path.exists():
+        return None
+    from pydantic import ValidationError
+    from safetensors import SafetensorError, safe_open
+
+    from fedglm.autoglm.errors import DataError, ModelError
+    from fedglm.autoglm.examples import Examples
+    from fedglm.autoglm.models import ModelSettings, build_model
+    from fedglm.autoglm.reference import ReferenceLoss
+    from fedglm.autoglm.settings import DataSettings
+    from fedglm.autoglm.site_data import task_of
+
+    try:
+        with safe_open(path, "pt") as file:
+            built = json.loads(file.metadata()[_WORDS])
+            examples = Examples(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no dict)
+        settings, seed = ModelSettings(**built["model"]), int(built["seed"])
+        task = task_of(DataSettings(**built["data"]), settings)
+        return ReferenceLoss(build_model(settings, task, seed=seed), task, examples, seed=seed)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError, DataError, ModelError) as exc:
+        raise ProjectError(f"{path} serves no more ({type(exc).__name__}): start a new run") from exc
