@@ -154,8 +154,8 @@ class Robust:
         return {one.name: share for one, share in zip(kept, counts_for, strict=True)}
 
     def _leave_out(self, kept: list[Kept], counts_for: dict[str, float], check: Check) -> list[str]:
-        """Take back what does harm; whose it was."""
-        by_name = {one.name: one for one in kept}
+        """Take back what does harm; whose it was. With what counts for nothing already it is a minority."""
+        by_name = {one.name: one for one in kept if counts_for[one.name] > 0}
         groups = check.groups(list(by_name))
 
         def members(numbers: Collection[int]) -> list[tuple[Update, float]]:
@@ -171,7 +171,8 @@ class Robust:
                 self._mean.add(update, weight)
             return loss
 
-        chosen = harmful(len(groups), loss_without)
+        minority = (len(kept) - 1) // 2 - (len(kept) - len(by_name))
+        chosen = harmful(len(groups), minority // max(map(len, groups)), loss_without)
         for update, weight in members(chosen):
             self._mean.take_back(update, weight)
         return [name for number in chosen for name in groups[number]]

@@ -67,17 +67,20 @@ def groups_of(names: Sequence[str], seed: int, number: int) -> list[list[str]]:
     return [[names[index] for index in part] for part in np.array_split(shuffled, MOST_GROUPS)]
 
 
-def harmful(count: int, loss_without: Callable[[Collection[int]], float]) -> list[int]:
-    """The minority without which the loss is least; nothing where it is least with all.
+def harmful(count: int, most: int, loss_without: Callable[[Collection[int]], float]) -> list[int]:
+    """Those without which the loss is least; nothing where it is least with all.
 
     Args:
         count: How many there are to choose from.
+        most: That are chosen.
         loss_without: Loss without those of some numbers, from 0 to `count` - 1.
     """
+    if most < 1:
+        return []
     alone = [loss_without((number,)) for number in range(count)]
     worst_first = sorted(range(count), key=lambda number: alone[number])
     least, chosen = loss_without(()), 0
-    for size in range(1, (count - 1) // 2 + 1):
+    for size in range(1, most + 1):
         loss = alone[worst_first[0]] if size == 1 else loss_without(worst_first[:size])
         if loss < least:
             least, chosen = loss, size

@@ -259,6 +259,8 @@ def _results(
         },
         "epsilon": max((row["epsilon"] for row in rows if row["epsilon"] is not None), default=None),
         **{name: rows[-1].get(name) for name in ("client_epsilon", "client_mechanism")},
+        "updates": sum(row["nodes_accepted"] for row in rows),
+        "updates_left_out": sum(share == 0 for row in rows for share in row.get("counted", {}).values()),
         "model_sha256": coordinator.model_sha256,
     }
 
