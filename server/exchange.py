@@ -1,5 +1,7 @@
 """Sending to nodes and taking their replies one by one, as they come."""
 
+import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -7,6 +9,13 @@ from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+LOG = logging.getLogger(__name__)
+
+_UNREADABLE = (DecodeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What Flower raises over a reply whose bytes are none of its messages, from `inflate` and the constructors of records;
+that the SuperLink is away is none of them."""
 
 PULLED = 32
 """Replies asked for at a time: a grid holds all of one call in memory."""
@@ -61,6 +70,8 @@ class Exchange:
     def arrived(self) -> Iterator[tuple[Sent, Message]]:
         """Look once for replies, and yield each with what it answers; more may be sent meanwhile.
 
+        One that cannot be read comes as a message without content.
+
         Raises:
             Stopped: The stop event was set.
         """
@@ -68,15 +79,37 @@ class Exchange:
             raise Stopped("stopped on request")
         waiting = list(self._waiting)
         for start in range(0, len(waiting), PULLED):
-            for reply in self._grid.pull_messages(waiting[start : start + PULLED]):
-                sent = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+            for message_id, reply in self._pulled(waiting[start : start + PULLED]):
+                sent = self._waiting.pop(message_id, None)
                 if sent is not None:
                     yield sent, reply
 
-    def replies(self, timeout_s: float) -> Iterator[tuple[int, Message]]:
-        """Yield (node id, reply) as they arrive, until nothing is awaited or time is up."""
-        deadline = time.monotonic() + timeout_s
-        while self._waiting and time.monotonic() < deadline:
+    def _pulled(self, message_ids: list[str]) -> Iterator[tuple[str, Message]]:
+        """The replies that are there, and what each answers."""
+        try:
+            for reply in self._grid.pull_messages(message_ids):
+                yield reply.metadata.reply_to_message_id, reply
+        except _UNREADABLE:
+            if len(message_ids) > 1:  # one of them; what else Flower gave away with it is asked for again in time
+                for message_id in message_ids:
+                    yield from self._pulled([message_id])
+            elif (sent := self._waiting.get(message_ids[0])) is not None:
+                LOG.exception("the reply of node %d is no message", sent.node_id)
+                yield message_ids[0], Message(RecordDict(), dst_node_id=sent.node_id, message_type=sent.message_type)
+
+    def replies(self, timeout_s: float, grace_s: float = math.inf) -> Iterator[tuple[int, Message]]:
+        """Yield (node id, reply) as they arrive, until nothing is awaited or time is up.
+
+        Args:
+            timeout_s: Seconds to wait.
+            grace_s: Once half have come, the rest has as long again as those took, and so many seconds at the least.
+        """
+        start, asked = time.monotonic(), len(self._waiting)
+        ends, half_took = start + timeout_s, None
+        while self._waiting and time.monotonic() < ends:
+            if half_took is None and len(self._waiting) <= asked / 2:
+                half_took = time.monotonic() - start
+                ends = min(ends, start + half_took + max(half_took, grace_s))
             arrived = False
             for sent, reply in self.arrived():
                 arrived = True

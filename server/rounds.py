@@ -1,6 +1,7 @@
 """One round at the server: ask the nodes that were drawn, fold replies in as they come, ask again where words got lost.
 
 A message that is sent again costs a node nothing: it answers a round that it has trained for with the very same bytes.
+What a node answers, or does not, can cost it its place in the round, and nobody else more than `grace_s`.
 """
 
 import base64
@@ -32,6 +33,9 @@ from fedglm.server.reception import QUERY, Reception
 LOG = logging.getLogger(__name__)
 
 TRAIN = "train"
+
+_FOR_MODEL = 2
+"""Messages of a round beyond the first and those sent again: what a node lacks, and then the whole model."""
 
 _LOOK_S = 2.0
 """Seconds between two looks at who is connected."""
@@ -104,6 +108,7 @@ class Round:
         self._lost: dict[str, str] = {}
         self._asked: dict[str, float] = {}
         self._losses: dict[str, int] = {}
+        self._times_asked: dict[str, int] = {}
         self.accepted: list[str] = []
         self.faults: dict[str, str] = {}
         self.counted: dict[str, float] = {}
@@ -121,8 +126,10 @@ class Round:
         for member in self._sampled:
             self._ask(member)
         start = time.monotonic()
-        next_look = start + _LOOK_S
-        while self._open and len(self.accepted) < close_at and time.monotonic() < start + federation.round_timeout_s:
+        next_look, ends = start + _LOOK_S, start + federation.round_timeout_s
+        most = max(federation.least_accepted(len(self._sampled)), len(self._sampled) / 2)
+        most_took = None
+        while self._open and len(self.accepted) < close_at and time.monotonic() < ends:
             arrived = False
             for sent, reply in exchange.arrived():
                 arrived = True
@@ -130,6 +137,9 @@ class Round:
                     self._welcome(sent.node_id, reply)
                 elif sent.message_type == TRAIN:
                     self._take(self._desk.participants.of_node(sent.node_id), reply)
+            if most_took is None and len(self.accepted) >= most:
+                most_took = time.monotonic() - start
+                ends = min(ends, start + most_took + max(most_took, federation.grace_s))
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + _LOOK_S
@@ -138,7 +148,7 @@ class Round:
         exchange.forget(TRAIN)
         late = "it was let go: enough had answered" if self._open and len(self.accepted) >= close_at else ""
         for member in self._open:
-            reason = self._lost.get(member.name) or late or f"no reply within {federation.round_timeout_s:g} s"
+            reason = self._lost.get(member.name) or late or f"no reply within {ends - start:.3g} s"
             self._reject(member, reason, "late")
         self.counted = self._folding.close()
 
@@ -164,6 +174,10 @@ class Round:
             evaluate=federation.node_metrics,
             anchor=member.anchor,
         )
+        times = self._times_asked[name] = self._times_asked.get(name, 0) + 1
+        if times > 1 + federation.resends + _FOR_MODEL:
+            self._reject(member, f"it was asked {times - 1} times in this round, and gave no update", "late")
+            return
         content = _content(instruction, self._versions.frames_since(member.version))
         self.traffic.downlink += recorddict_to_proto(content).ByteSize()
         self.traffic.dense_downlink += 0 if known else 4 * self._plan.layout.size

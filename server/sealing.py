@@ -29,6 +29,9 @@ SEAL = "query.seal"
 _PATIENCE_S = 60.0
 """Seconds to wait for the sites; one that is away is sealed another time."""
 
+_GRACE_S = 10.0
+"""The same once half have answered, or a site that never does would delay a run by a minute at each seal."""
+
 
 class Sealing:
     """Exchanges checkpoints with all sites that take part.
@@ -56,7 +59,7 @@ class Sealing:
         ours, members = self._evidence.log.checkpoint(), participants.active
         self._exchange.send(((m.node_id, self._seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
         by_id = {member.node_id: member for member in members}
-        for node_id, reply in self._exchange.replies(_PATIENCE_S):
+        for node_id, reply in self._exchange.replies(_PATIENCE_S, min(_GRACE_S, self._plan.federation.grace_s)):
             member = by_id.get(node_id)
             if member is not None:
                 self._take(member, reply, ours)

@@ -40,6 +40,8 @@ class FederationSettings(BaseModel):
         enough: Share of the sampled nodes whose good updates close a round at once; the others are let go, and told in
             their next message. Below 1, which of them count depends on who is quick.
         round_timeout_s: Seconds after which a round closes with the replies it has.
+        grace_s: Once half of the sampled nodes have answered well, and the quorum, the others have as long again as
+            those took, and this many seconds at the least: a node that says nothing delays a round by no more.
         join_timeout_s: Seconds that a run waits for enrolled sites to come, at its start.
         resends: How often in a round a node gets its message again that was lost on the way.
         resend_after_s: Seconds of silence after which a message counts as lost.
@@ -63,6 +65,7 @@ class FederationSettings(BaseModel):
     norm_limit: float = Field(default=1e4, gt=0)
     enough: float = Field(default=1.0, gt=0, le=1)
     round_timeout_s: float = Field(default=3600.0, gt=0)
+    grace_s: float = Field(default=600.0, ge=0)
     join_timeout_s: float = Field(default=600.0, gt=0)
     resends: int = Field(default=5, ge=0, le=1000)
     resend_after_s: float = Field(default=300.0, gt=0)

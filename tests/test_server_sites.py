@@ -1,18 +1,21 @@
 """Enrolled sites: who may take part, what a signature covers, and nodes that are away, come back, or lose a message."""
 
+import threading
 import time
 from dataclasses import replace
 
 import pytest
 from fake_grid import FakeGrid, Watcher, answering, federate, plan, spoiled
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from google.protobuf.message import DecodeError
 from tiny_federation import tiny_node, workbench
 
 from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.privacy.keys import SigningKey
 from fedglm.server import reception, rounds
 from fedglm.server.coordinator import Coordinator
+from fedglm.server.exchange import Exchange
 from fedglm.server.participants import LOST, FederationError
 
 KEYS = {name: SigningKey.generate() for name in "abc"}
@@ -298,6 +301,26 @@ def test_a_round_closes_when_enough_have_answered(tmp_path):
     assert coordinator.rows[1]["rejections"] == {"b": "it was let go: enough had answered"}
     assert ("reply", 2, "b", "it was let go: enough had answered") in watcher.events
     assert coordinator.rows[2]["nodes_accepted"] >= 2
+
+
+def test_a_reply_that_is_no_message_is_its_senders_fault_alone():
+    """Flower raises from one call for all replies in it."""
+    good = Message(RecordDict(), dst_node_id=1, message_type="train")
+
+    class Grid(FakeGrid):
+        def pull_messages(self, message_ids):
+            for message_id in message_ids:
+                if message_id == "m1":
+                    raise DecodeError("wire type 7")
+                good.metadata.__dict__["_reply_to_message_id"] = message_id
+                yield good
+
+    exchange = Exchange(Grid({}), threading.Event())
+    exchange.send([(number, RecordDict()) for number in (1, 2, 3)], "train", 1)
+    found = {sent.node_id: reply for _ in range(2) for sent, reply in exchange.arrived()}
+    assert set(found) == {1, 2, 3}
+    assert found[1] is found[3] is good is not found[2]
+    assert found[2].has_content() and not found[2].content
 
 
 def test_a_resumed_run_takes_sites_that_were_enrolled_meanwhile_and_lets_the_revoked_go(tmp_path):

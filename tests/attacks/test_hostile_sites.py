@@ -26,7 +26,7 @@ SITES = {name: key.public for name, key in KEYS.items()}
 TEXTS = ["", "\x1b[2J\x1b]0;pwned\x07", "a\nround 1: 9 of 9 sites", "[link=http://evil/]x[/link]", "‮gpj", "x" * 10**5]
 CODES = [value for value in vars(ErrorCode).values() if isinstance(value, int)]
 ROUNDS = 2
-FAST = {"rounds": ROUNDS, "round_timeout_s": 4.0, "join_timeout_s": 2.0, "resends": 1, "quorum": 0.5}
+FAST = {"rounds": ROUNDS, "round_timeout_s": 60.0, "grace_s": 1.0, "join_timeout_s": 2.0, "resends": 1, "quorum": 0.5}
 
 
 def error(rng, message):
@@ -80,6 +80,13 @@ def signed_update(message, blob):
     report = Report(nonce=order.nonce)
     signature = sign_report(KEYS["d"], report.to_fields(), order.run, order.round, blob, {})
     return words(message, {**replace(report, signature=signature).to_fields(), UPDATE: blob})
+
+
+def introduction_of(name, message):
+    """What an honest site says of itself."""
+    plan = SignedPlan.from_bytes(message.content.config_records[RECORD][PLAN])
+    told = Introduction(name=name, run="", version=-1, layout=BENCH.layout.sha256, examples=0).to_fields()
+    return words(message, {**told, SIGNATURE: sign_introduction(KEYS[name], told, plan.plan.sha256)})
 
 
 def update(rng, message):
@@ -181,6 +188,36 @@ def test_a_thousand_hostile_behaviours(tmp_path, alone, start):
         attack(tmp_path / str(seed), seed, alone)
 
 
+def test_a_site_that_says_nothing_delays_a_round_by_its_grace(tmp_path):
+    """And not by all the time that a slow site may take."""
+
+    def act(message):
+        return introduction_of("d", message) if message.metadata.message_type == "query" else None
+
+    coordinator, _ = run(tmp_path, act, round_timeout_s=3600.0, grace_s=0.5)
+    for row in coordinator.rows:
+        assert 0.5 <= row["wall_s"] < 60
+        assert row["rejections"]["d"].startswith("no reply within ")
+
+
+def test_a_site_that_never_has_the_model_is_not_sent_it_for_ever(tmp_path):
+    """It says that it holds another version each time, which is answered with what it lacks."""
+    asked = []
+
+    def act(message):
+        if message.metadata.message_type == "query":
+            return introduction_of("d", message)
+        order = instruction_of(dict(message.content.config_records[RECORD]))
+        asked.append(order.round)
+        report = Report(nonce=order.nonce, holds=len(asked) % 2)
+        signature = sign_report(KEYS["d"], report.to_fields(), order.run, order.round, b"", {})
+        return words(message, replace(report, signature=signature).to_fields())
+
+    coordinator, _ = run(tmp_path, act, rounds=4)
+    assert [row["nodes_accepted"] for row in coordinator.rows] == [3] * 4
+    assert max(asked.count(number) for number in range(1, 5)) <= 1 + FAST["resends"] + 2
+
+
 def test_a_step_beyond_all_weights_is_dropped_and_the_run_goes_on(tmp_path):
     """All that a limit on norms lets through, on one coordinate, until the model would leave its range."""
     far = np.zeros(SIZE, np.float32)
@@ -189,9 +226,7 @@ def test_a_step_beyond_all_weights_is_dropped_and_the_run_goes_on(tmp_path):
     def act(message):
         kind = message.metadata.message_type
         if kind == "query":
-            plan = SignedPlan.from_bytes(message.content.config_records[RECORD][PLAN])
-            told = Introduction(name="d", run="", version=-1, layout=BENCH.layout.sha256, examples=0).to_fields()
-            return words(message, {**told, SIGNATURE: sign_introduction(KEYS["d"], told, plan.plan.sha256)})
+            return introduction_of("d", message)
         if kind != "train":
             return Message(Error(code=1, reason="no"), reply_to=message)
         return signed_update(message, make_codec("topk-fp16").encode(far))
