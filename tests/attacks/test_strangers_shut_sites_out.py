@@ -210,10 +210,11 @@ def test_a_siege_of_strangers(live, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_as_many_silent_connections_as_this_machine_makes(tmp_path):
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with LiveServer(tmp_path) as server:
         before = server.memory()
-        held = silent(server.port, 20_000)
+        held = silent(server.port, min(20_000, most - 500))  # this process needs some for itself
         try:
             assert len(held) > 1_000
             assert server.serves(within=20)
