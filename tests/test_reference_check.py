@@ -27,6 +27,7 @@ from fedglm.server.optimizers import make_server_optimizer
 from fedglm.server.reference_check import MOST_GROUPS, ReferenceCheck, groups_of, harmful
 from fedglm.server.run_reference import REFERENCE, load_reference, save_reference
 from fedglm.server.settings import ServerOptimizerSettings
+from fedglm.simulations.deploy import make, prepare
 from fedglm.simulations.references import usable_reference
 from fedglm.simulations.scenario import Scenario
 
@@ -269,3 +270,10 @@ def test_damaged_records_are_an_error_of_the_run(tmp_path, learned):
     (tmp_path / REFERENCE).write_bytes(content[: len(content) // 2])
     with pytest.raises(ProjectError, match="start a new run"):
         load_reference(tmp_path)
+
+
+@pytest.mark.parametrize("epsilon", [8.0, None])
+def test_a_run_of_real_sites_is_prepared_with_them(tmp_path, epsilon):
+    scenario = Scenario(name="x", data=TABLE, privacy={"epsilon": epsilon, "units": 100})
+    prepare(make(scenario), tmp_path, 4)
+    assert (load_reference(tmp_path) is not None) == (epsilon is not None)
