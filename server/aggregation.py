@@ -7,6 +7,7 @@ or ten thousand.
 
 import math
 import statistics
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,7 @@ class FixedPointMean:
         return (self._sum / (2.0**FRACTION_BITS * self._weight)).astype(np.float32)
 
 
-def public_weights(examples: dict[str, int], cap: float) -> dict[str, float]:
+def public_weights(examples: Mapping[str, float], cap: float) -> dict[str, float]:
     """Weights in (0, 1] from declared counts, with at most a ratio of `cap` between two.
 
     Counts count from the median divided by the root of `cap` to the median times it, so that one false count moves

@@ -8,7 +8,9 @@ sparse, into one dense vector, and the strategy gets their mean. The others (Kru
 single models, so each update is decoded to a dense one first.
 """
 
+import math
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
 from logging import INFO, WARNING
@@ -33,9 +35,18 @@ from fedglm.compression.arrays import flatten, float_layout, unflatten
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
+from fedglm.server.aggregation import public_weights
+from fedglm.server.robust import limits_of
+from fedglm.server.stranger_text import cleaned
 
 MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
 """Strategies that need only the weighted mean of the models. A subclass may need more, so the type must be exact."""
+
+_MOST_WEIGHT = 2.0**53
+"""Beyond it, floats count no further."""
+
+_CAP = 10.0
+"""Greatest ratio of two weights where they are bounded."""
 
 HEADROOM = 4096
 """Bytes that an uncoded array may have over its values, for its header."""
@@ -44,16 +55,25 @@ HEADROOM = 4096
 class Compressed(Strategy):
     """Any strategy, around nodes that send coded updates.
 
+    A reply that is not what the others' are (another weight than a number above 0, other metrics) counts as a failure
+    of its node; by itself Flower would end the run over it.
+
     Args:
         strategy: The strategy to wrap; it sees ordinary dense models.
+        clip_factor: Greatest norm of an update, and greatest value in it, over the median of the round's; what is
+            longer is scaled down, so that one node of three or more cannot take the model where it likes. Where the
+            strategy takes a weighted mean, weights are cut to a ratio of 10 about their median, too. None bounds
+            nothing, as Flower does.
 
     Attributes:
         uplink_bytes: Bytes of the arrays received so far, coded and uncoded.
         dense_uplink_bytes: Bytes that the same arrays would have had if none were coded.
     """
 
-    def __init__(self, strategy: Strategy) -> None:
-        self._inner = strategy
+    def __init__(self, strategy: Strategy, *, clip_factor: float | None = None) -> None:
+        if clip_factor is not None and not clip_factor >= 1:
+            raise ValueError(f"clip_factor is a number from 1, not {clip_factor!r}")
+        self._inner, self._clip_factor = strategy, clip_factor
         self._base: dict[str, np.ndarray] = {}
         self._layout: Layout | None = None
         self._run, self._round = "", 0
@@ -97,8 +117,11 @@ class Compressed(Strategy):
             try:
                 good.append((reply, self._take(reply)))
             except CodecError as exc:
-                log(WARNING, "update of node %d rejected: %s", reply.metadata.src_node_id, exc)
-                failed.append(_as_error(reply, str(exc)))
+                failed.append(_rejected(reply, str(exc)))
+        if isinstance(self._inner, FedAvg):
+            good, odd = _alike(good, self._inner.weighted_by_key)
+            failed += odd
+        good = self._within_limits(good)
         if type(self._inner) in MEANS and good:
             arrays, metrics = self._aggregate_mean(server_round, cast(FedAvg, self._inner), good, failed)
         else:
@@ -143,6 +166,13 @@ class Compressed(Strategy):
         self.dense_uplink_bytes += sum(array.nbytes for array in self._base.values())
         return update
 
+    def _within_limits(self, good: list[tuple[Message, Update]]) -> list[tuple[Message, Update]]:
+        if self._clip_factor is None:
+            return good
+        updates = [update for _, update in good]
+        limits = limits_of([u.norm() for u in updates], [u.max_abs() for u in updates], self._clip_factor)
+        return good if limits is None else [(reply, limits.cut(update)) for reply, update in good]
+
     def _aggregate_mean(
         self, server_round: int, inner: FedAvg, good: list[tuple[Message, Update]], failed: list[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -153,6 +183,8 @@ class Compressed(Strategy):
         except (KeyError, TypeError, ValueError):
             # The strategy itself says best what its replies must hold.
             return self._aggregate_dense(server_round, good, failed)
+        if self._clip_factor is not None:
+            weights = list(public_weights({str(index): weight for index, weight in enumerate(weights)}, _CAP).values())
         total = sum(weights)
         mean = np.zeros(cast(Layout, self._layout).size, dtype=np.float64)
         for (_, update), weight in zip(good, weights, strict=True):
@@ -245,6 +277,41 @@ def _mean_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str,
 def _only_metrics(content: RecordDict) -> MetricRecord:
     (record,) = content.metric_records.values()
     return record
+
+
+def _alike(good: list[tuple[Message, Update]], weighted_by: str) -> tuple[list[tuple[Message, Update]], list[Message]]:
+    """Replies whose metrics have the form that most have, and the others as failures.
+
+    All of them where none has a weight: the strategy itself says best what its replies must hold.
+    """
+    forms = [_form(reply.content, weighted_by) for reply, _ in good]
+    if not (weighed := [form for form in forms if form is not None]):
+        return good, []
+    usual, _ = Counter(weighed).most_common(1)[0]
+    odd = f"its metrics are not those of the others, or {cleaned(weighted_by, 80)} is no number above 0"
+    kept = [pair for pair, form in zip(good, forms, strict=True) if form == usual]
+    return kept, [_rejected(reply, odd) for (reply, _), form in zip(good, forms, strict=True) if form != usual]
+
+
+def _form(content: RecordDict, weighted_by: str) -> frozenset[tuple[str, int]] | None:
+    """Names and lengths of the metrics of a reply; None where it has no weight that a mean could take."""
+    records = list(content.metric_records.values())
+    if len(records) != 1:
+        return None
+    (metrics,) = records
+    weight = metrics.get(weighted_by)
+    if not isinstance(weight, int | float) or not 0 < weight < _MOST_WEIGHT:
+        return None
+    values = {name: value if isinstance(value, list) else [value] for name, value in metrics.items()}
+    if not all(math.isfinite(value) for each in values.values() for value in each):
+        return None
+    return frozenset((name, len(each) if isinstance(metrics[name], list) else -1) for name, each in values.items())
+
+
+def _rejected(reply: Message, reason: str) -> Message:
+    reason = cleaned(reason)
+    log(WARNING, "update of node %d rejected: %s", reply.metadata.src_node_id, reason)
+    return _as_error(reply, reason)
 
 
 def _as_error(reply: Message, reason: str) -> Message:
