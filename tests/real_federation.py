@@ -51,9 +51,12 @@ class Federation:
         source: The built-in data.
         policy: What the sites' policies permit, as TOML values.
         network: Hosts of their own for the server and each site; without one all are this host.
+        prepare: Gives a site's folder its records, instead of its part of the built-in data.
     """
 
-    def __init__(self, folder: Path, sites: int, *, source="breast-cancer", policy=OPEN, network=None) -> None:
+    def __init__(
+        self, folder: Path, sites: int, *, source="breast-cancer", policy=OPEN, network=None, prepare=None
+    ) -> None:
         self.folder, self.names = folder, [f"site-{number}" for number in range(sites)]
         self._network = network
         self.project = folder / "fed"
@@ -70,7 +73,10 @@ class Federation:
             home = self.site(name)
             (self.project / "kits" / name).rename(home)
             told(run_here("client", "keygen", home, *(["--passphrase"] if number == 1 else [])))
-            fill_in(home / "site.toml", {"source": f'"{source}"', "share": f'"{number}/{sites}"'})
+            if prepare is None:
+                fill_in(home / "site.toml", {"source": f'"{source}"', "share": f'"{number}/{sites}"'})
+            else:
+                prepare(home)
             if number == 0:
                 fill_in(home / "site.toml", {"metrics_port": str(self.figures_port)})
             fill_in(home / "policy.toml", policy)
