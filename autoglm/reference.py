@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -90,17 +91,25 @@ class ReferenceLoss:
         for _ in range(self._workers):
             self._models.put(copy.deepcopy(model))
 
-    def __call__(self, vectors: Sequence[npt.NDArray[np.float32]], number: int) -> list[float]:
+    def __call__(self, vectors: Iterable[npt.NDArray[np.float32]], number: int) -> list[float]:
         """Loss of each vector, in nats a record or token; infinity for one that is not finite.
+
+        Vectors are taken as they can be measured, so that few are in memory at a time.
 
         Args:
             vectors: Each of shape (n,), float32.
             number: Of the round, which decides the records.
         """
         examples = self._drawn(number)
+        losses: list[float] = []
+        under_way: deque[Future[float]] = deque()
         # Threads begin with as many of their own as the machine has cores, and sums in other orders give other bits.
         with ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(lambda vector: self._loss(vector, examples), vectors))
+            for vector in vectors:
+                under_way.append(pool.submit(self._loss, vector, examples))
+                if len(under_way) > self._workers:
+                    losses.append(under_way.popleft().result())
+            return losses + [waiting.result() for waiting in under_way]
 
     def _drawn(self, number: int) -> Examples:
         count = len(self._examples)

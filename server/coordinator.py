@@ -185,8 +185,8 @@ class Coordinator:
         losses, seed = self._plan.reference, self._plan.federation.seed
         if losses is None:
             return None
-        loss = ReferenceCheck(losses, self._versions, self._optimizer, self._fall(number), number)
-        return Check(loss, lambda names: groups_of(names, seed, number))
+        check = ReferenceCheck(losses, self._versions, self._optimizer, self._fall(number), number)
+        return Check(check, lambda names: groups_of(names, seed, number))
 
     def _publish(self, mean: np.ndarray, number: int) -> bool:
         """Make the next version of the mean; of one that would leave the weights' range, an unchanged one.

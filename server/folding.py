@@ -1,7 +1,6 @@
 """From a round's updates to its mean: at once, or once all are there, with what one of them can do bounded."""
 
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -71,11 +70,11 @@ class Check:
     """How a round's updates are held to reference records; see `reference_check`.
 
     Attributes:
-        loss: That a mean (float32) leads to.
+        losses: That means (float32) lead to, which are taken one by one.
         groups: Names that are left out together, of those that are given.
     """
 
-    loss: Callable[[np.ndarray], float]
+    losses: Callable[[Iterable[np.ndarray]], list[float]]
     groups: Callable[[Sequence[str]], list[list[str]]]
 
 
@@ -162,17 +161,17 @@ class Robust:
             found = [by_name[name] for number in numbers for name in groups[number]]
             return [(self._cut(self._kept.update(one)), one.weight * counts_for[one.name]) for one in found]
 
-        def loss_without(numbers: Collection[int]) -> float:
-            away = members(numbers)
-            for update, weight in away:
-                self._mean.take_back(update, weight)
-            loss = check.loss(self._mean.mean()) if self._mean.weight > 0 else math.inf
-            for update, weight in away:
-                self._mean.add(update, weight)
-            return loss
+        def means(choices: Sequence[Collection[int]]) -> Iterator[np.ndarray]:
+            for numbers in choices:
+                away = members(numbers)
+                for update, weight in away:
+                    self._mean.take_back(update, weight)
+                yield self._mean.mean()
+                for update, weight in away:
+                    self._mean.add(update, weight)
 
         minority = (len(kept) - 1) // 2 - (len(kept) - len(by_name))
-        chosen = harmful(len(groups), minority // max(map(len, groups)), loss_without)
+        chosen = harmful(len(groups), minority // max(map(len, groups)), lambda choices: check.losses(means(choices)))
         for update, weight in members(chosen):
             self._mean.take_back(update, weight)
         return [name for number in chosen for name in groups[number]]

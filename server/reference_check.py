@@ -10,7 +10,8 @@ heads for, which holds what the downlink's code leaves out as well. An update ma
 """
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import ModelVersions
 from fedglm.server.optimizers import ServerOptimizer
 
-ReferenceLosses: TypeAlias = Callable[[Sequence[np.ndarray], int], list[float]]
+ReferenceLosses: TypeAlias = Callable[[Iterable[np.ndarray], int], list[float]]
 """Losses of model vectors (float32) on what a round, whose number is given, is measured on."""
 
 MOST_GROUPS: Final = 16
@@ -27,7 +28,7 @@ MOST_GROUPS: Final = 16
 
 
 class ReferenceCheck:
-    """Measures what the mean of a round's updates would lead to.
+    """Measures what means of a round's updates would lead to.
 
     Args:
         losses: On reference records.
@@ -43,14 +44,18 @@ class ReferenceCheck:
         self._losses, self._versions, self._optimizer = losses, versions, optimizer
         self._scale, self._number = scale, number
 
-    def __call__(self, mean: np.ndarray) -> float:
-        """Loss that a mean (float32) leads to, over both models; infinity where it leaves the weights' range."""
+    def __call__(self, means: Iterable[np.ndarray]) -> list[float]:
+        """Loss that each mean (float32) leads to, over both models; infinity where it leaves the weights' range."""
+        losses = self._losses(itertools.chain.from_iterable(map(self._models, means)), self._number)
+        return [(published + target) / 2 for published, target in zip(losses[::2], losses[1::2], strict=True)]
+
+    def _models(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         step = copy.deepcopy(self._optimizer).step(mean, self._number)
         try:
-            models = self._versions.preview(step, self._scale)
+            return self._versions.preview(step, self._scale)
         except (CodecError, ValueError):
-            return float("inf")
-        return sum(self._losses(models, self._number)) / len(models)
+            nowhere = np.full_like(mean, np.nan)
+            return nowhere, nowhere
 
 
 def groups_of(names: Sequence[str], seed: int, number: int) -> list[list[str]]:
@@ -67,21 +72,18 @@ def groups_of(names: Sequence[str], seed: int, number: int) -> list[list[str]]:
     return [[names[index] for index in part] for part in np.array_split(shuffled, MOST_GROUPS)]
 
 
-def harmful(count: int, most: int, loss_without: Callable[[Collection[int]], float]) -> list[int]:
+def harmful(count: int, most: int, losses_without: Callable[[Sequence[Collection[int]]], Sequence[float]]) -> list[int]:
     """Those without which the loss is least; nothing where it is least with all.
 
     Args:
         count: How many there are to choose from.
         most: That are chosen.
-        loss_without: Loss without those of some numbers, from 0 to `count` - 1.
+        losses_without: Losses without those of some numbers, from 0 to `count` - 1, for each of several choices.
     """
     if most < 1:
         return []
-    alone = [loss_without((number,)) for number in range(count)]
+    whole, *alone = losses_without([(), *((number,) for number in range(count))])
     worst_first = sorted(range(count), key=lambda number: alone[number])
-    least, chosen = loss_without(()), 0
-    for size in range(1, most + 1):
-        loss = alone[worst_first[0]] if size == 1 else loss_without(worst_first[:size])
-        if loss < least:
-            least, chosen = loss, size
-    return sorted(worst_first[:chosen])
+    more = losses_without([worst_first[:size] for size in range(2, most + 1)])
+    by_size = [whole, alone[worst_first[0]], *more]
+    return sorted(worst_first[: by_size.index(min(by_size))])

@@ -56,21 +56,22 @@ def test_the_minority_that_harms_is_left_out(effects, base):
         for size in range((len(effects) - 1) // 2 + 1)
         for chosen in itertools.combinations(range(len(effects)), size)
     )
-    assert loss_without(harmful(len(effects), (len(effects) - 1) // 2, loss_without)) == least
+    chosen = harmful(len(effects), (len(effects) - 1) // 2, lambda choices: list(map(loss_without, choices)))
+    assert loss_without(chosen) == least
 
 
 def test_where_the_loss_is_least_with_all_nobody_is_left_out():
-    assert harmful(5, 2, lambda numbers: float(len(numbers))) == []
+    assert harmful(5, 2, lambda choices: [float(len(numbers)) for numbers in choices]) == []
 
 
 def test_a_model_that_leaves_the_range_of_weights_is_worse_than_any():
-    assert harmful(4, 1, lambda numbers: 3.0 if 2 in numbers else math.inf) == [2]
+    assert harmful(4, 1, lambda choices: [3.0 if 2 in numbers else math.inf for numbers in choices]) == [2]
 
 
 def test_no_more_are_left_out_than_may_be():
     asked = []
-    assert harmful(5, 0, lambda numbers: asked.append(numbers) or -1.0) == asked == []
-    assert harmful(5, 1, lambda numbers: -float(sum(numbers))) == [4]
+    assert harmful(5, 0, lambda choices: asked.append(choices) or []) == asked == []
+    assert harmful(5, 1, lambda choices: [-float(sum(numbers)) for numbers in choices]) == [4]
 
 
 def test_many_are_left_out_in_groups_which_each_round_draws_anew():
@@ -88,11 +89,11 @@ def test_the_mean_is_that_of_the_others(tmp_path, order):
     sent = [decode(CODEC.encode(vector), size=SIZE) for vector in vectors]
     hostile = sent[2].to_dense()
 
-    def loss(mean):
-        return float(mean @ hostile)
+    def losses(means):
+        return [float(mean @ hostile) for mean in means]
 
     mean = FixedPointMean(SIZE, terms=4)
-    folding = Robust(mean, tmp_path, "topk-fp16", factor=100.0, check=Check(loss, lambda names: [[n] for n in names]))
+    folding = Robust(mean, tmp_path, "topk-fp16", factor=100.0, check=Check(losses, lambda names: [[n] for n in names]))
     for index in order:
         folding.take(f"node-{index}", 0.5, sent[index], CODEC.encode(vectors[index]))
     assert folding.close() == {"node-2": 0.0}
@@ -135,15 +136,21 @@ def test_a_check_asks_for_the_models_of_the_step_and_leaves_the_optimizer_alone(
     optimizer.step(mean, 1)
     before = optimizer.state()["velocity"].copy()
     asked = []
+
+    def losses(models, number):
+        asked.append((list(models), number))
+        return [1.0, 3.0] * (len(asked[-1][0]) // 2)
+
     held = versions()
-    check = ReferenceCheck(lambda models, number: asked.append((models, number)) or [1.0, 3.0], held, optimizer, 1.0, 2)
-    assert check(mean) == 2.0
-    ((published, _), number) = asked[0]
+    check = ReferenceCheck(losses, held, optimizer, 1.0, 2)
+    assert check([mean, mean]) == [2.0, 2.0]
+    ((published, *_), number) = asked[0]
     assert number == 2
     assert optimizer.state()["velocity"].tobytes() == before.tobytes()
     held.publish(optimizer.step(mean, 2))
     assert published.tobytes() == held.vector.tobytes()
-    assert check(np.full(SIZE, 1e6, np.float32)) == math.inf
+    check([np.full(SIZE, 1e6, np.float32)])
+    assert np.isnan(asked[-1][0]).all(), "a model beyond all weights is none"
 
 
 def test_the_loss_is_the_tasks_own(learned):

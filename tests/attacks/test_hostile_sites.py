@@ -29,6 +29,14 @@ ROUNDS = 2
 FAST = {"rounds": ROUNDS, "round_timeout_s": 60.0, "grace_s": 1.0, "join_timeout_s": 2.0, "resends": 1, "quorum": 0.5}
 
 
+STRANGER = SigningKey.generate()
+
+
+def own(name):
+    """The key that a hostile site signs with in a name: it has its own, and no other site's."""
+    return KEYS["d"] if name == "d" else STRANGER
+
+
 def error(rng, message):
     return Message(Error(code=rng.choice(CODES), reason=rng.choice(TEXTS)), reply_to=message)
 
@@ -49,7 +57,7 @@ def introduction(rng, message):
         + [{"name": "a"}, {"name": "d\x1b[31m"}, {"layout": "0" * 64}, {"examples": 0}, {"examples": 2**40 - 1}]
         + [{"version": 2**31 - 1, "run": "x" * 200}, {"more": 1}, {"name": 7}]
     )
-    key = KEYS[rng.choice("ddddda")] if rng.random() < 0.9 else None
+    key = own(rng.choice("ddddda")) if rng.random() < 0.9 else None
     signed = key and all(type(fields[name]) is type(value) for name, value in (("name", ""), ("examples", 0)))
     if signed and "more" not in fields:
         fields[SIGNATURE] = sign_introduction(key, Introduction(**fields).to_fields(), plan.plan.sha256)
@@ -103,7 +111,7 @@ def update(rng, message):
     metrics = rng.choice(
         [None, {"loss": 1e29, "metric": -1e29, "count": 2**62}, {"loss": 0.5, "metric": 0.5, "count": 3}, {"x": 1}]
     )
-    key = KEYS[rng.choice("ddddddab")]
+    key = own(rng.choice("ddddddab"))
     signature = sign_report(key, report.to_fields(), order.run, order.round, blob, {})
     signature = rng.choice([signature] * 8 + [None, "A", "AAAA", base64.b64encode(bytes(64)).decode()])
     fields = {**replace(report, signature=signature).to_fields(), UPDATE: blob}
