@@ -131,6 +131,7 @@ def test_one_worker_gives_the_bits_of_two(fedglm, finished, tmp_path):
     assert [row["loss"] for row in rows_of(tmp_path / "run")] == [row["loss"] for row in finished.rows]
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_bits(finished, tmp_path):
     with Process("simulate", finished.toml, "--engine", "ray", "--out", tmp_path / "run", "--json") as process:
         result = process.finish()

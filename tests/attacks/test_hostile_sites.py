@@ -183,9 +183,9 @@ def attack(folder, seed, alone):
     return any(name == "d" for _, name in taken)
 
 
-def test_a_dozen_hostile_behaviours(tmp_path, alone):
-    accepted = [attack(tmp_path / str(seed), seed, alone) for seed in range(12)]
-    assert 0 < sum(accepted) < 12  # some say what an honest site could say, too
+def test_hostile_behaviours(tmp_path, alone):
+    accepted = [attack(tmp_path / str(seed), seed, alone) for seed in range(6)]
+    assert 0 < sum(accepted) < 6  # some say what an honest site could say, too
 
 
 @pytest.mark.slow
