@@ -184,7 +184,7 @@ def attack(folder, seed, alone):
 
 
 def test_hostile_behaviours(tmp_path, alone):
-    accepted = [attack(tmp_path / str(seed), seed, alone) for seed in range(6)]
+    accepted = [attack(tmp_path / str(seed), seed, alone) for seed in range(5, 11)]
     assert 0 < sum(accepted) < 6  # some say what an honest site could say, too
 
 
