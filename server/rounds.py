@@ -7,6 +7,7 @@ What a node answers, or does not, can cost it its place in the round, and nobody
 import base64
 import hashlib
 import logging
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ class Round:
         next_look, ends = start + _LOOK_S, start + federation.round_timeout_s
         most = max(federation.least_accepted(len(self._sampled)), len(self._sampled) / 2)
         most_took = None
+        grace_s = federation.grace_s if self._plan.sites is not None else math.inf
         while self._open and len(self.accepted) < close_at and time.monotonic() < ends:
             arrived = False
             for sent, reply in exchange.arrived():
@@ -139,7 +141,7 @@ class Round:
                     self._take(self._desk.participants.of_node(sent.node_id), reply)
             if most_took is None and len(self.accepted) >= most:
                 most_took = time.monotonic() - start
-                ends = min(ends, start + most_took + max(most_took, federation.grace_s))
+                ends = min(ends, start + most_took + max(most_took, grace_s))
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + _LOOK_S

@@ -40,8 +40,9 @@ class FederationSettings(BaseModel):
         enough: Share of the sampled nodes whose good updates close a round at once; the others are let go, and told in
             their next message. Below 1, which of them count depends on who is quick.
         round_timeout_s: Seconds after which a round closes with the replies it has.
-        grace_s: Once half of the sampled nodes have answered well, and the quorum, the others have as long again as
-            those took, and this many seconds at the least: a node that says nothing delays a round by no more.
+        grace_s: Once half of the sampled sites have answered well, and the quorum, the others have as long again as
+            those took, and this many seconds at the least: a site that says nothing delays a round by no more. Nodes
+            that are not enrolled, as in a simulation, are all waited for.
         join_timeout_s: Seconds that a run waits for enrolled sites to come, at its start.
         resends: How often in a round a node gets its message again that was lost on the way.
         resend_after_s: Seconds of silence after which a message counts as lost.
