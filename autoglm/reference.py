@@ -30,7 +30,7 @@ from fedglm.autoglm.tasks import Task
 
 AUTO, OFF = "auto", "off"
 
-MOST_SEQUENCES = 32
+MOST_SEQUENCES = 24
 """Sequences that a round is measured on: what it costs grows with them."""
 
 _BATCH = 64

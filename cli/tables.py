@@ -65,7 +65,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         console.print(f"spent: {_of_nodes(summary)}")
     if left_out := summary.get("updates_left_out"):
         of_all = f"{left_out} of {summary['updates']} updates"
-        console.print(f"left out as harmful or odd: {of_all} (by round in rounds.jsonl, under counted)")
+        console.print(f"left out as harmful or odd: {of_all} (counted in rounds.jsonl)")
     console.print(f"{summary['wall_s']:.0f} s; model {summary['model_sha256'][:16]}")
     print_report(console, folder)
 
