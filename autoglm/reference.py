@@ -25,15 +25,13 @@ from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.records import Records
 from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.sources import read_source
+from fedglm.autoglm.sources import is_path, read_source
 from fedglm.autoglm.tasks import Task
 
 AUTO, OFF = "auto", "off"
 
 MOST_SEQUENCES = 24
 """Sequences that a round is measured on: what it costs grows with them."""
-
-_BATCH = 64
 
 
 def reference_examples(reference: str, settings: DataSettings, task: Task) -> Examples | None:
@@ -51,8 +49,6 @@ def reference_examples(reference: str, settings: DataSettings, task: Task) -> Ex
     records = _records(reference, settings, task)
     if records is None:
         return None
-    if strange := sorted(set(records.labels) - set(task.labels)) if task.labels else []:
-        raise DataError(f"{reference}: {strange[0]!r} is none of the classes ({', '.join(task.labels)})")
     examples, _ = make_examples(task, records)
     if not len(examples):
         raise DataError(f"{reference}: no record is long enough to measure a model on")
@@ -62,7 +58,7 @@ def reference_examples(reference: str, settings: DataSettings, task: Task) -> Ex
 def _records(reference: str, settings: DataSettings, task: Task) -> Records | None:
     if reference == OFF:
         return None
-    if reference != AUTO and not any(mark in reference for mark in "./\\"):
+    if reference != AUTO and not is_path(reference):
         raise DataError(f"federation.reference is {AUTO}, {OFF} or a file, not {reference!r}")
     bundle = BUNDLES[settings.source](settings.bins) if settings.source in BUNDLES else None
     if reference == AUTO:
@@ -123,7 +119,7 @@ class ReferenceLoss:
             return float("inf")
         with self._borrowed() as model:
             load_vector(model, vector)
-            loss = self._task.evaluate(model, examples, batch_size=_BATCH).loss
+            loss = self._task.evaluate(model, examples).loss
         return loss if np.isfinite(loss) else float("inf")
 
     @contextmanager

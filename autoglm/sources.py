@@ -55,13 +55,18 @@ def public_source(settings: DataSettings) -> tuple[Kind, tuple[str, ...], TableE
     return kind, settings.class_names, _bins(settings) if kind == "tabular-classification" else None
 
 
+def is_path(name: str) -> bool:
+    """Whether a word is a path, and not the name of something built in."""
+    return any(mark in name for mark in "./\\")
+
+
 def check_source(source: str) -> None:
     """Check that a source is a built-in's name, or can be a path.
 
     Raises:
         DataError: it is neither; near names are listed.
     """
-    if source not in BUNDLES and not any(mark in source for mark in "./\\"):
+    if source not in BUNDLES and not is_path(source):
         raise DataError(f"no built-in data are called {source!r}; {choices(source, BUNDLES)}; or a file")
 
 

@@ -168,14 +168,16 @@ class Coordinator:
     @property
     def _looks_at_drift(self) -> bool:
         """Only under noise, which is fresh each round; without, all nodes go on in one direction."""
-        plan = self._plan
-        robust = plan.federation.aggregation == "robust" and plan.client_privacy is None
-        return robust and plan.mechanism is not None
+        return self._is_robust and self._plan.mechanism is not None
+
+    @property
+    def _is_robust(self) -> bool:
+        # What protects whole nodes clips by itself; a bound that depends on who else was drawn would break its promise.
+        return self._plan.federation.aggregation == "robust" and self._plan.client_privacy is None
 
     def _folding(self, mean: FixedPointMean, number: int) -> Folding:
         plan = self._plan
-        # What protects whole nodes clips by itself; a bound that depends on who else was drawn would break its promise.
-        if plan.federation.aggregation == "mean" or plan.client_privacy is not None:
+        if not self._is_robust:
             return AtOnce(mean)
         usual = CLIP_FACTOR if plan.mechanism is None else CLIP_FACTOR_WITH_NOISE
         factor = plan.federation.clip_factor or usual

@@ -38,6 +38,37 @@ class Stopped(RuntimeError):
     """Somebody asked the server to stop while it waited for replies."""
 
 
+class Patience:
+    """How long answers are waited for: some time, and less once most have come.
+
+    It runs from when it is made.
+
+    Args:
+        timeout_s: Seconds.
+        grace_s: Once most have come, the rest has as long again as those took, and so many seconds at the least.
+
+    Attributes:
+        lasts_s: Seconds that the wait lasts in all, as far as is known.
+    """
+
+    def __init__(self, timeout_s: float, grace_s: float) -> None:
+        self.lasts_s, self._grace_s = timeout_s, grace_s
+        self._start = time.monotonic()
+        self._most_are_there = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is waited for."""
+        return time.monotonic() >= self._start + self.lasts_s
+
+    def most_have_come(self) -> None:
+        """Most are there by now; the first time that this is said counts."""
+        if not self._most_are_there:
+            self._most_are_there = True
+            took = time.monotonic() - self._start
+            self.lasts_s = min(self.lasts_s, took + max(took, self._grace_s))
+
+
 class Exchange:
     """Messages under way between the server and its nodes.
 
@@ -102,14 +133,12 @@ class Exchange:
 
         Args:
             timeout_s: Seconds to wait.
-            grace_s: Once half have come, the rest has as long again as those took, and so many seconds at the least.
+            grace_s: See `Patience`; half are most.
         """
-        start, asked = time.monotonic(), len(self._waiting)
-        ends, half_took = start + timeout_s, None
-        while self._waiting and time.monotonic() < ends:
-            if half_took is None and len(self._waiting) <= asked / 2:
-                half_took = time.monotonic() - start
-                ends = min(ends, start + half_took + max(half_took, grace_s))
+        asked, patience = len(self._waiting), Patience(timeout_s, grace_s)
+        while self._waiting and not patience.is_over:
+            if len(self._waiting) <= asked / 2:
+                patience.most_have_come()
             arrived = False
             for sent, reply in self.arrived():
                 arrived = True

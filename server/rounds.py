@@ -24,7 +24,7 @@ from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger import BUDGET_RULE
 from fedglm.server.evidence import Evidence, fault_of
-from fedglm.server.exchange import Exchange
+from fedglm.server.exchange import Exchange, Patience
 from fedglm.server.federation import Listener, Plan
 from fedglm.server.folding import Folding
 from fedglm.server.inspection import GoodReply, inspect_reply
@@ -126,12 +126,11 @@ class Round:
         close_at = max(1, federation.enough * len(self._sampled))
         for member in self._sampled:
             self._ask(member)
-        start = time.monotonic()
-        next_look, ends = start + _LOOK_S, start + federation.round_timeout_s
         most = max(federation.least_accepted(len(self._sampled)), len(self._sampled) / 2)
-        most_took = None
         grace_s = federation.grace_s if self._plan.sites is not None else math.inf
-        while self._open and len(self.accepted) < close_at and time.monotonic() < ends:
+        patience = Patience(federation.round_timeout_s, grace_s)
+        next_look = time.monotonic() + _LOOK_S
+        while self._open and len(self.accepted) < close_at and not patience.is_over:
             arrived = False
             for sent, reply in exchange.arrived():
                 arrived = True
@@ -139,9 +138,8 @@ class Round:
                     self._welcome(sent.node_id, reply)
                 elif sent.message_type == TRAIN:
                     self._take(self._desk.participants.of_node(sent.node_id), reply)
-            if most_took is None and len(self.accepted) >= most:
-                most_took = time.monotonic() - start
-                ends = min(ends, start + most_took + max(most_took, grace_s))
+            if len(self.accepted) >= most:
+                patience.most_have_come()
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + _LOOK_S
@@ -150,7 +148,7 @@ class Round:
         exchange.forget(TRAIN)
         late = "it was let go: enough had answered" if self._open and len(self.accepted) >= close_at else ""
         for member in self._open:
-            reason = self._lost.get(member.name) or late or f"no reply within {ends - start:.3g} s"
+            reason = self._lost.get(member.name) or late or f"no reply within {round(patience.lasts_s, 1):g} s"
             self._reject(member, reason, "late")
         self.counted = self._folding.close()
 

@@ -26,24 +26,27 @@ def accuracy(folder, seed, attack=None, **federation):
     return summary["accuracy"]
 
 
+def mean_accuracy(folder, attack=None, **federation):
+    return sum(accuracy(folder / str(seed), seed, attack, **federation) for seed in SEEDS) / len(SEEDS)
+
+
+def most_lost(honest):
+    """Both means are of three noised runs, measured on a hundred records each: five deviations of that are allowed."""
+    return LOST_AT_MOST + 5 * sqrt(2 * honest * (1 - honest) / (RECORDS * len(SEEDS)))
+
+
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
-    return sum(accuracy(tmp_path_factory.mktemp("honest") / str(seed), seed) for seed in SEEDS) / len(SEEDS)
+    return mean_accuracy(tmp_path_factory.mktemp("honest"))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_one_site_of_four_takes_little_from_the_model(tmp_path, honest, attack):
-    """Both means are of three noised runs, measured on a hundred records each: five deviations of that are allowed."""
-    poisoned = sum(accuracy(tmp_path / str(seed), seed, attack) for seed in SEEDS) / len(SEEDS)
+    poisoned = mean_accuracy(tmp_path, attack)
     print(f"{attack}: {honest:.3f} without, {poisoned:.3f} with the hostile site")
-    chance = sqrt(2 * honest * (1 - honest) / (RECORDS * len(SEEDS)))
-    assert honest - poisoned <= LOST_AT_MOST + 5 * chance
+    assert honest - poisoned <= most_lost(honest)
 
 
 def test_without_reference_records_it_takes_a_lot(tmp_path, honest):
     """What the claim rests on: should this fail, `docs/security.md` says too little of what medians do."""
-    poisoned = sum(accuracy(tmp_path / str(seed), seed, "one class, hidden", reference="off") for seed in SEEDS) / len(
-        SEEDS
-    )
-    chance = sqrt(2 * honest * (1 - honest) / (RECORDS * len(SEEDS)))
-    assert honest - poisoned > LOST_AT_MOST + 5 * chance
+    assert honest - mean_accuracy(tmp_path, "one class, hidden", reference="off") > most_lost(honest)
