@@ -266,8 +266,8 @@ def _prv(merged: _Merged, delta: float) -> float | None:
     """Opacus' upper bound, composed in one go.
 
     `PRVAccountant.get_epsilon` takes a grid of any length and goes back from the Fourier transform for each pair. Here
-    the length is one that transforms quickly, at least as long and with the same mesh, and the transforms are
-    multiplied: the same bound, several times as fast.
+    the length is one that transforms quickly, at least as long and with the same mesh, the transforms are multiplied,
+    and what bounds the losses of a single step is not worked out again: the same bound, several times as fast.
     """
     prv = analysis("prv")
     error, delta_error = _prv_error(merged), delta / 1000
@@ -277,7 +277,7 @@ def _prv(merged: _Merged, delta: float) -> float | None:
         warnings.simplefilter("ignore")  # of log(0) at a sampling rate of 1, and of integrals at its far ends
         try:
             losses = [prv.PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in merged]
-            limit = prv.compute_safe_domain_size(losses, counts, error, delta_error)
+            limit = _safe_limit(merged, error, delta_error)
             mesh = error / math.sqrt(steps * math.log(12 / delta_error) / 2)
             half = _quick_length(math.ceil(limit / mesh) + 1)
             domain = prv.Domain((1 - half) * mesh, half * mesh, 2 * half)
@@ -290,9 +290,16 @@ def _prv(merged: _Merged, delta: float) -> float | None:
             sums = np.roll(np.fft.irfft(spectrum), (steps - 1) * (1 - half) % (2 * half))
             composed = prv.DiscretePRV(sums, domain.shift_right(shift))
             epsilon = float(composed.compute_epsilon(delta, delta_error, error)[2])
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, OverflowError):
             return None
     return max(0.0, epsilon) if math.isfinite(epsilon) else None
+
+
+def _safe_limit(merged: _Merged, error: float, delta_error: float) -> float:
+    """Where the grid may end: Opacus' `compute_safe_domain_size` (Gopi, Lee and Wutschitz 2021, remark 5.6)."""
+    whole = _rdp(merged, delta_error / 4)
+    single = [_rdp(((noise, rate, 1),), delta_error / (8 * _steps(merged))) for noise, rate, _ in merged]
+    return max(whole, *single, error) + 3
 
 
 def _quick_length(least: int) -> int:
