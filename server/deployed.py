@@ -46,12 +46,13 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
     log = RunLog(folder)
     try:
         sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
-        plan = RunFile.load(folder).plan(folder, key=project.signing_key, sites=sites)
+        run = RunFile.load(folder)
+        plan = run.plan(folder, key=project.signing_key, sites=sites)
         plan = replace(
             plan,
             signed_on=SignOns(project.state).last,
             anchors=Anchors(project.state),
-            reference=load_reference(folder),
+            reference=load_reference(folder, run.reference_sha256),
         )
         ReplyLimits(project.state).announce(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))

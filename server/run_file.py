@@ -2,6 +2,7 @@
 
     runs/NAME/run.json      settings, layout, what nodes are told
     runs/NAME/initial.f32   version 0, little-endian float32
+    runs/NAME/reference.safetensors   records that updates are measured on, where there are any
     runs/NAME/checkpoint/   from which a killed server goes on
     runs/NAME/rounds.jsonl  one object a round
     runs/NAME/events.jsonl  who was asked, who answered, who was turned away, each with its time
@@ -44,6 +45,7 @@ class RunFile(BaseModel):
         names: Of the layout's tensors.
         shapes: Of the layout's tensors.
         initial_sha256: Of the bytes of `initial.f32`.
+        reference_sha256: Of the bytes of `reference.safetensors`; None for a run without reference records.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,7 @@ class RunFile(BaseModel):
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     initial_sha256: str
+    reference_sha256: str | None
     metric: str
     recipe: str
 

@@ -4,6 +4,7 @@ The server's process reads them instead of the file that they came from, which m
 With them it needs torch; without, it does not wait for it.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,11 @@ _WORDS = "fedglm"
 
 def save_reference(
     folder: Path, examples: "Examples", *, model: "ModelSettings", data: "DataSettings", seed: int
-) -> None:
+) -> str:
     """Write the records of a run, and from what its model is built.
+
+    Returns:
+        Hex SHA-256 of the file.
 
     Raises:
         StorageError: The file cannot be written.
@@ -34,18 +38,30 @@ def save_reference(
 
     columns = {name: getattr(examples, name).contiguous() for name in ("input_ids", "lengths", "labels", "units")}
     built = {"model": model.model_dump(mode="json"), "data": data.model_dump(mode="json"), "seed": seed}
-    write_atomically(folder / REFERENCE, save(columns, metadata={_WORDS: json.dumps(built)}))
+    content = save(columns, metadata={_WORDS: json.dumps(built)})
+    write_atomically(folder / REFERENCE, content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def load_reference(folder: Path) -> ReferenceLosses | None:
+def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
     """What measures models on the records of a run; None where it has none.
 
+    Args:
+        folder: The run's.
+        sha256: Of the file, as `save_reference` returned it; None where the run was prepared without.
+
     Raises:
-        ProjectError: The file is damaged, or the model cannot be built any more.
+        ProjectError: The file is missing or not the one that was written, or the model cannot be built any more.
     """
-    path = folder / REFERENCE
-    if not path.exists():
+    if sha256 is None:
         return None
+    path = folder / REFERENCE
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise ProjectError(f"{folder} lacks {REFERENCE}, on which updates are measured: start a new run") from exc
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ProjectError(f"{path} is damaged: start a new run")
     from pydantic import ValidationError
     from safetensors import SafetensorError, safe_open
 

@@ -83,7 +83,9 @@ def prepare(made: Made, folder: Path, sites: int) -> RunFile:
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / SCENARIO, scenario.to_toml())
     if reference is not None:
-        save_reference(folder, reference, model=scenario.model, data=scenario.data, seed=scenario.federation.seed)
+        seed = scenario.federation.seed
+        digest = save_reference(folder, reference, model=scenario.model, data=scenario.data, seed=seed)
+        run = run.model_copy(update={"reference_sha256": digest})
     run.save(folder, bench.initial)
     return run
 
@@ -135,6 +137,7 @@ def _run_file(made: Made) -> RunFile:
         names=bench.layout.names,
         shapes=bench.layout.shapes,
         initial_sha256=hashlib.sha256(initial.tobytes()).hexdigest(),
+        reference_sha256=None,
         metric=made.task.metric,
         recipe=recipe.to_toml(),
     )

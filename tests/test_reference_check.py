@@ -25,6 +25,7 @@ from fedglm.server.errors import ProjectError
 from fedglm.server.folding import Check, Robust
 from fedglm.server.optimizers import make_server_optimizer
 from fedglm.server.reference_check import MOST_GROUPS, ReferenceCheck, groups_of, harmful
+from fedglm.server.run_file import RunFile
 from fedglm.server.run_reference import REFERENCE, load_reference, save_reference
 from fedglm.server.settings import ServerOptimizerSettings
 from fedglm.simulations.deploy import make, prepare
@@ -264,23 +265,31 @@ def test_records_are_looked_at_where_noise_hides_what_medians_show(learned, sett
 def test_a_run_keeps_its_records(tmp_path, learned):
     task, model = learned
     examples = reference_examples("auto", TABLE, task)
-    assert load_reference(tmp_path) is None
-    save_reference(tmp_path, examples, model=ModelSettings(), data=TABLE, seed=0)
+    assert load_reference(tmp_path, None) is None
+    sha256 = save_reference(tmp_path, examples, model=ModelSettings(), data=TABLE, seed=0)
     vector = to_vector(model)
-    assert load_reference(tmp_path)([vector], 4) == ReferenceLoss(model, task, examples, seed=0)([vector], 4)
+    assert load_reference(tmp_path, sha256)([vector], 4) == ReferenceLoss(model, task, examples, seed=0)([vector], 4)
 
 
-def test_damaged_records_are_an_error_of_the_run(tmp_path, learned):
+@pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
+def test_damaged_or_missing_records_are_an_error_of_the_run(tmp_path, learned, harm):
+    # A run that began with the check does not go on without it, nor by other records.
     examples = reference_examples("auto", TABLE, learned[0])
-    save_reference(tmp_path, examples, model=ModelSettings(), data=TABLE, seed=0)
+    sha256 = save_reference(tmp_path, examples, model=ModelSettings(), data=TABLE, seed=0)
     content = (tmp_path / REFERENCE).read_bytes()
-    (tmp_path / REFERENCE).write_bytes(content[: len(content) // 2])
+    if harm == "gone":
+        (tmp_path / REFERENCE).unlink()
+    elif harm == "cut":
+        (tmp_path / REFERENCE).write_bytes(content[: len(content) // 2])
+    else:
+        save_reference(tmp_path, examples.select(range(8)), model=ModelSettings(), data=TABLE, seed=0)
     with pytest.raises(ProjectError, match="start a new run"):
-        load_reference(tmp_path)
+        load_reference(tmp_path, sha256)
 
 
 @pytest.mark.parametrize("epsilon", [8.0, None])
 def test_a_run_of_real_sites_is_prepared_with_them(tmp_path, epsilon):
     scenario = Scenario(name="x", data=TABLE, privacy={"epsilon": epsilon, "units": 100})
     prepare(make(scenario), tmp_path, 4)
-    assert (load_reference(tmp_path) is not None) == (epsilon is not None)
+    sha256 = RunFile.load(tmp_path).reference_sha256
+    assert (load_reference(tmp_path, sha256) is not None) == (epsilon is not None)
