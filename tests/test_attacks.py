@@ -170,6 +170,7 @@ def test_a_folder_without_a_run_is_named(fedglm, tmp_path):
     assert "holds no run" in fedglm("audit", "canaries", tmp_path).line()
 
 
+@pytest.mark.slow
 def test_small_sites_are_attacked_and_the_command_s_json_is_the_file(fedglm, make):
     run = make(**{"federation.nodes": 60})
     done = fedglm("audit", "attack", run, "--json")

@@ -230,7 +230,7 @@ VARIANTS["much at once"] = {
     for name in ("topk-sign", "nesterov", "declared weights", "metrics from the nodes", "bf16", "sgd")
     for key, value in VARIANTS[name].items()
 }
-QUICK = ("half of four nodes", "adam", "much at once")
+QUICK = ("half of four nodes", "much at once")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_a_folder_that_holds_runs_is_refused_without_resume(fedglm, compared):
     assert "already holds a run" in fedglm(*options(compared)).line()
 
 
+@pytest.mark.slow
 def test_several_seeds_several_rounds_and_a_resume_with_one_seed_more(fedglm, finished, tmp_path):
     codecs = "dense-fp32,topk-fp16@density=0.2+rounds=4+downlink.codec=int8"
     label = "topk-fp16@0.2+rounds=4+downlink.codec=int8"

@@ -44,7 +44,7 @@ MECHANISM = Mechanism(
     sampling_rate=0.2, steps=STEPS, clipping_norm=1.0, noise_multiplier=0.77, unit="record", records_per_unit=1
 )
 WAYS = [
-    pytest.param("sgd", {"codec": "dense-fp32"}, id="sgd-dense"),
+    pytest.param("sgd", {"codec": "dense-fp32"}, id="sgd-dense", marks=pytest.mark.slow),
     pytest.param("sgd", {"codec": "topk-sign", "density": 0.1}, id="sgd-sparse"),
     pytest.param("adamw", {"codec": "topk-sign", "density": 0.15}, id="adamw-sparse"),
 ]

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 TRAINED = """
 import hashlib, torch
 from transformers import GlmForCausalLM
@@ -39,6 +41,7 @@ def test_nothing_of_what_is_left_out_is_loaded():
     assert run(LEAN, "import fedglm.client.worker, fedglm.client.site_node", TRAINED, code)[1:] == ["[]"]
 
 
+@pytest.mark.slow
 def test_who_wants_it_after_all_gets_it():
     run(
         LEAN,

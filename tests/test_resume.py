@@ -12,7 +12,7 @@ from fedglm.cli.progress import Progress
 from fedglm.simulations.scenario import Scenario
 from fedglm.simulations.simulate import simulate as run_simulation
 
-LONGER = ("--rounds", "5", "--set", "training.local_steps=40")
+LONGER = ("--rounds", "5", "--set", "training.local_steps=20")
 STOPPED = "stopped by Ctrl-C; what was finished is kept, and --resume goes on"
 
 
@@ -21,7 +21,7 @@ def undisturbed(tmp_path_factory):
     """The run that the others are held against: five rounds that take long enough to be hit."""
     home = tmp_path_factory.mktemp("undisturbed")
     toml = write_tiny(home)
-    overrides = {"federation.rounds": 5, "training.local_steps": 40}
+    overrides = {"federation.rounds": 5, "training.local_steps": 20}
     with Progress(quiet=True) as nobody:
         scenario = Scenario.from_toml(toml.read_text(), overrides)
         summary = run_simulation(scenario, home / "run", engine="inline", audience=nobody)

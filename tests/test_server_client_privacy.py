@@ -379,6 +379,7 @@ def test_a_scenario_without_says_nothing_of_it(finished):
     assert "whole nodes" not in finished.summary["privacy"]
 
 
+@pytest.mark.slow
 def test_records_and_nodes_can_both_be_protected(fedglm, run, tmp_path):
     options = ("--epsilon", 6, "--set", "client_privacy.epsilon=8", "--set", "federation.fraction=0.5")
     summary = fedglm("simulate", run[0], "--out", tmp_path / "both", *options, "--json").json

@@ -174,7 +174,7 @@ def introducing(**changes):
         (introducing(version=-2), "version: out of range"),
         (lambda message: Message(RecordDict(), reply_to=message), "a way this server does not know"),
         (lambda message: errs(None, message), "a node cannot take part: out of order today"),
-        (lambda _: None, "it did not answer the first query"),
+        pytest.param(lambda _: None, "it did not answer the first query", marks=pytest.mark.slow),
     ],
 )
 def test_a_stranger_is_turned_away_and_the_others_run(tmp_path, stranger, reason):
