@@ -296,7 +296,10 @@ def _prv(merged: _Merged, delta: float) -> float | None:
 
 
 def _safe_limit(merged: _Merged, error: float, delta_error: float) -> float:
-    """Where the grid may end: Opacus' `compute_safe_domain_size` (Gopi, Lee and Wutschitz 2021, remark 5.6)."""
+    """Where the grid may end: Opacus' `compute_safe_domain_size` (Gopi, Lee and Wutschitz 2021, remark 5.6).
+
+    Over `_ORDERS`, which hold Opacus' and more, so that it is at most as great.
+    """
     whole = _rdp(merged, delta_error / 4)
     single = [_rdp(((noise, rate, 1),), delta_error / (8 * _steps(merged))) for noise, rate, _ in merged]
     return max(whole, *single, error) + 3

@@ -104,11 +104,8 @@ class RunFile(BaseModel):
             ProjectError: The vector is missing or not the one that was written.
         """
         layout = Layout(self.names, self.shapes)
-        try:
-            content = (folder / INITIAL).read_bytes()
-        except OSError as exc:
-            raise ProjectError(f"{folder} lacks {INITIAL}: start a new run") from exc
-        if hashlib.sha256(content).hexdigest() != self.initial_sha256 or len(content) != 4 * layout.size:
+        content = read_kept(folder / INITIAL, self.initial_sha256)
+        if len(content) != 4 * layout.size:
             raise ProjectError(f"{folder / INITIAL} is damaged: start a new run")
         return Plan(
             federation=self.federation,
@@ -133,6 +130,21 @@ class RunFile(BaseModel):
             client_privacy=plan_client_privacy(self.client_privacy, self.federation, len(sites)),
             sites=sites,
         )
+
+
+def read_kept(path: Path, sha256: str) -> bytes:
+    """A file of a run's folder, if it is the one that was written when the run was prepared.
+
+    Raises:
+        ProjectError: It is missing or another.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise ProjectError(f"{path.parent} lacks {path.name}: start a new run") from exc
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ProjectError(f"{path} is damaged: start a new run")
+    return content
 
 
 def checked_run_name(name: str) -> str:

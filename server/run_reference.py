@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedglm.privacy.durable import write_atomically
 from fedglm.server.errors import ProjectError
 from fedglm.server.reference_check import ReferenceLosses
+from fedglm.server.run_file import read_kept
 
 if TYPE_CHECKING:
     from fedglm.autoglm.examples import Examples
@@ -56,12 +57,7 @@ def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
     if sha256 is None:
         return None
     path = folder / REFERENCE
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise ProjectError(f"{folder} lacks {REFERENCE}, on which updates are measured: start a new run") from exc
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ProjectError(f"{path} is damaged: start a new run")
+    read_kept(path, sha256)
     from pydantic import ValidationError
     from safetensors import SafetensorError, safe_open
 

@@ -15,10 +15,8 @@ LOST_AT_MOST = 0.03
 RECORDS = 100  # held out at all sites together
 
 
-def accuracy(folder, seed, attack=None, **federation):
+def accuracy(folder, seed, attack=None):
     scenario = read_scenario("hospital", {"federation.seed": seed}, ["evaluation.baselines=[]"])
-    if federation:
-        scenario = scenario.model_copy(update={"federation": scenario.federation.model_copy(update=federation)})
     summary = run(folder, scenario, None if attack is None else ATTACKS[attack])
     rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     away = sum(row.get("counted", {}).get("site-3") == 0 for row in rows)
@@ -26,13 +24,8 @@ def accuracy(folder, seed, attack=None, **federation):
     return summary["accuracy"]
 
 
-def mean_accuracy(folder, attack=None, **federation):
-    return sum(accuracy(folder / str(seed), seed, attack, **federation) for seed in SEEDS) / len(SEEDS)
-
-
-def most_lost(honest):
-    """Both means are of three noised runs, measured on a hundred records each: five deviations of that are allowed."""
-    return LOST_AT_MOST + 5 * sqrt(2 * honest * (1 - honest) / (RECORDS * len(SEEDS)))
+def mean_accuracy(folder, attack=None):
+    return sum(accuracy(folder / str(seed), seed, attack) for seed in SEEDS) / len(SEEDS)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +35,8 @@ def honest(tmp_path_factory):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_one_site_of_four_takes_little_from_the_model(tmp_path, honest, attack):
+    """Both means are of three noised runs, measured on a hundred records each: five deviations of that are allowed."""
     poisoned = mean_accuracy(tmp_path, attack)
     print(f"{attack}: {honest:.3f} without, {poisoned:.3f} with the hostile site")
-    assert honest - poisoned <= most_lost(honest)
+    chance = sqrt(2 * honest * (1 - honest) / (RECORDS * len(SEEDS)))
+    assert honest - poisoned <= LOST_AT_MOST + 5 * chance
