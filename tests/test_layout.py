@@ -3,13 +3,13 @@
 import ast
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+from source_tree import ROOT, ROOTS, SETTINGS, SOURCES, root_of
 
-ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("autoglm", "compression", "privacy", "client", "server", "simulations", "cli")
+from fedglm.privacy.code_identity import PACKAGES
+
 BASE = {"autoglm", "compression", "privacy"}
 MAY_IMPORT = {
     "autoglm": set(),
@@ -21,7 +21,6 @@ MAY_IMPORT = {
     "cli": {*BASE, "client", "server", "simulations"},
 }
 MAY_USE_FLOWER = {"client", "server", "simulations"}
-SOURCES = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
 
 
 def imported(path):
@@ -34,15 +33,11 @@ def imported(path):
             yield from ([f"fedglm.{a.name}" for a in node.names] if node.module == "fedglm" else [node.module])
 
 
-def part_of(path):
-    return path.relative_to(ROOT).parts[0]
-
-
 def test_every_part_has_sources():
-    assert {part_of(path) for path in SOURCES} == set(PARTS)
+    assert {root_of(path) for path in SOURCES} == set(ROOTS) == MAY_IMPORT.keys()
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", ROOTS)
 def test_imports_run_one_way(part):
     allowed = {part, *MAY_IMPORT[part]}
     wrong = [
@@ -59,13 +54,13 @@ def test_parts_are_imported_by_their_full_name():
         f"{path.relative_to(ROOT)}: {name}"
         for path in SOURCES
         for name in imported(path)
-        if name.split(".")[0] in PARTS
+        if name.split(".")[0] in ROOTS
     ]
     assert wrong == []
 
 
 def test_flower_stays_in_client_server_and_simulations():
-    users = {part_of(path) for path in SOURCES if "flwr" in {name.split(".")[0] for name in imported(path)}}
+    users = {root_of(path) for path in SOURCES if "flwr" in {name.split(".")[0] for name in imported(path)}}
     assert users <= MAY_USE_FLOWER
 
 
@@ -99,7 +94,7 @@ def test_the_command_answers_before_it_imports_torch():
 
 def test_no_init_file_anywhere():
     # With one in compression/, the repository's root on sys.path would shadow Python 3.14's stdlib package.
-    assert [path for part in (*PARTS, "tests") for path in (ROOT / part).rglob("__init__.py")] == []
+    assert [path for part in (*ROOTS, "tests") for path in (ROOT / part).rglob("__init__.py")] == []
     assert not (ROOT / "__init__.py").exists()
 
 
@@ -113,20 +108,30 @@ def test_files_stay_readable():
     assert {name: length for name, length in lengths.items() if length > 400} == {}
 
 
+def folders():
+    """All folders that hold sources, as paths from the root; tests, benchmarks and what is built are none."""
+    others = {"tests", "benchmarks", "docs", "build"}
+    holding = {path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/*.py")}
+    return {folder for folder in holding if folder.parts[0] not in others}
+
+
 def test_packages_are_the_folders():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = settings["tool"]["setuptools"]["packages"]
-    assert sorted(packages) == sorted(f"fedglm.{part}" for part in PARTS)
-    assert settings["tool"]["setuptools"]["package-dir"] == {f"fedglm.{part}": part for part in PARTS}
-    assert sorted(settings["tool"]["mypy"]["packages"]) == sorted(packages)
-    holding_sources = {path.parent.name for path in ROOT.glob("*/*.py") if not path.parent.name.startswith(".")}
-    assert holding_sources - {"tests", "benchmarks", "docs", "build"} == set(PARTS)
-    assert [path for path in SOURCES if path.parent.parent != ROOT] == [], "setuptools packs no deeper folder"
+    # One that is not listed is not in the wheel, while an editable install still imports it.
+    assert sorted(SETTINGS["tool"]["setuptools"]["packages"]) == sorted(
+        ".".join(("fedglm", *folder.parts)) for folder in folders()
+    )
+
+
+def test_every_root_is_mapped_typed_and_hashed():
+    assert {folder.parts[0] for folder in folders()} == set(ROOTS)
+    assert SETTINGS["tool"]["setuptools"]["package-dir"] == {f"fedglm.{root}": root for root in ROOTS}
+    assert sorted(SETTINGS["tool"]["mypy"]["packages"]) == [f"fedglm.{root}" for root in ROOTS]
+    assert sorted(PACKAGES) == ROOTS, "code outside these would not be in the hash that nodes compare"
 
 
 def test_links_for_type_checkers_resolve():
     links = {path.name: path for path in (ROOT / ".types" / "fedglm").iterdir()}
-    assert links.keys() == set(PARTS)
+    assert links.keys() == set(ROOTS)
     for part, link in links.items():
         assert link.is_symlink()
         assert not Path(link.readlink()).is_absolute()
@@ -134,12 +139,17 @@ def test_links_for_type_checkers_resolve():
 
 
 def test_the_wheel_takes_what_is_no_python():
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    for part in PARTS:
+    data = SETTINGS["tool"]["setuptools"]["package-data"]
+    for part in ROOTS:
         others = {
             path
             for path in (ROOT / part).rglob("*")
             if path.is_file() and path.suffix not in (".py", ".pyc", ".nbi", ".nbc") and "__pycache__" not in path.parts
         }
-        packed = {path for pattern in data.get(f"fedglm.{part}", []) for path in (ROOT / part).glob(pattern)}
+        packed = {
+            path
+            for package, patterns in data.items()
+            for pattern in patterns
+            for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+        }
         assert others <= packed

@@ -1,0 +1,14 @@
+"""The repository as a tree of sources: the roots that pyproject.toml packs, and all Python files below them."""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ROOTS = sorted(SETTINGS["tool"]["setuptools"]["package-dir"].values())
+SOURCES = [path for root in ROOTS for path in sorted((ROOT / root).rglob("*.py"))]
+
+
+def root_of(path):
+    """The folder at the repository's root that a source lies under."""
+    return path.relative_to(ROOT).parts[0]

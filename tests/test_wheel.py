@@ -1,0 +1,59 @@
+"""The wheel alone, without this checkout: what it lacks would be missed by its users first."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from command_line import write_tiny
+from source_tree import ROOT
+
+from fedglm.privacy.code_identity import code_sha256
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Its command, in an environment that holds nothing else of fedglm; dependencies are those of this environment."""
+    home = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    # From a copy, so that no build/ of an earlier day is packed: setuptools would take what lies in it.
+    subprocess.run(["git", "-C", ROOT, "checkout-index", "--all", f"--prefix={home / 'source'}/"], check=True)
+    alone = ["--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *alone, "--wheel-dir", home, home / "source"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
+    python = home / "venv" / "bin" / "python"
+    (wheel,) = home.glob("fedglm-*.whl")
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)
+    libraries = sysconfig.get_path("purelib", vars={"base": str(home / "venv")})
+    # A line of a .pth file is a folder to look in; the .pth files in that folder, an editable fedglm's, are not read.
+    with open(os.path.join(libraries, "dependencies.pth"), "w") as file:
+        file.write(sysconfig.get_path("purelib") + "\n")
+    return home / "venv" / "bin" / "fedglm"
+
+
+def run(installed, *arguments, folder):
+    done = subprocess.run([installed, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_source_is_packed(installed):
+    code = "import fedglm.privacy.code_identity as c; print(c.__file__); print(c.code_sha256())"
+    python = installed.with_name("python")
+    done = subprocess.run([python, "-c", code], cwd=installed.parent, capture_output=True, text=True, check=True)
+    file, sha256 = done.stdout.splitlines()
+    assert file.startswith(str(installed.parents[1]))
+    assert sha256 == code_sha256()
+
+
+def test_a_federation_runs_and_is_verified(installed, tmp_path):
+    scenario = write_tiny(tmp_path)
+    arguments = ["--epsilon", "8", "--out", "run", "--json"]
+    summary = json.loads(run(installed, "simulate", str(scenario), *arguments, folder=tmp_path))
+    assert summary["rounds"] == 3
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "nothing is wrong" in run(installed, "audit", "verify", "run", folder=tmp_path)
+    assert "hospital" in run(installed, "simulate", "--list", folder=tmp_path)
+    run(installed, "audit", "report", "run", "--profile", "hipaa", folder=tmp_path)
