@@ -61,7 +61,7 @@ def ledger(
         except LedgerError as exc:
             raise LedgerError(str(exc).replace(str(copy), str(path))) from exc
     if as_json:
-        from fedglm.server.rows import to_json
+        from fedglm.run_folder.rows import to_json
 
         typer.echo(to_json(about, indent=1))
     else:
@@ -69,9 +69,9 @@ def ledger(
 
 
 def _policy(path: Path) -> "Policy":
+    from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.errors import PolicyError
     from fedglm.privacy.policy import MOST_BYTES, Policy
-    from fedglm.privacy.regular import read_regular
 
     try:
         text = read_regular(path, MOST_BYTES).decode()

@@ -78,7 +78,7 @@ def report(
     broken = None if gate is None else breaches(gate, facts, found)
     page, _ = write_audit_report(facts, found, profiles, broken)
     if as_json:
-        from fedglm.server.rows import to_json
+        from fedglm.run_folder.rows import to_json
 
         typer.echo(to_json(report_json(facts, found, profiles, broken), indent=1))
     else:

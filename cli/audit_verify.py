@@ -138,8 +138,8 @@ def _words(found: "Verification") -> str:
 
 
 def _key(text: str) -> "PublicKey":
+    from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.keys import PublicKey
-    from fedglm.privacy.regular import read_regular
     from fedglm.privacy.site_identity import MOST_BYTES, SiteIdentity
 
     path = Path(text)

@@ -15,8 +15,8 @@ from fedglm.cli.client_plan import plan
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
-    from fedglm.client.findings import Finding
     from fedglm.client.site_folder import Site
+    from fedglm.core.findings import Finding
 
 app = typer.Typer(help="A site: its keys, its policy, its node.", no_args_is_help=True)
 
@@ -214,7 +214,7 @@ def _new_passphrase() -> str:
 def _take_kit(kit: Path, out: Path) -> None:
     """Copy what the kit holds, but for what is there already: somebody may have filled it in."""
     from fedglm.client.site_settings import KIT_FILE, SITE_FILE, SiteError
-    from fedglm.privacy.durable import storage_errors
+    from fedglm.core.files import storage_errors
 
     if not (kit / KIT_FILE).is_file():
         raise SiteError(f"{kit} holds no {KIT_FILE}: name the folder of the kit that the server's operator handed over")
@@ -250,9 +250,9 @@ def _daemon(site: "Site") -> "Daemon":
 
 def _refuse_unfit(site: "Site") -> None:
     """Do not start a node that would not do its work; say what is wrong."""
-    from fedglm.client.findings import failures
     from fedglm.client.preflight import preflight
     from fedglm.client.site_settings import SiteError
+    from fedglm.core.findings import failures
 
     findings = preflight(site.folder)
     found = failures(findings)

@@ -76,7 +76,7 @@ def compare(
 
     from fedglm.cli.comparison_tables import print_comparison
     from fedglm.cli.progress import Progress
-    from fedglm.server.rows import to_json
+    from fedglm.run_folder.rows import to_json
     from fedglm.simulations.compare import Contender
     from fedglm.simulations.compare import compare as run
     from fedglm.simulations.comparison_json import comparison_json

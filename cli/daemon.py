@@ -21,9 +21,9 @@ from types import FrameType
 
 import typer
 
-from fedglm.privacy.durable import storage_errors, write_atomically
-from fedglm.privacy.file_lock import held
-from fedglm.privacy.parent_process import bond
+from fedglm.core.files import storage_errors, write_atomically
+from fedglm.core.locks import held
+from fedglm.core.parent_process import bond
 
 MARK = "FEDGLM_DAEMON"
 """Environment variable that names the daemon, in it and in all that it starts."""

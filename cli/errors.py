@@ -46,7 +46,7 @@ def explain(exc: BaseException) -> str | None:
         return f"not allowed: {exc}"
     from fedglm.cli.daemon import DaemonError
     from fedglm.client.site_settings import SiteError
-    from fedglm.privacy.durable import StorageError
+    from fedglm.core.files import StorageError
     from fedglm.privacy.errors import PrivacyError
     from fedglm.server.errors import ProjectError
 
@@ -65,11 +65,11 @@ def _is_of_a_run(exc: BaseException) -> bool:
     from fedglm.client.state import StateError
     from fedglm.client.training import TrainingError
     from fedglm.compression.errors import CodecError
+    from fedglm.run_folder.folder import RunFolderError
+    from fedglm.run_folder.record import ReportError
     from fedglm.server.checkpoint import CheckpointError
     from fedglm.server.exchange import Stopped
     from fedglm.server.participants import FederationError
-    from fedglm.simulations.run_folder import RunFolderError
-    from fedglm.simulations.run_record import ReportError
     from fedglm.simulations.scenario import ScenarioError
 
     known = (

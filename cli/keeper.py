@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from fedglm.privacy.parent_process import bond
+from fedglm.core.parent_process import bond
 
 LIVED_S: Final = 15.0
 """A program that has lived so long has read its arguments and files."""

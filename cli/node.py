@@ -10,7 +10,7 @@ from typing import Final
 from fedglm.client.link_evidence import LinkWatch
 from fedglm.client.site_folder import open_site
 from fedglm.client.supernode import run_node
-from fedglm.privacy.parent_process import end_with_parent
+from fedglm.core.parent_process import end_with_parent
 
 LOG: Final = logging.getLogger(__name__)
 

@@ -74,7 +74,7 @@ def run(
     console = wide_console()
     summary = _conduct(opened, called, chosen, tries=tries, patience=patience, quiet=as_json)
     if as_json:
-        from fedglm.server.rows import to_json
+        from fedglm.run_folder.rows import to_json
 
         typer.echo(to_json(summary, indent=1))
         return
@@ -128,10 +128,10 @@ def _conduct(
     """Prepare the run, see it through, and write down what it came to."""
     import json
 
-    from fedglm.privacy.durable import write_atomically
+    from fedglm.core.files import write_atomically
+    from fedglm.run_folder.rows import to_json, total_bytes
     from fedglm.server.enrolment import enrolled_sites
     from fedglm.server.errors import ProjectError
-    from fedglm.server.rows import to_json, total_bytes
     from fedglm.server.run_file import DONE, ROUNDS, read_lines
     from fedglm.simulations.deploy import is_prepared, make, prepare, release, stated
 

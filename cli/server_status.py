@@ -11,13 +11,13 @@ from rich.table import Table
 from fedglm.cli.daemon import Daemon
 from fedglm.cli.tables import wide_console
 from fedglm.privacy.errors import PrivacyError
+from fedglm.run_folder.progress import is_run, read_view
 from fedglm.server.certificates import read_certificate
 from fedglm.server.control import Control, Node
 from fedglm.server.enrolment import enrolled_sites, provisioned_sites, revoked_sites
 from fedglm.server.errors import ProjectError
 from fedglm.server.preflight import certificate_findings
 from fedglm.server.project import Project
-from fedglm.server.run_view import is_run, read_view
 from fedglm.server.submission import submissions
 
 _MOST_RUNS = 10  # the newest, in the table

@@ -53,7 +53,7 @@ def simulate(
 
     from fedglm.cli.progress import Progress
     from fedglm.cli.tables import print_summary
-    from fedglm.server.rows import to_json
+    from fedglm.run_folder.rows import to_json
     from fedglm.simulations.engines import checked_engine
     from fedglm.simulations.simulate import simulate as run
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # else `--help` would wait for rich's tables
     from rich.console import Console, Group
     from rich.table import Table
 
-    from fedglm.server.run_view import RunView
+    from fedglm.run_folder.progress import RunView
 
 _LOOK_S = 1.0
 _MOST_KEPT_OUT = 8  # in the table, the latest
@@ -34,8 +34,8 @@ def watch(
 
     It only reads. Ctrl-C ends the watching, and not the run.
     """
+    from fedglm.run_folder.progress import is_run, read_view
     from fedglm.server.errors import ProjectError
-    from fedglm.server.run_view import is_run, read_view
 
     if not is_run(folder):
         raise ProjectError(f"{folder} holds no run: name a folder in runs/, of a project or of fedglm simulate")
@@ -64,7 +64,7 @@ def watch(
 
 def _print_changes(folder: Path, console: "Console") -> None:
     """For a file or a pipe: a frame whenever a round or the state is another one, until the run ends."""
-    from fedglm.server.run_view import read_view
+    from fedglm.run_folder.progress import read_view
 
     told = None
     while told is None or told[0] not in ("done", "failed"):

@@ -27,14 +27,14 @@ from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Outcome, Permit
 from fedglm.compression.codec import CodecError, decode
 from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report, Seal, Sealed
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
+from fedglm.core.code_identity import code_sha256
+from fedglm.core.files import write_atomically
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Charge
 from fedglm.privacy.checkpoint import Checkpoint
-from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving
-from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.log_entries import signature

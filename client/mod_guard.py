@@ -17,7 +17,7 @@ from flwr.common.serde import recorddict_to_proto
 
 from fedglm.client.no_answer import Withheld
 from fedglm.compression.messages import RECORD
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving

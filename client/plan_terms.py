@@ -12,14 +12,14 @@ from pathlib import Path
 from fedglm.client.recipe import Recipe, RecipeError
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
+from fedglm.core.code_identity import code_sha256
+from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.accountant import spent
-from fedglm.privacy.code_identity import code_sha256
 from fedglm.privacy.custody import POLICY
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.plan import MAX_BYTES_AS_TEXT, SignedPlan
 from fedglm.privacy.policy import Policy
 from fedglm.privacy.policy_rules import PLAN_RULES, broken_rules
-from fedglm.privacy.regular import read_regular
 
 
 @dataclass(frozen=True)

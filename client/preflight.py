@@ -9,12 +9,12 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fedglm.client.findings import Finding, failure, ok, warning
 from fedglm.client.preflight_custody import check_keys, check_policy
 from fedglm.client.preflight_data import check_data
 from fedglm.client.preflight_link import check_authority, check_link
 from fedglm.client.site_folder import Site, open_site
 from fedglm.client.site_settings import SiteError
+from fedglm.core.findings import Finding, failure, ok, warning
 
 _PATIENCE_S = 10.0  # for the server to answer
 _LEAST_FREE, _ENOUGH_FREE = 100 * 2**20, 2**30  # bytes; a node keeps about three copies of the model

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from fedglm.client.findings import Finding, failure, ok, warning
 from fedglm.client.site_budget import read_budget
 from fedglm.client.site_folder import Site
 from fedglm.client.site_keys import flower_public
 from fedglm.client.site_settings import SiteError
+from fedglm.core.findings import Finding, failure, ok, warning
 from fedglm.privacy.custody import POLICY, is_established
 from fedglm.privacy.errors import PolicyError, PrivacyError
 from fedglm.privacy.policy import ANY, Policy, load_policy

@@ -18,9 +18,9 @@ from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.reading import MissingField, Row, read_rows
 from fedglm.autoglm.records import class_of, name_of, numbers, text_of
 from fedglm.autoglm.row_faults import Place, Reason, RowError, RowFaults
-from fedglm.client.findings import Finding, failure, ok, warning
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import DataSection
+from fedglm.core.findings import Finding, failure, ok, warning
 
 HARMLESS: Final[frozenset[Reason]] = frozenset({"blank"})
 """Rows that say nothing: to leave them out loses nothing."""

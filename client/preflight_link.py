@@ -16,9 +16,9 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from fedglm.client.findings import Finding, failure, ok, warning
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import host_and_port
+from fedglm.core.findings import Finding, failure, ok, warning
 
 MOST_AHEAD_S, MOST_BEHIND_S = 5.0, 300.0
 """By how much a node's clock may differ from its server's."""

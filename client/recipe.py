@@ -17,9 +17,9 @@ from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.models import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.sources import check_source, kind_of
-from fedglm.client.toml_settings import read_settings
 from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.core.toml_settings import read_settings
 
 OWN = "site"
 """Stands where a path would: each site has its own."""

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedglm.client.site_settings import SiteError
+from fedglm.core.files import create_privately, storage_errors, write_atomically
 from fedglm.privacy.custody_log import CustodyLog
-from fedglm.privacy.durable import create_privately, storage_errors, write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.key_files import lock, read_key
 from fedglm.privacy.keys import SigningKey

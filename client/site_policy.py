@@ -9,9 +9,9 @@ from typing import NamedTuple
 from fedglm.client.preflight_data import HARMLESS, UnfitError, count_rows
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
+from fedglm.core.files import write_atomically
 from fedglm.privacy.custody import KEY, LEDGER, POLICY, establish, is_established
 from fedglm.privacy.custody_log import CustodyLog
-from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.policy import MOST_BYTES, Policy, sign_policy
 from fedglm.privacy.signed_log import LOG

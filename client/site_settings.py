@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from fedglm.autoglm.bundled import BUNDLES
 from fedglm.autoglm.row_faults import RowFaults
 from fedglm.autoglm.sources import check_source
-from fedglm.client.toml_settings import Settings, read_settings
+from fedglm.core.toml_settings import Settings, read_settings
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.site_identity import checked_site_name

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.privacy.vault import MAGIC, Vault
 
 PRIVATE = 0o600

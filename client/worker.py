@@ -28,9 +28,9 @@ from fedglm.client.node import Node
 from fedglm.client.site_folder import Site, open_site
 from fedglm.client.site_settings import KIT_FILE, SITE_FILE
 from fedglm.client.worker_link import AGAIN, LOG, MOST_BYTES, SOCKET, in_folder, send
-from fedglm.privacy.code_identity import code_sha256
+from fedglm.core.code_identity import code_sha256
+from fedglm.core.locks import held
 from fedglm.privacy.custody import POLICY
-from fedglm.privacy.file_lock import held
 
 LOCK = "worker.lock"
 MOST_LOG_BYTES = 8 << 20

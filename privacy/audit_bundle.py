@@ -9,16 +9,16 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedglm.core.canonical_json import canonical_json
+from fedglm.core.files import write_atomically
+from fedglm.core.untrusted_files import check_regular, read_regular
 from fedglm.privacy.audit_lines import LINES
 from fedglm.privacy.bundle_contents import MANIFEST, ROLES, SIGNATURE, check_sizes, most_of
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.chained_file import now
-from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.opened_bundle import CONTEXT, unpacked
 from fedglm.privacy.proofs import sound_log
-from fedglm.privacy.regular import check_regular, read_regular
 from fedglm.privacy.signed_log import LOG
 from fedglm.privacy.snapshot import content_of, snapshot
 

@@ -4,10 +4,10 @@ import sys
 from itertools import zip_longest
 from typing import Final
 
+from fedglm.core.untrusted_files import regular_lines
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.log_entries import MOST_BYTES
-from fedglm.privacy.regular import regular_lines
 
 LINES: Final = "log.jsonl"
 

@@ -7,9 +7,9 @@ that it took, and each site's log shows how the server's stood when they sealed 
 import hashlib
 from typing import Any
 
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from fedglm.core.processes import in_processes
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
@@ -12,7 +13,6 @@ from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.run_files import DONE, ROUNDS, SUMMARY, RunFiles
 from fedglm.privacy.signed_messages import is_reported
-from fedglm.privacy.workers import in_processes
 
 _PIECE: Final = 10_000
 """Updates whose signatures are looked at by one process; each takes longer than all else about it."""

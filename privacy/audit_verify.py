@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.audit_asked import SERVER, Asked
 from fedglm.privacy.audit_checks import Check, Scope, Verdict, failed, verdict
 from fedglm.privacy.audit_log import KnownKeys, LogRecord
@@ -31,7 +32,6 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.opened_bundle import Bundle, unpacked
 from fedglm.privacy.proofs import check_proof, proof_key
-from fedglm.privacy.regular import read_regular
 from fedglm.privacy.run_files import RunFiles
 from fedglm.privacy.signed_log import AUDIT, LOG
 

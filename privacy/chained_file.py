@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final
 
-from fedglm.privacy.durable import FREE_SOME, StorageError, new_file
+from fedglm.core.files import FREE_SOME, StorageError, new_file
 from fedglm.privacy.errors import PrivacyError
 
 SHORT: Final = 32

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
+from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
-from fedglm.privacy.canonical import canonical_json, read_canonical_json
 from fedglm.privacy.chained_file import Head, is_sha256
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism

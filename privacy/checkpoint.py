@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.log_entries import KINDS

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.privacy.durable import create_privately, storage_errors
+from fedglm.core.files import create_privately, storage_errors
 from fedglm.privacy.errors import PrivacyError
 
 SALT_BYTES: Final = 32

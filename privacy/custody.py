@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from fedglm.core.files import write_atomically
 from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.commitment import Field, commitment, site_salt
 from fedglm.privacy.custody_log import CustodyLog, Leaving, open_log
-from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger

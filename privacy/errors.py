@@ -6,7 +6,7 @@
     ├── LogError       the signed log is damaged, contradicts the ledger, or cannot be written
     └── PolicyError    the policy is malformed, unsigned, or signed by another key
 
-Files that cannot be written are `StorageError` (`privacy/durable.py`).
+Files that cannot be written are `StorageError` (`core/files.py`).
 """
 
 

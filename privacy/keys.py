@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
-from fedglm.privacy.durable import create_privately
+from fedglm.core.files import create_privately
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.key_files import lock, read_key
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.charges import PURPOSES
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.mechanism import Mechanism

@@ -14,11 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from fedglm.core.untrusted_files import check_regular
 from fedglm.privacy.chained_file import is_sha256
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.log_entries import MOST_BYTES
-from fedglm.privacy.regular import check_regular
 from fedglm.privacy.signed_log import SignedLog
 
 _SUPER_JOURNAL: Final = bytes.fromhex("d9d505f920a163d7")

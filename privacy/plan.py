@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
 from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
@@ -53,7 +53,7 @@ class RunPlan:
         layout: SHA-256 (hex) of the model's layout: names and shapes.
         model: SHA-256 (hex) of the weights that the run starts from, version 0.
         recipe: How model and training are made, for nodes that are not told otherwise; at most 20,000 characters.
-        code: SHA-256 (hex) of the code that the run is of: `privacy.code_identity.code_sha256`.
+        code: SHA-256 (hex) of the code that the run is of: `core.code_identity.code_sha256`.
 
     Raises:
         PrivacyError: A field is out of its bounds, or the steps contradict each other; the message names it.

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
+from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.errors import PolicyError
 from fedglm.privacy.keys import PublicKey, SigningKey
-from fedglm.privacy.regular import read_regular
 
 MOST_BYTES = 65536
 """Longest policy file that is read."""

@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from fedglm.privacy.durable import storage_errors
+from fedglm.core.files import storage_errors
 from fedglm.privacy.errors import PrivacyError
 
 _MOST_BYTES = 8192  # PEM of a locked key needs about 500

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.core.canonical_json import canonical_json, read_canonical_json
+from fedglm.core.files import storage_errors, sync_folder, write_atomically
 from fedglm.privacy.chained_file import now
-from fedglm.privacy.durable import storage_errors, sync_folder, write_atomically
 from fedglm.privacy.errors import PrivacyError, Refusal
 
 MOST_BYTES: Final = 1 << 20

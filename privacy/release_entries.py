@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.log_entries import CHARGES, TIME, read_entry
 
 _OF_ROW: Final = ("data_set", "commitment", "purpose", "plan", "policy", "run", "mechanism")

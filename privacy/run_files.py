@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from fedglm.core.untrusted_files import read_regular, regular_lines
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.regular import read_regular, regular_lines
 
 ROUNDS, SUMMARY, DONE = "rounds.jsonl", "summary.json", "done.json"
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import SIGNATURE_BYTES, PublicKey, SigningKey
 

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from fedglm.privacy.durable import create_privately
+from fedglm.core.files import create_privately
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.key_files import LEAST_CHARACTERS
 from fedglm.privacy.passphrase import passphrase_of

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Final
 
+from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.chained_file import Head
-from fedglm.privacy.durable import storage_errors, write_atomically
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 

@@ -9,7 +9,7 @@ from queue import Queue
 from flwr.supercore.logger import mirror_output_to_queue, restore_output
 from flwr.superlink.runtime import run_serverapp
 
-from fedglm.privacy.parent_process import end_with_parent
+from fedglm.core.parent_process import end_with_parent
 from fedglm.server.project import opened_from_environment
 
 

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedglm.privacy.durable import create_privately, write_atomically
+from fedglm.core.files import create_privately, write_atomically
 from fedglm.server.errors import ProjectError
 
 AUTHORITY_DAYS = 3650

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 
 KEPT = 2
 _DRIFT = "robust/drift"

@@ -6,7 +6,7 @@ A key that was revoked once is never taken again, under whatever name. A name ha
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedglm.privacy.durable import storage_errors, write_atomically
+from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.site_identity import MOST_BYTES, SiteIdentity, checked_site_name
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import Project

@@ -15,9 +15,9 @@ from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
+from fedglm.run_folder.rows import to_json
 from fedglm.server.federation import Row
 from fedglm.server.participants import Participant, refusal_of
-from fedglm.server.rows import to_json
 
 _RULE = re.compile(r"refused by rule ([a-z][a-z0-9-]{0,63}):")
 

@@ -10,7 +10,7 @@ import numpy as np
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
-from fedglm.privacy.code_identity import code_sha256
+from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from fedglm.compression.codec import Update, decode
-from fedglm.privacy.durable import storage_errors
+from fedglm.core.files import storage_errors
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.privacy.policy import Policy
 from fedglm.privacy.site_identity import checked_site_name
 from fedglm.server.certificates import read_certificate

@@ -11,12 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fedglm.privacy.errors import PrivacyError
+from fedglm.run_folder.progress import DONE, EVENTS, FAILED, ROUNDS, RUN, RunView, is_run, read_view
 from fedglm.server.certificates import read_certificate
 from fedglm.server.control import Control, Node
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import Project
-from fedglm.server.run_view import DONE, EVENTS, FAILED, ROUNDS, RUN, RunView, is_run, read_view
 
 _MOST_RUNS = 10  # those of which something was written last
 _FILES = (RUN, ROUNDS, EVENTS, DONE, FAILED)

@@ -7,8 +7,8 @@ import numpy as np
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
+from fedglm.core.untrusted_text import cleaned
 from fedglm.server.aggregation import public_weights
-from fedglm.server.stranger_text import cleaned
 
 LOST: Final = frozenset(
     int(code)

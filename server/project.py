@@ -23,7 +23,7 @@ from typing import Annotated, Any, Self
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedglm.privacy.durable import storage_errors, write_atomically
+from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.site_identity import checked_site_name
 from fedglm.server.certificates import checked_host, issue_certificate, make_authority, read_certificate

@@ -8,7 +8,7 @@ The file is there before the run's first message leaves. A run without one is no
 import contextlib
 from pathlib import Path
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 
 FOLDER = "reply-limits"
 

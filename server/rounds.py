@@ -20,7 +20,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import HEADER, ModelVersions
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
-from fedglm.privacy.durable import StorageError
+from fedglm.core.files import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger import BUDGET_RULE
 from fedglm.server.evidence import Evidence, fault_of

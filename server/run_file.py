@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.signed_log import AUDIT, LOG

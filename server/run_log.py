@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedglm.privacy.durable import storage_errors, write_atomically
+from fedglm.core.files import storage_errors, write_atomically
+from fedglm.run_folder.rows import to_lines
 from fedglm.server.federation import Row
-from fedglm.server.rows import to_lines
 from fedglm.server.run_file import DONE, EVENTS, FAILED, ROUNDS, write_failure
 
 

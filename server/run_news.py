@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
+from fedglm.core.untrusted_text import cleaned
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.project import Project
 from fedglm.server.run_file import EVENTS, ROUNDS, read_lines
-from fedglm.server.stranger_text import cleaned
 
 _REFUSALS = {"refused": "refuses", "turned-away": "is turned away"}
 _PATIENCE_S = 15.0  # before a round that has not begun is worth a word

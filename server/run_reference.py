@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.server.errors import ProjectError
 from fedglm.server.reference_check import ReferenceLosses
 from fedglm.server.run_file import read_kept

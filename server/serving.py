@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedglm.privacy.file_lock import held
+from fedglm.core.locks import held
 from fedglm.server.errors import ProjectError
 
 _LOCK = "serving.lock"

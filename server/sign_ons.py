@@ -5,7 +5,7 @@ state/sign-ons/NAME     an empty file, whose time says when
 
 from pathlib import Path
 
-from fedglm.privacy.durable import storage_errors
+from fedglm.core.files import storage_errors
 
 FOLDER = "sign-ons"
 

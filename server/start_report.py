@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.server.asgi import Application, Scope, ask
 from fedglm.server.control import Changes, Control, end_orphans, reconcile
 from fedglm.server.project import Project

@@ -35,9 +35,9 @@ from fedglm.compression.arrays import flatten, float_layout, unflatten
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
+from fedglm.core.untrusted_text import cleaned
 from fedglm.server.aggregation import public_weights
 from fedglm.server.robust import limits_of
-from fedglm.server.stranger_text import cleaned
 
 MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
 """Strategies that need only the weighted mean of the models. A subclass may need more, so the type must be exact."""

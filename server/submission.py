@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.server.control import Control
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import CONNECTION, Project

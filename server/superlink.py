@@ -22,8 +22,8 @@ from typing import Any, Final
 
 import uvicorn
 
-from fedglm.privacy.local_peers import is_own
-from fedglm.privacy.parent_process import end_with_parent
+from fedglm.core.local_peers import is_own
+from fedglm.core.parent_process import end_with_parent
 from fedglm.server.app_launcher import AppLauncher
 from fedglm.server.asgi import Application, Receive, Scope, Send
 from fedglm.server.control_door import ControlDoor

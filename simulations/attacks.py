@@ -18,12 +18,12 @@ from fedglm.privacy.accountant import spent, usual_delta
 from fedglm.privacy.attack_scores import Auc, mean_auc
 from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.signed_log import AUDIT
+from fedglm.run_folder.record import ReportError
 from fedglm.server.run_file import RunFile
 from fedglm.simulations.attacked_site import ATTACKS, AttackedSite, TooLittle, Variant
 from fedglm.simulations.audited import AuditedRun, open_run
 from fedglm.simulations.empirical import ATTACK, AttackAudit, AttackFigures
 from fedglm.simulations.privacy import delta_of, plan_noise
-from fedglm.simulations.run_record import ReportError
 
 DEFAULT_EPSILON: Final = 8.0
 """Of the variants with noise, where the run itself has none."""

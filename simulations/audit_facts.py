@@ -15,8 +15,8 @@ from fedglm.privacy.log_entries import CHARGES
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy
 from fedglm.privacy.signed_log import AUDIT
+from fedglm.run_folder.record import ReportError, RunRecord, read_run
 from fedglm.simulations.empirical import ATTACK, CANARIES, AttackAudit, CanaryAudit
-from fedglm.simulations.run_record import ReportError, RunRecord, read_run
 
 _LATER: Final = ("sealed", "model")
 """Checks that are open while a run is under way."""

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fedglm.core.files import write_atomically
 from fedglm.privacy.audit_checks import Verdict, failed, missing, told
-from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.signed_log import AUDIT
-from fedglm.server.rows import to_json
+from fedglm.run_folder.record import ReportError
+from fedglm.run_folder.rows import to_json
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
 from fedglm.simulations.audit_flow import data_flow
 from fedglm.simulations.audit_gate import Breach
@@ -28,7 +29,6 @@ from fedglm.simulations.audit_words import (
 from fedglm.simulations.markup import Column, Html, element, folded, isolated, section, table
 from fedglm.simulations.report import page
 from fedglm.simulations.report_sections import figure
-from fedglm.simulations.run_record import ReportError
 from fedglm.simulations.wording import counted
 
 PAGE, JSON = "report.html", "report.json"

@@ -12,13 +12,13 @@ from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.examples import Examples
 from fedglm.client.audit_bench import Bench
 from fedglm.compression.downlink import vector_sha256
+from fedglm.core.code_identity import code_sha256
+from fedglm.core.files import storage_errors
 from fedglm.privacy.chained_file import now
-from fedglm.privacy.code_identity import code_sha256
-from fedglm.privacy.durable import storage_errors
 from fedglm.privacy.signed_log import AUDIT
+from fedglm.run_folder.record import ReportError
 from fedglm.server.run_file import INITIAL, RUN
 from fedglm.simulations.nodes import Stage, build_stage
-from fedglm.simulations.run_record import ReportError
 from fedglm.simulations.scenario import Scenario
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from fedglm.run_folder.folder import RunFolderError
 from fedglm.simulations.engines import Engine
 from fedglm.simulations.report import write_comparison
-from fedglm.simulations.run_folder import RunFolderError
 from fedglm.simulations.scenario import Scenario
 from fedglm.simulations.simulate import Audience, simulate
 from fedglm.simulations.to_target import Comparison, ComparisonRow, compare_runs

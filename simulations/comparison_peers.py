@@ -1,6 +1,6 @@
 """What each codec stands for in the field, so that a comparison reads as one of methods and not of names."""
 
-from fedglm.simulations.run_record import RunRecord
+from fedglm.run_folder.record import RunRecord
 
 _WITH = ", with error feedback"
 _STANDS_FOR = {

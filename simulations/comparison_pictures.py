@@ -8,6 +8,7 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedglm.run_folder.record import RunRecord, Traffic
 from fedglm.simulations.axes import (
     DASH_DOT,
     DASHED,
@@ -23,7 +24,6 @@ from fedglm.simulations.axes import (
 from fedglm.simulations.comparison_wording import name_of
 from fedglm.simulations.inline_svg import Ink, inline_svg
 from fedglm.simulations.markup import Html, clean
-from fedglm.simulations.run_record import RunRecord, Traffic
 from fedglm.simulations.to_target import Comparison, Standing
 from fedglm.simulations.wording import byte_count, significant
 

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from fedglm.run_folder.record import number
 from fedglm.simulations.comparison_peers import stands_for
 from fedglm.simulations.comparison_wording import label_lines, mean_and_range, rounds, times_fewer
 from fedglm.simulations.markup import Column, Html, element, folded, join, section, table
-from fedglm.simulations.run_record import number
 from fedglm.simulations.to_target import Comparison, Spread, Standing, Trial, Way
 from fedglm.simulations.wording import ABSENT, byte_count, metric_value, significant, times, whole
 

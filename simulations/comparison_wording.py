@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
+from fedglm.run_folder.record import RunRecord
 from fedglm.simulations.guarantees import epsilons, is_noised, node_guarantee
-from fedglm.simulations.run_record import RunRecord
 from fedglm.simulations.to_target import Comparison, Spread, Standing
 from fedglm.simulations.wording import ABSENT
 

@@ -9,10 +9,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
+from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.plan import RunPlan
-from fedglm.privacy.regular import read_regular
-from fedglm.simulations.run_record import ReportError
+from fedglm.run_folder.record import ReportError
 
 CANARIES, ATTACK = "canaries.json", "attack.json"
 """Files of a run's `audit/`."""

@@ -52,8 +52,8 @@ def _answer(message: Message, context: Context) -> Message:
         from fedglm.client import deployed
 
         return deployed.app(message, context)
+    from fedglm.run_folder.folder import RunFolder
     from fedglm.simulations.nodes import SimulatedNodes, make_app
-    from fedglm.simulations.run_folder import RunFolder
 
     scenario = _scenario(context, int(context.node_config[_PARTITIONS]))
     nodes = SimulatedNodes(scenario.to_toml(), RunFolder(_folder(context, scenario)).nodes)

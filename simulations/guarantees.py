@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedglm.privacy.statement import client_guarantee
-from fedglm.simulations.run_record import RunRecord, count, number
+from fedglm.run_folder.record import RunRecord, count, number
 from fedglm.simulations.wording import ABSENT, significant
 
 _NODES = client_guarantee(1.0, 0.1).partition(":")[0] + ":"

@@ -7,6 +7,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedglm.run_folder.record import RunRecord, Score, Traffic
 from fedglm.simulations.axes import (
     DASH_DOT,
     DASHED,
@@ -23,7 +24,6 @@ from fedglm.simulations.axes import (
 )
 from fedglm.simulations.inline_svg import Ink, inline_svg
 from fedglm.simulations.markup import Html
-from fedglm.simulations.run_record import RunRecord, Score, Traffic
 from fedglm.simulations.wording import byte_count, counted, fewer, metric_value, significant, times
 
 Measure = Literal["metric", "loss"]

@@ -1,10 +1,10 @@
 """A run's privacy on its page: each guarantee, for whom and against whom; where there is none, that, loudly."""
 
+from fedglm.run_folder.record import RunRecord, number
 from fedglm.simulations.guarantees import NodeGuarantee, delta_text, node_guarantee, statements
 from fedglm.simulations.markup import Html, element, join, pairs, prose
 from fedglm.simulations.pictures import epsilon_by_round
 from fedglm.simulations.report_sections import figure
-from fedglm.simulations.run_record import RunRecord, number
 from fedglm.simulations.wording import ABSENT, significant
 
 _NONE_GIVEN = "No privacy guarantee"

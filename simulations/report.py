@@ -7,7 +7,8 @@ it can be mailed, archived and printed. The same files in the run folder give th
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
+from fedglm.run_folder.record import RunRecord, read_run
 from fedglm.simulations import (
     comparison_privacy,
     comparison_results,
@@ -17,7 +18,6 @@ from fedglm.simulations import (
     site_section,
 )
 from fedglm.simulations.markup import Html, element, join
-from fedglm.simulations.run_record import RunRecord, read_run
 from fedglm.simulations.to_target import TOLERANCE, ComparisonRow, compare_runs
 
 _FILE = "report.html"

@@ -3,6 +3,7 @@
 import math
 from statistics import median
 
+from fedglm.run_folder.record import RoundRecord, RunRecord, Score, Traffic, count, number
 from fedglm.simulations.guarantees import delta_text, is_noised, node_guarantee
 from fedglm.simulations.markup import Column, Html, element, folded, isolated, join, pairs, section, table
 from fedglm.simulations.pictures import (
@@ -11,7 +12,6 @@ from fedglm.simulations.pictures import (
     traffic_by_round,
     written,
 )
-from fedglm.simulations.run_record import RoundRecord, RunRecord, Score, Traffic, count, number
 from fedglm.simulations.wording import (
     ABSENT,
     byte_count,

@@ -15,16 +15,17 @@ from fedglm.autoglm.models import save_release
 from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.precision import choose_precision
+from fedglm.core.files import StorageError, storage_errors
 from fedglm.privacy.custody import FOLDER, LEDGER
-from fedglm.privacy.durable import StorageError, storage_errors
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.signed_log import LOG
+from fedglm.run_folder.folder import RunFolder
+from fedglm.run_folder.rows import total_bytes
 from fedglm.server.app import build_server_app
 from fedglm.server.client_privacy import plan_client_privacy
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Listener, Plan, Row
 from fedglm.server.participants import FederationError
-from fedglm.server.rows import total_bytes
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
@@ -40,7 +41,6 @@ from fedglm.simulations.privacy import (
 )
 from fedglm.simulations.references import reference_losses
 from fedglm.simulations.report import write_report
-from fedglm.simulations.run_folder import RunFolder
 from fedglm.simulations.scenario import Scenario
 
 Summary = dict[str, Any]

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from fedglm.run_folder.record import RunRecord, SiteRecord
 from fedglm.simulations.markup import Column, Html, element, folded, isolated, join, section, table
 from fedglm.simulations.report_sections import figure, spread
-from fedglm.simulations.run_record import RunRecord, SiteRecord
 from fedglm.simulations.site_picture import DRAWN_SITES, NAMED_SITES, measured, ranked, site_results
 from fedglm.simulations.wording import difference, metric_value, significant, whole
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from fedglm.simulations.run_record import RoundRecord, RunRecord, Traffic, read_run
+from fedglm.run_folder.record import RoundRecord, RunRecord, Traffic, read_run
 
 TOLERANCE = 1.01
 Way = Literal["up", "down", "total"]

@@ -1,7 +1,7 @@
 """Sites that permit what a test asks for, and the plans of a server that they listen to."""
 
 from fedglm.client.node import Permit
-from fedglm.privacy.code_identity import code_sha256
+from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.custody import Custody, establish, is_established
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.mechanism import Mechanism

@@ -12,9 +12,9 @@ from pathlib import Path
 from audited_run import SITES, kept_run, make_run, small_nodes
 from custodies import SERVER
 
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export
 from fedglm.privacy.audit_verify import Verification, verify_anything
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.proofs import prove_entry
 

@@ -9,6 +9,7 @@ import pytest
 from fedglm.client import audit_bench
 from fedglm.privacy.accountant import usual_delta
 from fedglm.privacy.noise import GaussianNoise
+from fedglm.run_folder.record import ReportError
 from fedglm.simulations import attacked_site, attacks, deploy
 from fedglm.simulations import audited as audited_runs
 from fedglm.simulations.attacked_site import ATTACKS as TRIED
@@ -16,7 +17,6 @@ from fedglm.simulations.attacked_site import AttackedSite, Variant
 from fedglm.simulations.attacks import attack_run, noise_of, variants
 from fedglm.simulations.audited import open_run
 from fedglm.simulations.empirical import ATTACK, AttackAudit
-from fedglm.simulations.run_record import ReportError
 from fedglm.simulations.scenario import Scenario, scenario_text
 
 TOKENS = {"tokens of a site", "tokens of one record"}

@@ -9,9 +9,9 @@ from audit_files import broken_by, statuses
 from audited_run import SITES, Chain, make_run
 from custodies import MECHANISM, SERVER
 
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError

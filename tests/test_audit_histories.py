@@ -20,9 +20,9 @@ from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog
+from fedglm.run_folder.rows import to_lines
 from fedglm.server import federation, sealing
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.rows import to_lines
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

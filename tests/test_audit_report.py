@@ -11,10 +11,10 @@ from run_files import checked, read
 
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.keys import SigningKey
+from fedglm.run_folder.record import ReportError
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import profile_names, read_profile, write_audit_report
-from fedglm.simulations.run_record import ReportError
 
 
 def test_what_the_records_show_is_held(run):

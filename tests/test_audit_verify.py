@@ -13,9 +13,9 @@ from custodies import MECHANISM, SERVER
 from ledgers import tamper
 
 from fedglm.client import gate
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.custody import Custody, establish
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import PrivacyError

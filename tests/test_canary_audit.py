@@ -16,14 +16,14 @@ from fedglm.client.audit_trials import TRIALS, run_trial, run_trials
 from fedglm.client.canary_audit import audited_mechanism, gradient_canaries, record_canaries
 from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.downlink import vector_sha256
-from fedglm.privacy.code_identity import code_sha256
+from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.noise import GaussianNoise
+from fedglm.run_folder.record import ReportError
 from fedglm.simulations import empirical
 from fedglm.simulations.canaries import audit_canaries
 from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.simulations.nodes import build_stage
-from fedglm.simulations.run_record import ReportError
 from fedglm.simulations.scenario import Scenario, scenario_text
 
 NOISE = GaussianNoise()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import Process, rows_of, temporary_files
 
-from fedglm.simulations.run_folder import RunFolder, RunFolderError
+from fedglm.run_folder.folder import RunFolder, RunFolderError
 
 
 def jsonl(path, rows):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fedglm.autoglm.parameters import to_vector
 from fedglm.cli.progress import Progress
 from fedglm.cli.tables import print_summary
-from fedglm.simulations.run_folder import RunFolder
+from fedglm.run_folder.folder import RunFolder
 from fedglm.simulations.scenario import Scenario
 
 ROUND_KEYS = {

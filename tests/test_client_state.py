@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedglm.client.state import NodeState, Pending, StateError
-from fedglm.privacy.durable import StorageError
+from fedglm.core.files import StorageError
 
 SIZE = 6
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fedglm.privacy.durable import StorageError, write_atomically
+from fedglm.core.files import StorageError, write_atomically
 
 
 def names(folder):
@@ -112,7 +112,7 @@ def test_a_reader_never_sees_half_a_file_however_the_writer_dies(tmp_path):
     program = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from fedglm.privacy.durable import write_atomically
+        from fedglm.core.files import write_atomically
         print("ready", flush=True)
         number = 0
         while True:

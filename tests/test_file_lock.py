@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 
-from fedglm.privacy.file_lock import held
+from fedglm.core.locks import held
 
 
 def hold(path, ready):

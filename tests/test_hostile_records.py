@@ -11,11 +11,11 @@ import zipfile
 import pytest
 
 from fedglm.client import audit_trials
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export, unpacked
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_run import RunFiles
 from fedglm.privacy.audit_verify import verify, verify_anything
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.log_entries import KINDS
@@ -24,8 +24,8 @@ from fedglm.privacy.opened_evidence import opened
 from fedglm.privacy.policy import load_policy
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.privacy.snapshot import content_of
+from fedglm.run_folder.record import ReportError, read_run
 from fedglm.simulations import empirical
-from fedglm.simulations.run_record import ReportError, read_run
 
 KEY = SigningKey.generate()
 JOURNAL = bytes.fromhex("d9d505f920a163d7")

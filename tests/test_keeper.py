@@ -15,7 +15,7 @@ from fedglm.cli.keeper import kept
 
 SLEEPER = """
 import sys, time
-from fedglm.privacy.parent_process import end_with_parent
+from fedglm.core.parent_process import end_with_parent
 end_with_parent()
 print("up", __import__("os").getpid(), flush=True)
 time.sleep(600)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from source_tree import ROOT, ROOTS, SETTINGS, SOURCES, root_of
 
-from fedglm.privacy.code_identity import PACKAGES
+from fedglm.core.code_identity import PACKAGES
 
 BASE = {"autoglm", "compression", "privacy"}
 MAY_IMPORT = {

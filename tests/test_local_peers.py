@@ -7,7 +7,7 @@ import threading
 import pytest
 from live_server import as_nobody
 
-from fedglm.privacy.local_peers import is_own, owner
+from fedglm.core.local_peers import is_own, owner
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])

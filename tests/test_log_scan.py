@@ -16,10 +16,10 @@ from custodies import MECHANISM
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy import log_scan, release_entries
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.charges import Charge, Row
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys import SigningKey

@@ -31,10 +31,10 @@ from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.custody import LEDGER
 from fedglm.privacy.signed_log import LOG
+from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.metrics import run_figures
 from fedglm.server.run_log import RunLog
-from fedglm.server.run_view import read_view
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import write_audit_report

@@ -11,12 +11,12 @@ from site_folders import NAME, make_project, make_site, write_site_file
 from tls_server import deaf_server, free_port, tls_server
 
 from fedglm.client import preflight as preflight_module
-from fedglm.client.findings import failures
 from fedglm.client.preflight import preflight
 from fedglm.client.preflight_link import MOST_AHEAD_S, MOST_BEHIND_S, check_authority
 from fedglm.client.site_folder import open_site
 from fedglm.client.site_keys import make_keys
 from fedglm.client.site_policy import sign_site_policy
+from fedglm.core.findings import failures
 from fedglm.privacy.charges import Charge
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.policy import Policy

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fedglm.privacy.durable import StorageError
+from fedglm.core.files import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey, SigningKey
 

@@ -15,7 +15,7 @@ import time
 import pytest
 from ledgers import DELTA, budget_for, charge, sha256, tamper
 
-from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.ledger import Ledger
 

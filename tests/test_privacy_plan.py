@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import MECHANISM, PLAN, WITHOUT_NOISE, with_metrics
 
-from fedglm.privacy.canonical import canonical_json, read_canonical_json
+from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.mechanism import Mechanism, metrics_mechanism

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from fedglm.core.files import StorageError
 from fedglm.privacy import refusal_log
-from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.refusal_log import LOG_FULL, RefusalCount, RefusalLog
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
+from fedglm.core.files import StorageError
 from fedglm.privacy.commitment import commitment, site_salt
-from fedglm.privacy.durable import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.noise import GaussianNoise
 from fedglm.privacy.sampling import at_most, poisson

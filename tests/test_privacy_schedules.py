@@ -15,10 +15,10 @@ import shutil
 
 import pytest
 
+from fedglm.core.files import write_atomically
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Budget, Charge
-from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.mechanism import Mechanism

@@ -16,7 +16,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from projects import files_of
 
 from fedglm.client.site_settings import read_kit_file, read_site_file
-from fedglm.privacy import durable
+from fedglm.core import files
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy
 from fedglm.server import certificates
@@ -79,8 +79,8 @@ def test_keys_are_private_from_the_moment_they_exist(tmp_path, monkeypatch):
         rights.append((target.name, stat.S_IMODE(source.stat().st_mode)))
         link(source, target)
 
-    link = durable.os.link
-    monkeypatch.setattr(durable.os, "link", lambda source, target: spy(durable.Path(source), durable.Path(target)))
+    link = files.os.link
+    monkeypatch.setattr(files.os, "link", lambda source, target: spy(files.Path(source), files.Path(target)))
     Project.make(tmp_path / "fl", checked_settings({"name": "fl", "hosts": ["h"]}))
     assert rights == [("ca.key", 0o600), ("server.key", 0o600), ("signing.key", 0o600)]
 
@@ -246,7 +246,7 @@ def test_a_killed_provision_is_taken_up(tmp_path, monkeypatch, renew):
         pass
 
     settings = checked_settings({"name": "fl", "hosts": ["fl.example.org"]})
-    folder, sync, seen = tmp_path / "fl", durable.sync_folder, {}
+    folder, sync, seen = tmp_path / "fl", files.sync_folder, {}
 
     def fail_at(step):
         left = iter(range(step))
@@ -256,7 +256,7 @@ def test_a_killed_provision_is_taken_up(tmp_path, monkeypatch, renew):
             if next(left, None) is None:
                 raise PowerCut
 
-        monkeypatch.setattr(durable, "sync_folder", cut)
+        monkeypatch.setattr(files, "sync_folder", cut)
 
     for step in range(100):
         fail_at(step)

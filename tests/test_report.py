@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_files import checked, read, run_files, site, write
 
+from fedglm.run_folder.record import ReportError
 from fedglm.simulations.report import write_comparison, write_report
-from fedglm.simulations.run_record import ReportError
 from fedglm.simulations.site_picture import wilson_interval
 from fedglm.simulations.to_target import ComparisonRow
 from fedglm.simulations.wording import byte_count, difference, duration, fewer, share, significant

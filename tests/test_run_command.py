@@ -5,7 +5,7 @@ import json
 import pytest
 from projects import Site, make_project
 
-from fedglm.privacy.durable import write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.server.control import Run
 from fedglm.server.enrolment import enrol
 from fedglm.server.run_file import DONE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from fedglm.privacy.durable import StorageError
+from fedglm.core.files import StorageError
 from fedglm.server.checkpoint import Checkpoint, CheckpointError, load_latest
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from ledgers import sha256, tamper
 
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.chained_file import Head, chained
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError

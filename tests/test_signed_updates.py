@@ -9,10 +9,10 @@ import pytest
 from audited_run import Chain
 from custodies import SERVER
 
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy import audit_run
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.canonical import canonical_json
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.privacy.signed_messages import sign_report

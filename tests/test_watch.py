@@ -9,9 +9,10 @@ import pytest
 from runs_under_way import Going
 
 from fedglm.cli import watch as command
-from fedglm.server import run_file, run_view
+from fedglm.run_folder import progress
+from fedglm.run_folder.progress import read_view
+from fedglm.server import run_file
 from fedglm.server.run_log import RunLog
-from fedglm.server.run_view import read_view
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def watch(fedglm):
 
 def test_the_files_have_the_names_that_the_server_gives_them():
     for name in ("RUN", "ROUNDS", "EVENTS", "DONE", "FAILED"):
-        assert getattr(run_view, name) == getattr(run_file, name)
+        assert getattr(progress, name) == getattr(run_file, name)
 
 
 def test_a_run_before_its_first_round(going, watch):

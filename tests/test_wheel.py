@@ -10,7 +10,7 @@ import pytest
 from command_line import write_tiny
 from source_tree import ROOT
 
-from fedglm.privacy.code_identity import code_sha256
+from fedglm.core.code_identity import code_sha256
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def run(installed, *arguments, folder):
 
 
 def test_every_source_is_packed(installed):
-    code = "import fedglm.privacy.code_identity as c; print(c.__file__); print(c.code_sha256())"
+    code = "import fedglm.core.code_identity as c; print(c.__file__); print(c.code_sha256())"
     python = installed.with_name("python")
     done = subprocess.run([python, "-c", code], cwd=installed.parent, capture_output=True, text=True, check=True)
     file, sha256 = done.stdout.splitlines()

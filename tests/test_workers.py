@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from fedglm.privacy.workers import in_processes
+from fedglm.core.processes import in_processes
 
 AFTERWARDS = """
 import multiprocessing, os, sys
 from operator import add
-from fedglm.privacy.workers import in_processes
+from fedglm.core.processes import in_processes
 
 def has_loaded(pipe):
     pipe.send("colorsys" in sys.modules)

@@ -8,7 +8,7 @@ from audited_run import Chain, kept_run, small_nodes
 from command_line import run_here
 from custodies import SERVER
 
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.sealing import Sealing
 

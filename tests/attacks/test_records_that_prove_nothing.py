@@ -17,7 +17,7 @@ from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import load_policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog
-from fedglm.server.rows import to_lines
+from fedglm.run_folder.rows import to_lines
 from fedglm.server.sealing import Sealing
 
 STRANGER = SigningKey.generate()

@@ -10,7 +10,7 @@ from site_folders import make_project, make_site
 from fedglm.client.worker import serve
 from fedglm.client.worker_link import LOG
 from fedglm.compression.messages import PLAN
-from fedglm.privacy.canonical import canonical_json
+from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.plan import SignedPlan
 

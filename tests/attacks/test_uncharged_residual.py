@@ -8,8 +8,8 @@ from lonely_site import SIZE, Killed, LonelySite, update_of
 from fedglm.client import node as node_module
 from fedglm.client.training import LocalResult
 from fedglm.compression.codec import decode
+from fedglm.core.files import write_atomically
 from fedglm.privacy.custody import KEY, POLICY, Custody
-from fedglm.privacy.durable import write_atomically
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.policy import Policy, sign_policy
 

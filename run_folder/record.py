@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from fedglm.privacy.regular import read_regular
+from fedglm.core.untrusted_files import read_regular
 
 _MOST_BYTES: Final = 256 * 2**20
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fedglm.server.stranger_text import cleaned
+from fedglm.core.untrusted_text import cleaned
 
 # As in `run_file` and in a simulation's folder, whose modules would load numba or torch.
 RUN, ROUNDS, EVENTS, DONE, FAILED = "run.json", "rounds.jsonl", "events.jsonl", "done.json", "failed.json"

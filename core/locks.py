@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedglm.privacy.durable import storage_errors
+from fedglm.core.files import storage_errors
 
 
 @contextmanager

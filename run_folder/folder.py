@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedglm.privacy.durable import StorageError, write_atomically
+from fedglm.core.files import StorageError, write_atomically
 from fedglm.privacy.signed_log import AUDIT
-from fedglm.server.rows import to_json, to_lines
+from fedglm.run_folder.rows import to_json, to_lines
 
 LOCK = ".lock"
 
