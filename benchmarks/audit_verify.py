@@ -28,8 +28,8 @@ from fedglm.privacy.accountant import upper_bound
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import LEDGER, POLICY, Custody, establish
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import ANY, Policy
 from fedglm.privacy.signed_log import AUDIT, LOG, SignedLog

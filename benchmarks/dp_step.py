@@ -34,10 +34,10 @@ from fedglm.autoglm.adapters import attach_lora
 from fedglm.autoglm.parameters import federated_parameters
 from fedglm.autoglm.presets import Preset, glm_config
 from fedglm.autoglm.tasks import Task
-from fedglm.privacy.dp_sgd import noised_mean
-from fedglm.privacy.ghost_clipping import KEPT_BYTES, GhostClipper
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.dp.dp_sgd import noised_mean
+from fedglm.privacy.dp.ghost_clipping import KEPT_BYTES, GhostClipper
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 
 SEQUENCES, TOKENS, VOCABULARY = 16, 64, 256
 SIZES = {

@@ -15,9 +15,9 @@ from fedglm.autoglm.tasks import Task
 from fedglm.client.precision import ChosenPrecision, choose_precision
 from fedglm.client.private_training import train_privately
 from fedglm.client.training import LocalTrainingSettings
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
 
 DECLARED: Final = 1000
 """Units that the audited site says that it has; no bench holds as many, so that dividing by a true count shows."""

@@ -20,9 +20,9 @@ from fedglm.autoglm.examples import Examples, concatenate
 from fedglm.autoglm.tasks import Task
 from fedglm.client.audit_bench import Bench
 from fedglm.client.training import TrainingError
-from fedglm.privacy.dp_sgd import UnitSampler
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.dp.dp_sgd import UnitSampler
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.noise_checks import noise_faults
 
 _QUIET: Final = 1e-4

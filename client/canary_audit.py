@@ -27,9 +27,9 @@ from fedglm.privacy.audit_bounds import (
     guesses,
     one_run_epsilon,
 )
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
 
 DELTA: Final = 1e-5
 MOST_EPSILON: Final = 2.0

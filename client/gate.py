@@ -35,10 +35,10 @@ from fedglm.privacy.charges import Charge
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.log_entries import signature
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy_rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
 from fedglm.privacy.signed_messages import SIGNATURE, sign_introduction, sign_report

@@ -32,8 +32,8 @@ from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.files import StorageError
 from fedglm.privacy.charges import new_id
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.vault import Vault
 
 

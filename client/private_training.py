@@ -19,12 +19,12 @@ from fedglm.client.training import (
     make_optimizer,
     warm_up,
 )
-from fedglm.privacy.clipping import ClippingMode, make_clipper
-from fedglm.privacy.dp_sgd import UnitSampler, micro_batches, noised_mean
+from fedglm.privacy.dp.clipping import ClippingMode, make_clipper
+from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.noised_metrics import noised_means
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.noised_metrics import noised_means
 
 
 def train_privately(

@@ -18,8 +18,8 @@ import numpy as np
 
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.state_files import RECORD, StateFiles
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.vault import Vault
 
 FORMAT = 3

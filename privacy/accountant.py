@@ -20,8 +20,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Event
 from fedglm.privacy.opacus_analysis import analysis
 
 LEAST_DELTA: Final = 1e-10

@@ -12,10 +12,10 @@ from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
+from fedglm.privacy.dp.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger_scan import check_ledger
 from fedglm.privacy.log_summary import Group
-from fedglm.privacy.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import Policy, load_policy
 from fedglm.privacy.policy_rules import PLAN_RULES, broken_rules

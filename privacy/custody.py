@@ -20,10 +20,10 @@ from fedglm.core.files import write_atomically
 from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.commitment import Field, commitment, site_salt
 from fedglm.privacy.custody_log import CustodyLog, Leaving, open_log
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan
 from fedglm.privacy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.private_files import private_folder

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.charges import PURPOSES
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
 
 MOST_BYTES: Final = 1 << 18
 """Longest entry; only plans and policies have more than some hundred bytes."""

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
+from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
-from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 
 MOST_BYTES = 65536
 """Longest signed plan that a node reads; a usual one has one or two thousand bytes."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fedglm.privacy.accountant import spent, within
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import SignedPlan
 from fedglm.privacy.policy import ANY, Policy
 

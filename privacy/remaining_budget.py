@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fedglm.privacy.accountant import calibrate, within
 from fedglm.privacy.charges import Budget, Row
-from fedglm.privacy.mechanism import Event, Mechanism
+from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.plan import RunPlan
 
 

@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.compression.codec import Update
 from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA, calibrate, spent, usual_delta, within
+from fedglm.privacy.dp.mechanism import Event, Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.sampling import poisson
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Event, Mechanism
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.sampling import poisson
 from fedglm.server.aggregation import FRACTION_BITS, FixedPointMean
 from fedglm.server.settings import FederationSettings
 

@@ -11,8 +11,8 @@ from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.code_identity import code_sha256
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys import PublicKey, SigningKey
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.server.anchors import Anchors
 from fedglm.server.client_privacy import ClientPrivacy

@@ -25,7 +25,7 @@ from fedglm.client.private_training import train_privately
 from fedglm.client.training import round_seed, train_locally
 from fedglm.compression.codec import decode
 from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.simulations.audited import AuditedRun
 from fedglm.simulations.gradient_shares import GradientShares
 from fedglm.simulations.privacy import declared_units

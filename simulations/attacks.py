@@ -16,7 +16,7 @@ from fedglm.client.audit_bench import DoesNotFit
 from fedglm.client.training import TrainingError
 from fedglm.privacy.accountant import spent, usual_delta
 from fedglm.privacy.attack_scores import Auc, mean_auc
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
 from fedglm.server.run_file import RunFile

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.audit_bounds import mu_of_epsilon
 from fedglm.privacy.audit_checks import Verdict, failed, missing, told
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
 from fedglm.simulations.audit_words import charged_sentences, no_epsilon
 from fedglm.simulations.wording import metric_value, significant

@@ -14,7 +14,7 @@ from fedglm.client.canary_audit import (
     gradient_canaries,
     record_canaries,
 )
-from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.signed_log import AUDIT
 from fedglm.simulations.audited import open_run
 from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures, Trial

@@ -11,9 +11,9 @@ from fedglm.autoglm.data import Site
 from fedglm.compression.layout import Layout
 from fedglm.privacy.accountant import calibrate, usual_delta
 from fedglm.privacy.custody import establish, is_established
+from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.policy import ANY, Policy
 from fedglm.privacy.statement import (
     LEAST_EPSILON,

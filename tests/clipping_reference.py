@@ -8,8 +8,8 @@ from fedglm.autoglm.adapters import attach_lora
 from fedglm.autoglm.parameters import federated_parameters
 from fedglm.autoglm.presets import Preset, glm_config
 from fedglm.autoglm.tasks import Task
-from fedglm.privacy.ghost_clipping import GhostClipper
-from fedglm.privacy.sample_clipping import SampleClipper
+from fedglm.privacy.dp.ghost_clipping import GhostClipper
+from fedglm.privacy.dp.sample_clipping import SampleClipper
 
 LENGTHS = torch.tensor([12, 5, 9, 12, 3, 7])
 ALONE = torch.arange(6)

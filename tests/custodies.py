@@ -3,8 +3,8 @@
 from fedglm.client.node import Permit
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.custody import Custody, establish, is_established
+from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.mechanism import Mechanism
 from fedglm.privacy.plan import RunPlan, SignedPlan
 from fedglm.privacy.policy import ANY, Policy
 

@@ -5,7 +5,7 @@ import sqlite3
 
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.charges import Budget, Charge
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.dp.mechanism import Mechanism
 
 MECHANISM = Mechanism(
     sampling_rate=0.1, steps=20, clipping_norm=1.0, noise_multiplier=1.5, unit="patient_id", records_per_unit=3

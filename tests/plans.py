@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.plan import RunPlan
 
 MECHANISM = Mechanism(

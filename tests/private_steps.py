@@ -11,7 +11,7 @@ from fedglm.autoglm.parameters import to_vector
 from fedglm.client.precision import ChosenPrecision
 from fedglm.client.private_training import train_privately
 from fedglm.client.training import LocalTrainingSettings
-from fedglm.privacy.mechanism import Mechanism
+from fedglm.privacy.dp.mechanism import Mechanism
 
 CPU = torch.device("cpu")
 FP32 = ChosenPrecision("fp32", "as asked for", CPU)

@@ -9,10 +9,11 @@ from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client import node, private_training
 from fedglm.compression.codec import decode
-from fedglm.privacy import clipping, custody, dp_sgd
-from fedglm.privacy.dp_sgd import UnitSampler, micro_batches, noised_mean
+from fedglm.privacy import custody
+from fedglm.privacy.dp import clipping, dp_sgd
+from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.noise import GaussianNoise
 
 
 def no_clip(patch):

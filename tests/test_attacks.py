@@ -8,7 +8,7 @@ import pytest
 
 from fedglm.client import audit_bench
 from fedglm.privacy.accountant import usual_delta
-from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.run_folder.record import ReportError
 from fedglm.simulations import attacked_site, attacks, deploy
 from fedglm.simulations import audited as audited_runs

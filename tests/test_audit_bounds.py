@@ -17,8 +17,8 @@ from fedglm.privacy.audit_bounds import (
     one_run_epsilon,
     one_run_p_value,
 )
+from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Event
 
 DELTA = 1e-5
 

@@ -14,10 +14,10 @@ from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.custody_log import CustodyLog
+from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.mechanism import metrics_mechanism
 from fedglm.privacy.policy import load_policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.sealing import Sealing

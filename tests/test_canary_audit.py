@@ -17,8 +17,8 @@ from fedglm.client.canary_audit import audited_mechanism, gradient_canaries, rec
 from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.noise import GaussianNoise
 from fedglm.run_folder.record import ReportError
 from fedglm.simulations import empirical
 from fedglm.simulations.canaries import audit_canaries
@@ -110,7 +110,7 @@ def test_a_trial_whose_training_ends_with_an_error_shows_nothing(bench, monkeypa
 
 def test_record_canaries_see_a_clipper_that_lets_through(bench, monkeypatch):
     assert by_records(bench, 100).bound < 1.5
-    monkeypatch.setattr("fedglm.privacy.clipping.Clipper._coefficients", _six_hundred_times)
+    monkeypatch.setattr("fedglm.privacy.dp.clipping.Clipper._coefficients", _six_hundred_times)
     broken = by_records(bench, 100)
     assert broken.contradicts or broken.doubts
 

@@ -14,8 +14,8 @@ from fedglm.client.state import NodeState
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
+from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.mechanism import metrics_mechanism
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -17,8 +17,8 @@ from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
-from fedglm.privacy.mechanism import metrics_mechanism
 
 SIZE = 40
 LAYOUT = "a" * 64

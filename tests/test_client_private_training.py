@@ -29,10 +29,10 @@ from fedglm.autoglm.tasks import Task
 from fedglm.client.precision import ChosenPrecision
 from fedglm.client.private_training import evaluate_privately
 from fedglm.client.training import TrainingError
-from fedglm.privacy.dp_sgd import micro_batches
+from fedglm.privacy.dp.dp_sgd import micro_batches
+from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import metrics_mechanism
-from fedglm.privacy.noise import GaussianNoise
 
 
 def gradient(model, data, record):

@@ -28,11 +28,11 @@ from fedglm.compression.codec import decode
 from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.accountant import spent
-from fedglm.privacy.dp_sgd import noised_mean
+from fedglm.privacy.dp.dp_sgd import noised_mean
+from fedglm.privacy.dp.mechanism import Event, Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.leakage import token_leak
-from fedglm.privacy.mechanism import Event, Mechanism
-from fedglm.privacy.noise import GaussianNoise
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedglm.privacy import noise_checks
-from fedglm.privacy.noise import GaussianNoise
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.noise_checks import noise_faults
 
 PARTS = {"body": slice(0, 99_000), "bias": slice(99_000, 99_064), "head": slice(99_064, 100_000)}

@@ -13,8 +13,8 @@ from opacus.accountants import GaussianAccountant, PRVAccountant
 
 from fedglm.privacy import accountant
 from fedglm.privacy.accountant import Spent, calibrate, spent, usual_delta, within
+from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Event
 
 
 def peer(history, delta):
@@ -209,6 +209,6 @@ def test_an_epsilon_out_of_bounds_is_refused(epsilon):
 
 
 def test_it_is_imported_without_torch():
-    code = "import sys, fedglm.privacy.ledger, fedglm.privacy.sampling; print('torch' in sys.modules)"
+    code = "import sys, fedglm.privacy.ledger, fedglm.privacy.dp.sampling; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

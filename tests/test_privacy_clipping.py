@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from tiny_federation import TASK, tiny_model
 from torch import nn
 
-from fedglm.privacy import ghost_norms
-from fedglm.privacy.clipping import squared_norms
-from fedglm.privacy.ghost_clipping import GhostClipper
-from fedglm.privacy.ghost_norms import Use, gram_norms, squared_norms_of, turn, write_gradients
+from fedglm.privacy.dp import ghost_norms
+from fedglm.privacy.dp.clipping import squared_norms
+from fedglm.privacy.dp.ghost_clipping import GhostClipper
+from fedglm.privacy.dp.ghost_norms import Use, gram_norms, squared_norms_of, turn, write_gradients
 
 
 @pytest.fixture(params=CLIPPERS)

@@ -5,8 +5,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.errors import LedgerError, PolicyError, PrivacyError, Refusal
-from fedglm.privacy.mechanism import Event, Mechanism
 
 FIELDS = {
     "sampling_rate": 0.02,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.noise_kernels import SUMMANDS, normal_values
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.noise_kernels import SUMMANDS, normal_values
 
 MANY = 1_000_000
 

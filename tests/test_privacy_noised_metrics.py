@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.noised_metrics import noised_means, summed_units
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.noised_metrics import noised_means, summed_units
 
 TRAINING = Mechanism(
     sampling_rate=0.1, steps=5, clipping_norm=0.3, noise_multiplier=1.0, unit="patient", records_per_unit=3

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from plans import MECHANISM, PLAN, WITHOUT_NOISE, with_metrics
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
+from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.plan import MOST_BYTES, RunPlan, SignedPlan
 
 KEY = SigningKey.generate()

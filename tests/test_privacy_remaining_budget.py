@@ -7,8 +7,8 @@ from custodies import custody, run_plan
 
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.mechanism import Mechanism, metrics_mechanism
 
 DELTA = 1e-3
 TURNS = 10

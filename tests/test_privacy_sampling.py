@@ -11,9 +11,9 @@ from scipy.stats import binom, chisquare
 
 from fedglm.core.files import StorageError
 from fedglm.privacy.commitment import commitment, site_salt
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.sampling import at_most, poisson
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.sampling import at_most, poisson
 
 # Poisson sampling.
 

@@ -32,9 +32,9 @@ from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import Instruction
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
-from fedglm.privacy.mechanism import metrics_mechanism
-from fedglm.privacy.noise import GaussianNoise
 from fedglm.privacy.plan import SignedPlan
 from fedglm.server.checkpoint import CheckpointError, load_latest
 

@@ -20,9 +20,9 @@ from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
 from fedglm.privacy.accountant import spent
+from fedglm.privacy.dp.mechanism import Event, Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Event, Mechanism
-from fedglm.privacy.noise import GaussianNoise
 from fedglm.server.client_privacy import ClientPrivacy, ClientPrivacySettings, PrivateMean, plan_client_privacy
 from fedglm.server.settings import FederationSettings
 

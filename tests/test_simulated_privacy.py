@@ -8,8 +8,8 @@ import pytest
 from command_line import rows_of, write_tiny
 
 from fedglm.privacy.accountant import spent
+from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.mechanism import Event
 
 EPSILON = 6.0
 

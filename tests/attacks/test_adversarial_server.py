@@ -28,8 +28,8 @@ from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
 from fedglm.privacy.accountant import spent
 from fedglm.privacy.charges import PURPOSES
+from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.mechanism import metrics_mechanism
 from fedglm.privacy.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -7,10 +7,10 @@ large that what is charged for permits no better than a guess.
 import numpy as np
 import torch
 
-from fedglm.privacy.dp_sgd import noised_mean
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.noised_metrics import noised_means, summed_units
+from fedglm.privacy.dp.dp_sgd import noised_mean
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.noised_metrics import noised_means, summed_units
 
 MECHANISM = Mechanism(
     sampling_rate=1.0, steps=1, clipping_norm=1.0, noise_multiplier=8.0, unit="record", records_per_unit=1

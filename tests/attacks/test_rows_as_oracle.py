@@ -19,7 +19,7 @@ from fedglm.autoglm.models import ModelSettings
 from fedglm.autoglm.row_faults import RowFaults
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import load_site
-from fedglm.privacy.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import metrics_mechanism
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

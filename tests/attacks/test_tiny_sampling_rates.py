@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.sampling import poisson
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.sampling import poisson
 
 
 class Draws(GaussianNoise):

@@ -16,10 +16,10 @@ from typing import Self
 import torch
 from torch import nn
 
-from fedglm.privacy.clipping import Clipper, squared_norms, unit_sums
+from fedglm.privacy.dp.clipping import Clipper, squared_norms, unit_sums
+from fedglm.privacy.dp.ghost_layers import Booked, runner_of, unknown_layers
+from fedglm.privacy.dp.ghost_norms import Use, squared_norms_of, turn, write_gradients
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.ghost_layers import Booked, runner_of, unknown_layers
-from fedglm.privacy.ghost_norms import Use, squared_norms_of, turn, write_gradients
 
 KEPT_BYTES = 64 << 20
 """Memory for units' gradients that are kept for the sum; what does not fit is computed again. More pays little."""

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
+from fedglm.privacy.dp.sampling import at_most, poisson
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
-from fedglm.privacy.sampling import at_most, poisson
 
 Indices = npt.NDArray[np.int64]
 

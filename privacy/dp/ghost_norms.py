@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedglm.privacy.clipping import squared_norms
+from fedglm.privacy.dp.clipping import squared_norms
 
 _GRAM_COST = 2.5
 """What a product of the Gram matrices costs against one of G's, measured: they are in float64."""

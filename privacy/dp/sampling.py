@@ -7,8 +7,8 @@ al. 2024, arXiv 2411.04205).
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.noise import GaussianNoise
 
 
 def poisson(noise: GaussianNoise, units: int, rate: float) -> npt.NDArray[np.int64]:

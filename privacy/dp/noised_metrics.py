@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.mechanism import Mechanism
-from fedglm.privacy.noise import GaussianNoise
 
 
 def noised_means(

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
+from fedglm.privacy.dp.noise_kernels import SUMMANDS, normal_values
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.noise_kernels import SUMMANDS, normal_values
 
 _KEY_BYTES: Final = 32
 _CHUNK: Final = 2048

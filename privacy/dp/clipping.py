@@ -1,7 +1,7 @@
 """What each privacy unit contributes to a step: its gradient, clipped to a norm as one vector, and summed.
 
-Two ways give the same sum. `GhostClipper` (`privacy/ghost_clipping.py`) knows the layers of the GLM family and needs
-one forward and one backward pass. `SampleClipper` (`privacy/sample_clipping.py`) is Opacus' per-sample gradients, for
+Two ways give the same sum. `GhostClipper` (`privacy/dp/ghost_clipping.py`) knows the layers of the GLM family and needs
+one forward and one backward pass. `SampleClipper` (`privacy/dp/sample_clipping.py`) is Opacus' per-sample gradients, for
 any layer, slower and hungrier. Both take the losses of records one by one, never a batch's mean, which would tie one
 record's gradient to its neighbours. Both compute norms and sums in float32 or better, whatever the pass computed in.
 """
@@ -188,12 +188,12 @@ def make_clipper(
     Raises:
         PrivacyError: the model cannot be trained privately in this mode.
     """
-    from fedglm.privacy.ghost_clipping import GhostClipper
-    from fedglm.privacy.ghost_layers import unknown_layers
+    from fedglm.privacy.dp.ghost_clipping import GhostClipper
+    from fedglm.privacy.dp.ghost_layers import unknown_layers
 
     if mode == "ghost" or (mode == "auto" and not unknown_layers(model)):
         return GhostClipper(model, parameters, clipping_norm)
-    from fedglm.privacy.sample_clipping import SampleClipper  # Opacus takes seconds to import
+    from fedglm.privacy.dp.sample_clipping import SampleClipper  # Opacus takes seconds to import
 
     return SampleClipper(model, parameters, clipping_norm)
 

@@ -9,7 +9,7 @@ import torch
 from opacus.grad_sample import GradSampleHooks  # type: ignore[import-untyped]
 from torch import nn
 
-from fedglm.privacy.clipping import Clipper, squared_norms, unit_sums
+from fedglm.privacy.dp.clipping import Clipper, squared_norms, unit_sums
 from fedglm.privacy.errors import PrivacyError
 
 _AGREEMENT = 2e-2
