@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedglm.privacy.accountant import upper_bound
+from fedglm.privacy.accounting.accountant import upper_bound
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import LEDGER, POLICY, Custody, establish

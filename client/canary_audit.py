@@ -16,7 +16,7 @@ import torch
 
 from fedglm.autoglm.examples import concatenate
 from fedglm.client.audit_bench import Bench, DoesNotFit, most_gradients
-from fedglm.privacy.accountant import calibrate, spent
+from fedglm.privacy.accounting.accountant import calibrate, spent
 from fedglm.privacy.audit_bounds import (
     CONFIDENCE,
     LEAST_CANARIES,

@@ -14,7 +14,7 @@ from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.untrusted_files import read_regular
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody import POLICY
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.plan import MAX_BYTES_AS_TEXT, SignedPlan

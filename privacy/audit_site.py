@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedglm.privacy.accountant import spent, upper_bound, within
+from fedglm.privacy.accounting.accountant import spent, upper_bound, within
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
-from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA
 from fedglm.privacy.chained_file import Head, is_sha256
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from fedglm.privacy.accountant import upper_bound
+from fedglm.privacy.accounting.accountant import upper_bound
 from fedglm.privacy.chained_file import Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, related
 from fedglm.privacy.checkpoint import MOST_SEALS, Checkpoint, vouch

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from fedglm.privacy.accountant import Spent, spent, within
+from fedglm.privacy.accounting.accountant import Spent, spent, within
 from fedglm.privacy.chained_file import ChainedFile, Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, Stretch, related, stretches
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from fedglm.privacy.accountant import spent, within
+from fedglm.privacy.accounting.accountant import spent, within
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.plan import SignedPlan

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fedglm.privacy.accountant import calibrate, within
+from fedglm.privacy.accounting.accountant import calibrate, within
 from fedglm.privacy.charges import Budget, Row
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.plan import RunPlan

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA, calibrate, spent, usual_delta, within
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA, calibrate, spent, usual_delta, within
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.dp.sampling import poisson

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from fedglm.client.audit_bench import DoesNotFit
 from fedglm.client.training import TrainingError
-from fedglm.privacy.accountant import spent, usual_delta
+from fedglm.privacy.accounting.accountant import spent, usual_delta
 from fedglm.privacy.attack_scores import Auc, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.signed_log import AUDIT

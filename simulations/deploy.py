@@ -16,7 +16,7 @@ from fedglm.autoglm.tasks import Task
 from fedglm.client.node import Workbench
 from fedglm.client.recipe import Recipe
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.privacy.accountant import usual_delta
+from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.plan import TERMS, SignedPlan
 from fedglm.server.checkpoint import load_latest

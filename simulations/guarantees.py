@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from fedglm.privacy.statement import client_guarantee
+from fedglm.privacy.accounting.statement import client_guarantee
 from fedglm.run_folder.record import RunRecord, count, number
 from fedglm.simulations.wording import ABSENT, significant
 

@@ -9,19 +9,19 @@ import numpy as np
 
 from fedglm.autoglm.data import Site
 from fedglm.compression.layout import Layout
-from fedglm.privacy.accountant import calibrate, usual_delta
-from fedglm.privacy.custody import establish, is_established
-from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
-from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.policy import ANY, Policy
-from fedglm.privacy.statement import (
+from fedglm.privacy.accounting.accountant import calibrate, usual_delta
+from fedglm.privacy.accounting.statement import (
     LEAST_EPSILON,
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,
     client_guarantee,
     guarantee,
 )
+from fedglm.privacy.custody import establish, is_established
+from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
+from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.policy import ANY, Policy
 from fedglm.server.participants import drawn
 from fedglm.simulations.scenario import Scenario, ScenarioError
 

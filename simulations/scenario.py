@@ -14,7 +14,7 @@ from fedglm.autoglm.settings import DataSettings
 from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.toml_settings import explain_key
-from fedglm.privacy.statement import PrivacySettings
+from fedglm.privacy.accounting.statement import PrivacySettings
 from fedglm.server.client_privacy import ClientPrivacySettings
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 

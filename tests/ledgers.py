@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.dp.mechanism import Mechanism
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedglm.client import audit_bench
-from fedglm.privacy.accountant import usual_delta
+from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.run_folder.record import ReportError
 from fedglm.simulations import attacked_site, attacks, deploy

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.audit_bounds import (
     Guesses,
     contradicts_gaussian,

@@ -12,7 +12,7 @@ from tiny_federation import tiny_node
 from fedglm.client import gate, node
 from fedglm.client.training import TrainingError
 from fedglm.privacy import audit_verify
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.audit_checks import Verdict, failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody_log import CustodyLog, Leaving

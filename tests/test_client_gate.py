@@ -14,7 +14,7 @@ from fedglm.client.node import Outcome
 from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism

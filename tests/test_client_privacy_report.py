@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from run_files import PRIVACY, read, run_files, write
 
-from fedglm.privacy.statement import NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
+from fedglm.privacy.accounting.statement import NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
 from fedglm.simulations.comparison_json import comparison_json
 from fedglm.simulations.report import write_comparison, write_report
 from fedglm.simulations.to_target import ComparisonRow, compare_runs

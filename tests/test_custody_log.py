@@ -9,7 +9,7 @@ from custodies import MECHANISM, SERVER, custody, run_plan
 from ledgers import sha256
 
 from fedglm.privacy import custody_log
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody import LEDGER
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import LogError, Refusal

@@ -27,7 +27,7 @@ from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.codec import decode
 from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.dp_sgd import noised_mean
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise

@@ -11,8 +11,8 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from opacus.accountants import GaussianAccountant, PRVAccountant
 
-from fedglm.privacy import accountant
-from fedglm.privacy.accountant import Spent, calibrate, spent, usual_delta, within
+from fedglm.privacy.accounting import accountant
+from fedglm.privacy.accounting.accountant import Spent, calibrate, spent, usual_delta, within
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
 

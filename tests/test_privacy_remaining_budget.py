@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from custodies import custody, run_plan
 
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import Refusal

@@ -16,7 +16,7 @@ import shutil
 import pytest
 
 from fedglm.core.files import write_atomically
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.dp.mechanism import Mechanism

@@ -19,7 +19,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError

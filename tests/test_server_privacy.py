@@ -10,7 +10,7 @@ from flwr.app import Error, Message
 from tiny_federation import tiny_node
 
 from fedglm.compression.messages import RECORD
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.errors import LogError
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.participants import FederationError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from command_line import rows_of, write_tiny
 
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.ledger import Ledger
 

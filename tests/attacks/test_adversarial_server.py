@@ -26,7 +26,7 @@ from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
-from fedglm.privacy.accountant import spent
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.charges import PURPOSES
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.ledger import Ledger

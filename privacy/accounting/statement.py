@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedglm.privacy.accountant import GREATEST_DELTA, LEAST_DELTA
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA
 
 LEAST_EPSILON = 0.05
 """The accountants are exact to 0.02, so less cannot be asked for."""

@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.privacy.accounting.opacus_analysis import analysis
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.opacus_analysis import analysis
 
 LEAST_DELTA: Final = 1e-10
 GREATEST_DELTA: Final = 0.1
