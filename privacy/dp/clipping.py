@@ -1,10 +1,10 @@
 """What each privacy unit contributes to a step: its gradient, clipped to a norm as one vector, and summed.
 
-Two ways give the same sum. `GhostClipper` (`privacy/dp/ghost_clipping.py`) knows the layers of the GLM family and needs
-one forward and one backward pass. `SampleClipper` (`privacy/dp/sample_clipping.py`) is Opacus' per-sample gradients, for
-any layer, slower and hungrier. Both take the losses of records one by one, never a batch's mean, which would tie one
-record's gradient to its neighbours. Both compute norms and sums in float32 or better, whatever the pass computed in.
-"""
+Two ways give the same sum. `GhostClipper` (`privacy/dp/ghost_clipping.py`) knows the layers of the GLM family and
+needs one forward and one backward pass. `SampleClipper` (`privacy/dp/sample_clipping.py`) is Opacus' per-sample
+gradients, for any layer, slower and hungrier. Both take the losses of records one by one, never a batch's mean, which
+would tie one record's gradient to its neighbours. Both compute norms and sums in float32 or better, whatever the pass
+computed in. """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
