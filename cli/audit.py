@@ -15,7 +15,7 @@ from fedglm.cli.audit_verify import verify
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.privacy.charges import Row
     from fedglm.privacy.ledger import Ledger
-    from fedglm.privacy.policy import Policy
+    from fedglm.privacy.policy.policy import Policy
 
 app = typer.Typer(help="What a compliance officer asks of a node or of a run.", no_args_is_help=True)
 
@@ -71,7 +71,7 @@ def ledger(
 def _policy(path: Path) -> "Policy":
     from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.errors import PolicyError
-    from fedglm.privacy.policy import MOST_BYTES, Policy
+    from fedglm.privacy.policy.policy import MOST_BYTES, Policy
 
     try:
         text = read_regular(path, MOST_BYTES).decode()

@@ -39,8 +39,8 @@ from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.log_entries import signature
-from fedglm.privacy.plan import RunPlan, SignedPlan
-from fedglm.privacy.policy_rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
+from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
+from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.privacy.signed_messages import SIGNATURE, sign_introduction, sign_report
 
 HEADROOM = 4096

@@ -18,7 +18,7 @@ from fedglm.client.site_folder import Site
 from fedglm.privacy.custody import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.policy import Policy, load_policy
+from fedglm.privacy.policy.policy import Policy, load_policy
 from fedglm.privacy.refusal_log import RefusalLog
 
 _WORK = ("run.plan", "*/state.json")  # what a node writes when a server's message has come

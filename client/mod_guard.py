@@ -22,8 +22,8 @@ from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.policy_rules import MESSAGE_RULES, check_message, check_plain_update, check_without_noise
-from fedglm.privacy.policy_rules import Message as Outgoing
+from fedglm.privacy.policy.rules import MESSAGE_RULES, check_message, check_plain_update, check_without_noise
+from fedglm.privacy.policy.rules import Message as Outgoing
 
 NO_PLAN = hashlib.sha256(b"").hexdigest()
 """What the ledger shows as the plan where a run has none."""

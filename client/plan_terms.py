@@ -17,9 +17,9 @@ from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody import POLICY
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.plan import MAX_BYTES_AS_TEXT, SignedPlan
-from fedglm.privacy.policy import Policy
-from fedglm.privacy.policy_rules import PLAN_RULES, broken_rules
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
+from fedglm.privacy.policy.run_plan import MAX_BYTES_AS_TEXT, SignedPlan
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from fedglm.client.site_settings import SiteError
 from fedglm.core.findings import Finding, failure, ok, warning
 from fedglm.privacy.custody import POLICY, is_established
 from fedglm.privacy.errors import PolicyError, PrivacyError
-from fedglm.privacy.policy import ANY, Policy, load_policy
+from fedglm.privacy.policy.policy import ANY, Policy, load_policy
 
 SIGN = "run fedglm client sign-policy"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedglm.privacy.custody import LEDGER
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.policy import Policy
+from fedglm.privacy.policy.policy import Policy
 
 
 @dataclass(frozen=True)

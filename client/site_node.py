@@ -23,8 +23,8 @@ from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.plan import RunPlan
-from fedglm.privacy.policy import ANY, Policy
+from fedglm.privacy.policy.policy import ANY, Policy
+from fedglm.privacy.policy.run_plan import RunPlan
 
 LOG = logging.getLogger(__name__)
 

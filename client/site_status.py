@@ -7,7 +7,7 @@ from fedglm.client.preflight_custody import lacking
 from fedglm.client.site_budget import BudgetState, read_budget
 from fedglm.client.site_folder import Site
 from fedglm.privacy.custody import POLICY, REFUSALS, is_established
-from fedglm.privacy.policy import Policy, load_policy
+from fedglm.privacy.policy.policy import Policy, load_policy
 from fedglm.privacy.refusal_log import RefusalLog
 
 

@@ -14,7 +14,7 @@ from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_summary import Accepted
-from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.policy.run_plan import SignedPlan
 
 
 def _check(name: str, held: bool | None, said: str, subject: str, *, missing: bool = False) -> Check:

@@ -10,7 +10,7 @@ from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import PublicKey
 from fedglm.privacy.log_summary import Accepted
-from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.privacy.run_files import DONE, ROUNDS, SUMMARY, RunFiles
 from fedglm.privacy.signed_messages import is_reported
 

@@ -19,8 +19,8 @@ from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.keys import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.log_entries import CHARGES
-from fedglm.privacy.plan import SignedPlan
-from fedglm.privacy.policy import Policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.privacy.signed_log import Entry, SignedLog
 
 _ALL_OF: Final = 1000

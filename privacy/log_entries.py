@@ -94,7 +94,7 @@ def _measures(value: Any) -> bool:
 
 
 def _policy(value: Any) -> bool:
-    from fedglm.privacy.policy import Policy  # pydantic is slow to load, and a server's log has none of these
+    from fedglm.privacy.policy.policy import Policy  # pydantic is slow to load, and a server's log has none of these
 
     try:
         Policy.model_validate(value)

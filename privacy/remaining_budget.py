@@ -6,7 +6,7 @@ from dataclasses import replace
 from fedglm.privacy.accounting.accountant import calibrate, within
 from fedglm.privacy.charges import Budget, Row
 from fedglm.privacy.dp.mechanism import Event, Mechanism
-from fedglm.privacy.plan import RunPlan
+from fedglm.privacy.policy.run_plan import RunPlan
 
 
 def stretched(plan: RunPlan, history: Sequence[Row], budget: Budget) -> Mechanism | None:

@@ -13,7 +13,7 @@ from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys import PublicKey, SigningKey
-from fedglm.privacy.plan import RunPlan, SignedPlan
+from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.server.anchors import Anchors
 from fedglm.server.client_privacy import ClientPrivacy
 from fedglm.server.reference_check import ReferenceLosses

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import read_regular
-from fedglm.privacy.plan import RunPlan
+from fedglm.privacy.policy.run_plan import RunPlan
 from fedglm.run_folder.record import ReportError
 
 CANARIES, ATTACK = "canaries.json", "attack.json"

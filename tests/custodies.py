@@ -5,8 +5,8 @@ from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.custody import Custody, establish, is_established
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.plan import RunPlan, SignedPlan
-from fedglm.privacy.policy import ANY, Policy
+from fedglm.privacy.policy.policy import ANY, Policy
+from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 
 SERVER = SigningKey.generate()
 FREELY = Permit(None, None, 0, lambda: None, lambda _: True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
-from fedglm.privacy.plan import RunPlan
+from fedglm.privacy.policy.run_plan import RunPlan
 
 MECHANISM = Mechanism(
     sampling_rate=0.02, steps=10, clipping_norm=1.0, noise_multiplier=1.0, unit="patient_id", records_per_unit=4

@@ -18,7 +18,7 @@ from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.policy import load_policy, sign_policy
+from fedglm.privacy.policy.policy import load_policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.sealing import Sealing
 from fedglm.simulations.audit_facts import read_facts

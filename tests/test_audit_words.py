@@ -14,7 +14,7 @@ from fedglm.privacy import custody
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.policy import Policy, sign_policy
+from fedglm.privacy.policy.policy import Policy, sign_policy
 from fedglm.server.participants import FederationError
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_flow import data_flow

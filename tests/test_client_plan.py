@@ -11,8 +11,8 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.site_folder import open_site
 from fedglm.client.site_policy import sign_site_policy
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.plan import SignedPlan
-from fedglm.privacy.policy import Policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.run_plan import SignedPlan
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -21,7 +21,7 @@ from fedglm.privacy.keys import SigningKey
 from fedglm.privacy.log_entries import KINDS
 from fedglm.privacy.log_scan import scan
 from fedglm.privacy.opened_evidence import opened
-from fedglm.privacy.policy import load_policy
+from fedglm.privacy.policy.policy import load_policy
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.privacy.snapshot import content_of
 from fedglm.run_folder.record import ReportError, read_run

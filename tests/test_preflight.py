@@ -19,7 +19,7 @@ from fedglm.client.site_policy import sign_site_policy
 from fedglm.core.findings import failures
 from fedglm.privacy.charges import Charge
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.policy import Policy
+from fedglm.privacy.policy.policy import Policy
 from fedglm.server.certificates import issue_certificate
 
 pytestmark = pytest.mark.usefixtures("unsynced")

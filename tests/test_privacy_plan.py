@@ -12,7 +12,7 @@ from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.plan import MOST_BYTES, RunPlan, SignedPlan
+from fedglm.privacy.policy.run_plan import MOST_BYTES, RunPlan, SignedPlan
 
 KEY = SigningKey.generate()
 

@@ -11,9 +11,8 @@ from plans import PLAN, WITHOUT_NOISE, with_mechanism, with_metrics
 
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.plan import SignedPlan
-from fedglm.privacy.policy import Policy, load_policy, sign_policy
-from fedglm.privacy.policy_rules import (
+from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
+from fedglm.privacy.policy.rules import (
     MESSAGE_RULES,
     PLAN_RULES,
     Message,
@@ -21,6 +20,7 @@ from fedglm.privacy.policy_rules import (
     check_message,
     check_plan,
 )
+from fedglm.privacy.policy.run_plan import SignedPlan
 
 SITE, SERVER, STRANGER = SigningKey.generate(), SigningKey.generate(), SigningKey.generate()
 MESSAGE = Message(size=10_000, metrics=frozenset({"loss"}))
@@ -321,7 +321,7 @@ def test_a_policy_is_read_back_from_its_own_file(policy):
 def test_policies_load_without_torch():
     code = """
 import sys
-import fedglm.privacy.policy_rules, fedglm.privacy.refusal_log
+import fedglm.privacy.policy.rules, fedglm.privacy.refusal_log
 print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "opacus", "transformers", "flwr"}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

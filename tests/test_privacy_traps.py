@@ -35,7 +35,7 @@ from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
-from fedglm.privacy.plan import SignedPlan
+from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.server.checkpoint import CheckpointError, load_latest
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -18,7 +18,7 @@ from projects import files_of
 from fedglm.client.site_settings import read_kit_file, read_site_file
 from fedglm.core import files
 from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.policy import Policy
+from fedglm.privacy.policy.policy import Policy
 from fedglm.server import certificates
 from fedglm.server.errors import ProjectError
 from fedglm.server.kits import short, write_kit

@@ -12,7 +12,7 @@ from fedglm.client.worker_link import Question, ask
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.custody import Custody, establish
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.policy import Policy
+from fedglm.privacy.policy.policy import Policy
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

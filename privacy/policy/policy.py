@@ -2,7 +2,7 @@
 
 The policy is a TOML file that a person writes and the site's key signs: `policy.toml` and, beside it,
 `policy.toml.sig` with the Ed25519 signature over the exact bytes, in hexadecimal. Without a valid signature the file
-is not even parsed. Whatever the policy does not permit is refused; the rules stand in `fedglm.privacy.policy_rules`.
+is not even parsed. Whatever the policy does not permit is refused; the rules stand in `fedglm.privacy.policy.rules`.
 """
 
 import difflib

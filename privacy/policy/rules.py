@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 from fedglm.privacy.accounting.accountant import spent, within
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.plan import SignedPlan
-from fedglm.privacy.policy import ANY, Policy
+from fedglm.privacy.policy.policy import ANY, Policy
+from fedglm.privacy.policy.run_plan import SignedPlan
 
 _Subject = TypeVar("_Subject")
 _Number = TypeVar("_Number", int, float)
