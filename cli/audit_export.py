@@ -9,7 +9,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
-    from fedglm.privacy.keys import SigningKey
+    from fedglm.privacy.keys.signing import SigningKey
 
 
 def export(
@@ -69,7 +69,7 @@ def _log(folder: Path) -> Path:
 
 
 def _signing_key(folder: Path, named: Path | None) -> "SigningKey":
-    from fedglm.privacy.keys import SigningKey
+    from fedglm.privacy.keys.signing import SigningKey
 
     if named is not None:
         if not named.is_file():

@@ -10,7 +10,7 @@ from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.privacy.audit_verify import Verification
-    from fedglm.privacy.keys import PublicKey
+    from fedglm.privacy.keys.signing import PublicKey
 
 NOT_HELD = 1
 """Exit code where a record was changed, or contradicts another."""
@@ -139,8 +139,8 @@ def _words(found: "Verification") -> str:
 
 def _key(text: str) -> "PublicKey":
     from fedglm.core.untrusted_files import read_regular
-    from fedglm.privacy.keys import PublicKey
-    from fedglm.privacy.site_identity import MOST_BYTES, SiteIdentity
+    from fedglm.privacy.keys.signing import PublicKey
+    from fedglm.privacy.keys.site_identity import MOST_BYTES, SiteIdentity
 
     path = Path(text)
     try:

@@ -195,7 +195,7 @@ app.command()(plan)
 
 def _state_key(site: "Site", passphrase: str | None) -> str:
     """Make the key for the node's state, unless it is there; says what is still to be done."""
-    from fedglm.privacy.vault import Vault
+    from fedglm.privacy.keys.vault import Vault
 
     named = site.settings.site.state_key
     path = site.path(named or "state.key")
@@ -206,7 +206,7 @@ def _state_key(site: "Site", passphrase: str | None) -> str:
 
 
 def _new_passphrase() -> str:
-    from fedglm.privacy.passphrase import given_or
+    from fedglm.privacy.keys.passphrase import given_or
 
     return given_or(lambda: str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)))
 

@@ -20,7 +20,7 @@ from fedglm.cli.provision import provision
 from fedglm.cli.run import run
 from fedglm.cli.simulate import simulate
 from fedglm.cli.watch import watch
-from fedglm.privacy.passphrase import ask_with
+from fedglm.privacy.keys.passphrase import ask_with
 
 app = typer.Typer(
     name="fedglm",

@@ -45,7 +45,7 @@ def provision(
     Each kit (kits/SITE.zip) holds only what is public. The site makes its keys
     itself, and hands SITE.pub back: [bold]fedglm server enrol SITE.pub -C fl[/bold]
     """
-    from fedglm.privacy.site_identity import checked_site_name
+    from fedglm.privacy.keys.site_identity import checked_site_name
     from fedglm.server.enrolment import provisioned_sites
     from fedglm.server.kits import write_kit
     from fedglm.server.project import Project

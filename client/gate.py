@@ -37,7 +37,7 @@ from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log_entries import signature
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan

@@ -34,7 +34,7 @@ from fedglm.core.files import StorageError
 from fedglm.privacy.charges import new_id
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.vault import Vault
+from fedglm.privacy.keys.vault import Vault
 
 
 @dataclass(frozen=True)

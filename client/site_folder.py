@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from fedglm.client.site_custody import open_custody
 from fedglm.client.site_settings import SITE_FILE, Kit, SiteError, SiteSettings, read_kit_file, read_site_file
 from fedglm.privacy.custody import KEY, Custody
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.keys.vault import Vault
 from fedglm.privacy.policy.run_plan import RunPlan
-from fedglm.privacy.vault import Vault
 
 if TYPE_CHECKING:  # else `status` and `stop` would wait for torch
     from fedglm.client.node import Node

@@ -24,11 +24,11 @@ from fedglm.client.site_settings import SiteError
 from fedglm.core.files import create_privately, storage_errors, write_atomically
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.key_files import lock, read_key
-from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.private_files import private_folder
+from fedglm.privacy.keys.key_files import lock, read_key
+from fedglm.privacy.keys.private_files import private_folder
+from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.keys.site_identity import SiteIdentity
 from fedglm.privacy.signed_log import LOG
-from fedglm.privacy.site_identity import SiteIdentity
 
 
 @dataclass(frozen=True)

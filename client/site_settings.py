@@ -11,8 +11,8 @@ from fedglm.autoglm.row_faults import RowFaults
 from fedglm.autoglm.sources import check_source
 from fedglm.core.toml_settings import Settings, read_settings
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey
-from fedglm.privacy.site_identity import checked_site_name
+from fedglm.privacy.keys.signing import PublicKey
+from fedglm.privacy.keys.site_identity import checked_site_name
 
 SITE_FILE, KIT_FILE = "site.toml", "kit.toml"
 

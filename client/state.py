@@ -20,7 +20,7 @@ from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.state_files import RECORD, StateFiles
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.vault import Vault
+from fedglm.privacy.keys.vault import Vault
 
 FORMAT = 3
 _READ = (2, FORMAT)

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from fedglm.core.files import write_atomically
-from fedglm.privacy.vault import MAGIC, Vault
+from fedglm.privacy.keys.vault import MAGIC, Vault
 
 PRIVATE = 0o600
 """Rights of the state's files: a residual holds what was learned from the site's records and has not left yet."""

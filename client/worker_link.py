@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.client.site_settings import read_site_file
-from fedglm.privacy.private_files import private_folder
+from fedglm.privacy.keys.private_files import private_folder
 
 SOCKET, LOG = "worker.sock", "worker.log"
 AGAIN: Final = b"again"

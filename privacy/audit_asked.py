@@ -8,7 +8,7 @@ from typing import Final
 from fedglm.privacy.audit_checks import Scope
 from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.run_files import ROUNDS
 from fedglm.privacy.signed_log import AUDIT, LOG
 

@@ -16,7 +16,7 @@ from fedglm.privacy.audit_lines import LINES
 from fedglm.privacy.bundle_contents import MANIFEST, ROLES, SIGNATURE, check_sizes, most_of
 from fedglm.privacy.chained_file import now
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.opened_bundle import CONTEXT, unpacked
 from fedglm.privacy.proofs import sound_log
 from fedglm.privacy.signed_log import LOG

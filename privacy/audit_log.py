@@ -10,7 +10,7 @@ from typing import Any, Final
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.checkpoint import COLUMNS, Checkpoint, is_vouched
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log_scan import scan
 from fedglm.privacy.log_summary import Scan
 from fedglm.privacy.merkle import Tree, leaf_hash

@@ -12,7 +12,7 @@ from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.policy.run_plan import SignedPlan
 

@@ -8,7 +8,7 @@ from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.privacy.run_files import DONE, ROUNDS, SUMMARY, RunFiles

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.log_entries import KINDS
 
 COLUMNS: Final = ("size", "root", "made", "signature")

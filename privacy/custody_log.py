@@ -16,7 +16,7 @@ from fedglm.privacy.chained_file import Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, related
 from fedglm.privacy.checkpoint import MOST_SEALS, Checkpoint, vouch
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.log_entries import CHARGES
 from fedglm.privacy.policy.policy import Policy

@@ -12,7 +12,7 @@ from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord, read_log
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.merkle import (
     consistency_proof,
     inclusion_proof,

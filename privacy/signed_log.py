@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 from fedglm.privacy.chained_file import ChainedFile, Head, now
 from fedglm.privacy.checkpoint import COLUMNS, Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.log_entries import entry, read_entry
 from fedglm.privacy.merkle import Frontier, leaf_hash
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import SIGNATURE_BYTES, PublicKey, SigningKey
+from fedglm.privacy.keys.signing import SIGNATURE_BYTES, PublicKey, SigningKey
 
 SIGNATURE = "signature"
 """Field of a message that holds the signature, which is over all others."""

@@ -13,7 +13,7 @@ from typing import Final
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.chained_file import Head
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys.signing import PublicKey
 
 FOLDER: Final = "anchors"
 

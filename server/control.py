@@ -35,7 +35,7 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fedglm.privacy.site_identity import SiteIdentity
+from fedglm.privacy.keys.site_identity import SiteIdentity
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.errors import AwayError, ProjectError
 from fedglm.server.project import Project

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.privacy.site_identity import MOST_BYTES, SiteIdentity, checked_site_name
+from fedglm.privacy.keys.site_identity import MOST_BYTES, SiteIdentity, checked_site_name
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import Project
 

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedglm.privacy.checkpoint import Checkpoint
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.run_folder.rows import to_json

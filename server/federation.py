@@ -12,7 +12,7 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.server.anchors import Anchors
 from fedglm.server.client_privacy import ClientPrivacy

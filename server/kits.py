@@ -14,8 +14,8 @@ from pathlib import Path
 import tomli_w
 
 from fedglm.core.files import write_atomically
+from fedglm.privacy.keys.site_identity import checked_site_name
 from fedglm.privacy.policy.policy import Policy
-from fedglm.privacy.site_identity import checked_site_name
 from fedglm.server.certificates import read_certificate
 from fedglm.server.project import Project
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 
-from fedglm.privacy.site_identity import SiteIdentity
+from fedglm.privacy.keys.site_identity import SiteIdentity
 from fedglm.server.enrolment import enrolled_sites
 from fedglm.server.project import Project
 

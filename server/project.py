@@ -24,8 +24,8 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.site_identity import checked_site_name
+from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.keys.site_identity import checked_site_name
 from fedglm.server.certificates import checked_host, issue_certificate, make_authority, read_certificate
 from fedglm.server.errors import ProjectError
 

@@ -25,7 +25,7 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.files import write_atomically
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.signed_log import AUDIT, LOG
 from fedglm.server.client_privacy import ClientPrivacySettings, plan_client_privacy
 from fedglm.server.errors import ProjectError

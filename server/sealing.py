@@ -16,7 +16,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.messages import RECORD, Seal, Sealed
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey
+from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log_entries import signature
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange

@@ -17,7 +17,7 @@ from fedglm.client.node import Workbench
 from fedglm.client.recipe import Recipe
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
 from fedglm.server.checkpoint import load_latest
 from fedglm.server.client_privacy import ClientPrivacySettings

@@ -15,7 +15,7 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.chained_file import chained
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.merkle import leaf_hash, root_of
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.coordinator import Coordinator

@@ -15,7 +15,7 @@ from custodies import SERVER
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export
 from fedglm.privacy.audit_verify import Verification, verify_anything
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.proofs import prove_entry
 
 STRANGER = SigningKey.generate()

@@ -12,8 +12,8 @@ import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from fedglm.privacy.keys import SigningKey
-from fedglm.privacy.site_identity import SiteIdentity
+from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.keys.site_identity import SiteIdentity
 from fedglm.server.kits import write_kit
 from fedglm.server.project import Project, checked_settings
 

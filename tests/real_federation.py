@@ -12,8 +12,8 @@ from command_line import Process, run_here, soon
 from projects import free_ports
 
 from fedglm.cli.daemon import Daemon
+from fedglm.privacy.keys.passphrase import FILE_VARIABLE
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.passphrase import FILE_VARIABLE
 
 OPEN = {
     "without_differential_privacy": "true",

@@ -15,7 +15,7 @@ from fedglm.privacy.audit_bundle import MANIFEST, ROLES, export
 from fedglm.privacy.audit_checks import Verdict, failed
 from fedglm.privacy.audit_verify import verify_anything
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.proofs import check_proof, prove_entry, prove_growth
 from fedglm.simulations import empirical
 

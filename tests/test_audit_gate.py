@@ -16,7 +16,7 @@ from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger import Ledger
 from fedglm.privacy.policy.policy import load_policy, sign_policy
 from fedglm.privacy.signed_log import SignedLog

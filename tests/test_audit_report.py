@@ -10,7 +10,7 @@ from audited_run import Chain, make_run
 from run_files import checked, read
 
 from fedglm.privacy.audit_bundle import export
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.run_folder.record import ReportError
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items

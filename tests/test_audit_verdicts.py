@@ -10,7 +10,7 @@ from custodies import SERVER, run_plan
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.audit_checks import Scope, Verdict, failed, missing
 from fedglm.privacy.audit_verify import verify, verify_anything
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
 

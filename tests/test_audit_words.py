@@ -13,7 +13,7 @@ from flwr.app import Error, Message
 from fedglm.privacy import custody
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, sign_policy
 from fedglm.server.participants import FederationError
 from fedglm.simulations.audit_facts import read_facts

@@ -17,7 +17,7 @@ from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_run import RunFiles
 from fedglm.privacy.audit_verify import verify, verify_anything
 from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log_entries import KINDS
 from fedglm.privacy.log_scan import scan
 from fedglm.privacy.opened_evidence import opened

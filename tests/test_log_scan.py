@@ -22,7 +22,7 @@ from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.charges import Charge, Row
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log_entries import entry, read_entry
 from fedglm.privacy.log_scan import scan
 from fedglm.privacy.release_entries import EntryReader, ReleaseEntry

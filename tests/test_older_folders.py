@@ -7,7 +7,7 @@ import pytest
 from command_line import run_here
 from source_tree import ROOT
 
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.server.run_file import RunFile
 
 WRITTEN_AT = "/srv/older"

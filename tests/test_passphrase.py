@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from site_folders import NAME, make_project
 
 from fedglm.client.site_keys import flower_private, flower_public
-from fedglm.privacy import passphrase
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys import passphrase
+from fedglm.privacy.keys.signing import SigningKey
 
 WORDS = "correct horse battery staple"
 

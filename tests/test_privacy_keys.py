@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedglm.core.files import StorageError
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
 POLICY, PLAN = "fedglm/policy/1", "fedglm/plan/1"
 
@@ -97,7 +97,7 @@ def test_a_new_key_file_is_for_its_owner_alone_whatever_the_umask(path):
     code = f"""
 import os, pathlib
 os.umask(0)
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 SigningKey.create(pathlib.Path({str(path)!r}))
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ from plans import MECHANISM, PLAN, WITHOUT_NOISE, with_metrics
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import MOST_BYTES, RunPlan, SignedPlan
 
 KEY = SigningKey.generate()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plans import PLAN, WITHOUT_NOISE, with_mechanism, with_metrics
 
 from fedglm.privacy.errors import PolicyError, Refusal
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.policy.rules import (
     MESSAGE_RULES,

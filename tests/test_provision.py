@@ -17,7 +17,7 @@ from projects import files_of
 
 from fedglm.client.site_settings import read_kit_file, read_site_file
 from fedglm.core import files
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy
 from fedglm.server import certificates
 from fedglm.server.errors import ProjectError

@@ -16,7 +16,7 @@ from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.privacy.signed_log import SignedLog
 

@@ -17,7 +17,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import MODEL, RECORD, UPDATE, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from tiny_federation import tiny_node, workbench
 
 from fedglm.compression.messages import RECORD, UPDATE
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.server import reception, rounds
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.exchange import Exchange

@@ -14,7 +14,7 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.chained_file import Head, chained
 from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log_entries import KINDS, entry, read_entry
 from fedglm.privacy.merkle import leaf_hash, root_of
 from fedglm.privacy.signed_log import SignedLog

@@ -13,7 +13,7 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy import audit_run
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.signed_log import SignedLog
 from fedglm.privacy.signed_messages import sign_report
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedglm.client.state import NodeState, Pending, StateError
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.vault import MAGIC, Vault
+from fedglm.privacy.keys.vault import MAGIC, Vault
 
 SIZE = 1000
 CANARY = b"canary of a patient"

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.errors import PolicyError
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
 MOST_BYTES = 65536
 """Longest policy file that is read."""

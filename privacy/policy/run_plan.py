@@ -16,7 +16,7 @@ from typing import Any
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
 
 MOST_BYTES = 65536
 """Longest signed plan that a node reads; a usual one has one or two thousand bytes."""

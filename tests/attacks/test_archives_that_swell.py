@@ -14,7 +14,7 @@ from omitted_records import packed, signed
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify_anything
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.signed_log import SignedLog
 
 KEY = SigningKey.generate()

@@ -10,7 +10,7 @@ from fedglm.client.training import LocalResult
 from fedglm.compression.codec import decode
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody import KEY, POLICY, Custody
-from fedglm.privacy.keys import SigningKey
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, sign_policy
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurv
 
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys import PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
 MOST_BYTES = 4096
 """Longest `SITE.pub` that is read; a usual one has about 620 bytes."""

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from fedglm.core.files import create_privately
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.key_files import lock, read_key
+from fedglm.privacy.keys.key_files import lock, read_key
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.passphrase import passphrase_of
-from fedglm.privacy.private_files import read_privately
+from fedglm.privacy.keys.passphrase import passphrase_of
+from fedglm.privacy.keys.private_files import read_privately
 
 LEAST_CHARACTERS: Final = 12
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from fedglm.core.files import create_privately
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.key_files import LEAST_CHARACTERS
-from fedglm.privacy.passphrase import passphrase_of
-from fedglm.privacy.private_files import read_privately
+from fedglm.privacy.keys.key_files import LEAST_CHARACTERS
+from fedglm.privacy.keys.passphrase import passphrase_of
+from fedglm.privacy.keys.private_files import read_privately
 
 MAGIC: Final = b"fedglm-sealed/1\n"
 """What sealed content begins with."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.private_files import read_privately
+from fedglm.privacy.keys.private_files import read_privately
 
 VARIABLE: Final = "FEDGLM_PASSPHRASE"
 FILE_VARIABLE: Final = "FEDGLM_PASSPHRASE_FILE"
