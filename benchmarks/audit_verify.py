@@ -30,9 +30,9 @@ from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import LEDGER, POLICY, Custody, establish
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import AUDIT, LOG, SignedLog
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.privacy.signed_log import AUDIT, LOG, SignedLog
 from fedglm.privacy.signed_messages import sign_report
 
 MECHANISM = Mechanism(

@@ -22,7 +22,7 @@ from fedglm.client.site_settings import host_and_port
 from fedglm.privacy.custody import is_established
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.signed_log import LOG
+from fedglm.privacy.log.signed_log import LOG
 
 _PATIENCE_S: Final = 10.0
 _RETRY_S: Final = 5.0

@@ -28,7 +28,7 @@ from fedglm.privacy.keys.key_files import lock, read_key
 from fedglm.privacy.keys.private_files import private_folder
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.site_identity import SiteIdentity
-from fedglm.privacy.signed_log import LOG
+from fedglm.privacy.log.signed_log import LOG
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from fedglm.core.files import write_atomically
 from fedglm.privacy.custody import KEY, LEDGER, POLICY, establish, is_established
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import MOST_BYTES, Policy, sign_policy
-from fedglm.privacy.signed_log import LOG
 
 
 class Signed(NamedTuple):

@@ -151,7 +151,7 @@ class Introduction(_Fields):
 class Seal(_Fields):
     """How the server's log stands, signed; and the site's own last checkpoint, countersigned.
 
-    See `fedglm.privacy.checkpoint` for what the fields hold.
+    See `fedglm.privacy.log.tree_head` for what the fields hold.
     """
 
     run: str

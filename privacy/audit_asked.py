@@ -9,8 +9,8 @@ from fedglm.privacy.audit_checks import Scope
 from fedglm.privacy.custody import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
+from fedglm.privacy.log.signed_log import AUDIT, LOG
 from fedglm.privacy.run_files import ROUNDS
-from fedglm.privacy.signed_log import AUDIT, LOG
 
 SERVER: Final = "server"
 """What a server is called in checks."""

@@ -14,12 +14,12 @@ from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import check_regular, read_regular
 from fedglm.privacy.audit_lines import LINES
 from fedglm.privacy.bundle_contents import MANIFEST, ROLES, SIGNATURE, check_sizes, most_of
-from fedglm.privacy.chained_file import now
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.chained_file import now
+from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.opened_bundle import CONTEXT, unpacked
 from fedglm.privacy.proofs import sound_log
-from fedglm.privacy.signed_log import LOG
 from fedglm.privacy.snapshot import content_of, snapshot
 
 __all__ = ["MANIFEST", "ROLES", "SIGNATURE", "export", "unpacked"]

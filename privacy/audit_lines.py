@@ -7,7 +7,7 @@ from typing import Final
 from fedglm.core.untrusted_files import regular_lines
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
-from fedglm.privacy.log_entries import MOST_BYTES
+from fedglm.privacy.log.entries import MOST_BYTES
 
 LINES: Final = "log.jsonl"
 

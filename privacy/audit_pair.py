@@ -10,9 +10,9 @@ from typing import Any
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
-from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
+from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.policy.run_plan import SignedPlan
 

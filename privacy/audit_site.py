@@ -15,11 +15,11 @@ from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
 from fedglm.privacy.dp.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger_scan import check_ledger
+from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.log_summary import Group
 from fedglm.privacy.policy.policy import Policy, load_policy
 from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.privacy.signed_log import LOG
 
 _TOLD = 0.03
 """By so much an epsilon that a site told may differ from what the rows give: the accountants' own errors."""

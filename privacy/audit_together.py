@@ -6,8 +6,8 @@ from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.custody import FOLDER
 from fedglm.privacy.keys.signing import PublicKey
+from fedglm.privacy.log.signed_log import AUDIT, LOG
 from fedglm.privacy.opened_bundle import Bundle
-from fedglm.privacy.signed_log import AUDIT, LOG
 
 
 def keys_of_sites(servers: Sequence[LogRecord]) -> dict[str, set[str]]:

@@ -30,10 +30,10 @@ from fedglm.privacy.audit_together import (
 from fedglm.privacy.bundle_contents import PUBLIC
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
+from fedglm.privacy.log.signed_log import AUDIT, LOG
 from fedglm.privacy.opened_bundle import Bundle, unpacked
 from fedglm.privacy.proofs import check_proof, proof_key
 from fedglm.privacy.run_files import RunFiles
-from fedglm.privacy.signed_log import AUDIT, LOG
 
 _LONGEST = 24
 _TRIES = 3

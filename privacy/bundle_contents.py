@@ -16,9 +16,9 @@ from fedglm.privacy import refusal_log
 from fedglm.privacy.audit_lines import LINES
 from fedglm.privacy.custody import LEDGER
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy import policy
 from fedglm.privacy.run_files import DONE, MOST_RESULT_BYTES, MOST_ROUNDS_BYTES, ROUNDS, SUMMARY
-from fedglm.privacy.signed_log import LOG
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 

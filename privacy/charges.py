@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA
-from fedglm.privacy.chained_file import Head, is_sha256
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.log.chained_file import Head, is_sha256
 
 PURPOSES: Final = ("update", "metrics")
 """What a release is: the update of a round, or numbers about the site's data."""

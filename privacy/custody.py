@@ -25,11 +25,11 @@ from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.private_files import private_folder
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import RunPlan
 from fedglm.privacy.refusal_log import RefusalLog
 from fedglm.privacy.remaining_budget import stretched
-from fedglm.privacy.signed_log import LOG
 
 FOLDER = "custody"
 """Name of the folder, within the node's."""

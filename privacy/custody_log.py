@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedglm.privacy.accounting.accountant import upper_bound
-from fedglm.privacy.chained_file import Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, related
-from fedglm.privacy.checkpoint import MOST_SEALS, Checkpoint, vouch
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.log_entries import CHARGES
+from fedglm.privacy.log.chained_file import Head, now
+from fedglm.privacy.log.entries import CHARGES
+from fedglm.privacy.log.signed_log import Entry, SignedLog
+from fedglm.privacy.log.tree_head import MOST_SEALS, Checkpoint, vouch
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_log import Entry, SignedLog
 
 _ALL_OF: Final = 1000
 """So many refusals of a rule, and plans under which nothing left, have an entry each; after that one an hour has, for a

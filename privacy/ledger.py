@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.privacy.accounting.accountant import Spent, spent, within
-from fedglm.privacy.chained_file import ChainedFile, Head, now
 from fedglm.privacy.charges import Budget, Charge, Row, Stretch, related, stretches
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
+from fedglm.privacy.log.chained_file import ChainedFile, Head, now
 
 BUDGET_RULE: Final = "epsilon-budget"
 """The rule under which a charge is refused that would overspend."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from fedglm.privacy.chained_file import chained
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.log_entries import TIME
+from fedglm.privacy.log.chained_file import chained
+from fedglm.privacy.log.entries import TIME
 from fedglm.privacy.log_summary import Scan
 from fedglm.privacy.opened_evidence import UNREADABLE, check_scheme, hash_before, opened
 from fedglm.privacy.release_entries import ReleaseEntry

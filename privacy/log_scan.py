@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.core.processes import in_processes
-from fedglm.privacy.chained_file import chained
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.ledger_scan import ledger_rows
+from fedglm.privacy.log.chained_file import chained
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log_summary import Scan
 from fedglm.privacy.opened_evidence import check_scheme, hash_before, opened
 from fedglm.privacy.release_entries import EntryReader, ReleaseEntry
-from fedglm.privacy.signed_log import SignedLog
 
 PIECE: Final = 50_000
 """Entries of a piece; a log of no more is read without another process."""

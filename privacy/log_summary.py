@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.merkle import leaf_hash
+from fedglm.privacy.log.merkle import leaf_hash
 from fedglm.privacy.release_entries import ReleaseEntry
 
 _FALL: Final = 0.1

@@ -22,7 +22,7 @@ from fedglm.privacy.audit_lines import LINES
 from fedglm.privacy.bundle_contents import MANIFEST, MOST_LISTED, ROLES, SIGNATURE, check_name, check_sizes
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.signed_log import LOG
+from fedglm.privacy.log.signed_log import LOG
 
 CONTEXT: Final = "fedglm/bundle/1"
 

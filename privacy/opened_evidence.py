@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from fedglm.core.untrusted_files import check_regular
-from fedglm.privacy.chained_file import is_sha256
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.log_entries import MOST_BYTES
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.log.chained_file import is_sha256
+from fedglm.privacy.log.entries import MOST_BYTES
+from fedglm.privacy.log.signed_log import SignedLog
 
 _SUPER_JOURNAL: Final = bytes.fromhex("d9d505f920a163d7")
 """A journal that ends with these bytes names another file, which SQLite deletes once it has rolled the journal back."""

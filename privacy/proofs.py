@@ -10,16 +10,16 @@ from typing import Any
 
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord, read_log
-from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.merkle import (
+from fedglm.privacy.log.merkle import (
     consistency_proof,
     inclusion_proof,
     is_consistent,
     leaf_hash,
     root_by_inclusion,
 )
+from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.snapshot import snapshot
 
 _FORMAT = "fedglm-proof/1"

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.core.files import storage_errors, sync_folder, write_atomically
-from fedglm.privacy.chained_file import now
 from fedglm.privacy.errors import PrivacyError, Refusal
+from fedglm.privacy.log.chained_file import now
 
 MOST_BYTES: Final = 1 << 20
 """A log that has more than so many bytes, some thousand lines, is full."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.log_entries import CHARGES, TIME, read_entry
+from fedglm.privacy.log.entries import CHARGES, TIME, read_entry
 
 _OF_ROW: Final = ("data_set", "commitment", "purpose", "plan", "policy", "run", "mechanism")
 _SHARED: Final = (*_OF_ROW, "delta", "codec")

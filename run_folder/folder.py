@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fedglm.core.files import StorageError, write_atomically
-from fedglm.privacy.signed_log import AUDIT
+from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.rows import to_json, to_lines
 
 LOCK = ".lock"

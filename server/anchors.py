@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.privacy.chained_file import Head
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
+from fedglm.privacy.log.chained_file import Head
 
 FOLDER: Final = "anchors"
 

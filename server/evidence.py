@@ -11,10 +11,10 @@ from typing import Any
 
 from flwr.app import Message
 
-from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import SignedLog
+from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_log import SignedLog
 from fedglm.run_folder.rows import to_json
 from fedglm.server.federation import Row
 from fedglm.server.participants import Participant, refusal_of

@@ -8,9 +8,9 @@ from flwr.app import Message
 
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
-from fedglm.privacy.chained_file import Head
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SIGNATURE_BYTES, PublicKey
+from fedglm.privacy.log.chained_file import Head
 from fedglm.privacy.signed_messages import check_report
 from fedglm.server.participants import error_text
 

@@ -26,7 +26,7 @@ from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.files import write_atomically
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.signed_log import AUDIT, LOG
+from fedglm.privacy.log.signed_log import AUDIT, LOG
 from fedglm.server.client_privacy import ClientPrivacySettings, plan_client_privacy
 from fedglm.server.errors import ProjectError
 from fedglm.server.federation import Plan

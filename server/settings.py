@@ -5,7 +5,7 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedglm.privacy.checkpoint import MOST_SEALS
+from fedglm.privacy.log.tree_head import MOST_SEALS
 
 CLIP_FACTOR: Final = 1.25
 """Nearly all honest norms of the built-in scenarios lie within that of their median. Where a hostile site of

@@ -17,7 +17,7 @@ from fedglm.client.training import TrainingError
 from fedglm.privacy.accounting.accountant import spent, usual_delta
 from fedglm.privacy.attack_scores import Auc, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.privacy.signed_log import AUDIT
+from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
 from fedglm.server.run_file import RunFile
 from fedglm.simulations.attacked_site import ATTACKS, AttackedSite, TooLittle, Variant

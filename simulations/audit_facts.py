@@ -11,10 +11,10 @@ from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.audit_site import Promise
 from fedglm.privacy.audit_verify import Verification, opened_verification
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.log_entries import CHARGES
+from fedglm.privacy.log.entries import CHARGES
+from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.privacy.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError, RunRecord, read_run
 from fedglm.simulations.empirical import ATTACK, CANARIES, AttackAudit, CanaryAudit
 

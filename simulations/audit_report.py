@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fedglm.core.files import write_atomically
 from fedglm.privacy.audit_checks import Verdict, failed, missing, told
-from fedglm.privacy.signed_log import AUDIT
+from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
 from fedglm.run_folder.rows import to_json
 from fedglm.simulations.audit_facts import AuditFacts, SiteFacts

@@ -14,8 +14,8 @@ from fedglm.client.audit_bench import Bench
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import storage_errors
-from fedglm.privacy.chained_file import now
-from fedglm.privacy.signed_log import AUDIT
+from fedglm.privacy.log.chained_file import now
+from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
 from fedglm.server.run_file import INITIAL, RUN
 from fedglm.simulations.nodes import Stage, build_stage

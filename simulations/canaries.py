@@ -15,7 +15,7 @@ from fedglm.client.canary_audit import (
     record_canaries,
 )
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.signed_log import AUDIT
+from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.simulations.audited import open_run
 from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures, Trial
 from fedglm.simulations.privacy import unit_of

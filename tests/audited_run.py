@@ -12,11 +12,11 @@ from fake_grid import Answer, answering, federate
 from tiny_federation import tiny_node
 
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.chained_file import chained
-from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.merkle import leaf_hash, root_of
+from fedglm.privacy.log.chained_file import chained
+from fedglm.privacy.log.merkle import leaf_hash, root_of
+from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.coordinator import Coordinator
 

@@ -12,14 +12,14 @@ from custodies import MECHANISM, SERVER
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.log.signed_log import SignedLog
+from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.policy import load_policy, sign_policy
-from fedglm.privacy.signed_log import SignedLog
 from fedglm.server.sealing import Sealing
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_words import headline, summary_sentences

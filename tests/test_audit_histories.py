@@ -18,8 +18,8 @@ from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody_log import CustodyLog, Leaving
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.policy import Policy, sign_policy
-from fedglm.privacy.signed_log import SignedLog
 from fedglm.run_folder.rows import to_lines
 from fedglm.server import federation, sealing
 from fedglm.server.coordinator import Coordinator

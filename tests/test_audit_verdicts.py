@@ -11,8 +11,8 @@ from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.audit_checks import Scope, Verdict, failed, missing
 from fedglm.privacy.audit_verify import verify, verify_anything
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -20,9 +20,9 @@ from fedglm.privacy.custody import Custody, establish
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

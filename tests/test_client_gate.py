@@ -15,10 +15,10 @@ from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.chained_file import Head
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
+from fedglm.privacy.log.chained_file import Head
 
 SIZE = 40
 LAYOUT = "a" * 64

@@ -14,9 +14,9 @@ from fedglm.privacy.custody import LEDGER
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import LOG, SignedLog
 from fedglm.privacy.policy.policy import sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_log import LOG, SignedLog
 
 
 @pytest.fixture

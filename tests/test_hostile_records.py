@@ -18,11 +18,11 @@ from fedglm.privacy.audit_run import RunFiles
 from fedglm.privacy.audit_verify import verify, verify_anything
 from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.log_entries import KINDS
+from fedglm.privacy.log.entries import KINDS
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log_scan import scan
 from fedglm.privacy.opened_evidence import opened
 from fedglm.privacy.policy.policy import load_policy
-from fedglm.privacy.signed_log import SignedLog
 from fedglm.privacy.snapshot import content_of
 from fedglm.run_folder.record import ReportError, read_run
 from fedglm.simulations import empirical

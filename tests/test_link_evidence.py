@@ -17,7 +17,7 @@ from fedglm.cli.daemon import flower_environment
 from fedglm.client import link_evidence
 from fedglm.client.link_evidence import LinkWatch
 from fedglm.client.site_folder import open_site
-from fedglm.privacy.signed_log import LOG, SignedLog
+from fedglm.privacy.log.signed_log import LOG, SignedLog
 from fedglm.server.certificates import read_certificate
 
 

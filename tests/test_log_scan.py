@@ -23,10 +23,10 @@ from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.charges import Charge, Row
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.log_entries import entry, read_entry
+from fedglm.privacy.log.entries import entry, read_entry
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log_scan import scan
 from fedglm.privacy.release_entries import EntryReader, ReleaseEntry
-from fedglm.privacy.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -30,7 +30,7 @@ from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.custody import LEDGER
-from fedglm.privacy.signed_log import LOG
+from fedglm.privacy.log.signed_log import LOG
 from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.metrics import run_figures

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedglm.privacy.merkle import (
+from fedglm.privacy.log.merkle import (
     EMPTY,
     Frontier,
     Tree,

@@ -17,11 +17,11 @@ import pytest
 
 from fedglm.core.files import write_atomically
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.chained_file import Head
 from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.log.chained_file import Head
 
 MECHANISM = Mechanism(
     sampling_rate=0.1, steps=20, clipping_norm=1.0, noise_multiplier=1.5, unit="record", records_per_unit=1

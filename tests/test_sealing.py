@@ -14,11 +14,11 @@ from fedglm.compression.messages import RECORD
 from fedglm.privacy import custody_log
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import SignedLog
+from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

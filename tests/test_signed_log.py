@@ -11,13 +11,13 @@ import pytest
 from ledgers import sha256, tamper
 
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.chained_file import Head, chained
-from fedglm.privacy.checkpoint import Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.log_entries import KINDS, entry, read_entry
-from fedglm.privacy.merkle import leaf_hash, root_of
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.log.chained_file import Head, chained
+from fedglm.privacy.log.entries import KINDS, entry, read_entry
+from fedglm.privacy.log.merkle import leaf_hash, root_of
+from fedglm.privacy.log.signed_log import SignedLog
+from fedglm.privacy.log.tree_head import Checkpoint
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 FORK = multiprocessing.get_context("fork")

@@ -14,7 +14,7 @@ from fedglm.privacy import audit_run
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.signed_messages import sign_report
 
 pytestmark = pytest.mark.usefixtures("unsynced")

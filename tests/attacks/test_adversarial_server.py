@@ -30,7 +30,7 @@ from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.charges import PURPOSES
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.ledger import Ledger
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.log.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

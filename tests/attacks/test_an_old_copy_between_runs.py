@@ -9,7 +9,7 @@ from command_line import run_here
 from custodies import SERVER
 
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.server.sealing import Sealing
 
 

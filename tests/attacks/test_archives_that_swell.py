@@ -15,7 +15,7 @@ from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify_anything
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.signed_log import SignedLog
+from fedglm.privacy.log.signed_log import SignedLog
 
 KEY = SigningKey.generate()
 MIB = 2**20

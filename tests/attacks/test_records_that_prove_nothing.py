@@ -14,9 +14,9 @@ from fedglm.privacy.audit_verify import verify as verified
 from fedglm.privacy.custody_log import CustodyLog, Leaving
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.policy import load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_log import SignedLog
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.sealing import Sealing
 

@@ -11,7 +11,7 @@ from fedglm.client.worker import serve
 from fedglm.client.worker_link import LOG
 from fedglm.compression.messages import PLAN
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.checkpoint import Checkpoint
+from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from fedglm.privacy.chained_file import ChainedFile, Head, now
-from fedglm.privacy.checkpoint import COLUMNS, Checkpoint
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.log_entries import entry, read_entry
-from fedglm.privacy.merkle import Frontier, leaf_hash
+from fedglm.privacy.log.chained_file import ChainedFile, Head, now
+from fedglm.privacy.log.entries import entry, read_entry
+from fedglm.privacy.log.merkle import Frontier, leaf_hash
+from fedglm.privacy.log.tree_head import COLUMNS, Checkpoint
 
 AUDIT: Final = "audit"
 """Folder, within a run's, of the server's log."""

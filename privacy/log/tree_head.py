@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.log_entries import KINDS
+from fedglm.privacy.log.entries import KINDS
 
 COLUMNS: Final = ("size", "root", "made", "signature")
 """What a checkpoint says, beside the log that it is of: so it stands in tables, entries, messages and proofs."""
