@@ -26,10 +26,10 @@ import numpy as np
 
 from fedglm.privacy.accounting.accountant import upper_bound
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import LEDGER, POLICY, Custody, establish
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.signed_log import AUDIT, LOG, SignedLog
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan

@@ -13,8 +13,8 @@ from fedglm.cli.audit_report import report
 from fedglm.cli.audit_verify import verify
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
-    from fedglm.privacy.charges import Row
-    from fedglm.privacy.ledger import Ledger
+    from fedglm.privacy.ledger.charges import Row
+    from fedglm.privacy.ledger.ledger import Ledger
     from fedglm.privacy.policy.policy import Policy
 
 app = typer.Typer(help="What a compliance officer asks of a node or of a run.", no_args_is_help=True)
@@ -47,7 +47,7 @@ def ledger(
     """
     from fedglm.privacy.custody import LEDGER, POLICY
     from fedglm.privacy.errors import LedgerError
-    from fedglm.privacy.ledger import Ledger
+    from fedglm.privacy.ledger.ledger import Ledger
     from fedglm.privacy.snapshot import snapshot
 
     path = _find(node, LEDGER)

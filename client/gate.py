@@ -30,12 +30,12 @@ from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, In
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import write_atomically
-from fedglm.privacy.charges import Charge
 from fedglm.privacy.custody import Custody
 from fedglm.privacy.custody_log import Leaving
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.chained_file import Head
 from fedglm.privacy.log.entries import signature
 from fedglm.privacy.log.tree_head import Checkpoint

@@ -17,7 +17,7 @@ from fedglm.client.site_budget import spent_on
 from fedglm.client.site_folder import Site
 from fedglm.privacy.custody import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy, load_policy
 from fedglm.privacy.refusal_log import RefusalLog
 

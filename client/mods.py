@@ -26,8 +26,8 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.layout import Layout
 from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.compression.settings import UpdateSettings
-from fedglm.privacy.charges import new_id
 from fedglm.privacy.errors import Refusal
+from fedglm.privacy.ledger.charges import new_id
 
 LOG = logging.getLogger(__name__)
 

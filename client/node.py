@@ -31,10 +31,10 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.files import StorageError
-from fedglm.privacy.charges import new_id
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.vault import Vault
+from fedglm.privacy.ledger.charges import new_id
 
 
 @dataclass(frozen=True)

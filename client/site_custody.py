@@ -14,8 +14,8 @@ from pathlib import Path
 from fedglm.autoglm.bundled import BUNDLES
 from fedglm.autoglm.reading import read_rows
 from fedglm.autoglm.row_faults import Place, RowError, RowFaults
-from fedglm.privacy.commitment import Field
 from fedglm.privacy.custody import Custody
+from fedglm.privacy.ledger.commitment import Field
 
 LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from fedglm.client.site_settings import SiteError
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody import KEY, LEDGER, POLICY, establish, is_established
 from fedglm.privacy.custody_log import CustodyLog
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import MOST_BYTES, Policy, sign_policy
 

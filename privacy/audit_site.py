@@ -10,10 +10,10 @@ from fedglm.privacy.accounting.accountant import spent, upper_bound, within
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
-from fedglm.privacy.charges import one_data_set
 from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
 from fedglm.privacy.dp.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.ledger.charges import one_data_set
 from fedglm.privacy.ledger_scan import check_ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.log_summary import Group

@@ -17,14 +17,14 @@ from functools import cached_property
 from pathlib import Path
 
 from fedglm.core.files import write_atomically
-from fedglm.privacy.charges import Budget, Charge
-from fedglm.privacy.commitment import Field, commitment, site_salt
 from fedglm.privacy.custody_log import CustodyLog, Leaving, open_log
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.private_files import private_folder
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.charges import Budget, Charge
+from fedglm.privacy.ledger.commitment import Field, commitment, site_salt
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import RunPlan

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedglm.privacy.accounting.accountant import upper_bound
-from fedglm.privacy.charges import Budget, Charge, Row, related
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.charges import Budget, Charge, Row, related
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import Head, now
 from fedglm.privacy.log.entries import CHARGES
 from fedglm.privacy.log.signed_log import Entry, SignedLog

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.privacy.errors import LogError
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import chained
 from fedglm.privacy.log.entries import TIME
 from fedglm.privacy.log_summary import Scan

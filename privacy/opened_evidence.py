@@ -16,7 +16,7 @@ from typing import Final
 
 from fedglm.core.untrusted_files import check_regular
 from fedglm.privacy.errors import LogError
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import is_sha256
 from fedglm.privacy.log.entries import MOST_BYTES
 from fedglm.privacy.log.signed_log import SignedLog

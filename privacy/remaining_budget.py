@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedglm.privacy.accounting.accountant import calibrate, within
-from fedglm.privacy.charges import Budget, Row
 from fedglm.privacy.dp.mechanism import Event, Mechanism
+from fedglm.privacy.ledger.charges import Budget, Row
 from fedglm.privacy.policy.run_plan import RunPlan
 
 

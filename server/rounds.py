@@ -22,7 +22,7 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
 from fedglm.core.files import StorageError
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.ledger import BUDGET_RULE
+from fedglm.privacy.ledger.ledger import BUDGET_RULE
 from fedglm.server.evidence import Evidence, fault_of
 from fedglm.server.exchange import Exchange, Patience
 from fedglm.server.federation import Listener, Plan

@@ -20,7 +20,7 @@ from fedglm.privacy.accounting.statement import (
 from fedglm.privacy.custody import establish, is_established
 from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.server.participants import drawn
 from fedglm.simulations.scenario import Scenario, ScenarioError

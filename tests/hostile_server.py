@@ -11,7 +11,7 @@ from fedglm.client.worker import app_of
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.simulations.deploy import make
 from fedglm.simulations.scenario import Scenario
 

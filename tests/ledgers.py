@@ -4,8 +4,8 @@ import hashlib
 import sqlite3
 
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.ledger.charges import Budget, Charge
 
 MECHANISM = Mechanism(
     sampling_rate=0.1, steps=20, clipping_norm=1.0, noise_multiplier=1.5, unit="patient_id", records_per_unit=3

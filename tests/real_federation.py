@@ -13,7 +13,7 @@ from projects import free_ports
 
 from fedglm.cli.daemon import Daemon
 from fedglm.privacy.keys.passphrase import FILE_VARIABLE
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 
 OPEN = {
     "without_differential_privacy": "true",

@@ -13,7 +13,7 @@ from fedglm.privacy import custody
 from fedglm.privacy.dp import clipping, dp_sgd
 from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 
 
 def no_clip(patch):

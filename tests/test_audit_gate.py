@@ -16,7 +16,7 @@ from fedglm.privacy.custody_log import CustodyLog
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.policy import load_policy, sign_policy

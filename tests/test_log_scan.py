@@ -20,9 +20,9 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy import log_scan, release_entries
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.charges import Charge, Row
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.ledger.charges import Charge, Row
 from fedglm.privacy.log.entries import entry, read_entry
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log_scan import scan

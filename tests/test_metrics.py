@@ -27,7 +27,7 @@ from fedglm.cli.process_usage import CpuClock, limits, read_processes
 from fedglm.cli.process_usage import Process as Seen
 from fedglm.client.metrics import SiteCollector
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.refusal_log import RefusalLog
 from fedglm.server.control import Node
 from fedglm.server.enrolment import enrol, enrolled_sites

@@ -17,8 +17,8 @@ from fedglm.client.site_folder import open_site
 from fedglm.client.site_keys import make_keys
 from fedglm.client.site_policy import sign_site_policy
 from fedglm.core.findings import failures
-from fedglm.privacy.charges import Charge
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.charges import Charge
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
 from fedglm.server.certificates import issue_certificate
 

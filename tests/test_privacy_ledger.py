@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 from ledgers import DELTA, MECHANISM, budget_for, charge, epsilon_of, sha256, tamper
 
-from fedglm.privacy.charges import Budget
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.charges import Budget
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import Head
 
 FORK = multiprocessing.get_context("fork")

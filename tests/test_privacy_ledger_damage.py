@@ -17,7 +17,7 @@ from ledgers import DELTA, budget_for, charge, sha256, tamper
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.errors import LedgerError, Refusal
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 
 FORK = multiprocessing.get_context("fork")
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
 from fedglm.core.files import StorageError
-from fedglm.privacy.commitment import commitment, site_salt
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.dp.sampling import at_most, poisson
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.ledger.commitment import commitment, site_salt
 
 # Poisson sampling.
 
@@ -150,7 +150,7 @@ def test_the_site_s_salt_is_made_once_and_for_its_owner_alone(tmp_path):
 
 
 def test_processes_that_make_the_salt_at_once_agree(tmp_path):
-    code = "import sys; from pathlib import Path; from fedglm.privacy.commitment import site_salt\n"
+    code = "import sys; from pathlib import Path; from fedglm.privacy.ledger.commitment import site_salt\n"
     code += "sys.stdin.read(1); print(site_salt(Path(sys.argv[1])).hex())"
     command = [sys.executable, "-c", code, tmp_path / "salt"]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]

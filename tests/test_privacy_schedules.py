@@ -17,10 +17,10 @@ import pytest
 
 from fedglm.core.files import write_atomically
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.charges import Budget, Charge
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.charges import Budget, Charge
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import Head
 
 MECHANISM = Mechanism(

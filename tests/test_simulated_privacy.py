@@ -9,7 +9,7 @@ from command_line import rows_of, write_tiny
 
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import Event
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 
 EPSILON = 6.0
 

@@ -7,7 +7,7 @@ from ledgers import DELTA, budget_for, charge, epsilon_of
 
 from fedglm.client.site_budget import read_budget
 from fedglm.privacy.custody import LEDGER
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
 
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
-from fedglm.privacy.charges import PURPOSES
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.ledger.charges import PURPOSES
 
 MOST_BYTES: Final = 1 << 18
 """Longest entry; only plans and policies have more than some hundred bytes."""

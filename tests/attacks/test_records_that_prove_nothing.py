@@ -13,7 +13,7 @@ from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.audit_verify import verify as verified
 from fedglm.privacy.custody_log import CustodyLog, Leaving
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.ledger import Ledger
+from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.policy import load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.privacy.accounting.accountant import Spent, spent, within
-from fedglm.privacy.charges import Budget, Charge, Row, Stretch, related, stretches
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
+from fedglm.privacy.ledger.charges import Budget, Charge, Row, Stretch, related, stretches
 from fedglm.privacy.log.chained_file import ChainedFile, Head, now
 
 BUDGET_RULE: Final = "epsilon-budget"
