@@ -26,7 +26,7 @@ import numpy as np
 
 from fedglm.privacy.accounting.accountant import upper_bound
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.custody import LEDGER, POLICY, Custody, establish
+from fedglm.privacy.custody.store import LEDGER, POLICY, Custody, establish
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge

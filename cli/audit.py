@@ -45,7 +45,7 @@ def ledger(
 
     [bold]fedglm audit ledger runs/hospital-20270101-120000/nodes/site-0[/bold]
     """
-    from fedglm.privacy.custody import LEDGER, POLICY
+    from fedglm.privacy.custody.store import LEDGER, POLICY
     from fedglm.privacy.errors import LedgerError
     from fedglm.privacy.ledger.ledger import Ledger
     from fedglm.privacy.snapshot import snapshot
@@ -81,7 +81,7 @@ def _policy(path: Path) -> "Policy":
 
 
 def _find(node: Path, name: str) -> Path:
-    from fedglm.privacy.custody import FOLDER
+    from fedglm.privacy.custody.store import FOLDER
 
     for path in (node, node / name, node / FOLDER / name):
         if path.is_file():

@@ -30,8 +30,8 @@ from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, In
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import write_atomically
-from fedglm.privacy.custody import Custody
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey

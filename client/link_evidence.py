@@ -19,8 +19,8 @@ from cryptography.x509 import load_pem_x509_certificates
 from fedglm.client.preflight_link import trusting
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import host_and_port
-from fedglm.privacy.custody import is_established
-from fedglm.privacy.custody_log import CustodyLog
+from fedglm.privacy.custody.site_log import CustodyLog
+from fedglm.privacy.custody.store import is_established
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
 

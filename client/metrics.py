@@ -13,13 +13,13 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fedglm.client.site_budget import spent_on
 from fedglm.client.site_folder import Site
-from fedglm.privacy.custody import LEDGER, POLICY, REFUSALS, is_established
+from fedglm.privacy.custody.budget_left import spent_on
+from fedglm.privacy.custody.refusal_log import RefusalLog
+from fedglm.privacy.custody.store import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy, load_policy
-from fedglm.privacy.refusal_log import RefusalLog
 
 _WORK = ("run.plan", "*/state.json")  # what a node writes when a server's message has come
 _UPDATES = "*/pending_blob-*"

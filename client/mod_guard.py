@@ -18,8 +18,8 @@ from flwr.common.serde import recorddict_to_proto
 from fedglm.client.no_answer import Withheld
 from fedglm.compression.messages import RECORD
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.custody import Custody
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.policy.rules import MESSAGE_RULES, check_message, check_plain_update, check_without_noise

@@ -15,7 +15,7 @@ from fedglm.client.site_settings import SiteError
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody import POLICY
+from fedglm.privacy.custody.store import POLICY
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from fedglm.client.site_budget import read_budget
 from fedglm.client.site_folder import Site
 from fedglm.client.site_keys import flower_public
 from fedglm.client.site_settings import SiteError
 from fedglm.core.findings import Finding, failure, ok, warning
-from fedglm.privacy.custody import POLICY, is_established
+from fedglm.privacy.custody.budget_left import read_budget
+from fedglm.privacy.custody.store import POLICY, is_established
 from fedglm.privacy.errors import PolicyError, PrivacyError
 from fedglm.privacy.policy.policy import ANY, Policy, load_policy
 

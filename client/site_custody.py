@@ -14,7 +14,7 @@ from pathlib import Path
 from fedglm.autoglm.bundled import BUNDLES
 from fedglm.autoglm.reading import read_rows
 from fedglm.autoglm.row_faults import Place, RowError, RowFaults
-from fedglm.privacy.custody import Custody
+from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.ledger.commitment import Field
 
 LOG = logging.getLogger(__name__)

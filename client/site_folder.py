@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fedglm.client.site_custody import open_custody
 from fedglm.client.site_settings import SITE_FILE, Kit, SiteError, SiteSettings, read_kit_file, read_site_file
-from fedglm.privacy.custody import KEY, Custody
+from fedglm.privacy.custody.store import KEY, Custody
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.vault import Vault
 from fedglm.privacy.policy.run_plan import RunPlan

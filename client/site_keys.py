@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedglm.client.site_settings import SiteError
 from fedglm.core.files import create_privately, storage_errors, write_atomically
-from fedglm.privacy.custody_log import CustodyLog
+from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.key_files import lock, read_key
 from fedglm.privacy.keys.private_files import private_folder

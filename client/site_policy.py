@@ -10,8 +10,8 @@ from fedglm.client.preflight_data import HARMLESS, UnfitError, count_rows
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
 from fedglm.core.files import write_atomically
-from fedglm.privacy.custody import KEY, LEDGER, POLICY, establish, is_established
-from fedglm.privacy.custody_log import CustodyLog
+from fedglm.privacy.custody.site_log import CustodyLog
+from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, establish, is_established
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import MOST_BYTES, Policy, sign_policy

@@ -4,11 +4,11 @@ import datetime
 from dataclasses import dataclass
 
 from fedglm.client.preflight_custody import lacking
-from fedglm.client.site_budget import BudgetState, read_budget
 from fedglm.client.site_folder import Site
-from fedglm.privacy.custody import POLICY, REFUSALS, is_established
+from fedglm.privacy.custody.budget_left import BudgetState, read_budget
+from fedglm.privacy.custody.refusal_log import RefusalLog
+from fedglm.privacy.custody.store import POLICY, REFUSALS, is_established
 from fedglm.privacy.policy.policy import Policy, load_policy
-from fedglm.privacy.refusal_log import RefusalLog
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from fedglm.client.site_settings import KIT_FILE, SITE_FILE
 from fedglm.client.worker_link import AGAIN, LOG, MOST_BYTES, SOCKET, in_folder, send
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.locks import held
-from fedglm.privacy.custody import POLICY
+from fedglm.privacy.custody.store import POLICY
 
 LOCK = "worker.lock"
 MOST_LOG_BYTES = 8 << 20

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.privacy.audit_checks import Scope
-from fedglm.privacy.custody import FOLDER, LEDGER
+from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import AUDIT, LOG

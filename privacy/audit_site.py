@@ -10,7 +10,7 @@ from fedglm.privacy.accounting.accountant import spent, upper_bound, within
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_lines import audit_lines
 from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
-from fedglm.privacy.custody import FOLDER, LEDGER, POLICY
+from fedglm.privacy.custody.store import FOLDER, LEDGER, POLICY
 from fedglm.privacy.dp.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.charges import one_data_set

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fedglm.privacy.audit_checks import Check
 from fedglm.privacy.audit_log import LogRecord
-from fedglm.privacy.custody import FOLDER
+from fedglm.privacy.custody.store import FOLDER
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import AUDIT, LOG
 from fedglm.privacy.opened_bundle import Bundle

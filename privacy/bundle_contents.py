@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from fedglm.privacy import refusal_log
 from fedglm.privacy.audit_lines import LINES
-from fedglm.privacy.custody import LEDGER
+from fedglm.privacy.custody import refusal_log
+from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy import policy

@@ -20,7 +20,7 @@ from fedglm.autoglm.models import build_model
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
-from fedglm.privacy.custody import FOLDER, Custody
+from fedglm.privacy.custody.store import FOLDER, Custody
 from fedglm.privacy.ledger.commitment import Field
 from fedglm.simulations.privacy import declared_examples, unit_of
 from fedglm.simulations.scenario import Scenario

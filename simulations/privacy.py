@@ -17,7 +17,7 @@ from fedglm.privacy.accounting.statement import (
     client_guarantee,
     guarantee,
 )
-from fedglm.privacy.custody import establish, is_established
+from fedglm.privacy.custody.store import establish, is_established
 from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger

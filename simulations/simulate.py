@@ -16,7 +16,7 @@ from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.precision import choose_precision
 from fedglm.core.files import StorageError, storage_errors
-from fedglm.privacy.custody import FOLDER, LEDGER
+from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.run_folder.folder import RunFolder

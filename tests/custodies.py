@@ -2,7 +2,7 @@
 
 from fedglm.client.node import Permit
 from fedglm.core.code_identity import code_sha256
-from fedglm.privacy.custody import Custody, establish, is_established
+from fedglm.privacy.custody.store import Custody, establish, is_established
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import ANY, Policy

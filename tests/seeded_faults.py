@@ -9,7 +9,7 @@ from fedglm.autoglm.parameters import load_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client import node, private_training
 from fedglm.compression.codec import decode
-from fedglm.privacy import custody
+from fedglm.privacy.custody import store
 from fedglm.privacy.dp import clipping, dp_sgd
 from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
 from fedglm.privacy.dp.noise import GaussianNoise
@@ -149,7 +149,7 @@ def ledger_reset(patch):
             super().__init__(path)
 
     Forgetful.create = Ledger.create
-    patch.setattr(custody, "Ledger", Forgetful)
+    patch.setattr(store, "Ledger", Forgetful)
 
 
 def residual_before_noise(patch):

@@ -10,7 +10,7 @@ from tiny_federation import tiny_node
 
 from fedglm.privacy.audit_checks import Verdict, failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.custody_log import CustodyLog
+from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.server.anchors import Anchors
 

@@ -11,7 +11,7 @@ from audited_run import Chain
 from custodies import MECHANISM, SERVER, custody
 from ledgers import sha256
 
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
 from fedglm.simulations.audit_gate import Gate, Requirement
 
 BLOCKED = (

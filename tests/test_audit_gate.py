@@ -12,7 +12,7 @@ from custodies import MECHANISM, SERVER
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.custody_log import CustodyLog
+from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey

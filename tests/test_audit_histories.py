@@ -15,7 +15,7 @@ from fedglm.privacy import audit_verify
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.audit_checks import Verdict, failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.custody_log import CustodyLog, Leaving
+from fedglm.privacy.custody.site_log import CustodyLog, Leaving
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog

@@ -16,8 +16,8 @@ from fedglm.client import gate
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
-from fedglm.privacy.custody import Custody, establish
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.store import Custody, establish
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog

@@ -10,8 +10,8 @@ from custodies import MECHANISM
 from custodies import custody as custody_of
 from flwr.app import Error, Message
 
-from fedglm.privacy import custody
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody import store
+from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, sign_policy
@@ -53,9 +53,9 @@ def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
     """Site a has spent most on one, and the other is told at a greater delta."""
     small_nodes(tmp_path / "nodes")
     permit(tmp_path, "a", data_set="old", delta=0.04)
-    original = custody.commitment
+    original = store.commitment
     with monkeypatch.context() as patch:
-        patch.setattr(custody, "commitment", lambda _records, salt: original([[b"other"]], salt))
+        patch.setattr(store, "commitment", lambda _records, salt: original([[b"other"]], salt))
         kept_run(tmp_path / "first", small_nodes(tmp_path / "nodes"), rounds=1)
     permit(tmp_path, "a", data_set="a", delta=1e-3)
     kept_run(tmp_path, small_nodes(tmp_path / "nodes"), rounds=3)

@@ -17,11 +17,11 @@ from tls_server import free_port, tls_server
 from fedglm.cli import client
 from fedglm.client.site_folder import open_site
 from fedglm.client.supernode import flower_arguments
+from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.site_identity import SiteIdentity
 from fedglm.privacy.policy.policy import Policy, load_policy
-from fedglm.privacy.refusal_log import RefusalLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -15,7 +15,7 @@ from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.log.chained_file import Head

@@ -8,10 +8,10 @@ import pytest
 from custodies import MECHANISM, SERVER, custody, run_plan
 from ledgers import sha256
 
-from fedglm.privacy import custody_log
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody import LEDGER
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody import site_log
+from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import LOG, SignedLog
@@ -102,20 +102,20 @@ def test_a_refusal_is_written_down_by_its_rule_alone(folder):
 
 
 def test_a_server_cannot_fill_the_log_with_refusals(folder, monkeypatch):
-    monkeypatch.setattr(custody_log, "_ALL_OF", 5)
+    monkeypatch.setattr(site_log, "_ALL_OF", 5)
     site = opened(folder)
     for number in range(20):
         site.log.refused(Refusal("codecs", "no"), "run", number)
         site.log.refused(Refusal("plans", "no"), "run", number)
     assert len(entries(folder, "refused")) == 10
     assert len(SignedLog(folder / LOG).checkpoint().root) == 64
-    monkeypatch.setattr(custody_log, "now", lambda: "2099-01-01T00:00:00+00:00")
+    monkeypatch.setattr(site_log, "now", lambda: "2099-01-01T00:00:00+00:00")
     site.log.refused(Refusal("codecs", "no"), "run", 21)
     assert len(entries(folder, "refused")) == 11
 
 
 def test_a_server_cannot_fill_the_log_with_plans(folder, monkeypatch):
-    monkeypatch.setattr(custody_log, "_ALL_OF", 5)
+    monkeypatch.setattr(site_log, "_ALL_OF", 5)
     site = opened(folder)
     plans = [SignedPlan.sign(run_plan("a" * 64, run=f"run {number}"), SERVER) for number in range(8)]
     for signed in [*plans[:5], *plans[:5]]:
@@ -126,7 +126,7 @@ def test_a_server_cannot_fill_the_log_with_plans(folder, monkeypatch):
     site.log.admitted(plans[5], ["plans"])
     with pytest.raises(Refusal, match="idle-plans"):
         opened(folder).log.admitted(plans[6], ["plans"])
-    monkeypatch.setattr(custody_log, "now", lambda: "2099-01-01T00:00:00+00:00")
+    monkeypatch.setattr(site_log, "now", lambda: "2099-01-01T00:00:00+00:00")
     site.log.admitted(plans[6], ["plans"])
     assert len(entries(folder, "plan")) == 7
 
@@ -135,7 +135,7 @@ def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(f
     site = opened(folder)
     site.pay(leaving(site, 1))
     with monkeypatch.context() as patch:
-        patch.setattr(custody_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(site_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             site.pay(leaving(site, 2))
     again = opened(folder)
@@ -153,7 +153,7 @@ def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(f
 def test_what_was_charged_for_before_a_new_policy_stands_before_it(folder, monkeypatch):
     site = opened(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(custody_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(site_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             site.pay(leaving(site, 1))
     tighter = site.policy.model_copy(update={"steps_at_most": 9, "delta": 2e-3})

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from fedglm.cli.extras import MODULES, NEEDS
 from fedglm.cli.main import app
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
 
 ROOT = Path(__file__).parent.parent
 

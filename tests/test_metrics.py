@@ -26,9 +26,9 @@ from fedglm.cli.exporter import ProcessCollector
 from fedglm.cli.process_usage import CpuClock, limits, read_processes
 from fedglm.cli.process_usage import Process as Seen
 from fedglm.client.metrics import SiteCollector
+from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.ledger import Ledger
-from fedglm.privacy.refusal_log import RefusalLog
 from fedglm.server.control import Node
 from fedglm.server.enrolment import enrol, enrolled_sites
 from fedglm.server.errors import ProjectError

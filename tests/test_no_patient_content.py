@@ -29,7 +29,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.privacy.audit_bundle import export
-from fedglm.privacy.custody import LEDGER
+from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator

@@ -321,7 +321,7 @@ def test_a_policy_is_read_back_from_its_own_file(policy):
 def test_policies_load_without_torch():
     code = """
 import sys
-import fedglm.privacy.policy.rules, fedglm.privacy.refusal_log
+import fedglm.privacy.policy.rules, fedglm.privacy.custody.refusal_log
 print(sorted({name.split(".")[0] for name in sys.modules} & {"torch", "opacus", "transformers", "flwr"}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

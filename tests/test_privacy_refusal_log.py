@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from fedglm.core.files import StorageError
-from fedglm.privacy import refusal_log
+from fedglm.privacy.custody import refusal_log
+from fedglm.privacy.custody.refusal_log import LOG_FULL, RefusalCount, RefusalLog
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.refusal_log import LOG_FULL, RefusalCount, RefusalLog
 
 REFUSAL = Refusal("noise-multiplier", "noise multiplier 0.5, and noise_multiplier_at_least is 1")
 

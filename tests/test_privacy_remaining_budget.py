@@ -6,7 +6,7 @@ import pytest
 from custodies import custody, run_plan
 
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import Refusal
 

@@ -31,7 +31,7 @@ from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import Instruction
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody_log import Leaving
+from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal

@@ -18,8 +18,8 @@ from fedglm.client.site_settings import SiteError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import Instruction
+from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.refusal_log import RefusalLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -5,8 +5,8 @@ import math
 import pytest
 from ledgers import DELTA, budget_for, charge, epsilon_of
 
-from fedglm.client.site_budget import read_budget
-from fedglm.privacy.custody import LEDGER
+from fedglm.privacy.custody.budget_left import read_budget
+from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
 

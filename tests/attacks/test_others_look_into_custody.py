@@ -10,7 +10,7 @@ from site_folders import make_project, make_site
 from fedglm.client.site_keys import make_keys
 from fedglm.client.worker_link import Question, ask
 from fedglm.privacy.audit_bundle import export
-from fedglm.privacy.custody import Custody, establish
+from fedglm.privacy.custody.store import Custody, establish
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.policy.policy import Policy
 

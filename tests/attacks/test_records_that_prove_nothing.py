@@ -11,7 +11,7 @@ from omitted_records import contents_of, packed, signed
 
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.audit_verify import verify as verified
-from fedglm.privacy.custody_log import CustodyLog, Leaving
+from fedglm.privacy.custody.site_log import CustodyLog, Leaving
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog

@@ -9,7 +9,7 @@ from fedglm.client import node as node_module
 from fedglm.client.training import LocalResult
 from fedglm.compression.codec import decode
 from fedglm.core.files import write_atomically
-from fedglm.privacy.custody import KEY, POLICY, Custody
+from fedglm.privacy.custody.store import KEY, POLICY, Custody
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, sign_policy
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedglm.privacy.custody import LEDGER
+from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
 

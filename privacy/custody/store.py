@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 
 from fedglm.core.files import write_atomically
-from fedglm.privacy.custody_log import CustodyLog, Leaving, open_log
+from fedglm.privacy.custody.refusal_log import RefusalLog
+from fedglm.privacy.custody.site_log import CustodyLog, Leaving, open_log
+from fedglm.privacy.custody.stretched_noise import stretched
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.private_files import private_folder
@@ -28,8 +30,6 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import RunPlan
-from fedglm.privacy.refusal_log import RefusalLog
-from fedglm.privacy.remaining_budget import stretched
 
 FOLDER = "custody"
 """Name of the folder, within the node's."""
