@@ -4,7 +4,8 @@ Two ways give the same sum. `GhostClipper` (`privacy/dp/ghost_clipping.py`) know
 needs one forward and one backward pass. `SampleClipper` (`privacy/dp/sample_clipping.py`) is Opacus' per-sample
 gradients, for any layer, slower and hungrier. Both take the losses of records one by one, never a batch's mean, which
 would tie one record's gradient to its neighbours. Both compute norms and sums in float32 or better, whatever the pass
-computed in."""
+computed in.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
