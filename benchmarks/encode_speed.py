@@ -28,11 +28,12 @@ from fedglm.autoglm.models import ModelSettings, build_model
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from fedglm.client.node import model_layout
-from fedglm.compression import bits, magnitudes, positions, selection, selection_kernels, signed_positions
+from fedglm.compression import bits, magnitudes, positions, selection, signed_positions
 from fedglm.compression.codec import decode
 from fedglm.compression.feedback import ErrorFeedback
+from fedglm.compression.kernels import selection as selection_kernels
+from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.layout import Layout
-from fedglm.compression.scatter_kernels import add_at
 from fedglm.compression.signed_positions import with_signs
 from fedglm.compression.topk import TopKSign
 from fedglm.compression.vectors import Positions, Vector

@@ -31,8 +31,7 @@ import numpy as np
 from fedglm.compression import geometry
 from fedglm.compression.errors import CodecError
 from fedglm.compression.geometry import Shapes
-from fedglm.compression.layout import Layout
-from fedglm.compression.position_kernels import (
+from fedglm.compression.kernels.context import (
     FEWEST_ROWS,
     LONGEST_ROW,
     MOST_POSITIONS,
@@ -40,6 +39,7 @@ from fedglm.compression.position_kernels import (
     SPARSEST,
     walk,
 )
+from fedglm.compression.layout import Layout
 from fedglm.compression.vectors import Positions
 from fedglm.compression.wire import Reader
 

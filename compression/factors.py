@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression import factor_kernels as kernels
 from fedglm.compression.errors import CodecError
-from fedglm.compression.factor_kernels import Levels, Numbers
+from fedglm.compression.kernels import factors as kernels
+from fedglm.compression.kernels.factors import Levels, Numbers
 from fedglm.compression.vectors import Vector
 from fedglm.compression.wire import Reader
 

@@ -13,8 +13,8 @@ rows and columns in which the support clusters are no shorter for it.
 
 import numpy as np
 
-from fedglm.compression import kernels
 from fedglm.compression.errors import CodecError
+from fedglm.compression.kernels import compiled
 from fedglm.compression.vectors import Positions
 from fedglm.compression.wire import Reader
 
@@ -22,9 +22,9 @@ MAX_PARAMETER = 40
 """2**40 is the largest vector; the kernels have room for a code word of 48 bits beside a started byte."""
 
 _FAULTS = {
-    kernels.ENDS_EARLY: "the position code ends early",
-    kernels.OUT_OF_RANGE: "a position lies outside the vector",
-    kernels.TRAILING: "the position code has bits after its end",
+    compiled.ENDS_EARLY: "the position code ends early",
+    compiled.OUT_OF_RANGE: "a position lies outside the vector",
+    compiled.TRAILING: "the position code has bits after its end",
 }
 
 
@@ -32,7 +32,7 @@ def pack(positions: Positions) -> bytes:
     """Code strictly ascending, non-negative `positions` of shape (k,)."""
     parameter, bits = _best_parameter(positions)
     code = np.empty(-(-bits // 8), np.uint8)
-    kernels.rice_encode(positions, parameter, code)
+    compiled.rice_encode(positions, parameter, code)
     return bytes([parameter]) + code.tobytes()
 
 
@@ -54,8 +54,8 @@ def unpack_code(parameter: int, reader: Reader, count: int, size: int) -> Positi
     if count > size or count * (parameter + 1) > 8 * reader.remaining:
         raise CodecError(f"{count} positions do not fit in {reader.remaining} bytes and a vector of {size}")
     positions = np.empty(count, np.int64)
-    fault = kernels.rice_decode(reader.array("<u1", reader.remaining), parameter, size, positions)
-    if fault != kernels.DECODED:
+    fault = compiled.rice_decode(reader.array("<u1", reader.remaining), parameter, size, positions)
+    if fault != compiled.DECODED:
         raise CodecError(_FAULTS[fault])
     return positions
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedglm.compression import selection_kernels as kernels
+from fedglm.compression.kernels import selection as kernels
 from fedglm.compression.vectors import Positions, Vector, checked
 
 _SAMPLES = (1 << 14, 1 << 16)

@@ -19,9 +19,9 @@ from fedglm.compression import bits, context_positions, geometry, positions
 from fedglm.compression.bits import Flags
 from fedglm.compression.errors import CodecError
 from fedglm.compression.geometry import Shapes
+from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import Coder
-from fedglm.compression.sign_kernels import code_signs
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire import Reader, varint
 

@@ -8,7 +8,7 @@ as they are. The range code is that of `range_kernels`.
 import numpy as np
 
 from fedglm.compression.errors import CodecError
-from fedglm.compression.snapshot_kernels import decode_halves, encode_halves
+from fedglm.compression.kernels.snapshots import decode_halves, encode_halves
 from fedglm.compression.vectors import Vector
 from fedglm.compression.wire import Reader
 

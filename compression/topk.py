@@ -14,9 +14,9 @@ import numpy as np
 from fedglm.compression import halves, int8s, magnitudes, positions, signed_positions
 from fedglm.compression.budget import check_budget, fill
 from fedglm.compression.errors import CodecError
+from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import Coder
-from fedglm.compression.scatter_kernels import add_at
 from fedglm.compression.selection import Largest, kept, largest, largest_compensated
 from fedglm.compression.signed_positions import with_signs
 from fedglm.compression.updates import SparseUpdate

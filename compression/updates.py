@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.compression.errors import CodecError
-from fedglm.compression.scatter_kernels import add_at
+from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.vectors import Positions, Vector
 
 Accumulator: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.int64]

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedglm.compression import column_kernels as columns
 from fedglm.compression import context_positions, geometry, golomb_rice, positions
-from fedglm.compression import hazard_kernels as hazards
 from fedglm.compression.codec import CodecError
+from fedglm.compression.kernels import columns
+from fedglm.compression.kernels import hazard as hazards
+from fedglm.compression.kernels.context import SPARSEST
 from fedglm.compression.layout import Layout
-from fedglm.compression.position_kernels import SPARSEST
 from fedglm.compression.wire import Reader
 
 patient = settings(deadline=None)  # the first call compiles
@@ -154,7 +154,7 @@ def test_interpreted_and_compiled_walks_agree():
         "import numpy as np\n"
         "from test_compression_positions import pinned_support\n"
         "from fedglm.compression import context_positions\n"
-        "from fedglm.compression.position_kernels import walk\n"
+        "from fedglm.compression.kernels.context import walk\n"
         "from fedglm.compression.wire import Reader\n"
         "assert not hasattr(walk, 'py_func')\n"
         "support, layout = pinned_support()\n"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedglm.compression import scatter_kernels
-from fedglm.compression import selection_kernels as kernels
+from fedglm.compression.kernels import scatter
+from fedglm.compression.kernels import selection as kernels
 from fedglm.compression.selection import kept, largest, largest_compensated
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -141,7 +141,7 @@ def test_add_at_is_its_twin(dtype, positions):
     positions = np.array(sorted(positions), np.int64)
     accumulator, terms = np.arange(40).astype(dtype), (positions * 3 + 1).astype(dtype)
     expected, inside = add_at_twin(accumulator, positions, terms)
-    assert scatter_kernels.add_at(accumulator, positions, terms) == inside
+    assert scatter.add_at(accumulator, positions, terms) == inside
     assert accumulator.tobytes() == expected.tobytes()
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fedglm.compression import geometry, positions, signed_positions
 from fedglm.compression.codec import CodecError, decode, make_codec
+from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
-from fedglm.compression.sign_kernels import code_signs
 from fedglm.compression.wire import Reader, seal_update, varint
 
 patient = settings(deadline=None)  # the first call compiles

@@ -11,8 +11,8 @@ import pytest
 from fedglm.compression import context_positions, geometry
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, Replica, vector_sha256
+from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
-from fedglm.compression.sign_kernels import code_signs
 from fedglm.compression.wire import DOWNLINK, seal, seal_update, varint
 
 SIDE = 1000

@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression import range_kernels as rc
-from fedglm.compression.kernels import kernel
+from fedglm.compression.kernels import range_coder as rc
+from fedglm.compression.kernels.compiled import kernel
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Levels: TypeAlias = npt.NDArray[np.int32]

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fedglm.compression.kernels import kernel
+from fedglm.compression.kernels.compiled import kernel
 from fedglm.compression.vectors import Positions
 
 EVEN: Final = 1 << 10  # the weight of an average column

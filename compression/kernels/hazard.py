@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression.kernels import kernel
+from fedglm.compression.kernels.compiled import kernel
 
 SYMBOL: Final = 32
 ALL: Final = 1 << SYMBOL

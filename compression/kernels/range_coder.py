@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression.kernels import kernel
+from fedglm.compression.kernels.compiled import kernel
 
 State: TypeAlias = npt.NDArray[np.int64]
 """Shape (3,): low end (encoder) or the code's distance from it (decoder), range, bytes written or read."""

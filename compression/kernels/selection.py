@@ -18,8 +18,8 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 
-from fedglm.compression.kernels import inlined, kernel, lowest_bit
-from fedglm.compression.scatter_kernels import AHEAD, prefetch
+from fedglm.compression.kernels.compiled import inlined, kernel, lowest_bit
+from fedglm.compression.kernels.scatter import AHEAD, prefetch
 from fedglm.compression.vectors import Positions, Vector
 
 LANES: Final = 32

@@ -23,7 +23,7 @@ from fedglm.compression.vectors import Positions
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_FILES: Final = sorted(Path(__file__).parent.glob("*kernels.py"))
+_FILES: Final = sorted(Path(__file__).parent.glob("*.py"))
 _SOURCES: Final = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
 DECODED: Final = 0

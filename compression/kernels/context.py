@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from fedglm.compression import range_kernels as rc
-from fedglm.compression.column_kernels import EVEN, learn_columns, shape_of
-from fedglm.compression.hazard_kernels import ALL, BIT, RATE, SYMBOL, hazard_of, rate_of, survival
-from fedglm.compression.kernels import kernel
+from fedglm.compression.kernels import range_coder as rc
+from fedglm.compression.kernels.columns import EVEN, learn_columns, shape_of
+from fedglm.compression.kernels.compiled import kernel
+from fedglm.compression.kernels.hazard import ALL, BIT, RATE, SYMBOL, hazard_of, rate_of, survival
 from fedglm.compression.vectors import Positions
 
 LONGEST_ROW: Final = 1 << 18

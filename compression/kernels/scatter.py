@@ -12,7 +12,7 @@ import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 
-from fedglm.compression.kernels import inlined, kernel
+from fedglm.compression.kernels.compiled import inlined, kernel
 from fedglm.compression.vectors import Positions
 
 AHEAD: Final = 64
