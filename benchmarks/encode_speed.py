@@ -28,16 +28,18 @@ from fedglm.autoglm.models import ModelSettings, build_model
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from fedglm.client.node import model_layout
-from fedglm.compression import bits, magnitudes, positions, selection, signed_positions
 from fedglm.compression.codec import decode
+from fedglm.compression.codecs import selection
+from fedglm.compression.codecs.topk import TopKSign
 from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.kernels import selection as selection_kernels
 from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.layout import Layout
-from fedglm.compression.signed_positions import with_signs
-from fedglm.compression.topk import TopKSign
+from fedglm.compression.positions import coding, signed
+from fedglm.compression.positions.signed import with_signs
+from fedglm.compression.values import bits, magnitudes
 from fedglm.compression.vectors import Positions, Vector
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 DENSITY = 0.01
 ROUNDS = 3
@@ -164,9 +166,9 @@ def measure(kind: str, size: int, layout: Layout | None) -> None:
         "  part: magnitude": lambda: magnitudes.pack(chosen.values),
         "  part: signs, fast": lambda: bits.pack(chosen.values < 0),
         "  part: values as the other end will see them": lambda: with_signs(magnitude, chosen.values < 0),
-        "  part: positions, fast": lambda: positions.pack(chosen.positions, size, None, "fast"),
-        "  part: positions, smallest": lambda: positions.pack(chosen.positions, size, layout, "smallest"),
-        "  part: positions and signs, smallest": lambda: signed_positions.pack(
+        "  part: positions, fast": lambda: coding.pack(chosen.positions, size, None, "fast"),
+        "  part: positions, smallest": lambda: coding.pack(chosen.positions, size, layout, "smallest"),
+        "  part: positions and signs, smallest": lambda: signed.pack(
             chosen.positions, chosen.values < 0, size, layout, "smallest"
         ),
         "  part: subtract what is sent": lambda: add_at(out, chosen.positions, chosen.values),

@@ -19,10 +19,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 from updates import Sample, real
 
-from fedglm.compression import positions
 from fedglm.compression.layout import Layout
+from fedglm.compression.positions import coding
 from fedglm.compression.vectors import Positions
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 DENSITIES = (0.001, 0.01, 0.05)
 REPEATS = 7
@@ -33,10 +33,10 @@ def shannon(density: float) -> float:
     return (-density * math.log2(density) - (1 - density) * math.log2(1 - density)) / density
 
 
-def bits(support: Positions, size: int, layout: Layout | None, coder: positions.Coder) -> float:
+def bits(support: Positions, size: int, layout: Layout | None, coder: coding.Coder) -> float:
     """Bits a position, once it is sure that they are read back."""
-    blob = positions.pack(support, size, layout, coder)
-    found = positions.unpack(Reader(memoryview(blob)), support.size, size).positions
+    blob = coding.pack(support, size, layout, coder)
+    found = coding.unpack(Reader(memoryview(blob)), support.size, size).positions
     if not np.array_equal(found, support):
         raise AssertionError("the positions did not come back")
     return 8 * len(blob) / support.size
@@ -77,7 +77,7 @@ def real_table(sample: Sample) -> None:
     for density in DENSITIES:
         count = round(density * layout.size)
         supports = [np.sort(np.argpartition(-np.abs(update), count)[:count]) for update in sample.vectors]
-        cases: list[tuple[Layout | None, positions.Coder]] = [(layout, "smallest"), (None, "smallest"), (None, "fast")]
+        cases: list[tuple[Layout | None, coding.Coder]] = [(layout, "smallest"), (None, "smallest"), (None, "fast")]
         means = [np.mean([bits(support, layout.size, *case) for support in supports]) for case in cases]
         print(f"| {density:.1%} | {shannon(density):.2f} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
 
@@ -98,10 +98,10 @@ def times_table() -> None:
     print("| support | coder | bits a position | encode | decode |")
     print("|---|---|---|---|---|")
 
-    def row(name: str, support: Positions, size: int, layout: Layout | None, coder: positions.Coder) -> None:
-        blob = positions.pack(support, size, layout, coder)
-        encode = best_time(lambda: positions.pack(support, size, layout, coder))
-        decoding = best_time(lambda: positions.unpack(Reader(memoryview(blob)), support.size, size))
+    def row(name: str, support: Positions, size: int, layout: Layout | None, coder: coding.Coder) -> None:
+        blob = coding.pack(support, size, layout, coder)
+        encode = best_time(lambda: coding.pack(support, size, layout, coder))
+        decoding = best_time(lambda: coding.unpack(Reader(memoryview(blob)), support.size, size))
         each = " | ".join(f"{seconds / support.size * 1e9:.1f}" for seconds in (encode, decoding))
         print(f"| {name} | {coder} | {bits(support, size, layout, coder):.2f} | {each} |")
 

@@ -15,10 +15,10 @@ from time import sleep
 import numpy as np
 
 from fedglm.client.state import NodeState, StateError
-from fedglm.compression import positions, signed_positions
 from fedglm.compression.codec import decode
+from fedglm.compression.codecs.topk import TopKSign
 from fedglm.compression.layout import Layout
-from fedglm.compression.topk import TopKSign
+from fedglm.compression.positions import coding, signed
 from fedglm.compression.vectors import Vector
 from fedglm.simulations.nodes import build_stage
 
@@ -133,8 +133,8 @@ def message_bits(vector: Vector, layout: Layout) -> dict[str, float]:
     codec = TopKSign(density=0.01, layout=layout)
     blob = codec.encode(vector)
     sent = codec.decode(blob, layout.size)
-    both = len(signed_positions.pack(sent.positions, sent.values < 0, layout.size, layout, "smallest"))
-    alone = len(positions.pack(sent.positions, layout.size, layout, "smallest"))
+    both = len(signed.pack(sent.positions, sent.values < 0, layout.size, layout, "smallest"))
+    alone = len(coding.pack(sent.positions, layout.size, layout, "smallest"))
     parts = {"all": len(blob), "positions": alone, "signs": both - alone}
     return {part: 8 * length / sent.positions.size for part, length in parts.items()}
 

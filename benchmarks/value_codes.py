@@ -18,11 +18,13 @@ from typing import TypeAlias
 import numpy as np
 from updates import CACHE, ROUNDS, from_file, real
 
-from fedglm.compression import blocks, halves, int8s, magnitudes, positions, signed_positions
 from fedglm.compression.layout import Layout
-from fedglm.compression.signed_positions import with_signs
+from fedglm.compression.positions import coding
+from fedglm.compression.positions import signed as signed_positions
+from fedglm.compression.positions.signed import with_signs
+from fedglm.compression.values import blocks, fp16_blocks, int8_blocks, magnitudes
 from fedglm.compression.vectors import Positions, Vector
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 DENSITIES = (0.001, 0.01, 0.05)
 SCALE_BITS = 16
@@ -38,7 +40,7 @@ def packed(pack: Callable[[Vector], bytes], unpack: Callable[[Reader, int], Vect
 
     def code(values: Vector, at: Positions, layout: Layout) -> Coded:
         data = pack(values)
-        support = positions.pack(at, layout.size, layout, "smallest")
+        support = coding.pack(at, layout.size, layout, "smallest")
         return unpack(Reader(memoryview(data)), values.size), 8 * (len(data) + len(support))
 
     return code
@@ -85,8 +87,8 @@ CODES: dict[str, ValueCode] = {
     "sign, a scale a tensor": scaled_signs(tensor_edges),
     "sign, a scale for 1024 values": scaled_signs(block_edges),
     "2 bits": signed(magnitudes.pack_two, magnitudes.unpack_two),
-    "int8": packed(int8s.pack, int8s.unpack),
-    "fp16": packed(halves.pack, halves.unpack),
+    "int8": packed(int8_blocks.pack, int8_blocks.unpack),
+    "fp16": packed(fp16_blocks.pack, fp16_blocks.unpack),
 }
 
 

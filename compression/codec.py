@@ -16,15 +16,15 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from fedglm.compression.dense import DenseFp16, DenseFp32, Int8
+from fedglm.compression.codecs.dense import DenseFp16, DenseFp32, Int8
+from fedglm.compression.codecs.hybrid import Hybrid
+from fedglm.compression.codecs.lowrank import LowRank
+from fedglm.compression.codecs.topk import TopK2Bit, TopKFp16, TopKInt8, TopKSign
 from fedglm.compression.errors import CodecError
-from fedglm.compression.hybrid import Hybrid
 from fedglm.compression.layout import Layout
-from fedglm.compression.lowrank import LowRank
-from fedglm.compression.topk import TopK2Bit, TopKFp16, TopKInt8, TopKSign
 from fedglm.compression.updates import Accumulator
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire import UPDATE, Blob, kind_of
+from fedglm.compression.wire.envelope import UPDATE, Blob, kind_of
 
 __all__ = ["Codec", "CodecError", "FusedCodec", "Update", "codec_names", "codec_options", "decode", "make_codec"]
 

@@ -33,13 +33,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression import snapshots
 from fedglm.compression.codec import Codec, Update, decode
 from fedglm.compression.errors import CodecError, VersionMismatch
 from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.updates import SparseUpdate
 from fedglm.compression.vectors import Positions, Vector, checked
-from fedglm.compression.wire import DOWNLINK, Blob, Reader, seal, unseal, varint
+from fedglm.compression.wire import snapshots
+from fedglm.compression.wire.envelope import DOWNLINK, Blob, Reader, seal, unseal, varint
 
 Grid: TypeAlias = Literal["fp16", "fp32"]
 

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedglm.compression.budget import LEAST_BYTES
 from fedglm.compression.codec import Codec, CodecError, codec_options, make_codec
+from fedglm.compression.codecs.budget import LEAST_BYTES
 from fedglm.compression.layout import Layout
 
 

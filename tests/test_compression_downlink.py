@@ -10,7 +10,7 @@ from fedglm.compression.codec import CodecError, codec_names, codec_options, dec
 from fedglm.compression.downlink import ModelVersions, Replica, vector_sha256
 from fedglm.compression.errors import VersionMismatch
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire import DOWNLINK, seal, unseal, varint
+from fedglm.compression.wire.envelope import DOWNLINK, seal, unseal, varint
 
 SIZE = 3000
 LAYOUT = Layout(("w",), ((SIZE,),)).sha256

@@ -10,7 +10,7 @@ from valid_update import is_valid_update
 
 from fedglm.compression.codec import CodecError, codec_names, decode, make_codec
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire import UPDATE, seal, seal_update, unseal, varint
+from fedglm.compression.wire.envelope import UPDATE, seal, seal_update, unseal, varint
 
 SIZE = 2500
 IDS = {name: make_codec(name).wire_id for name in codec_names()}

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fedglm.compression import golomb_rice
 from fedglm.compression.codec import CodecError
 from fedglm.compression.kernels import compiled
 from fedglm.compression.kernels import range_coder as rc
-from fedglm.compression.wire import Reader
+from fedglm.compression.positions import golomb_rice
+from fedglm.compression.wire.envelope import Reader
 
 patient = settings(deadline=None)  # the first call compiles
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedglm.compression import geometry
 from fedglm.compression.codec import CodecError, decode, make_codec
-from fedglm.compression.factors import Factors, Frame
 from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.layout import Layout
-from fedglm.compression.water_filling import Analysis
-from fedglm.compression.wire import Reader, seal_update, varint
+from fedglm.compression.lowrank.factors import Factors, Frame
+from fedglm.compression.lowrank.water_filling import Analysis
+from fedglm.compression.positions import geometry
+from fedglm.compression.wire.envelope import Reader, seal_update, varint
 
 LAYOUT = Layout(("embed", "norm", "up", "bias", "down"), ((96, 40), (40,), (160, 40), (160,), (40, 160)))
 CODECS = ("lowrank", "hybrid")

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedglm.compression import context_positions, geometry, golomb_rice, positions
 from fedglm.compression.codec import CodecError
 from fedglm.compression.kernels import columns
 from fedglm.compression.kernels import hazard as hazards
 from fedglm.compression.kernels.context import SPARSEST
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire import Reader
+from fedglm.compression.positions import coding, geometry, golomb_rice
+from fedglm.compression.positions import context as context_positions
+from fedglm.compression.wire.envelope import Reader
 
 patient = settings(deadline=None)  # the first call compiles
 
@@ -33,7 +34,7 @@ def layout_of(shapes):
 
 def unpacked(blob, count, size):
     reader = Reader(memoryview(blob))
-    found = positions.unpack(reader, count, size).positions
+    found = coding.unpack(reader, count, size).positions
     assert reader.remaining == 0
     return found
 
@@ -85,7 +86,7 @@ def supports(draw):
 def test_round_trip(case):
     layout, support = case
     for tensors in layout, None:
-        blob = positions.pack(support, layout.size, tensors, "smallest")
+        blob = coding.pack(support, layout.size, tensors, "smallest")
         assert unpacked(blob, support.size, layout.size).tolist() == support.tolist()
         assert len(blob) <= len(golomb_rice.pack(support))
         context = context_positions.pack(support, layout.size, tensors, 1 << 20)
@@ -95,10 +96,10 @@ def test_round_trip(case):
 
 def test_fast_is_golomb_rice_and_old_blobs_stay_readable():
     support = clustered(TRANSFORMER, 0.01, 1)
-    blob = positions.pack(support, layout_of(TRANSFORMER).size, layout_of(TRANSFORMER), "fast")
+    blob = coding.pack(support, layout_of(TRANSFORMER).size, layout_of(TRANSFORMER), "fast")
     assert blob == golomb_rice.pack(support)
     assert unpacked(blob, support.size, 476_800).tolist() == support.tolist()
-    assert positions.pack(np.zeros(0, np.int64), 10, None, "smallest") == b"\0"
+    assert coding.pack(np.zeros(0, np.int64), 10, None, "smallest") == b"\0"
 
 
 @pytest.mark.parametrize("density", [0.001, 0.01, 0.05])
@@ -106,7 +107,7 @@ def test_fast_is_golomb_rice_and_old_blobs_stay_readable():
 def test_a_memoryless_support_costs_one_percent_over_shannon_at_most(density, shapes):
     size = 1_000_000
     support = np.sort(np.random.default_rng(7).choice(size, round(density * size), replace=False))
-    blob = positions.pack(support, size, layout_of(shapes) if shapes else None, "smallest")
+    blob = coding.pack(support, size, layout_of(shapes) if shapes else None, "smallest")
     entropy = -density * math.log2(density) - (1 - density) * math.log2(1 - density)
     assert 8 * len(blob) <= 1.01 * entropy / density * support.size
     assert unpacked(blob, support.size, size).tolist() == support.tolist()
@@ -118,9 +119,9 @@ def test_rows_and_columns_shorten_a_clustered_support():
     rice, alone, together = (
         len(blob)
         for blob in (
-            positions.pack(support, layout.size, None, "fast"),
-            positions.pack(support, layout.size, None, "smallest"),
-            positions.pack(support, layout.size, layout, "smallest"),
+            coding.pack(support, layout.size, None, "fast"),
+            coding.pack(support, layout.size, None, "smallest"),
+            coding.pack(support, layout.size, layout, "smallest"),
         )
     )
     assert together < 0.8 * alone < 0.8 * rice
@@ -155,7 +156,7 @@ def test_interpreted_and_compiled_walks_agree():
         "from test_compression_positions import pinned_support\n"
         "from fedglm.compression import context_positions\n"
         "from fedglm.compression.kernels.context import walk\n"
-        "from fedglm.compression.wire import Reader\n"
+        "from fedglm.compression.wire.envelope import Reader\n"
         "assert not hasattr(walk, 'py_func')\n"
         "support, layout = pinned_support()\n"
         "blob = context_positions.pack(support, layout.size, layout, 1 << 20)\n"
@@ -347,4 +348,4 @@ def test_what_only_a_caller_can_get_wrong():
         context_positions.pack(np.array([1]), 50, layout_of([(7, 7)]), 1000)
     sparse = np.array([5, SPARSEST * 3])
     assert context_positions.pack(sparse, 3 * SPARSEST + 1, None, 1000) is None
-    assert positions.pack(sparse, 3 * SPARSEST + 1, None, "smallest")[0] <= golomb_rice.MAX_PARAMETER
+    assert coding.pack(sparse, 3 * SPARSEST + 1, None, "smallest")[0] <= golomb_rice.MAX_PARAMETER

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fedglm.compression.codecs.selection import kept, largest, largest_compensated
 from fedglm.compression.kernels import scatter
 from fedglm.compression.kernels import selection as kernels
-from fedglm.compression.selection import kept, largest, largest_compensated
 
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 ALL_FLOATS = st.floats(width=32, allow_subnormal=True)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedglm.compression import geometry, positions, signed_positions
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire import Reader, seal_update, varint
+from fedglm.compression.positions import coding, geometry, signed
+from fedglm.compression.wire.envelope import Reader, seal_update, varint
 
 patient = settings(deadline=None)  # the first call compiles
 
@@ -61,7 +61,7 @@ def updates(draw):
 
 def unpacked(code, count, size):
     reader = Reader(memoryview(code))
-    found = signed_positions.unpack(reader, count, size)
+    found = signed.unpack(reader, count, size)
     assert reader.remaining == 0
     return found
 
@@ -70,11 +70,11 @@ def unpacked(code, count, size):
 @given(updates(), st.sampled_from(["smallest", "fast"]))
 def test_round_trip(update, coder):
     layout, at, negative, size = update
-    code = signed_positions.pack(at, negative, size, layout, coder)
+    code = signed.pack(at, negative, size, layout, coder)
     found = unpacked(code, at.size, size)
     assert found.positions.tolist() == at.tolist()
     assert found.negative.tolist() == negative.tolist()
-    plain = 1 + math.ceil(at.size / 8) + len(positions.pack(at, size, layout, coder))
+    plain = 1 + math.ceil(at.size / 8) + len(coding.pack(at, size, layout, coder))
     assert len(code) == plain if coder == "fast" else len(code) <= plain
 
 
@@ -138,8 +138,8 @@ def bits_a_sign(shapes, density, noise, layout):
     size = size_of(shapes)
     at = support_of(size, density, 1)
     negative = outer_signs(shapes, noise, 2)[at]
-    with_them = len(signed_positions.pack(at, negative, size, layout, "smallest"))
-    return 8 * (with_them - len(positions.pack(at, size, layout, "smallest"))) / at.size
+    with_them = len(signed.pack(at, negative, size, layout, "smallest"))
+    return 8 * (with_them - len(coding.pack(at, size, layout, "smallest"))) / at.size
 
 
 def test_what_structure_saves():
@@ -156,8 +156,8 @@ def test_noise_costs_a_bit_a_sign_and_a_byte(count, layout):
     rng = np.random.default_rng(3)
     at = np.sort(rng.choice(size, count, replace=False))
     negative = rng.random(count) < 0.5
-    code = signed_positions.pack(at, negative, size, layout, "smallest")
-    assert len(code) <= 1 + math.ceil(count / 8) + len(positions.pack(at, size, layout, "smallest"))
+    code = signed.pack(at, negative, size, layout, "smallest")
+    assert len(code) <= 1 + math.ceil(count / 8) + len(coding.pack(at, size, layout, "smallest"))
 
 
 @pytest.mark.parametrize("name", ["topk-sign", "topk-2bit"])
@@ -178,14 +178,14 @@ def test_codecs_use_it(name):
 def test_what_only_a_caller_can_get_wrong():
     for wrong in ([3, 2], [1, 1], [-1, 2], [0, 50]):
         with pytest.raises(ValueError, match="ascend"):
-            signed_positions.pack(np.array(wrong), np.zeros(2, np.bool_), 50, None, "smallest")
+            signed.pack(np.array(wrong), np.zeros(2, np.bool_), 50, None, "smallest")
 
 
 def learnt_blob():
     """Size, count, code of the signs and code of the positions of an update whose signs are learnt."""
     size = size_of(SHAPES)
     at = support_of(size, 0.2, 7)
-    code = signed_positions.pack(at, outer_signs(SHAPES, 0, 8)[at], size, layout_of(SHAPES), "smallest")
+    code = signed.pack(at, outer_signs(SHAPES, 0, 8)[at], size, layout_of(SHAPES), "smallest")
     reader = Reader(memoryview(code))
     length = reader.varint()
     assert length > 0
@@ -203,7 +203,7 @@ def test_each_signs_have_one_code():
 def test_signs_by_rows_that_are_not_there():
     at, signs = np.arange(10), np.zeros(4, np.uint8)
     length = code_signs(True, signs, *geometry.arrays([(1, 50)]), at, np.ones(10, np.bool_))
-    code = varint(length + 1) + signs[:length].tobytes() + positions.pack(at, 50, None, "smallest")
+    code = varint(length + 1) + signs[:length].tobytes() + coding.pack(at, 50, None, "smallest")
     with pytest.raises(CodecError, match="there are none"):
         unpacked(code, 10, 50)
 
@@ -229,6 +229,6 @@ def test_damaged_signs(data):
     except CodecError:
         return
     again = np.zeros(count + 16, np.uint8)
-    shapes = positions.unpack(Reader(memoryview(rest)), count, size).shapes
+    shapes = coding.unpack(Reader(memoryview(rest)), count, size).shapes
     length = code_signs(True, again, *geometry.arrays(shapes), found.positions, found.negative)
     assert again[:length].tobytes() == bytes(changed)

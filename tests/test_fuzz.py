@@ -24,7 +24,7 @@ from valid_update import is_valid_update
 from fedglm.compression.codec import CodecError, codec_names, codec_options, make_codec
 from fedglm.compression.downlink import ModelVersions, Replica
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire import DOWNLINK, UPDATE, seal, seal_update, varint
+from fedglm.compression.wire.envelope import DOWNLINK, UPDATE, seal, seal_update, varint
 
 LAYOUT = Layout(("square", "wide", "tall", "bias", "scale"), ((40, 32), (8, 100), (70, 3), (20,), ()))
 SIZES = (LAYOUT.size, 300, 2500)

@@ -24,7 +24,7 @@ from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import MODEL, RECORD, UPDATE, Report
-from fedglm.compression.wire import seal_update
+from fedglm.compression.wire.envelope import seal_update
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.participants import FederationError
 

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression.bits import Flags
 from fedglm.compression.kernels import range_coder as rc
 from fedglm.compression.kernels.compiled import kernel
+from fedglm.compression.values.bits import Flags
 from fedglm.compression.vectors import Positions
 
 _BITS: Final = 16

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from fedglm.compression import context_positions, geometry
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, Replica, vector_sha256
 from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire import DOWNLINK, seal, seal_update, varint
+from fedglm.compression.positions import context, geometry
+from fedglm.compression.wire.envelope import DOWNLINK, seal, seal_update, varint
 
 SIDE = 1000
 LAYOUT = Layout(("w",), ((SIDE, SIDE),))
@@ -64,7 +64,7 @@ def test_deltas_that_are_short_and_hold_much_are_refused():
     """Nearly every position and one sign: a model that learns makes next to no bytes of them."""
     count = LAYOUT.size - 100
     at = np.sort(np.random.default_rng(0).choice(LAYOUT.size, count, replace=False)).astype(np.int64)
-    places = context_positions.pack(at, LAYOUT.size, LAYOUT, 10**9)
+    places = context.pack(at, LAYOUT.size, LAYOUT, 10**9)
     signs = np.empty(count // 8, np.uint8)
     length = code_signs(True, signs, *geometry.arrays([(SIDE, SIDE)]), at, np.zeros(count, np.bool_))
     small = np.float32(1e-9).tobytes()

@@ -11,17 +11,19 @@ from typing import ClassVar, NamedTuple, get_args
 
 import numpy as np
 
-from fedglm.compression import halves, int8s, magnitudes, positions, signed_positions
-from fedglm.compression.budget import check_budget, fill
+from fedglm.compression.codecs.budget import check_budget, fill
+from fedglm.compression.codecs.selection import Largest, kept, largest, largest_compensated
 from fedglm.compression.errors import CodecError
 from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.layout import Layout
-from fedglm.compression.positions import Coder
-from fedglm.compression.selection import Largest, kept, largest, largest_compensated
-from fedglm.compression.signed_positions import with_signs
+from fedglm.compression.positions import coding
+from fedglm.compression.positions import signed as signed_positions
+from fedglm.compression.positions.coding import Coder
+from fedglm.compression.positions.signed import with_signs
 from fedglm.compression.updates import SparseUpdate
+from fedglm.compression.values import fp16_blocks, int8_blocks, magnitudes
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire import Blob, Reader, seal_update, unseal_update, varint
+from fedglm.compression.wire.envelope import Blob, Reader, seal_update, unseal_update, varint
 
 DENSITY = 0.01
 """Of the elements, what a sparse codec sends when nothing else is asked for."""
@@ -117,7 +119,7 @@ class _TopK:
             negative = chosen.values < 0
             support = signed_positions.pack(chosen.positions, negative, size, self.layout, self.coder)
         else:
-            support = positions.pack(chosen.positions, size, self.layout, self.coder)
+            support = coding.pack(chosen.positions, size, self.layout, self.coder)
         return seal_update(self.wire_id, size, varint(chosen.positions.size), code, support)
 
     @classmethod
@@ -128,7 +130,7 @@ class _TopK:
             raise CodecError(f"{count} values in a vector of {size}")
         values = cls._values.unpack(reader, count)
         if not cls._values.signed:
-            return SparseUpdate(size, positions.unpack(reader, count, size).positions, values)
+            return SparseUpdate(size, coding.unpack(reader, count, size).positions, values)
         at, negative = signed_positions.unpack(reader, count, size)
         return SparseUpdate(size, at, with_signs(values, negative))
 
@@ -139,7 +141,7 @@ class TopKFp16(_TopK):
 
     name = "topk-fp16"
     wire_id = 4
-    _values = ValueCode(halves.pack, halves.unpack)
+    _values = ValueCode(fp16_blocks.pack, fp16_blocks.unpack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,4 +189,4 @@ class TopKInt8(_TopK):
 
     name = "topk-int8"
     wire_id = 7
-    _values = ValueCode(int8s.pack, int8s.unpack)
+    _values = ValueCode(int8_blocks.pack, int8_blocks.unpack)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression import blocks
 from fedglm.compression.errors import CodecError
+from fedglm.compression.values import blocks
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 _TOP = 15
 _SHIFTS = (-102, 113)

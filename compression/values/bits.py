@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.compression.errors import CodecError
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 Flags = npt.NDArray[np.bool_]
 

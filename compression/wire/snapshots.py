@@ -10,7 +10,7 @@ import numpy as np
 from fedglm.compression.errors import CodecError
 from fedglm.compression.kernels.snapshots import decode_halves, encode_halves
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 
 def pack(vector: Vector) -> bytes:

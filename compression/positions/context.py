@@ -28,9 +28,7 @@ All of this is in whole numbers, so that two machines agree on every bit: rates 
 
 import numpy as np
 
-from fedglm.compression import geometry
 from fedglm.compression.errors import CodecError
-from fedglm.compression.geometry import Shapes
 from fedglm.compression.kernels.context import (
     FEWEST_ROWS,
     LONGEST_ROW,
@@ -40,8 +38,10 @@ from fedglm.compression.kernels.context import (
     walk,
 )
 from fedglm.compression.layout import Layout
+from fedglm.compression.positions import geometry
+from fedglm.compression.positions.geometry import Shapes
 from fedglm.compression.vectors import Positions
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 MARK = 0x80
 _DENSEST = 64

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.compression.factors import LEAST_EXPONENT, STEPS, Factors, Frame
 from fedglm.compression.kernels.factors import CLASSES, MAX_LEVEL, MAX_OCTAVE, Levels
-from fedglm.compression.spectrum import Matrix, spectrum
+from fedglm.compression.lowrank.factors import LEAST_EXPONENT, STEPS, Factors, Frame
+from fedglm.compression.lowrank.spectrum import Matrix, spectrum
 from fedglm.compression.vectors import Vector
 
 WORTH = 0.6

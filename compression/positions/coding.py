@@ -6,11 +6,11 @@ The first byte says which code it is: 0 to 40 is the Rice parameter of `golomb_r
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
-from fedglm.compression import context_positions, golomb_rice
-from fedglm.compression.geometry import Shapes
 from fedglm.compression.layout import Layout
+from fedglm.compression.positions import context, golomb_rice
+from fedglm.compression.positions.geometry import Shapes
 from fedglm.compression.vectors import Positions
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 Coder: TypeAlias = Literal["smallest", "fast"]
 
@@ -58,11 +58,11 @@ def codes(positions: Positions, size: int, layout: Layout | None, worth: int = 0
     """
     rice = golomb_rice.pack(positions)
     yield Code(rice, [(1, size)])
-    if layout is not None and (code := context_positions.pack(positions, size, layout, len(rice) + worth)):
-        yield Code(code, context_positions.shapes_of(layout, size))
+    if layout is not None and (code := context.pack(positions, size, layout, len(rice) + worth)):
+        yield Code(code, context.shapes_of(layout, size))
         if len(code) < len(rice):
             return
-    if code := context_positions.pack(positions, size, None, len(rice)):
+    if code := context.pack(positions, size, None, len(rice)):
         yield Code(code, [(1, size)])
 
 
@@ -73,6 +73,6 @@ def unpack(reader: Reader, count: int, size: int) -> Support:
         CodecError: no code of so many positions; see the codes.
     """
     (first,) = reader.take(1)
-    if first == context_positions.MARK:
-        return Support(*context_positions.unpack(reader, count, size))
+    if first == context.MARK:
+        return Support(*context.unpack(reader, count, size))
     return Support(golomb_rice.unpack_code(first, reader, count, size), [(1, size)])

@@ -14,10 +14,10 @@ Decoding has no arithmetic.
 
 import numpy as np
 
-from fedglm.compression import bits
 from fedglm.compression.errors import CodecError
+from fedglm.compression.values import bits
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 _SMALLEST = np.finfo(np.float32).tiny
 _LARGEST = float(np.finfo(np.float32).max)

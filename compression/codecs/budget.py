@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from numbers import Integral
 
-from fedglm.compression import geometry
 from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
+from fedglm.compression.positions import geometry
 
 LEAST_BYTES = 64
 """Of a budget: less is no room for a header."""

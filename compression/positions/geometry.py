@@ -19,7 +19,7 @@ import numpy as np
 from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import MAX_SIZE, MAX_TENSORS, Layout
 from fedglm.compression.vectors import Positions
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 Shapes: TypeAlias = list[tuple[int, int]]
 """Rows and columns of the tensors of a vector, laid end to end."""

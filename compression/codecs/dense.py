@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedglm.compression import halves, int8s
 from fedglm.compression.errors import CodecError
 from fedglm.compression.updates import DenseUpdate
+from fedglm.compression.values import fp16_blocks, int8_blocks
 from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.wire import Blob, seal_update, unseal_update
+from fedglm.compression.wire.envelope import Blob, seal_update, unseal_update
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class DenseFp16:
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
         vector = checked(update, "the update")
-        return seal_update(self.wire_id, vector.size, halves.pack(vector))
+        return seal_update(self.wire_id, vector.size, fp16_blocks.pack(vector))
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> DenseUpdate:
         """Decode what `encode` wrote, without rounding."""
         reader = unseal_update(blob, size, cls.wire_id)
-        values = halves.unpack(reader, size)
+        values = fp16_blocks.unpack(reader, size)
         reader.finish()
         return DenseUpdate(values)
 
@@ -69,12 +69,12 @@ class Int8:
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
         vector = checked(update, "the update")
-        return seal_update(self.wire_id, vector.size, int8s.pack(vector))
+        return seal_update(self.wire_id, vector.size, int8_blocks.pack(vector))
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> DenseUpdate:
         """Decode what `encode` wrote."""
         reader = unseal_update(blob, size, cls.wire_id)
-        values = int8s.unpack(reader, size)
+        values = int8_blocks.unpack(reader, size)
         reader.finish()
         return DenseUpdate(values)

@@ -13,15 +13,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedglm.compression import geometry
-from fedglm.compression.budget import check_budget, fill
+from fedglm.compression.codecs.budget import check_budget, fill
 from fedglm.compression.errors import CodecError
-from fedglm.compression.factors import Factors, Frame
 from fedglm.compression.layout import Layout
+from fedglm.compression.lowrank.factors import Factors, Frame
+from fedglm.compression.lowrank.water_filling import LARGEST, Analysis, rank_of
+from fedglm.compression.positions import geometry
 from fedglm.compression.updates import DenseUpdate
 from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.water_filling import LARGEST, Analysis, rank_of
-from fedglm.compression.wire import Blob, seal_update, unseal_update
+from fedglm.compression.wire.envelope import Blob, seal_update, unseal_update
 
 RANK = 4
 

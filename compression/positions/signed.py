@@ -15,21 +15,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedglm.compression import bits, context_positions, geometry, positions
-from fedglm.compression.bits import Flags
 from fedglm.compression.errors import CodecError
-from fedglm.compression.geometry import Shapes
 from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
-from fedglm.compression.positions import Coder
+from fedglm.compression.positions import coding, context, geometry
+from fedglm.compression.positions.coding import Coder
+from fedglm.compression.positions.geometry import Shapes
+from fedglm.compression.values import bits
+from fedglm.compression.values.bits import Flags
 from fedglm.compression.vectors import Positions, Vector
-from fedglm.compression.wire import Reader, varint
+from fedglm.compression.wire.envelope import Reader, varint
 
 
 class SignedPositions(NamedTuple):
     """Where the values are, strictly ascending, and which of them are negative; both of shape (k,)."""
 
-    positions: Positions
+    coding: Positions
     negative: Flags
 
 
@@ -41,9 +42,9 @@ def pack(at: Positions, negative: Flags, size: int, layout: Layout | None, coder
     """
     plain = varint(0) + bits.pack(negative)
     if coder == "fast":
-        return plain + positions.pack(at, size, layout, coder)
-    context_positions.check(at, size)
-    codes = positions.codes(at, size, layout, len(plain))
+        return plain + coding.pack(at, size, layout, coder)
+    context.check(at, size)
+    codes = coding.codes(at, size, layout, len(plain))
     return min(((_learnt(at, negative, shapes) or plain) + code for code, shapes in codes), key=len)
 
 
@@ -56,11 +57,11 @@ def unpack(reader: Reader, count: int, size: int) -> SignedPositions:
     length = reader.varint() - 1
     if length < 0:
         negative = bits.unpack(reader, count)
-        return SignedPositions(positions.unpack(reader, count, size).positions, negative)
+        return SignedPositions(coding.unpack(reader, count, size).positions, negative)
     code = reader.array("<u1", length).copy()  # the kernel is compiled for writable bytes
     if not _is_shorter(length, count):
         raise CodecError(f"the signs' code of {length} bytes is no shorter than {count} plain bits")
-    found = positions.unpack(reader, count, size)  # which bounds the memory for so many
+    found = coding.unpack(reader, count, size)  # which bounds the memory for so many
     if not _has_rows(found.shapes):
         raise CodecError("the signs are coded by rows and columns, and there are none")
     negative = np.empty(count, np.bool_)

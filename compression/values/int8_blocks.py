@@ -10,10 +10,10 @@ everywhere. The scale is the block's largest magnitude / 127; the error is at mo
 
 import numpy as np
 
-from fedglm.compression import blocks
 from fedglm.compression.errors import CodecError
+from fedglm.compression.values import blocks
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 _LEVELS = 127
 _SMALLEST = np.finfo(np.float32).tiny

@@ -16,7 +16,7 @@ import numpy as np
 from fedglm.compression.errors import CodecError
 from fedglm.compression.kernels import compiled
 from fedglm.compression.vectors import Positions
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 MAX_PARAMETER = 40
 """2**40 is the largest vector; the kernels have room for a code word of 48 bits beside a started byte."""

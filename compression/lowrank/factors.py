@@ -21,7 +21,7 @@ from fedglm.compression.errors import CodecError
 from fedglm.compression.kernels import factors as kernels
 from fedglm.compression.kernels.factors import Levels, Numbers
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire import Reader
+from fedglm.compression.wire.envelope import Reader
 
 LEAST_SIDE = 4
 """Rows and columns of the smallest matrix that is coded by factors."""

@@ -13,19 +13,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedglm.compression import geometry, magnitudes, signed_positions
-from fedglm.compression.budget import check_budget, fill
+from fedglm.compression.codecs.budget import check_budget, fill
+from fedglm.compression.codecs.lowrank import RANK, check_rank
+from fedglm.compression.codecs.selection import Largest, kept, largest
+from fedglm.compression.codecs.topk import DENSITY, check_coder, check_density
 from fedglm.compression.errors import CodecError
-from fedglm.compression.factors import Factors, Frame, to_float32
 from fedglm.compression.layout import Layout
-from fedglm.compression.lowrank import RANK, check_rank
-from fedglm.compression.positions import Coder
-from fedglm.compression.selection import Largest, kept, largest
-from fedglm.compression.topk import DENSITY, check_coder, check_density
+from fedglm.compression.lowrank.factors import Factors, Frame, to_float32
+from fedglm.compression.lowrank.water_filling import LARGEST, Analysis, rank_of
+from fedglm.compression.positions import geometry, signed
+from fedglm.compression.positions.coding import Coder
 from fedglm.compression.updates import DenseUpdate
+from fedglm.compression.values import magnitudes
 from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.water_filling import LARGEST, Analysis, rank_of
-from fedglm.compression.wire import Blob, Reader, seal_update, unseal_update, varint
+from fedglm.compression.wire.envelope import Blob, Reader, seal_update, unseal_update, varint
 
 _WORTH = 1.2
 """Magnitude, in steps, from which an element that is left is worth about 7 bits: where a component at its own limit
@@ -78,7 +79,7 @@ class Hybrid:
             )
             chosen = largest(rest, int(count)) if count else Largest(np.zeros(0, np.int64), np.zeros(0, np.float32))
             first = factors.pack(frame)
-            support = signed_positions.pack(chosen.positions, chosen.values < 0, vector.size, self.layout, self.coder)
+            support = signed.pack(chosen.positions, chosen.values < 0, vector.size, self.layout, self.coder)
             return seal_update(
                 self.wire_id,
                 vector.size,
@@ -110,8 +111,8 @@ class Hybrid:
         if (count := reader.varint()) > size:
             raise CodecError(f"{count} values in a vector of {size}")
         magnitude = magnitudes.unpack(reader, count)
-        at, negative = signed_positions.unpack(reader, count, size)
-        values = signed_positions.with_signs(magnitude, negative)
+        at, negative = signed.unpack(reader, count, size)
+        values = signed.with_signs(magnitude, negative)
         vector = factors.to_vector(frame)
         sums = to_float32(vector[at].astype(np.float64) + values)
         vector[at] = np.where(np.abs(sums) < np.finfo(np.float32).tiny, np.float32(0), sums)  # no subnormals
