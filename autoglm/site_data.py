@@ -13,14 +13,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.autoglm.bundled import BUNDLES
-from fedglm.autoglm.data import Site, load_federation, make_examples, make_task
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.records import Records
+from fedglm.autoglm.data.row_faults import RowFaults
+from fedglm.autoglm.data.sources import public_source, read_source
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models import ModelSettings
-from fedglm.autoglm.records import Records
-from fedglm.autoglm.row_faults import RowFaults
+from fedglm.autoglm.federation import Site, load_federation, make_examples, make_task
+from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.sources import public_source, read_source
 from fedglm.autoglm.tasks import Task
 
 

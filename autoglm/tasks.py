@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.data.tables import TableEncoder
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.examples import Examples
 from fedglm.autoglm.settings import Kind
-from fedglm.autoglm.tables import TableEncoder
 
 
 @dataclass(frozen=True, kw_only=True)

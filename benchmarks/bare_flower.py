@@ -16,11 +16,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fedglm.autoglm.models import build_model
-from fedglm.autoglm.parameters import to_vector
+from fedglm.autoglm.models.build import build_model
+from fedglm.autoglm.models.parameters import to_vector
 from fedglm.autoglm.site_data import load_site, task_of
-from fedglm.client.precision import choose_precision
-from fedglm.client.training import train_locally
+from fedglm.autoglm.training.local import train_locally
+from fedglm.autoglm.training.precision import choose_precision
 from fedglm.simulations.scenario import Scenario, scenario_text
 
 client = ClientApp()

@@ -30,9 +30,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import GlmForCausalLM
 
-from fedglm.autoglm.adapters import attach_lora
-from fedglm.autoglm.parameters import federated_parameters
-from fedglm.autoglm.presets import Preset, glm_config
+from fedglm.autoglm.models.lora import attach_lora
+from fedglm.autoglm.models.parameters import federated_parameters
+from fedglm.autoglm.models.presets import Preset, glm_config
 from fedglm.autoglm.tasks import Task
 from fedglm.privacy.dp.dp_sgd import noised_mean
 from fedglm.privacy.dp.ghost_clipping import KEPT_BYTES, GhostClipper

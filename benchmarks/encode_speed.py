@@ -24,9 +24,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from fedglm.autoglm.models import ModelSettings, build_model
+from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from fedglm.autoglm.models.build import ModelSettings, build_model
 from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from fedglm.client.node import model_layout
 from fedglm.compression.codec import decode
 from fedglm.compression.codecs import selection

@@ -61,9 +61,9 @@ def explain(exc: BaseException) -> str | None:
 def _is_of_a_run(exc: BaseException) -> bool:
     """Whether it is an error that only comes up where torch is loaded, or soon would be."""
     from fedglm.autoglm.errors import DataError, ModelError
-    from fedglm.client.precision import PrecisionError
+    from fedglm.autoglm.training.local import TrainingError
+    from fedglm.autoglm.training.precision import PrecisionError
     from fedglm.client.state import StateError
-    from fedglm.client.training import TrainingError
     from fedglm.compression.errors import CodecError
     from fedglm.run_folder.folder import RunFolderError
     from fedglm.run_folder.record import ReportError

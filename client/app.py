@@ -10,12 +10,12 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.errors import DataError, ModelError
+from fedglm.autoglm.training.local import TrainingError
+from fedglm.autoglm.training.precision import PrecisionError
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.node import Node
-from fedglm.client.precision import PrecisionError
 from fedglm.client.state import StateError
-from fedglm.client.training import TrainingError
 from fedglm.compression.codec import CodecError
 from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction, Seal
 from fedglm.privacy.errors import PrivacyError, Refusal

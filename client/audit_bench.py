@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import federated_parameters, load_vector
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.models.parameters import federated_parameters, load_vector
 from fedglm.autoglm.tasks import Task
-from fedglm.client.precision import ChosenPrecision, choose_precision
+from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision
 from fedglm.client.private_training import train_privately
-from fedglm.client.training import LocalTrainingSettings
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from scipy.stats import binom, chi2  # type: ignore[import-untyped]
 
-from fedglm.autoglm.examples import Examples, concatenate
+from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.training.local import TrainingError
 from fedglm.client.audit_bench import Bench
-from fedglm.client.training import TrainingError
 from fedglm.privacy.dp.dp_sgd import UnitSampler
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedglm.autoglm.examples import concatenate
+from fedglm.autoglm.data.examples import concatenate
 from fedglm.client.audit_bench import Bench, DoesNotFit, most_gradients
 from fedglm.privacy.accounting.accountant import calibrate, spent
 from fedglm.privacy.audit_bounds import (

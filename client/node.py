@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Evaluation, Task
+from fedglm.autoglm.training.local import LocalTrainingSettings, TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision
 from fedglm.client.coding import code_update
-from fedglm.client.precision import ChosenPrecision, choose_precision
 from fedglm.client.private_training import evaluate_privately, train_privately
 from fedglm.client.state import Measured, NodeState, Pending
-from fedglm.client.training import LocalTrainingSettings, TrainingError, round_seed, train_locally
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import Replica, on_grid
 from fedglm.compression.layout import Layout

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.reading import MissingField, Row, read_rows
+from fedglm.autoglm.data.records import class_of, name_of, numbers, text_of
+from fedglm.autoglm.data.row_faults import Place, Reason, RowError, RowFaults
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.reading import MissingField, Row, read_rows
-from fedglm.autoglm.records import class_of, name_of, numbers, text_of
-from fedglm.autoglm.row_faults import Place, Reason, RowError, RowFaults
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import DataSection
 from fedglm.core.findings import Finding, failure, ok, warning

@@ -7,11 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Evaluation, Task
-from fedglm.client.precision import ChosenPrecision
-from fedglm.client.training import (
+from fedglm.autoglm.training.local import (
     LocalResult,
     LocalTrainingSettings,
     TrainingError,
@@ -19,6 +18,7 @@ from fedglm.client.training import (
     make_optimizer,
     warm_up,
 )
+from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.privacy.dp.clipping import ClippingMode, make_clipper
 from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
 from fedglm.privacy.dp.mechanism import Mechanism

@@ -12,12 +12,12 @@ from typing import Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedglm.autoglm.bundled import BUNDLES
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.sources import check_source, kind_of
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models import ModelSettings
+from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.sources import check_source, kind_of
-from fedglm.client.training import LocalTrainingSettings
+from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.toml_settings import read_settings
 

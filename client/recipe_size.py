@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import torch
 
-from fedglm.autoglm.parameters import federated_parameters
+from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.tasks import Task
 from fedglm.client.memory_limit import memory_limit
 from fedglm.client.recipe import RecipeError

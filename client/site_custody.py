@@ -11,9 +11,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedglm.autoglm.bundled import BUNDLES
-from fedglm.autoglm.reading import read_rows
-from fedglm.autoglm.row_faults import Place, RowError, RowFaults
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.reading import read_rows
+from fedglm.autoglm.data.row_faults import Place, RowError, RowFaults
 from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.ledger.commitment import Field
 

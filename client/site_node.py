@@ -10,16 +10,16 @@ from functools import lru_cache
 
 import torch
 
-from fedglm.autoglm.data import Site as Records
-from fedglm.autoglm.models import ModelSettings, build_model, outline_model
+from fedglm.autoglm.federation import Site as Records
+from fedglm.autoglm.models.build import ModelSettings, build_model, outline_model
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client.node import Node, Workbench, model_layout
 from fedglm.client.recipe import OWN, Recipe, RecipeError, file_sha256
 from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.client.site_folder import Site
-from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from fedglm.autoglm.bundled import BUNDLES
-from fedglm.autoglm.row_faults import RowFaults
-from fedglm.autoglm.sources import check_source
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.row_faults import RowFaults
+from fedglm.autoglm.data.sources import check_source
 from fedglm.core.toml_settings import Settings, read_settings
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey

@@ -15,8 +15,8 @@ from fedglm.server.reference_check import ReferenceLosses
 from fedglm.server.run_file import read_kept
 
 if TYPE_CHECKING:
-    from fedglm.autoglm.examples import Examples
-    from fedglm.autoglm.models import ModelSettings
+    from fedglm.autoglm.data.examples import Examples
+    from fedglm.autoglm.models.build import ModelSettings
     from fedglm.autoglm.settings import DataSettings
 
 REFERENCE = "reference.safetensors"
@@ -61,12 +61,12 @@ def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
     from pydantic import ValidationError
     from safetensors import SafetensorError, safe_open
 
+    from fedglm.autoglm.data.examples import Examples
     from fedglm.autoglm.errors import DataError, ModelError
-    from fedglm.autoglm.examples import Examples
-    from fedglm.autoglm.models import ModelSettings, build_model
-    from fedglm.autoglm.reference import ReferenceLoss
+    from fedglm.autoglm.models.build import ModelSettings, build_model
     from fedglm.autoglm.settings import DataSettings
     from fedglm.autoglm.site_data import task_of
+    from fedglm.autoglm.training.reference import ReferenceLoss
 
     try:
         with safe_open(path, "pt") as file:

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedglm.autoglm.data import Site
-from fedglm.autoglm.examples import Examples, concatenate
-from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.data.examples import Examples, concatenate
+from fedglm.autoglm.federation import Site
+from fedglm.autoglm.models.parameters import load_vector
+from fedglm.autoglm.training.local import round_seed, train_locally
+from fedglm.autoglm.training.precision import choose_precision
 from fedglm.client.audit_bench import DoesNotFit, most_gradients
-from fedglm.client.precision import choose_precision
 from fedglm.client.private_training import train_privately
-from fedglm.client.training import round_seed, train_locally
 from fedglm.compression.codec import decode
 from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism

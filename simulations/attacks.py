@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from fedglm.autoglm.training.local import TrainingError
 from fedglm.client.audit_bench import DoesNotFit
-from fedglm.client.training import TrainingError
 from fedglm.privacy.accounting.accountant import spent, usual_delta
 from fedglm.privacy.attack_scores import Auc, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism

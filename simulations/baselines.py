@@ -16,10 +16,10 @@ from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedglm.autoglm.examples import concatenate
+from fedglm.autoglm.data.examples import concatenate
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.precision import choose_precision
-from fedglm.client.training import TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.precision import choose_precision
 from fedglm.server.exchange import Exchange
 from fedglm.simulations.evaluation import Evaluator
 from fedglm.simulations.inline import InlineGrid

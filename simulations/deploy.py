@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedglm.autoglm.models import build_model, save_release
-from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.models.build import build_model, save_release
+from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task
 from fedglm.client.node import Workbench

@@ -5,9 +5,9 @@ In a real deployment nobody can; there, the nodes measure the model that they re
 
 import numpy as np
 
-from fedglm.autoglm.data import FederatedData
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.federation import FederatedData
+from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.node import Workbench
 

@@ -15,8 +15,8 @@ import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from fedglm.autoglm.data import FederatedData, load_federation
-from fedglm.autoglm.models import build_model
+from fedglm.autoglm.federation import FederatedData, load_federation
+from fedglm.autoglm.models.build import build_model
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedglm.autoglm.data import Site
+from fedglm.autoglm.federation import Site
 from fedglm.compression.layout import Layout
 from fedglm.privacy.accounting.accountant import calibrate, usual_delta
 from fedglm.privacy.accounting.statement import (

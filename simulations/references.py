@@ -1,8 +1,8 @@
 """Reference records of a scenario, where its server holds updates to any."""
 
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.reference import OFF, ReferenceLoss, reference_examples
+from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.training.reference import OFF, ReferenceLoss, reference_examples
 from fedglm.server.reference_check import ReferenceLosses
 from fedglm.simulations.nodes import Stage
 from fedglm.simulations.scenario import Scenario

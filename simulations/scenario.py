@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedglm.autoglm.models import ModelSettings
+from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
-from fedglm.client.training import LocalTrainingSettings
+from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.toml_settings import explain_key
 from fedglm.privacy.accounting.statement import PrivacySettings

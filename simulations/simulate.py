@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from flwr.serverapp import Grid
 
-from fedglm.autoglm.models import save_release
-from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.models.build import save_release
+from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.precision import choose_precision
+from fedglm.autoglm.training.precision import choose_precision
 from fedglm.core.files import StorageError, storage_errors
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from transformers import GlmForCausalLM, GlmForSequenceClassification
 
-from fedglm.autoglm.adapters import attach_lora
-from fedglm.autoglm.parameters import federated_parameters
-from fedglm.autoglm.presets import Preset, glm_config
+from fedglm.autoglm.models.lora import attach_lora
+from fedglm.autoglm.models.parameters import federated_parameters
+from fedglm.autoglm.models.presets import Preset, glm_config
 from fedglm.autoglm.tasks import Task
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
 from fedglm.privacy.dp.sample_clipping import SampleClipper

@@ -12,10 +12,10 @@ import torch
 from fake_grid import FakeGrid, spoiled
 from flwr.app import ConfigRecord, Context, RecordDict
 
-from fedglm.autoglm.examples import Examples, concatenate
+from fedglm.autoglm.data.examples import Examples, concatenate
+from fedglm.autoglm.training.local import train_locally
+from fedglm.autoglm.training.precision import choose_precision
 from fedglm.client.app import build_client_app
-from fedglm.client.precision import choose_precision
-from fedglm.client.training import train_locally
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import Replica
 from fedglm.compression.messages import MODEL, RECORD, UPDATE

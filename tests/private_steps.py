@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from tiny_federation import TASK, examples, tiny_model
 
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import to_vector
-from fedglm.client.precision import ChosenPrecision
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.models.parameters import to_vector
+from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.client.private_training import train_privately
-from fedglm.client.training import LocalTrainingSettings
 from fedglm.privacy.dp.mechanism import Mechanism
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.client import node, private_training
 from fedglm.compression.codec import decode

@@ -9,8 +9,8 @@ from custodies import MECHANISM, SERVER, custody
 from fake_grid import FakeGrid, Watcher, answering, errs, federate, plan, spoiled
 from tiny_federation import tiny_node
 
+from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import gate, node
-from fedglm.client.training import TrainingError
 from fedglm.privacy import audit_verify
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.audit_checks import Verdict, failed

@@ -15,11 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedglm.autoglm.bundled import BUNDLES
-from fedglm.autoglm.data import DataSettings, FederatedData, load_federation
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.examples import concatenate
+from fedglm.autoglm.data.splits import held_out_units, units_dirichlet, units_iid
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.examples import concatenate
-from fedglm.autoglm.splits import held_out_units, units_dirichlet, units_iid
+from fedglm.autoglm.federation import DataSettings, FederatedData, load_federation
 
 BYTES_OF_TEXT = "site,unit,text\na,1,one text\na,2,two texts\n"
 

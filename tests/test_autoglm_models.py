@@ -24,14 +24,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fedglm.autoglm.data import DataSettings, FederatedData, load_federation
+from fedglm.autoglm.data.texts import whole_texts, windows
+from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, byte_tokenizer
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.models import ModelSettings, build_model, load_release, save_release
-from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
-from fedglm.autoglm.presets import PRESETS, glm_config
+from fedglm.autoglm.federation import DataSettings, FederatedData, load_federation
+from fedglm.autoglm.models.build import ModelSettings, build_model, load_release, save_release
+from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
+from fedglm.autoglm.models.presets import PRESETS, glm_config
 from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.texts import whole_texts, windows
-from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, PAD_ID, byte_tokenizer
 
 torch.set_num_threads(1)
 LORA = ModelSettings(adapter="lora", lora_rank=2)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
+from fedglm.autoglm.data.texts import smallest_type, whole_texts, windows
+from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, byte_tokenizer, is_byte_tokenizer, text_bytes
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
-from fedglm.autoglm.texts import smallest_type, whole_texts, windows
-from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, PAD_ID, byte_tokenizer, is_byte_tokenizer, text_bytes
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 

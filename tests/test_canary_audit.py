@@ -9,12 +9,12 @@ import seeded_faults
 import torch
 import typer
 
+from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.cli.audit_canaries import canaries
 from fedglm.client import audit_bench, audit_trials
 from fedglm.client.audit_bench import Bench, DoesNotFit
 from fedglm.client.audit_trials import TRIALS, run_trial, run_trials
 from fedglm.client.canary_audit import audited_mechanism, gradient_canaries, record_canaries
-from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.noise import GaussianNoise

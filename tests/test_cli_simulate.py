@@ -12,7 +12,7 @@ import torch
 from command_line import rows_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from fedglm.autoglm.parameters import to_vector
+from fedglm.autoglm.models.parameters import to_vector
 from fedglm.cli.progress import Progress
 from fedglm.cli.tables import print_summary
 from fedglm.run_folder.folder import RunFolder

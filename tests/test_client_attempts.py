@@ -8,10 +8,10 @@ from custodies import FREELY, MECHANISM
 from hand_server import BENCH, SIZE, Server
 from tiny_federation import tiny_node
 
+from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import node as node_module
 from fedglm.client.node import Permit
 from fedglm.client.state import NodeState
-from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.dp.mechanism import metrics_mechanism

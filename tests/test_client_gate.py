@@ -8,10 +8,10 @@ import pytest
 from custodies import MECHANISM, announced, custody, run_plan
 
 from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.training.local import TrainingError
 from fedglm.client.gate import HEADROOM, OutboundGate
 from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Outcome
-from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.accounting.accountant import spent

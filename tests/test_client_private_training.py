@@ -23,12 +23,12 @@ from seeded_faults import (
 )
 from tiny_federation import TASK, examples, tiny_model
 
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import federated_parameters, to_vector
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.models.parameters import federated_parameters, to_vector
 from fedglm.autoglm.tasks import Task
-from fedglm.client.precision import ChosenPrecision
+from fedglm.autoglm.training.local import TrainingError
+from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.client.private_training import evaluate_privately
-from fedglm.client.training import TrainingError
 from fedglm.privacy.dp.dp_sgd import micro_batches
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise

@@ -3,12 +3,12 @@ import pytest
 import torch
 from tiny_federation import TASK, examples, tiny_model
 
-from fedglm.autoglm.data import DataSettings, load_federation
-from fedglm.autoglm.models import ModelSettings, build_model
-from fedglm.autoglm.parameters import to_vector
-from fedglm.client import precision as precision_module
-from fedglm.client.precision import BF16_PAYS_FROM, ChosenPrecision, PrecisionError, choose_precision
-from fedglm.client.training import LocalTrainingSettings, TrainingError, round_seed, train_locally
+from fedglm.autoglm.federation import DataSettings, load_federation
+from fedglm.autoglm.models.build import ModelSettings, build_model
+from fedglm.autoglm.models.parameters import to_vector
+from fedglm.autoglm.training import precision as precision_module
+from fedglm.autoglm.training.local import LocalTrainingSettings, TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.precision import BF16_PAYS_FROM, ChosenPrecision, PrecisionError, choose_precision
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")

@@ -97,7 +97,7 @@ def test_only_the_engine_ray_asks_for_ray(fedglm, tiny, tmp_path, monkeypatch):
 
 
 def test_built_in_tables_name_what_they_need(monkeypatch):
-    from fedglm.autoglm.bundled import BUNDLES
+    from fedglm.autoglm.data.bundled import BUNDLES
     from fedglm.autoglm.errors import DataError
 
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)

@@ -15,15 +15,15 @@ from custodies import SERVER, custody
 from fake_grid import FakeGrid, Watcher
 from flwr.app import Context, RecordDict
 
-from fedglm.autoglm.data import DataSettings, load_federation
-from fedglm.autoglm.models import ModelSettings, build_model
+from fedglm.autoglm.federation import DataSettings, load_federation
+from fedglm.autoglm.models.build import ModelSettings, build_model
+from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client import node as node_module
 from fedglm.client import private_training
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.coding import code_update
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
-from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.codec import decode
 from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings

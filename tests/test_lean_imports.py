@@ -8,7 +8,7 @@ import pytest
 TRAINED = """
 import hashlib, torch
 from transformers import GlmForCausalLM
-from fedglm.autoglm.presets import find_preset, glm_config
+from fedglm.autoglm.models.presets import find_preset, glm_config
 
 torch.manual_seed(1)
 torch.set_num_threads(1)

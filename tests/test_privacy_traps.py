@@ -22,8 +22,8 @@ from tiny_federation import examples, tiny_node, workbench
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from fedglm.autoglm.adapters import merged
-from fedglm.autoglm.parameters import federated_parameters
+from fedglm.autoglm.models.lora import merged
+from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.client import private_training
 from fedglm.client.node import Permit
 from fedglm.client.state import NodeState

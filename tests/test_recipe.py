@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models import ModelSettings
+from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client.recipe import MOST_CHARACTERS, OWN, Recipe, RecipeError
-from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.simulations.scenario import Scenario, builtin_names, scenario_text
 

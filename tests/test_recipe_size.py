@@ -11,8 +11,8 @@ from test_autoglm_models import TASKS, word_tokenizer
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.folders import load_tokenizer
-from fedglm.autoglm.models import ModelSettings, build_model, outline_model, save_release
+from fedglm.autoglm.models.build import ModelSettings, build_model, outline_model, save_release
+from fedglm.autoglm.models.pretrained import load_tokenizer
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_robust import CODEC, SIZE, honest
 
-from fedglm.autoglm.bundled import BUNDLES
-from fedglm.autoglm.data import load_federation
+from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models import ModelSettings, build_model
-from fedglm.autoglm.parameters import load_vector, to_vector
-from fedglm.autoglm.reference import MOST_SEQUENCES, ReferenceLoss, reference_examples
+from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.models.build import ModelSettings, build_model
+from fedglm.autoglm.models.parameters import load_vector, to_vector
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import task_of
+from fedglm.autoglm.training.reference import MOST_SEQUENCES, ReferenceLoss, reference_examples
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.server.aggregation import FixedPointMean

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedglm.autoglm.data.lines import MAX_ROW_BYTES
+from fedglm.autoglm.data.reading import MissingField, read_rows
+from fedglm.autoglm.data.row_faults import RowError, RowFaults
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.lines import MAX_ROW_BYTES
-from fedglm.autoglm.reading import MissingField, read_rows
-from fedglm.autoglm.row_faults import RowError, RowFaults
 
 GOOD = b"a,b\n1,2\n"
 

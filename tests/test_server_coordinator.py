@@ -21,7 +21,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from tiny_federation import TASK, examples, tiny_model, tiny_node, workbench
 
-from fedglm.autoglm.parameters import load_vector
+from fedglm.autoglm.models.parameters import load_vector
 from fedglm.client.state import NodeState
 from fedglm.compression.messages import RECORD, UPDATE, Introduction
 from fedglm.server.app import build_server_app

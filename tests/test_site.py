@@ -7,8 +7,8 @@ import pytest
 from custodies import FREELY, MECHANISM, PRIVATE, SERVER, announced, custody, run_plan
 from site_folders import NAME, make_project, make_site, run_of, write_site_file
 
-from fedglm.autoglm.data import load_federation
-from fedglm.autoglm.models import build_model
+from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.models.build import build_model
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
 from fedglm.client.recipe import Recipe

@@ -9,12 +9,12 @@ import pytest
 import torch
 from test_autoglm_data import visits, write
 
-from fedglm.autoglm.bundled import BUNDLES
-from fedglm.autoglm.data import Site, load_federation
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.examples import Examples, concatenate
+from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.examples import Examples, concatenate
-from fedglm.autoglm.models import ModelSettings
-from fedglm.autoglm.row_faults import RowFaults
+from fedglm.autoglm.federation import Site, load_federation
+from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.tasks import Task

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client.node import Node, Workbench
-from fedglm.client.training import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 
 TASK = Task(kind="text-classification", length=6, vocab_size=16, pad_id=0, bos_id=1, eos_id=2, labels=("low", "high"))

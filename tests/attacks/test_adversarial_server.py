@@ -16,13 +16,13 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from tiny_federation import examples, tiny_node, workbench
 
-from fedglm.autoglm.examples import Examples
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import gate as gate_module
 from fedglm.client import node as node_module
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.state import NodeState
-from fedglm.client.training import TrainingError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.compression.messages import MODEL, PLAN, RECORD, UPDATE, Instruction

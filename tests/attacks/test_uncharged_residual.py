@@ -5,8 +5,8 @@ import pytest
 from custodies import OPEN, PRIVATE
 from lonely_site import SIZE, Killed, LonelySite, update_of
 
+from fedglm.autoglm.training.local import LocalResult
 from fedglm.client import node as node_module
-from fedglm.client.training import LocalResult
 from fedglm.compression.codec import decode
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.store import KEY, POLICY, Custody

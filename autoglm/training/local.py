@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import federated_parameters, load_vector, to_vector
+from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Task
-from fedglm.client.precision import ChosenPrecision, Precision
+from fedglm.autoglm.training.precision import ChosenPrecision, Precision
 
 
 class TrainingError(RuntimeError):

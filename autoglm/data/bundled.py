@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.autoglm.data.records import Records
+from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.records import Records
 from fedglm.autoglm.settings import Kind
-from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
 
 _PUBLIC_ROWS = 69  # of breast-cancer's 569, chosen once and for all: 500 are left to the sites
 _PUBLIC_SEED = 1995  # the data set's year

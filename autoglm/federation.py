@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.data.records import Records
+from fedglm.autoglm.data.row_faults import RowFaults
+from fedglm.autoglm.data.sources import read_source
+from fedglm.autoglm.data.splits import Indices, held_out_units, units_dirichlet, units_iid
+from fedglm.autoglm.data.tables import TableEncoder
+from fedglm.autoglm.data.texts import Sequences, smallest_type, whole_texts, windows
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.folders import load_tokenizer
-from fedglm.autoglm.models import ModelSettings
-from fedglm.autoglm.records import Records
-from fedglm.autoglm.row_faults import RowFaults
+from fedglm.autoglm.models.build import ModelSettings
+from fedglm.autoglm.models.pretrained import load_tokenizer
 from fedglm.autoglm.settings import DataSettings, Kind
-from fedglm.autoglm.sources import read_source
-from fedglm.autoglm.splits import Indices, held_out_units, units_dirichlet, units_iid
-from fedglm.autoglm.tables import TableEncoder
 from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.texts import Sequences, smallest_type, whole_texts, windows
 
 DEFAULT_NODES = 4
 

@@ -12,12 +12,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import GlmForCausalLM, GlmForSequenceClassification, PreTrainedModel
 
-from fedglm.autoglm.adapters import attach_lora, merged
+from fedglm.autoglm.data.tables import TableEncoder
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.folders import load_folder, load_tokenizer, local_folder, outline_folder
-from fedglm.autoglm.presets import find_preset, glm_config
+from fedglm.autoglm.models.lora import attach_lora, merged
+from fedglm.autoglm.models.presets import find_preset, glm_config
+from fedglm.autoglm.models.pretrained import load_folder, load_tokenizer, local_folder, outline_folder
 from fedglm.autoglm.quiet import quiet_transformers
-from fedglm.autoglm.tables import TableEncoder
 from fedglm.autoglm.tasks import Task
 
 TASK_FILE = "task.json"

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedglm.autoglm.data.lines import Lines
+from fedglm.autoglm.data.row_faults import RowError, RowFaults
 from fedglm.autoglm.errors import DataError, choices
-from fedglm.autoglm.lines import Lines
-from fedglm.autoglm.row_faults import RowError, RowFaults
 
 Row = dict[str, object]
 

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedglm.autoglm.bundled import BUNDLES
-from fedglm.autoglm.data import make_examples
+from fedglm.autoglm.data.bundled import BUNDLES
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.data.records import Records
+from fedglm.autoglm.data.sources import is_path, read_source
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.examples import Examples
-from fedglm.autoglm.parameters import load_vector
-from fedglm.autoglm.records import Records
+from fedglm.autoglm.federation import make_examples
+from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.sources import is_path, read_source
 from fedglm.autoglm.tasks import Task
 
 AUTO, OFF = "auto", "off"

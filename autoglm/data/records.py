@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.autoglm.data.reading import MissingField, Row, read_rows
+from fedglm.autoglm.data.row_faults import Place, Reason, RowError, RowFaults, report
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.reading import MissingField, Row, read_rows
-from fedglm.autoglm.row_faults import Place, Reason, RowError, RowFaults, report
 from fedglm.autoglm.settings import DataSettings
 
 _LONGEST_SHOWN = 40

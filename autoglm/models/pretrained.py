@@ -15,10 +15,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from fedglm.autoglm.data.tokenizer import byte_tokenizer, is_byte_tokenizer
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.tokenizer import byte_tokenizer, is_byte_tokenizer
 
 
 def local_folder(path: str | Path) -> Path:

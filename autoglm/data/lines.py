@@ -6,7 +6,7 @@ import gzip
 from collections import deque
 from typing import IO
 
-from fedglm.autoglm.row_faults import Place, Reason, RowError, RowFaults, report
+from fedglm.autoglm.data.row_faults import Place, Reason, RowError, RowFaults, report
 
 MAX_ROW_BYTES = 1 << 20
 """Of a row, where faults are counted: about two novels. A longer one could be more than a small node has memory for."""

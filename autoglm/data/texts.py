@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, is_byte_tokenizer, text_bytes
 from fedglm.autoglm.quiet import quiet_transformers
-from fedglm.autoglm.tokenizer import BOS_ID, EOS_ID, is_byte_tokenizer, text_bytes
 
 Ids = npt.NDArray[np.integer]
 _CHUNK = 512  # texts a call of a Hugging Face tokenizer: bounds the Python lists it makes

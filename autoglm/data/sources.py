@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedglm.autoglm.bundled import BUNDLES, Bundle
+from fedglm.autoglm.data.bundled import BUNDLES, Bundle
+from fedglm.autoglm.data.reading import read_rows
+from fedglm.autoglm.data.records import Records, numbers, read_records, require_fields
+from fedglm.autoglm.data.row_faults import Place, RowFaults
+from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
 from fedglm.autoglm.errors import DataError, choices
-from fedglm.autoglm.reading import read_rows
-from fedglm.autoglm.records import Records, numbers, read_records, require_fields
-from fedglm.autoglm.row_faults import Place, RowFaults
 from fedglm.autoglm.settings import DataSettings, Kind
-from fedglm.autoglm.tables import TableEncoder, bins_from_ranges, bins_from_reference
 
 DEFAULT_BINS = 16
 
