@@ -33,7 +33,7 @@ from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.signed_log import AUDIT, LOG, SignedLog
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.privacy.signed_messages import sign_report
+from fedglm.protocol.signatures import sign_report
 
 MECHANISM = Mechanism(
     sampling_rate=0.001, steps=1, clipping_norm=1.0, noise_multiplier=2.0, unit="record", records_per_unit=1

@@ -17,8 +17,8 @@ from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.node import Node
 from fedglm.client.state import StateError
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction, Seal
 from fedglm.privacy.errors import PrivacyError, Refusal
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, Instruction, Seal
 
 LOG = logging.getLogger(__name__)
 _MOST_GROUP, _MOST_REASON, _MOST_LINES = 40, 500, 200

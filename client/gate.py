@@ -26,7 +26,6 @@ from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Outcome, Permit
 from fedglm.compression.codec import CodecError, decode
-from fedglm.compression.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report, Seal, Sealed
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import write_atomically
@@ -41,7 +40,8 @@ from fedglm.privacy.log.entries import signature
 from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.privacy.signed_messages import SIGNATURE, sign_introduction, sign_report
+from fedglm.protocol.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report, Seal, Sealed
+from fedglm.protocol.signatures import SIGNATURE, sign_introduction, sign_report
 
 HEADROOM = 4096
 """Bytes that a coded update may have over the dense float32 vector, for headers and scales."""

@@ -16,7 +16,6 @@ from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 
 from fedglm.client.no_answer import Withheld
-from fedglm.compression.messages import RECORD
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.custody.store import Custody
@@ -24,6 +23,7 @@ from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.policy.rules import MESSAGE_RULES, check_message, check_plain_update, check_without_noise
 from fedglm.privacy.policy.rules import Message as Outgoing
+from fedglm.protocol.messages import RECORD
 
 NO_PLAN = hashlib.sha256(b"").hexdigest()
 """What the ledger shows as the plan where a run has none."""

@@ -24,10 +24,10 @@ from fedglm.client.state import NodeState
 from fedglm.compression.arrays import flatten, float_layout
 from fedglm.compression.codec import CodecError
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.compression.settings import UpdateSettings
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.charges import new_id
+from fedglm.protocol.messages import RECORD, UPDATE_STYPE, Order
 
 LOG = logging.getLogger(__name__)
 

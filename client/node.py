@@ -28,13 +28,13 @@ from fedglm.client.state import Measured, NodeState, Pending
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import Replica, on_grid
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import Instruction, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.files import StorageError
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.vault import Vault
 from fedglm.privacy.ledger.charges import new_id
+from fedglm.protocol.messages import Instruction, Introduction, Report
 
 
 @dataclass(frozen=True)

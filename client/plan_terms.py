@@ -9,7 +9,6 @@ import binascii
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedglm.client.recipe import Recipe, RecipeError
 from fedglm.client.site_folder import Site
 from fedglm.client.site_settings import SiteError
 from fedglm.core.code_identity import code_sha256
@@ -20,6 +19,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
 from fedglm.privacy.policy.run_plan import MAX_BYTES_AS_TEXT, SignedPlan
+from fedglm.protocol.recipe import Recipe, RecipeError
 
 
 @dataclass(frozen=True)

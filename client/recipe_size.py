@@ -12,7 +12,7 @@ import torch
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.tasks import Task
 from fedglm.client.memory_limit import memory_limit
-from fedglm.client.recipe import RecipeError
+from fedglm.protocol.recipe import RecipeError
 
 BASE_BYTES: Final = 256 * 2**20
 """Of a node that has no model yet: interpreter and libraries."""

@@ -17,7 +17,6 @@ from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client.node import Node, Workbench, model_layout
-from fedglm.client.recipe import OWN, Recipe, RecipeError, file_sha256
 from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.client.site_folder import Site
 from fedglm.compression.downlink import vector_sha256
@@ -25,6 +24,7 @@ from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan
+from fedglm.protocol.recipe import OWN, Recipe, RecipeError, file_sha256
 
 LOG = logging.getLogger(__name__)
 

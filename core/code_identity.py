@@ -10,7 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-PACKAGES: Final = ("autoglm", "cli", "client", "compression", "core", "privacy", "run_folder", "server", "simulations")
+PACKAGES: Final = (
+    "autoglm",
+    "cli",
+    "client",
+    "compression",
+    "core",
+    "privacy",
+    "protocol",
+    "run_folder",
+    "server",
+    "simulations",
+)
 
 
 @cache

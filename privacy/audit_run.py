@@ -12,7 +12,7 @@ from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.privacy.run_files import DONE, ROUNDS, SUMMARY, RunFiles
-from fedglm.privacy.signed_messages import is_reported
+from fedglm.protocol.signatures import is_reported
 
 _PIECE: Final = 10_000
 """Updates whose signatures are looked at by one process; each takes longer than all else about it."""

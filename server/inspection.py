@@ -7,11 +7,11 @@ from typing import Any, Final
 from flwr.app import Message
 
 from fedglm.compression.codec import CodecError, Update, decode
-from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SIGNATURE_BYTES, PublicKey
 from fedglm.privacy.log.chained_file import Head
-from fedglm.privacy.signed_messages import check_report
+from fedglm.protocol.messages import RECORD, UPDATE, Instruction, Report
+from fedglm.protocol.signatures import check_report
 from fedglm.server.participants import error_text
 
 _MEASURES: Final = {"loss": (0.0, 1e6), "metric": (0.0, 1e12), "count": (1, 2**40)}

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import PLAN, RECORD, Introduction
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.signed_messages import check_introduction
+from fedglm.protocol.messages import PLAN, RECORD, Introduction
+from fedglm.protocol.signatures import check_introduction
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Listener, Plan

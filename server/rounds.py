@@ -19,10 +19,10 @@ from flwr.common.serde import recorddict_to_proto
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import HEADER, ModelVersions
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import LENGTHS, MODEL, RECORD, Instruction
 from fedglm.core.files import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.ledger import BUDGET_RULE
+from fedglm.protocol.messages import LENGTHS, MODEL, RECORD, Instruction
 from fedglm.server.evidence import Evidence, fault_of
 from fedglm.server.exchange import Exchange, Patience
 from fedglm.server.federation import Listener, Plan

@@ -13,11 +13,11 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import RECORD, Seal, Sealed
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.entries import signature
 from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.protocol.messages import RECORD, Seal, Sealed
 from fedglm.server.evidence import Evidence
 from fedglm.server.exchange import Exchange
 from fedglm.server.federation import Plan

@@ -34,8 +34,8 @@ from flwr.supercore import log
 from fedglm.compression.arrays import flatten, float_layout, unflatten
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.core.untrusted_text import cleaned
+from fedglm.protocol.messages import RECORD, UPDATE_STYPE, Order
 from fedglm.server.aggregation import public_weights
 from fedglm.server.robust import limits_of
 

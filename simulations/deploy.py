@@ -14,11 +14,11 @@ from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task
 from fedglm.client.node import Workbench
-from fedglm.client.recipe import Recipe
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
+from fedglm.protocol.recipe import Recipe
 from fedglm.server.checkpoint import load_latest
 from fedglm.server.client_privacy import ClientPrivacySettings
 from fedglm.server.run_file import CHECKPOINTS, RUN, RunFile

@@ -13,8 +13,8 @@ from tiny_federation import tiny_node, workbench
 
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
-from fedglm.compression.messages import MODEL, Instruction
 from fedglm.compression.settings import DownlinkSettings
+from fedglm.protocol.messages import MODEL, Instruction
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings

@@ -8,7 +8,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.mods import compress_uplink
-from fedglm.compression.messages import RECORD
+from fedglm.protocol.messages import RECORD
 from fedglm.server.strategy import Compressed
 
 

@@ -8,7 +8,7 @@ from tiny_federation import workbench
 
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.compression.messages import Instruction
+from fedglm.protocol.messages import Instruction
 
 BENCH = workbench()
 SIZE = BENCH.layout.size

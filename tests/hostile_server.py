@@ -10,8 +10,8 @@ from site_folders import make_site, run_of
 from fedglm.client.worker import app_of
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.compression.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
 from fedglm.privacy.ledger.ledger import Ledger
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
 from fedglm.simulations.deploy import make
 from fedglm.simulations.scenario import Scenario
 

@@ -14,7 +14,7 @@ from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.compression.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
 
 BENCH = workbench()
 LAYOUT, SIZE = BENCH.layout.sha256, BENCH.layout.size

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from sklearn.datasets import load_digits
 
 from fedglm.client.mods import compress_uplink
-from fedglm.compression.messages import RECORD
+from fedglm.protocol.messages import RECORD
 
 ROWS_FOR_TESTS = 400
 

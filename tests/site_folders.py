@@ -7,12 +7,12 @@ from pathlib import Path
 import tomli_w
 from custodies import OPEN
 
-from fedglm.client.recipe import Recipe
 from fedglm.client.site_folder import Site, open_site
 from fedglm.client.site_keys import make_keys
 from fedglm.client.site_policy import sign_site_policy
 from fedglm.compression.downlink import vector_sha256
 from fedglm.privacy.policy.policy import Policy
+from fedglm.protocol.recipe import Recipe
 from fedglm.server.kits import write_kit
 from fedglm.server.project import Project, ProjectSettings
 from fedglm.simulations.deploy import make

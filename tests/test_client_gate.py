@@ -13,12 +13,12 @@ from fedglm.client.gate import HEADROOM, OutboundGate
 from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Outcome
 from fedglm.compression.codec import make_codec
-from fedglm.compression.messages import RECORD, UPDATE, Instruction, Report
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.log.chained_file import Head
+from fedglm.protocol.messages import RECORD, UPDATE, Instruction, Report
 
 SIZE = 40
 LAYOUT = "a" * 64

@@ -11,7 +11,7 @@ from fedglm.client.node import Workbench
 from fedglm.client.state import NodeState, StateError
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, vector_sha256
-from fedglm.compression.messages import Report
+from fedglm.protocol.messages import Report
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedglm.client.mods import compress_uplink
 from fedglm.client.state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
-from fedglm.compression.messages import RECORD, UPDATE_STYPE
+from fedglm.protocol.messages import RECORD, UPDATE_STYPE
 
 
 def test_all_that_nodes_learn_arrives_sooner_or_later(tmp_path):

@@ -25,7 +25,6 @@ from fedglm.client.coding import code_update
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
 from fedglm.compression.codec import decode
-from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.dp_sgd import noised_mean
@@ -33,6 +32,7 @@ from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.leakage import token_leak
+from fedglm.protocol.messages import RECORD, UPDATE
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings

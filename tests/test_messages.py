@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedglm.compression.codec import CodecError
-from fedglm.compression.messages import Instruction, Introduction, MessageError, Order, Report
+from fedglm.protocol.messages import Instruction, Introduction, MessageError, Order, Report
 
 names = st.text(max_size=200).filter(str.isprintable) | st.text("abc-é ü", max_size=200)
 versions = st.integers(-1, 2**31 - 1)

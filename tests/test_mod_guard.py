@@ -11,8 +11,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.mods import compress_uplink
 from fedglm.client.no_answer import NO_ANSWER
-from fedglm.compression.messages import RECORD
 from fedglm.privacy.errors import PolicyError
+from fedglm.protocol.messages import RECORD
 
 START = {"w": np.zeros((4, 5), np.float32)}
 METRICS = ("loss", "metric", "count")

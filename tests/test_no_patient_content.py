@@ -27,10 +27,10 @@ from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.preflight_data import check_data
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.compression.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.log.signed_log import LOG
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.metrics import run_figures

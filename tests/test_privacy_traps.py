@@ -29,13 +29,13 @@ from fedglm.client.node import Permit
 from fedglm.client.state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.compression.messages import Instruction
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.policy.run_plan import SignedPlan
+from fedglm.protocol.messages import Instruction
 from fedglm.server.checkpoint import CheckpointError, load_latest
 
 pytestmark = pytest.mark.usefixtures("unsynced")

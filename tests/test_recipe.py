@@ -11,8 +11,8 @@ from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.client.recipe import MOST_CHARACTERS, OWN, Recipe, RecipeError
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.protocol.recipe import MOST_CHARACTERS, OWN, Recipe, RecipeError
 from fedglm.simulations.scenario import Scenario, builtin_names, scenario_text
 
 FEATURES = {"feature_fields": ["age"], "feature_ranges": {"age": [0, 120]}, "class_names": ["well", "ill"]}

@@ -19,8 +19,8 @@ from fedglm.autoglm.tasks import Task
 from fedglm.client import memory_limit as limits
 from fedglm.client import recipe_size
 from fedglm.client.node import model_layout
-from fedglm.client.recipe import RecipeError
 from fedglm.client.recipe_size import ModelSize, check_memory
+from fedglm.protocol.recipe import RecipeError
 from fedglm.simulations.scenario import Scenario, builtin_names, scenario_text
 
 CPU = torch.device("cpu")

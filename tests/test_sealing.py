@@ -10,7 +10,6 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from ledgers import sha256
 
-from fedglm.compression.messages import RECORD
 from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody import site_log
@@ -19,6 +18,7 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.run_plan import SignedPlan
+from fedglm.protocol.messages import RECORD
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

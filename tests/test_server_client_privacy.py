@@ -16,13 +16,13 @@ from tiny_federation import TASK, tiny_model
 
 from fedglm.client.node import Workbench
 from fedglm.compression.codec import make_codec
-from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
+from fedglm.protocol.messages import RECORD, UPDATE
 from fedglm.server.client_privacy import ClientPrivacy, ClientPrivacySettings, PrivateMean, plan_client_privacy
 from fedglm.server.settings import FederationSettings
 

@@ -15,9 +15,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedglm.compression.codec import make_codec
 from fedglm.compression.layout import Layout
-from fedglm.compression.messages import MODEL, RECORD, UPDATE, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.protocol.messages import MODEL, RECORD, UPDATE, Introduction, Report
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.federation import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings

@@ -9,9 +9,9 @@ from fake_grid import FakeGrid, Watcher, answering, federate, instruction_of, pl
 from flwr.app import Error, Message
 from tiny_federation import tiny_node
 
-from fedglm.compression.messages import RECORD
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.errors import LogError
+from fedglm.protocol.messages import RECORD
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.participants import FederationError
 

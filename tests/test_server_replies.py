@@ -23,8 +23,8 @@ from tiny_federation import tiny_node
 from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.state import NodeState
 from fedglm.compression.codec import make_codec
-from fedglm.compression.messages import MODEL, RECORD, UPDATE, Report
 from fedglm.compression.wire.envelope import seal_update
+from fedglm.protocol.messages import MODEL, RECORD, UPDATE, Report
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.participants import FederationError
 

@@ -11,8 +11,8 @@ from flwr.common.constant import ErrorCode
 from google.protobuf.message import DecodeError
 from tiny_federation import tiny_node, workbench
 
-from fedglm.compression.messages import RECORD, UPDATE
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.protocol.messages import RECORD, UPDATE
 from fedglm.server import reception, rounds
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.exchange import Exchange

@@ -15,7 +15,7 @@ from fedglm.privacy.audit_checks import failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.signed_messages import sign_report
+from fedglm.protocol.signatures import sign_report
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -11,15 +11,15 @@ from fedglm.autoglm.federation import load_federation
 from fedglm.autoglm.models.build import build_model
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
-from fedglm.client.recipe import Recipe
 from fedglm.client.site_custody import open_custody
 from fedglm.client.site_folder import open_site
 from fedglm.client.site_settings import SiteError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.compression.messages import Instruction
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
+from fedglm.protocol.messages import Instruction
+from fedglm.protocol.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

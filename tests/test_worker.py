@@ -21,7 +21,7 @@ from site_folders import make_project, make_site, run_of
 
 from fedglm.client import worker_link
 from fedglm.client.worker_link import LOG, SOCKET, Question, WorkerError, ask
-from fedglm.compression.messages import PLAN, RECORD, Introduction
+from fedglm.protocol.messages import PLAN, RECORD, Introduction
 
 TRIAL = """
 name = "trial"

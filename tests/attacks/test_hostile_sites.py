@@ -12,11 +12,11 @@ from flwr.common.constant import ErrorCode
 from tiny_federation import tiny_node
 
 from fedglm.compression.codec import make_codec
-from fedglm.compression.messages import PLAN, RECORD, UPDATE, Introduction, Report
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.signed_messages import SIGNATURE, sign_introduction, sign_report
+from fedglm.protocol.messages import PLAN, RECORD, UPDATE, Introduction, Report
+from fedglm.protocol.signatures import SIGNATURE, sign_introduction, sign_report
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

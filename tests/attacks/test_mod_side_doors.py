@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.mods import compress_uplink
-from fedglm.compression.messages import RECORD
+from fedglm.protocol.messages import RECORD
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 DIAGNOSIS = "Jane Doe: HIV positive"

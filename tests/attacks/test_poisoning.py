@@ -6,7 +6,7 @@ from fake_grid import BENCH, SIZE, federate, real_nodes, spoiled
 from flwr.app import ConfigRecord
 
 from fedglm.compression.codec import decode, make_codec
-from fedglm.compression.messages import RECORD, UPDATE
+from fedglm.protocol.messages import RECORD, UPDATE
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -9,12 +9,12 @@ from site_folders import make_project, make_site, run_of, write_site_file
 from fedglm.autoglm.tasks import Task
 from fedglm.client import site_node
 from fedglm.client.node import Permit
-from fedglm.client.recipe import Recipe, RecipeError
 from fedglm.client.site_folder import open_site
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.compression.messages import Instruction
 from fedglm.privacy.errors import Refusal
+from fedglm.protocol.messages import Instruction
+from fedglm.protocol.recipe import Recipe, RecipeError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

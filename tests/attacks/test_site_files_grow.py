@@ -9,10 +9,10 @@ from site_folders import make_project, make_site
 
 from fedglm.client.worker import serve
 from fedglm.client.worker_link import LOG
-from fedglm.compression.messages import PLAN
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.run_plan import SignedPlan
+from fedglm.protocol.messages import PLAN
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -7,7 +7,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from site_folders import make_project, make_site, run_of
 
 from fedglm.client.worker import app_of
-from fedglm.compression.messages import PLAN, RECORD
+from fedglm.protocol.messages import PLAN, RECORD
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 TRIAL = """
