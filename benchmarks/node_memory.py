@@ -31,18 +31,18 @@ from fedglm.cli.process_usage import proportional_bytes
 WHOLE = "whole node"
 KINDS = {
     "fedglm.cli.node": "SuperNode",
-    "fedglm.client.worker_process": "worker",
+    "fedglm.client.supernode.worker_process": "worker",
 }
 IMPORTS = (
     "numpy",
     "flwr.app",
     "numba",
     "torch",
-    "fedglm.client.worker",
+    "fedglm.client.supernode.worker",
     "torch._dynamo",
     "transformers.models.glm.modeling_glm",
     "peft",
-    "fedglm.client.site_node",
+    "fedglm.client.site.site_node",
 )
 UNITS = 1000
 WITH_NOISE = {
@@ -170,8 +170,8 @@ def print_imports(lean: bool) -> None:
         "    importlib.import_module(name); now = held()\n"
         "    print(f'{name:<50} {now:>5.0f} MiB  +{now - before:.0f}'); before = now\n"
     )
-    names = ["fedglm.client.worker", "fedglm.client.site_node"] if lean else IMPORTS
-    begin = "from fedglm.client.lean_imports import import_lean; import_lean()\n" if lean else ""
+    names = ["fedglm.client.supernode.worker", "fedglm.client.site.site_node"] if lean else IMPORTS
+    begin = "from fedglm.client.supernode.lean_imports import import_lean; import_lean()\n" if lean else ""
     print(f"\n{'after importing' + (', as the worker does' if lean else ''):<50} {'held':>9}")
     sys.stdout.flush()
     subprocess.run(  # noqa: S603 - this interpreter

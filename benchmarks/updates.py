@@ -14,7 +14,7 @@ from time import sleep
 
 import numpy as np
 
-from fedglm.client.state import NodeState, StateError
+from fedglm.client.state.node_state import NodeState, StateError
 from fedglm.compression.codec import decode
 from fedglm.compression.codecs.topk import TopKSign
 from fedglm.compression.layout import Layout

@@ -15,7 +15,7 @@ from fedglm.cli.client_plan import plan
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
-    from fedglm.client.site_folder import Site
+    from fedglm.client.site.folder import Site
     from fedglm.core.findings import Finding
 
 app = typer.Typer(help="A site: its keys, its policy, its node.", no_args_is_help=True)
@@ -50,8 +50,8 @@ def keygen(
     The keys stay here, readable by you alone. Keys that are there are kept.
     With a passphrase somebody must give it whenever the node starts.
     """
-    from fedglm.client.site_folder import open_site
-    from fedglm.client.site_keys import make_keys
+    from fedglm.client.site.folder import open_site
+    from fedglm.client.site.site_keys import make_keys
 
     if out is not None:
         _take_kit(kit, out)
@@ -87,9 +87,9 @@ def sign_policy(
     All records are held to site.toml, for in a run nobody hears of a row
     that cannot be used.
     """
-    from fedglm.client.preflight_custody import lacking
-    from fedglm.client.site_folder import open_site
-    from fedglm.client.site_policy import sign_site_policy
+    from fedglm.client.preflight.custody_checks import lacking
+    from fedglm.client.site.folder import open_site
+    from fedglm.client.site.policy_signing import sign_site_policy
     from fedglm.compression.codec import codec_names
 
     site = open_site(folder)
@@ -118,7 +118,7 @@ def check(folder: Folder = _HERE, as_json: options.Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from fedglm.client.preflight import preflight
+    from fedglm.client.preflight.checks import preflight
 
     findings = preflight(folder)
     if as_json:
@@ -137,7 +137,7 @@ def start(
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
     from fedglm.cli.daemon import DaemonError, flower_environment
     from fedglm.cli.keeper import kept
-    from fedglm.client.site_folder import open_site
+    from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
     daemon = _daemon(site)
@@ -168,7 +168,7 @@ def start(
 @app.command()
 def stop(folder: Folder = _HERE) -> None:
     """End the node and all that it started; it goes on where it was when it is started again."""
-    from fedglm.client.site_folder import open_site
+    from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
     stopped = _daemon(site).stop()
@@ -179,7 +179,7 @@ def stop(folder: Folder = _HERE) -> None:
 def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
     """Show whether the node runs, what the site permits, what has left, and what it refused."""
     from fedglm.cli.client_status import about, print_status
-    from fedglm.client.site_folder import open_site
+    from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
     found = about(site, _daemon(site))
@@ -213,7 +213,7 @@ def _new_passphrase() -> str:
 
 def _take_kit(kit: Path, out: Path) -> None:
     """Copy what the kit holds, but for what is there already: somebody may have filled it in."""
-    from fedglm.client.site_settings import KIT_FILE, SITE_FILE, SiteError
+    from fedglm.client.site.settings import KIT_FILE, SITE_FILE, SiteError
     from fedglm.core.files import storage_errors
 
     if not (kit / KIT_FILE).is_file():
@@ -226,7 +226,7 @@ def _take_kit(kit: Path, out: Path) -> None:
 
 
 def _explain_turned_away(site: "Site") -> None:
-    from fedglm.client.site_settings import SiteError
+    from fedglm.client.site.settings import SiteError
 
     raise SiteError(
         f"the server turns {site.name} away: its keys are not enrolled, or were revoked; hand {site.name}.pub to the "
@@ -236,7 +236,7 @@ def _explain_turned_away(site: "Site") -> None:
 
 def node_command(site: "Site") -> list[str]:
     """What runs the site's node; raises SiteError where Flower cannot be told of the folder."""
-    from fedglm.client.supernode import node_config
+    from fedglm.client.supernode.main import node_config
 
     node_config(site)
     return [sys.executable, "-m", "fedglm.cli.node", str(site.folder)]
@@ -250,8 +250,8 @@ def _daemon(site: "Site") -> "Daemon":
 
 def _refuse_unfit(site: "Site") -> None:
     """Do not start a node that would not do its work; say what is wrong."""
-    from fedglm.client.preflight import preflight
-    from fedglm.client.site_settings import SiteError
+    from fedglm.client.preflight.checks import preflight
+    from fedglm.client.site.settings import SiteError
     from fedglm.core.findings import failures
 
     findings = preflight(site.folder)

@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from prometheus_client.registry import Collector
 
-    from fedglm.client.site_folder import Site
+    from fedglm.client.site.folder import Site
 
 DEFAULT_PORT = 9464
 
@@ -28,7 +28,7 @@ def metrics(
     They are the site's own. Nothing of them is sent to the server.
     """
     from fedglm.cli.exporter import serve
-    from fedglm.client.site_folder import open_site
+    from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
     serve(collectors(site), host=listen, port=port or site.settings.site.metrics_port or DEFAULT_PORT)
@@ -38,6 +38,6 @@ def collectors(site: "Site") -> "list[Collector]":
     """What a site's figures come from."""
     from fedglm.cli.daemon import Daemon
     from fedglm.cli.exporter import ProcessCollector
-    from fedglm.client.metrics import SiteCollector
+    from fedglm.client.supernode.metrics import SiteCollector
 
     return [SiteCollector(site), ProcessCollector(Daemon(site.state, "supernode"))]

@@ -24,8 +24,8 @@ def plan(
     """
     from dataclasses import asdict
 
-    from fedglm.client.plan_terms import read_terms, terms_for
-    from fedglm.client.site_folder import open_site
+    from fedglm.client.site.folder import open_site
+    from fedglm.client.site.plan_terms import read_terms, terms_for
 
     found = terms_for(open_site(folder), read_terms(terms))
     if as_json:

@@ -6,7 +6,7 @@ from fedglm.cli.connections import is_connected
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.daemon import Daemon
-    from fedglm.client.site_folder import Site
+    from fedglm.client.site.folder import Site
 
 
 def about(site: "Site", daemon: "Daemon") -> dict[str, Any]:
@@ -15,7 +15,7 @@ def about(site: "Site", daemon: "Daemon") -> dict[str, Any]:
     Raises:
         PrivacyError: Key, policy, ledger or log of refusals are damaged.
     """
-    from fedglm.client.site_status import read_status
+    from fedglm.client.site.status import read_status
 
     found = read_status(site)
     budget = found.budget

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from fedglm.client.site_settings import host_and_port
+from fedglm.client.site.settings import host_and_port
 
 _PROC: Final = Path("/proc")
 _ESTABLISHED: Final = "01"  # see proc_net_tcp in the kernel's documentation

@@ -45,7 +45,7 @@ def explain(exc: BaseException) -> str | None:
     if isinstance(exc, PermissionError):
         return f"not allowed: {exc}"
     from fedglm.cli.daemon import DaemonError
-    from fedglm.client.site_settings import SiteError
+    from fedglm.client.site.settings import SiteError
     from fedglm.core.files import StorageError
     from fedglm.privacy.errors import PrivacyError
     from fedglm.server.errors import ProjectError
@@ -63,7 +63,7 @@ def _is_of_a_run(exc: BaseException) -> bool:
     from fedglm.autoglm.errors import DataError, ModelError
     from fedglm.autoglm.training.local import TrainingError
     from fedglm.autoglm.training.precision import PrecisionError
-    from fedglm.client.state import StateError
+    from fedglm.client.state.node_state import StateError
     from fedglm.compression.errors import CodecError
     from fedglm.run_folder.folder import RunFolderError
     from fedglm.run_folder.record import ReportError

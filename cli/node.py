@@ -7,9 +7,9 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from fedglm.client.link_evidence import LinkWatch
-from fedglm.client.site_folder import open_site
-from fedglm.client.supernode import run_node
+from fedglm.client.site.folder import open_site
+from fedglm.client.supernode.link_evidence import LinkWatch
+from fedglm.client.supernode.main import run_node
 from fedglm.core.parent_process import end_with_parent
 
 LOG: Final = logging.getLogger(__name__)

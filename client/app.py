@@ -15,7 +15,7 @@ from fedglm.autoglm.training.precision import PrecisionError
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.node import Node
-from fedglm.client.state import StateError
+from fedglm.client.state.node_state import StateError
 from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, Instruction, Seal

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedglm.client.state import NodeState, Pending
+from fedglm.client.state.node_state import NodeState, Pending
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.layout import Layout

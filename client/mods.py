@@ -20,7 +20,7 @@ from flwr.common.constant import ErrorCode
 from fedglm.client.coding import code_update
 from fedglm.client.mod_guard import ModGuard
 from fedglm.client.no_answer import Withheld, no_answer
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.compression.arrays import flatten, float_layout
 from fedglm.compression.codec import CodecError
 from fedglm.compression.layout import Layout

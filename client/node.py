@@ -24,7 +24,7 @@ from fedglm.autoglm.training.local import LocalTrainingSettings, TrainingError, 
 from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision
 from fedglm.client.coding import code_update
 from fedglm.client.private_training import evaluate_privately, train_privately
-from fedglm.client.state import Measured, NodeState, Pending
+from fedglm.client.state.node_state import Measured, NodeState, Pending
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import Replica, on_grid
 from fedglm.compression.layout import Layout

@@ -51,7 +51,7 @@ OPEN: Final = frozenset(
 """What may be asked: of Flower's automations, connectors and agents we have none, and each would start something."""
 
 _COMPONENTS: Final = (
-    {"serverapp": "fedglm.server.deployed:app", "clientapp": "fedglm.client.deployed:app"},
+    {"serverapp": "fedglm.server.deployed:app", "clientapp": "fedglm.client.supernode.client_app:app"},
     {"serverapp": "fedglm.simulations.flower_app:server", "clientapp": "fedglm.simulations.flower_app:client"},
 )
 _FILES: Final = {"pyproject.toml", ".info/CONTENT"}

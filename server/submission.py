@@ -35,7 +35,10 @@ _BUNDLE = {
         "flwr": {
             "app": {
                 "publisher": "fedglm",
-                "components": {"serverapp": "fedglm.server.deployed:app", "clientapp": "fedglm.client.deployed:app"},
+                "components": {
+                    "serverapp": "fedglm.server.deployed:app",
+                    "clientapp": "fedglm.client.supernode.client_app:app",
+                },
                 "config": {"run": ""},
             }
         }

@@ -18,7 +18,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fedglm.client.one_answer import app_of
+from fedglm.client.supernode.one_answer import app_of
 from fedglm.server.federation import Row
 from fedglm.server.project import PROJECT
 from fedglm.simulations.scenario import Scenario, ScenarioError, parse_setting, scenario_text
@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     if os.environ.get(PROJECT):
         from fedglm.server import deployed
 
-        deployed.app(grid, context)
+        client_app.app(grid, context)
         return
     from fedglm.simulations.simulate import simulate
 
@@ -49,9 +49,9 @@ def main(grid: Grid, context: Context) -> None:
 
 def _answer(message: Message, context: Context) -> Message:
     if _PARTITIONS not in context.node_config:
-        from fedglm.client import deployed
+        from fedglm.client.supernode import client_app
 
-        return deployed.app(message, context)
+        return client_app.app(message, context)
     from fedglm.run_folder.folder import RunFolder
     from fedglm.simulations.nodes import SimulatedNodes, make_app
 

@@ -22,8 +22,8 @@ def swell(message, _context):
 
 
 def main():
-    deployed = importlib.import_module("fedglm.client.deployed")
-    deployed.app = importlib.import_module("fedglm.client.one_answer").app_of(globals()[sys.argv[2]])
+    deployed = importlib.import_module("fedglm.client.supernode.client_app")
+    deployed.app = importlib.import_module("fedglm.client.supernode.one_answer").app_of(globals()[sys.argv[2]])
     sys.argv = sys.argv[:2]
     importlib.import_module("fedglm.cli.node").main()
 

@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from site_folders import make_site, run_of
 
-from fedglm.client.worker import app_of
+from fedglm.client.supernode.worker import app_of
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.ledger.ledger import Ledger

@@ -35,7 +35,7 @@ license = "Apache-2.0"
 publisher = "{publisher}"
 [tool.flwr.app.components]
 serverapp = "{component}"
-clientapp = "fedglm.client.deployed:app"
+clientapp = "fedglm.client.supernode.client_app:app"
 [tool.flwr.app.config]
 run = ""
 """

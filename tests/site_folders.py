@@ -7,9 +7,9 @@ from pathlib import Path
 import tomli_w
 from custodies import OPEN
 
-from fedglm.client.site_folder import Site, open_site
-from fedglm.client.site_keys import make_keys
-from fedglm.client.site_policy import sign_site_policy
+from fedglm.client.site.folder import Site, open_site
+from fedglm.client.site.policy_signing import sign_site_policy
+from fedglm.client.site.site_keys import make_keys
 from fedglm.compression.downlink import vector_sha256
 from fedglm.privacy.policy.policy import Policy
 from fedglm.protocol.recipe import Recipe

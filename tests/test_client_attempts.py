@@ -11,7 +11,7 @@ from tiny_federation import tiny_node
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import node as node_module
 from fedglm.client.node import Permit
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.dp.mechanism import metrics_mechanism

@@ -15,8 +15,8 @@ from site_folders import NAME, content_of, make_project, make_site, write_site_f
 from tls_server import free_port, tls_server
 
 from fedglm.cli import client
-from fedglm.client.site_folder import open_site
-from fedglm.client.supernode import flower_arguments
+from fedglm.client.site.folder import open_site
+from fedglm.client.supernode.main import flower_arguments
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
@@ -286,7 +286,7 @@ def test_status_of_a_kit_as_it_comes(fedglm, kit):
 def test_the_command_answers_before_it_imports_torch():
     code = """
 import sys
-import fedglm.cli.client, fedglm.client.preflight, fedglm.client.site_folder, fedglm.client.supernode
+import fedglm.cli.client, fedglm.client.preflight.checks, fedglm.client.site.folder, fedglm.client.supernode.main
 print(sorted({"torch", "flwr", "transformers"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

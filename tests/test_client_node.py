@@ -8,7 +8,7 @@ from tiny_federation import tiny_model, tiny_node, workbench
 from fedglm.client import node as node_module
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Workbench
-from fedglm.client.state import NodeState, StateError
+from fedglm.client.state.node_state import NodeState, StateError
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, vector_sha256
 from fedglm.protocol.messages import Report

@@ -8,8 +8,8 @@ from command_line import run_here
 from site_folders import make_project, make_site
 
 from fedglm.client.gate import OutboundGate
-from fedglm.client.site_folder import open_site
-from fedglm.client.site_policy import sign_site_policy
+from fedglm.client.site.folder import open_site
+from fedglm.client.site.policy_signing import sign_site_policy
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import SignedPlan

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from fedglm.client.state import NodeState, Pending, StateError
+from fedglm.client.state.node_state import NodeState, Pending, StateError
 from fedglm.core.files import StorageError
 
 SIZE = 6

@@ -60,7 +60,7 @@ MODULES = {
     "superlink": "fedglm.server.superlink",
     "serverapp": "fedglm.server.app_process",
     "supernode": "fedglm.cli.node",
-    "worker": "fedglm.client.worker_process",
+    "worker": "fedglm.client.supernode.worker_process",
     "keeper": "fedglm.cli.keeper",
 }
 """What each kind of process runs."""

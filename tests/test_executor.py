@@ -13,9 +13,9 @@ from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskResponse
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.client import executor
 from fedglm.client.no_answer import NO_ANSWER
-from fedglm.client.replies import Work
+from fedglm.client.supernode import executor
+from fedglm.client.supernode.replies import Work
 
 BROKEN = "broken"
 DIAGNOSIS = "patient Miller, HIV positive"

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, Krum
 
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError
 from fedglm.server.strategy import Compressed
 from fedglm.simulations.inline import InlineGrid, prepare_workers

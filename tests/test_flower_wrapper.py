@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedTrim
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.mods import compress_uplink
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.protocol.messages import RECORD, UPDATE_STYPE
 

@@ -22,7 +22,7 @@ for _ in range(3):
 weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 print(hashlib.sha256(weights.numpy().tobytes()).hexdigest())
 """
-LEAN = "from fedglm.client.lean_imports import import_lean; import_lean()\n"
+LEAN = "from fedglm.client.supernode.lean_imports import import_lean; import_lean()\n"
 
 
 def run(*lines):
@@ -38,7 +38,7 @@ def test_a_model_trains_to_the_same_bits():
 def test_nothing_of_what_is_left_out_is_loaded():
     heavy = ("accelerate", "pandas", "peft", "PIL", "sklearn", "sympy", "torchvision", "torch._dynamo.utils")
     code = f"import sys; print([name for name in {heavy} if name in sys.modules])"
-    assert run(LEAN, "import fedglm.client.worker, fedglm.client.site_node", TRAINED, code)[1:] == ["[]"]
+    assert run(LEAN, "import fedglm.client.supernode.worker, fedglm.client.site.site_node", TRAINED, code)[1:] == ["[]"]
 
 
 @pytest.mark.slow

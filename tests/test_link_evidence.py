@@ -14,9 +14,9 @@ from site_folders import make_project, make_site, write_site_file
 from tls_server import deaf_server, free_port, tls_server
 
 from fedglm.cli.daemon import flower_environment
-from fedglm.client import link_evidence
-from fedglm.client.link_evidence import LinkWatch
-from fedglm.client.site_folder import open_site
+from fedglm.client.site.folder import open_site
+from fedglm.client.supernode import link_evidence
+from fedglm.client.supernode.link_evidence import LinkWatch
 from fedglm.privacy.log.signed_log import LOG, SignedLog
 from fedglm.server.certificates import read_certificate
 

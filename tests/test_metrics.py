@@ -25,7 +25,7 @@ from fedglm.cli.daemon import Daemon
 from fedglm.cli.exporter import ProcessCollector
 from fedglm.cli.process_usage import CpuClock, limits, read_processes
 from fedglm.cli.process_usage import Process as Seen
-from fedglm.client.metrics import SiteCollector
+from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.ledger import Ledger

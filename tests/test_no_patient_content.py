@@ -22,9 +22,9 @@ from fedglm.cli.watch import about
 from fedglm.client import node as node_module
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
-from fedglm.client.metrics import SiteCollector
 from fedglm.client.no_answer import NO_ANSWER
-from fedglm.client.preflight_data import check_data
+from fedglm.client.preflight.data_checks import check_data
+from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.audit_bundle import export

@@ -4,7 +4,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.client.one_answer import app_of
+from fedglm.client.supernode.one_answer import app_of
 from fedglm.server.reception import QUERY
 from fedglm.server.rounds import TRAIN
 from fedglm.server.sealing import SEAL

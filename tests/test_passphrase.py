@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 from site_folders import NAME, make_project
 
-from fedglm.client.site_keys import flower_private, flower_public
+from fedglm.client.site.site_keys import flower_private, flower_public
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import passphrase
 from fedglm.privacy.keys.signing import SigningKey

@@ -10,12 +10,12 @@ from flwr.common import constant
 from site_folders import NAME, make_project, make_site, write_site_file
 from tls_server import deaf_server, free_port, tls_server
 
-from fedglm.client import preflight as preflight_module
-from fedglm.client.preflight import preflight
-from fedglm.client.preflight_link import MOST_AHEAD_S, MOST_BEHIND_S, check_authority
-from fedglm.client.site_folder import open_site
-from fedglm.client.site_keys import make_keys
-from fedglm.client.site_policy import sign_site_policy
+from fedglm.client.preflight import checks as preflight_module
+from fedglm.client.preflight.checks import preflight
+from fedglm.client.preflight.link_checks import MOST_AHEAD_S, MOST_BEHIND_S, check_authority
+from fedglm.client.site.folder import open_site
+from fedglm.client.site.policy_signing import sign_site_policy
+from fedglm.client.site.site_keys import make_keys
 from fedglm.core.findings import failures
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.ledger.ledger import Ledger

@@ -4,7 +4,7 @@ import pytest
 from site_folders import make_project, make_site, write_site_file
 from test_preflight import DATA, PERSON, look, one, write_records
 
-from fedglm.client.site_folder import open_site
+from fedglm.client.site.folder import open_site
 from fedglm.core.findings import failures
 
 pytestmark = pytest.mark.usefixtures("unsynced")

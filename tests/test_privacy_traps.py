@@ -26,7 +26,7 @@ from fedglm.autoglm.models.lora import merged
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.client import private_training
 from fedglm.client.node import Permit
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import spent

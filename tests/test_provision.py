@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from projects import files_of
 
-from fedglm.client.site_settings import read_kit_file, read_site_file
+from fedglm.client.site.settings import read_kit_file, read_site_file
 from fedglm.core import files
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy

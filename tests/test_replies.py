@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from command_line import soon
 
-from fedglm.client import replies
+from fedglm.client.supernode import replies
 
 flower = pytest.importorskip("flwr.supernode.start_client_internal")
 

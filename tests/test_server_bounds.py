@@ -12,8 +12,8 @@ from flwr.proto.message_pb2 import ObjectTree
 from hostile_link import HostileServer, announced, compressed, endless, redirect
 from projects import make_project
 
-from fedglm.client import server_bounds as module
-from fedglm.client.server_bounds import BUNDLE_BYTES, BoundedFleetClient, ServerBoundsError, bound_messages
+from fedglm.client.supernode import server_bounds as module
+from fedglm.client.supernode.server_bounds import BUNDLE_BYTES, BoundedFleetClient, ServerBoundsError, bound_messages
 
 
 @pytest.fixture(scope="module")

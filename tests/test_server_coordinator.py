@@ -22,7 +22,7 @@ from flwr.common.serde import recorddict_to_proto
 from tiny_federation import TASK, examples, tiny_model, tiny_node, workbench
 
 from fedglm.autoglm.models.parameters import load_vector
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.protocol.messages import RECORD, UPDATE, Introduction
 from fedglm.server.app import build_server_app
 from fedglm.server.participants import FederationError

@@ -21,7 +21,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from tiny_federation import tiny_node
 
 from fedglm.client.no_answer import NO_ANSWER
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.wire.envelope import seal_update
 from fedglm.protocol.messages import MODEL, RECORD, UPDATE, Report

@@ -11,9 +11,9 @@ from fedglm.autoglm.federation import load_federation
 from fedglm.autoglm.models.build import build_model
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
-from fedglm.client.site_custody import open_custody
-from fedglm.client.site_folder import open_site
-from fedglm.client.site_settings import SiteError
+from fedglm.client.site.folder import open_site
+from fedglm.client.site.open_custody import open_custody
+from fedglm.client.site.settings import SiteError
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.custody.refusal_log import RefusalLog

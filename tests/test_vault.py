@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fedglm.client.state import NodeState, Pending, StateError
+from fedglm.client.state.node_state import NodeState, Pending, StateError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.vault import MAGIC, Vault
 

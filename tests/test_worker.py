@@ -19,8 +19,8 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from site_folders import make_project, make_site, run_of
 
-from fedglm.client import worker_link
-from fedglm.client.worker_link import LOG, SOCKET, Question, WorkerError, ask
+from fedglm.client.supernode import worker_link
+from fedglm.client.supernode.worker_link import LOG, SOCKET, Question, WorkerError, ask
 from fedglm.protocol.messages import PLAN, RECORD, Introduction
 
 TRIAL = """
@@ -50,7 +50,7 @@ def workers(folder):
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if b"fedglm.client.worker_process" in words and os.fsencode(folder) in words:
+            if b"fedglm.client.supernode.worker_process" in words and os.fsencode(folder) in words:
                 found.add(int(entry.name))
     return found
 
@@ -153,7 +153,7 @@ def test_a_file_that_was_changed_ends_the_worker_that_had_read_it(site, name):
 @pytest.mark.slow
 def test_a_worker_that_nobody_asks_ends(site):
     end_workers(site.folder)
-    script = f"from pathlib import Path; from fedglm.client.worker import serve; serve(Path({str(site.folder)!r}), 0.2)"
+    script = f"from pathlib import Path; from fedglm.client.supernode.worker import serve; serve(Path({str(site.folder)!r}), 0.2)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     assert not (site.state / SOCKET).exists()
 

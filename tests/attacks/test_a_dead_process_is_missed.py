@@ -92,7 +92,7 @@ IN_A_RUN = {
     "fedglm.server.superlink": 0,
     "fedglm.server.app_process": 0,
     "fedglm.cli.node": 1,
-    "fedglm.client.worker_process": 1,
+    "fedglm.client.supernode.worker_process": 1,
 }
 """What each process runs, and whose it is: the server's or the first site's."""
 

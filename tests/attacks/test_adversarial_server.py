@@ -22,7 +22,7 @@ from fedglm.client import gate as gate_module
 from fedglm.client import node as node_module
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
-from fedglm.client.state import NodeState
+from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import spent

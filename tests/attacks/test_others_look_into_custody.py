@@ -7,8 +7,8 @@ import pytest
 from custodies import OPEN, custody
 from site_folders import make_project, make_site
 
-from fedglm.client.site_keys import make_keys
-from fedglm.client.worker_link import Question, ask
+from fedglm.client.site.site_keys import make_keys
+from fedglm.client.supernode.worker_link import Question, ask
 from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.custody.store import Custody, establish
 from fedglm.privacy.errors import PrivacyError, Refusal

@@ -7,9 +7,9 @@ from custodies import MECHANISM, PRIVATE, run_plan
 from site_folders import make_project, make_site, run_of, write_site_file
 
 from fedglm.autoglm.tasks import Task
-from fedglm.client import site_node
 from fedglm.client.node import Permit
-from fedglm.client.site_folder import open_site
+from fedglm.client.site import site_node
+from fedglm.client.site.folder import open_site
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.errors import Refusal

@@ -7,8 +7,8 @@ from custodies import SERVER, announced, run_plan
 from lonely_site import LAYOUT, SIZE, LonelySite
 from site_folders import make_project, make_site
 
-from fedglm.client.worker import serve
-from fedglm.client.worker_link import LOG
+from fedglm.client.supernode.worker import serve
+from fedglm.client.supernode.worker_link import LOG
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.run_plan import SignedPlan

@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from site_folders import make_project, make_site, run_of
 
-from fedglm.client.worker import app_of
+from fedglm.client.supernode.worker import app_of
 from fedglm.protocol.messages import PLAN, RECORD
 
 pytestmark = pytest.mark.usefixtures("unsynced")

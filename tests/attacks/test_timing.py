@@ -4,8 +4,8 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.client import deployed
-from fedglm.client.worker_link import Answer, WorkerError
+from fedglm.client.supernode import client_app
+from fedglm.client.supernode.worker_link import Answer, WorkerError
 
 EVERY_S = 0.5
 
@@ -25,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(deployed, "time", made, raising=False)
+    monkeypatch.setattr(client_app, "time", made, raising=False)
     return made
 
 
@@ -43,9 +43,9 @@ def test_an_answer_leaves_a_whole_number_of_ticks_after_its_question(
             raise WorkerError("it died over a record")
         return Answer((1, "no"))
 
-    monkeypatch.setattr(deployed, "ask", ask)
+    monkeypatch.setattr(client_app, "ask", ask)
     message = Message(RecordDict(), dst_node_id=1, message_type="train")
     message.metadata.__dict__["_message_id"] = "m"
     began = clock.now
-    deployed.app(message, Context(1, 1, {"site": str(tmp_path)}, RecordDict(), {}))
+    client_app.app(message, Context(1, 1, {"site": str(tmp_path)}, RecordDict(), {}))
     assert clock.now - began == ticks * EVERY_S

@@ -7,8 +7,8 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.client import deployed
-from fedglm.client.worker_link import Answer, WorkerError
+from fedglm.client.supernode import client_app
+from fedglm.client.supernode.worker_link import Answer, WorkerError
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def question(tmp_path):
     def put(kind="train"):
         message = Message(RecordDict(), dst_node_id=1, message_type=kind)
         message.metadata.__dict__["_message_id"] = "m"
-        return deployed.app(message, Context(1, 1, {"site": str(tmp_path)}, RecordDict(), {}))
+        return client_app.app(message, Context(1, 1, {"site": str(tmp_path)}, RecordDict(), {}))
 
     return put
 
@@ -38,8 +38,8 @@ def test_an_answer_says_that_it_was_made_when_it_leaves(question, monkeypatch, f
         time.sleep(0.01)
         done.append(time.time())
 
-    monkeypatch.setattr(deployed, "ask", ask)
-    monkeypatch.setattr(deployed, "hold", hold)
+    monkeypatch.setattr(client_app, "ask", ask)
+    monkeypatch.setattr(client_app, "hold", hold)
     reply = question()
     assert reply.metadata.created_at >= done[0]
 
@@ -58,8 +58,8 @@ def test_a_question_does_not_learn_when_the_worker_is_through_with_another(quest
         time.sleep(0.3)  # the answer to the first one has not left yet
         order.append("left")
 
-    monkeypatch.setattr(deployed, "ask", ask)
-    monkeypatch.setattr(deployed, "hold", hold)
+    monkeypatch.setattr(client_app, "ask", ask)
+    monkeypatch.setattr(client_app, "hold", hold)
     first = threading.Thread(target=question)
     first.start()
     assert works.wait(30)

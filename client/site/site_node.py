@@ -18,7 +18,7 @@ from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client.node import Node, Workbench, model_layout
 from fedglm.client.recipe_size import ModelSize, check_memory
-from fedglm.client.site_folder import Site
+from fedglm.client.site.folder import Site
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal

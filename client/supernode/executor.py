@@ -29,7 +29,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedglm.client.no_answer import no_answer
-from fedglm.client.replies import Work
+from fedglm.client.supernode.replies import Work
 
 LOG = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fedglm.client.site_folder import Site
+from fedglm.client.site.folder import Site
 from fedglm.privacy.custody.budget_left import spent_on
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import LEDGER, POLICY, REFUSALS, is_established

@@ -16,8 +16,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from fedglm.client.site_folder import Site
-from fedglm.client.site_settings import host_and_port
+from fedglm.client.site.folder import Site
+from fedglm.client.site.settings import host_and_port
 from fedglm.core.findings import Finding, failure, ok, warning
 
 MOST_AHEAD_S, MOST_BEHIND_S = 5.0, 300.0

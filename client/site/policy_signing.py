@@ -6,9 +6,9 @@ there; until then the older one is in force, or none.
 
 from typing import NamedTuple
 
-from fedglm.client.preflight_data import HARMLESS, UnfitError, count_rows
-from fedglm.client.site_folder import Site
-from fedglm.client.site_settings import SiteError
+from fedglm.client.preflight.data_checks import HARMLESS, UnfitError, count_rows
+from fedglm.client.site.folder import Site
+from fedglm.client.site.settings import SiteError
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, establish, is_established

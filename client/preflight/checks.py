@@ -9,11 +9,11 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fedglm.client.preflight_custody import check_keys, check_policy
-from fedglm.client.preflight_data import check_data
-from fedglm.client.preflight_link import check_authority, check_link
-from fedglm.client.site_folder import Site, open_site
-from fedglm.client.site_settings import SiteError
+from fedglm.client.preflight.custody_checks import check_keys, check_policy
+from fedglm.client.preflight.data_checks import check_data
+from fedglm.client.preflight.link_checks import check_authority, check_link
+from fedglm.client.site.folder import Site, open_site
+from fedglm.client.site.settings import SiteError
 from fedglm.core.findings import Finding, failure, ok, warning
 
 _PATIENCE_S = 10.0  # for the server to answer

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedglm.client.site_custody import open_custody
-from fedglm.client.site_settings import SITE_FILE, Kit, SiteError, SiteSettings, read_kit_file, read_site_file
+from fedglm.client.site.open_custody import open_custody
+from fedglm.client.site.settings import SITE_FILE, Kit, SiteError, SiteSettings, read_kit_file, read_site_file
 from fedglm.privacy.custody.store import KEY, Custody
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.vault import Vault
@@ -130,7 +130,7 @@ class Site:
             Refusal: Rule `recipe`: the plan's recipe is none, contradicts the plan, or is not for this site's data.
             DataError, ModelError: Records or model cannot be used.
         """
-        from fedglm.client.site_node import make_node
+        from fedglm.client.site.site_node import make_node
 
         return make_node(self, plan, gate_envelope)
 

@@ -9,8 +9,8 @@ import binascii
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedglm.client.site_folder import Site
-from fedglm.client.site_settings import SiteError
+from fedglm.client.site.folder import Site
+from fedglm.client.site.settings import SiteError
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.accounting.accountant import spent

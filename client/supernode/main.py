@@ -1,6 +1,6 @@
 """The site's node: Flower's SuperNode, with TLS, the node's own key and nothing else left open.
 
-Messages are answered in this process (`client/executor.py`), by the site's worker (`client/worker.py`). Flower offers
+Messages are answered in this process (`client/supernode/executor.py`), by the site's worker (`client/supernode/worker.py`). Flower offers
 them on a port of this machine, to every user of it. Here that is a socket in the site's own folder.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-from fedglm.client.replies import Work, send_all
-from fedglm.client.site_folder import Site
-from fedglm.client.site_keys import flower_private
-from fedglm.client.site_settings import SiteError
+from fedglm.client.site.folder import Site
+from fedglm.client.site.settings import SiteError
+from fedglm.client.site.site_keys import flower_private
+from fedglm.client.supernode.replies import Work, send_all
 
 _ANNOUNCES: Final = "query"  # type of the message that brings a run's plan
 _SOCKET: Final = "runtime.sock"
@@ -70,10 +70,10 @@ def run_node(site: Site, announced: Callable[[], None]) -> None:
     from flwr.app import Context, Message
     from flwr.supernode.cli import flower_supernode
 
-    from fedglm.client.deployed import app
-    from fedglm.client.executor import start_executor
-    from fedglm.client.one_answer import app_of
-    from fedglm.client.server_bounds import bound_messages
+    from fedglm.client.supernode.client_app import app
+    from fedglm.client.supernode.executor import start_executor
+    from fedglm.client.supernode.one_answer import app_of
+    from fedglm.client.supernode.server_bounds import bound_messages
 
     def answer(message: Message, context: Context) -> Message:
         if message.metadata.message_type == _ANNOUNCES:

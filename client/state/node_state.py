@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.state_files import RECORD, StateFiles
+from fedglm.client.state.state_files import RECORD, StateFiles
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.vault import Vault

@@ -1,6 +1,6 @@
 """The site's worker: the process that holds model and records from message to message, and answers one at a time.
 
-It is started by the first message (`client/worker_process.py`). It ends when nothing has come for a while, or when
+It is started by the first message (`client/supernode/worker_process.py`). It ends when nothing has come for a while, or when
 code, settings, policy or records have changed on the disk since it read them: then the next message finds a new one.
 Killed at any moment, it loses nothing, for the node writes down what it must remember before anything leaves.
 """
@@ -25,9 +25,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
-from fedglm.client.site_folder import Site, open_site
-from fedglm.client.site_settings import KIT_FILE, SITE_FILE
-from fedglm.client.worker_link import AGAIN, LOG, MOST_BYTES, SOCKET, in_folder, send
+from fedglm.client.site.folder import Site, open_site
+from fedglm.client.site.settings import KIT_FILE, SITE_FILE
+from fedglm.client.supernode.worker_link import AGAIN, LOG, MOST_BYTES, SOCKET, in_folder, send
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.locks import held
 from fedglm.privacy.custody.store import POLICY

@@ -18,8 +18,8 @@ from fedglm.autoglm.data.reading import MissingField, Row, read_rows
 from fedglm.autoglm.data.records import class_of, name_of, numbers, text_of
 from fedglm.autoglm.data.row_faults import Place, Reason, RowError, RowFaults
 from fedglm.autoglm.errors import DataError
-from fedglm.client.site_folder import Site
-from fedglm.client.site_settings import DataSection
+from fedglm.client.site.folder import Site
+from fedglm.client.site.settings import DataSection
 from fedglm.core.findings import Finding, failure, ok, warning
 
 HARMLESS: Final[frozenset[Reason]] = frozenset({"blank"})

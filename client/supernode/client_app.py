@@ -1,7 +1,7 @@
 """The ClientApp of real sites, in the process of Flower's SuperNode.
 
 With torch that process would be slow to start and large. So this part does without: it hands the message to the site's
-worker (`client/worker.py`), which stays, and starts one where there is none. All code is what the site's operator
+worker (`client/supernode/worker.py`), which stays, and starts one where there is none. All code is what the site's operator
 installed.
 """
 
@@ -16,9 +16,9 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from fedglm.client.no_answer import no_answer
-from fedglm.client.one_answer import app_of
-from fedglm.client.site_settings import SiteError, SiteSection, read_site_file
-from fedglm.client.worker_link import Answer, Question, WorkerError, ask
+from fedglm.client.site.settings import SiteError, SiteSection, read_site_file
+from fedglm.client.supernode.one_answer import app_of
+from fedglm.client.supernode.worker_link import Answer, Question, WorkerError, ask
 
 LOG = logging.getLogger(__name__)
 

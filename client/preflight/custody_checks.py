@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from fedglm.client.site_folder import Site
-from fedglm.client.site_keys import flower_public
-from fedglm.client.site_settings import SiteError
+from fedglm.client.site.folder import Site
+from fedglm.client.site.settings import SiteError
+from fedglm.client.site.site_keys import flower_public
 from fedglm.core.findings import Finding, failure, ok, warning
 from fedglm.privacy.custody.budget_left import read_budget
 from fedglm.privacy.custody.store import POLICY, is_established

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from fedglm.client.site_settings import read_site_file
+from fedglm.client.site.settings import read_site_file
 from fedglm.privacy.keys.private_files import private_folder
 
 SOCKET, LOG = "worker.sock", "worker.log"
@@ -134,7 +134,7 @@ def _start(site: Path, state: Path, link: socket.socket) -> None:
     private_folder(state)
     descriptor = os.open(state / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        command = [sys.executable, "-m", "fedglm.client.worker_process", str(site)]
+        command = [sys.executable, "-m", "fedglm.client.supernode.worker_process", str(site)]
         worker = subprocess.Popen(  # noqa: S603 - our own program
             command, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, start_new_session=True
         )

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from fedglm.client.site_settings import SiteError
+from fedglm.client.site.settings import SiteError
 from fedglm.core.files import create_privately, storage_errors, write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError

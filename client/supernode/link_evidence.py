@@ -16,9 +16,9 @@ from typing import Final
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
 
-from fedglm.client.preflight_link import trusting
-from fedglm.client.site_folder import Site
-from fedglm.client.site_settings import host_and_port
+from fedglm.client.preflight.link_checks import trusting
+from fedglm.client.site.folder import Site
+from fedglm.client.site.settings import host_and_port
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.custody.store import is_established
 from fedglm.privacy.errors import PrivacyError
