@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     if os.environ.get(PROJECT):
         from fedglm.server import deployed
 
-        client_app.app(grid, context)
+        deployed.app(grid, context)
         return
     from fedglm.simulations.simulate import simulate
 

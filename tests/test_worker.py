@@ -153,7 +153,8 @@ def test_a_file_that_was_changed_ends_the_worker_that_had_read_it(site, name):
 @pytest.mark.slow
 def test_a_worker_that_nobody_asks_ends(site):
     end_workers(site.folder)
-    script = f"from pathlib import Path; from fedglm.client.supernode.worker import serve; serve(Path({str(site.folder)!r}), 0.2)"
+    imports = "from pathlib import Path; from fedglm.client.supernode.worker import serve"
+    script = f"{imports}; serve(Path({str(site.folder)!r}), 0.2)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     assert not (site.state / SOCKET).exists()
 

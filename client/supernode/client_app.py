@@ -1,8 +1,8 @@
 """The ClientApp of real sites, in the process of Flower's SuperNode.
 
 With torch that process would be slow to start and large. So this part does without: it hands the message to the site's
-worker (`client/supernode/worker.py`), which stays, and starts one where there is none. All code is what the site's operator
-installed.
+worker (`client/supernode/worker.py`), which stays, and starts one where there is none. All code is what the site's
+operator installed.
 """
 
 import logging

@@ -1,7 +1,8 @@
 """The site's node: Flower's SuperNode, with TLS, the node's own key and nothing else left open.
 
-Messages are answered in this process (`client/supernode/executor.py`), by the site's worker (`client/supernode/worker.py`). Flower offers
-them on a port of this machine, to every user of it. Here that is a socket in the site's own folder.
+Messages are answered in this process (`client/supernode/executor.py`), by the site's worker
+(`client/supernode/worker.py`). Flower offers them on a port of this machine, to every user of it. Here that is a socket
+in the site's own folder.
 """
 
 import importlib

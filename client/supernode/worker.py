@@ -1,8 +1,8 @@
 """The site's worker: the process that holds model and records from message to message, and answers one at a time.
 
-It is started by the first message (`client/supernode/worker_process.py`). It ends when nothing has come for a while, or when
-code, settings, policy or records have changed on the disk since it read them: then the next message finds a new one.
-Killed at any moment, it loses nothing, for the node writes down what it must remember before anything leaves.
+It is started by the first message (`client/supernode/worker_process.py`). It ends when nothing has come for a while, or
+when code, settings, policy or records have changed on the disk since it read them: then the next message finds a new
+one. Killed at any moment, it loses nothing, for the node writes down what it must remember before anything leaves.
 """
 
 import contextlib
