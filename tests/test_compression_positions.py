@@ -154,7 +154,7 @@ def test_interpreted_and_compiled_walks_agree():
     script = (
         "import numpy as np\n"
         "from test_compression_positions import pinned_support\n"
-        "from fedglm.compression import context_positions\n"
+        "from fedglm.compression.positions import context as context_positions\n"
         "from fedglm.compression.kernels.context import walk\n"
         "from fedglm.compression.wire.envelope import Reader\n"
         "assert not hasattr(walk, 'py_func')\n"
