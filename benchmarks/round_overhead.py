@@ -27,8 +27,8 @@ import tomli_w
 from deployment import COMMAND, Deployment, free_port
 
 from fedglm.cli.daemon import Daemon, flower_environment
-from fedglm.server.control import Control, Run
-from fedglm.server.project import CONNECTION, Project
+from fedglm.server.project.folder import CONNECTION, Project
+from fedglm.server.superlink.control import Control, Run
 
 HERE = Path(__file__).parent
 

@@ -8,7 +8,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
-    from fedglm.server.project import Project, ProjectSettings
+    from fedglm.server.project.folder import Project, ProjectSettings
 
 
 def provision(
@@ -46,9 +46,9 @@ def provision(
     itself, and hands SITE.pub back: [bold]fedglm server enrol SITE.pub -C fl[/bold]
     """
     from fedglm.privacy.keys.site_identity import checked_site_name
-    from fedglm.server.enrolment import provisioned_sites
-    from fedglm.server.kits import write_kit
-    from fedglm.server.project import Project
+    from fedglm.server.project.enrolment import provisioned_sites
+    from fedglm.server.project.folder import Project
+    from fedglm.server.project.kits import write_kit
 
     wanted = [checked_site_name(one) for one in site or []]  # before anything is made
     given = {"name": name, "hosts": host or None, "port": port, "control_port": control_port, "listen": listen}
@@ -67,7 +67,7 @@ def provision(
 
 def _settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
     """What the options say, on top of what the project says if there is one."""
-    from fedglm.server.project import Project, checked_settings, is_project
+    from fedglm.server.project.folder import Project, checked_settings, is_project
 
     values = {key: value for key, value in given.items() if value is not None}
     if is_project(folder):
@@ -88,8 +88,8 @@ def _settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
 
 def _about(project: "Project", kits: dict[str, Path]) -> dict[str, Any]:
     """All that is printed, as plain values."""
-    from fedglm.server.certificates import read_certificate
-    from fedglm.server.kits import short
+    from fedglm.server.project.certificates import read_certificate
+    from fedglm.server.project.kits import short
 
     certificate = read_certificate(project.certificate)
     return {

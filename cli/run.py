@@ -12,7 +12,7 @@ from fedglm.cli import options
 from fedglm.cli.errors import INTERRUPTED
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.server.project import Project
+    from fedglm.server.project.folder import Project
     from fedglm.simulations.scenario import Scenario
 
 _POLL_S = 1.0
@@ -48,8 +48,8 @@ def run(
     [bold]fedglm run hospital -C fed --terms hospital.plan[/bold]      what sites look at with fedglm client plan
     """
     from fedglm.cli.tables import wide_console
-    from fedglm.server.project import Project
-    from fedglm.server.run_file import checked_run_name
+    from fedglm.server.deployment.run_file import checked_run_name
+    from fedglm.server.project.folder import Project
     from fedglm.simulations.deploy import SCENARIO, is_prepared
 
     opened = Project.open(project)
@@ -130,9 +130,9 @@ def _conduct(
 
     from fedglm.core.files import write_atomically
     from fedglm.run_folder.rows import to_json, total_bytes
-    from fedglm.server.enrolment import enrolled_sites
+    from fedglm.server.deployment.run_file import DONE, ROUNDS, read_lines
     from fedglm.server.errors import ProjectError
-    from fedglm.server.run_file import DONE, ROUNDS, read_lines
+    from fedglm.server.project.enrolment import enrolled_sites
     from fedglm.simulations.deploy import is_prepared, make, prepare, release, stated
 
     sites, folder = len(enrolled_sites(project)), project.runs / name
@@ -176,9 +176,9 @@ def _conduct(
 
 def _refuse_a_second(project: "Project", name: str) -> None:
     """A site keeps to one plan at a time: one run must end before another one begins."""
-    from fedglm.server.control import Control
+    from fedglm.server.deployment.submission import runs_under_way
     from fedglm.server.errors import ProjectError
-    from fedglm.server.submission import runs_under_way
+    from fedglm.server.superlink.control import Control
 
     with Control(project) as control:
         try:
@@ -199,11 +199,11 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
         The SuperLink's own count of its bytes, up and down; None where it does not answer any more.
     """
     from fedglm.cli.daemon import flower_environment
-    from fedglm.server.control import Control
+    from fedglm.server.deployment.run_news import RunNews
+    from fedglm.server.deployment.serving import is_served
+    from fedglm.server.deployment.submission import ended, is_under_way, stop, submit, traffic
     from fedglm.server.errors import AwayError, ProjectError
-    from fedglm.server.run_news import RunNews
-    from fedglm.server.serving import is_served
-    from fedglm.server.submission import ended, is_under_way, stop, submit, traffic
+    from fedglm.server.superlink.control import Control
 
     folder, served, news = project.runs / name, False, RunNews(project, name, partial(_say, quiet=quiet))
     handed, failed, last_seen = 0, 0, time.monotonic()

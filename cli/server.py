@@ -12,8 +12,8 @@ from fedglm.cli.server_metrics import metrics
 
 if TYPE_CHECKING:  # else `--help` would wait for flwr
     from fedglm.cli.daemon import Daemon
-    from fedglm.server.control import Changes
-    from fedglm.server.project import Project
+    from fedglm.server.project.folder import Project
+    from fedglm.server.superlink.control import Changes
 
 app = typer.Typer(help="A federation's server: its sites and its SuperLink.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def enrol(
     Call the site, at a number that you know from elsewhere, and compare the
     two fingerprints before the next run.
     """
-    from fedglm.server.enrolment import enrol as take
+    from fedglm.server.project.enrolment import enrol as take
 
     opened = _open(project)
     done = take(opened, file, replace=replace)
@@ -67,7 +67,7 @@ def revoke(
     project: ProjectFolder = _HERE,
 ) -> None:
     """Let a site take part no longer; its keys are never taken again."""
-    from fedglm.server.enrolment import revoke as put_out
+    from fedglm.server.project.enrolment import revoke as put_out
 
     opened = _open(project)
     identity = put_out(opened, site)
@@ -83,14 +83,14 @@ def start(
     """Check everything, then start the SuperLink and register the enrolled sites."""
     from fedglm.cli.daemon import flower_environment
     from fedglm.cli.keeper import kept
-    from fedglm.server.project import PROJECT
-    from fedglm.server.start_report import forget, read_report
+    from fedglm.server.project.folder import PROJECT
+    from fedglm.server.superlink.start_report import forget, read_report
 
     opened = _open(project)
     daemon = _daemon(opened)
     _check(opened, daemon)
     opened.write_flower_settings()
-    argv = [sys.executable, "-m", "fedglm.server.superlink"]
+    argv = [sys.executable, "-m", "fedglm.server.superlink.main"]
     env = flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
     forget(opened)
 
@@ -125,9 +125,9 @@ def cancel(
     project: ProjectFolder = _HERE,
 ) -> None:
     """End a run that is under way; fedglm run --name RUN --resume goes on with it later."""
-    from fedglm.server.control import Control
-    from fedglm.server.run_file import checked_run_name
-    from fedglm.server.submission import cancel as end
+    from fedglm.server.deployment.run_file import checked_run_name
+    from fedglm.server.deployment.submission import cancel as end
+    from fedglm.server.superlink.control import Control
 
     opened = _open(project)
     with Control(opened) as control:
@@ -152,7 +152,7 @@ app.command()(metrics)
 
 
 def _open(folder: Path) -> "Project":
-    from fedglm.server.project import Project
+    from fedglm.server.project.folder import Project
 
     return Project.open(folder)
 
@@ -167,7 +167,7 @@ def _check(project: "Project", daemon: "Daemon") -> None:
     """Refuse to start where something stands in the way; say what may, soon."""
     from fedglm.cli.daemon import DaemonError
     from fedglm.server.errors import ProjectError
-    from fedglm.server.preflight import check
+    from fedglm.server.superlink.preflight import check
 
     if (pid := daemon.pid()) is not None:
         raise DaemonError(f"the SuperLink runs already, as process {pid}: see fedglm server status")
@@ -186,7 +186,7 @@ def _bring_in_line(project: "Project") -> "Changes | None":
     """Tell a running SuperLink who is enrolled; None where none runs."""
     if _daemon(project).pid() is None:
         return None
-    from fedglm.server.control import Control, reconcile
+    from fedglm.server.superlink.control import Control, reconcile
 
     with Control(project) as control:
         return reconcile(project, control)

@@ -22,8 +22,8 @@ def metrics(
     """
     from fedglm.cli.daemon import Daemon
     from fedglm.cli.exporter import ProcessCollector, serve
-    from fedglm.server.metrics import ServerCollector
-    from fedglm.server.project import Project
+    from fedglm.server.project.folder import Project
+    from fedglm.server.superlink.metrics import ServerCollector
 
     opened = Project.open(project)
     daemon = Daemon(opened.state, "superlink")

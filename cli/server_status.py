@@ -12,13 +12,13 @@ from fedglm.cli.daemon import Daemon
 from fedglm.cli.tables import wide_console
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.progress import is_run, read_view
-from fedglm.server.certificates import read_certificate
-from fedglm.server.control import Control, Node
-from fedglm.server.enrolment import enrolled_sites, provisioned_sites, revoked_sites
+from fedglm.server.deployment.submission import submissions
 from fedglm.server.errors import ProjectError
-from fedglm.server.preflight import certificate_findings
-from fedglm.server.project import Project
-from fedglm.server.submission import submissions
+from fedglm.server.project.certificates import read_certificate
+from fedglm.server.project.enrolment import enrolled_sites, provisioned_sites, revoked_sites
+from fedglm.server.project.folder import Project
+from fedglm.server.superlink.control import Control, Node
+from fedglm.server.superlink.preflight import certificate_findings
 
 _MOST_RUNS = 10  # the newest, in the table
 

@@ -7,7 +7,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.federation import Listener, Plan
+from fedglm.server.run_setup import Listener, Plan
 
 
 def build_server_app(

@@ -20,19 +20,19 @@ from flwr.serverapp import Grid
 
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import ModelVersions
-from fedglm.server.aggregation import FixedPointMean, public_weights
-from fedglm.server.checkpoint import Checkpoint, load_latest
-from fedglm.server.evidence import Evidence
-from fedglm.server.exchange import Exchange
-from fedglm.server.federation import Listener, Plan, Row
-from fedglm.server.folding import AtOnce, Check, Folding, Robust
-from fedglm.server.optimizers import make_server_optimizer
-from fedglm.server.participants import FederationError, Participants
-from fedglm.server.reception import Reception
-from fedglm.server.reference_check import ReferenceCheck, groups_of
-from fedglm.server.robust import moved_on
-from fedglm.server.rounds import Desk, Round, envelope
-from fedglm.server.sealing import Sealing
+from fedglm.server.aggregation.fixed_point import FixedPointMean, public_weights
+from fedglm.server.aggregation.folding import AtOnce, Check, Folding, Robust
+from fedglm.server.aggregation.optimizers import make_server_optimizer
+from fedglm.server.aggregation.reference_check import ReferenceCheck, groups_of
+from fedglm.server.aggregation.robust import moved_on
+from fedglm.server.rounds.admission import Reception
+from fedglm.server.rounds.checkpoint import Checkpoint, load_latest
+from fedglm.server.rounds.countersigning import Sealing
+from fedglm.server.rounds.exchange import Exchange
+from fedglm.server.rounds.participants import FederationError, Participants
+from fedglm.server.rounds.round import Desk, Round, envelope
+from fedglm.server.rounds.server_log import Evidence
+from fedglm.server.run_setup import Listener, Plan, Row
 from fedglm.server.settings import CLIP_FACTOR, CLIP_FACTOR_WITH_NOISE
 
 LOG = logging.getLogger(__name__)

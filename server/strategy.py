@@ -36,8 +36,8 @@ from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
 from fedglm.core.untrusted_text import cleaned
 from fedglm.protocol.messages import RECORD, UPDATE_STYPE, Order
-from fedglm.server.aggregation import public_weights
-from fedglm.server.robust import limits_of
+from fedglm.server.aggregation.fixed_point import public_weights
+from fedglm.server.aggregation.robust import limits_of
 
 MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
 """Strategies that need only the weighted mean of the models. A subclass may need more, so the type must be exact."""

@@ -19,7 +19,7 @@ from fedglm.privacy.attack_scores import Auc, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
-from fedglm.server.run_file import RunFile
+from fedglm.server.deployment.run_file import RunFile
 from fedglm.simulations.attacked_site import ATTACKS, AttackedSite, TooLittle, Variant
 from fedglm.simulations.audited import AuditedRun, open_run
 from fedglm.simulations.empirical import ATTACK, AttackAudit, AttackFigures

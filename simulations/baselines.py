@@ -20,7 +20,7 @@ from fedglm.autoglm.data.examples import concatenate
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision
-from fedglm.server.exchange import Exchange
+from fedglm.server.rounds.exchange import Exchange
 from fedglm.simulations.evaluation import Evaluator
 from fedglm.simulations.inline import InlineGrid
 from fedglm.simulations.nodes import Stage, build_stage

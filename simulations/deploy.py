@@ -19,10 +19,10 @@ from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
 from fedglm.protocol.recipe import Recipe
-from fedglm.server.checkpoint import load_latest
-from fedglm.server.client_privacy import ClientPrivacySettings
-from fedglm.server.run_file import CHECKPOINTS, RUN, RunFile
-from fedglm.server.run_reference import save_reference
+from fedglm.server.aggregation.central_dp import ClientPrivacySettings
+from fedglm.server.deployment.run_file import CHECKPOINTS, RUN, RunFile
+from fedglm.server.deployment.run_reference import save_reference
+from fedglm.server.rounds.checkpoint import load_latest
 from fedglm.simulations.privacy import PlannedNoise, calibrated_noise, statement
 from fedglm.simulations.references import usable_reference
 from fedglm.simulations.scenario import Scenario, ScenarioError

@@ -19,8 +19,8 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.client.supernode.one_answer import app_of
-from fedglm.server.federation import Row
-from fedglm.server.project import PROJECT
+from fedglm.server.project.folder import PROJECT
+from fedglm.server.run_setup import Row
 from fedglm.simulations.scenario import Scenario, ScenarioError, parse_setting, scenario_text
 
 LOG = logging.getLogger("flwr")
@@ -35,9 +35,9 @@ server = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Simulate, or serve a run of real sites."""
     if os.environ.get(PROJECT):
-        from fedglm.server import deployed
+        from fedglm.server.deployment import server_app
 
-        deployed.app(grid, context)
+        server_app.app(grid, context)
         return
     from fedglm.simulations.simulate import simulate
 

@@ -22,7 +22,7 @@ from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import ANY, Policy
-from fedglm.server.participants import drawn
+from fedglm.server.rounds.participants import drawn
 from fedglm.simulations.scenario import Scenario, ScenarioError
 
 _HEADROOM = 8192

@@ -3,7 +3,7 @@
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.reference import OFF, ReferenceLoss, reference_examples
-from fedglm.server.reference_check import ReferenceLosses
+from fedglm.server.aggregation.reference_check import ReferenceLosses
 from fedglm.simulations.nodes import Stage
 from fedglm.simulations.scenario import Scenario
 

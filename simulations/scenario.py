@@ -15,7 +15,7 @@ from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.toml_settings import explain_key
 from fedglm.privacy.accounting.statement import PrivacySettings
-from fedglm.server.client_privacy import ClientPrivacySettings
+from fedglm.server.aggregation.central_dp import ClientPrivacySettings
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 _BUILTIN = Path(__file__).parent / "scenarios"

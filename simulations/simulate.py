@@ -21,11 +21,11 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.run_folder.folder import RunFolder
 from fedglm.run_folder.rows import total_bytes
+from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.app import build_server_app
-from fedglm.server.client_privacy import plan_client_privacy
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.federation import Listener, Plan, Row
-from fedglm.server.participants import FederationError
+from fedglm.server.rounds.participants import FederationError
+from fedglm.server.run_setup import Listener, Plan, Row
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator

@@ -16,7 +16,7 @@ from fedglm.client.gate import OutboundGate
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.protocol.messages import MODEL, Instruction
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.federation import Plan
+from fedglm.server.run_setup import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 BENCH = workbench()

@@ -24,7 +24,7 @@ from flwr.proto.node_pb2 import Node
 from projects import Site, make_project
 
 from fedglm.cli.daemon import Daemon
-from fedglm.server.control import Control
+from fedglm.server.superlink.control import Control
 
 APP = """\
 [project]
@@ -86,7 +86,7 @@ class LiveServer:
 
     def main(self):
         """The SuperLink's own process."""
-        named = [pid for pid in self.pids() if "fedglm.server.superlink" in command(pid)]
+        named = [pid for pid in self.pids() if "fedglm.server.superlink.main" in command(pid)]
         return max(named, key=memory_of, default=0)
 
     def memory(self):
@@ -162,7 +162,7 @@ class LiveServer:
         return soon(answered, within)
 
 
-def run_of(*, name="fedglm-run", publisher="fedglm", component="fedglm.server.deployed:app", code=None):
+def run_of(*, name="fedglm-run", publisher="fedglm", component="fedglm.server.deployment.server_app:app", code=None):
     """The request to start an app, as `flwr run` makes it."""
     files = {"pyproject.toml": APP.format(name=name, publisher=publisher, component=component)}
     if code is not None:

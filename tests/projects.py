@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.site_identity import SiteIdentity
-from fedglm.server.kits import write_kit
-from fedglm.server.project import Project, checked_settings
+from fedglm.server.project.folder import Project, checked_settings
+from fedglm.server.project.kits import write_kit
 
 
 class Site(NamedTuple):

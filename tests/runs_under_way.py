@@ -2,7 +2,7 @@
 
 from run_files import run_files
 
-from fedglm.server.run_log import RunLog
+from fedglm.server.deployment.run_log import RunLog
 
 
 def row(number, **changes):

@@ -13,8 +13,8 @@ from fedglm.client.site.site_keys import make_keys
 from fedglm.compression.downlink import vector_sha256
 from fedglm.privacy.policy.policy import Policy
 from fedglm.protocol.recipe import Recipe
-from fedglm.server.kits import write_kit
-from fedglm.server.project import Project, ProjectSettings
+from fedglm.server.project.folder import Project, ProjectSettings
+from fedglm.server.project.kits import write_kit
 from fedglm.simulations.deploy import make
 from fedglm.simulations.scenario import Scenario
 

@@ -12,7 +12,7 @@ from fedglm.privacy.audit_checks import Verdict, failed
 from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.server.anchors import Anchors
+from fedglm.server.rounds.anchors import Anchors
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

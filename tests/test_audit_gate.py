@@ -20,7 +20,7 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.policy import load_policy, sign_policy
-from fedglm.server.sealing import Sealing
+from fedglm.server.rounds.countersigning import Sealing
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_words import headline, summary_sentences
 

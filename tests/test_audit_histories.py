@@ -21,8 +21,9 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.policy import Policy, sign_policy
 from fedglm.run_folder.rows import to_lines
-from fedglm.server import federation, sealing
+from fedglm.server import run_setup
 from fedglm.server.coordinator import Coordinator
+from fedglm.server.rounds import countersigning
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -174,7 +175,7 @@ def test_a_site_that_never_seals(tmp_path):
 
     made[8] = deaf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealing, "_PATIENCE_S", 0.3)
+        patch.setattr(countersigning, "_PATIENCE_S", 0.3)
         run(tmp_path, made)
     assert_whole(tmp_path)
     said = {check.said for check in verify(tmp_path).checks if check.held is None}
@@ -231,7 +232,7 @@ def losing(answer, number):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_answer_to_a_seal_that_was_lost(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(sealing, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(countersigning, "_PATIENCE_S", 0.3)
     made = nodes(tmp_path)
     made[10] = losing(made[10], number)
     run(tmp_path, made, seal_every=1)
@@ -314,7 +315,7 @@ def test_a_run_that_goes_on_with_other_code_has_another_plan(tmp_path, monkeypat
 
     with pytest.raises(Killed):
         run(tmp_path, hook=pull)
-    for module in (federation, gate):
+    for module in (run_setup, gate):
         monkeypatch.setattr(module, "code_sha256", lambda: "7" * 64)
     run(tmp_path, nodes(tmp_path), resume=True)
     assert_whole(tmp_path)

@@ -15,7 +15,7 @@ from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, sign_policy
-from fedglm.server.participants import FederationError
+from fedglm.server.rounds.participants import FederationError
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_flow import data_flow
 from fedglm.simulations.audit_items import items

@@ -12,7 +12,7 @@ from command_line import run_here, soon
 from real_federation import SHORT, SITES, running, simulated, told
 
 from fedglm.cli.daemon import flower_environment
-from fedglm.server.project import CONNECTION, Project
+from fedglm.server.project.folder import CONNECTION, Project
 
 REPOSITORY = Path(__file__).parent.parent
 

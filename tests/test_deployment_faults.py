@@ -15,9 +15,9 @@ from projects import free_ports
 from real_federation import SHORT, SITES, fill_in, running, simulated, told
 
 from fedglm.cli.daemon import flower_environment
-from fedglm.server.control import Control
-from fedglm.server.project import CONNECTION, PROJECT, Project
-from fedglm.server.start_report import forget, read_report
+from fedglm.server.project.folder import CONNECTION, PROJECT, Project
+from fedglm.server.superlink.control import Control
+from fedglm.server.superlink.start_report import forget, read_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -57,8 +57,8 @@ def charged(federation, site, before):
 
 
 MODULES = {
-    "superlink": "fedglm.server.superlink",
-    "serverapp": "fedglm.server.app_process",
+    "superlink": "fedglm.server.superlink.main",
+    "serverapp": "fedglm.server.superlink.app_process",
     "supernode": "fedglm.cli.node",
     "worker": "fedglm.client.supernode.worker_process",
     "keeper": "fedglm.cli.keeper",
@@ -215,7 +215,7 @@ def test_an_app_that_somebody_slips_in_is_not_taken(federation, stranger):
 ANY_APP = """
 from fedglm.server import control_door
 control_door.fault = lambda _: None
-from fedglm.server.superlink import main
+from fedglm.server.superlink.main import main
 main()
 """
 

@@ -11,7 +11,7 @@ from projects import Site, files_of, make_project
 
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.site_identity import SiteIdentity, checked_site_name
-from fedglm.server.enrolment import enrolled_sites, revoked_sites
+from fedglm.server.project.enrolment import enrolled_sites, revoked_sites
 
 A, B, C = Site.make("a"), Site.make("b"), Site.make("c")
 

@@ -8,14 +8,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from fedglm.server.flower_state import say_try_again
+from fedglm.server.superlink.flower_state import say_try_again
 
 FILL = """
 import hashlib, sys
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ObjectTree
 from sqlalchemy.exc import OperationalError
-from fedglm.server.flower_state import bound_database
+from fedglm.server.superlink.flower_state import bound_database
 bound_database(2 * 2**20)
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 store = SqlObjectStore(sys.argv[1])

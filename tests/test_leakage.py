@@ -34,7 +34,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.leakage import token_leak
 from fedglm.protocol.messages import RECORD, UPDATE
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.federation import Plan
+from fedglm.server.run_setup import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -18,7 +18,7 @@ from fedglm.client.site.folder import open_site
 from fedglm.client.supernode import link_evidence
 from fedglm.client.supernode.link_evidence import LinkWatch
 from fedglm.privacy.log.signed_log import LOG, SignedLog
-from fedglm.server.certificates import read_certificate
+from fedglm.server.project.certificates import read_certificate
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import ssl
 import pytest
 from projects import make_project
 
-from fedglm.server import listening as module
-from fedglm.server.listening import Port, bound
-from fedglm.server.visitors import Places, Visitors
+from fedglm.server.gateway import listening as module
+from fedglm.server.gateway.listening import Port, bound
+from fedglm.server.gateway.visitors import Places, Visitors
 
 
 @pytest.fixture(scope="module")

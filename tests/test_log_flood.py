@@ -2,8 +2,8 @@
 
 import logging
 
-from fedglm.server import log_flood as module
-from fedglm.server.log_flood import LINES, damp
+from fedglm.server.superlink import log_flood as module
+from fedglm.server.superlink.log_flood import LINES, damp
 
 
 def test_a_flood_writes_some_lines(caplog, monkeypatch):

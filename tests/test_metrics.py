@@ -29,11 +29,11 @@ from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.ledger import Ledger
-from fedglm.server.control import Node
-from fedglm.server.enrolment import enrol, enrolled_sites
+from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.errors import ProjectError
-from fedglm.server.metrics import ServerCollector
-from fedglm.server.run_log import RunLog
+from fedglm.server.project.enrolment import enrol, enrolled_sites
+from fedglm.server.superlink.control import Node
+from fedglm.server.superlink.metrics import ServerCollector
 
 DEPLOY = Path(__file__).resolve().parent.parent / "docs" / "deploy"
 ALERTS = DEPLOY / "alerts.yml"

@@ -33,8 +33,8 @@ from fedglm.privacy.log.signed_log import LOG
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, Instruction
 from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.metrics import run_figures
-from fedglm.server.run_log import RunLog
+from fedglm.server.deployment.run_log import RunLog
+from fedglm.server.superlink.metrics import run_figures
 from fedglm.simulations.audit_facts import read_facts
 from fedglm.simulations.audit_items import items
 from fedglm.simulations.audit_report import write_audit_report

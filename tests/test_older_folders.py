@@ -8,7 +8,7 @@ from command_line import run_here
 from source_tree import ROOT
 
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.server.run_file import RunFile
+from fedglm.server.deployment.run_file import RunFile
 
 WRITTEN_AT = "/srv/older"
 """Where they were written; the records and the model are looked for where they lie now."""

@@ -5,9 +5,9 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.supernode.one_answer import app_of
-from fedglm.server.reception import QUERY
-from fedglm.server.rounds import TRAIN
-from fedglm.server.sealing import SEAL
+from fedglm.server.rounds.admission import QUERY
+from fedglm.server.rounds.countersigning import SEAL
+from fedglm.server.rounds.round import TRAIN
 
 
 @pytest.mark.parametrize("kind", [QUERY, SEAL, TRAIN, "evaluate"])

@@ -20,7 +20,7 @@ from fedglm.core.findings import failures
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
-from fedglm.server.certificates import issue_certificate
+from fedglm.server.project.certificates import issue_certificate
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -36,7 +36,7 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.protocol.messages import Instruction
-from fedglm.server.checkpoint import CheckpointError, load_latest
+from fedglm.server.rounds.checkpoint import CheckpointError, load_latest
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

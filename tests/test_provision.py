@@ -19,10 +19,10 @@ from fedglm.client.site.settings import read_kit_file, read_site_file
 from fedglm.core import files
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy
-from fedglm.server import certificates
 from fedglm.server.errors import ProjectError
-from fedglm.server.kits import short, write_kit
-from fedglm.server.project import Project, checked_settings
+from fedglm.server.project import certificates
+from fedglm.server.project.folder import Project, checked_settings
+from fedglm.server.project.kits import short, write_kit
 
 SECRET = re.compile(rb"PRIVATE KEY")
 

@@ -7,9 +7,9 @@ import pytest
 
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.updates import SparseUpdate
-from fedglm.server.aggregation import FixedPointMean
-from fedglm.server.folding import AtOnce, Robust
-from fedglm.server.robust import Cosine, limits_of, shares
+from fedglm.server.aggregation.fixed_point import FixedPointMean
+from fedglm.server.aggregation.folding import AtOnce, Robust
+from fedglm.server.aggregation.robust import Cosine, limits_of, shares
 
 SIZE, CODEC = 400, make_codec("topk-fp16", density=0.25)
 

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
-from fedglm.server.aggregation import FRACTION_BITS, FixedPointMean, public_weights
+from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean, public_weights
 
 floats = st.floats(-1000, 1000, width=32)
 

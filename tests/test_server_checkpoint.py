@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save
 
 from fedglm.core.files import StorageError
-from fedglm.server.checkpoint import Checkpoint, CheckpointError, load_latest
+from fedglm.server.rounds.checkpoint import Checkpoint, CheckpointError, load_latest
 
 
 def checkpoint(number=3):

@@ -23,7 +23,7 @@ from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.protocol.messages import RECORD, UPDATE
-from fedglm.server.client_privacy import ClientPrivacy, ClientPrivacySettings, PrivateMean, plan_client_privacy
+from fedglm.server.aggregation.central_dp import ClientPrivacy, ClientPrivacySettings, PrivateMean, plan_client_privacy
 from fedglm.server.settings import FederationSettings
 
 pytestmark = pytest.mark.usefixtures("unsynced")

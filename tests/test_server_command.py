@@ -10,8 +10,9 @@ from projects import Site, make_project
 from run_files import run_files, write
 
 from fedglm.cli.daemon import Daemon
-from fedglm.server import certificates, preflight
-from fedglm.server.project import Project, checked_settings
+from fedglm.server.project import certificates
+from fedglm.server.project.folder import Project, checked_settings
+from fedglm.server.superlink import preflight
 
 A, B = Site.make("a"), Site.make("b")
 

@@ -25,7 +25,7 @@ from fedglm.autoglm.models.parameters import load_vector
 from fedglm.client.state.node_state import NodeState
 from fedglm.protocol.messages import RECORD, UPDATE, Introduction
 from fedglm.server.app import build_server_app
-from fedglm.server.participants import FederationError
+from fedglm.server.rounds.participants import FederationError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -19,7 +19,7 @@ from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.protocol.messages import MODEL, RECORD, UPDATE, Introduction, Report
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.federation import Plan
+from fedglm.server.run_setup import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 LAYOUT = Layout(("weights",), ((10_000, 1000),))

@@ -5,7 +5,7 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 from pydantic import ValidationError
 
-from fedglm.server.optimizers import make_server_optimizer
+from fedglm.server.aggregation.optimizers import make_server_optimizer
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 MEANS = [np.random.default_rng(i).normal(0, 0.1, 50).astype(np.float32) for i in range(8)]

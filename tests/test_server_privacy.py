@@ -13,7 +13,7 @@ from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.errors import LogError
 from fedglm.protocol.messages import RECORD
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.participants import FederationError
+from fedglm.server.rounds.participants import FederationError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

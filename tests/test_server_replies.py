@@ -26,7 +26,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.wire.envelope import seal_update
 from fedglm.protocol.messages import MODEL, RECORD, UPDATE, Report
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.participants import FederationError
+from fedglm.server.rounds.participants import FederationError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

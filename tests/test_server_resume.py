@@ -7,8 +7,8 @@ import pytest
 from fake_grid import BENCH, FakeGrid, Watcher, federate, plan, real_nodes, timeless
 
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.exchange import Stopped
-from fedglm.server.participants import FederationError
+from fedglm.server.rounds.exchange import Stopped
+from fedglm.server.rounds.participants import FederationError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -13,10 +13,10 @@ from tiny_federation import tiny_node, workbench
 
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.protocol.messages import RECORD, UPDATE
-from fedglm.server import reception, rounds
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.exchange import Exchange
-from fedglm.server.participants import LOST, FederationError
+from fedglm.server.rounds import admission, round
+from fedglm.server.rounds.exchange import Exchange
+from fedglm.server.rounds.participants import LOST, FederationError
 
 KEYS = {name: SigningKey.generate() for name in "abc"}
 SITES = {name: key.public for name, key in KEYS.items()}
@@ -27,9 +27,9 @@ IDS = {"a": 10, "b": 9, "c": 8}
 def _quickly(monkeypatch):
     """Looks at who is there come at once; what must survive a power cut is tested elsewhere."""
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr(rounds, "_LOOK_S", 0.05)
-    monkeypatch.setattr(reception, "_LOOK_S", 0.05)
-    monkeypatch.setattr(reception, "_ASK_AGAIN_S", 0.5)
+    monkeypatch.setattr(round, "_LOOK_S", 0.05)
+    monkeypatch.setattr(admission, "_LOOK_S", 0.05)
+    monkeypatch.setattr(admission, "_ASK_AGAIN_S", 0.5)
 
 
 def site(folder, name, *, key=None, **options):
@@ -92,8 +92,8 @@ def test_too_few_sites_end_the_run_before_it_begins_and_name_the_missing(tmp_pat
 
 
 def test_an_introduction_that_got_lost_is_asked_for_again_soon(tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(reception, "_LOST_S", 0.05)
-    monkeypatch.setattr(reception, "_ASK_AGAIN_S", 1000.0)
+    monkeypatch.setattr(admission, "_LOST_S", 0.05)
+    monkeypatch.setattr(admission, "_ASK_AGAIN_S", 1000.0)
     nodes, times = signed_nodes(tmp_path), []
     answer = nodes[9]
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from fedglm.server import site_turns as module
-from fedglm.server.site_turns import A_SECOND, BURST, SiteTurns
+from fedglm.server.gateway import site_turns as module
+from fedglm.server.gateway.site_turns import A_SECOND, BURST, SiteTurns
 
 
 @pytest.fixture

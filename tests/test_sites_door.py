@@ -15,11 +15,11 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.proto.node_pb2 import NodeInfo
 from projects import Site, make_project
 
-from fedglm.server import sites_door as module
-from fedglm.server.node_keys import EnrolledKeys
-from fedglm.server.site_turns import AT_ONCE, WAITING
-from fedglm.server.sites_door import BODY_BYTES, SitesDoor
-from fedglm.server.visitors import VISITOR, Visitors
+from fedglm.server.gateway import gateway as module
+from fedglm.server.gateway.gateway import BODY_BYTES, SitesDoor
+from fedglm.server.gateway.node_keys import EnrolledKeys
+from fedglm.server.gateway.site_turns import AT_ONCE, WAITING
+from fedglm.server.gateway.visitors import VISITOR, Visitors
 
 A, B, C = Site.make("a"), Site.make("b"), Site.make("c")
 LIMIT = BODY_BYTES["/v1/fleet/pull-messages"]

@@ -22,10 +22,10 @@ from projects import Site, make_project
 from super_node import SuperNode
 
 from fedglm.cli.daemon import Daemon, flower_environment
-from fedglm.server import certificates
-from fedglm.server.control import Control
-from fedglm.server.enrolment import enrol
-from fedglm.server.project import PROJECT, Project, checked_settings
+from fedglm.server.project import certificates
+from fedglm.server.project.enrolment import enrol
+from fedglm.server.project.folder import PROJECT, Project, checked_settings
+from fedglm.server.superlink.control import Control
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +137,7 @@ def test_a_node_trusts_no_certificate_that_has_ended(tmp_path, monkeypatch):
     environment = flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
     up = "Application startup complete"
     daemon.start(
-        [sys.executable, "-m", "fedglm.server.superlink"], environment, ready=lambda: up in "".join(daemon.tail())
+        [sys.executable, "-m", "fedglm.server.superlink.main"], environment, ready=lambda: up in "".join(daemon.tail())
     )
     try:
         with SuperNode(project, site, tmp_path) as node:

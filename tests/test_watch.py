@@ -11,8 +11,8 @@ from runs_under_way import Going
 from fedglm.cli import watch as command
 from fedglm.run_folder import progress
 from fedglm.run_folder.progress import read_view
-from fedglm.server import run_file
-from fedglm.server.run_log import RunLog
+from fedglm.server.deployment import run_file
+from fedglm.server.deployment.run_log import RunLog
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
 )
 
-from fedglm.server.asgi import Answer
-from fedglm.server.reply_limits import WORDS_BYTES, ReplyLimits
-from fedglm.server.reply_parts import OBJECTS_AT_MOST, ReplyError
-from fedglm.server.whole_replies import TRIES, WholeReplies
+from fedglm.server.gateway.asgi import Answer
+from fedglm.server.gateway.reply_limits import WORDS_BYTES, ReplyLimits
+from fedglm.server.gateway.reply_parts import OBJECTS_AT_MOST, ReplyError
+from fedglm.server.gateway.whole_replies import TRIES, WholeReplies
 
 RUN, NODE, PARAMETERS = 11, 5, 1000
 _numbers = itertools.count()

@@ -78,7 +78,7 @@ def project(server):
 
 def test_a_service_ends_with_each_of_its_processes(server, project):
     """What systemd sees: the process that it started has ended, with a code that says so, and left nothing behind."""
-    kinds = {"fedglm.server.superlink", "--foreground"}
+    kinds = {"fedglm.server.superlink.main", "--foreground"}
     for kind in sorted(kinds):
         with Process("server", "start", "--foreground", "-C", project.folder) as service:
             service.until(lambda: listens(project.settings.port))
@@ -89,8 +89,8 @@ def test_a_service_ends_with_each_of_its_processes(server, project):
 
 
 IN_A_RUN = {
-    "fedglm.server.superlink": 0,
-    "fedglm.server.app_process": 0,
+    "fedglm.server.superlink.main": 0,
+    "fedglm.server.superlink.app_process": 0,
     "fedglm.cli.node": 1,
     "fedglm.client.supernode.worker_process": 1,
 }

@@ -10,7 +10,7 @@ from custodies import SERVER
 
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.server.sealing import Sealing
+from fedglm.server.rounds.countersigning import Sealing
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from command_line import soon
 from flwr.proto.control_pb2 import ListRunsRequest, StartAutomationRequest, StartRunRequest
 from live_server import as_nobody, command, run_of
 
-from fedglm.server.control import Control
+from fedglm.server.superlink.control import Control
 
 
 def test_no_code_is_taken(live, tmp_path):

@@ -18,7 +18,7 @@ from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.policy import load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.run_folder.rows import to_lines
-from fedglm.server.sealing import Sealing
+from fedglm.server.rounds.countersigning import Sealing
 
 STRANGER = SigningKey.generate()
 NOT_WHOLE = (1, 2, 3)

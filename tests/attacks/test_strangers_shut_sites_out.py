@@ -15,7 +15,7 @@ from command_line import soon
 from live_server import LiveServer, silent
 from super_node import SuperNode
 
-from fedglm.server.control import Control
+from fedglm.server.superlink.control import Control
 
 PATIENCE_S = 5.0
 """An honest refusal comes at once; what waits for a body waits for ever."""

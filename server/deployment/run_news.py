@@ -1,0 +1,53 @@
+"""What is new in a run of real sites since one looked last, in lines for people."""
+
+import time
+from collections.abc import Callable
+
+from fedglm.core.untrusted_text import cleaned
+from fedglm.server.deployment.run_file import EVENTS, ROUNDS, read_lines
+from fedglm.server.project.enrolment import enrolled_sites
+from fedglm.server.project.folder import Project
+
+_REFUSALS = {"refused": "refuses", "turned-away": "is turned away"}
+_PATIENCE_S = 15.0  # before a round that has not begun is worth a word
+
+
+class RunNews:
+    """Tells of rounds, of sites that refuse or are turned away, and of a run that waits for sites.
+
+    Args:
+        project: Whose run.
+        name: Of the run.
+        say: Is given each line.
+    """
+
+    def __init__(self, project: Project, name: str, say: Callable[[str], None]) -> None:
+        self._project, self._folder, self._say = project, project.runs / name, say
+        self._rounds, self._events = 0, len(self._read_events())
+        self._quiet_since: float | None = time.monotonic()
+        self._refused: set[str] = set()
+
+    def tell(self) -> None:
+        """Say what is new."""
+        events = self._read_events()
+        for event in events[self._events :]:
+            kind, reason = str(event["event"]), cleaned(str(event.get("reason")))
+            if kind in _REFUSALS and reason not in self._refused:
+                self._refused.add(reason)
+                self._say(f"node {event.get('node')} {_REFUSALS[kind]}: {reason}")
+            if kind in ("begun", "resumed"):
+                self._quiet_since = None
+        self._events = len(events)
+        rows = read_lines(self._folder / ROUNDS)
+        enrolled = len(enrolled_sites(self._project)) if len(rows) > self._rounds else 0  # verifies signatures
+        for row in rows[self._rounds :]:
+            absent = enrolled - row["nodes_sampled"]
+            others = f" ({absent} more enrolled)" if absent > 0 else ""
+            self._say(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites{others}")
+        self._rounds = len(rows)
+        if self._quiet_since is not None and time.monotonic() - self._quiet_since > _PATIENCE_S:
+            self._quiet_since = None
+            self._say("it waits for sites; fedglm server status says which are offline")
+
+    def _read_events(self) -> list[dict[str, object]]:
+        return read_lines(self._folder / EVENTS)

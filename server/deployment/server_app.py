@@ -1,0 +1,67 @@
+"""The ServerApp of real federations: what Flower's SuperLink starts for a run that `fedglm run` has prepared.
+
+Which project, the environment says (`FEDGLM_PROJECT`), and which of its runs, the run's own settings. Everything else
+lies in the run's folder, so that a process that is started again goes on where the last one was killed.
+"""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedglm.privacy.errors import PrivacyError
+from fedglm.server.coordinator import Coordinator
+from fedglm.server.deployment.run_file import CHECKPOINTS, RunFile, checked_run_name
+from fedglm.server.deployment.run_log import RunLog
+from fedglm.server.deployment.run_reference import load_reference
+from fedglm.server.deployment.serving import serving
+from fedglm.server.errors import ProjectError
+from fedglm.server.gateway.activation_times import SignOns
+from fedglm.server.gateway.reply_limits import ReplyLimits
+from fedglm.server.project.enrolment import enrolled_sites
+from fedglm.server.project.folder import Project, opened_from_environment
+from fedglm.server.rounds.anchors import Anchors
+from fedglm.server.rounds.checkpoint import CheckpointError
+from fedglm.server.rounds.participants import FederationError
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation, or go on with it.
+
+    Raises:
+        ProjectError, FederationError, PrivacyError: It cannot go on; the run's folder says why.
+    """
+    project = opened_from_environment()
+    folder = project.runs / checked_run_name(str(context.run_config.get("run", "")))
+    with serving(folder):
+        _serve(project, folder, grid, context.run_id)
+
+
+def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
+    log = RunLog(folder)
+    try:
+        sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
+        run = RunFile.load(folder)
+        plan = run.plan(folder, key=project.signing_key, sites=sites)
+        plan = replace(
+            plan,
+            signed_on=SignOns(project.state).last,
+            anchors=Anchors(project.state),
+            reference=load_reference(folder, run.reference_sha256),
+        )
+        ReplyLimits(project.state).announce(run_id, plan.layout.size)
+        resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
+        coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)
+        rows = coordinator.run()
+    except (FederationError, PrivacyError, ProjectError, CheckpointError) as exc:
+        log.failed(exc, final=True)
+        raise
+    except Exception as exc:
+        log.failed(exc, final=False)
+        raise
+    log.finished(coordinator.model_sha256, rows)

@@ -1,0 +1,35 @@
+"""The process of one run, `python -m fedglm.server.superlink.app_process`: Flower's, but that its token comes by standard input.
+
+Flower's own command takes it as an argument, which every user of the machine can read.
+"""
+
+import sys
+from queue import Queue
+
+from flwr.supercore.logger import mirror_output_to_queue, restore_output
+from flwr.superlink.runtime import run_serverapp
+
+from fedglm.core.parent_process import end_with_parent
+from fedglm.server.project.folder import opened_from_environment
+
+
+def main() -> None:
+    """Run the app of the task whose token comes by standard input, and tell the SuperLink how it ended."""
+    end_with_parent()
+    project = opened_from_environment()
+    token = sys.stdin.readline().strip()
+    lines: Queue[str | None] = Queue()
+    mirror_output_to_queue(lines)
+    run_serverapp(
+        runtime_api_address=project.settings.control_address,
+        log_queue=lines,
+        token=token,
+        insecure=False,
+        certificates=project.authority.read_bytes(),
+        runtime_dependency_install=False,
+    )
+    restore_output()
+
+
+if __name__ == "__main__":
+    main()

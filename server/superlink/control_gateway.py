@@ -1,0 +1,127 @@
+"""The port that this machine reaches: what our own commands and the process of a run ask of Flower, and no more.
+
+Flower's runs are whatever code is handed over. Here a run is one of fedglm's, which is installed: its bundle holds no
+file but the one that names it.
+"""
+
+import io
+import logging
+import tomllib
+import zipfile
+from typing import Final
+
+from flwr.proto.control_pb2 import StartRunRequest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from fedglm.server.gateway.asgi import Application, BodyError, Receive, Scope, Send, ask, read_body, refuse
+
+START: Final = "/v1/control/start-run"
+
+OPEN: Final = frozenset(
+    {"/health"}
+    | {
+        f"/v1/control/{name}"
+        for name in (
+            "start-run",
+            "stop-run",
+            "list-runs",
+            "stream-logs",
+            "list-nodes",
+            "register-node",
+            "unregister-node",
+            "list-federations",
+        )
+    }
+    | {
+        f"/v1/runtime/{name}"
+        for name in (
+            "send-task-heartbeat",
+            "pull-task-input",
+            "push-task-output",
+            "push-object",
+            "pull-object",
+            "confirm-message-received",
+            "push-logs",
+            "push-messages",
+            "pull-messages",
+            "get-nodes",
+        )
+    }
+)
+"""What may be asked: of Flower's automations, connectors and agents we have none, and each would start something."""
+
+_COMPONENTS: Final = (
+    {"serverapp": "fedglm.server.deployment.server_app:app", "clientapp": "fedglm.client.supernode.client_app:app"},
+    {"serverapp": "fedglm.simulations.flower_app:server", "clientapp": "fedglm.simulations.flower_app:client"},
+)
+_FILES: Final = {"pyproject.toml", ".info/CONTENT"}
+_MAX_BYTES: Final = 65536  # of the request, and of each file in the bundle
+
+_log = logging.getLogger("uvicorn.error")
+
+
+class ControlDoor:
+    """An ASGI application around Flower's.
+
+    Args:
+        application: Flower's.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        if path not in OPEN:
+            _log.warning("turned away: %.80r is not for this port", path)
+            await refuse(send, 403, "that is not for this port, or of no use here")
+        elif path == START:
+            await self._start(scope, receive, send)
+        else:
+            await self._application(scope, receive, send)
+
+    async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if not length.isdigit() or len(length) > 9 or int(length) > _MAX_BYTES:
+            await refuse(send, 413, f"a run is handed over in {_MAX_BYTES} bytes at most")
+            return
+        try:
+            body = await read_body(receive, int(length), idle_s=30.0, total_s=60.0)
+        except BodyError as exc:
+            await refuse(send, 408, str(exc))
+            return
+        if (reason := fault(body)) is not None:
+            _log.warning("a run is not taken: %s", reason)
+            await refuse(send, 403, f"the run is not taken: {reason}")
+            return
+        await (await ask(self._application, scope, body)).pass_on(send)
+
+
+def fault(body: bytes) -> str | None:
+    """Why a StartRunRequest asks for something else than a run of fedglm's; None for one that does not."""
+    request = StartRunRequest()
+    try:
+        request.ParseFromString(body)
+    except DecodeError:
+        return "it cannot be read"
+    if request.app_spec or request.connector_refs or request.connector_ids or request.user_prompt:
+        return "it asks for an app that is not in it"
+    try:
+        with zipfile.ZipFile(io.BytesIO(request.fab.content)) as bundle:
+            entries = bundle.infolist()
+            if {entry.filename for entry in entries} != _FILES or len(entries) != len(_FILES):
+                return "its bundle holds other files than a pyproject.toml, and only what is installed here may run"
+            if any(entry.file_size > _MAX_BYTES for entry in entries):
+                return f"a file of its bundle is longer than {_MAX_BYTES} bytes"
+            named = tomllib.loads(bundle.read("pyproject.toml").decode())
+        app, project = named["tool"]["flwr"]["app"], named["project"]
+        if (app["publisher"], app["components"]) not in [("fedglm", names) for names in _COMPONENTS]:
+            return "its bundle names another app than fedglm's"
+        if project["name"] not in ("fedglm", "fedglm-run"):
+            return "its bundle is of another project than fedglm"
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError, EOFError) as exc:
+        return f"its bundle cannot be read ({type(exc).__name__})"
+    return None
