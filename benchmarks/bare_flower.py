@@ -21,7 +21,7 @@ from fedglm.autoglm.models.parameters import to_vector
 from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.training.local import train_locally
 from fedglm.autoglm.training.precision import choose_precision
-from fedglm.simulations.scenario import Scenario, scenario_text
+from fedglm.scenarios.scenario import Scenario, scenario_text
 
 client = ClientApp()
 server = ServerApp()

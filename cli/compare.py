@@ -8,7 +8,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.simulations.scenario import Scenario
+    from fedglm.scenarios.scenario import Scenario
 
 
 def compare(

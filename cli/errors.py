@@ -67,10 +67,10 @@ def _is_of_a_run(exc: BaseException) -> bool:
     from fedglm.compression.errors import CodecError
     from fedglm.run_folder.folder import RunFolderError
     from fedglm.run_folder.record import ReportError
+    from fedglm.scenarios.scenario import ScenarioError
     from fedglm.server.rounds.checkpoint import CheckpointError
     from fedglm.server.rounds.exchange import Stopped
     from fedglm.server.rounds.participants import FederationError
-    from fedglm.simulations.scenario import ScenarioError
 
     known = (
         CodecError,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.simulations.scenario import Scenario
+    from fedglm.scenarios.scenario import Scenario
 
 ScenarioName = Annotated[str, typer.Argument(metavar="[SCENARIO]", help="A built-in name, or the path of a TOML file.")]
 Data = Annotated[
@@ -95,7 +95,7 @@ def read_scenario(name: str, given: dict[str, Any], settings: list[str] | None) 
     Raises:
         ScenarioError: Something in it is wrong.
     """
-    from fedglm.simulations.scenario import Scenario, parse_setting, scenario_text
+    from fedglm.scenarios.scenario import Scenario, parse_setting, scenario_text
 
     changes: dict[str, Any] = {
         key: None if value is AWAY else value for key, value in given.items() if value is not None

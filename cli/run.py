@@ -12,8 +12,8 @@ from fedglm.cli import options
 from fedglm.cli.errors import INTERRUPTED
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
+    from fedglm.scenarios.scenario import Scenario
     from fedglm.server.project.folder import Project
-    from fedglm.simulations.scenario import Scenario
 
 _POLL_S = 1.0
 _SUBMISSIONS = 3  # that fail one after the other, before the failure counts
@@ -48,9 +48,9 @@ def run(
     [bold]fedglm run hospital -C fed --terms hospital.plan[/bold]      what sites look at with fedglm client plan
     """
     from fedglm.cli.tables import wide_console
+    from fedglm.scenarios.deployment import SCENARIO, is_prepared
     from fedglm.server.deployment.run_file import checked_run_name
     from fedglm.server.project.folder import Project
-    from fedglm.simulations.deploy import SCENARIO, is_prepared
 
     opened = Project.open(project)
     if resume and name is None:
@@ -91,7 +91,7 @@ def run(
 
 
 def _write_terms(project: "Project", scenario: "Scenario", path: Path) -> None:
-    from fedglm.simulations.deploy import make, terms
+    from fedglm.scenarios.deployment import make, terms
 
     signed = terms(make(scenario), project.signing_key)
     with path.open("w") as file:
@@ -102,7 +102,7 @@ def _write_terms(project: "Project", scenario: "Scenario", path: Path) -> None:
 
 def _begun_as(path: Path, chosen: "Scenario", asked: list[str]) -> "Scenario":
     """The scenario that a run was begun with; what is asked for now must not contradict it."""
-    from fedglm.simulations.scenario import Scenario
+    from fedglm.scenarios.scenario import Scenario
 
     begun = Scenario.from_toml(path.read_text(), origin=str(path))
     before, now = begun.model_dump(), chosen.model_dump()
@@ -130,10 +130,10 @@ def _conduct(
 
     from fedglm.core.files import write_atomically
     from fedglm.run_folder.rows import to_json, total_bytes
+    from fedglm.scenarios.deployment import is_prepared, make, prepare, release, stated
     from fedglm.server.deployment.run_file import DONE, ROUNDS, read_lines
     from fedglm.server.errors import ProjectError
     from fedglm.server.project.enrolment import enrolled_sites
-    from fedglm.simulations.deploy import is_prepared, make, prepare, release, stated
 
     sites, folder = len(enrolled_sites(project)), project.runs / name
     if not sites:

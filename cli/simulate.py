@@ -70,7 +70,7 @@ def _print_list(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fedglm.simulations.scenario import Scenario, builtin_names, scenario_text
+    from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
     found = {name: Scenario.from_toml(scenario_text(name)) for name in builtin_names()}
     if as_json:
@@ -86,6 +86,6 @@ def _print_list(as_json: bool) -> None:
 
 
 def _print_scenario(name: str) -> None:
-    from fedglm.simulations.scenario import Scenario, scenario_text
+    from fedglm.scenarios.scenario import Scenario, scenario_text
 
     typer.echo(Scenario.from_toml(scenario_text(name), origin=f"scenario {name}").to_toml(), nl=False)

@@ -19,6 +19,7 @@ PACKAGES: Final = (
     "privacy",
     "protocol",
     "run_folder",
+    "scenarios",
     "server",
     "simulations",
 )

@@ -26,9 +26,9 @@ from fedglm.client.private_training import train_privately
 from fedglm.compression.codec import decode
 from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.scenarios.noise_plan import declared_units
 from fedglm.simulations.audited import AuditedRun
 from fedglm.simulations.gradient_shares import GradientShares
-from fedglm.simulations.privacy import declared_units
 
 Vector = npt.NDArray[np.float32]
 

@@ -19,11 +19,11 @@ from fedglm.privacy.attack_scores import Auc, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
+from fedglm.scenarios.noise_plan import delta_of, plan_noise
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.simulations.attacked_site import ATTACKS, AttackedSite, TooLittle, Variant
 from fedglm.simulations.audited import AuditedRun, open_run
 from fedglm.simulations.empirical import ATTACK, AttackAudit, AttackFigures
-from fedglm.simulations.privacy import delta_of, plan_noise
 
 DEFAULT_EPSILON: Final = 8.0
 """Of the variants with noise, where the run itself has none."""

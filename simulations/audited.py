@@ -17,9 +17,9 @@ from fedglm.core.files import storage_errors
 from fedglm.privacy.log.chained_file import now
 from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
+from fedglm.scenarios.scenario import Scenario
 from fedglm.server.deployment.run_file import INITIAL, RUN
 from fedglm.simulations.nodes import Stage, build_stage
-from fedglm.simulations.scenario import Scenario
 
 
 @dataclass(frozen=True)

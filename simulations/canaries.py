@@ -16,9 +16,9 @@ from fedglm.client.canary_audit import (
 )
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.log.signed_log import AUDIT
+from fedglm.scenarios.noise_plan import unit_of
 from fedglm.simulations.audited import open_run
 from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures, Trial
-from fedglm.simulations.privacy import unit_of
 
 _MOST_RECORDS: Final = 64
 

@@ -7,9 +7,9 @@ from itertools import combinations
 from pathlib import Path
 
 from fedglm.run_folder.folder import RunFolderError
+from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.engines import Engine
 from fedglm.simulations.report import write_comparison
-from fedglm.simulations.scenario import Scenario
 from fedglm.simulations.simulate import Audience, simulate
 from fedglm.simulations.to_target import Comparison, ComparisonRow, compare_runs
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from fedglm.compression.codec import codec_names, codec_options
 from fedglm.compression.settings import UpdateSettings
-from fedglm.simulations.scenario import ScenarioError, parse_setting
+from fedglm.scenarios.scenario import ScenarioError, parse_setting
 
 _SHORT = {"rounds": "federation.rounds"}
 _LONGEST = 100  # of a label, which names a folder

@@ -17,9 +17,9 @@ from flwr.app import Context, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
+from fedglm.scenarios.scenario import ScenarioError
 from fedglm.simulations.inline import RUN_ID, InlineGrid
 from fedglm.simulations.nodes import SimulatedNodes, make_app
-from fedglm.simulations.scenario import ScenarioError
 
 Engine = Literal["inline", "ray"]
 

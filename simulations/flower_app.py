@@ -19,9 +19,9 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.client.supernode.one_answer import app_of
+from fedglm.scenarios.scenario import Scenario, ScenarioError, parse_setting, scenario_text
 from fedglm.server.project.folder import PROJECT
 from fedglm.server.run_setup import Row
-from fedglm.simulations.scenario import Scenario, ScenarioError, parse_setting, scenario_text
 
 LOG = logging.getLogger("flwr")
 

@@ -22,8 +22,8 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node, Workbench
 from fedglm.privacy.custody.store import FOLDER, Custody
 from fedglm.privacy.ledger.commitment import Field
-from fedglm.simulations.privacy import declared_examples, unit_of
-from fedglm.simulations.scenario import Scenario
+from fedglm.scenarios.noise_plan import declared_examples, unit_of
+from fedglm.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)

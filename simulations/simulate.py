@@ -21,6 +21,16 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.run_folder.folder import RunFolder
 from fedglm.run_folder.rows import total_bytes
+from fedglm.scenarios.noise_plan import (
+    delta_of,
+    establish_site,
+    greatest_epsilon,
+    plan_noise,
+    server_key,
+    statement,
+)
+from fedglm.scenarios.references import reference_losses
+from fedglm.scenarios.scenario import Scenario
 from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator
@@ -31,17 +41,7 @@ from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
 from fedglm.simulations.inline import prepare_workers
 from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage, folder_name
-from fedglm.simulations.privacy import (
-    delta_of,
-    establish_site,
-    greatest_epsilon,
-    plan_noise,
-    server_key,
-    statement,
-)
-from fedglm.simulations.references import reference_losses
 from fedglm.simulations.report import write_report
-from fedglm.simulations.scenario import Scenario
 
 Summary = dict[str, Any]
 

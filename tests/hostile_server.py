@@ -12,8 +12,8 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
-from fedglm.simulations.deploy import make
-from fedglm.simulations.scenario import Scenario
+from fedglm.scenarios.deployment import make
+from fedglm.scenarios.scenario import Scenario
 
 POLICY = {
     "without_differential_privacy": False,

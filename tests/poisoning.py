@@ -19,8 +19,8 @@ from fedglm.client.app import build_client_app
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import Replica
 from fedglm.protocol.messages import MODEL, RECORD, UPDATE
+from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.nodes import SimulatedNodes, build_stage
-from fedglm.simulations.scenario import Scenario
 from fedglm.simulations.simulate import simulate
 
 

@@ -13,10 +13,10 @@ from fedglm.client.site.site_keys import make_keys
 from fedglm.compression.downlink import vector_sha256
 from fedglm.privacy.policy.policy import Policy
 from fedglm.protocol.recipe import Recipe
+from fedglm.scenarios.deployment import make
+from fedglm.scenarios.scenario import Scenario
 from fedglm.server.project.folder import Project, ProjectSettings
 from fedglm.server.project.kits import write_kit
-from fedglm.simulations.deploy import make
-from fedglm.simulations.scenario import Scenario
 
 NAME = "berlin"
 

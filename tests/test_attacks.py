@@ -10,14 +10,15 @@ from fedglm.client import audit_bench
 from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.run_folder.record import ReportError
-from fedglm.simulations import attacked_site, attacks, deploy
+from fedglm.scenarios import deployment
+from fedglm.scenarios.scenario import Scenario, scenario_text
+from fedglm.simulations import attacked_site, attacks
 from fedglm.simulations import audited as audited_runs
 from fedglm.simulations.attacked_site import ATTACKS as TRIED
 from fedglm.simulations.attacked_site import AttackedSite, Variant
 from fedglm.simulations.attacks import attack_run, noise_of, variants
 from fedglm.simulations.audited import open_run
 from fedglm.simulations.empirical import ATTACK, AttackAudit
-from fedglm.simulations.scenario import Scenario, scenario_text
 
 TOKENS = {"tokens of a site", "tokens of one record"}
 MEMBERSHIP = {"membership by gradients", "membership by loss", "membership by shadow models"}
@@ -155,8 +156,10 @@ def test_noise_is_the_run_s_and_of_epsilon_8_where_it_has_none(make):
 
 def test_of_real_sites_the_noise_is_the_plan_s_and_records_stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    prepared = deploy.make(Scenario.from_toml(scenario_text("hospital"), {"privacy.units": 33, "federation.rounds": 5}))
-    plan = deploy.prepare(prepared, tmp_path, 4)
+    prepared = deployment.make(
+        Scenario.from_toml(scenario_text("hospital"), {"privacy.units": 33, "federation.rounds": 5})
+    )
+    plan = deployment.prepare(prepared, tmp_path, 4)
     audited = open_run(tmp_path, ATTACK)
     noise = noise_of(audited)
     assert noise.mechanism.to_fields() == plan.mechanism

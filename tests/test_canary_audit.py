@@ -20,11 +20,11 @@ from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.record import ReportError
+from fedglm.scenarios.scenario import Scenario, scenario_text
 from fedglm.simulations import empirical
 from fedglm.simulations.canaries import audit_canaries
 from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.simulations.nodes import build_stage
-from fedglm.simulations.scenario import Scenario, scenario_text
 
 NOISE = GaussianNoise()
 MECHANISM = audited_mechanism(2.0, 1.0, "record", 1)

@@ -16,7 +16,7 @@ from fedglm.autoglm.models.parameters import to_vector
 from fedglm.cli.progress import Progress
 from fedglm.cli.tables import print_summary
 from fedglm.run_folder.folder import RunFolder
-from fedglm.simulations.scenario import Scenario
+from fedglm.scenarios.scenario import Scenario
 
 ROUND_KEYS = {
     *("round", "loss", "uplink_bytes", "downlink_bytes", "dense_uplink_bytes", "dense_downlink_bytes"),

@@ -14,10 +14,10 @@ from fedglm.compression.codec import codec_names, codec_options
 from fedglm.compression.errors import CodecError
 from fedglm.compression.settings import UpdateSettings
 from fedglm.run_folder.record import RoundRecord, Score, Traffic, read_run
+from fedglm.scenarios.scenario import ScenarioError
 from fedglm.simulations.comparison_json import comparison_json
 from fedglm.simulations.comparison_variants import parse_variants
 from fedglm.simulations.report import write_comparison, write_report
-from fedglm.simulations.scenario import ScenarioError
 from fedglm.simulations.to_target import (
     ComparisonRow,
     Spread,

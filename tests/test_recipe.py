@@ -13,7 +13,7 @@ from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.protocol.recipe import MOST_CHARACTERS, OWN, Recipe, RecipeError
-from fedglm.simulations.scenario import Scenario, builtin_names, scenario_text
+from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
 FEATURES = {"feature_fields": ["age"], "feature_ranges": {"age": [0, 120]}, "class_names": ["well", "ill"]}
 

@@ -21,7 +21,7 @@ from fedglm.client import recipe_size
 from fedglm.client.node import model_layout
 from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.protocol.recipe import RecipeError
-from fedglm.simulations.scenario import Scenario, builtin_names, scenario_text
+from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
 CPU = torch.device("cpu")
 ADAPTERS = pytest.mark.parametrize("adapter", ["none", "lora"])

@@ -20,6 +20,9 @@ from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.training.reference import MOST_SEQUENCES, ReferenceLoss, reference_examples
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import ModelVersions
+from fedglm.scenarios.deployment import make, prepare
+from fedglm.scenarios.references import usable_reference
+from fedglm.scenarios.scenario import Scenario
 from fedglm.server.aggregation.fixed_point import FixedPointMean
 from fedglm.server.aggregation.folding import Check, Robust
 from fedglm.server.aggregation.optimizers import make_server_optimizer
@@ -28,9 +31,6 @@ from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import REFERENCE, load_reference, save_reference
 from fedglm.server.errors import ProjectError
 from fedglm.server.settings import ServerOptimizerSettings
-from fedglm.simulations.deploy import make, prepare
-from fedglm.simulations.references import usable_reference
-from fedglm.simulations.scenario import Scenario
 
 TABLE = DataSettings(source="breast-cancer")
 

@@ -9,7 +9,7 @@ import pytest
 from command_line import Process, rows_of, soon, temporary_files, write_tiny
 
 from fedglm.cli.progress import Progress
-from fedglm.simulations.scenario import Scenario
+from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.simulate import simulate as run_simulation
 
 LONGER = ("--rounds", "5", "--set", "training.local_steps=20")

@@ -9,8 +9,8 @@ from fedglm.cli.errors import explain
 from fedglm.cli.options import read_scenario
 from fedglm.compression.codec import codec_names
 from fedglm.compression.settings import UpdateSettings
+from fedglm.scenarios.scenario import Scenario, ScenarioError, builtin_names, parse_setting, scenario_text
 from fedglm.server.settings import FederationSettings
-from fedglm.simulations.scenario import Scenario, ScenarioError, builtin_names, parse_setting, scenario_text
 
 LEAST = 'name = "least"\n[data]\nsource = "breast-cancer"\n'
 

@@ -22,8 +22,8 @@ from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import ANY, Policy
+from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.rounds.participants import drawn
-from fedglm.simulations.scenario import Scenario, ScenarioError
 
 _HEADROOM = 8192
 """Bytes that a site lets out beyond dense float32 of the model."""

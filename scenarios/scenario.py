@@ -18,7 +18,7 @@ from fedglm.privacy.accounting.statement import PrivacySettings
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
-_BUILTIN = Path(__file__).parent / "scenarios"
+_BUILTIN = Path(__file__).parent / "builtin"
 
 
 class ScenarioError(ValueError):
