@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedglm.audit.verify.verification import verify
 from fedglm.privacy.accounting.accountant import upper_bound
-from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody.store import LEDGER, POLICY, Custody, establish
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey

@@ -45,10 +45,10 @@ def ledger(
 
     [bold]fedglm audit ledger runs/hospital-20270101-120000/nodes/site-0[/bold]
     """
+    from fedglm.audit.records.snapshot import snapshot
     from fedglm.privacy.custody.store import LEDGER, POLICY
     from fedglm.privacy.errors import LedgerError
     from fedglm.privacy.ledger.ledger import Ledger
-    from fedglm.privacy.snapshot import snapshot
 
     path = _find(node, LEDGER)
     policy_path = path.with_name(POLICY)

@@ -8,7 +8,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.simulations.empirical import AttackAudit, AttackFigures
+    from fedglm.audit.empirical.results import AttackAudit, AttackFigures
 
 
 def attack(
@@ -26,7 +26,7 @@ def attack(
     Noise is that of the run's plan, of which one round spends a part only. An
     AUC of 0.5 is a guess, 1 gives all away. Failed attacks prove nothing.
     """
-    from fedglm.simulations.attacks import attack_run
+    from fedglm.audit.empirical.attacks import attack_run
 
     found = attack_run(run, lambda what: None if as_json else typer.echo(f"{what} ...", err=True))
     if as_json:

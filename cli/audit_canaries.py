@@ -9,7 +9,7 @@ from fedglm.cli import options
 from fedglm.cli.audit_verify import NOT_HELD
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.simulations.empirical import CanaryAudit
+    from fedglm.audit.empirical.results import CanaryAudit
 
 
 def canaries(
@@ -32,7 +32,7 @@ def canaries(
     made, which proves nothing. The estimate is no proof. A pass is no proof of
     privacy.
     """
-    from fedglm.simulations.canaries import audit_canaries
+    from fedglm.audit.empirical.canary_run import audit_canaries
 
     found = audit_canaries(run, epsilon, lambda what: None if as_json else typer.echo(f"{what} ...", err=True))
     if as_json:

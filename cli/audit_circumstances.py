@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
-    from fedglm.simulations.empirical import AttackAudit, CanaryAudit
+    from fedglm.audit.empirical.results import AttackAudit, CanaryAudit
 
 _RECORDS = {
     "run": "made with the run's own records",

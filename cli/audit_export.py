@@ -28,8 +28,8 @@ def export(
     Whole files, and no private key, salt, state or model among them. Who gets
     it runs fedglm audit verify on the archive as it is.
     """
-    from fedglm.privacy.audit_bundle import ROLES
-    from fedglm.privacy.audit_bundle import export as write
+    from fedglm.audit.bundle.export import ROLES
+    from fedglm.audit.bundle.export import export as write
 
     if role not in ROLES:
         raise typer.BadParameter(f"--role {role}: take {', '.join(ROLES)}")
@@ -52,7 +52,7 @@ def prove(
 
     fedglm audit verify proof.json checks it.
     """
-    from fedglm.privacy.proofs import prove_entry, prove_growth
+    from fedglm.audit.records.proofs import prove_entry, prove_growth
 
     if (entry is None) == (since is None):
         raise typer.BadParameter("give --entry or --since, one of them")

@@ -9,9 +9,9 @@ from fedglm.cli import options
 from fedglm.cli.audit_verify import NOT_HELD, exit_code
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
-    from fedglm.privacy.audit_checks import Verdict
-    from fedglm.simulations.audit_gate import Breach
-    from fedglm.simulations.audit_items import Item
+    from fedglm.audit.records.checks import Verdict
+    from fedglm.audit.report.gate import Breach
+    from fedglm.audit.report.items import Item
 
 
 def report(
@@ -65,10 +65,10 @@ def report(
     retention         each policy says for how long records are kept
     encryption        each policy asks for encrypted state
     """
-    from fedglm.simulations.audit_facts import read_facts
-    from fedglm.simulations.audit_gate import Gate, breaches
-    from fedglm.simulations.audit_items import items
-    from fedglm.simulations.audit_report import read_profile, report_json, require_run, write_audit_report
+    from fedglm.audit.report.facts import read_facts
+    from fedglm.audit.report.gate import Gate, breaches
+    from fedglm.audit.report.items import items
+    from fedglm.audit.report.page import read_profile, report_json, require_run, write_audit_report
 
     require_run(run)
     profiles = [read_profile(name.strip()) for name in profile.split(",") if name.strip()]

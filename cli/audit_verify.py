@@ -9,7 +9,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
-    from fedglm.privacy.audit_verify import Verification
+    from fedglm.audit.verify.verification import Verification
     from fedglm.privacy.keys.signing import PublicKey
 
 NOT_HELD = 1
@@ -54,7 +54,7 @@ def verify(
     that whole records have. "Verified alone" is said of one side's records:
     whoever has that side's key could have made them anew.
     """
-    from fedglm.privacy.audit_verify import verify_anything
+    from fedglm.audit.verify.verification import verify_anything
 
     found = verify_anything(folder, server=server or [], sites=site or [], keys=[_key(text) for text in key or []])
     if as_json:
@@ -67,7 +67,7 @@ def verify(
 
 def exit_code(found: "Verification") -> int:
     """What a verdict ends a command with."""
-    from fedglm.privacy.audit_checks import Verdict
+    from fedglm.audit.records.checks import Verdict
 
     return {Verdict.WRONG: NOT_HELD, Verdict.OPEN: NOT_WHOLE}.get(found.verdict, 0)
 
@@ -91,8 +91,8 @@ def _print(found: "Verification", *, every: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from fedglm.audit.records.checks import Verdict, failed, missing
     from fedglm.cli.tables import wide_console
-    from fedglm.privacy.audit_checks import Verdict, failed, missing
 
     words = {True: "[green]held[/green]", False: "[bold red]NOT HELD[/bold red]", None: "[yellow]open[/yellow]"}
     console = wide_console()
@@ -123,7 +123,7 @@ _ALONE = {
 
 
 def _words(found: "Verification") -> str:
-    from fedglm.privacy.audit_checks import Verdict, failed, missing
+    from fedglm.audit.records.checks import Verdict, failed, missing
 
     total = len(found.checks)
     counted = f"{sum(log.size for log in found.logs)} entries, {total} checks, nothing is wrong"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 PACKAGES: Final = (
+    "audit",
     "autoglm",
     "cli",
     "client",

@@ -3,10 +3,10 @@
 import json
 import tomllib
 
-from fedglm.simulations.audit_facts import read_facts
-from fedglm.simulations.audit_gate import Gate, breaches
-from fedglm.simulations.audit_items import items
-from fedglm.simulations.empirical import TRIALS
+from fedglm.audit.empirical.results import TRIALS
+from fedglm.audit.report.facts import read_facts
+from fedglm.audit.report.gate import Gate, breaches
+from fedglm.audit.report.items import items
 
 
 def canary_audit(run, **changes):

@@ -12,11 +12,11 @@ from pathlib import Path
 from audited_run import SITES, kept_run, make_run, small_nodes
 from custodies import SERVER
 
+from fedglm.audit.bundle.export import MANIFEST, SIGNATURE, export
+from fedglm.audit.records.proofs import prove_entry
+from fedglm.audit.verify.verification import Verification, verify_anything
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export
-from fedglm.privacy.audit_verify import Verification, verify_anything
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.proofs import prove_entry
 
 STRANGER = SigningKey.generate()
 CUSTODY = ("log.sqlite", "ledger.sqlite", "policy.toml", "policy.toml.sig")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
+from fedglm.audit.empirical.scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.privacy.errors import PrivacyError
 
 

@@ -6,19 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedglm.client import audit_bench
+from fedglm.audit.empirical import attacked_site, attacks, probe
+from fedglm.audit.empirical import audited_run as audited_runs
+from fedglm.audit.empirical.attacked_site import ATTACKS as TRIED
+from fedglm.audit.empirical.attacked_site import AttackedSite, Variant
+from fedglm.audit.empirical.attacks import attack_run, noise_of, variants
+from fedglm.audit.empirical.audited_run import open_run
+from fedglm.audit.empirical.results import ATTACK, AttackAudit
 from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios import deployment
 from fedglm.scenarios.scenario import Scenario, scenario_text
-from fedglm.simulations import attacked_site, attacks
-from fedglm.simulations import audited as audited_runs
-from fedglm.simulations.attacked_site import ATTACKS as TRIED
-from fedglm.simulations.attacked_site import AttackedSite, Variant
-from fedglm.simulations.attacks import attack_run, noise_of, variants
-from fedglm.simulations.audited import open_run
-from fedglm.simulations.empirical import ATTACK, AttackAudit
 
 TOKENS = {"tokens of a site", "tokens of one record"}
 MEMBERSHIP = {"membership by gradients", "membership by loss", "membership by shadow models"}
@@ -78,7 +77,7 @@ def test_too_few_records_leave_attacks_out_by_name(make, monkeypatch):
 
 
 def test_gradients_that_do_not_fit_leave_two_attacks_out(make, monkeypatch):
-    monkeypatch.setattr(audit_bench, "MOST_VALUES", 3 * 512 * 64)
+    monkeypatch.setattr(probe, "MOST_VALUES", 3 * 512 * 64)
     monkeypatch.setattr(attacks, "_MOST_SITES", 2)
     found = attack_run(make())
     assert {result.attack for result in found.results} == {*TOKENS, "membership by loss"}
@@ -92,7 +91,7 @@ def test_shadows_are_as_large_as_what_they_stand_for(make, monkeypatch):
     audited = open_run(make(), ATTACK)
     site = AttackedSite(audited, audited.stage.data.sites[0])
     trained, gradients = [], []
-    right, plain = attacked_site.train_locally, audit_bench.Bench.gradient
+    right, plain = attacked_site.train_locally, probe.Bench.gradient
 
     def noted(model, task, records, *others, **named):
         trained.append(len(records))
@@ -103,7 +102,7 @@ def test_shadows_are_as_large_as_what_they_stand_for(make, monkeypatch):
         return plain(bench, record)
 
     monkeypatch.setattr(attacked_site, "train_locally", noted)
-    monkeypatch.setattr(audit_bench.Bench, "gradient", counted)
+    monkeypatch.setattr(probe.Bench, "gradient", counted)
     update = site.updated(BARE, site.trained, 0)
     for _ in range(2):
         site.membership(update)

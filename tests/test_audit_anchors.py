@@ -8,8 +8,8 @@ from custodies import custody
 from fake_grid import answering
 from tiny_federation import tiny_node
 
-from fedglm.privacy.audit_checks import Verdict, failed
-from fedglm.privacy.audit_verify import verify
+from fedglm.audit.records.checks import Verdict, failed
+from fedglm.audit.verify.verification import verify
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.server.rounds.anchors import Anchors

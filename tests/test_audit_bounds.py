@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.audit_bounds import (
+from fedglm.audit.empirical.bounds import (
     Guesses,
     contradicts_gaussian,
     epsilon_of_gaussian,
@@ -17,6 +16,7 @@ from fedglm.privacy.audit_bounds import (
     one_run_epsilon,
     one_run_p_value,
 )
+from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
 

@@ -11,13 +11,13 @@ from custodies import SERVER
 from killed_writers import kill_writer_of
 from site_folders import content_of
 
-from fedglm.privacy.audit_bundle import MANIFEST, ROLES, export
-from fedglm.privacy.audit_checks import Verdict, failed
-from fedglm.privacy.audit_verify import verify_anything
+from fedglm.audit.bundle.export import MANIFEST, ROLES, export
+from fedglm.audit.empirical import results
+from fedglm.audit.records.checks import Verdict, failed
+from fedglm.audit.records.proofs import check_proof, prove_entry, prove_growth
+from fedglm.audit.verify.verification import verify_anything
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.proofs import check_proof, prove_entry, prove_growth
-from fedglm.simulations import empirical
 
 KEY = SERVER
 """The run's own."""
@@ -109,7 +109,7 @@ def test_a_bundle_signed_by_somebody_else_holds_the_same_records_and_says_by_who
 
 
 def test_the_files_of_empirical_audits_are_in_it_by_the_names_that_they_are_written_by():
-    assert {f"audit/{empirical.CANARIES}", f"audit/{empirical.ATTACK}"} <= set(ROLES["auditor"])
+    assert {f"audit/{results.CANARIES}", f"audit/{results.ATTACK}"} <= set(ROLES["auditor"])
 
 
 def outside(contents):

@@ -11,8 +11,8 @@ from audited_run import Chain
 from custodies import MECHANISM, SERVER, custody
 from ledgers import sha256
 
+from fedglm.audit.report.gate import Gate, Requirement
 from fedglm.privacy.custody.site_log import Leaving
-from fedglm.simulations.audit_gate import Gate, Requirement
 
 BLOCKED = (
     *("torch", "transformers", "flwr", "ray", "peft", "accelerate", "sklearn", "matplotlib", "numba", "safetensors"),

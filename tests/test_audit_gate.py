@@ -9,9 +9,11 @@ from audit_files import broken_by, statuses
 from audited_run import SITES, Chain, make_run
 from custodies import MECHANISM, SERVER
 
+from fedglm.audit.records.checks import failed
+from fedglm.audit.report.facts import read_facts
+from fedglm.audit.report.words import headline, summary_sentences
+from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
@@ -21,8 +23,6 @@ from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import Checkpoint
 from fedglm.privacy.policy.policy import load_policy, sign_policy
 from fedglm.server.rounds.countersigning import Sealing
-from fedglm.simulations.audit_facts import read_facts
-from fedglm.simulations.audit_words import headline, summary_sentences
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -9,12 +9,12 @@ from custodies import MECHANISM, SERVER, custody
 from fake_grid import FakeGrid, Watcher, answering, errs, federate, plan, spoiled
 from tiny_federation import tiny_node
 
+from fedglm.audit.records.checks import Verdict, failed
+from fedglm.audit.verify import verification
+from fedglm.audit.verify.verification import verify
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import gate, node
-from fedglm.privacy import audit_verify
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.audit_checks import Verdict, failed
-from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody.site_log import CustodyLog, Leaving
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys.signing import SigningKey
@@ -328,7 +328,7 @@ def test_logs_that_seal_each_other_while_they_are_read(tmp_path, monkeypatch):
     shutil.copy(log, later)
     seen = []
 
-    def read(path, *args, original=audit_verify.audit_server):
+    def read(path, *args, original=verification.audit_server):
         if not seen:
             chain = Chain(path)
             chain.texts = chain.texts[: next(n for n, text in enumerate(chain.texts) if '"finished"' in text)]
@@ -339,7 +339,7 @@ def test_logs_that_seal_each_other_while_they_are_read(tmp_path, monkeypatch):
         seen.append(found)
         return found
 
-    monkeypatch.setattr(audit_verify, "audit_server", read)
+    monkeypatch.setattr(verification, "audit_server", read)
     (tmp_path / "summary.json").unlink()
     assert_whole(tmp_path)
     assert len(seen) == 2

@@ -3,8 +3,8 @@
 import pytest
 from omitted_records import Omission, Runs, key_of, omissions
 
-from fedglm.privacy.audit_checks import Scope, Verdict
-from fedglm.privacy.audit_verify import verify_anything
+from fedglm.audit.records.checks import Scope, Verdict
+from fedglm.audit.verify.verification import verify_anything
 from fedglm.privacy.errors import PrivacyError
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -9,12 +9,12 @@ from audit_files import attack_audit, broken_by, canary_audit, keep, statuses
 from audited_run import Chain, make_run
 from run_files import checked, read
 
-from fedglm.privacy.audit_bundle import export
+from fedglm.audit.bundle.export import export
+from fedglm.audit.report.facts import read_facts
+from fedglm.audit.report.items import items
+from fedglm.audit.report.page import profile_names, read_profile, write_audit_report
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.run_folder.record import ReportError
-from fedglm.simulations.audit_facts import read_facts
-from fedglm.simulations.audit_items import items
-from fedglm.simulations.audit_report import profile_names, read_profile, write_audit_report
 
 
 def test_what_the_records_show_is_held(run):

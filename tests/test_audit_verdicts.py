@@ -7,9 +7,9 @@ import pytest
 from audited_run import SITES, Chain, kept_run, small_nodes
 from custodies import SERVER, run_plan
 
-from fedglm.privacy.audit_bundle import export
-from fedglm.privacy.audit_checks import Scope, Verdict, failed, missing
-from fedglm.privacy.audit_verify import verify, verify_anything
+from fedglm.audit.bundle.export import export
+from fedglm.audit.records.checks import Scope, Verdict, failed, missing
+from fedglm.audit.verify.verification import verify, verify_anything
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.run_plan import SignedPlan

@@ -12,10 +12,10 @@ from audited_run import ROUNDS, SITES, Chain, Mutations, make_run
 from custodies import MECHANISM, SERVER
 from ledgers import tamper
 
+from fedglm.audit.records.checks import failed
+from fedglm.audit.verify.verification import verify
 from fedglm.client import gate
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.custody.store import Custody, establish
 from fedglm.privacy.errors import PrivacyError

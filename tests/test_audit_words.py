@@ -10,17 +10,17 @@ from custodies import MECHANISM
 from custodies import custody as custody_of
 from flwr.app import Error, Message
 
+from fedglm.audit.report.facts import read_facts
+from fedglm.audit.report.flow import data_flow
+from fedglm.audit.report.items import items
+from fedglm.audit.report.page import report_json, report_page
+from fedglm.audit.report.words import headline, summary_sentences
 from fedglm.privacy.custody import store
 from fedglm.privacy.custody.site_log import Leaving
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, sign_policy
 from fedglm.server.rounds.participants import FederationError
-from fedglm.simulations.audit_facts import read_facts
-from fedglm.simulations.audit_flow import data_flow
-from fedglm.simulations.audit_items import items
-from fedglm.simulations.audit_report import report_json, report_page
-from fedglm.simulations.audit_words import headline, summary_sentences
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

@@ -9,21 +9,20 @@ import seeded_faults
 import torch
 import typer
 
+from fedglm.audit.empirical import probe, results, trials
+from fedglm.audit.empirical.canaries import audited_mechanism, gradient_canaries, record_canaries
+from fedglm.audit.empirical.canary_run import audit_canaries
+from fedglm.audit.empirical.probe import Bench, DoesNotFit
+from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures
+from fedglm.audit.empirical.trials import TRIALS, run_trial, run_trials
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.cli.audit_canaries import canaries
-from fedglm.client import audit_bench, audit_trials
-from fedglm.client.audit_bench import Bench, DoesNotFit
-from fedglm.client.audit_trials import TRIALS, run_trial, run_trials
-from fedglm.client.canary_audit import audited_mechanism, gradient_canaries, record_canaries
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.scenario import Scenario, scenario_text
-from fedglm.simulations import empirical
-from fedglm.simulations.canaries import audit_canaries
-from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.simulations.nodes import build_stage
 
 NOISE = GaussianNoise()
@@ -103,7 +102,7 @@ def test_a_trial_whose_training_ends_with_an_error_shows_nothing(bench, monkeypa
     def ended(*_, **__):
         raise error
 
-    monkeypatch.setattr(audit_bench, "train_privately", ended)
+    monkeypatch.setattr(probe, "train_privately", ended)
     found = run_trial("contribution of a record", bench, MECHANISM, NOISE)
     assert (found.outcome, found.said) == ("not made", f"the training ended with {type(error).__name__}: {error}")
 
@@ -116,9 +115,9 @@ def test_record_canaries_see_a_clipper_that_lets_through(bench, monkeypatch):
 
 
 def test_a_larger_model_gets_fewer_record_canaries_and_too_large_a_one_none(bench, monkeypatch):
-    monkeypatch.setattr(audit_bench, "MOST_VALUES", 50 * bench.size)
+    monkeypatch.setattr(probe, "MOST_VALUES", 50 * bench.size)
     assert by_records(bench, None).canaries == 50
-    monkeypatch.setattr(audit_bench, "MOST_VALUES", 30 * bench.size)
+    monkeypatch.setattr(probe, "MOST_VALUES", 30 * bench.size)
     with pytest.raises(DoesNotFit, match="40 are the least"):
         by_records(bench, None)
 
@@ -162,9 +161,9 @@ def run(tmp_path, monkeypatch):
 
 
 def few(monkeypatch, *names):
-    monkeypatch.setattr(audit_trials, "TRIALS", {name: TRIALS[name] for name in names})
-    monkeypatch.setattr(empirical, "TRIALS", names)
-    monkeypatch.setattr(audit_bench, "MOST_VALUES", 2**20)
+    monkeypatch.setattr(trials, "TRIALS", {name: TRIALS[name] for name in names})
+    monkeypatch.setattr(results, "TRIALS", names)
+    monkeypatch.setattr(probe, "MOST_VALUES", 2**20)
 
 
 def test_an_audit_is_kept_as_it_is_told(run, monkeypatch):
@@ -185,7 +184,7 @@ def scenario_of(run):
 
 def test_a_trial_that_was_not_made_fails_the_audit_and_proves_nothing(run, monkeypatch, capsys):
     few(monkeypatch, "sampling")
-    monkeypatch.setattr(audit_trials, "UnitSampler", None)
+    monkeypatch.setattr(trials, "UnitSampler", None)
     with pytest.raises(typer.Exit):
         canaries(run)
     out = " ".join(capsys.readouterr().out.split())

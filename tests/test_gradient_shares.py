@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedglm.simulations.gradient_shares import GradientShares
+from fedglm.audit.empirical.gradient_shares import GradientShares
 
 COUNT, ROWS, WIDTH = 40, 300, 8
 

@@ -10,22 +10,21 @@ import zipfile
 
 import pytest
 
-from fedglm.client import audit_trials
+from fedglm.audit.bundle.export import MANIFEST, SIGNATURE, export, unpacked
+from fedglm.audit.empirical import results, trials
+from fedglm.audit.records.checks import failed
+from fedglm.audit.records.log_scan import scan
+from fedglm.audit.records.snapshot import content_of
+from fedglm.audit.records.untrusted_sqlite import opened
+from fedglm.audit.verify.server_records import RunFiles
+from fedglm.audit.verify.verification import verify, verify_anything
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.audit_bundle import MANIFEST, SIGNATURE, export, unpacked
-from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_run import RunFiles
-from fedglm.privacy.audit_verify import verify, verify_anything
 from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.entries import KINDS
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.log_scan import scan
-from fedglm.privacy.opened_evidence import opened
 from fedglm.privacy.policy.policy import load_policy
-from fedglm.privacy.snapshot import content_of
 from fedglm.run_folder.record import ReportError, read_run
-from fedglm.simulations import empirical
 
 KEY = SigningKey.generate()
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
@@ -220,7 +219,7 @@ def test_pipes_in_place_of_other_records_keep_nobody_waiting(tmp_path):
     with pytest.raises(PolicyError, match="a pipe"):
         load_policy(tmp_path / "policy.toml", KEY.public)
     with pytest.raises(ReportError, match="a pipe"):
-        empirical.CanaryAudit.read(tmp_path / "canaries.json")
+        results.CanaryAudit.read(tmp_path / "canaries.json")
     with pytest.raises(ReportError, match="a pipe"):
         read_run(tmp_path)
     with pytest.raises(PrivacyError, match="a pipe"):
@@ -249,12 +248,12 @@ def test_a_scenario_too_deep_to_be_read_is_shown_as_it_stands(tmp_path):
 
 
 def test_the_trials_are_those_that_an_audit_makes():
-    assert set(empirical.TRIALS) == set(audit_trials.TRIALS)
+    assert set(results.TRIALS) == set(trials.TRIALS)
 
 
 def test_a_claim_that_no_audit_makes_is_damage():
     figures = {"kind": "records", "canaries": 9, "delta": 1e-5, "confidence": 0.9}
     figures |= dict.fromkeys(("one_run", "f_dp", "estimate", "estimate_least"), 1.0)
-    assert empirical.CanaryFigures(**figures, claimed=2.0).bound == 1
+    assert results.CanaryFigures(**figures, claimed=2.0).bound == 1
     with pytest.raises(ValueError, match="claimed"):
-        empirical.CanaryFigures(**figures, claimed=2.2)
+        results.CanaryFigures(**figures, claimed=2.2)

@@ -15,6 +15,7 @@ from custodies import SERVER, custody
 from fake_grid import FakeGrid, Watcher
 from flwr.app import Context, RecordDict
 
+from fedglm.audit.empirical.leakage import token_leak
 from fedglm.autoglm.federation import DataSettings, load_federation
 from fedglm.autoglm.models.build import ModelSettings, build_model
 from fedglm.autoglm.training.local import LocalTrainingSettings
@@ -31,7 +32,6 @@ from fedglm.privacy.dp.dp_sgd import noised_mean
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.leakage import token_leak
 from fedglm.protocol.messages import RECORD, UPDATE
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.run_setup import Plan

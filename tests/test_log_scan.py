@@ -16,17 +16,17 @@ from custodies import MECHANISM
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedglm.audit.records import log_scan, release_entries
+from fedglm.audit.records.checks import failed
+from fedglm.audit.records.log_scan import scan
+from fedglm.audit.records.release_entries import EntryReader, ReleaseEntry
+from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy import log_scan, release_entries
-from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge, Row
 from fedglm.privacy.log.entries import entry, read_entry
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.log_scan import scan
-from fedglm.privacy.release_entries import EntryReader, ReleaseEntry
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

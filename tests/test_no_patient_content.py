@@ -18,6 +18,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from prometheus_client import CollectorRegistry, generate_latest
 from site_folders import make_project, make_site, run_of
 
+from fedglm.audit.bundle.export import export
+from fedglm.audit.report.facts import read_facts
+from fedglm.audit.report.items import items
+from fedglm.audit.report.page import write_audit_report
 from fedglm.cli.watch import about
 from fedglm.client import node as node_module
 from fedglm.client.app import Place, build_client_app
@@ -27,7 +31,6 @@ from fedglm.client.preflight.data_checks import check_data
 from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, Instruction
@@ -35,9 +38,6 @@ from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.superlink.metrics import run_figures
-from fedglm.simulations.audit_facts import read_facts
-from fedglm.simulations.audit_items import items
-from fedglm.simulations.audit_report import write_audit_report
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

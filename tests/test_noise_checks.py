@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fedglm.privacy import noise_checks
+from fedglm.audit.empirical import noise_checks
+from fedglm.audit.empirical.noise_checks import noise_faults
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.noise_checks import noise_faults
 
 PARTS = {"body": slice(0, 99_000), "bias": slice(99_000, 99_064), "head": slice(99_064, 100_000)}
 

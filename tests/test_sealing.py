@@ -10,8 +10,8 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from ledgers import sha256
 
-from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_verify import verify
+from fedglm.audit.records.checks import failed
+from fedglm.audit.verify.verification import verify
 from fedglm.privacy.custody import site_log
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey

@@ -9,10 +9,10 @@ import pytest
 from audited_run import Chain
 from custodies import SERVER
 
+from fedglm.audit.records.checks import failed
+from fedglm.audit.verify import server_records
+from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy import audit_run
-from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_verify import verify
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.protocol.signatures import sign_report
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(params=[1, 10_000], ids=["in processes", "in one"])
 def changed(folder, tmp_path, monkeypatch, request):
     """Changes the entry about an update, by the server, which has the key; returns what is said of the updates."""
-    monkeypatch.setattr(audit_run, "_PIECE", request.param)
+    monkeypatch.setattr(server_records, "_PIECE", request.param)
     shutil.copytree(folder, tmp_path / "run")
     path = tmp_path / "run" / "audit" / "log.sqlite"
 

@@ -11,8 +11,8 @@ import pytest
 from command_line import run_here
 from omitted_records import packed, signed
 
-from fedglm.privacy.audit_checks import failed
-from fedglm.privacy.audit_verify import verify_anything
+from fedglm.audit.records.checks import failed
+from fedglm.audit.verify.verification import verify_anything
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog

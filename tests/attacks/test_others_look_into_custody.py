@@ -7,9 +7,9 @@ import pytest
 from custodies import OPEN, custody
 from site_folders import make_project, make_site
 
+from fedglm.audit.bundle.export import export
 from fedglm.client.site.site_keys import make_keys
 from fedglm.client.supernode.worker_link import Question, ask
-from fedglm.privacy.audit_bundle import export
 from fedglm.privacy.custody.store import Custody, establish
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.policy.policy import Policy

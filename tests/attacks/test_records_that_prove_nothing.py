@@ -9,8 +9,8 @@ from command_line import run_here
 from custodies import SERVER, custody
 from omitted_records import contents_of, packed, signed
 
-from fedglm.privacy.audit_bundle import export
-from fedglm.privacy.audit_verify import verify as verified
+from fedglm.audit.bundle.export import export
+from fedglm.audit.verify.verification import verify as verified
 from fedglm.privacy.custody.site_log import CustodyLog, Leaving
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger

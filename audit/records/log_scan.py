@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from fedglm.audit.records.ledger_scan import ledger_rows
+from fedglm.audit.records.log_summary import Scan
+from fedglm.audit.records.release_entries import EntryReader, ReleaseEntry
+from fedglm.audit.records.untrusted_sqlite import check_scheme, hash_before, opened
 from fedglm.core.processes import in_processes
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.ledger_scan import ledger_rows
 from fedglm.privacy.log.chained_file import chained
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.log_summary import Scan
-from fedglm.privacy.opened_evidence import check_scheme, hash_before, opened
-from fedglm.privacy.release_entries import EntryReader, ReleaseEntry
 
 PIECE: Final = 50_000
 """Entries of a piece; a log of no more is read without another process."""

@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedglm.core.untrusted_files import read_regular
-from fedglm.privacy.audit_asked import SERVER, Asked
-from fedglm.privacy.audit_checks import Check, Scope, Verdict, failed, verdict
-from fedglm.privacy.audit_log import KnownKeys, LogRecord
-from fedglm.privacy.audit_pair import audit_pair
-from fedglm.privacy.audit_run import audit_server
-from fedglm.privacy.audit_site import Promise, audit_site
-from fedglm.privacy.audit_together import (
+from fedglm.audit.bundle.contents import PUBLIC
+from fedglm.audit.bundle.untrusted_bundle import Bundle, unpacked
+from fedglm.audit.records.checks import Check, Scope, Verdict, failed, verdict
+from fedglm.audit.records.log_records import KnownKeys, LogRecord
+from fedglm.audit.records.proofs import check_proof, proof_key
+from fedglm.audit.records.run_files import RunFiles
+from fedglm.audit.verify.asked import SERVER, Asked
+from fedglm.audit.verify.log_pair import audit_pair
+from fedglm.audit.verify.logs_together import (
     admitted,
     distinct,
     is_one_machine,
@@ -27,13 +28,12 @@ from fedglm.privacy.audit_together import (
     signer,
     took_part,
 )
-from fedglm.privacy.bundle_contents import PUBLIC
+from fedglm.audit.verify.server_records import audit_server
+from fedglm.audit.verify.site_records import Promise, audit_site
+from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import AUDIT, LOG
-from fedglm.privacy.opened_bundle import Bundle, unpacked
-from fedglm.privacy.proofs import check_proof, proof_key
-from fedglm.privacy.run_files import RunFiles
 
 _LONGEST = 24
 _TRIES = 3

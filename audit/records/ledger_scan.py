@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from fedglm.audit.records.log_summary import Scan
+from fedglm.audit.records.release_entries import ReleaseEntry
+from fedglm.audit.records.untrusted_sqlite import UNREADABLE, check_scheme, hash_before, opened
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import chained
 from fedglm.privacy.log.entries import TIME
-from fedglm.privacy.log_summary import Scan
-from fedglm.privacy.opened_evidence import UNREADABLE, check_scheme, hash_before, opened
-from fedglm.privacy.release_entries import ReleaseEntry
 
 _ENDING: Final = re.compile(TIME + r'"\}')
 _CHARGED: Final = re.compile(r'(?:"id":"([0-9a-f]{32})".*?)?"purpose":"([a-z]+)".*?"release":"([0-9a-f]{64})"')

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fedglm.privacy.opened_evidence import opened
+from fedglm.audit.records.untrusted_sqlite import opened
 
 
 def content_of(path: Path) -> bytes:

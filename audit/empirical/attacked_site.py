@@ -16,19 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedglm.audit.empirical.audited_run import AuditedRun
+from fedglm.audit.empirical.gradient_shares import GradientShares
+from fedglm.audit.empirical.probe import DoesNotFit, most_gradients
+from fedglm.audit.empirical.scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.federation import Site
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.training.local import round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision
-from fedglm.client.audit_bench import DoesNotFit, most_gradients
 from fedglm.client.private_training import train_privately
 from fedglm.compression.codec import decode
-from fedglm.privacy.attack_scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.scenarios.noise_plan import declared_units
-from fedglm.simulations.audited import AuditedRun
-from fedglm.simulations.gradient_shares import GradientShares
 
 Vector = npt.NDArray[np.float32]
 

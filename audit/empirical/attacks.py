@@ -12,18 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from fedglm.audit.empirical.attacked_site import ATTACKS, AttackedSite, TooLittle, Variant
+from fedglm.audit.empirical.audited_run import AuditedRun, open_run
+from fedglm.audit.empirical.probe import DoesNotFit
+from fedglm.audit.empirical.results import ATTACK, AttackAudit, AttackFigures
+from fedglm.audit.empirical.scores import Auc, mean_auc
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client.audit_bench import DoesNotFit
 from fedglm.privacy.accounting.accountant import spent, usual_delta
-from fedglm.privacy.attack_scores import Auc, mean_auc
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.noise_plan import delta_of, plan_noise
 from fedglm.server.deployment.run_file import RunFile
-from fedglm.simulations.attacked_site import ATTACKS, AttackedSite, TooLittle, Variant
-from fedglm.simulations.audited import AuditedRun, open_run
-from fedglm.simulations.empirical import ATTACK, AttackAudit, AttackFigures
 
 DEFAULT_EPSILON: Final = 8.0
 """Of the variants with noise, where the run itself has none."""

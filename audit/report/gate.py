@@ -19,10 +19,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedglm.privacy.audit_checks import failed, missing
+from fedglm.audit.records.checks import failed, missing
+from fedglm.audit.report.facts import AuditFacts, SiteFacts
+from fedglm.audit.report.items import Item
 from fedglm.privacy.errors import PolicyError
-from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
-from fedglm.simulations.audit_items import Item
 from fedglm.simulations.wording import counted
 
 Requirement = Literal[

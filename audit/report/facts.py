@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedglm.privacy.audit_checks import Check, missing
-from fedglm.privacy.audit_log import LogRecord
-from fedglm.privacy.audit_site import Promise
-from fedglm.privacy.audit_verify import Verification, opened_verification
+from fedglm.audit.empirical.results import ATTACK, CANARIES, AttackAudit, CanaryAudit
+from fedglm.audit.records.checks import Check, missing
+from fedglm.audit.records.log_records import LogRecord
+from fedglm.audit.verify.site_records import Promise
+from fedglm.audit.verify.verification import Verification, opened_verification
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.entries import CHARGES
 from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.run_folder.record import ReportError, RunRecord, read_run
-from fedglm.simulations.empirical import ATTACK, CANARIES, AttackAudit, CanaryAudit
 
 _LATER: Final = ("sealed", "model")
 """Checks that are open while a run is under way."""

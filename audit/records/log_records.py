@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from fedglm.privacy.audit_checks import Check
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.log_scan import scan
+from fedglm.audit.records.log_summary import Scan
+from fedglm.audit.records.untrusted_sqlite import hash_before, opened
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.merkle import Tree, leaf_hash
 from fedglm.privacy.log.tree_head import COLUMNS, Checkpoint, is_vouched
-from fedglm.privacy.log_scan import scan
-from fedglm.privacy.log_summary import Scan
-from fedglm.privacy.opened_evidence import hash_before, opened
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from fedglm.client.audit_bench import DoesNotFit
-from fedglm.client.audit_trials import run_trials
-from fedglm.client.canary_audit import (
+from fedglm.audit.empirical.audited_run import open_run
+from fedglm.audit.empirical.canaries import (
     MOST_EPSILON,
     audited_mechanism,
     checked_claim,
     gradient_canaries,
     record_canaries,
 )
+from fedglm.audit.empirical.probe import DoesNotFit
+from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures, Trial
+from fedglm.audit.empirical.trials import run_trials
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.scenarios.noise_plan import unit_of
-from fedglm.simulations.audited import open_run
-from fedglm.simulations.empirical import CANARIES, CanaryAudit, CanaryFigures, Trial
 
 _MOST_RECORDS: Final = 64
 

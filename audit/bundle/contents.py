@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from fedglm.privacy.audit_lines import LINES
+from fedglm.audit.records.log_lines import LINES
+from fedglm.audit.records.run_files import DONE, MOST_RESULT_BYTES, MOST_ROUNDS_BYTES, ROUNDS, SUMMARY
 from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy import policy
-from fedglm.privacy.run_files import DONE, MOST_RESULT_BYTES, MOST_ROUNDS_BYTES, ROUNDS, SUMMARY
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 

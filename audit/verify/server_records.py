@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Final
 
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.log_lines import audit_lines
+from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
+from fedglm.audit.records.log_summary import Accepted
+from fedglm.audit.records.run_files import DONE, ROUNDS, SUMMARY, RunFiles
 from fedglm.core.processes import in_processes
-from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_lines import audit_lines
-from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.privacy.run_files import DONE, ROUNDS, SUMMARY, RunFiles
 from fedglm.protocol.signatures import is_reported
 
 _PIECE: Final = 10_000

@@ -8,8 +8,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_log import LogRecord, read_log
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.log_records import LogRecord, read_log
+from fedglm.audit.records.snapshot import snapshot
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.merkle import (
@@ -20,7 +21,6 @@ from fedglm.privacy.log.merkle import (
     root_by_inclusion,
 )
 from fedglm.privacy.log.tree_head import Checkpoint
-from fedglm.privacy.snapshot import snapshot
 
 _FORMAT = "fedglm-proof/1"
 _HEX = 64

@@ -9,23 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedglm.core.files import write_atomically
-from fedglm.privacy.audit_checks import Verdict, failed, missing, told
-from fedglm.privacy.log.signed_log import AUDIT
-from fedglm.run_folder.record import ReportError
-from fedglm.run_folder.rows import to_json
-from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
-from fedglm.simulations.audit_flow import data_flow
-from fedglm.simulations.audit_gate import Breach
-from fedglm.simulations.audit_items import Item
-from fedglm.simulations.audit_pictures import epsilon_by_site
-from fedglm.simulations.audit_words import (
+from fedglm.audit.records.checks import Verdict, failed, missing, told
+from fedglm.audit.report.facts import AuditFacts, SiteFacts
+from fedglm.audit.report.flow import data_flow
+from fedglm.audit.report.gate import Breach
+from fedglm.audit.report.items import Item
+from fedglm.audit.report.pictures import epsilon_by_site
+from fedglm.audit.report.words import (
     NOT_PROTECTED,
     THREATS,
     charged_sentences,
     headline,
     summary_sentences,
 )
+from fedglm.core.files import write_atomically
+from fedglm.privacy.log.signed_log import AUDIT
+from fedglm.run_folder.record import ReportError
+from fedglm.run_folder.rows import to_json
 from fedglm.simulations.markup import Column, Html, element, folded, isolated, section, table
 from fedglm.simulations.report import page
 from fedglm.simulations.report_sections import figure

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_log import LogRecord
+from fedglm.audit.bundle.untrusted_bundle import Bundle
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.log_records import LogRecord
 from fedglm.privacy.custody.store import FOLDER
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import AUDIT, LOG
-from fedglm.privacy.opened_bundle import Bundle
 
 
 def keys_of_sites(servers: Sequence[LogRecord]) -> dict[str, set[str]]:

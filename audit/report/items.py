@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
+from fedglm.audit.empirical.bounds import mu_of_epsilon
+from fedglm.audit.records.checks import Verdict, failed, missing, told
+from fedglm.audit.report.facts import AuditFacts, SiteFacts
+from fedglm.audit.report.words import charged_sentences, no_epsilon
 from fedglm.core.code_identity import code_sha256
-from fedglm.privacy.audit_bounds import mu_of_epsilon
-from fedglm.privacy.audit_checks import Verdict, failed, missing, told
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.simulations.audit_facts import AuditFacts, SiteFacts
-from fedglm.simulations.audit_words import charged_sentences, no_epsilon
 from fedglm.simulations.wording import metric_value, significant
 
 _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})

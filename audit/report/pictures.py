@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from fedglm.simulations.audit_facts import AuditFacts
+from fedglm.audit.report.facts import AuditFacts
 from fedglm.simulations.axes import DASHED, curve, legend_above, limits, round_axis, value_axis
 from fedglm.simulations.inline_svg import Ink, inline_svg
 from fedglm.simulations.markup import Html

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import torch
 from scipy.stats import binom, chi2  # type: ignore[import-untyped]
 
+from fedglm.audit.empirical.noise_checks import noise_faults
+from fedglm.audit.empirical.probe import Bench
 from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client.audit_bench import Bench
 from fedglm.privacy.dp.dp_sgd import UnitSampler
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.noise_checks import noise_faults
 
 _QUIET: Final = 1e-4
 """Norm of the noise, in clipping norms, under which a sum shows as it is."""

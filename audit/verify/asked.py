@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from fedglm.privacy.audit_checks import Scope
+from fedglm.audit.records.checks import Scope
+from fedglm.audit.records.run_files import ROUNDS
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import AUDIT, LOG
-from fedglm.privacy.run_files import ROUNDS
 
 SERVER: Final = "server"
 """What a server is called in checks."""

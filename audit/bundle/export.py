@@ -9,18 +9,18 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedglm.audit.bundle.contents import MANIFEST, ROLES, SIGNATURE, check_sizes, most_of
+from fedglm.audit.bundle.untrusted_bundle import CONTEXT, unpacked
+from fedglm.audit.records.log_lines import LINES
+from fedglm.audit.records.proofs import sound_log
+from fedglm.audit.records.snapshot import content_of, snapshot
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import check_regular, read_regular
-from fedglm.privacy.audit_lines import LINES
-from fedglm.privacy.bundle_contents import MANIFEST, ROLES, SIGNATURE, check_sizes, most_of
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.chained_file import now
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.opened_bundle import CONTEXT, unpacked
-from fedglm.privacy.proofs import sound_log
-from fedglm.privacy.snapshot import content_of, snapshot
 
 __all__ = ["MANIFEST", "ROLES", "SIGNATURE", "export", "unpacked"]
 

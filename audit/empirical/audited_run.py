@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedglm.audit.empirical.probe import Bench
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.errors import DataError
-from fedglm.client.audit_bench import Bench
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import storage_errors

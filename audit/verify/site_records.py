@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.ledger_scan import check_ledger
+from fedglm.audit.records.log_lines import audit_lines
+from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
+from fedglm.audit.records.log_summary import Group
 from fedglm.privacy.accounting.accountant import spent, upper_bound, within
-from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_lines import audit_lines
-from fedglm.privacy.audit_log import KnownKeys, LogRecord, read_log
 from fedglm.privacy.custody.store import FOLDER, LEDGER, POLICY
 from fedglm.privacy.dp.mechanism import MOST_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.charges import one_data_set
-from fedglm.privacy.ledger_scan import check_ledger
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.log_summary import Group
 from fedglm.privacy.policy.policy import Policy, load_policy
 from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan

@@ -4,9 +4,9 @@ import sys
 from itertools import zip_longest
 from typing import Final
 
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.log_records import LogRecord
 from fedglm.core.untrusted_files import regular_lines
-from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.log.entries import MOST_BYTES
 
 LINES: Final = "log.jsonl"

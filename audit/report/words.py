@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from fedglm.simulations.audit_facts import AuditFacts
+from fedglm.audit.report.facts import AuditFacts
 from fedglm.simulations.wording import byte_count, counted, significant
 
 _LITTLE: Final = 10.0

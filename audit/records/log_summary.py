@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from fedglm.audit.records.release_entries import ReleaseEntry
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.merkle import leaf_hash
-from fedglm.privacy.release_entries import ReleaseEntry
 
 _FALL: Final = 0.1
 """By so much an epsilon may fall from one release to the next: the accountant takes a coarser grid as steps add up."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Final
 
-from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_lines import LINES
-from fedglm.privacy.bundle_contents import MANIFEST, MOST_LISTED, ROLES, SIGNATURE, check_name, check_sizes
+from fedglm.audit.bundle.contents import MANIFEST, MOST_LISTED, ROLES, SIGNATURE, check_name, check_sizes
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.log_lines import LINES
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import LOG

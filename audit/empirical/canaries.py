@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedglm.autoglm.data.examples import concatenate
-from fedglm.client.audit_bench import Bench, DoesNotFit, most_gradients
-from fedglm.privacy.accounting.accountant import calibrate, spent
-from fedglm.privacy.audit_bounds import (
+from fedglm.audit.empirical.bounds import (
     CONFIDENCE,
     LEAST_CANARIES,
     GaussianEstimate,
@@ -27,6 +24,9 @@ from fedglm.privacy.audit_bounds import (
     guesses,
     one_run_epsilon,
 )
+from fedglm.audit.empirical.probe import Bench, DoesNotFit, most_gradients
+from fedglm.autoglm.data.examples import concatenate
+from fedglm.privacy.accounting.accountant import calibrate, spent
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError

@@ -7,13 +7,13 @@ that it took, and each site's log shows how the server's stood when they sealed 
 import hashlib
 from typing import Any
 
+from fedglm.audit.records.checks import Check
+from fedglm.audit.records.log_records import LogRecord
+from fedglm.audit.records.log_summary import Accepted
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.audit_checks import Check
-from fedglm.privacy.audit_log import LogRecord
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.tree_head import Checkpoint
-from fedglm.privacy.log_summary import Accepted
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 
