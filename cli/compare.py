@@ -76,10 +76,10 @@ def compare(
 
     from fedglm.cli.comparison_tables import print_comparison
     from fedglm.cli.progress import Progress
+    from fedglm.reports.comparison.as_json import comparison_json
     from fedglm.run_folder.rows import to_json
     from fedglm.simulations.compare import Contender
     from fedglm.simulations.compare import compare as run
-    from fedglm.simulations.comparison_json import comparison_json
     from fedglm.simulations.comparison_variants import parse_variants, with_epsilon
     from fedglm.simulations.engines import checked_engine
 

@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedglm.cli.tables import finite, metric_form, print_report, print_statements, wide_console
-from fedglm.simulations.comparison_peers import stands_for
-from fedglm.simulations.comparison_wording import in_line, label_lines, name_of, noise_line, rounds, times_fewer
-from fedglm.simulations.to_target import Comparison, Spread, Standing, Way
-from fedglm.simulations.wording import byte_count, times
+from fedglm.reports.comparison.formats import in_line, label_lines, name_of, noise_line, rounds, times_fewer
+from fedglm.reports.comparison.peers import stands_for
+from fedglm.reports.comparison.to_target import Comparison, Spread, Standing, Way
+from fedglm.reports.formats import byte_count, times
 
 _WAYS: tuple[Way, ...] = ("up", "down", "total")
 Form = Callable[[float], str]

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedglm.simulations.guarantees import statements
-from fedglm.simulations.wording import byte_count
+from fedglm.reports.formats import byte_count
+from fedglm.reports.run.guarantees import statements
 
 
 def finite(value: float | None, form: str) -> str:

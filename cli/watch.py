@@ -170,7 +170,7 @@ def _traffic(view: "RunView") -> "Table":
     from rich import box
     from rich.table import Table
 
-    from fedglm.simulations.wording import byte_count, share
+    from fedglm.reports.formats import byte_count, share
 
     traffic = view.traffic
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

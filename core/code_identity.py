@@ -19,6 +19,7 @@ PACKAGES: Final = (
     "core",
     "privacy",
     "protocol",
+    "reports",
     "run_folder",
     "scenarios",
     "server",

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from fedglm.reports.comparison.to_target import Comparison, ComparisonRow, compare_runs
+from fedglm.reports.run.write import write_comparison
 from fedglm.run_folder.folder import RunFolderError
 from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.engines import Engine
-from fedglm.simulations.report import write_comparison
 from fedglm.simulations.simulate import Audience, simulate
-from fedglm.simulations.to_target import Comparison, ComparisonRow, compare_runs
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fedglm.core.files import StorageError, storage_errors
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
+from fedglm.reports.run.write import write_report
 from fedglm.run_folder.folder import RunFolder
 from fedglm.run_folder.rows import total_bytes
 from fedglm.scenarios.noise_plan import (
@@ -41,7 +42,6 @@ from fedglm.simulations.engines import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
 from fedglm.simulations.inline import prepare_workers
 from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage, folder_name
-from fedglm.simulations.report import write_report
 
 Summary = dict[str, Any]
 

@@ -8,9 +8,9 @@ import pytest
 from run_files import PRIVACY, read, run_files, write
 
 from fedglm.privacy.accounting.statement import NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
-from fedglm.simulations.comparison_json import comparison_json
-from fedglm.simulations.report import write_comparison, write_report
-from fedglm.simulations.to_target import ComparisonRow, compare_runs
+from fedglm.reports.comparison.as_json import comparison_json
+from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
+from fedglm.reports.run.write import write_comparison, write_report
 
 MECHANISM = {
     "sampling_rate": 0.5,

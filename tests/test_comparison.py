@@ -13,12 +13,8 @@ from run_files import checked, read, run_files, write
 from fedglm.compression.codec import codec_names, codec_options
 from fedglm.compression.errors import CodecError
 from fedglm.compression.settings import UpdateSettings
-from fedglm.run_folder.record import RoundRecord, Score, Traffic, read_run
-from fedglm.scenarios.scenario import ScenarioError
-from fedglm.simulations.comparison_json import comparison_json
-from fedglm.simulations.comparison_variants import parse_variants
-from fedglm.simulations.report import write_comparison, write_report
-from fedglm.simulations.to_target import (
+from fedglm.reports.comparison.as_json import comparison_json
+from fedglm.reports.comparison.to_target import (
     ComparisonRow,
     Spread,
     compare_runs,
@@ -27,6 +23,10 @@ from fedglm.simulations.to_target import (
     target_loss,
     traffic_until,
 )
+from fedglm.reports.run.write import write_comparison, write_report
+from fedglm.run_folder.record import RoundRecord, Score, Traffic, read_run
+from fedglm.scenarios.scenario import ScenarioError
+from fedglm.simulations.comparison_variants import parse_variants
 
 DENSE = "dense-fp32"
 

@@ -5,9 +5,9 @@ import math
 import pytest
 from run_files import read, run_files, write
 
-from fedglm.simulations.comparison_privacy import Offer, best_offers, offers
-from fedglm.simulations.report import write_comparison
-from fedglm.simulations.to_target import ComparisonRow, compare_runs
+from fedglm.reports.comparison.privacy import Offer, best_offers, offers
+from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
+from fedglm.reports.run.write import write_comparison
 
 
 def rows(folder, losses):

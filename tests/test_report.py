@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from run_files import checked, read, run_files, site, write
 
+from fedglm.reports.comparison.to_target import ComparisonRow
+from fedglm.reports.formats import byte_count, difference, duration, fewer, share, significant
+from fedglm.reports.run.site_picture import wilson_interval
+from fedglm.reports.run.write import write_comparison, write_report
 from fedglm.run_folder.record import ReportError
-from fedglm.simulations.report import write_comparison, write_report
-from fedglm.simulations.site_picture import wilson_interval
-from fedglm.simulations.to_target import ComparisonRow
-from fedglm.simulations.wording import byte_count, difference, duration, fewer, share, significant
 
 HOSTILE = "<script>alert('x')</script> \"q\" & $a^$ \u202eevil \x00"
 

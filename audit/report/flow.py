@@ -1,6 +1,6 @@
 """The data-flow picture of an audit report: what stays at a site, what leaves it, and who sees what."""
 
-from fedglm.simulations.markup import Html, element
+from fedglm.reports.html.markup import Html, element
 
 _WIDTH, _HEIGHT = 748, 300
 

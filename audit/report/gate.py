@@ -23,7 +23,7 @@ from fedglm.audit.records.checks import failed, missing
 from fedglm.audit.report.facts import AuditFacts, SiteFacts
 from fedglm.audit.report.items import Item
 from fedglm.privacy.errors import PolicyError
-from fedglm.simulations.wording import counted
+from fedglm.reports.formats import counted
 
 Requirement = Literal[
     "verified",

@@ -15,7 +15,7 @@ from fedglm.audit.report.facts import AuditFacts, SiteFacts
 from fedglm.audit.report.words import charged_sentences, no_epsilon
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.simulations.wording import metric_value, significant
+from fedglm.reports.formats import metric_value, significant
 
 _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
 """Items that only sites' own records can show."""

@@ -24,12 +24,12 @@ from fedglm.audit.report.words import (
 )
 from fedglm.core.files import write_atomically
 from fedglm.privacy.log.signed_log import AUDIT
+from fedglm.reports.formats import counted
+from fedglm.reports.html.markup import Column, Html, element, folded, isolated, section, table
+from fedglm.reports.run.sections import figure
+from fedglm.reports.run.write import page
 from fedglm.run_folder.record import ReportError
 from fedglm.run_folder.rows import to_json
-from fedglm.simulations.markup import Column, Html, element, folded, isolated, section, table
-from fedglm.simulations.report import page
-from fedglm.simulations.report_sections import figure
-from fedglm.simulations.wording import counted
 
 PAGE, JSON = "report.html", "report.json"
 """Files of a run's `audit/`."""

@@ -3,9 +3,9 @@
 from matplotlib.figure import Figure
 
 from fedglm.audit.report.facts import AuditFacts
-from fedglm.simulations.axes import DASHED, curve, legend_above, limits, round_axis, value_axis
-from fedglm.simulations.inline_svg import Ink, inline_svg
-from fedglm.simulations.markup import Html
+from fedglm.reports.html.axes import DASHED, curve, legend_above, limits, round_axis, value_axis
+from fedglm.reports.html.inline_svg import Ink, inline_svg
+from fedglm.reports.html.markup import Html
 
 _MOST_SITES = 8
 _SERIES = [ink for ink in Ink if ink.name.startswith("SERIES")]

@@ -4,7 +4,7 @@ import math
 from typing import Final
 
 from fedglm.audit.report.facts import AuditFacts
-from fedglm.simulations.wording import byte_count, counted, significant
+from fedglm.reports.formats import byte_count, counted, significant
 
 _LITTLE: Final = 10.0
 """Above it, an epsilon says little by itself (Ponomareva et al., How to DP-fy ML, arXiv 2303.00654, section 5.2)."""

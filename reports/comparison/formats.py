@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable
 
+from fedglm.reports.comparison.to_target import Comparison, Spread, Standing
+from fedglm.reports.formats import ABSENT
+from fedglm.reports.run.guarantees import epsilons, is_noised, node_guarantee
 from fedglm.run_folder.record import RunRecord
-from fedglm.simulations.guarantees import epsilons, is_noised, node_guarantee
-from fedglm.simulations.to_target import Comparison, Spread, Standing
-from fedglm.simulations.wording import ABSENT
 
 _ONE_LINE = 28  # letters of a label
 

@@ -8,8 +8,10 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedglm.run_folder.record import RunRecord, Traffic
-from fedglm.simulations.axes import (
+from fedglm.reports.comparison.formats import name_of
+from fedglm.reports.comparison.to_target import Comparison, Standing
+from fedglm.reports.formats import byte_count, significant
+from fedglm.reports.html.axes import (
     DASH_DOT,
     DASHED,
     DOTTED,
@@ -21,11 +23,9 @@ from fedglm.simulations.axes import (
     round_axis,
     value_axis,
 )
-from fedglm.simulations.comparison_wording import name_of
-from fedglm.simulations.inline_svg import Ink, inline_svg
-from fedglm.simulations.markup import Html, clean
-from fedglm.simulations.to_target import Comparison, Standing
-from fedglm.simulations.wording import byte_count, significant
+from fedglm.reports.html.inline_svg import Ink, inline_svg
+from fedglm.reports.html.markup import Html, clean
+from fedglm.run_folder.record import RunRecord, Traffic
 
 # Colour, line and marker all differ: no codec is told by its colour alone.
 _INKS = tuple(ink for ink in Ink if ink.name.startswith("SERIES"))

@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedglm.core.files import write_atomically
+from fedglm.reports.comparison import privacy, results
+from fedglm.reports.comparison import sections as comparison_sections
+from fedglm.reports.comparison.to_target import TOLERANCE, ComparisonRow, compare_runs
+from fedglm.reports.html.markup import Html, element, join
+from fedglm.reports.run import privacy, sites
+from fedglm.reports.run import sections as comparison_sections
 from fedglm.run_folder.record import RunRecord, read_run
-from fedglm.simulations import (
-    comparison_privacy,
-    comparison_results,
-    comparison_sections,
-    privacy_section,
-    report_sections,
-    site_section,
-)
-from fedglm.simulations.markup import Html, element, join
-from fedglm.simulations.to_target import TOLERANCE, ComparisonRow, compare_runs
 
 _FILE = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -59,9 +55,9 @@ def write_comparison(folder: Path, runs: Sequence[ComparisonRow], *, tolerance: 
         _header(f"Comparison · {comparison.standings[0].run.scenario}", comparison_sections.headline(comparison),
                 comparison_sections.lede(comparison)),
         element("main", comparison_sections.warning(comparison), comparison_sections.noise(comparison),
-                comparison_privacy.price(comparison),
-                comparison_results.to_target(comparison), comparison_sections.losses(comparison),
-                comparison_results.whole_runs(comparison, folder)),
+                privacy.price(comparison),
+                results.to_target(comparison), comparison_sections.losses(comparison),
+                results.whole_runs(comparison, folder)),
         _footer(comparison.standings[0].run),
     ])  # fmt: skip
     return _written(folder / _FILE, page(comparison_sections.headline(comparison), body))
@@ -72,7 +68,7 @@ def run_page(run: RunRecord) -> str:
     sections = {
         "learning": report_sections.learning(run),
         "bytes": report_sections.traffic(run),
-        "sites": site_section.sites(run),
+        "sites": sites.sites(run),
         "rejected": report_sections.rejected(run),
         "rounds": report_sections.every_round(run),
         "provenance": report_sections.provenance(run),
@@ -82,7 +78,7 @@ def run_page(run: RunRecord) -> str:
     above = " · ".join(["Federated run", run.scenario, *([f"seed {seed}"] if seed else [])])
     body = join([
         _header(above, report_sections.headline(run), report_sections.lede(run)),
-        element("main", report_sections.key_figures(run), privacy_section.privacy(run),
+        element("main", report_sections.key_figures(run), privacy.privacy(run),
                 element("nav", *links, aria_label="Sections of this page"), *sections.values()),
         _footer(run),
     ])  # fmt: skip

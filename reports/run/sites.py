@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from fedglm.reports.formats import difference, metric_value, significant, whole
+from fedglm.reports.html.markup import Column, Html, element, folded, isolated, join, section, table
+from fedglm.reports.run.sections import figure, spread
+from fedglm.reports.run.site_picture import DRAWN_SITES, NAMED_SITES, measured, ranked, site_results
 from fedglm.run_folder.record import RunRecord, SiteRecord
-from fedglm.simulations.markup import Column, Html, element, folded, isolated, join, section, table
-from fedglm.simulations.report_sections import figure, spread
-from fedglm.simulations.site_picture import DRAWN_SITES, NAMED_SITES, measured, ranked, site_results
-from fedglm.simulations.wording import difference, metric_value, significant, whole
 
 _SHOWN_ROWS = 16
 _LAST_ROWS = 8

@@ -3,16 +3,7 @@
 import math
 from statistics import median
 
-from fedglm.run_folder.record import RoundRecord, RunRecord, Score, Traffic, count, number
-from fedglm.simulations.guarantees import delta_text, is_noised, node_guarantee
-from fedglm.simulations.markup import Column, Html, element, folded, isolated, join, pairs, section, table
-from fedglm.simulations.pictures import (
-    learning_by_bytes,
-    learning_by_round,
-    traffic_by_round,
-    written,
-)
-from fedglm.simulations.wording import (
+from fedglm.reports.formats import (
     ABSENT,
     byte_count,
     counted,
@@ -24,6 +15,15 @@ from fedglm.simulations.wording import (
     significant,
     whole,
 )
+from fedglm.reports.html.markup import Column, Html, element, folded, isolated, join, pairs, section, table
+from fedglm.reports.run.guarantees import delta_text, is_noised, node_guarantee
+from fedglm.reports.run.pictures import (
+    learning_by_bytes,
+    learning_by_round,
+    traffic_by_round,
+    written,
+)
+from fedglm.run_folder.record import RoundRecord, RunRecord, Score, Traffic, count, number
 
 
 def ratio_of(coded: int, dense: int) -> float | None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedglm.reports.formats import metric_value
+from fedglm.reports.html.axes import DASH_DOT, drawable, legend_above, limits, value_axis
+from fedglm.reports.html.inline_svg import Ink, inline_svg
+from fedglm.reports.html.markup import Html, clean
 from fedglm.run_folder.record import RunRecord, SiteRecord
-from fedglm.simulations.axes import DASH_DOT, drawable, legend_above, limits, value_axis
-from fedglm.simulations.inline_svg import Ink, inline_svg
-from fedglm.simulations.markup import Html, clean
-from fedglm.simulations.wording import metric_value
 
 NAMED_SITES = 30
 DRAWN_SITES = 150

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedglm.privacy.accounting.statement import client_guarantee
+from fedglm.reports.formats import ABSENT, significant
 from fedglm.run_folder.record import RunRecord, count, number
-from fedglm.simulations.wording import ABSENT, significant
 
 _NODES = client_guarantee(1.0, 0.1).partition(":")[0] + ":"
 """How the sentence on whole nodes starts, in every run's statement."""

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from fedglm.reports.comparison.formats import label_lines, mean_and_range, rounds, times_fewer
+from fedglm.reports.comparison.peers import stands_for
+from fedglm.reports.comparison.to_target import Comparison, Spread, Standing, Trial, Way
+from fedglm.reports.formats import ABSENT, byte_count, metric_value, significant, times, whole
+from fedglm.reports.html.markup import Column, Html, element, folded, join, section, table
 from fedglm.run_folder.record import number
-from fedglm.simulations.comparison_peers import stands_for
-from fedglm.simulations.comparison_wording import label_lines, mean_and_range, rounds, times_fewer
-from fedglm.simulations.markup import Column, Html, element, folded, join, section, table
-from fedglm.simulations.to_target import Comparison, Spread, Standing, Trial, Way
-from fedglm.simulations.wording import ABSENT, byte_count, metric_value, significant, times, whole
 
 _WAYS: tuple[Way, ...] = ("up", "down", "total")
 

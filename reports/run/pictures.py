@@ -7,8 +7,8 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedglm.run_folder.record import RunRecord, Score, Traffic
-from fedglm.simulations.axes import (
+from fedglm.reports.formats import byte_count, counted, fewer, metric_value, significant, times
+from fedglm.reports.html.axes import (
     DASH_DOT,
     DASHED,
     DOTTED,
@@ -22,9 +22,9 @@ from fedglm.simulations.axes import (
     spans_decades,
     value_axis,
 )
-from fedglm.simulations.inline_svg import Ink, inline_svg
-from fedglm.simulations.markup import Html
-from fedglm.simulations.wording import byte_count, counted, fewer, metric_value, significant, times
+from fedglm.reports.html.inline_svg import Ink, inline_svg
+from fedglm.reports.html.markup import Html
+from fedglm.run_folder.record import RunRecord, Score, Traffic
 
 Measure = Literal["metric", "loss"]
 _SIZE = (350.0, 224.0)

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedglm.simulations.comparison_pictures import (
+from fedglm.reports.comparison.formats import in_line, name_of, noise_line
+from fedglm.reports.comparison.pictures import (
     bytes_to_target,
     greatest_drawn,
     losses_by_bytes,
     losses_by_round,
     losses_by_upload,
 )
-from fedglm.simulations.comparison_results import best_of
-from fedglm.simulations.comparison_wording import in_line, name_of, noise_line
-from fedglm.simulations.markup import Html, element, section
-from fedglm.simulations.report_sections import figure, nodes_of
-from fedglm.simulations.to_target import Comparison, Trial
-from fedglm.simulations.wording import counted, fewer, significant
+from fedglm.reports.comparison.results import best_of
+from fedglm.reports.comparison.to_target import Comparison, Trial
+from fedglm.reports.formats import counted, fewer, significant
+from fedglm.reports.html.markup import Html, element, section
+from fedglm.reports.run.sections import figure, nodes_of
 
 # What a codec is, and what may go with it: not worth a warning where it differs.
 _THE_CODECS_OWN = (

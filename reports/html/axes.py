@@ -8,8 +8,8 @@ from typing import TypeGuard
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from fedglm.simulations.inline_svg import Ink
-from fedglm.simulations.wording import byte_count, metric_value, significant
+from fedglm.reports.formats import byte_count, metric_value, significant
+from fedglm.reports.html.inline_svg import Ink
 
 DASHED = (0, (4, 2.2))
 DOTTED = (0, (1.2, 1.8))

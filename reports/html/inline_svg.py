@@ -14,7 +14,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from fedglm.simulations.markup import Html, element
+from fedglm.reports.html.markup import Html, element
 
 _UNITS_PER_INCH = 72
 

@@ -1,11 +1,11 @@
 """A run's privacy on its page: each guarantee, for whom and against whom; where there is none, that, loudly."""
 
+from fedglm.reports.formats import ABSENT, significant
+from fedglm.reports.html.markup import Html, element, join, pairs, prose
+from fedglm.reports.run.guarantees import NodeGuarantee, delta_text, node_guarantee, statements
+from fedglm.reports.run.pictures import epsilon_by_round
+from fedglm.reports.run.sections import figure
 from fedglm.run_folder.record import RunRecord, number
-from fedglm.simulations.guarantees import NodeGuarantee, delta_text, node_guarantee, statements
-from fedglm.simulations.markup import Html, element, join, pairs, prose
-from fedglm.simulations.pictures import epsilon_by_round
-from fedglm.simulations.report_sections import figure
-from fedglm.simulations.wording import ABSENT, significant
 
 _NONE_GIVEN = "No privacy guarantee"
 _NOT_AGAINST_SERVER = f"{_NONE_GIVEN} against the server"

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from fedglm.simulations.axes import DASH_DOT, DASHED, DOTTED, byte_axis, legend_above, limits, value_axis
+from fedglm.reports.comparison.to_target import Comparison, Standing
+from fedglm.reports.formats import byte_count, metric_value, significant
+from fedglm.reports.html.axes import DASH_DOT, DASHED, DOTTED, byte_axis, legend_above, limits, value_axis
+from fedglm.reports.html.inline_svg import Ink, inline_svg
+from fedglm.reports.html.markup import Column, Html, element, section, table
+from fedglm.reports.run.sections import figure
 from fedglm.simulations.comparison_variants import without_epsilon
-from fedglm.simulations.inline_svg import Ink, inline_svg
-from fedglm.simulations.markup import Column, Html, element, section, table
-from fedglm.simulations.report_sections import figure
-from fedglm.simulations.to_target import Comparison, Standing
-from fedglm.simulations.wording import byte_count, metric_value, significant
 
 _SAME = 0.02
 """Of bytes: what noise alone makes of a run's size."""

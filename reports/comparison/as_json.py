@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from fedglm.simulations.comparison_peers import stands_for
-from fedglm.simulations.comparison_wording import times_fewer
-from fedglm.simulations.guarantees import node_guarantee
-from fedglm.simulations.to_target import Comparison, Spread, Standing, Trial, Way
+from fedglm.reports.comparison.formats import times_fewer
+from fedglm.reports.comparison.peers import stands_for
+from fedglm.reports.comparison.to_target import Comparison, Spread, Standing, Trial, Way
+from fedglm.reports.run.guarantees import node_guarantee
 
 _WAYS: dict[str, Way] = {"uplink": "up", "downlink": "down", "roundtrip": "total"}
 
