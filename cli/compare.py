@@ -78,10 +78,10 @@ def compare(
     from fedglm.cli.progress import Progress
     from fedglm.reports.comparison.as_json import comparison_json
     from fedglm.run_folder.rows import to_json
-    from fedglm.simulations.compare import Contender
-    from fedglm.simulations.compare import compare as run
-    from fedglm.simulations.comparison_variants import parse_variants, with_epsilon
-    from fedglm.simulations.engines import checked_engine
+    from fedglm.simulations.comparison.compare import Contender
+    from fedglm.simulations.comparison.compare import compare as run
+    from fedglm.simulations.comparison.variants import parse_variants, with_epsilon
+    from fedglm.simulations.engines.run import checked_engine
 
     contenders = []
     for variant in parse_variants(codecs, density):

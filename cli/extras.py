@@ -1,7 +1,7 @@
 """What commands need beyond the base install: asked before any work starts, and named with its pip line if missing.
 
 The base verifies, exports and watches. `node` trains at a site, `server` also evaluates and draws, and `simulation`
-brings Ray, which only `--engine ray` asks for (`simulations/engines.py`).
+brings Ray, which only `--engine ray` asks for (`simulations/engines/run.py`).
 """
 
 import functools

@@ -54,7 +54,7 @@ def simulate(
     from fedglm.cli.progress import Progress
     from fedglm.cli.tables import print_summary
     from fedglm.run_folder.rows import to_json
-    from fedglm.simulations.engines import checked_engine
+    from fedglm.simulations.engines.run import checked_engine
     from fedglm.simulations.simulate import simulate as run
 
     with Progress(quiet=as_json) as progress:

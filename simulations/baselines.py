@@ -21,8 +21,8 @@ from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision
 from fedglm.server.rounds.exchange import Exchange
+from fedglm.simulations.engines.inline_grid import InlineGrid
 from fedglm.simulations.evaluation import Evaluator
-from fedglm.simulations.inline import InlineGrid
 from fedglm.simulations.nodes import Stage, build_stage
 
 

@@ -38,9 +38,9 @@ from fedglm.server.coordinator import Coordinator
 from fedglm.server.rounds.participants import FederationError
 from fedglm.server.run_setup import Listener, Plan, Row
 from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
-from fedglm.simulations.engines import Engine, run_engine
+from fedglm.simulations.engines.inline_grid import prepare_workers
+from fedglm.simulations.engines.run import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
-from fedglm.simulations.inline import prepare_workers
 from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage, folder_name
 
 Summary = dict[str, Any]

@@ -26,7 +26,7 @@ from fedglm.reports.comparison.to_target import (
 from fedglm.reports.run.write import write_comparison, write_report
 from fedglm.run_folder.record import RoundRecord, Score, Traffic, read_run
 from fedglm.scenarios.scenario import ScenarioError
-from fedglm.simulations.comparison_variants import parse_variants
+from fedglm.simulations.comparison.variants import parse_variants
 
 DENSE = "dense-fp32"
 

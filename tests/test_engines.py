@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
-from fedglm.simulations.engines import _with_all_nodes
-from fedglm.simulations.inline import RUN_ID, InlineGrid
+from fedglm.simulations.engines.inline_grid import RUN_ID, InlineGrid
+from fedglm.simulations.engines.run import _with_all_nodes
 
 # The grid by itself, with an app of a few lines.
 

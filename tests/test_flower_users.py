@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, Krum
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError
 from fedglm.server.strategy import Compressed
-from fedglm.simulations.inline import InlineGrid, prepare_workers
+from fedglm.simulations.engines.inline_grid import InlineGrid, prepare_workers
 
 NODES = 4
 ROUNDS = 8

@@ -11,7 +11,7 @@ from fedglm.reports.html.axes import DASH_DOT, DASHED, DOTTED, byte_axis, legend
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Column, Html, element, section, table
 from fedglm.reports.run.sections import figure
-from fedglm.simulations.comparison_variants import without_epsilon
+from fedglm.simulations.comparison.variants import without_epsilon
 
 _SAME = 0.02
 """Of bytes: what noise alone makes of a run's size."""

@@ -18,7 +18,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.scenarios.scenario import ScenarioError
-from fedglm.simulations.inline import RUN_ID, InlineGrid
+from fedglm.simulations.engines.inline_grid import RUN_ID, InlineGrid
 from fedglm.simulations.nodes import SimulatedNodes, make_app
 
 Engine = Literal["inline", "ray"]

@@ -10,7 +10,7 @@ from fedglm.reports.comparison.to_target import Comparison, ComparisonRow, compa
 from fedglm.reports.run.write import write_comparison
 from fedglm.run_folder.folder import RunFolderError
 from fedglm.scenarios.scenario import Scenario
-from fedglm.simulations.engines import Engine
+from fedglm.simulations.engines.run import Engine
 from fedglm.simulations.simulate import Audience, simulate
 
 
