@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fedglm.cli.daemon import Daemon
+from fedglm.cli.process.daemon import Daemon
 
 COMMAND = Path(sys.executable).with_name("fedglm")
 OPEN = {

@@ -25,12 +25,12 @@ from typing import NamedTuple
 
 from deployment import COMMAND, Deployment
 
-from fedglm.cli.daemon import Daemon
-from fedglm.cli.process_usage import proportional_bytes
+from fedglm.cli.process.daemon import Daemon
+from fedglm.cli.process.process_usage import proportional_bytes
 
 WHOLE = "whole node"
 KINDS = {
-    "fedglm.cli.node": "SuperNode",
+    "fedglm.cli.client.node": "SuperNode",
     "fedglm.client.supernode.worker_process": "worker",
 }
 IMPORTS = (

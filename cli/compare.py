@@ -74,8 +74,8 @@ def compare(
     if math.isnan(tolerance):  # which min and max let through
         raise typer.BadParameter("--tolerance is nan: give a factor such as 1.01")
 
-    from fedglm.cli.comparison_tables import print_comparison
-    from fedglm.cli.progress import Progress
+    from fedglm.cli.terminal.comparison_tables import print_comparison
+    from fedglm.cli.terminal.progress import Progress
     from fedglm.reports.comparison.as_json import comparison_json
     from fedglm.run_folder.rows import to_json
     from fedglm.simulations.comparison.compare import Contender

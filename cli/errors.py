@@ -44,7 +44,7 @@ def explain(exc: BaseException) -> str | None:
         return f"the disk is full ({exc.filename or 'temporary files'}): free some space, then go on with --resume"
     if isinstance(exc, PermissionError):
         return f"not allowed: {exc}"
-    from fedglm.cli.daemon import DaemonError
+    from fedglm.cli.process.daemon import DaemonError
     from fedglm.client.site.settings import SiteError
     from fedglm.core.files import StorageError
     from fedglm.privacy.errors import PrivacyError

@@ -106,7 +106,7 @@ def _about(project: "Project", kits: dict[str, Path]) -> dict[str, Any]:
 def _print(project: "Project", about: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
 
     console = wide_console()
     console.print(f"project [bold]{escape(about['name'])}[/bold] in {escape(about['folder'])}", soft_wrap=True)

@@ -47,7 +47,7 @@ def run(
     [bold]fedglm run hospital -C fed --name NAME --resume[/bold]       go on, or watch again, after whatever happened
     [bold]fedglm run hospital -C fed --terms hospital.plan[/bold]      what sites look at with fedglm client plan
     """
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
     from fedglm.scenarios.deployment import SCENARIO, is_prepared
     from fedglm.server.deployment.run_file import checked_run_name
     from fedglm.server.project.folder import Project
@@ -198,7 +198,7 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
     Returns:
         The SuperLink's own count of its bytes, up and down; None where it does not answer any more.
     """
-    from fedglm.cli.daemon import flower_environment
+    from fedglm.cli.process.daemon import flower_environment
     from fedglm.server.deployment.run_news import RunNews
     from fedglm.server.deployment.serving import is_served
     from fedglm.server.deployment.submission import ended, is_under_way, stop, submit, traffic

@@ -51,8 +51,8 @@ def simulate(
         raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
     folder = out or options.default_folder(scenario)
 
-    from fedglm.cli.progress import Progress
-    from fedglm.cli.tables import print_summary
+    from fedglm.cli.terminal.progress import Progress
+    from fedglm.cli.terminal.tables import print_summary
     from fedglm.run_folder.rows import to_json
     from fedglm.simulations.engines.run import checked_engine
     from fedglm.simulations.simulate import simulate as run

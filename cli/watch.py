@@ -44,7 +44,7 @@ def watch(
         return
     from rich.live import Live
 
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
 
     console = wide_console()
     view = read_view(folder)
@@ -187,7 +187,7 @@ def _traffic(view: "RunView") -> "Table":
 
 def _words(view: "RunView") -> str:
     """What the last round brought."""
-    from fedglm.cli.tables import finite, metric_form
+    from fedglm.cli.terminal.tables import finite, metric_form
 
     last, words = (view.rows[-1] if view.rows else {}), []
     if last.get("loss") is not None:

@@ -25,7 +25,7 @@ def main():
     deployed = importlib.import_module("fedglm.client.supernode.client_app")
     deployed.app = importlib.import_module("fedglm.client.supernode.one_answer").app_of(globals()[sys.argv[2]])
     sys.argv = sys.argv[:2]
-    importlib.import_module("fedglm.cli.node").main()
+    importlib.import_module("fedglm.cli.client.node").main()
 
 
 if __name__ == "__main__":

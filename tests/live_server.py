@@ -23,7 +23,7 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 from projects import Site, make_project
 
-from fedglm.cli.daemon import Daemon
+from fedglm.cli.process.daemon import Daemon
 from fedglm.server.superlink.control import Control
 
 APP = """\

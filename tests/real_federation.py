@@ -11,7 +11,7 @@ from pathlib import Path
 from command_line import Process, run_here, soon
 from projects import free_ports
 
-from fedglm.cli.daemon import Daemon
+from fedglm.cli.process.daemon import Daemon
 from fedglm.privacy.keys.passphrase import FILE_VARIABLE
 from fedglm.privacy.ledger.ledger import Ledger
 

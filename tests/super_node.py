@@ -9,7 +9,7 @@ from pathlib import Path
 
 from projects import free_ports
 
-from fedglm.cli.daemon import Daemon, flower_environment
+from fedglm.cli.process.daemon import Daemon, flower_environment
 
 
 class SuperNode:

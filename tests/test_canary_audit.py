@@ -16,7 +16,7 @@ from fedglm.audit.empirical.probe import Bench, DoesNotFit
 from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.audit.empirical.trials import TRIALS, run_trial, run_trials
 from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.cli.audit_canaries import canaries
+from fedglm.cli.audit.canaries import canaries
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.noise import GaussianNoise

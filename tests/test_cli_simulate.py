@@ -13,8 +13,8 @@ from command_line import rows_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from fedglm.autoglm.models.parameters import to_vector
-from fedglm.cli.progress import Progress
-from fedglm.cli.tables import print_summary
+from fedglm.cli.terminal.progress import Progress
+from fedglm.cli.terminal.tables import print_summary
 from fedglm.run_folder.folder import RunFolder
 from fedglm.scenarios.scenario import Scenario
 

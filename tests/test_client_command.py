@@ -14,7 +14,7 @@ from custodies import OPEN
 from site_folders import NAME, content_of, make_project, make_site, write_site_file
 from tls_server import free_port, tls_server
 
-from fedglm.cli import client
+from fedglm.cli.client import app
 from fedglm.client.site.folder import open_site
 from fedglm.client.supernode.main import flower_arguments
 from fedglm.privacy.custody.refusal_log import RefusalLog
@@ -228,7 +228,7 @@ def test_a_folder_that_flower_cannot_be_told_of(fedglm, site):
 @pytest.fixture
 def sleeper(monkeypatch):
     """A node that connects at once and then sleeps."""
-    monkeypatch.setattr(client, "node_command", lambda _: [sys.executable, "-c", SLEEPER])
+    monkeypatch.setattr(app, "node_command", lambda _: [sys.executable, "-c", SLEEPER])
 
 
 @pytest.mark.usefixtures("sleeper")
@@ -286,7 +286,7 @@ def test_status_of_a_kit_as_it_comes(fedglm, kit):
 def test_the_command_answers_before_it_imports_torch():
     code = """
 import sys
-import fedglm.cli.client, fedglm.client.preflight.checks, fedglm.client.site.folder, fedglm.client.supernode.main
+import fedglm.cli.client.app, fedglm.client.preflight.checks, fedglm.client.site.folder, fedglm.client.supernode.main
 print(sorted({"torch", "flwr", "transformers"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

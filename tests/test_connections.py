@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from fedglm.cli.connections import is_connected
+from fedglm.cli.process.connections import is_connected
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])

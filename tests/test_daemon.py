@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from command_line import soon
 
-from fedglm.cli import daemon as module
-from fedglm.cli.daemon import Daemon, DaemonError, flower_environment
+from fedglm.cli.process import daemon as module
+from fedglm.cli.process.daemon import Daemon, DaemonError, flower_environment
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -179,7 +179,7 @@ def test_daemons_of_other_folders_are_left_alone(tmp_path):
 FOREGROUND = """
 import sys
 from pathlib import Path
-from fedglm.cli.daemon import Daemon
+from fedglm.cli.process.daemon import Daemon
 sys.exit(Daemon(Path(sys.argv[1]), "sleeper").run(
     [sys.executable, "-c", sys.argv[2]], {}, ready=lambda: True, once_ready=lambda: print("ready", flush=True)))
 """

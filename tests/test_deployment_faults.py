@@ -14,7 +14,7 @@ from command_line import run_here, soon
 from projects import free_ports
 from real_federation import SHORT, SITES, fill_in, running, simulated, told
 
-from fedglm.cli.daemon import flower_environment
+from fedglm.cli.process.daemon import flower_environment
 from fedglm.server.project.folder import CONNECTION, PROJECT, Project
 from fedglm.server.superlink.control import Control
 from fedglm.server.superlink.start_report import forget, read_report
@@ -59,9 +59,9 @@ def charged(federation, site, before):
 MODULES = {
     "superlink": "fedglm.server.superlink.main",
     "serverapp": "fedglm.server.superlink.app_process",
-    "supernode": "fedglm.cli.node",
+    "supernode": "fedglm.cli.client.node",
     "worker": "fedglm.client.supernode.worker_process",
-    "keeper": "fedglm.cli.keeper",
+    "keeper": "fedglm.cli.process.keeper",
 }
 """What each kind of process runs."""
 

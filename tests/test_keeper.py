@@ -10,8 +10,8 @@ import sys
 import pytest
 from command_line import soon
 
-from fedglm.cli import keeper as module
-from fedglm.cli.keeper import kept
+from fedglm.cli.process import keeper as module
+from fedglm.cli.process.keeper import kept
 
 SLEEPER = """
 import sys, time

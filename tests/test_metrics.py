@@ -21,10 +21,10 @@ from runs_under_way import Going
 from site_folders import make_project as make_server
 from site_folders import make_site
 
-from fedglm.cli.daemon import Daemon
-from fedglm.cli.exporter import ProcessCollector
-from fedglm.cli.process_usage import CpuClock, limits, read_processes
-from fedglm.cli.process_usage import Process as Seen
+from fedglm.cli.process.daemon import Daemon
+from fedglm.cli.process.exporter import ProcessCollector
+from fedglm.cli.process.process_usage import CpuClock, limits, read_processes
+from fedglm.cli.process.process_usage import Process as Seen
 from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal

@@ -8,7 +8,7 @@ import time
 import pytest
 from command_line import Process, rows_of, soon, temporary_files, write_tiny
 
-from fedglm.cli.progress import Progress
+from fedglm.cli.terminal.progress import Progress
 from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.simulate import simulate as run_simulation
 

@@ -9,7 +9,7 @@ import pytest
 from projects import Site, make_project
 from run_files import run_files, write
 
-from fedglm.cli.daemon import Daemon
+from fedglm.cli.process.daemon import Daemon
 from fedglm.server.project import certificates
 from fedglm.server.project.folder import Project, checked_settings
 from fedglm.server.superlink import preflight

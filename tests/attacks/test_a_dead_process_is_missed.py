@@ -91,7 +91,7 @@ def test_a_service_ends_with_each_of_its_processes(server, project):
 IN_A_RUN = {
     "fedglm.server.superlink.main": 0,
     "fedglm.server.superlink.app_process": 0,
-    "fedglm.cli.node": 1,
+    "fedglm.cli.client.node": 1,
     "fedglm.client.supernode.worker_process": 1,
 }
 """What each process runs, and whose it is: the server's or the first site's."""
@@ -111,7 +111,7 @@ def test_each_process_in_a_run(tmp_path):
                 running = [pid for pid in federation.daemons[owner].members() if f"-m {module}" in command(pid)]
                 assert running, f"no {module} runs"
                 for pid in running:
-                    if "fedglm.cli.keeper" not in command(pid):
+                    if "fedglm.cli.process.keeper" not in command(pid):
                         kill(pid)
             result = run.finish(timeout=600)
         assert result.code == 0, result.err

@@ -16,7 +16,7 @@ from live_server import memory_of
 from projects import make_project
 from real_federation import fill_in
 
-from fedglm.cli.daemon import flower_environment
+from fedglm.cli.process.daemon import flower_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -37,7 +37,7 @@ def node_of(project, folder, server):
     fill_in(site / "site.toml", {"server": f'"127.0.0.1:{server.port}"', "source": '"breast-cancer"'})
     with (folder / "node.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedglm.cli.node", site],
+            [sys.executable, "-m", "fedglm.cli.client.node", site],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

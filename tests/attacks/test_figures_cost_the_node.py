@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from live_server import silent
 
-from fedglm.cli.exporter import start
+from fedglm.cli.process.exporter import start
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.audit_verify import NOT_HELD
+from fedglm.cli.audit.verify import NOT_HELD
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
     from fedglm.audit.empirical.results import CanaryAudit
@@ -55,8 +55,8 @@ def _print(found: "CanaryAudit") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fedglm.cli.audit_circumstances import print_circumstances
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.audit.circumstances import print_circumstances
+    from fedglm.cli.terminal.tables import wide_console
 
     console = wide_console()
     first = found.canaries[0]

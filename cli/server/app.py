@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.server_metrics import metrics
+from fedglm.cli.server.metrics import metrics
 
 if TYPE_CHECKING:  # else `--help` would wait for flwr
-    from fedglm.cli.daemon import Daemon
+    from fedglm.cli.process.daemon import Daemon
     from fedglm.server.project.folder import Project
     from fedglm.server.superlink.control import Changes
 
@@ -81,8 +81,8 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the SuperLink and register the enrolled sites."""
-    from fedglm.cli.daemon import flower_environment
-    from fedglm.cli.keeper import kept
+    from fedglm.cli.process.daemon import flower_environment
+    from fedglm.cli.process.keeper import kept
     from fedglm.server.project.folder import PROJECT
     from fedglm.server.superlink.start_report import forget, read_report
 
@@ -138,7 +138,7 @@ def cancel(
 @app.command()
 def status(project: ProjectFolder = _HERE, as_json: options.Json = False) -> None:
     """Show the SuperLink, the certificate, the sites and the runs."""
-    from fedglm.cli.server_status import about, print_status
+    from fedglm.cli.server.status import about, print_status
 
     opened = _open(project)
     found = about(opened, _daemon(opened))
@@ -158,14 +158,14 @@ def _open(folder: Path) -> "Project":
 
 
 def _daemon(project: "Project") -> "Daemon":
-    from fedglm.cli.daemon import Daemon
+    from fedglm.cli.process.daemon import Daemon
 
     return Daemon(project.state, "superlink")
 
 
 def _check(project: "Project", daemon: "Daemon") -> None:
     """Refuse to start where something stands in the way; say what may, soon."""
-    from fedglm.cli.daemon import DaemonError
+    from fedglm.cli.process.daemon import DaemonError
     from fedglm.server.errors import ProjectError
     from fedglm.server.superlink.preflight import check
 

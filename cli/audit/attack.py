@@ -39,8 +39,8 @@ def _print(found: "AttackAudit") -> None:
     from rich import box
     from rich.table import Table
 
-    from fedglm.cli.audit_circumstances import print_circumstances
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.audit.circumstances import print_circumstances
+    from fedglm.cli.terminal.tables import wide_console
 
     console = wide_console()
     names = list(dict.fromkeys(result.variant for result in found.results))

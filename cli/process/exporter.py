@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fedglm.cli.daemon import Daemon, DaemonError
-from fedglm.cli.process_usage import CpuClock, limits, read_processes
+from fedglm.cli.process.daemon import Daemon, DaemonError
+from fedglm.cli.process.process_usage import CpuClock, limits, read_processes
 
 AT_ONCE: Final = 4
 """Requests that are answered at a time; whoever comes then is hung up on."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.client_metrics import metrics
-from fedglm.cli.client_plan import plan
+from fedglm.cli.client.metrics import metrics
+from fedglm.cli.client.plan import plan
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
-    from fedglm.cli.daemon import Daemon
+    from fedglm.cli.process.daemon import Daemon
     from fedglm.client.site.folder import Site
     from fedglm.core.findings import Finding
 
@@ -135,8 +135,8 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
-    from fedglm.cli.daemon import DaemonError, flower_environment
-    from fedglm.cli.keeper import kept
+    from fedglm.cli.process.daemon import DaemonError, flower_environment
+    from fedglm.cli.process.keeper import kept
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
@@ -178,7 +178,7 @@ def stop(folder: Folder = _HERE) -> None:
 @app.command()
 def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
     """Show whether the node runs, what the site permits, what has left, and what it refused."""
-    from fedglm.cli.client_status import about, print_status
+    from fedglm.cli.client.status import about, print_status
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
@@ -239,11 +239,11 @@ def node_command(site: "Site") -> list[str]:
     from fedglm.client.supernode.main import node_config
 
     node_config(site)
-    return [sys.executable, "-m", "fedglm.cli.node", str(site.folder)]
+    return [sys.executable, "-m", "fedglm.cli.client.node", str(site.folder)]
 
 
 def _daemon(site: "Site") -> "Daemon":
-    from fedglm.cli.daemon import Daemon
+    from fedglm.cli.process.daemon import Daemon
 
     return Daemon(site.state, "supernode")
 
@@ -269,7 +269,7 @@ def _print_findings(findings: "list[Finding]") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
 
     styles = {"ok": "green", "warning": "yellow", "failure": "red"}
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fedglm.cli.connections import is_connected
+from fedglm.cli.process.connections import is_connected
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
-    from fedglm.cli.daemon import Daemon
+    from fedglm.cli.process.daemon import Daemon
     from fedglm.client.site.folder import Site
 
 
@@ -49,7 +49,7 @@ def print_status(found: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
 
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     runs = f"[green]runs[/green], process {found['pid']}" if found["pid"] else "[yellow]does not run[/yellow]"

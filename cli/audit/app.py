@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.audit_attack import attack
-from fedglm.cli.audit_canaries import canaries
-from fedglm.cli.audit_export import export, prove
-from fedglm.cli.audit_report import report
-from fedglm.cli.audit_verify import verify
+from fedglm.cli.audit.attack import attack
+from fedglm.cli.audit.canaries import canaries
+from fedglm.cli.audit.export import export, prove
+from fedglm.cli.audit.report import report
+from fedglm.cli.audit.verify import verify
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.privacy.ledger.charges import Row
@@ -130,7 +130,7 @@ def _print(path: Path, about: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fedglm.cli.tables import finite, wide_console
+    from fedglm.cli.terminal.tables import finite, wide_console
 
     console = wide_console()
     table = Table(box=box.SIMPLE_HEAD, title=f"releases, {about['rows']} in all", title_justify="left")

@@ -20,8 +20,8 @@ def metrics(
     Whoever reaches the port reads names of sites and runs, bytes and times,
     and no more. docs/deploy has rules for alerts and a dashboard.
     """
-    from fedglm.cli.daemon import Daemon
-    from fedglm.cli.exporter import ProcessCollector, serve
+    from fedglm.cli.process.daemon import Daemon
+    from fedglm.cli.process.exporter import ProcessCollector, serve
     from fedglm.server.project.folder import Project
     from fedglm.server.superlink.metrics import ServerCollector
 

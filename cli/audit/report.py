@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.audit_verify import NOT_HELD, exit_code
+from fedglm.cli.audit.verify import NOT_HELD, exit_code
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.audit.records.checks import Verdict
@@ -101,7 +101,7 @@ def _print(page: Path, found: "list[Item]", broken: "list[Breach] | None", verdi
     from rich.markup import escape
     from rich.table import Table
 
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
 
     styles = {"held": "green", "not held": "yellow", "not applicable": "default"}
     console = wide_console()

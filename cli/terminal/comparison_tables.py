@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from fedglm.cli.tables import finite, metric_form, print_report, print_statements, wide_console
+from fedglm.cli.terminal.tables import finite, metric_form, print_report, print_statements, wide_console
 from fedglm.reports.comparison.formats import in_line, label_lines, name_of, noise_line, rounds, times_fewer
 from fedglm.reports.comparison.peers import stands_for
 from fedglm.reports.comparison.to_target import Comparison, Spread, Standing, Way

@@ -92,7 +92,7 @@ def _print(found: "Verification", *, every: bool) -> None:
     from rich.table import Table
 
     from fedglm.audit.records.checks import Verdict, failed, missing
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
 
     words = {True: "[green]held[/green]", False: "[bold red]NOT HELD[/bold red]", None: "[yellow]open[/yellow]"}
     console = wide_console()

@@ -1,4 +1,4 @@
-"""The program of a site's node, `python -m fedglm.cli.node SITE_FOLDER`: what `fedglm client start` starts."""
+"""The program of a site's node, `python -m fedglm.cli.client.node SITE_FOLDER`: what `fedglm client start` starts."""
 
 import logging
 import os
@@ -22,8 +22,8 @@ def main() -> None:
     threading.excepthook = _end_with_thread
     site = open_site(Path(sys.argv[1]))
     if (port := site.settings.site.metrics_port) is not None:
-        from fedglm.cli.client_metrics import collectors
-        from fedglm.cli.exporter import start
+        from fedglm.cli.client.metrics import collectors
+        from fedglm.cli.process.exporter import start
 
         start(collectors(site), host="127.0.0.1", port=port)
     watch = LinkWatch(site)

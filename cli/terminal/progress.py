@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from fedglm.cli.tables import finite
+from fedglm.cli.terminal.tables import finite
 
 Row = dict[str, Any]
 

@@ -41,7 +41,7 @@ def _print(sha256: str, meaning: dict[str, str], epsilon: float | None, broken: 
     from rich.markup import escape
     from rich.table import Table
 
-    from fedglm.cli.tables import wide_console
+    from fedglm.cli.terminal.tables import wide_console
 
     console, table = wide_console(), Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     for name, value in meaning.items():

@@ -27,7 +27,7 @@ def metrics(
 
     They are the site's own. Nothing of them is sent to the server.
     """
-    from fedglm.cli.exporter import serve
+    from fedglm.cli.process.exporter import serve
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
@@ -36,8 +36,8 @@ def metrics(
 
 def collectors(site: "Site") -> "list[Collector]":
     """What a site's figures come from."""
-    from fedglm.cli.daemon import Daemon
-    from fedglm.cli.exporter import ProcessCollector
+    from fedglm.cli.process.daemon import Daemon
+    from fedglm.cli.process.exporter import ProcessCollector
     from fedglm.client.supernode.metrics import SiteCollector
 
     return [SiteCollector(site), ProcessCollector(Daemon(site.state, "supernode"))]

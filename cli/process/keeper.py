@@ -1,4 +1,4 @@
-"""Keeps a program running: `python -m fedglm.cli.keeper LOG PROGRAM ...` starts it again whenever it dies.
+"""Keeps a program running: `python -m fedglm.cli.process.keeper LOG PROGRAM ...` starts it again whenever it dies.
 
 What a command starts in the background has nobody else who would; a service has systemd. The program is killed when
 this process ends, however it ends. A program that ends by itself, with 0, has done so on purpose: then this ends too.
@@ -33,7 +33,7 @@ def kept(argv: Sequence[str], log: Path) -> list[str]:
         argv: Program and arguments.
         log: Where its output goes; it is kept short.
     """
-    return [sys.executable, "-m", "fedglm.cli.keeper", str(log), *argv]
+    return [sys.executable, "-m", "fedglm.cli.process.keeper", str(log), *argv]
 
 
 class Keeper:

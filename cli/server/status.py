@@ -8,8 +8,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from fedglm.cli.daemon import Daemon
-from fedglm.cli.tables import wide_console
+from fedglm.cli.process.daemon import Daemon
+from fedglm.cli.terminal.tables import wide_console
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.progress import is_run, read_view
 from fedglm.server.deployment.submission import submissions
