@@ -13,13 +13,13 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from fedglm.cli.audit import app as audit
-from fedglm.cli.client import app as audit
+from fedglm.cli.client import app as client
 from fedglm.cli.compare import compare
 from fedglm.cli.errors import INTERRUPTED, explain
 from fedglm.cli.extras import ask_for_extras
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
-from fedglm.cli.server import app as audit
+from fedglm.cli.server import app as server
 from fedglm.cli.simulate import simulate
 from fedglm.cli.watch import watch
 from fedglm.privacy.keys.passphrase import ask_with

@@ -10,7 +10,8 @@ from run_files import PRIVACY, read, run_files, write
 from fedglm.privacy.accounting.statement import NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
 from fedglm.reports.comparison.as_json import comparison_json
 from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
-from fedglm.reports.run.write import write_comparison, write_report
+from fedglm.reports.comparison.write import write_comparison
+from fedglm.reports.run.write import write_report
 
 MECHANISM = {
     "sampling_rate": 0.5,

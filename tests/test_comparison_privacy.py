@@ -7,7 +7,7 @@ from run_files import read, run_files, write
 
 from fedglm.reports.comparison.privacy import Offer, best_offers, offers
 from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
-from fedglm.reports.run.write import write_comparison
+from fedglm.reports.comparison.write import write_comparison
 
 
 def rows(folder, losses):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from run_files import checked, read, run_files, site, write
 
 from fedglm.reports.comparison.to_target import ComparisonRow
+from fedglm.reports.comparison.write import write_comparison
 from fedglm.reports.formats import byte_count, difference, duration, fewer, share, significant
 from fedglm.reports.run.site_picture import wilson_interval
-from fedglm.reports.run.write import write_comparison, write_report
+from fedglm.reports.run.write import write_report
 from fedglm.run_folder.record import ReportError
 
 HOSTILE = "<script>alert('x')</script> \"q\" & $a^$ \u202eevil \x00"

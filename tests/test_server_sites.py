@@ -14,7 +14,8 @@ from tiny_federation import tiny_node, workbench
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.protocol.messages import RECORD, UPDATE
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.rounds import admission, round
+from fedglm.server.rounds import admission
+from fedglm.server.rounds import round as rounds
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.participants import LOST, FederationError
 
@@ -27,7 +28,7 @@ IDS = {"a": 10, "b": 9, "c": 8}
 def _quickly(monkeypatch):
     """Looks at who is there come at once; what must survive a power cut is tested elsewhere."""
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr(round, "_LOOK_S", 0.05)
+    monkeypatch.setattr(rounds, "_LOOK_S", 0.05)
     monkeypatch.setattr(admission, "_LOOK_S", 0.05)
     monkeypatch.setattr(admission, "_ASK_AGAIN_S", 0.5)
 

@@ -26,8 +26,8 @@ from fedglm.core.files import write_atomically
 from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.reports.formats import counted
 from fedglm.reports.html.markup import Column, Html, element, folded, isolated, section, table
+from fedglm.reports.html.page import page
 from fedglm.reports.run.sections import figure
-from fedglm.reports.run.write import page
 from fedglm.run_folder.record import ReportError
 from fedglm.run_folder.rows import to_json
 

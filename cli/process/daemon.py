@@ -52,7 +52,7 @@ def flower_environment(home: Path) -> dict[str, str]:
     Args:
         home: Flower's folder for its settings and caches, of this project or site alone.
     """
-    package = Path(__file__).parents[1] / "compression" / "kernels"
+    package = Path(__file__).parents[2] / "compression" / "kernels"
     kernels = {} if os.access(package, os.W_OK) else {"NUMBA_CACHE_DIR": str(home.absolute() / "kernels")}
     return kernels | {
         "FLWR_HOME": str(home.absolute()),

@@ -1,5 +1,6 @@
-"""The process of one run, `python -m fedglm.server.superlink.app_process`: Flower's, but that its token comes by standard input.
+"""The process of one run: Flower's, but that its token comes by standard input.
 
+It is started as `python -m fedglm.server.superlink.app_process`.
 Flower's own command takes it as an argument, which every user of the machine can read.
 """
 

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from fedglm.reports.comparison.to_target import Comparison, ComparisonRow, compare_runs
-from fedglm.reports.run.write import write_comparison
+from fedglm.reports.comparison.write import write_comparison
 from fedglm.run_folder.folder import RunFolderError
 from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.engines.run import Engine
