@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from fedglm.core.errors import FedglmError
 
-class DataError(ValueError):
+
+class DataError(FedglmError, ValueError):
     """The data cannot be used as they are; the message names the file, the line or the field, and the remedy."""
 
 
-class ModelError(ValueError):
+class ModelError(FedglmError, ValueError):
     """The model cannot be built, filled or saved as asked; the message names the remedy."""
 
 

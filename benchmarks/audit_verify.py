@@ -30,10 +30,11 @@ from fedglm.privacy.custody.store import LEDGER, POLICY, Custody, establish
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge
-from fedglm.privacy.log.signed_log import AUDIT, LOG, SignedLog
+from fedglm.privacy.log.signed_log import LOG, SignedLog
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.protocol.signatures import sign_report
+from fedglm.run_folder.names import AUDIT
 
 MECHANISM = Mechanism(
     sampling_rate=0.001, steps=1, clipping_norm=1.0, noise_multiplier=2.0, unit="record", records_per_unit=1

@@ -20,7 +20,7 @@ from fedglm.compression.codecs.topk import TopKSign
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import coding, signed
 from fedglm.compression.vectors import Vector
-from fedglm.simulations.nodes import build_stage
+from fedglm.scenarios.stage import build_stage
 
 ROUNDS = 45
 TAKEN = 9

@@ -77,10 +77,11 @@ def compare(
     from fedglm.cli.terminal.comparison_tables import print_comparison
     from fedglm.cli.terminal.progress import Progress
     from fedglm.reports.comparison.as_json import comparison_json
+    from fedglm.reports.comparison.labels import with_epsilon
     from fedglm.run_folder.rows import to_json
     from fedglm.simulations.comparison.compare import Contender
     from fedglm.simulations.comparison.compare import compare as run
-    from fedglm.simulations.comparison.variants import parse_variants, with_epsilon
+    from fedglm.simulations.comparison.variants import parse_variants
     from fedglm.simulations.engines.run import checked_engine
 
     contenders = []

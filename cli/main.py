@@ -74,8 +74,9 @@ def main() -> None:
         typer.echo("stopped by Ctrl-C; what was finished is kept, and --resume goes on", err=True)
         sys.exit(INTERRUPTED)
     except Exception as exc:
-        line = explain(exc)
-        if line is None:
+        explained = explain(exc)
+        if explained is None:
             raise
+        line, exit_code = explained
         typer.echo(f"fedglm: {line}", err=True)
-        sys.exit(2)
+        sys.exit(exit_code)

@@ -129,9 +129,10 @@ def _conduct(
     import json
 
     from fedglm.core.files import write_atomically
+    from fedglm.run_folder.names import DONE, ROUNDS
     from fedglm.run_folder.rows import to_json, total_bytes
     from fedglm.scenarios.deployment import is_prepared, make, prepare, release, stated
-    from fedglm.server.deployment.run_file import DONE, ROUNDS, read_lines
+    from fedglm.server.deployment.run_file import read_lines
     from fedglm.server.errors import ProjectError
     from fedglm.server.project.enrolment import enrolled_sites
 

@@ -9,10 +9,12 @@ from typing import Final
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
+from fedglm.core.errors import FedglmError
+
 NO_ANSWER: Final = "the site gives no answer: its own log says why"
 
 
-class Withheld(Exception):
+class Withheld(FedglmError):
     """No answer may leave after records were looked at; the cause says why, and stays at the site."""
 
 

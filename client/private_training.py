@@ -19,7 +19,7 @@ from fedglm.autoglm.training.local import (
     warm_up,
 )
 from fedglm.autoglm.training.precision import ChosenPrecision
-from fedglm.privacy.dp.clipping import ClippingMode, make_clipper
+from fedglm.privacy.dp.clippers import ClippingMode, make_clipper
 from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise

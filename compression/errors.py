@@ -8,8 +8,10 @@ Both say in one line what is wrong. Everything a stranger can send ends in one o
 the caller can get wrong (a NaN in an own update, a wrong accumulator) is a plain `ValueError` or `TypeError`.
 """
 
+from fedglm.core.errors import FedglmError
 
-class CodecError(ValueError):
+
+class CodecError(FedglmError, ValueError):
     """A malformed blob, a layout that makes no sense, or a codec that does not exist."""
 
 

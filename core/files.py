@@ -13,11 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedglm.core.errors import FedglmError
+
 FREE_SOME = "free some space, then run again (a simulation goes on with --resume)"
 """What helps where a disk is full."""
 
 
-class StorageError(OSError):
+class StorageError(FedglmError, OSError):
     """A file could not be written; the message names it and the remedy."""
 
 

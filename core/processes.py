@@ -7,16 +7,20 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from fedglm.privacy.errors import LogError
+from fedglm.core.errors import FedglmError
 
 _Result = TypeVar("_Result")
+
+
+class KilledError(FedglmError, RuntimeError):
+    """A process that did a part of the work was killed; its part is missing."""
 
 
 def in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, ...]]) -> Generator[_Result]:
     """What `work` gives for the arguments of each piece, in their order; for one alone, without another process.
 
     Raises:
-        LogError: A process was killed.
+        KilledError: A process was killed.
     """
     if len(pieces) <= 1:
         yield from (work(*piece) for piece in pieces)
@@ -27,4 +31,4 @@ def in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, ...]]
         with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("spawn")) as pool:
             yield from pool.map(work, *zip(*pieces, strict=True))
     except BrokenProcessPool as exc:
-        raise LogError("not read to the end: a process that read was killed, maybe for memory") from exc
+        raise KilledError("a process that did a part of it was killed, maybe for memory") from exc

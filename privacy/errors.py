@@ -9,8 +9,10 @@
 Files that cannot be written are `StorageError` (`core/files.py`).
 """
 
+from fedglm.core.errors import FedglmError
 
-class PrivacyError(RuntimeError):
+
+class PrivacyError(FedglmError, RuntimeError):
     """A promise cannot be made or kept; the message says why in one clear sentence."""
 
 

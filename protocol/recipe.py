@@ -19,6 +19,7 @@ from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.core.errors import FedglmError
 from fedglm.core.toml_settings import read_settings
 
 OWN = "site"
@@ -30,7 +31,7 @@ MOST_CHARACTERS = 20_000
 _OWN_FIELDS = ("text_field", "label_field", "unit_field", "site_field")
 
 
-class RecipeError(ValueError):
+class RecipeError(FedglmError, ValueError):
     """A recipe cannot be read, or does not fit the site; the message holds settings and no path or record."""
 
 

@@ -20,14 +20,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedglm.core.errors import FedglmError
 from fedglm.core.files import StorageError, write_atomically
-from fedglm.privacy.log.signed_log import AUDIT
+from fedglm.run_folder.names import AUDIT
 from fedglm.run_folder.rows import to_json, to_lines
 
 LOCK = ".lock"
 
 
-class RunFolderError(ValueError):
+class RunFolderError(FedglmError, ValueError):
     """The folder cannot hold this run; the message says why and what would help."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_files import read_regular
 
 _MOST_BYTES: Final = 256 * 2**20
@@ -19,7 +20,7 @@ _MOST_BYTES: Final = 256 * 2**20
 Metric = Literal["accuracy", "perplexity"]
 
 
-class ReportError(ValueError):
+class ReportError(FedglmError, ValueError):
     """A run folder that cannot be reported on; the message names the file and the remedy."""
 
 

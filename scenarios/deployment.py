@@ -19,11 +19,12 @@ from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
 from fedglm.protocol.recipe import Recipe
+from fedglm.run_folder.names import CHECKPOINTS, RUN
 from fedglm.scenarios.noise_plan import PlannedNoise, calibrated_noise, statement
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings
-from fedglm.server.deployment.run_file import CHECKPOINTS, RUN, RunFile
+from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import save_reference
 from fedglm.server.rounds.checkpoint import load_latest
 

@@ -4,8 +4,8 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.reference import OFF, ReferenceLoss, reference_examples
 from fedglm.scenarios.scenario import Scenario
+from fedglm.scenarios.stage import Stage
 from fedglm.server.aggregation.reference_check import ReferenceLosses
-from fedglm.simulations.nodes import Stage
 
 
 def usable_reference(scenario: Scenario, task: Task) -> Examples | None:

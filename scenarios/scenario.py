@@ -13,6 +13,7 @@ from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.core.errors import FedglmError
 from fedglm.core.toml_settings import explain_key
 from fedglm.privacy.accounting.statement import PrivacySettings
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings
@@ -21,7 +22,7 @@ from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 _BUILTIN = Path(__file__).parent / "builtin"
 
 
-class ScenarioError(ValueError):
+class ScenarioError(FedglmError, ValueError):
     """A scenario cannot be read or run; the message names the key and the remedy."""
 
 

@@ -1,7 +1,9 @@
 """What goes wrong with a project: the folder of a server, its certificates, its sites, its SuperLink."""
 
+from fedglm.core.errors import FedglmError
 
-class ProjectError(RuntimeError):
+
+class ProjectError(FedglmError, RuntimeError):
     """A project cannot be made, read or run as asked; the message names the thing and the remedy."""
 
 

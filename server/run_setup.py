@@ -16,7 +16,7 @@ from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.server.aggregation.central_dp import ClientPrivacy
 from fedglm.server.aggregation.reference_check import ReferenceLosses
-from fedglm.server.rounds.anchors import Anchors
+from fedglm.server.anchors import Anchors
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 if TYPE_CHECKING:  # else a server that measures nothing would wait for torch

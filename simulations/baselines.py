@@ -20,10 +20,10 @@ from fedglm.autoglm.data.examples import concatenate
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision
+from fedglm.scenarios.stage import Stage, build_stage
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.simulations.engines.inline_grid import InlineGrid
 from fedglm.simulations.evaluation import Evaluator
-from fedglm.simulations.nodes import Stage, build_stage
 
 
 class Watcher(Protocol):

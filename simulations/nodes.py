@@ -7,7 +7,7 @@ other. What a node must remember lies in its folder, so it does not matter which
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,44 +15,13 @@ import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from fedglm.autoglm.federation import FederatedData, load_federation
-from fedglm.autoglm.models.build import build_model
 from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import Node, Workbench
+from fedglm.client.node import Node
 from fedglm.privacy.custody.store import FOLDER, Custody
 from fedglm.privacy.ledger.commitment import Field
 from fedglm.scenarios.noise_plan import declared_examples, unit_of
-from fedglm.scenarios.scenario import Scenario
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A scenario's data and model, built.
-
-    Attributes:
-        scenario: What it was built from.
-        data: Task and sites.
-        workbench: Model with version 0.
-    """
-
-    scenario: Scenario
-    data: FederatedData
-    workbench: Workbench
-
-
-@lru_cache(maxsize=1)
-def build_stage(scenario_toml: str) -> Stage:
-    """Load the data and build the model of a scenario; the last one is kept.
-
-    Raises:
-        ScenarioError, DataError, ModelError: It cannot be built; the message says why.
-    """
-    scenario = Scenario.from_toml(scenario_toml)
-    seed = scenario.federation.seed
-    data = load_federation(scenario.data, nodes=scenario.federation.nodes, seed=seed, model=scenario.model)
-    model = build_model(scenario.model, data.task, seed=seed)
-    return Stage(scenario, data, Workbench(model, data.task, scenario.downlink))
+from fedglm.scenarios.stage import build_stage
 
 
 @dataclass(frozen=True)

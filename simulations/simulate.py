@@ -32,6 +32,7 @@ from fedglm.scenarios.noise_plan import (
 )
 from fedglm.scenarios.references import reference_losses
 from fedglm.scenarios.scenario import Scenario
+from fedglm.scenarios.stage import Stage, build_stage
 from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator
@@ -41,7 +42,7 @@ from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
 from fedglm.simulations.engines.inline_grid import prepare_workers
 from fedglm.simulations.engines.run import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
-from fedglm.simulations.nodes import SimulatedNodes, Stage, build_stage, folder_name
+from fedglm.simulations.nodes import SimulatedNodes, folder_name
 
 Summary = dict[str, Any]
 

@@ -20,7 +20,8 @@ from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import Replica
 from fedglm.protocol.messages import MODEL, RECORD, UPDATE
 from fedglm.scenarios.scenario import Scenario
-from fedglm.simulations.nodes import SimulatedNodes, build_stage
+from fedglm.scenarios.stage import build_stage
+from fedglm.simulations.nodes import SimulatedNodes
 from fedglm.simulations.simulate import simulate
 
 

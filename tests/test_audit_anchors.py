@@ -12,7 +12,7 @@ from fedglm.audit.records.checks import Verdict, failed
 from fedglm.audit.verify.verification import verify
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.server.rounds.anchors import Anchors
+from fedglm.server.anchors import Anchors
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

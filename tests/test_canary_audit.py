@@ -23,7 +23,7 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.scenario import Scenario, scenario_text
-from fedglm.simulations.nodes import build_stage
+from fedglm.scenarios.stage import build_stage
 
 NOISE = GaussianNoise()
 MECHANISM = audited_mechanism(2.0, 1.0, "record", 1)

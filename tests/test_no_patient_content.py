@@ -28,6 +28,7 @@ from fedglm.client.app import Place, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.preflight.data_checks import check_data
+from fedglm.client.site.site_node import make_node
 from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
@@ -104,7 +105,7 @@ class Home:
 
     def _place(self, _):
         gate = OutboundGate(self.site.custody(), self.site.home, self.site.key())
-        return Place(gate, lambda: self.site.node(gate.plan, gate.envelope))
+        return Place(gate, lambda: make_node(self.site, gate.plan, gate.envelope))
 
     def ask(self, kind, fields):
         content = RecordDict({RECORD: ConfigRecord(fields)})
@@ -116,7 +117,7 @@ class Home:
         return self.ask("query", {PLAN: announced(run_plan(**self.beside))})
 
     def train(self, **changes):
-        bench = self.site.node(run_plan(**self.beside), 0)._bench
+        bench = make_node(self.site, run_plan(**self.beside), 0)._bench
         versions = ModelVersions(bench.initial, bench.layout.sha256, make_codec("dense-fp32"), grid="fp16")
         order = Instruction(
             run="run-1",

@@ -6,7 +6,7 @@ from clipping_reference import ALONE, CLIPPERS, batch, clip, clipped_sum, gap, g
 from tiny_federation import TASK, tiny_model
 from torch import nn
 
-from fedglm.privacy.dp.clipping import make_clipper
+from fedglm.privacy.dp.clippers import make_clipper
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
 from fedglm.privacy.dp.ghost_layers import unknown_layers
 from fedglm.privacy.dp.sample_clipping import SampleClipper

@@ -6,9 +6,9 @@ import pytest
 from projects import Site, make_project
 
 from fedglm.core.files import write_atomically
+from fedglm.run_folder.names import DONE
 from fedglm.scenarios.deployment import make, prepare
 from fedglm.scenarios.scenario import Scenario, scenario_text
-from fedglm.server.deployment.run_file import DONE
 from fedglm.server.deployment.submission import SUBMITTED, runs_under_way
 from fedglm.server.project.enrolment import enrol
 from fedglm.server.superlink.control import Run

@@ -22,8 +22,8 @@ def read(text=LEAST, **overrides):
 def mistake(text=LEAST, overrides=None):
     with pytest.raises(ScenarioError) as caught:
         Scenario.from_toml(text, overrides or {})
-    line = explain(caught.value)
-    assert line is not None
+    line, exit_code = explain(caught.value)
+    assert exit_code == 2
     assert "\n" not in line
     return line
 

@@ -14,6 +14,7 @@ from fedglm.client.node import Node, Workbench
 from fedglm.client.site.folder import open_site
 from fedglm.client.site.open_custody import open_custody
 from fedglm.client.site.settings import SiteError
+from fedglm.client.site.site_node import make_node
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.custody.refusal_log import RefusalLog
@@ -67,7 +68,7 @@ def site_with(tmp_path, project):
 
 def node_of(site, scenario_toml, **changes):
     _, _, beside = run_of(scenario_toml)
-    return site.node(run_plan(**(beside | changes)), 0)
+    return make_node(site, run_plan(**(beside | changes)), 0)
 
 
 def answer(node, beside, scenario, recipe):
@@ -98,7 +99,7 @@ def node_bench(scenario, recipe):
 def test_a_trial_s_site_answers_like_the_node_of_a_simulation(site_with, tmp_path):
     site = site_with({"source": "breast-cancer", "share": "1/2"})
     scenario, recipe, beside = run_of(TRIAL)
-    here = site.node(run_plan(**beside), 0)
+    here = make_node(site, run_plan(**beside), 0)
     simulated = load_federation(scenario.data, nodes=2, seed=recipe.seed).sites[1]
     there = Node(
         NAME,
@@ -118,14 +119,14 @@ def test_a_trial_s_site_answers_like_the_node_of_a_simulation(site_with, tmp_pat
 def test_a_site_with_a_file_of_its_own_builds_the_server_s_model_and_trains(site_with):
     site = site_with(OWN_TABLE)
     _, _, beside = run_of(TABLE)
-    node = site.node(run_plan(**beside), 0)
+    node = make_node(site, run_plan(**beside), 0)
     words = node.introduce()
     assert (words.name, words.layout, words.examples) == (NAME, beside["layout"], 0)
 
 
 def test_a_text_site_too(site_with):
     _, _, beside = run_of(TEXT)
-    assert site_with(OWN_TEXT).node(run_plan(**beside), 0).introduce().layout == beside["layout"]
+    assert make_node(site_with(OWN_TEXT), run_plan(**beside), 0).introduce().layout == beside["layout"]
 
 
 def test_a_declared_weight_is_the_policy_s_number_of_units(site_with):
@@ -147,7 +148,7 @@ def test_a_gate_and_a_node_of_the_site_work_together(site_with):
     _, _, beside = run_of(TRIAL)
     gate = OutboundGate(site.custody(), site.home, site.key())
     gate.admit(announced(run_plan(**beside)))
-    assert site.node(gate.plan, gate.envelope).introduce().layout == beside["layout"]
+    assert make_node(site, gate.plan, gate.envelope).introduce().layout == beside["layout"]
 
 
 # --- what the site does not let a recipe do

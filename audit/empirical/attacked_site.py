@@ -27,6 +27,7 @@ from fedglm.autoglm.training.local import round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision
 from fedglm.client.private_training import train_privately
 from fedglm.compression.codec import decode
+from fedglm.core.errors import FedglmError
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.scenarios.noise_plan import declared_units
 
@@ -38,7 +39,7 @@ _ALONE: Final = 4
 """Records that each are a site of their own."""
 
 
-class TooLittle(ValueError):
+class TooLittle(FedglmError, ValueError):
     """An attack has too little to work with; the message says of what."""
 
 

@@ -20,7 +20,7 @@ from fedglm.audit.empirical.scores import Auc, mean_auc
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.privacy.accounting.accountant import spent, usual_delta
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.privacy.log.signed_log import AUDIT
+from fedglm.run_folder.names import AUDIT
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.noise_plan import delta_of, plan_noise
 from fedglm.server.deployment.run_file import RunFile

@@ -15,11 +15,10 @@ from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import storage_errors
 from fedglm.privacy.log.chained_file import now
-from fedglm.privacy.log.signed_log import AUDIT
+from fedglm.run_folder.names import AUDIT, INITIAL, RUN
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.scenario import Scenario
-from fedglm.server.deployment.run_file import INITIAL, RUN
-from fedglm.simulations.nodes import Stage, build_stage
+from fedglm.scenarios.stage import Stage, build_stage
 
 
 @dataclass(frozen=True)

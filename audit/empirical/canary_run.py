@@ -17,7 +17,7 @@ from fedglm.audit.empirical.probe import DoesNotFit
 from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures, Trial
 from fedglm.audit.empirical.trials import run_trials
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.log.signed_log import AUDIT
+from fedglm.run_folder.names import AUDIT
 from fedglm.scenarios.noise_plan import unit_of
 
 _MOST_RECORDS: Final = 64

@@ -13,7 +13,7 @@ from fedglm.audit.records.ledger_scan import ledger_rows
 from fedglm.audit.records.log_summary import Scan
 from fedglm.audit.records.release_entries import EntryReader, ReleaseEntry
 from fedglm.audit.records.untrusted_sqlite import check_scheme, hash_before, opened
-from fedglm.core.processes import in_processes
+from fedglm.core.processes import KilledError, in_processes
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.log.chained_file import chained
 from fedglm.privacy.log.signed_log import SignedLog
@@ -41,10 +41,13 @@ def scan(log: Path, ledger: Path | None = None, piece: int = PIECE) -> Scan:
     if count and least != 1:
         return Scan(1, fault=f"entry {least}: a log begins with entry 1")
     pieces = [(log, ledger, start, piece) for start in range(1, max(count, 1) + 1, piece)]
-    with contextlib.closing(in_processes(_piece, pieces)) as found:
-        whole = next(found)
-        while not whole.fault and (later := next(found, None)) is not None:
-            whole.join(later)
+    try:
+        with contextlib.closing(in_processes(_piece, pieces)) as found:
+            whole = next(found)
+            while not whole.fault and (later := next(found, None)) is not None:
+                whole.join(later)
+    except KilledError as exc:
+        raise LogError(f"{log} was not read to the end: {exc}") from exc
     return whole
 
 

@@ -13,9 +13,9 @@ from fedglm.audit.verify.site_records import Promise
 from fedglm.audit.verify.verification import Verification, opened_verification
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.entries import CHARGES
-from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
+from fedglm.run_folder.names import AUDIT
 from fedglm.run_folder.record import ReportError, RunRecord, read_run
 
 _LATER: Final = ("sealed", "model")

@@ -23,11 +23,11 @@ from fedglm.audit.report.words import (
     summary_sentences,
 )
 from fedglm.core.files import write_atomically
-from fedglm.privacy.log.signed_log import AUDIT
 from fedglm.reports.formats import counted
 from fedglm.reports.html.markup import Column, Html, element, folded, isolated, section, table
 from fedglm.reports.html.page import page
 from fedglm.reports.run.sections import figure
+from fedglm.run_folder.names import AUDIT
 from fedglm.run_folder.record import ReportError
 from fedglm.run_folder.rows import to_json
 

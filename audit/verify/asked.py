@@ -10,7 +10,8 @@ from fedglm.audit.records.run_files import ROUNDS
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.log.signed_log import AUDIT, LOG
+from fedglm.privacy.log.signed_log import LOG
+from fedglm.run_folder.names import AUDIT
 
 SERVER: Final = "server"
 """What a server is called in checks."""

@@ -7,7 +7,8 @@ from fedglm.audit.records.checks import Check
 from fedglm.audit.records.log_records import LogRecord
 from fedglm.privacy.custody.store import FOLDER
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.log.signed_log import AUDIT, LOG
+from fedglm.privacy.log.signed_log import LOG
+from fedglm.run_folder.names import AUDIT
 
 
 def keys_of_sites(servers: Sequence[LogRecord]) -> dict[str, set[str]]:

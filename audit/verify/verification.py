@@ -33,7 +33,8 @@ from fedglm.audit.verify.site_records import Promise, audit_site
 from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.log.signed_log import AUDIT, LOG
+from fedglm.privacy.log.signed_log import LOG
+from fedglm.run_folder.names import AUDIT
 
 _LONGEST = 24
 _TRIES = 3

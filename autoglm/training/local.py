@@ -14,9 +14,10 @@ from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.precision import ChosenPrecision, Precision
+from fedglm.core.errors import FedglmError
 
 
-class TrainingError(RuntimeError):
+class TrainingError(FedglmError, RuntimeError):
     """Local training went wrong: a loss or a weight is no longer finite."""
 
 

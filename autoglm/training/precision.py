@@ -11,13 +11,15 @@ from typing import Literal
 
 import torch
 
+from fedglm.core.errors import FedglmError
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 BF16_PAYS_FROM = 5_000_000
 """Parameters from which bf16 autocast is faster than fp32 on a CPU that has it in hardware."""
 
 
-class PrecisionError(ValueError):
+class PrecisionError(FedglmError, ValueError):
     """The device is not there, or cannot train in the precision that was asked for."""
 
 

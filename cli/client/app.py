@@ -87,10 +87,10 @@ def sign_policy(
     All records are held to site.toml, for in a run nobody hears of a row
     that cannot be used.
     """
-    from fedglm.client.preflight.custody_checks import lacking
     from fedglm.client.site.folder import open_site
     from fedglm.client.site.policy_signing import sign_site_policy
     from fedglm.compression.codec import codec_names
+    from fedglm.privacy.policy.rules import lacking
 
     site = open_site(folder)
     policy, left_out = sign_site_policy(site, leave_out=leave_out)

@@ -21,6 +21,7 @@ from types import FrameType
 
 import typer
 
+from fedglm.core.errors import FedglmError
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.core.locks import held
 from fedglm.core.parent_process import bond
@@ -36,7 +37,7 @@ _GRACE_S = 3.0  # between SIGTERM and SIGKILL, for what is left over
 _PROC = Path("/proc")
 
 
-class DaemonError(RuntimeError):
+class DaemonError(FedglmError, RuntimeError):
     """A process cannot be started or stopped; the message says why and what helps."""
 
 

@@ -10,14 +10,10 @@ from fedglm.privacy.custody.budget_left import read_budget
 from fedglm.privacy.custody.store import POLICY, is_established
 from fedglm.privacy.errors import PolicyError, PrivacyError
 from fedglm.privacy.policy.policy import ANY, Policy, load_policy
+from fedglm.privacy.policy.rules import lacking
 
 SIGN = "run fedglm client sign-policy"
 
-_ALWAYS = ("servers", "plans", "models", "codecs", "steps_at_most", "bytes_at_most")
-_WITH_NOISE = (
-    *("epsilon", "delta", "declare_units", "unit", "records_per_unit_at_most"),
-    *("noise_multiplier_at_least", "clipping_norm_at_most"),
-)
 _MOST_OFF = 2.0  # factor by which a declared number of units may differ from the true one without a word
 
 
@@ -62,12 +58,6 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
         said = "it asks for encrypted state, and site.toml names no state_key"
         return [failure(check, said, "fedglm client keygen --state-key makes one")]
     return [_in_force(site, policy), *_declared(policy, units), _budget(folder, policy)]
-
-
-def lacking(policy: Policy) -> list[str]:
-    """Keys without which every run is refused."""
-    needed = _ALWAYS if policy.without_differential_privacy else _ALWAYS + _WITH_NOISE
-    return [name for name in needed if getattr(policy, name) in (None, ())]
 
 
 def _in_force(site: Site, policy: Policy) -> Finding:

@@ -18,10 +18,9 @@ from fedglm.client.site.settings import SITE_FILE, Kit, SiteError, SiteSettings,
 from fedglm.privacy.custody.store import KEY, Custody
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.vault import Vault
-from fedglm.privacy.policy.run_plan import RunPlan
 
 if TYPE_CHECKING:  # else `status` and `stop` would wait for torch
-    from fedglm.client.node import Node
+    pass
 
 
 @dataclass(frozen=True)
@@ -118,21 +117,6 @@ class Site:
             PrivacyError: Policy or ledger are missing, damaged or not signed by the site.
         """
         return self._custody
-
-    def node(self, plan: RunPlan, gate_envelope: int) -> "Node":
-        """The site's node in a run.
-
-        Args:
-            plan: What the gate has admitted.
-            gate_envelope: Bytes of the message around an update.
-
-        Raises:
-            Refusal: Rule `recipe`: the plan's recipe is none, contradicts the plan, or is not for this site's data.
-            DataError, ModelError: Records or model cannot be used.
-        """
-        from fedglm.client.site.site_node import make_node
-
-        return make_node(self, plan, gate_envelope)
 
     @cached_property
     def _vault(self) -> Vault | None:

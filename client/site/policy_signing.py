@@ -6,8 +6,8 @@ there; until then the older one is in force, or none.
 
 from typing import NamedTuple
 
-from fedglm.client.preflight.data_checks import HARMLESS, UnfitError, count_rows
 from fedglm.client.site.folder import Site
+from fedglm.client.site.row_counts import HARMLESS, UnfitError, count_rows
 from fedglm.client.site.settings import SiteError
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog

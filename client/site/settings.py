@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import check_source
+from fedglm.core.errors import FedglmError
 from fedglm.core.toml_settings import Settings, read_settings
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
@@ -21,7 +22,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0
 _SHARE = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
-class SiteError(RuntimeError):
+class SiteError(FedglmError, RuntimeError):
     """A site's folder cannot be used as it is; the message names the file and the remedy, and quotes no record."""
 
 

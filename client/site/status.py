@@ -3,12 +3,12 @@
 import datetime
 from dataclasses import dataclass
 
-from fedglm.client.preflight.custody_checks import lacking
 from fedglm.client.site.folder import Site
 from fedglm.privacy.custody.budget_left import BudgetState, read_budget
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import POLICY, REFUSALS, is_established
 from fedglm.privacy.policy.policy import Policy, load_policy
+from fedglm.privacy.policy.rules import lacking
 
 
 @dataclass(frozen=True)

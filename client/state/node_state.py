@@ -18,6 +18,7 @@ import numpy as np
 
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.state.state_files import RECORD, StateFiles
+from fedglm.core.errors import FedglmError
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.vault import Vault
@@ -26,7 +27,7 @@ FORMAT = 3
 _READ = (2, FORMAT)
 
 
-class StateError(RuntimeError):
+class StateError(FedglmError, RuntimeError):
     """The node's state on disk cannot be used; the message names the file and the remedy."""
 
 

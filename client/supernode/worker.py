@@ -27,6 +27,7 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
 from fedglm.client.site.folder import Site, open_site
 from fedglm.client.site.settings import KIT_FILE, SITE_FILE
+from fedglm.client.site.site_node import make_node
 from fedglm.client.supernode.worker_link import AGAIN, LOG, MOST_BYTES, SOCKET, in_folder, send
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.locks import held
@@ -48,7 +49,7 @@ def app_of(site: Site) -> ClientApp:
         gate = OutboundGate(site.custody(), site.home, site.key(), encrypted=site.vault() is not None)
 
         def node() -> Node:
-            return site.node(gate.plan, gate.envelope)
+            return make_node(site, gate.plan, gate.envelope)
 
         return Place(gate, node)
 

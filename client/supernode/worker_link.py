@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.client.site.settings import read_site_file
+from fedglm.core.errors import FedglmError
 from fedglm.privacy.keys.private_files import private_folder
 
 SOCKET, LOG = "worker.sock", "worker.log"
@@ -33,7 +34,7 @@ _START_S = 180.0
 _STARTS = 3
 
 
-class WorkerError(RuntimeError):
+class WorkerError(FedglmError, RuntimeError):
     """The worker died, or could not be started; the message names its log."""
 
 

@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from fedglm.compression.kernels import range_coder as rc
 from fedglm.compression.kernels.compiled import kernel
-from fedglm.compression.values.bits import Flags
-from fedglm.compression.vectors import Positions
+from fedglm.compression.vectors import Flags, Positions
 
 _BITS: Final = 16
 _ALL: Final = 1 << _BITS

@@ -22,8 +22,7 @@ from fedglm.compression.positions import coding, context, geometry
 from fedglm.compression.positions.coding import Coder
 from fedglm.compression.positions.geometry import Shapes
 from fedglm.compression.values import bits
-from fedglm.compression.values.bits import Flags
-from fedglm.compression.vectors import Positions, Vector
+from fedglm.compression.vectors import Flags, Positions, Vector
 from fedglm.compression.wire.envelope import Reader, varint
 
 

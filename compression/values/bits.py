@@ -1,12 +1,10 @@
 """A bit a value: each byte is filled from its lowest bit, and the last byte with zeros."""
 
 import numpy as np
-import numpy.typing as npt
 
 from fedglm.compression.errors import CodecError
+from fedglm.compression.vectors import Flags
 from fedglm.compression.wire.envelope import Reader
-
-Flags = npt.NDArray[np.bool_]
 
 
 def pack(flags: Flags) -> bytes:

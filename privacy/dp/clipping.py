@@ -10,14 +10,12 @@ computed in.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import nn
 
 from fedglm.privacy.errors import PrivacyError
-
-ClippingMode = Literal["auto", "ghost", "hooks"]
 
 
 class Clipper(ABC):
@@ -179,24 +177,6 @@ def squared_norms(gradients: torch.Tensor) -> torch.Tensor:
     rows = gradients.flatten(2) if gradients.dim() > 2 else gradients[:, None]
     norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=2)
     return norms.double().square().sum(1)
-
-
-def make_clipper(
-    model: nn.Module, parameters: Sequence[nn.Parameter], clipping_norm: float, mode: ClippingMode = "auto"
-) -> Clipper:
-    """The clipper of a mode; `auto` is `ghost` where it knows all layers that train, else `hooks`.
-
-    Raises:
-        PrivacyError: the model cannot be trained privately in this mode.
-    """
-    from fedglm.privacy.dp.ghost_clipping import GhostClipper
-    from fedglm.privacy.dp.ghost_layers import unknown_layers
-
-    if mode == "ghost" or (mode == "auto" and not unknown_layers(model)):
-        return GhostClipper(model, parameters, clipping_norm)
-    from fedglm.privacy.dp.sample_clipping import SampleClipper  # Opacus takes seconds to import
-
-    return SampleClipper(model, parameters, clipping_norm)
 
 
 def unit_sums(gradients: torch.Tensor, owners: torch.Tensor, units: int) -> torch.Tensor:

@@ -11,9 +11,7 @@ from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.chained_file import Head, is_sha256
-
-PURPOSES: Final = ("update", "metrics")
-"""What a release is: the update of a round, or numbers about the site's data."""
+from fedglm.privacy.log.entries import PURPOSES
 
 _MOST_ROUND: Final = 2**31 - 1
 _NONE: Final = "0" * 64

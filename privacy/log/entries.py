@@ -14,7 +14,9 @@ from typing import Any, Final
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.ledger.charges import PURPOSES
+
+PURPOSES: Final = ("update", "metrics")
+"""What a release is: the update of a round, or numbers about the site's data."""
 
 MOST_BYTES: Final = 1 << 18
 """Longest entry; only plans and policies have more than some hundred bytes."""

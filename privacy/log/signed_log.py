@@ -19,9 +19,6 @@ from fedglm.privacy.log.entries import entry, read_entry
 from fedglm.privacy.log.merkle import Frontier, leaf_hash
 from fedglm.privacy.log.tree_head import COLUMNS, Checkpoint
 
-AUDIT: Final = "audit"
-"""Folder, within a run's, of the server's log."""
-
 LOG: Final = "log.sqlite"
 """Name of a log's file."""
 

@@ -15,6 +15,12 @@ from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 
+_ALWAYS = ("servers", "plans", "models", "codecs", "steps_at_most", "bytes_at_most")
+_WITH_NOISE = (
+    *("epsilon", "delta", "declare_units", "unit", "records_per_unit_at_most"),
+    *("noise_multiplier_at_least", "clipping_norm_at_most"),
+)
+
 _Subject = TypeVar("_Subject")
 _Number = TypeVar("_Number", int, float)
 
@@ -279,3 +285,9 @@ MESSAGE_RULES: tuple[Rule[Message], ...] = (
     Rule("metrics", "metrics", "Only listed metrics leave the site.", _metrics),
 )
 """Held against every message before it leaves."""
+
+
+def lacking(policy: Policy) -> list[str]:
+    """Keys without which every run is refused."""
+    needed = _ALWAYS if policy.without_differential_privacy else _ALWAYS + _WITH_NOISE
+    return [name for name in needed if getattr(policy, name) in (None, ())]

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from fedglm.reports.comparison.labels import without_epsilon
 from fedglm.reports.comparison.to_target import Comparison, Standing
 from fedglm.reports.formats import byte_count, metric_value, significant
 from fedglm.reports.html.axes import DASH_DOT, DASHED, DOTTED, byte_axis, legend_above, limits, value_axis
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Column, Html, element, section, table
 from fedglm.reports.run.sections import figure
-from fedglm.simulations.comparison.variants import without_epsilon
 
 _SAME = 0.02
 """Of bytes: what noise alone makes of a run's size."""

@@ -26,14 +26,12 @@ from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.files import write_atomically
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.log.signed_log import AUDIT, LOG
+from fedglm.privacy.log.signed_log import LOG
+from fedglm.run_folder.names import AUDIT, CHECKPOINTS, FAILED, INITIAL, RUN
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings, plan_client_privacy
 from fedglm.server.errors import ProjectError
 from fedglm.server.run_setup import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
-
-RUN, INITIAL, CHECKPOINTS = "run.json", "initial.f32", "checkpoint"
-ROUNDS, EVENTS, DONE, FAILED = "rounds.jsonl", "events.jsonl", "done.json", "failed.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedglm.core.files import storage_errors, write_atomically
+from fedglm.run_folder.names import DONE, EVENTS, FAILED, ROUNDS
 from fedglm.run_folder.rows import to_lines
-from fedglm.server.deployment.run_file import DONE, EVENTS, FAILED, ROUNDS, write_failure
+from fedglm.server.deployment.run_file import write_failure
 from fedglm.server.run_setup import Row
 
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 
 from fedglm.core.untrusted_text import cleaned
-from fedglm.server.deployment.run_file import EVENTS, ROUNDS, read_lines
+from fedglm.run_folder.names import EVENTS, ROUNDS
+from fedglm.server.deployment.run_file import read_lines
 from fedglm.server.project.enrolment import enrolled_sites
 from fedglm.server.project.folder import Project
 

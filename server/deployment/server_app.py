@@ -12,8 +12,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.privacy.errors import PrivacyError
+from fedglm.run_folder.names import CHECKPOINTS
+from fedglm.server.anchors import Anchors
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.deployment.run_file import CHECKPOINTS, RunFile, checked_run_name
+from fedglm.server.deployment.run_file import RunFile, checked_run_name
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.deployment.run_reference import load_reference
 from fedglm.server.deployment.serving import serving
@@ -22,7 +24,6 @@ from fedglm.server.gateway.activation_times import SignOns
 from fedglm.server.gateway.reply_limits import ReplyLimits
 from fedglm.server.project.enrolment import enrolled_sites
 from fedglm.server.project.folder import Project, opened_from_environment
-from fedglm.server.rounds.anchors import Anchors
 from fedglm.server.rounds.checkpoint import CheckpointError
 from fedglm.server.rounds.participants import FederationError
 

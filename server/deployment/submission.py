@@ -15,7 +15,8 @@ from pathlib import Path
 import tomli_w
 
 from fedglm.core.files import write_atomically
-from fedglm.server.deployment.run_file import DONE, FAILED, write_failure
+from fedglm.run_folder.names import DONE, FAILED
+from fedglm.server.deployment.run_file import write_failure
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.folder import CONNECTION, Project
 from fedglm.server.superlink.control import Control

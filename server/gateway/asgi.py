@@ -9,6 +9,8 @@ from typing import Any
 
 from flwr.supercore.error import ApiErrorCode
 
+from fedglm.core.errors import FedglmError
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,7 +20,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _CODE = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED  # any of Flower's: its nodes and commands print the text beside it
 
 
-class BodyError(Exception):
+class BodyError(FedglmError):
     """A body that is longer than it says, too slow, or cut off."""
 
 

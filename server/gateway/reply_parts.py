@@ -21,6 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, validate_object_content
 
+from fedglm.core.errors import FedglmError
 from fedglm.server.gateway.record_shape import words_in
 from fedglm.server.gateway.reply_limits import WORDS_BYTES
 
@@ -31,7 +32,7 @@ _IN_MEMORY_BYTES: Final = 65536
 _SAME = ("run_id", "src_node_id", "dst_node_id", "reply_to_message_id", "group_id", "message_type")
 
 
-class ReplyError(Exception):
+class ReplyError(FedglmError):
     """A reply, or a part of one, that is not taken; the message says why.
 
     Attributes:

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from fedglm.core.errors import FedglmError
+
 AT_ONCE = 4
 """Requests of one site that are worked on at a time."""
 
@@ -20,7 +22,7 @@ A_SECOND, BURST = 50.0, 500.0
 """Requests of one site in the long run, and above that for once: a message may come in hundreds of parts."""
 
 
-class Crowded(Exception):
+class Crowded(FedglmError):
     """The site asks too much at a time; a node tries again after a while."""
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedglm.core.errors import FedglmError
 from fedglm.core.files import write_atomically
 
 KEPT = 2
 _DRIFT = "robust/drift"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(FedglmError, RuntimeError):
     """No checkpoint in the folder can be read."""
 
 

@@ -11,6 +11,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from fedglm.core.errors import FedglmError
+
 LOG = logging.getLogger(__name__)
 
 _UNREADABLE = (DecodeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -34,7 +36,7 @@ class Sent:
     message_type: str
 
 
-class Stopped(RuntimeError):
+class Stopped(FedglmError, RuntimeError):
     """Somebody asked the server to stop while it waited for replies."""
 
 

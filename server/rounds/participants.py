@@ -7,6 +7,7 @@ import numpy as np
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
+from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_text import cleaned
 from fedglm.server.aggregation.fixed_point import public_weights
 
@@ -22,7 +23,7 @@ LOST: Final = frozenset(
 """Flower's errors that say nothing of the node's own work, but that a message or a process was lost."""
 
 
-class FederationError(RuntimeError):
+class FederationError(FedglmError, RuntimeError):
     """The federation cannot start or go on; the message says why and what would help."""
 
 

@@ -39,16 +39,6 @@ class Variant:
     settings: tuple[str, ...]
 
 
-def with_epsilon(label: str, epsilon: float) -> str:
-    """A variant's label in a comparison over epsilons; `inf` is without noise."""
-    return f"{label}{'+' if '@' in label else '@'}epsilon={epsilon:g}"
-
-
-def without_epsilon(label: str) -> str:
-    """The label that `with_epsilon` was given."""
-    return re.sub(r"[@+]epsilon=[^+@]*$", "", label)
-
-
 def parse_variants(text: str, density: float | None = None) -> list[Variant]:
     """The variants in a list with commas between; a comma inside brackets belongs to a value.
 

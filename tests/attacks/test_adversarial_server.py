@@ -27,8 +27,8 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import metrics_mechanism
-from fedglm.privacy.ledger.charges import PURPOSES
 from fedglm.privacy.ledger.ledger import Ledger
+from fedglm.privacy.log.entries import PURPOSES
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
 

@@ -10,6 +10,7 @@ from fedglm.autoglm.tasks import Task
 from fedglm.client.node import Permit
 from fedglm.client.site import site_node
 from fedglm.client.site.folder import open_site
+from fedglm.client.site.site_node import make_node
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.errors import Refusal
@@ -45,7 +46,7 @@ def site(tmp_path, project):
 
 def node_of(site, length, batch_size, **changes):
     _, _, beside = run_of(TEXT % length + TRAINING % batch_size)
-    return site.node(run_plan(**(beside | changes)), 0)
+    return make_node(site, run_plan(**(beside | changes)), 0)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_what_numbers_within_their_bounds_amount_to_is_held_to_the_machine(site,
 def test_parts_of_a_batch_fit_where_the_whole_would_not(site, monkeypatch):
     monkeypatch.setattr("fedglm.client.recipe_size.memory_limit", lambda: 512 * 10**6)
     _, _, beside = run_of(TEXT % 64 + TRAINING % 65_536 + "micro_batch_size = 8\n")
-    assert site.node(run_plan(**beside), 0).introduce().name == "berlin"
+    assert make_node(site, run_plan(**beside), 0).introduce().name == "berlin"
 
 
 @pytest.mark.parametrize("changes", [{"parameters": 5}, {"layout": "0" * 64}, {"local_steps": 3}])
@@ -120,7 +121,7 @@ def test_a_vocabulary_of_millions_is_counted_and_not_built(site, monkeypatch):
     monkeypatch.setattr(site_node, "build_model", None)
     _, _, beside = run_of(TEXT % 16 + TRAINING % 4)
     with pytest.raises(Refusal, match=r"the number of parameters is 2\d{8} by the recipe"):
-        open_site(site.folder).node(run_plan(**(beside | {"recipe": text})), 0)
+        make_node(open_site(site.folder), run_plan(**(beside | {"recipe": text})), 0)
 
 
 def test_chance_does_not_decide_how_much_memory_a_noised_step_takes(site, monkeypatch):
