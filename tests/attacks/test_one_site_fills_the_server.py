@@ -47,7 +47,7 @@ def hostile(federation, name, behaviour):
     """The site's node, replaced by one of another behaviour."""
     site = federation.site(name)
     mark = {MARK: f"{site / 'state'}/supernode"}  # so that it ends with the federation
-    command = [sys.executable, Path(__file__).parent.parent / "hostile_node.py", site, behaviour]
+    command = [sys.executable, Path(__file__).parents[1] / "support" / "hostile_node.py", site, behaviour]
     with (federation.folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
