@@ -44,7 +44,7 @@ class Outcome:
     Attributes:
         report: The answer's fields.
         attempt: Id of the attempt that met data; None where none was looked at.
-        purposes: What the attempt was for: see `privacy.charges.PURPOSES`.
+        purposes: What the attempt was for: see `privacy.log.entries.PURPOSES`.
         failure: Why nothing came of the attempt, for the site's own log; None where something did.
         blob: Coded update, or None.
         evaluation: Measures of the *received* model on held-out data, or None.

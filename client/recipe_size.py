@@ -45,7 +45,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, model: torch.nn.Module, task: Task) -> Self:
-        """Of a model as `autoglm.models` builds or outlines it."""
+        """Of a model as `autoglm.models.build` builds or outlines it."""
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]  # a transformers model, or peft's
         hidden = int(config.hidden_size)
         inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)

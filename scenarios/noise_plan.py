@@ -66,7 +66,7 @@ def delta_of(scenario: Scenario, sites: tuple[Site, ...]) -> float:
 
 @dataclass(frozen=True)
 class PlannedNoise:
-    """What the server's plan says of noise; see `privacy.plan.RunPlan`.
+    """What the server's plan says of noise; see `privacy.policy.run_plan.RunPlan`.
 
     Attributes:
         turns: Most rounds that one node takes part in.

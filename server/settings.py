@@ -29,13 +29,13 @@ class FederationSettings(BaseModel):
         weight_cap: Greatest ratio of two weights: counts are taken from the median divided by its root to the median
             times its root, so that a false count neither takes the federation over nor moves others' weights.
         quorum: Least share of the sampled nodes whose updates must be good for the round to count.
-        aggregation: `robust` bounds what one node can do to the model (see `server.robust`); `mean` is the plain
-            weighted mean of all updates within `norm_limit`.
+        aggregation: `robust` bounds what one node can do to the model (see `server.aggregation.robust`); `mean` is the
+            plain weighted mean of all updates within `norm_limit`.
         clip_factor: Under `robust`, greatest norm of an update, and greatest value in it, over the median of the
             round's; what is longer is scaled down. None takes 1.25; 1 where nodes add noise, whose norm is the noise's.
         reference: Where nodes add noise, records by which `robust` leaves out updates that do harm (see
-            `server.reference_check`): `auto` takes those that a built-in sets aside, `off` none, else the path of a
-            JSONL or CSV file like the sites', whose records no site holds and nobody else should see.
+            `server.aggregation.reference_check`): `auto` takes those that a built-in sets aside, `off` none, else the
+            path of a JSONL or CSV file like the sites', whose records no site holds and nobody else should see.
         norm_limit: Greatest Euclidean norm of an update that the server takes at all.
         enough: Share of the sampled nodes whose good updates close a round at once; the others are let go, and told in
             their next message. Below 1, which of them count depends on who is quick.

@@ -21,7 +21,7 @@ TRIALS: Final = (
     *("contribution of a record", "contribution of a unit", "records of a unit", "independence of records"),
     *("a broken record", "noise, nobody drawn", "noise, all drawn", "fresh noise", "sampling"),
 )
-"""Names of the trials, all of which an audit that was passed has: see `client.audit_trials.TRIALS`."""
+"""Names of the trials, all of which an audit that was passed has: see `audit.empirical.trials.TRIALS`."""
 
 _MOST_BYTES: Final = 64 * 2**20
 
@@ -83,7 +83,7 @@ class _File(_Part):
 
 
 class CanaryFigures(_Part):
-    """What the canaries of one kind show: see `client.canary_audit.CanaryResult`."""
+    """What the canaries of one kind show: see `audit.empirical.canaries.CanaryResult`."""
 
     kind: Literal["gradients", "records"]
     canaries: Annotated[int, Field(ge=1)]
@@ -115,7 +115,7 @@ class CanaryFigures(_Part):
 
 
 class Trial(_Part):
-    """What a trial showed: see `client.audit_trials.TrialResult`."""
+    """What a trial showed: see `audit.empirical.trials.TrialResult`."""
 
     name: str
     outcome: Literal["passed", "failed", "not made"]

@@ -24,7 +24,7 @@ def open_custody(folder: Path, source: str, *, unit: str, faults: RowFaults | No
     """Read and verify a site's custody.
 
     Args:
-        folder: Where `privacy.custody.establish` made it.
+        folder: Where `privacy.custody.store.establish` made it.
         source: Name of built-in data, or path of a file.
         unit: Whose privacy is at stake: "record", or the field that says whose a record is.
         faults: Counts rows that cannot be read.

@@ -38,7 +38,7 @@ class Measured:
     Attributes:
         round: Round it answers.
         base_sha256: Hash of the model that was measured.
-        attempt: Id by which the ledger knows it: see `privacy.charges.Charge`.
+        attempt: Id by which the ledger knows it: see `privacy.ledger.charges.Charge`.
         evaluation: The measures; None where measuring failed, which the server is not told.
         noise: How they were noised.
         commitment: As in `Pending`.
@@ -59,7 +59,7 @@ class Pending:
     Attributes:
         round: Round it answers.
         base_sha256: Hash of the model it was trained from.
-        attempt: Id by which the ledger knows it: see `privacy.charges.Charge`.
+        attempt: Id by which the ledger knows it: see `privacy.ledger.charges.Charge`.
         blob: The coded bytes, sent again as they are when the server asks for this round again; None where the attempt
             failed, which the server is not told.
         residual: What becomes the residual once the server has acknowledged the update; float32 vector, or None

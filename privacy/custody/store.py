@@ -135,7 +135,7 @@ class Custody:
             mechanism: How noise was added; None for none.
             plan: SHA-256 of the run's plan.
             release: SHA-256 of the bytes that leave.
-            purpose: One of `privacy.charges.PURPOSES`.
+            purpose: One of `privacy.log.entries.PURPOSES`.
             attempt: Id of the attempt whose noise this is; see `Charge`. None where there is no noise.
         """
         return Charge(

@@ -51,7 +51,7 @@ class Charge:
 
     Attributes:
         data_set: The site's name for the data, 1 to 200 characters.
-        commitment: What `privacy.commitment.commitment` says of its content.
+        commitment: What `privacy.ledger.commitment.commitment` says of its content.
         run: Run that it is for, 1 to 200 characters.
         round: Round that it is for; 0 before the first.
         purpose: One of `PURPOSES`.

@@ -61,7 +61,7 @@ class Ledger(ChainedFile):
         return list(stretches(self.rows()))
 
     def history(self, data_set: str, commitment: str) -> list[Row]:
-        """The rows that count against a data set: see `privacy.charges.related`."""
+        """The rows that count against a data set: see `privacy.ledger.charges.related`."""
         return related(self.rows(), data_set, commitment)
 
     def spent(self, data_set: str, commitment: str, delta: float) -> Spent:

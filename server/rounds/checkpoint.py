@@ -37,7 +37,7 @@ class Checkpoint:
         rows: One object a round done, as in `rounds.jsonl`.
         versions: Arrays of the versioned downlink.
         optimizer: Arrays of the server optimizer.
-        drift: Direction of the last rounds, where that is looked at; see `server.robust`.
+        drift: Direction of the last rounds, where that is looked at; see `server.aggregation.robust`.
     """
 
     run: str

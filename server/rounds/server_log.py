@@ -60,7 +60,7 @@ class Evidence:
         self._note("declined", run=self._run, rule=rule_of(reason) or "unnamed", node=node_id % 2**63)
 
     def accepted(self, server_round: int, site: str, **told: Any) -> None:
-        """An update was folded in; see `privacy.log_entries`."""
+        """An update was folded in; see `privacy.log.entries`."""
         self._note("accepted", run=self._run, round=server_round, site=site, **told)
 
     def rejected(self, server_round: int, site: str, fault: str, rule: str | None = None) -> None:

@@ -1,72 +1,107 @@
 """How the repository hangs together: the layers and their imports, the links for type checkers, sizes and names."""
 
-import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from source_tree import ROOT, ROOTS, SETTINGS, SOURCES, root_of
+from source_tree import ROOT, ROOTS, SETTINGS, SOURCES, imported, imported_sources, root_of
 
 from fedglm.core.code_identity import PACKAGES
 
-BASE = {"autoglm", "compression", "privacy"}
-MAY_IMPORT = {
-    "autoglm": set(),
-    "compression": set(),
-    "privacy": set(),
-    "client": BASE,
-    "server": BASE,
-    "simulations": {*BASE, "client", "server"},
-    "cli": {*BASE, "client", "server", "simulations"},
-}
-MAY_USE_FLOWER = {"client", "server", "simulations"}
+STOREYS = (
+    *("cli", "audit", "simulations", "scenarios", "client", "server", "protocol", "autoglm", "reports", "inference"),
+    *("compression", "privacy", "run_folder", "core"),
+)
+"""From the top to the ground: a root imports only those that stand after it."""
+ON_THE_GROUND = {"autoglm", "compression", "privacy", "run_folder", "inference"}
+"""These know `core` alone, so that each can be taken out and used by itself."""
+MAY_USE_FLOWER = {"client", "server", "protocol", "simulations"}
+WITHOUT_TORCH = (
+    "audit/records",
+    "audit/bundle",
+    "audit/verify",
+    "audit/report",
+    "inference",
+    "run_folder",
+    "compression",
+)
+MOST_FILES = 16
+"""In a folder: more are two rooms."""
 
 
-def imported(path):
-    """Dotted names of all modules that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield from ([f"fedglm.{a.name}" for a in node.names] if node.module == "fedglm" else [node.module])
+def may_import(root):
+    if root in ON_THE_GROUND:
+        return {root, "core"}
+    allowed = {root, *STOREYS[STOREYS.index(root) :]}
+    return allowed - {"server"} if root == "client" else allowed
 
 
-def test_every_part_has_sources():
-    assert {root_of(path) for path in SOURCES} == set(ROOTS) == MAY_IMPORT.keys()
+def test_every_root_has_its_storey_and_sources():
+    assert {root_of(path) for path in SOURCES} == set(ROOTS) <= set(STOREYS)
 
 
-@pytest.mark.parametrize("part", ROOTS)
-def test_imports_run_one_way(part):
-    allowed = {part, *MAY_IMPORT[part]}
+@pytest.mark.parametrize("root", ROOTS)
+def test_imports_run_one_way(root):
     wrong = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in (ROOT / part).rglob("*.py")
-        for name in imported(path)
-        if name.split(".")[0] == "fedglm" and name.split(".")[1] not in allowed
+        f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
+        for path in (ROOT / root).rglob("*.py")
+        for other in imported_sources(path)
+        if root_of(other) not in may_import(root)
     ]
     assert wrong == []
+
+
+def rooms_below(folder):
+    """The files and folders in a folder, each with those of them that it imports from."""
+
+    def room(path):
+        return path.relative_to(folder).parts[0] if path.is_relative_to(folder) else None
+
+    tied = {}
+    for path in SOURCES:
+        if (one := room(path)) is not None:
+            others = {room(other) for other in imported_sources(path)}
+            tied.setdefault(one, set()).update(others - {None, one})
+    return tied
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent.relative_to(ROOT) for path in SOURCES} | {Path()}), ids=str)
+def test_no_rooms_import_each_other_in_a_circle(folder):
+    try:
+        TopologicalSorter(rooms_below(ROOT / folder)).prepare()
+    except CycleError as exc:
+        circle = exc.args[1]
+        pytest.fail(f"in {folder}: " + ", ".join(f"{one} is imported by {other}" for one, other in pairwise(circle)))
+
+
+def test_a_folder_holds_few_files_and_none_is_called_like_a_folder_beside_it():
+    count = Counter(path.parent for path in SOURCES)
+    assert {str(folder): files for folder, files in count.items() if files > MOST_FILES} == {}
+    assert [path for path in SOURCES if path.with_suffix("").is_dir()] == []
 
 
 def test_parts_are_imported_by_their_full_name():
-    wrong = [
-        f"{path.relative_to(ROOT)}: {name}"
-        for path in SOURCES
-        for name in imported(path)
-        if name.split(".")[0] in ROOTS
-    ]
+    wrong = [f"{path.relative_to(ROOT)}: {name}" for path in SOURCES for name in imported(path)
+             if name.split(".")[0] in ROOTS]  # fmt: skip
     assert wrong == []
 
 
-def test_flower_stays_in_client_server_and_simulations():
-    users = {root_of(path) for path in SOURCES if "flwr" in {name.split(".")[0] for name in imported(path)}}
-    assert users <= MAY_USE_FLOWER
+def users(*modules):
+    """Sources that import one of these, anywhere in them."""
+    return {path for path in SOURCES if {name.split(".")[0] for name in imported(path)} & set(modules)}
 
 
-def test_compression_imports_no_torch():
-    heavy = {"torch", "transformers", "flwr", "sklearn", "ray"}
-    assert not {name.split(".")[0] for path in (ROOT / "compression").rglob("*.py") for name in imported(path)} & heavy
+def test_flower_stays_with_those_who_speak_it():
+    assert {root_of(path) for path in users("flwr")} <= MAY_USE_FLOWER
+
+
+def test_what_audits_shows_and_codes_is_made_without_torch():
+    heavy = users("torch", "transformers", "flwr", "sklearn", "ray")
+    assert [path for path in heavy for part in WITHOUT_TORCH if path.is_relative_to(ROOT / part)] == []
 
 
 def test_decoding_needs_no_torch_at_run_time():

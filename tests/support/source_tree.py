@@ -1,7 +1,9 @@
 """The repository as a tree of sources: the roots that pyproject.toml packs, and all Python files below them."""
 
+import ast
 import os
 import tomllib
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,3 +17,28 @@ SUPPORT = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "support")}
 def root_of(path):
     """The folder at the repository's root that a source lies under."""
     return path.relative_to(ROOT).parts[0]
+
+
+@cache
+def imported(path):
+    """Dotted names of all modules that a source imports, anywhere in it."""
+    return frozenset(_imported(path))
+
+
+def _imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def imported_sources(path):
+    """The sources of ours among them."""
+    files = {
+        ROOT.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in imported(path) if name.startswith("fedglm.")
+    }
+    return frozenset(file for file in files if file.is_file())
