@@ -24,11 +24,11 @@ from fedglm.autoglm.tasks import Task
 
 DEFAULT_NODES = 4
 
-__all__ = ["DataSettings", "FederatedData", "Site", "load_federation"]
+__all__ = ["DataSettings", "FederatedData", "SiteRecords", "load_federation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class SiteRecords:
     """What one node holds."""
 
     name: str
@@ -41,7 +41,7 @@ class FederatedData:
     """The task and every site's examples; ``notes`` says what a reader must know about where they come from."""
 
     task: Task
-    sites: tuple[Site, ...]
+    sites: tuple[SiteRecords, ...]
     source: str
     split: str
     notes: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class FederatedData:
             "sites": [self._describe(site) for site in self.sites],
         }
 
-    def _describe(self, site: Site) -> dict[str, Any]:
+    def _describe(self, site: SiteRecords) -> dict[str, Any]:
         counted = Counter(torch.cat([site.train.labels, site.held_out.labels]).tolist())
         return {
             "name": site.name,
@@ -105,7 +105,7 @@ def load_federation(
         here[rows] = True
         train = np.flatnonzero((here & ~held_rows)[row_of])
         held_out = np.flatnonzero((here & held_rows)[row_of])
-        made.append(Site(name=name, train=examples.select(train), held_out=examples.select(held_out)))
+        made.append(SiteRecords(name=name, train=examples.select(train), held_out=examples.select(held_out)))
     notes = [f"bins: {task.table.origin}"] if task.table else []
     if skipped := sum(records.skipped.values()):
         notes.append(f"{skipped} rows without text were left out")

@@ -11,7 +11,7 @@ Kind = Literal["language-model", "text-classification", "tabular-classification"
 
 Split = Literal["auto", "site", "iid", "dirichlet"]
 _Name = Annotated[str, Field(min_length=1, max_length=4096)]
-_MOST_NAMES = 65_536
+_MAX_NAMES = 65_536
 
 
 class DataSettings(BaseModel):
@@ -44,11 +44,11 @@ class DataSettings(BaseModel):
     label_field: _Name | None = None
     unit_field: _Name | None = None
     site_field: _Name | None = None
-    feature_fields: tuple[_Name, ...] = Field(default=(), max_length=_MOST_NAMES)
-    feature_ranges: dict[_Name, tuple[float, float]] = Field(default={}, max_length=_MOST_NAMES)
+    feature_fields: tuple[_Name, ...] = Field(default=(), max_length=_MAX_NAMES)
+    feature_ranges: dict[_Name, tuple[float, float]] = Field(default={}, max_length=_MAX_NAMES)
     public_reference: _Name | None = None
     bins: int | None = Field(default=None, ge=2, le=256)
-    class_names: tuple[_Name, ...] = Field(default=(), max_length=_MOST_NAMES)
+    class_names: tuple[_Name, ...] = Field(default=(), max_length=_MAX_NAMES)
     split: Split = "auto"
     alpha: float = Field(default=0.5, ge=0.01, le=1e6)
     held_out: float = Field(default=0.2, gt=0, lt=1)

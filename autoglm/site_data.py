@@ -18,7 +18,7 @@ from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import public_source, read_source
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.federation import Site, load_federation, make_examples, make_task
+from fedglm.autoglm.federation import SiteRecords, load_federation, make_examples, make_task
 from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.tasks import Task
@@ -47,7 +47,7 @@ def load_site(
     seed: int,
     model: ModelSettings,
     faults: RowFaults | None = None,
-) -> tuple[Task, Site]:
+) -> tuple[Task, SiteRecords]:
     """One site's records, with a share of its units held out, and the task that all sites of the federation have.
 
     The task follows from the settings alone. Of a file that is all the site's own, so does the side on which a unit
@@ -80,7 +80,7 @@ def load_site(
     examples, rows = make_examples(task, records)
     held = _held_out(records, settings, seed, name)[rows]
     train, held_out = examples.select(np.flatnonzero(~held)), examples.select(np.flatnonzero(held))
-    return task, Site(name=name, train=train, held_out=held_out)
+    return task, SiteRecords(name=name, train=train, held_out=held_out)
 
 
 def _held_out(records: Records, settings: DataSettings, seed: int, name: str) -> npt.NDArray[np.bool_]:

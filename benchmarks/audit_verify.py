@@ -26,7 +26,7 @@ import numpy as np
 
 from fedglm.audit.verify.verification import verify
 from fedglm.privacy.accounting.accountant import upper_bound
-from fedglm.privacy.custody.store import LEDGER, POLICY, Custody, establish
+from fedglm.privacy.custody.store import LEDGER, POLICY, Custody, initialize
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge
@@ -78,7 +78,7 @@ def make(folder: Path, entries: int) -> None:
         noise_multiplier_at_least=1.0, clipping_norm_at_most=1.0, steps_at_most=1, servers=(ANY,), plans=(ANY,),
         models=(ANY,), codecs=(ANY,), bytes_at_most=10**9,
     )  # fmt: skip
-    establish(folder, policy, name="berlin")
+    initialize(folder, policy, name="berlin")
     site = Custody.open(folder, lambda: [[b"record"]], unit="record")
     plan = RunPlan(
         run="run", rounds=entries, turns=entries, local_steps=1, mechanism=MECHANISM, noise_at_most=2.0, metrics=None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # else `--help` would wait for rich's tables
     from fedglm.run_folder.progress import RunView
 
 _LOOK_S = 1.0
-_MOST_KEPT_OUT = 8  # in the table, the latest
+_MAX_KEPT_OUT = 8  # in the table, the latest
 
 _COLOURS = {"prepared": "default", "running": "green", "done": "green", "lost": "yellow", "failed": "red"}
 
@@ -112,7 +112,7 @@ def about(view: "RunView") -> dict[str, Any]:
             for site in view.sites.values()
         ],
         "refused": [{"node": found.node, "reason": found.reason} for found in view.refused.values()],
-        "turned_away": [{"node": found.node, "reason": found.reason} for found in view.turned_away.values()],
+        "turned_away": [{"node": found.node, "reason": found.reason} for found in view.rejected_nodes.values()],
         "model_sha256": view.model_sha256,
         "failure": view.failure,
         "unreadable_lines": view.unreadable,
@@ -132,7 +132,7 @@ def frame(view: "RunView", now: float) -> "Group":
     parts: list[Any] = [_head(view, now), _traffic(view), _words(view), ""]
     if view.sites:
         parts.append(_sites(view, now))
-    if view.refused or view.turned_away:
+    if view.refused or view.rejected_nodes:
         parts.append(_kept_out(view, now))
     if view.failure:
         remedy = "fedglm run --resume goes on" if view.state == "lost" else "it cannot go on as it is"
@@ -234,15 +234,15 @@ def _kept_out(view: "RunView", now: float) -> "Table":
     from rich.table import Table
 
     notices = [("refuses the plan", found) for found in view.refused.values()]
-    notices += [("turned away", found) for found in view.turned_away.values()]
+    notices += [("turned away", found) for found in view.rejected_nodes.values()]
     notices.sort(key=lambda pair: pair[1].time)
-    more = len(notices) - _MOST_KEPT_OUT
+    more = len(notices) - _MAX_KEPT_OUT
     title = f"nodes that take no part, {len(notices)} in all" + (", the latest" if more > 0 else "")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=title, title_justify="left")
     for heading in ("node", "", "when"):
         table.add_column(heading, no_wrap=True)
     table.add_column("why", ratio=1, overflow="fold")
-    for how, found in notices[-_MOST_KEPT_OUT:]:
+    for how, found in notices[-_MAX_KEPT_OUT:]:
         table.add_row(escape(found.node), how, _ago(found.time.timestamp(), now), escape(found.reason))
     return table
 

@@ -18,10 +18,10 @@ from fedglm.client.node import Node
 from fedglm.client.state.node_state import StateError
 from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.protocol.messages import MODEL, PLAN, RECORD, Instruction, Seal
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, Seal, TrainRequest
 
 LOG = logging.getLogger(__name__)
-_MOST_GROUP, _MOST_REASON, _MOST_LINES = 40, 500, 200
+_MAX_GROUP, _MAX_REASON, _MAX_LINES = 40, 500, 200
 
 NODE_FAULTS = (
     CodecError, DataError, ModelError, OSError, PrecisionError, PrivacyError, StateError, TrainingError, Withheld,
@@ -30,7 +30,7 @@ NODE_FAULTS = (
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeContext:
     """Where a message is answered.
 
     Attributes:
@@ -42,7 +42,7 @@ class Place:
     node: Callable[[], Node]
 
 
-Resolve = Callable[[Context], Place]
+Resolve = Callable[[Context], NodeContext]
 """Finds the place that a Flower context stands for."""
 
 
@@ -104,13 +104,13 @@ def _plan(message: Message) -> bytes:
     return blob
 
 
-def _read(message: Message) -> tuple[Instruction, bytes]:
+def _read(message: Message) -> tuple[TrainRequest, bytes]:
     """Instruction and downlink blob of a message; raises `CodecError` when it is not one of ours."""
     fields = dict(message.content.config_records.get(RECORD, {}))
     blob = fields.pop(MODEL, None)
     if not isinstance(blob, bytes):
         raise CodecError("the message is not one of fedglm's: it lacks the instruction or the model")
-    return Instruction.from_fields(fields), blob
+    return TrainRequest.from_fields(fields), blob
 
 
 def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bool) -> Message:
@@ -129,7 +129,7 @@ def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bo
         shown, told = error, faults_in_full or isinstance(error, CodecError | PrecisionError | Refusal)
     if not faults_in_full:
         trace = "" if isinstance(shown, Refusal) else _trace(shown)  # a refusal is the gate at its work
-        group, why = _printable(message.metadata.group_id, _MOST_GROUP), _printable(str(shown), _MOST_REASON)
+        group, why = _printable(message.metadata.group_id, _MAX_GROUP), _printable(str(shown), _MAX_REASON)
         LOG.error("no answer to round %s: %s%s", group, why, trace)
     if not told:
         return no_answer(message)
@@ -144,5 +144,5 @@ def _printable(text: str, longest: int) -> str:
 
 def _trace(error: Exception) -> str:
     """An error's traceback, each line of it set in, so that no words in it can pass for a line of the log."""
-    lines = "".join(traceback.format_exception(error)).splitlines()[-_MOST_LINES:]
-    return "".join(f"\n    {_printable(line, _MOST_REASON)}" for line in lines)
+    lines = "".join(traceback.format_exception(error)).splitlines()[-_MAX_LINES:]
+    return "".join(f"\n    {_printable(line, _MAX_REASON)}" for line in lines)

@@ -24,12 +24,12 @@ from flwr.common.serde import recorddict_to_proto
 
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.client.no_answer import Withheld
-from fedglm.client.node import Outcome, Permit
+from fedglm.client.node import Authorization, LocalResult
 from fedglm.compression.codec import CodecError, decode
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import write_atomically
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
@@ -37,10 +37,10 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.chained_file import Head
 from fedglm.privacy.log.entries import signature
-from fedglm.privacy.log.tree_head import Checkpoint
-from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, Message, check_message, check_plan
+from fedglm.privacy.log.tree_head import SignedTreeHead
+from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, OutboundMessage, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.protocol.messages import LENGTHS, RECORD, UPDATE, Instruction, Introduction, Report, Seal, Sealed
+from fedglm.protocol.messages import LENGTHS, RECORD, UPDATE, JoinReply, Seal, Sealed, TrainReply, TrainRequest
 from fedglm.protocol.signatures import SIGNATURE, sign_introduction, sign_report
 
 HEADROOM = 4096
@@ -88,7 +88,7 @@ class OutboundGate:
             self._custody.log.admitted(signed, [*(rule.name for rule in PLAN_RULES), "code"])
         write_atomically(self._folder / PINNED, signed.to_bytes())
 
-    def permit(self, instruction: Instruction, *, update: bool = True) -> Permit:
+    def permit(self, instruction: TrainRequest, *, update: bool = True) -> Authorization:
         """What the node may do for an instruction, before it does anything.
 
         Args:
@@ -108,7 +108,7 @@ class OutboundGate:
             if instruction.anchor is not None and not self._custody.log.holds(Head.from_text(instruction.anchor)):
                 raise Refusal("log-anchor", "the log is not the one that the server has seen, or an older copy")
             if instruction.evaluate or not update:
-                check_message(Message(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
+                check_message(OutboundMessage(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
                 _check_noise("metrics", plan.metrics, plan.metrics, plan)
             mechanism = self._custody.mechanism_for(plan)
 
@@ -125,7 +125,7 @@ class OutboundGate:
             return any(charge.key == (attempt, "update") for charge in charges)
 
         declared, data = self._custody.policy.declare_units or 0, self._custody.commitment
-        return Permit(mechanism, plan.metrics, declared, afford, has_charged, plan.model, data)
+        return Authorization(mechanism, plan.metrics, declared, afford, has_charged, plan.model, data)
 
     def seal(self, seal: Seal) -> RecordDict:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.
@@ -148,14 +148,14 @@ class OutboundGate:
             words = Sealed(log=own.log, **own.to_fields(), key=key.public.hex, countersignature=theirs.countersign(key))
         return RecordDict({RECORD: ConfigRecord(dict(words.to_fields()))})
 
-    def introduce(self, introduction: Introduction) -> RecordDict:
+    def introduce(self, introduction: JoinReply) -> RecordDict:
         """The reply to the server's first query."""
         fields = introduction.to_fields()
         if self._key is not None:
             fields[SIGNATURE] = sign_introduction(self._key, fields, self.plan.sha256)
         return RecordDict({RECORD: ConfigRecord(dict(fields))})
 
-    def release(self, outcome: Outcome, instruction: Instruction) -> RecordDict:
+    def release(self, outcome: LocalResult, instruction: TrainRequest) -> RecordDict:
         """Check everything, charge for what leaves, then build the reply.
 
         Raises:
@@ -177,26 +177,26 @@ class OutboundGate:
             self._charge_failed(outcome, instruction)
             raise Withheld from exc
 
-    def _leaving(self, outcome: Outcome, instruction: Instruction, plan: RunPlan) -> list[Leaving]:
+    def _leaving(self, outcome: LocalResult, instruction: TrainRequest, plan: RunPlan) -> list[Release]:
         """What would leave, held to every rule; raises Refusal."""
         metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
         size = len(outcome.blob or b"") + self._envelope(plan.mechanism is not None)
-        check_message(Message(size, metrics), self._custody.policy)
+        check_message(OutboundMessage(size, metrics), self._custody.policy)
         leaving, held = [], [rule.name for rule in MESSAGE_RULES]
         if outcome.blob is not None:
             non_zeros = self._check_update(outcome.blob, plan)
             _check_noise("plan", outcome.noise, plan.mechanism, plan)
             charge = self._charge(plan, instruction, "update", outcome.noise, outcome.attempt, outcome.blob)
             rules = (*held, "size", "well-formed", "plan")
-            leaving.append(Leaving(charge, len(outcome.blob), non_zeros, plan.codec, rules))
+            leaving.append(Release(charge, len(outcome.blob), non_zeros, plan.codec, rules))
         if outcome.evaluation is not None:
             _check_noise("metrics", outcome.evaluation_noise, plan.metrics, plan)
             told = canonical_json({**asdict(outcome.evaluation), "run": instruction.run, "round": instruction.round})
             charge = self._charge(plan, instruction, "metrics", outcome.evaluation_noise, outcome.attempt, told)
-            leaving.append(Leaving(charge, len(told), rules=held))
+            leaving.append(Release(charge, len(told), rules=held))
         return leaving
 
-    def _charge_failed(self, outcome: Outcome, instruction: Instruction) -> None:
+    def _charge_failed(self, outcome: LocalResult, instruction: TrainRequest) -> None:
         """Charge for an attempt of which nothing leaves: that nothing does may follow from noise that met data.
 
         Where even that cannot be written, no answer could have left whatever the noise was.
@@ -218,7 +218,7 @@ class OutboundGate:
             if noise is not None and made[purpose] >= plan.turns:
                 raise Refusal("plan", f"{plan.turns} answers were made, and the plan has no more for one node")
 
-    def _signed(self, outcome: Outcome, run: str, server_round: int) -> Outcome:
+    def _signed(self, outcome: LocalResult, run: str, server_round: int) -> LocalResult:
         if self._key is None:
             return outcome
         report, blob = outcome.report, outcome.blob or b""
@@ -233,9 +233,9 @@ class OutboundGate:
         return self._envelope(signed is not None and signed.plan.mechanism is not None)
 
     def _envelope(self, private: bool) -> int:
-        report = Report(nonce="0" * 16, log=Head(999_999_999, "0" * 64).to_text() if private else None)
+        report = TrainReply(nonce="0" * 16, log=Head(999_999_999, "0" * 64).to_text() if private else None)
         measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._custody.policy.metrics else None
-        outcome = self._signed(Outcome(report, b"", measures), "", 1)
+        outcome = self._signed(LocalResult(report, b"", measures), "", 1)
         return int(recorddict_to_proto(_content(outcome)).ByteSize()) + LENGTHS
 
     def _hold(self, signed: SignedPlan) -> None:
@@ -264,7 +264,7 @@ class OutboundGate:
     def _charge(
         self,
         plan: RunPlan,
-        instruction: Instruction,
+        instruction: TrainRequest,
         purpose: str,
         noise: Mechanism | None,
         attempt: str | None = None,
@@ -288,20 +288,20 @@ class OutboundGate:
         return int(np.count_nonzero(update.to_dense() if values is None else values))
 
 
-def _checkpoints(seal: Seal, log: str) -> tuple[Checkpoint, tuple[Checkpoint, str] | None]:
+def _checkpoints(seal: Seal, log: str) -> tuple[SignedTreeHead, tuple[SignedTreeHead, str] | None]:
     """The server's checkpoint, and the site's own with the countersignature; raises PrivacyError where one is none."""
     words = seal.to_fields()
-    theirs = Checkpoint.from_fields(seal.log, words)
+    theirs = SignedTreeHead.from_fields(seal.log, words)
     own = {name.removeprefix("your_"): value for name, value in words.items() if name.startswith("your_")}
     if not own:
         return theirs, None
     countersignature = own.get("countersignature", "")
     if not signature(countersignature):
         raise PrivacyError("a checkpoint comes with its countersignature")
-    return theirs, (Checkpoint.from_fields(log, own), str(countersignature))
+    return theirs, (SignedTreeHead.from_fields(log, own), str(countersignature))
 
 
-def _content(outcome: Outcome) -> RecordDict:
+def _content(outcome: LocalResult) -> RecordDict:
     blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
     content = RecordDict({RECORD: ConfigRecord({**outcome.report.to_fields(), **blob})})
     if outcome.evaluation is not None:

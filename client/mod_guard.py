@@ -17,12 +17,12 @@ from flwr.common.serde import recorddict_to_proto
 
 from fedglm.client.no_answer import Withheld
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.policy.rules import MESSAGE_RULES, check_message, check_plain_update, check_without_noise
-from fedglm.privacy.policy.rules import Message as Outgoing
+from fedglm.privacy.policy.rules import OutboundMessage as Outgoing
 from fedglm.protocol.messages import RECORD
 
 NO_PLAN = hashlib.sha256(b"").hexdigest()
@@ -122,7 +122,7 @@ class ModGuard:
                 self._check(reply)
                 leaves = content(reply)
             charge = self._charge(purpose, run, server_round, leaves)
-            custody.pay(Leaving(charge, len(leaves), None, codec, [rule.name for rule in MESSAGE_RULES]))
+            custody.pay(Release(charge, len(leaves), None, codec, [rule.name for rule in MESSAGE_RULES]))
         except BaseException as exc:
             with contextlib.suppress(PrivacyError):  # that nothing leaves says something of the data, without noise
                 custody.charge(self._charge(purpose, run, server_round, b""))

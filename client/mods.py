@@ -27,7 +27,7 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.settings import UpdateSettings
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.charges import new_id
-from fedglm.protocol.messages import RECORD, UPDATE_STYPE, Order
+from fedglm.protocol.messages import RECORD, UPDATE_STYPE, ModRequest
 
 LOG = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def compress_uplink(
         words = message.content.config_records.pop(RECORD, None)
         if words is None:
             raise CodecError("compress_uplink needs Compressed(strategy) on the server: this one cannot decode")
-        order = Order.from_fields(words)
+        order = ModRequest.from_fields(words)
         received = _only_record(message, "message")
         base = {name: array.numpy() for name, array in received.items()}
         layout = float_layout(base)
@@ -124,7 +124,7 @@ def compress_uplink(
 
 
 def _code(
-    record: ArrayRecord, base: dict[str, Any], layout: Layout, settings: UpdateSettings, folder: Path, order: Order
+    record: ArrayRecord, base: dict[str, Any], layout: Layout, settings: UpdateSettings, folder: Path, order: ModRequest
 ) -> dict[str, Array]:
     """The arrays to send: one coded update, and what is no place for a code."""
     arrays = {name: array.numpy() for name, array in record.items()}

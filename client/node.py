@@ -34,11 +34,11 @@ from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.vault import Vault
 from fedglm.privacy.ledger.charges import new_id
-from fedglm.protocol.messages import Instruction, Introduction, Report
+from fedglm.protocol.messages import JoinReply, TrainReply, TrainRequest
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LocalResult:
     """What a node has to say after an instruction, before the gate has looked at it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Outcome:
         evaluation_noise: How the measures were noised.
     """
 
-    report: Report
+    report: TrainReply
     blob: bytes | None = None
     evaluation: Evaluation | None = None
     noise: Mechanism | None = None
@@ -63,7 +63,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Permit:
+class Authorization:
     """What the outbound gate lets a node do for an instruction.
 
     Attributes:
@@ -85,7 +85,7 @@ class Permit:
     commitment: str = ""
 
 
-class Workbench:
+class FederatedModel:
     """A model to compute with, built once a process and lent to one node after the other.
 
     Args:
@@ -136,7 +136,7 @@ class Node:
     def __init__(
         self,
         name: str,
-        workbench: Workbench,
+        workbench: FederatedModel,
         *,
         train: Examples,
         held_out: Examples,
@@ -158,10 +158,10 @@ class Node:
         self._declared = declared
         self._envelope = envelope
 
-    def introduce(self) -> Introduction:
+    def introduce(self) -> JoinReply:
         """Say who this is and what it holds."""
         state = NodeState.load(self.folder, self._bench.layout.size, vault=self._vault)
-        return Introduction(
+        return JoinReply(
             name=self.name,
             run=state.run,
             version=state.version,
@@ -169,7 +169,7 @@ class Node:
             examples=self._declared,
         )
 
-    def train(self, instruction: Instruction, downlink: bytes, permit: Permit) -> Outcome:
+    def train(self, instruction: TrainRequest, downlink: bytes, permit: Authorization) -> LocalResult:
         """Rebuild the model that the server means, train on it, and code the difference.
 
         Raises:
@@ -183,7 +183,7 @@ class Node:
         state = self._load(instruction, permit)
         replica = self._receive(state, instruction, downlink, permit)
         if replica is None:
-            return Outcome(Report(nonce=instruction.nonce, holds=state.version))
+            return LocalResult(TrainReply(nonce=instruction.nonce, holds=state.version))
         precision = self._precision(permit)
         pending, failure = state.pending, None
         if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
@@ -192,8 +192,8 @@ class Node:
         else:  # asked again for a round that this node has trained: the very same bytes and numbers
             state.save(self.folder)
         measures = pending.measured is not None or pending.measured_noise is not None
-        return Outcome(
-            Report(nonce=instruction.nonce),
+        return LocalResult(
+            TrainReply(nonce=instruction.nonce),
             pending.blob,
             pending.measured,
             pending.noise,
@@ -203,7 +203,7 @@ class Node:
             failure or (None if pending.blob is not None else TrainingError("the attempt failed when it was made")),
         )
 
-    def evaluate(self, instruction: Instruction, downlink: bytes, permit: Permit) -> Outcome:
+    def evaluate(self, instruction: TrainRequest, downlink: bytes, permit: Authorization) -> LocalResult:
         """Rebuild the model that the server means and measure it on the node's held-out data.
 
         Raises:
@@ -213,15 +213,15 @@ class Node:
         state = self._load(instruction, permit)
         replica = self._receive(state, instruction, downlink, permit)
         if replica is None:
-            return Outcome(Report(nonce=instruction.nonce, holds=state.version))
+            return LocalResult(TrainReply(nonce=instruction.nonce, holds=state.version))
         known, failure = state.measured, None
         if known is None or (known.round, known.base_sha256) != (instruction.round, replica.sha256):
             permit.afford()
             known, failure = self._attempt_measures(instruction, state, replica, permit)
         else:
             state.save(self.folder)
-        return Outcome(
-            Report(nonce=instruction.nonce),
+        return LocalResult(
+            TrainReply(nonce=instruction.nonce),
             evaluation=known.evaluation,
             evaluation_noise=known.noise,
             attempt=known.attempt,
@@ -229,7 +229,7 @@ class Node:
             failure=failure or (None if known.evaluation else TrainingError("the attempt failed when it was made")),
         )
 
-    def _load(self, instruction: Instruction, permit: Permit) -> NodeState:
+    def _load(self, instruction: TrainRequest, permit: Authorization) -> NodeState:
         """The node's memory of this run, with the residual that the server has acknowledged by now.
 
         A server can acknowledge what it never had, as where the node was killed before it charged for it. The residual
@@ -253,7 +253,9 @@ class Node:
             state.residual, state.residual_round, state.residual_rate = None, 0, None
         return state
 
-    def _receive(self, state: NodeState, instruction: Instruction, downlink: bytes, permit: Permit) -> Replica | None:
+    def _receive(
+        self, state: NodeState, instruction: TrainRequest, downlink: bytes, permit: Authorization
+    ) -> Replica | None:
         """Bring the stored model to the instruction's version; None when that takes a snapshot.
 
         Raises:
@@ -281,7 +283,12 @@ class Node:
         return replica
 
     def _attempt_update(
-        self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit, precision: ChosenPrecision
+        self,
+        instruction: TrainRequest,
+        state: NodeState,
+        replica: Replica,
+        permit: Authorization,
+        precision: ChosenPrecision,
     ) -> tuple[Pending, Exception | None]:
         """Make an update and keep it; of one that cannot be made, keep that it failed."""
         attempt = new_id()
@@ -305,7 +312,7 @@ class Node:
         return state.pending, None
 
     def _attempt_measures(
-        self, instruction: Instruction, state: NodeState, replica: Replica, permit: Permit
+        self, instruction: TrainRequest, state: NodeState, replica: Replica, permit: Authorization
     ) -> tuple[Measured, Exception | None]:
         """Measure and keep what came of it; of measures that cannot be made, keep that they failed."""
         failure, noise = None, permit.metrics
@@ -326,10 +333,10 @@ class Node:
 
     def _make_update(
         self,
-        instruction: Instruction,
+        instruction: TrainRequest,
         state: NodeState,
         replica: Replica,
-        permit: Permit,
+        permit: Authorization,
         precision: ChosenPrecision,
         attempt: str,
     ) -> Pending:
@@ -353,13 +360,13 @@ class Node:
             pending, noise=noises[0], measured=measured, measured_noise=noises[1], commitment=permit.commitment
         )
 
-    def _precision(self, permit: Permit) -> ChosenPrecision:
+    def _precision(self, permit: Authorization) -> ChosenPrecision:
         """What to compute in; settled before any data is looked at, for it can fail."""
         private, size = permit.mechanism is not None, self._bench.layout.size
         return choose_precision(self._training.precision, size, self._training.torch_device(), private=private)
 
     def _trained(
-        self, instruction: Instruction, base: np.ndarray, permit: Permit, precision: ChosenPrecision
+        self, instruction: TrainRequest, base: np.ndarray, permit: Authorization, precision: ChosenPrecision
     ) -> np.ndarray:
         """Local weights minus `base`, after the round's steps."""
         bench, rate = self._bench, instruction.learning_rate
@@ -380,7 +387,7 @@ class Node:
             declared_units=permit.declared_units,
         ).delta
 
-    def _evaluate(self, vector: np.ndarray, permit: Permit) -> Evaluation:
+    def _evaluate(self, vector: np.ndarray, permit: Authorization) -> Evaluation:
         load_vector(self._bench.model, vector)
         if permit.mechanism is None:
             return self._bench.task.evaluate(self._bench.model, self._held_out)

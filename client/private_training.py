@@ -40,7 +40,7 @@ def train_privately(
     declared_units: int,
     mode: ClippingMode = "auto",
     noise: GaussianNoise | None = None,
-    planted: Callable[[torch.Tensor], None] | None = None,
+    canary_hook: Callable[[torch.Tensor], None] | None = None,
 ) -> LocalResult:
     """Load `base` into the model, take the mechanism's noised steps, and return the difference.
 
@@ -60,8 +60,8 @@ def train_privately(
         declared_units: The number of units that the site makes public; not the true one, which is private.
         mode: How gradients are clipped.
         noise: Source of all randomness; a fresh one without.
-        planted: Adds an audit's canaries to the clipped sum of each step, before its noise; no node of a federation has
-            any.
+        canary_hook: Adds an audit's canaries to the clipped sum of each step, before its noise; no node of a federation
+            has any.
 
     Returns:
         The update, which may leave once its charge is in the ledger. The loss is NaN: a mean of private losses must
@@ -95,8 +95,8 @@ def train_privately(
                 with precision.autocast():
                     losses = task.sequence_losses(model, batch)
                 clipper.add(losses, owners.to(precision.device))
-            if planted is not None:
-                planted(clipper.total)
+            if canary_hook is not None:
+                canary_hook(clipper.total)
             _follow(parameters, noised_mean(clipper.total, mechanism, noise, declared_units))
             optimizer.step()
             clipper.drop_gradients()

@@ -48,7 +48,7 @@ _GRID_IDS: dict[Grid, int] = {"fp16": 1, "fp32": 2}
 _GRIDS = {grid_id: grid for grid, grid_id in _GRID_IDS.items()}
 _DELTAS, _SNAPSHOT, _CODED_SNAPSHOT = 1, 2, 3
 _LAYOUT_BYTES = 8
-_MOST_CODED = 1 << 24
+_MAX_CODED = 1 << 24
 """Elements of a snapshot that is worth coding: beyond, a seventh of its bytes takes more seconds than it saves."""
 HEADER = 64
 """Most bytes of a message around one delta."""
@@ -167,7 +167,7 @@ class ModelVersions:
         """The message that holds the whole model."""
         if None not in self._messages:
             kind, content = _SNAPSHOT, self.vector.astype(_DTYPES[self._grid]).tobytes()
-            if self._grid == "fp16" and self.vector.size <= _MOST_CODED:
+            if self._grid == "fp16" and self.vector.size <= _MAX_CODED:
                 coded = snapshots.pack(self.vector)
                 if len(coded) < len(content):
                     kind, content = _CODED_SNAPSHOT, coded

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedglm.compression.codec import Codec, CodecError, codec_options, make_codec
-from fedglm.compression.codecs.budget import LEAST_BYTES
+from fedglm.compression.codecs.budget import MIN_BYTES
 from fedglm.compression.layout import Layout
 
 
@@ -77,11 +77,11 @@ class CodingSettings(BaseModel):
             options["overshoot"] = self.overshoot
         if self.max_ratio is not None:
             room = int(self.max_ratio * 4 * layout.size) - envelope
-            if room < LEAST_BYTES:
+            if room < MIN_BYTES:
                 raise CodecError(
                     f"max_ratio {self.max_ratio:g} of {4 * layout.size} bytes leaves {max(room, 0)} for the update, "
                     f"and the message around it takes {envelope}: give at least "
-                    f"{(envelope + LEAST_BYTES) / (4 * layout.size):.2g}"
+                    f"{(envelope + MIN_BYTES) / (4 * layout.size):.2g}"
                 )
             options["max_bytes"] = room
         return make_codec(self.codec, layout=layout, **options)

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 _LONGEST_VALUE = 80
-_MOST_FAULTS = 3  # that one line tells of
+_MAX_FAULTS = 3  # that one line tells of
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def read_settings(
-    model: type[Settings], text: str, *, origin: str, most_characters: int, error: type[Exception]
+    model: type[Settings], text: str, *, origin: str, max_characters: int, error: type[Exception]
 ) -> Settings:
     """Read a TOML text, of a stranger too.
 
@@ -21,14 +21,14 @@ def read_settings(
         model: What it must hold.
         text: TOML.
         origin: Name of the text in errors.
-        most_characters: A longer text is not looked at.
+        max_characters: A longer text is not looked at.
         error: What to raise.
 
     Raises:
         error: The text is too long or no TOML, or a key or value is wrong; near names are listed.
     """
-    if len(text) > most_characters:
-        raise error(f"{origin} has {len(text)} characters; at most {most_characters} are read")
+    if len(text) > max_characters:
+        raise error(f"{origin} has {len(text)} characters; at most {max_characters} are read")
     try:
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:
@@ -36,7 +36,7 @@ def read_settings(
     try:
         return model.model_validate(tree)
     except ValidationError as exc:
-        faults = [_explain(model, fault) for fault in exc.errors()[:_MOST_FAULTS]]
+        faults = [_explain(model, fault) for fault in exc.errors()[:_MAX_FAULTS]]
         raise error(f"{origin}: {'; '.join(faults)}") from exc
 
 

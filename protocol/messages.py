@@ -79,7 +79,7 @@ class _Fields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instruction(_Fields):
+class TrainRequest(_Fields):
     """What a node is to do in a round.
 
     Attributes:
@@ -106,7 +106,7 @@ class Instruction(_Fields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(_Fields):
+class TrainReply(_Fields):
     """A node's answer to an instruction; a coded update comes beside it.
 
     The nonce says all that the server must know: which instruction this answers, and with it round and version.
@@ -127,7 +127,7 @@ class Report(_Fields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Introduction(_Fields):
+class JoinReply(_Fields):
     """A node's answer to the query at the start of a run.
 
     Attributes:
@@ -186,7 +186,7 @@ class Sealed(_Fields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order(_Fields):
+class ModRequest(_Fields):
     """What `Compressed` adds to the message of somebody's own Flower strategy, for the node's `compress_uplink`.
 
     Attributes:

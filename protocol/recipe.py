@@ -25,7 +25,7 @@ from fedglm.core.toml_settings import read_settings
 OWN = "site"
 """Stands where a path would: each site has its own."""
 
-MOST_CHARACTERS = 20_000
+MAX_CHARACTERS = 20_000
 """Longest recipe that is read: as much as a run plan holds."""
 
 _OWN_FIELDS = ("text_field", "label_field", "unit_field", "site_field")
@@ -130,7 +130,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: The text is too long or no TOML, or a key or value is wrong; near names are listed.
         """
-        return read_settings(cls, text, origin="the run's recipe", most_characters=MOST_CHARACTERS, error=RecipeError)
+        return read_settings(cls, text, origin="the run's recipe", max_characters=MAX_CHARACTERS, error=RecipeError)
 
 
 def file_sha256(path: str | Path) -> str:

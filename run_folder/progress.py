@@ -98,7 +98,7 @@ class RunView:
         replies: How many of them have answered.
         sites: By name.
         refused: Nodes whose own policy refuses the plan; the latest of each.
-        turned_away: Nodes that may not take part; the latest of each.
+        rejected_nodes: Nodes that may not take part; the latest of each.
         phases: Seconds of all finished rounds by `PHASES`; empty where there are no events.
         began: When the run began, or went on; None where there are no events.
         last_round_time: When the latest round was on disk.
@@ -121,7 +121,7 @@ class RunView:
     replies: int
     sites: dict[str, SiteView]
     refused: dict[str, Notice]
-    turned_away: dict[str, Notice]
+    rejected_nodes: dict[str, Notice]
     phases: dict[str, float]
     began: datetime | None
     last_round_time: datetime | None
@@ -164,7 +164,7 @@ def read_view(folder: Path) -> RunView:
         replies=len(told.replied),
         sites=told.sites() if events else _sites_of(rows),
         refused=told.refused,
-        turned_away=told.turned_away,
+        rejected_nodes=told.rejected_nodes,
         phases=told.phases,
         began=told.began,
         last_round_time=told.last_round_time,
@@ -183,7 +183,7 @@ class _Events:
     sampled: int = 0
     replied: set[str] = field(default_factory=set)
     refused: dict[str, Notice] = field(default_factory=dict)
-    turned_away: dict[str, Notice] = field(default_factory=dict)
+    rejected_nodes: dict[str, Notice] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     began: datetime | None = None
     last_round_time: datetime | None = None
@@ -212,7 +212,7 @@ class _Events:
         elif kind == "done":
             self._close(time)
         elif kind in ("refused", "turned-away"):
-            book = self.refused if kind == "refused" else self.turned_away
+            book = self.refused if kind == "refused" else self.rejected_nodes
             book[node] = Notice(time, node, _text(event.get("reason")) or "")
 
     def sites(self) -> dict[str, SiteView]:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_files import read_regular
 
-_MOST_BYTES: Final = 256 * 2**20
+_MAX_BYTES: Final = 256 * 2**20
 
 Metric = Literal["accuracy", "perplexity"]
 
@@ -184,7 +184,7 @@ def _site(fields: Mapping[str, Any], index: int, metric: Metric) -> SiteRecord:
 
 def _read(path: Path) -> str:
     try:
-        return read_regular(path, _MOST_BYTES).decode().replace("\r\n", "\n")
+        return read_regular(path, _MAX_BYTES).decode().replace("\r\n", "\n")
     except FileNotFoundError:
         remedy = "finish the run first (fedglm simulate --resume)"
         raise ReportError(f"{path.parent} holds no {path.name}: {remedy}") from None

@@ -13,7 +13,7 @@ from fedglm.autoglm.models.build import build_model, save_release
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task
-from fedglm.client.node import Workbench
+from fedglm.client.node import FederatedModel
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey
@@ -32,7 +32,7 @@ SCENARIO = "scenario.toml"
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltModel:
     """The model of a scenario, without any site's data.
 
     Attributes:
@@ -43,10 +43,10 @@ class Made:
 
     scenario: Scenario
     task: Task
-    bench: Workbench
+    bench: FederatedModel
 
 
-def make(scenario: Scenario) -> Made:
+def make(scenario: Scenario) -> BuiltModel:
     """Build the model of a federation whose records are elsewhere.
 
     Raises:
@@ -55,10 +55,10 @@ def make(scenario: Scenario) -> Made:
     torch.set_num_threads(1)
     task = task_of(scenario.data, scenario.model)
     model = build_model(scenario.model, task, seed=scenario.federation.seed)
-    return Made(scenario, task, Workbench(model, task, scenario.downlink))
+    return BuiltModel(scenario, task, FederatedModel(model, task, scenario.downlink))
 
 
-def prepare(made: Made, folder: Path, sites: int) -> RunFile:
+def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
     """Write a run's folder, once: `run.json`, version 0 and the scenario.
 
     Args:
@@ -91,7 +91,7 @@ def prepare(made: Made, folder: Path, sites: int) -> RunFile:
     return run
 
 
-def terms(made: Made, key: SigningKey) -> SignedPlan:
+def terms(made: BuiltModel, key: SigningKey) -> SignedPlan:
     """The plan of such runs before there is any, for sites to look at: its terms are those of the runs.
 
     Args:
@@ -109,7 +109,7 @@ def terms(made: Made, key: SigningKey) -> SignedPlan:
         return RunFile.load(folder).plan(folder, key=key, sites={}).signed(TERMS)
 
 
-def _run_file(made: Made) -> RunFile:
+def _run_file(made: BuiltModel) -> RunFile:
     scenario, bench = made.scenario, made.bench
     noise = _noise(scenario)
     recipe = Recipe.of(
@@ -149,7 +149,7 @@ def is_prepared(folder: Path) -> bool:
     return (folder / RUN).is_file()
 
 
-def release(made: Made, folder: Path, target: Path) -> None:
+def release(made: BuiltModel, folder: Path, target: Path) -> None:
     """Save the model of a finished run.
 
     Raises:

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from fedglm.autoglm.federation import Site
+from fedglm.autoglm.federation import SiteRecords
 from fedglm.compression.layout import Layout
 from fedglm.privacy.accounting.accountant import calibrate, usual_delta
 from fedglm.privacy.accounting.statement import (
-    LEAST_EPSILON,
+    MIN_EPSILON,
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,
     client_guarantee,
     guarantee,
 )
-from fedglm.privacy.custody.store import establish, is_established
+from fedglm.privacy.custody.store import initialize, is_established
 from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
@@ -43,21 +43,21 @@ def unit_of(scenario: Scenario) -> str:
     return kept
 
 
-def declared_units(site: Site) -> int:
+def declared_units(site: SiteRecords) -> int:
     """The number of units that a simulated site makes public: the true one, rounded to two digits."""
     units = len(np.unique(site.train.units.numpy()))
     step = 10 ** max(0, math.floor(math.log10(max(units, 1))) - 1)
     return max(1, int(round(units / step) * step))
 
 
-def declared_examples(scenario: Scenario, site: Site) -> int:
+def declared_examples(scenario: Scenario, site: SiteRecords) -> int:
     """The public weight of a simulated site: a count of its units where noise protects them, else of its examples."""
     if scenario.federation.weighting != "declared":
         return 0
     return len(site.train) if scenario.privacy.epsilon is None else declared_units(site)
 
 
-def delta_of(scenario: Scenario, sites: tuple[Site, ...]) -> float:
+def delta_of(scenario: Scenario, sites: tuple[SiteRecords, ...]) -> float:
     """The delta of a run: the scenario's, or 1 / (10 x units) of the smallest site, rounded down to one digit."""
     if scenario.privacy.delta is not None:
         return scenario.privacy.delta
@@ -81,7 +81,7 @@ class PlannedNoise:
     metrics: Mechanism | None = None
 
 
-def plan_noise(scenario: Scenario, sites: tuple[Site, ...], delta: float) -> PlannedNoise:
+def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float) -> PlannedNoise:
     """How nodes add noise, calibrated so that no site spends more than the scenario's epsilon in the whole run.
 
     A step samples `training.batch_size` units of a site of mean size. Sampling of nodes is not counted as protection:
@@ -112,7 +112,7 @@ def calibrated_noise(scenario: Scenario, turns: int, units: float, delta: float)
     rate = min(1.0, training.batch_size / units)
     measures = []
     if scenario.federation.node_metrics:
-        share = max(LEAST_EPSILON, private.metrics_share * epsilon)
+        share = max(MIN_EPSILON, private.metrics_share * epsilon)
         measures = [Event(calibrate(share, delta, 1.0, turns), 1.0, turns)]
     mechanism = Mechanism(
         sampling_rate=rate,
@@ -149,7 +149,7 @@ def server_key(path: Path) -> SigningKey:
 def establish_site(
     folder: Path,
     scenario: Scenario,
-    site: Site,
+    site: SiteRecords,
     *,
     key: SigningKey,
     layout: Layout,
@@ -183,7 +183,7 @@ def establish_site(
         metrics=("loss", "metric", "count") if scenario.federation.node_metrics else (),
         **private,
     )
-    establish(folder, policy, name=site.name)
+    initialize(folder, policy, name=site.name)
 
 
 def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:

@@ -4,7 +4,7 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.reference import OFF, ReferenceLoss, reference_examples
 from fedglm.scenarios.scenario import Scenario
-from fedglm.scenarios.stage import Stage
+from fedglm.scenarios.stage import BuiltScenario
 from fedglm.server.aggregation.reference_check import ReferenceLosses
 
 
@@ -22,7 +22,7 @@ def usable_reference(scenario: Scenario, task: Task) -> Examples | None:
     return reference_examples(reference, scenario.data, task)
 
 
-def reference_losses(stage: Stage) -> ReferenceLosses | None:
+def reference_losses(stage: BuiltScenario) -> ReferenceLosses | None:
     """What measures models on the reference records of a simulation; None without any."""
     scenario, task = stage.scenario, stage.data.task
     examples = usable_reference(scenario, task)

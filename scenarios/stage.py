@@ -5,12 +5,12 @@ from functools import lru_cache
 
 from fedglm.autoglm.federation import FederatedData, load_federation
 from fedglm.autoglm.models.build import build_model
-from fedglm.client.node import Workbench
+from fedglm.client.node import FederatedModel
 from fedglm.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)
-class Stage:
+class BuiltScenario:
     """A scenario's data and model, built.
 
     Attributes:
@@ -21,11 +21,11 @@ class Stage:
 
     scenario: Scenario
     data: FederatedData
-    workbench: Workbench
+    workbench: FederatedModel
 
 
 @lru_cache(maxsize=1)
-def build_stage(scenario_toml: str) -> Stage:
+def build_scenario(scenario_toml: str) -> BuiltScenario:
     """Load the data and build the model of a scenario; the last one is kept.
 
     Raises:
@@ -35,4 +35,4 @@ def build_stage(scenario_toml: str) -> Stage:
     seed = scenario.federation.seed
     data = load_federation(scenario.data, nodes=scenario.federation.nodes, seed=seed, model=scenario.model)
     model = build_model(scenario.model, data.task, seed=seed)
-    return Stage(scenario, data, Workbench(model, data.task, scenario.downlink))
+    return BuiltScenario(scenario, data, FederatedModel(model, data.task, scenario.downlink))

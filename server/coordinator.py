@@ -25,13 +25,13 @@ from fedglm.server.aggregation.folding import AtOnce, Check, Folding, Robust
 from fedglm.server.aggregation.optimizers import make_server_optimizer
 from fedglm.server.aggregation.reference_check import ReferenceCheck, groups_of
 from fedglm.server.aggregation.robust import moved_on
-from fedglm.server.rounds.admission import Reception
+from fedglm.server.rounds.admission import Admission
 from fedglm.server.rounds.checkpoint import Checkpoint, load_latest
-from fedglm.server.rounds.countersigning import Sealing
+from fedglm.server.rounds.countersigning import Countersigning
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.participants import FederationError, Participants
-from fedglm.server.rounds.round import Desk, Round, envelope
-from fedglm.server.rounds.server_log import Evidence
+from fedglm.server.rounds.round import Round, RoundContext, envelope
+from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Listener, Plan, Row
 from fedglm.server.settings import CLIP_FACTOR, CLIP_FACTOR_WITH_NOISE
 
@@ -82,7 +82,7 @@ class Coordinator:
                 found.versions, plan.layout.sha256, codec, feedback=plan.downlink.feedback, grid=plan.downlink.grid
             )
             self._optimizer.restore(found.optimizer)
-        self._evidence = Evidence(plan.log, plan.key, self._run)
+        self._server_log = ServerLog(plan.log, plan.key, self._run)
         self._book = found.participants if found is not None else {}
         self._drift = None if found is None else found.drift
 
@@ -110,26 +110,26 @@ class Coordinator:
             StorageError: A checkpoint could not be written.
         """
         federation = self._plan.federation
-        evidence = self._evidence
-        evidence.begun(self._plan.signed(self._run), len(self._rows))
-        reception = Reception(self._exchange, self._plan, self._run, listener=self._listener, evidence=evidence)
+        server_log = self._server_log
+        server_log.begun(self._plan.signed(self._run), len(self._rows))
+        admission = Admission(self._exchange, self._plan, self._run, listener=self._listener, server_log=server_log)
         with self._noting():
-            participants = reception.open()
-        sealing = Sealing(self._exchange, self._plan, self._run, evidence)
+            participants = admission.open()
+        sealing = Countersigning(self._exchange, self._plan, self._run, server_log)
         participants.restore(self._book, strict=self._plan.sites is None)
         if not self._rows:
             self._checkpoint(participants)
         self._listener.resumed(self._rows)
         for number in range(len(self._rows) + 1, federation.rounds + 1):
             with self._noting():
-                row = self._one_round(number, participants, reception)
+                row = self._one_round(number, participants, admission)
             self._rows.append(row)
-            evidence.published(row, self._versions.sha256)
+            server_log.published(row, self._versions.sha256)
             self._checkpoint(participants)
             self._listener.round_done(self._rows)
             if number % federation.seal_every == 0:
                 sealing.seal(participants, number)
-        evidence.finished(len(self._rows), self._versions.sha256)
+        server_log.finished(len(self._rows), self._versions.sha256)
         for _ in range(2):  # what the sites show at first is countersigned the second time
             sealing.seal(participants, len(self._rows))
         return self._rows
@@ -140,10 +140,10 @@ class Coordinator:
         try:
             yield
         except FederationError:
-            self._evidence.flush()
+            self._server_log.flush()
             raise
 
-    def _one_round(self, number: int, participants: Participants, reception: Reception) -> Row:
+    def _one_round(self, number: int, participants: Participants, admission: Admission) -> Row:
         started = time.monotonic()
         plan, federation = self._plan, self._plan.federation
         active = len(participants.active)
@@ -155,8 +155,8 @@ class Coordinator:
         else:
             sampled, mean = plan.client_privacy.begin(self._rows, participants.active, plan.layout.size)
         self._listener.round_started(number, len(sampled))
-        desk = Desk(self._exchange, participants, reception, self._listener, self._evidence)
-        done = Round(number, self._run, plan, self._versions, sampled, self._folding(mean, number), desk)
+        context = RoundContext(self._exchange, participants, admission, self._listener, self._server_log)
+        done = Round(number, self._run, plan, self._versions, sampled, self._folding(mean, number), context)
         done.conduct()
         self._check_quorum(done, len(sampled))
         whole = mean.mean()
@@ -214,7 +214,7 @@ class Coordinator:
         return min(1.0, rate_at(number, rounds) / rate_at(number - 1, rounds)) if number > 1 else 1.0
 
     def _check_quorum(self, done: Round, sampled: int) -> None:
-        least = self._plan.federation.least_accepted(sampled)
+        least = self._plan.federation.min_accepted(sampled)
         # Whether a private round ends must not depend on who was drawn for it.
         if len(done.accepted) >= least or self._plan.client_privacy is not None:
             return

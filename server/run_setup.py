@@ -37,7 +37,7 @@ class Listener(Protocol):
     def plan_refused(self, node_id: int, reason: str) -> None:
         """A node's policy refuses the plan of the run, which goes on without it."""
 
-    def turned_away(self, node_id: int, reason: str) -> None:
+    def rejected(self, node_id: int, reason: str) -> None:
         """A node may not take part: it is not enrolled, did not sign, or builds another model; the run goes on."""
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
@@ -106,7 +106,7 @@ class Plan:
     sites: Mapping[str, PublicKey] | None = None
     log: Path | None = None
     anchors: Anchors | None = None
-    signed_on: Callable[[str], float] = lambda _: 0.0
+    last_activation: Callable[[str], float] = lambda _: 0.0
 
     def signed(self, run: str) -> SignedPlan:
         """What nodes hold the run of that identity to, from the first round to the last."""

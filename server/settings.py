@@ -5,7 +5,7 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedglm.privacy.log.tree_head import MOST_SEALS
+from fedglm.privacy.log.tree_head import MAX_SEALS
 
 CLIP_FACTOR: Final = 1.25
 """Nearly all honest norms of the built-in scenarios lie within that of their median. Where a hostile site of
@@ -13,7 +13,7 @@ CLIP_FACTOR: Final = 1.25
 CLIP_FACTOR_WITH_NOISE: Final = 1.0
 """Under noise, norms differ by a percent."""
 
-_SEALS: Final = MOST_SEALS - 100
+_SEALS: Final = MAX_SEALS - 100
 """That a run may plan; each time that it goes on after a kill it may need one more."""
 
 
@@ -84,7 +84,7 @@ class FederationSettings(BaseModel):
         """Nodes that are sampled of `nodes`."""
         return max(1, round(self.fraction * nodes))
 
-    def least_accepted(self, sampled: int) -> int:
+    def min_accepted(self, sampled: int) -> int:
         """Good updates that a round needs."""
         return max(1, math.ceil(round(self.quorum * sampled, 9)))  # 0.07 * 100 is a little more than 7
 

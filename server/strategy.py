@@ -35,14 +35,14 @@ from fedglm.compression.arrays import flatten, float_layout, unflatten
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
 from fedglm.core.untrusted_text import cleaned
-from fedglm.protocol.messages import RECORD, UPDATE_STYPE, Order
+from fedglm.protocol.messages import RECORD, UPDATE_STYPE, ModRequest
 from fedglm.server.aggregation.fixed_point import public_weights
 from fedglm.server.aggregation.robust import limits_of
 
 MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
 """Strategies that need only the weighted mean of the models. A subclass may need more, so the type must be exact."""
 
-_MOST_WEIGHT = 2.0**53
+_MAX_WEIGHT = 2.0**53
 """Beyond it, floats count no further."""
 
 _CAP = 10.0
@@ -99,7 +99,7 @@ class Compressed(Strategy):
         messages = []
         for message in self._inner.configure_train(server_round, arrays, config, grid):
             acknowledged = self._acknowledged.get(message.metadata.dst_node_id, 0)
-            order = Order(run=self._run, round=server_round, acknowledged=acknowledged)
+            order = ModRequest(run=self._run, round=server_round, acknowledged=acknowledged)
             message.content = RecordDict({**message.content, RECORD: ConfigRecord(dict(order.to_fields()))})
             messages.append(message)
         return messages
@@ -300,7 +300,7 @@ def _form(content: RecordDict, weighted_by: str) -> frozenset[tuple[str, int]] |
         return None
     (metrics,) = records
     weight = metrics.get(weighted_by)
-    if not isinstance(weight, int | float) or not 0 < weight < _MOST_WEIGHT:
+    if not isinstance(weight, int | float) or not 0 < weight < _MAX_WEIGHT:
         return None
     values = {name: value if isinstance(value, list) else [value] for name, value in metrics.items()}
     if not all(math.isfinite(value) for each in values.values() for value in each):

@@ -20,13 +20,13 @@ from fedglm.autoglm.data.examples import concatenate
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision
-from fedglm.scenarios.stage import Stage, build_stage
+from fedglm.scenarios.stage import BuiltScenario, build_scenario
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.simulations.engines.inline_grid import InlineGrid
 from fedglm.simulations.evaluation import Evaluator
 
 
-class Watcher(Protocol):
+class BaselineCallbacks(Protocol):
     """Somebody who wants to see the baselines go by."""
 
     def baseline_started(self, jobs: int) -> None:
@@ -49,7 +49,9 @@ class Baselines:
     alone: dict[str, Evaluation]
 
 
-def train_baselines(stage: Stage, workers: int | None, watcher: Watcher, stop: threading.Event) -> Baselines:
+def train_baselines(
+    stage: BuiltScenario, workers: int | None, watcher: BaselineCallbacks, stop: threading.Event
+) -> Baselines:
     """Train and measure the baselines that the scenario asks for.
 
     Raises:
@@ -88,7 +90,7 @@ def make_app(scenario_toml: str) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         torch.set_num_threads(1)
         try:
-            measured = _train(build_stage(scenario_toml), int(context.node_config["partition-id"]))
+            measured = _train(build_scenario(scenario_toml), int(context.node_config["partition-id"]))
         except TrainingError as exc:
             return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), str(exc)), reply_to=message)
         return Message(RecordDict({"measures": MetricRecord(asdict(measured))}), reply_to=message)
@@ -96,7 +98,7 @@ def make_app(scenario_toml: str) -> ClientApp:
     return app
 
 
-def _train(stage: Stage, job: int) -> Evaluation:
+def _train(stage: BuiltScenario, job: int) -> Evaluation:
     """Train the pooled model (job 0) or that of site job - 1, and measure it."""
     scenario, bench = stage.scenario, stage.workbench
     federation, training = scenario.federation, scenario.training

@@ -9,7 +9,7 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.federation import FederatedData
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.client.node import Workbench
+from fedglm.client.node import FederatedModel
 
 
 class Evaluator:
@@ -21,7 +21,7 @@ class Evaluator:
         sequences: Most sequences that are measured, spread evenly over the sites by their sizes.
     """
 
-    def __init__(self, data: FederatedData, workbench: Workbench, sequences: int) -> None:
+    def __init__(self, data: FederatedData, workbench: FederatedModel, sequences: int) -> None:
         self._bench = workbench
         total = sum(len(site.held_out) for site in data.sites)
         share = min(1.0, sequences / total)

@@ -105,7 +105,7 @@ class _Log:
     def plan_refused(self, node_id: int, reason: str) -> None:
         LOG.warning("node %d refuses: %s", node_id, reason)
 
-    def turned_away(self, node_id: int, reason: str) -> None:
+    def rejected(self, node_id: int, reason: str) -> None:
         LOG.warning("node %d is turned away: %s", node_id, reason)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:

@@ -15,13 +15,13 @@ import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from fedglm.client.app import Place, build_client_app
+from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
 from fedglm.privacy.custody.store import FOLDER, Custody
 from fedglm.privacy.ledger.commitment import Field
 from fedglm.scenarios.noise_plan import declared_examples, unit_of
-from fedglm.scenarios.stage import build_stage
+from fedglm.scenarios.stage import build_scenario
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class SimulatedNodes:
     scenario_toml: str
     folder: Path
 
-    def __call__(self, context: Context) -> Place:
+    def __call__(self, context: Context) -> NodeContext:
         """The place of the context's partition."""
         # Sums in other orders give other bits: one thread a node, whatever the machine has.
         torch.set_num_threads(1)
-        stage = build_stage(self.scenario_toml)
+        stage = build_scenario(self.scenario_toml)
         scenario = stage.scenario
         partition = int(context.node_config["partition-id"])
         site = stage.data.sites[partition]
@@ -61,13 +61,13 @@ class SimulatedNodes:
                 envelope=gate.envelope,
             )
 
-        return Place(gate, node)
+        return NodeContext(gate, node)
 
 
 @cache
 def _custody(folder: Path, scenario_toml: str, partition: int) -> Custody:
     """A site's policy and ledger; committing to its data takes time, so once a process."""
-    stage = build_stage(scenario_toml)
+    stage = build_scenario(scenario_toml)
     train = stage.data.sites[partition].train
     fields = (train.input_ids, train.lengths, train.labels, train.units)
 

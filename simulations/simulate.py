@@ -32,13 +32,13 @@ from fedglm.scenarios.noise_plan import (
 )
 from fedglm.scenarios.references import reference_losses
 from fedglm.scenarios.scenario import Scenario
-from fedglm.scenarios.stage import Stage, build_stage
+from fedglm.scenarios.stage import BuiltScenario, build_scenario
 from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rounds.participants import FederationError
 from fedglm.server.run_setup import Listener, Plan, Row
-from fedglm.simulations.baselines import Baselines, Watcher, train_baselines
+from fedglm.simulations.baselines import BaselineCallbacks, Baselines, train_baselines
 from fedglm.simulations.engines.inline_grid import prepare_workers
 from fedglm.simulations.engines.run import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
@@ -47,7 +47,7 @@ from fedglm.simulations.nodes import SimulatedNodes, folder_name
 Summary = dict[str, Any]
 
 
-class Audience(Listener, Watcher, Protocol):
+class SimulationCallbacks(Listener, BaselineCallbacks, Protocol):
     """Somebody who wants to see a simulation go by, from start to end."""
 
     def prepared(self, about: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def simulate(
     folder: Path,
     *,
     engine: Engine | Grid,
-    audience: Audience,
+    audience: SimulationCallbacks,
     resume: bool = False,
     workers: int | None = None,
 ) -> Summary:
@@ -92,7 +92,7 @@ def simulate(
             return done
         prepare_workers()
         torch.set_num_threads(1)  # measures, too, must not depend on how many cores the machine has
-        stage = build_stage(text)
+        stage = build_scenario(text)
         about = _about(stage, engine)
         run.begin(text)
         audience.prepared(about)
@@ -111,7 +111,13 @@ def simulate(
 
 
 def _run(
-    stage: Stage, run: RunFolder, engine: Engine | Grid, audience: Audience, *, resume: bool, workers: int | None
+    stage: BuiltScenario,
+    run: RunFolder,
+    engine: Engine | Grid,
+    audience: SimulationCallbacks,
+    *,
+    resume: bool,
+    workers: int | None,
 ) -> tuple[Coordinator, Evaluation, Evaluator]:
     scenario, bench = stage.scenario, stage.workbench
     evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
@@ -161,7 +167,7 @@ def _run(
 class _RowWriter:
     """Passes everything on, and keeps `rounds.jsonl` up to date."""
 
-    def __init__(self, run: RunFolder, audience: Audience) -> None:
+    def __init__(self, run: RunFolder, audience: SimulationCallbacks) -> None:
         self._run, self._audience = run, audience
 
     def resumed(self, rows: list[Row]) -> None:
@@ -174,8 +180,8 @@ class _RowWriter:
     def plan_refused(self, node_id: int, reason: str) -> None:
         self._audience.plan_refused(node_id, reason)
 
-    def turned_away(self, node_id: int, reason: str) -> None:
-        self._audience.turned_away(node_id, reason)
+    def rejected(self, node_id: int, reason: str) -> None:
+        self._audience.rejected(node_id, reason)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         if fault is not None and "disk is full" in fault:
@@ -192,7 +198,7 @@ def _named(engine: Engine | Grid) -> str:
     return "flwr run" if isinstance(engine, Grid) else engine
 
 
-def _about(stage: Stage, engine: Engine | Grid) -> Summary:
+def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
     """What is known before the first round."""
     scenario, bench = stage.scenario, stage.workbench
     training, private, client = scenario.training, scenario.privacy.epsilon is not None, scenario.client_privacy
@@ -231,7 +237,11 @@ def _about(stage: Stage, engine: Engine | Grid) -> Summary:
 
 
 def _results(
-    stage: Stage, coordinator: Coordinator, initial: Evaluation, sites: dict[str, Evaluation], baselines: Baselines
+    stage: BuiltScenario,
+    coordinator: Coordinator,
+    initial: Evaluation,
+    sites: dict[str, Evaluation],
+    baselines: Baselines,
 ) -> Summary:
     """What the run came to."""
     task, rows = stage.data.task, coordinator.rows

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fedglm.audit.records.log_lines import LINES
-from fedglm.audit.records.run_files import DONE, MOST_RESULT_BYTES, MOST_ROUNDS_BYTES, ROUNDS, SUMMARY
+from fedglm.audit.records.run_files import DONE, MAX_RESULT_BYTES, MAX_ROUNDS_BYTES, ROUNDS, SUMMARY
 from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import PrivacyError
@@ -38,26 +38,26 @@ ROLES: Final[dict[str, tuple[str, ...]]] = {
 
 PUBLIC: Final = "public"
 
-MOST_FILES: Final = 100_000
+MAX_FILES: Final = 100_000
 """Seven of each of fourteen thousand sites."""
-MOST_LISTED: Final = MOST_FILES * 256
+MAX_LISTED: Final = MAX_FILES * 256
 """Bytes of a list of all of them: each name, its hash, and what stands around both."""
-_MOST_ENTRIES: Final = 10**6
+_MAX_ENTRIES: Final = 10**6
 _ENTRY: Final = 1280
 """Bytes of an entry of a log and its place in the file; one about a release has some 900."""
-_MOST_LOG: Final = _MOST_ENTRIES * _ENTRY
-MOST_BYTES: Final = 3 * _MOST_LOG
+_MAX_LOG: Final = _MAX_ENTRIES * _ENTRY
+MAX_BYTES: Final = 3 * _MAX_LOG
 """Log, lines and ledger of a site with a million entries, or as much of many sites."""
 SLACK: Final = 16 * 2**20
 RATIO: Final = 50
 """A bundle has at most `SLACK` bytes and so many times its archive's: entries are full of hashes, which get no shorter,
 so that a log comes to a tenth; a report's list of releases, with one hash each, to a twentieth."""
 
-_MOST_OF: Final[Mapping[str, int]] = {
-    **dict.fromkeys((LOG, LINES, LEDGER, "report.json"), _MOST_LOG),
-    ROUNDS: MOST_ROUNDS_BYTES,
-    **dict.fromkeys(("policy.toml", "policy.toml.sig"), policy.MOST_BYTES),
-    **dict.fromkeys(_WORDS, 2 * refusal_log.MOST_BYTES),  # the last line may begin right before the limit
+_MAX_OF: Final[Mapping[str, int]] = {
+    **dict.fromkeys((LOG, LINES, LEDGER, "report.json"), _MAX_LOG),
+    ROUNDS: MAX_ROUNDS_BYTES,
+    **dict.fromkeys(("policy.toml", "policy.toml.sig"), policy.MAX_BYTES),
+    **dict.fromkeys(_WORDS, 2 * refusal_log.MAX_BYTES),  # the last line may begin right before the limit
 }
 
 
@@ -82,9 +82,9 @@ def check_name(name: str, role: str) -> None:
         raise PrivacyError(f"the bundle holds a file that none may for the role {role}: {name[:100]!a}")
 
 
-def most_of(name: str) -> int:
+def max_of(name: str) -> int:
     """How many bytes the file of that name may have."""
-    return _MOST_OF.get(name.rpartition("/")[2], MOST_RESULT_BYTES)
+    return _MAX_OF.get(name.rpartition("/")[2], MAX_RESULT_BYTES)
 
 
 def check_sizes(sizes: Mapping[str, int], archive: int) -> None:
@@ -98,11 +98,11 @@ def check_sizes(sizes: Mapping[str, int], archive: int) -> None:
         PrivacyError: It is.
     """
     for name, size in sizes.items():
-        if size > most_of(name):
-            raise PrivacyError(f"{name[:100]!a} has {size:,} bytes, and at most {most_of(name):,} are read")
-    total, most = sum(sizes.values()), min(MOST_BYTES, SLACK + RATIO * archive)
-    if len(sizes) > MOST_FILES or total > most:
+        if size > max_of(name):
+            raise PrivacyError(f"{name[:100]!a} has {size:,} bytes, and at most {max_of(name):,} are read")
+    total, most = sum(sizes.values()), min(MAX_BYTES, SLACK + RATIO * archive)
+    if len(sizes) > MAX_FILES or total > most:
         raise PrivacyError(
-            f"the bundle holds {len(sizes):,} files of {total:,} bytes: at most {MOST_FILES:,} of {most:,} are read, "
+            f"the bundle holds {len(sizes):,} files of {total:,} bytes: at most {MAX_FILES:,} of {most:,} are read, "
             f"for an archive of {archive:,}"
         )

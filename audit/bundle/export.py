@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedglm.audit.bundle.contents import MANIFEST, ROLES, SIGNATURE, check_sizes, most_of
+from fedglm.audit.bundle.contents import MANIFEST, ROLES, SIGNATURE, check_sizes, max_of
 from fedglm.audit.bundle.untrusted_bundle import CONTEXT, unpacked
 from fedglm.audit.records.log_lines import LINES
 from fedglm.audit.records.proofs import sound_log
@@ -91,6 +91,6 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_regular(path, most_of(path.name))
+        return read_regular(path, max_of(path.name))
     except OSError as exc:
         raise PrivacyError(f"{path} cannot be read: {exc.strerror}") from exc

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Final
 
-from fedglm.audit.bundle.contents import MANIFEST, MOST_LISTED, ROLES, SIGNATURE, check_name, check_sizes
+from fedglm.audit.bundle.contents import MANIFEST, MAX_LISTED, ROLES, SIGNATURE, check_name, check_sizes
 from fedglm.audit.records.checks import Check
 from fedglm.audit.records.log_lines import LINES
 from fedglm.privacy.errors import PrivacyError
@@ -73,12 +73,12 @@ class _Shallow(io.BufferedReader):
     """A file of which no long piece is read at once: `zipfile` would take a list of files of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        wanted = MOST_LISTED + 1 if size is None or size < 0 else size
-        if wanted > MOST_LISTED + 1:
-            raise ValueError(f"its list of files is longer than {MOST_LISTED:,} bytes")
+        wanted = MAX_LISTED + 1 if size is None or size < 0 else size
+        if wanted > MAX_LISTED + 1:
+            raise ValueError(f"its list of files is longer than {MAX_LISTED:,} bytes")
         found = super().read(wanted)
-        if len(found) > MOST_LISTED:
-            raise ValueError(f"its end is longer than {MOST_LISTED:,} bytes")
+        if len(found) > MAX_LISTED:
+            raise ValueError(f"its end is longer than {MAX_LISTED:,} bytes")
         return found
 
 
@@ -89,7 +89,7 @@ def _unpack(archive: zipfile.ZipFile, size: int, folder: Path) -> Bundle:
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries.values()):
         raise PrivacyError("the bundle is compressed as none of ours is")
     signature, listed = entries.pop(SIGNATURE), entries.pop(MANIFEST)
-    if listed.file_size > MOST_LISTED or signature.file_size != _SIGNATURE_BYTES:
+    if listed.file_size > MAX_LISTED or signature.file_size != _SIGNATURE_BYTES:
         raise PrivacyError(f"the bundle's {MANIFEST} is longer than any is, or its signature is none")
     raw = archive.read(listed)
     manifest: Any = json.loads(raw)

@@ -18,10 +18,10 @@ import torch
 
 from fedglm.audit.empirical.audited_run import AuditedRun
 from fedglm.audit.empirical.gradient_shares import GradientShares
-from fedglm.audit.empirical.probe import DoesNotFit, most_gradients
+from fedglm.audit.empirical.probe import DoesNotFit, max_gradients
 from fedglm.audit.empirical.scores import Auc, auc, likelihood_ratios, mean_auc
 from fedglm.autoglm.data.examples import Examples, concatenate
-from fedglm.autoglm.federation import Site
+from fedglm.autoglm.federation import SiteRecords
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.training.local import round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision
@@ -44,7 +44,7 @@ class TooLittle(FedglmError, ValueError):
 
 
 @dataclass(frozen=True)
-class Variant:
+class AttackSetting:
     """A way to make an update.
 
     Attributes:
@@ -89,7 +89,7 @@ class AttackedSite:
         TooLittle: It has fewer than two records.
     """
 
-    def __init__(self, audited: AuditedRun, site: Site) -> None:
+    def __init__(self, audited: AuditedRun, site: SiteRecords) -> None:
         self._audited, self._site, self._stage = audited, site, audited.stage
         order = np.random.default_rng([self._seed, 4711]).permutation(len(site.train))
         training = self._stage.scenario.training
@@ -99,7 +99,7 @@ class AttackedSite:
         self._kept: dict[Mechanism | None, list[Vector]] = {}
         self.trained, self.others = site.train.select(order[:half]), site.train.select(order[half : 2 * half])
 
-    def updated(self, variant: Variant, records: Examples, number: int, *, steps: int | None = None) -> Vector:
+    def updated(self, variant: AttackSetting, records: Examples, number: int, *, steps: int | None = None) -> Vector:
         """The update that a node would send for these records, decoded."""
         return self._sent(variant, self._trained_on(variant.mechanism, records, number, steps))
 
@@ -135,7 +135,7 @@ class AttackedSite:
         losses, _ = self._stage.data.task.measure(model, records)
         return auc(-losses.numpy().astype(np.float64), truth)
 
-    def membership_by_shadows(self, variant: Variant, update: Vector) -> Auc:
+    def membership_by_shadows(self, variant: AttackSetting, update: Vector) -> Auc:
         """As `membership`, against what the same figures are for updates whose records are known.
 
         A shadow is trained on a random half of these records, as the attacked update is: each candidate is in half of
@@ -163,7 +163,7 @@ class AttackedSite:
             learning_rate=rate, declared_units=declared_units(self._site),
         ).delta  # fmt: skip
 
-    def _sent(self, variant: Variant, delta: Vector) -> Vector:
+    def _sent(self, variant: AttackSetting, delta: Vector) -> Vector:
         if not variant.coded:
             return delta
         layout = self._stage.workbench.layout
@@ -177,7 +177,7 @@ class AttackedSite:
             self._trained_on(mechanism, pool.select(np.flatnonzero(row)), number, None)
             for number, row in enumerate(self._inside, 1)
         )
-        if most_gradients(len(self._audited.base)) < _SHADOWS:
+        if max_gradients(len(self._audited.base)) < _SHADOWS:
             return made
         if mechanism not in self._kept:
             self._kept = {mechanism: list(made)}
@@ -199,7 +199,7 @@ class AttackedSite:
     def _fitting(self) -> int:
         """Candidates of each kind whose gradients are looked at."""
         values = len(self._audited.base[self._part.place])
-        most = most_gradients(values) // 2
+        most = max_gradients(values) // 2
         if most < 2:
             raise DoesNotFit(f"2 GiB hold {2 * most} gradients of {values:,} parameters")
         return min(_CANDIDATES // 2, most)
@@ -243,7 +243,7 @@ class AttackedSite:
         return _Part(slice(0, layout.size), layout.size, is_embedding=False, is_output=False)
 
 
-def _alone(site: AttackedSite, variant: Variant, _: Vector) -> Auc:
+def _alone(site: AttackedSite, variant: AttackSetting, _: Vector) -> Auc:
     areas, why = [], None
     for number in range(min(_ALONE, len(site.trained))):
         record = site.trained.select([number])
@@ -256,7 +256,7 @@ def _alone(site: AttackedSite, variant: Variant, _: Vector) -> Auc:
     return mean_auc(areas)
 
 
-ATTACKS: Final[dict[str, Callable[[AttackedSite, Variant, Vector], Auc]]] = {
+ATTACKS: Final[dict[str, Callable[[AttackedSite, AttackSetting, Vector], Auc]]] = {
     "tokens of a site": lambda site, _, update: site.tokens(site.trained, update),
     "tokens of one record": _alone,
     "membership by gradients": lambda site, _, update: site.membership(update),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedglm.audit.empirical.attacked_site import ATTACKS, AttackedSite, TooLittle, Variant
+from fedglm.audit.empirical.attacked_site import ATTACKS, AttackedSite, AttackSetting, TooLittle
 from fedglm.audit.empirical.audited_run import AuditedRun, open_run
 from fedglm.audit.empirical.probe import DoesNotFit
 from fedglm.audit.empirical.results import ATTACK, AttackAudit, AttackFigures
@@ -28,7 +28,7 @@ from fedglm.server.deployment.run_file import RunFile
 DEFAULT_EPSILON: Final = 8.0
 """Of the variants with noise, where the run itself has none."""
 
-_MOST_SITES: Final = 4
+_MAX_SITES: Final = 4
 
 
 class Noise(NamedTuple):
@@ -62,7 +62,7 @@ def attack_run(run: Path, told: Callable[[str], None] = lambda _: None) -> Attac
     tried = variants(noise, audited.stage.scenario.update.codec)
     found: dict[tuple[str, str], list[Auc]] = {}
     left_out: dict[tuple[str, str], list[str]] = {}
-    for site in audited.stage.data.sites[:_MOST_SITES]:
+    for site in audited.stage.data.sites[:_MAX_SITES]:
         # One site after the other: what is computed once for all variants of one takes up to 2 GiB.
         try:
             attacked = AttackedSite(audited, site)
@@ -109,19 +109,19 @@ def noise_of(audited: AuditedRun) -> Noise:
     return Noise(mechanism, epsilon, spent([mechanism.event()], delta).epsilon, delta)
 
 
-def variants(noise: Noise, codec: str) -> list[Variant]:
+def variants(noise: Noise, codec: str) -> list[AttackSetting]:
     """With and without noise, with and without compression."""
     noised = f"noise of epsilon {noise.epsilon:g} (this round {noise.round_epsilon:.2f})"
     return [
-        Variant("no noise, dense", None, coded=False),
-        Variant(f"no noise, {codec}", None, coded=True),
-        Variant(f"{noised}, dense", noise.mechanism, coded=False),
-        Variant(f"{noised}, {codec}", noise.mechanism, coded=True),
+        AttackSetting("no noise, dense", None, coded=False),
+        AttackSetting(f"no noise, {codec}", None, coded=True),
+        AttackSetting(f"{noised}, dense", noise.mechanism, coded=False),
+        AttackSetting(f"{noised}, {codec}", noise.mechanism, coded=True),
     ]
 
 
 def _results(
-    tried: list[Variant], found: dict[tuple[str, str], list[Auc]], left_out: dict[tuple[str, str], list[str]]
+    tried: list[AttackSetting], found: dict[tuple[str, str], list[Auc]], left_out: dict[tuple[str, str], list[str]]
 ) -> tuple[AttackFigures, ...]:
     results = []
     for variant in tried:

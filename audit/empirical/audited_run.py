@@ -18,7 +18,7 @@ from fedglm.privacy.log.chained_file import now
 from fedglm.run_folder.names import AUDIT, INITIAL, RUN
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.scenario import Scenario
-from fedglm.scenarios.stage import Stage, build_stage
+from fedglm.scenarios.stage import BuiltScenario, build_scenario
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AuditedRun:
     """
 
     folder: Path
-    stage: Stage
+    stage: BuiltScenario
     base: npt.NDArray[np.float32]
     records: Literal["run", "stand-in"]
 
@@ -76,10 +76,10 @@ def open_run(run: Path, kept: str) -> AuditedRun:
     torch.set_num_threads(1)  # sums in other orders give other bits
     scenario = Scenario.from_toml(path.read_text(), origin=str(path))
     if not (run / RUN).is_file():
-        stage = build_stage(scenario.to_toml())
+        stage = build_scenario(scenario.to_toml())
         return AuditedRun(run, stage, stage.workbench.initial, "run")
     try:
-        stage = build_stage(scenario.to_toml())
+        stage = build_scenario(scenario.to_toml())
     except DataError as exc:
         raise ReportError(f"the records of {run} are at its sites, and there are none to stand in: {exc}") from exc
     return AuditedRun(run, stage, _initial(run, stage.workbench.layout.size), "stand-in")

@@ -27,7 +27,7 @@ SHARES: Final = (0.02, 0.05, 0.1, 0.2)
 FEW_SHARES: Final = (0.2, 0.5, 1.0)
 """The same for fewer than 1,000 canaries, where small shares are too few guesses to contradict anything."""
 
-LEAST_CANARIES: Final = 40
+MIN_CANARIES: Final = 40
 """Fewer say nothing: were every guess right, that would hardly contradict an epsilon of 2."""
 
 _MOST: Final = 60.0
@@ -64,8 +64,8 @@ def guesses(scores: npt.ArrayLike, inside: npt.ArrayLike, shares: Sequence[float
     values, coins = np.asarray(scores, np.float64), np.asarray(inside)
     if values.ndim != 1 or coins.shape != values.shape or coins.dtype != bool or not np.isfinite(values).all():
         raise PrivacyError("an audit takes as many finite scores as coins")
-    if len(values) < LEAST_CANARIES:
-        raise PrivacyError(f"{len(values)} canaries say nothing: plant {LEAST_CANARIES} or more")
+    if len(values) < MIN_CANARIES:
+        raise PrivacyError(f"{len(values)} canaries say nothing: plant {MIN_CANARIES} or more")
     order = np.argsort(values, kind="stable")
     found = []
     for share in shares or (SHARES if len(values) >= 1000 else FEW_SHARES):

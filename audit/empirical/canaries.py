@@ -16,7 +16,7 @@ import torch
 
 from fedglm.audit.empirical.bounds import (
     CONFIDENCE,
-    LEAST_CANARIES,
+    MIN_CANARIES,
     GaussianEstimate,
     epsilon_of_gaussian,
     f_dp_epsilon,
@@ -24,7 +24,7 @@ from fedglm.audit.empirical.bounds import (
     guesses,
     one_run_epsilon,
 )
-from fedglm.audit.empirical.probe import Bench, DoesNotFit, most_gradients
+from fedglm.audit.empirical.probe import Bench, DoesNotFit, max_gradients
 from fedglm.autoglm.data.examples import concatenate
 from fedglm.privacy.accounting.accountant import calibrate, spent
 from fedglm.privacy.dp.mechanism import Mechanism
@@ -32,11 +32,11 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 
 DELTA: Final = 1e-5
-MOST_EPSILON: Final = 2.0
+MAX_EPSILON: Final = 2.0
 """Greatest claim that is audited, and the default: the rigorous bounds bite where little is promised away."""
 
 _STEPS: Final = 4
-_MOST_CANARIES: Final = 20_000
+_MAX_CANARIES: Final = 20_000
 _RECORDS: Final = 200
 _PIECE: Final = 2**18
 """Coordinates that are widened to float64 at a time."""
@@ -94,8 +94,8 @@ def checked_claim(epsilon: float) -> float:
     Raises:
         PrivacyError: It is not above 0 and at most 2.
     """
-    if not 0 < epsilon <= MOST_EPSILON:
-        raise PrivacyError(f"canaries audit a claim above 0 and at most {MOST_EPSILON:g}, not {epsilon!r}")
+    if not 0 < epsilon <= MAX_EPSILON:
+        raise PrivacyError(f"canaries audit a claim above 0 and at most {MAX_EPSILON:g}, not {epsilon!r}")
     return epsilon
 
 
@@ -110,15 +110,15 @@ def gradient_canaries(
         noise: Throws the coins.
         count: Of canaries; half of the coordinates, and at most 20,000, without it.
     """
-    count = count or min(_MOST_CANARIES, bench.size // 2)
+    count = count or min(_MAX_CANARIES, bench.size // 2)
     places = torch.from_numpy(noise.choice(bench.size, count))
     inside = noise.uniform(count) < 0.5
 
-    def planted(total: torch.Tensor) -> None:
+    def canary_hook(total: torch.Tensor) -> None:
         drawn = torch.from_numpy(inside & (noise.uniform(count) < mechanism.sampling_rate))
         total[places[drawn].to(total.device)] += mechanism.clipping_norm
 
-    scores = bench.released(mechanism, planted=planted)[places.numpy()]
+    scores = bench.released(mechanism, canary_hook=canary_hook)[places.numpy()]
     return _result("gradients", scores, inside, mechanism)
 
 
@@ -137,10 +137,10 @@ def record_canaries(bench: Bench, mechanism: Mechanism, noise: GaussianNoise, co
         DoesNotFit: Too few of their gradients fit into memory.
         PrivacyError: There is no noise, or what is released is not finite.
     """
-    count = count or min(_RECORDS, most_gradients(bench.size))
-    if count < LEAST_CANARIES:
+    count = count or min(_RECORDS, max_gradients(bench.size))
+    if count < MIN_CANARIES:
         raise DoesNotFit(
-            f"record canaries: 2 GiB hold gradients of {count} with {bench.size:,} parameters, {LEAST_CANARIES} are "
+            f"record canaries: 2 GiB hold gradients of {count} with {bench.size:,} parameters, {MIN_CANARIES} are "
             "the least"
         )
     one = replace(mechanism, steps=1, noise_multiplier=calibrate(_claim(mechanism), DELTA, 1.0, 1))

@@ -7,7 +7,7 @@ from typing import Final
 
 from fedglm.audit.empirical.audited_run import open_run
 from fedglm.audit.empirical.canaries import (
-    MOST_EPSILON,
+    MAX_EPSILON,
     audited_mechanism,
     checked_claim,
     gradient_canaries,
@@ -20,7 +20,7 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.run_folder.names import AUDIT
 from fedglm.scenarios.noise_plan import unit_of
 
-_MOST_RECORDS: Final = 64
+_MAX_RECORDS: Final = 64
 
 
 def audit_canaries(
@@ -38,10 +38,10 @@ def audit_canaries(
         ReportError: The folder holds no run that can be audited.
         PrivacyError: The claim cannot be audited, or what is released is not noised at all.
     """
-    claim = checked_claim(MOST_EPSILON if epsilon is None else epsilon)
+    claim = checked_claim(MAX_EPSILON if epsilon is None else epsilon)
     audited = open_run(run, CANARIES)
     scenario, train = audited.stage.scenario, audited.stage.data.sites[0].train
-    bench = audited.bench(train.select(range(min(len(train), _MOST_RECORDS))))
+    bench = audited.bench(train.select(range(min(len(train), _MAX_RECORDS))))
     private, noise = scenario.privacy, GaussianNoise()
     mechanism = audited_mechanism(claim, private.clipping_norm, unit_of(scenario), private.records_per_unit)
     told("gradient canaries")

@@ -22,7 +22,7 @@ from fedglm.privacy.errors import PrivacyError
 DECLARED: Final = 1000
 """Units that the audited site says that it has; no bench holds as many, so that dividing by a true count shows."""
 
-MOST_VALUES: Final = 2**29
+MAX_VALUES: Final = 2**29
 """Of the gradients that are in memory at once, in float32: 2 GiB."""
 
 
@@ -30,9 +30,9 @@ class DoesNotFit(PrivacyError):
     """A part of an audit needs more memory than it takes: it is left out, and says nothing of the training."""
 
 
-def most_gradients(values: int) -> int:
+def max_gradients(values: int) -> int:
     """How many gradients of so many values are in memory at once."""
-    return MOST_VALUES // values
+    return MAX_VALUES // values
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Bench:
         self,
         mechanism: Mechanism,
         records: Examples | None = None,
-        planted: Callable[[torch.Tensor], None] | None = None,
+        canary_hook: Callable[[torch.Tensor], None] | None = None,
         micro_batch_size: int | None = None,
     ) -> npt.NDArray[np.float64]:
         """What the node's training releases of its steps: the sum of their noised clipped sums, in clipping norms.
@@ -89,7 +89,7 @@ class Bench:
         Args:
             mechanism: As in a plan.
             records: Instead of the bench's.
-            planted: As of `train_privately`.
+            canary_hook: As of `train_privately`.
             micro_batch_size: Records in memory at once, instead of the run's.
         """
         settings = LocalTrainingSettings(
@@ -110,7 +110,7 @@ class Bench:
             mechanism,
             learning_rate=rate,
             declared_units=DECLARED,
-            planted=planted,
+            canary_hook=canary_hook,
         )
         return -result.delta.astype(np.float64)
 
@@ -142,7 +142,7 @@ class Bench:
             DoesNotFit: They take more than 2 GiB.
         """
         values = len(range(self.size)[part])
-        if len(records) > most_gradients(values):
+        if len(records) > max_gradients(values):
             raise DoesNotFit(f"{len(records)} gradients of {values:,} parameters take more than 2 GiB")
         rows = np.empty((len(records), values), np.float32)
         for number, row in enumerate(rows):

@@ -23,7 +23,7 @@ TRIALS: Final = (
 )
 """Names of the trials, all of which an audit that was passed has: see `audit.empirical.trials.TRIALS`."""
 
-_MOST_BYTES: Final = 64 * 2**20
+_MAX_BYTES: Final = 64 * 2**20
 
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _FIGURE = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -63,7 +63,7 @@ class _File(_Part):
             ReportError: It is damaged.
         """
         try:
-            return cls.model_validate_json(read_regular(path, _MOST_BYTES))
+            return cls.model_validate_json(read_regular(path, _MAX_BYTES))
         except FileNotFoundError:
             return None
         except ValidationError as exc:

@@ -7,7 +7,7 @@ from typing import Final
 from fedglm.audit.records.checks import Check
 from fedglm.audit.records.log_records import LogRecord
 from fedglm.core.untrusted_files import regular_lines
-from fedglm.privacy.log.entries import MOST_BYTES
+from fedglm.privacy.log.entries import MAX_BYTES
 
 LINES: Final = "log.jsonl"
 
@@ -23,7 +23,7 @@ def audit_lines(record: LogRecord) -> list[Check]:
         return []
     held, said = False, ""
     try:
-        lines = regular_lines(path, sys.maxsize, MOST_BYTES)
+        lines = regular_lines(path, sys.maxsize, MAX_BYTES)
         pairs = enumerate(zip_longest(record.texts(), lines), 1)
         number = next((number for number, (text, line) in pairs if text != line), 0)
         held, said = not number, f"line {number} of {LINES} is not entry {number} of the log"

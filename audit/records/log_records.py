@@ -14,7 +14,7 @@ from fedglm.audit.records.untrusted_sqlite import hash_before, opened
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.merkle import Tree, leaf_hash
-from fedglm.privacy.log.tree_head import COLUMNS, Checkpoint, is_vouched
+from fedglm.privacy.log.tree_head import COLUMNS, SignedTreeHead, is_vouched
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LogRecord:
     origin: str
     scan: Scan
     keys: list[PublicKey]
-    checkpoint: Checkpoint | None
+    checkpoint: SignedTreeHead | None
 
     @property
     def size(self) -> int:
@@ -147,7 +147,7 @@ def read_log(
     return record, checks
 
 
-def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
+def _checkpoint(path: Path) -> tuple[str, SignedTreeHead | None]:
     """Of a log that was scanned: what the chain begins with, and the owner's newest checkpoint; None for not one."""
     with opened(path, again=True) as database:
         origin = hash_before(database, "entries", 1)
@@ -157,7 +157,7 @@ def _checkpoint(path: Path) -> tuple[str, Checkpoint | None]:
     if len(rows) != 1:
         return origin, None
     try:
-        return origin, Checkpoint.from_fields(origin, dict(zip(COLUMNS, rows[0], strict=True)))
+        return origin, SignedTreeHead.from_fields(origin, dict(zip(COLUMNS, rows[0], strict=True)))
     except PrivacyError:
         return origin, None
 
@@ -207,7 +207,7 @@ def _countersignatures(record: LogRecord) -> list[Check]:
     if not entries:
         return check(None, "nobody has countersigned any of it yet")
     for entry in entries:
-        own, number = Checkpoint.from_fields(record.origin, entry), entry["number"]
+        own, number = SignedTreeHead.from_fields(record.origin, entry), entry["number"]
         if own.size > record.size or record.root(own.size) != own.root:
             return check(False, f"entry {number}: entries 1 to {own.size} are not those that were countersigned")
         if not any(own.is_by(key) for key in record.keys):

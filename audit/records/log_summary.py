@@ -25,7 +25,7 @@ class Group:
         count: How many.
         first: Number of the first one's entry.
         rounds: The least and the greatest round.
-        most_bytes: Of the largest.
+        max_bytes: Of the largest.
         last: Number of the last one's entry.
         epoch: Number of the entry about the policy that was in force; 0 for none.
         told: Told by the first; None where none is.
@@ -37,7 +37,7 @@ class Group:
     count: int
     first: int
     rounds: tuple[int, int]
-    most_bytes: int
+    max_bytes: int
     told: float | None
     epsilon: float | None
     last: int
@@ -56,8 +56,8 @@ class Group:
         at = entry.round
         if not least <= at <= most:
             self.rounds = min(least, at), max(most, at)
-        if entry.size > self.most_bytes:
-            self.most_bytes = entry.size
+        if entry.size > self.max_bytes:
+            self.max_bytes = entry.size
         if _fell(self.epsilon, entry.epsilon) and not self.falls:
             self.falls = entry.number
         self.count += 1
@@ -67,7 +67,7 @@ class Group:
         """Take in what a later piece has."""
         self.count += later.count
         self.rounds = min(self.rounds[0], later.rounds[0]), max(self.rounds[1], later.rounds[1])
-        self.most_bytes = max(self.most_bytes, later.most_bytes)
+        self.max_bytes = max(self.max_bytes, later.max_bytes)
         fell = _fell(self.epsilon, later.told)
         self.last = later.last
         self.falls = self.falls or (later.first if fell else later.falls)

@@ -20,7 +20,7 @@ from fedglm.privacy.log.merkle import (
     leaf_hash,
     root_by_inclusion,
 )
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 
 _FORMAT = "fedglm-proof/1"
 _HEX = 64
@@ -67,7 +67,7 @@ def check_proof(proof: object) -> Check:
         # The owner's name is for people: the key is what says whose the log is.
         if not isinstance(proof, dict) or proof["format"] != _FORMAT or type(proof["owner"]) is not str:
             raise ValueError
-        signed, key = Checkpoint.from_fields(proof["log"], proof["checkpoint"]), PublicKey.from_hex(proof["key"])
+        signed, key = SignedTreeHead.from_fields(proof["log"], proof["checkpoint"]), PublicKey.from_hex(proof["key"])
         steps = [_hash(step) for step in proof["path"]]
         root = bytes.fromhex(signed.root)
         if proof["kind"] == "inclusion":
@@ -94,7 +94,7 @@ def proof_key(proof: Any) -> PublicKey:
     return PublicKey.from_hex(proof["key"])
 
 
-def sound_log(copy: Path, path: Path) -> tuple[LogRecord, Checkpoint]:
+def sound_log(copy: Path, path: Path) -> tuple[LogRecord, SignedTreeHead]:
     """A log whose chain holds and whose owner has signed all of it, and that signature.
 
     What the owner's keys vouch for is left to whoever verifies: it changes nothing of what the newest one signed.
@@ -115,7 +115,7 @@ def sound_log(copy: Path, path: Path) -> tuple[LogRecord, Checkpoint]:
     return log, log.checkpoint
 
 
-def _proof(log: LogRecord, signed: Checkpoint, own: dict[str, Any], path: list[bytes]) -> dict[str, Any]:
+def _proof(log: LogRecord, signed: SignedTreeHead, own: dict[str, Any], path: list[bytes]) -> dict[str, Any]:
     whole = {"format": _FORMAT, "log": log.origin, "owner": log.subject, "key": log.keys[-1].hex}
     return {**whole, **own, "path": [step.hex() for step in path], "checkpoint": signed.to_fields()}
 

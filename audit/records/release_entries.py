@@ -35,7 +35,7 @@ _OPEN: Final = {
 _NUMBERS: Final = ("number", "row", "row_hash", "release", "round", "epsilon")
 _LONGEST: Final = 2000
 """Text, in characters, that a pattern is made of; longer ones take longer to compile."""
-_MOST_PATTERNS: Final = 8
+_MAX_PATTERNS: Final = 8
 """That are kept, and that are made at once."""
 _ENTRIES_EACH: Final = 1000
 """That were read for each further pattern: making one takes as long as parsing some forty of them."""
@@ -144,13 +144,13 @@ class EntryReader:
 
     def _learn(self, common: Common, whole: dict[str, Any], text: str) -> None:
         # A stranger's entries may have nothing in common, and a pattern of each would be made for nothing.
-        if len(text) > _LONGEST or self._made * _ENTRIES_EACH > self._read + _MOST_PATTERNS * _ENTRIES_EACH:
+        if len(text) > _LONGEST or self._made * _ENTRIES_EACH > self._read + _MAX_PATTERNS * _ENTRIES_EACH:
             return
         self._made += 1
         spelled = {name: _OPEN.get(name) or re.escape(_text(value)) for name, value in whole.items()}
         pattern = _Pattern(common, re.compile(rf"\{{{_members(spelled)}\}}"))
         if pattern.read(text) is not None:  # else a number in it is spelled as patterns do not take it
-            self._patterns = [pattern, *self._patterns[: _MOST_PATTERNS - 1]]
+            self._patterns = [pattern, *self._patterns[: _MAX_PATTERNS - 1]]
 
 
 def _text(value: Any) -> str:

@@ -12,12 +12,12 @@ from fedglm.privacy.errors import PrivacyError
 
 ROUNDS, SUMMARY, DONE = "rounds.jsonl", "summary.json", "done.json"
 
-MOST_ROUNDS_BYTES: Final = 2**30
+MAX_ROUNDS_BYTES: Final = 2**30
 """A row for each of a million rounds, the most that a run has, takes less."""
-MOST_RESULT_BYTES: Final = 64 * 2**20
+MAX_RESULT_BYTES: Final = 64 * 2**20
 
-_MOST_ROUNDS: Final = 10**6
-_MOST_ROW: Final = 16 * 2**20
+_MAX_ROUNDS: Final = 10**6
+_MAX_ROW: Final = 16 * 2**20
 """Bytes of one: a line of it may name each node that was rejected, and why."""
 
 COUNTS: Final = ("uplink_bytes", "downlink_bytes", "nodes_accepted", "nodes_rejected")
@@ -86,7 +86,7 @@ class _Table:
     @classmethod
     def read(cls, path: Path) -> "_Table":
         table = cls()
-        for line in regular_lines(path, MOST_ROUNDS_BYTES, _MOST_ROW):
+        for line in regular_lines(path, MAX_ROUNDS_BYTES, _MAX_ROW):
             table._take(line)
         return table
 
@@ -94,7 +94,7 @@ class _Table:
         row = json.loads(line)
         if not isinstance(row, dict) or any(type(row.get(name)) is not int for name in ("round", *COUNTS)):
             raise ValueError(f"a line of {ROUNDS} is none")
-        if row["round"] != len(self.rows) + 1 or len(self.rows) >= _MOST_ROUNDS:
+        if row["round"] != len(self.rows) + 1 or len(self.rows) >= _MAX_ROUNDS:
             raise ValueError(f"the lines of {ROUNDS} are not those of rounds 1, 2, 3 and so on")
         self.rows.append(RoundRow(tuple(row[name] for name in COUNTS), hashlib.sha256(line).hexdigest()))
         for name in _SUMS:
@@ -119,7 +119,7 @@ class _Table:
 
 
 def _result(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(read_regular(path, MOST_RESULT_BYTES))
+    found: dict[str, Any] = json.loads(read_regular(path, MAX_RESULT_BYTES))
     return found
 
 

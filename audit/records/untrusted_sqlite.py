@@ -18,7 +18,7 @@ from fedglm.core.untrusted_files import check_regular
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import is_sha256
-from fedglm.privacy.log.entries import MOST_BYTES
+from fedglm.privacy.log.entries import MAX_BYTES
 from fedglm.privacy.log.signed_log import SignedLog
 
 _SUPER_JOURNAL: Final = bytes.fromhex("d9d505f920a163d7")
@@ -100,7 +100,7 @@ def _warm(path: Path) -> None:
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
-    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2 * MOST_BYTES)  # of a row; SQLite's own would be a gigabyte
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2 * MAX_BYTES)  # of a row; SQLite's own would be a gigabyte
     return database
 
 

@@ -23,7 +23,7 @@ _OF_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
 _OF_NOISE: Final = ("noise, nobody drawn", "noise, all drawn", "fresh noise", "sampling")
 """Trials of what item 7 is about."""
 
-_MOST_NAMES: Final = 8
+_MAX_NAMES: Final = 8
 
 Status = Literal["held", "not held", "not applicable"]
 Found = tuple[Status, list[str]]
@@ -98,8 +98,8 @@ def _of_each(facts: AuditFacts, say: Callable[[SiteFacts], str]) -> list[str]:
 def _named(names: list[str], of: int) -> str:
     if len(names) == of > 1:
         return f"All {of} sites"
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _spent(site: SiteFacts) -> str:

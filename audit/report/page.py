@@ -34,7 +34,7 @@ from fedglm.run_folder.rows import to_json
 PAGE, JSON = "report.html", "report.json"
 """Files of a run's `audit/`."""
 
-_MOST_ROWS: Final = 2000
+_MAX_ROWS: Final = 2000
 _PROFILES: Final = Path(__file__).with_name("profiles")
 
 
@@ -214,13 +214,13 @@ def _items(found: list[Item], profiles: list[Profile]) -> Html:
         element("p", element("b", profile.title), f" ({profile.source}). {profile.caveat.strip()}", class_="note")
         for profile in profiles
     ]
-    lede = element(
+    summary_line = element(
         "p",
         "Held: the records show it. Not held: they do not, or show the contrary. Under each item: what it may serve as "
         "evidence for.",
         class_="note",
     )
-    return section("items", "The thirteen items", lede, element("div", *cards, class_="items"), *notes)
+    return section("items", "The thirteen items", summary_line, element("div", *cards, class_="items"), *notes)
 
 
 def _references(item: Item, profile: Profile) -> Html:
@@ -282,8 +282,8 @@ def _releases(facts: AuditFacts) -> Html:
                Column("Epsilon so far"), Column("SHA-256", figures=False)]  # fmt: skip
     rows = [_release(site, entry) for site in facts.sites for entry in site.releases]
     heading = " ".join([f"Releases, {facts.left:,} in all.", *charged_sentences(facts)])
-    grid = table(heading.removesuffix("."), columns, rows[:_MOST_ROWS], class_="releases")
-    more = f"The first {_MOST_ROWS:,} are shown; {JSON} beside this page holds all." if len(rows) > _MOST_ROWS else ""
+    grid = table(heading.removesuffix("."), columns, rows[:_MAX_ROWS], class_="releases")
+    more = f"The first {_MAX_ROWS:,} are shown; {JSON} beside this page holds all." if len(rows) > _MAX_ROWS else ""
     return section("releases", "Every release", grid, element("p", more, class_="note") if more else "")
 
 

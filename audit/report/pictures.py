@@ -7,7 +7,7 @@ from fedglm.reports.html.axes import DASHED, curve, legend_above, limits, round_
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html
 
-_MOST_SITES = 8
+_MAX_SITES = 8
 _SERIES = [ink for ink in Ink if ink.name.startswith("SERIES")]
 
 
@@ -18,7 +18,7 @@ def epsilon_by_site(facts: AuditFacts) -> Html | None:
         site.name: curve((entry["round"], entry["epsilon"]) for entry in site.releases if entry["run"] in runs)
         for site in facts.sites
     }
-    drawn = sorted((name for name in curves if curves[name].x), key=lambda name: -curves[name].y[-1])[:_MOST_SITES]
+    drawn = sorted((name for name in curves if curves[name].x), key=lambda name: -curves[name].y[-1])[:_MAX_SITES]
     if not drawn:
         return None
     permitted = [site.promise.limit for site in facts.sites if site.promise and site.promise.limit]

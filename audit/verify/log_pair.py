@@ -13,7 +13,7 @@ from fedglm.audit.records.log_summary import Accepted
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 
@@ -78,7 +78,7 @@ def _seen(name: str, log: LogRecord, entries: list[dict[str, Any]], by: str, of:
     subject = of or log.subject
     keys = {key.hex for key in log.keys}
     for entry in entries:
-        seen = Checkpoint.from_fields(log.origin, entry)
+        seen = SignedTreeHead.from_fields(log.origin, entry)
         where = f"entry {entry['number']} of {by}'s log"
         if entry["key"] not in keys or not seen.is_by(PublicKey.from_hex(entry["key"])):
             return _check(name, False, f"{where} shows a checkpoint by a key that {log.subject}'s log has not", subject)

@@ -13,7 +13,7 @@ from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
 from fedglm.audit.records.log_summary import Group
 from fedglm.privacy.accounting.accountant import spent, upper_bound, within
 from fedglm.privacy.custody.store import FOLDER, LEDGER, POLICY
-from fedglm.privacy.dp.mechanism import MOST_STEPS, Event, Mechanism
+from fedglm.privacy.dp.mechanism import MAX_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.charges import one_data_set
 from fedglm.privacy.log.signed_log import LOG
@@ -180,8 +180,8 @@ def _fault(group: Group, policies: dict[int, dict[str, Any]], plans: dict[str, t
     update = fields["purpose"] == "update"
     if noise is not None and update and noise.clipping_norm > (policy.clipping_norm_at_most or 0.0):
         return "its clipping norm is above the policy's"
-    if group.most_bytes > (policy.bytes_at_most or 0):
-        return f"it has {group.most_bytes} bytes, more than the policy permits"
+    if group.max_bytes > (policy.bytes_at_most or 0):
+        return f"it has {group.max_bytes} bytes, more than the policy permits"
     if fields["plan"] not in plans:
         return None if noise is None else "it left with noise, and without a plan"
     if fields["purpose"] == "metrics" and not policy.metrics:
@@ -267,5 +267,5 @@ def _events(group: Group) -> Iterator[Event]:
     one = Mechanism.from_fields(group.fields["mechanism"]).event()
     left = one.steps * group.count
     while left > 0:
-        yield replace(one, steps=min(left, MOST_STEPS))
-        left -= MOST_STEPS
+        yield replace(one, steps=min(left, MAX_STEPS))
+        left -= MAX_STEPS

@@ -38,7 +38,7 @@ from fedglm.run_folder.names import AUDIT
 
 _LONGEST = 24
 _TRIES = 3
-_MOST_PROOF = 2**20
+_MAX_PROOF = 2**20
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def verify_anything(
     """
     if path.is_file() and path.suffix == ".json":
         try:
-            proof = json.loads(read_regular(path, _MOST_PROOF))
+            proof = json.loads(read_regular(path, _MAX_PROOF))
         except (OSError, ValueError, RecursionError) as exc:
             raise PrivacyError(f"{path} is no proof about a log: {exc}") from exc
         return _of_proof(check_proof(proof), proof_key(proof), keys)

@@ -6,7 +6,7 @@ import gzip
 from collections import deque
 from typing import IO
 
-from fedglm.autoglm.data.row_faults import Place, Reason, RowError, RowFaults, report
+from fedglm.autoglm.data.row_faults import Reason, RowError, RowFaults, RowPlace, report
 
 MAX_ROW_BYTES = 1 << 20
 """Of a row, where faults are counted: about two novels. A longer one could be more than a small node has memory for."""
@@ -72,7 +72,7 @@ class Lines:
 
     def fault(self, reason: Reason, message: str) -> RowError:
         """An error in the line that was read last."""
-        return RowError(reason, Place(self.source, self.number), message)
+        return RowError(reason, RowPlace(self.source, self.number), message)
 
     def _read(self) -> bytes:
         if self._faults is None:

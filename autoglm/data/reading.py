@@ -18,7 +18,7 @@ Row = dict[str, object]
 
 _KINDS = {".jsonl": "", ".ndjson": "", ".csv": ",", ".tsv": "\t"}
 """What stands between the values of a row; nothing where a row is JSON."""
-_MOST_CHARACTERS = 2**31 - 1  # of one CSV field; the csv module's own limit is 131,072
+_MAX_CHARACTERS = 2**31 - 1  # of one CSV field; the csv module's own limit is 131,072
 
 
 class MissingField(DataError):
@@ -132,7 +132,7 @@ def _csv_rows(lines: Lines, delimiter: str, fields: Sequence[str]) -> Iterator[t
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    before = csv.field_size_limit(_MOST_CHARACTERS)
+    before = csv.field_size_limit(_MAX_CHARACTERS)
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.autoglm.data.reading import MissingField, Row, read_rows
-from fedglm.autoglm.data.row_faults import Place, Reason, RowError, RowFaults, report
+from fedglm.autoglm.data.row_faults import Reason, RowError, RowFaults, RowPlace, report
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import DataSettings
 
@@ -60,7 +60,7 @@ def read_records(
         name for name in (*content, settings.label_field, settings.unit_field, settings.site_field) if name is not None
     ]
     for number, row in read_rows(settings.source, fields=named, faults=faults):
-        place = Place(settings.source, number)
+        place = RowPlace(settings.source, number)
         if faults is None and not len(records) and not records.skipped:
             require_fields(row, named, place)
         try:
@@ -93,7 +93,7 @@ def read_records(
     return records
 
 
-def require_fields(row: Row, named: Sequence[str], place: Place) -> None:
+def require_fields(row: Row, named: Sequence[str], place: RowPlace) -> None:
     """Check that a row has the fields.
 
     Raises:
@@ -104,7 +104,7 @@ def require_fields(row: Row, named: Sequence[str], place: Place) -> None:
             raise MissingField(f"{place.source}, line {place.line}", name, tuple(row))
 
 
-def numbers(row: Row, fields: Sequence[str], place: Place, faults: RowFaults | None = None) -> list[float]:
+def numbers(row: Row, fields: Sequence[str], place: RowPlace, faults: RowFaults | None = None) -> list[float]:
     """A row's features as floats; null and the empty string are NaN, and with `faults` whatever else is no number.
 
     Raises:
@@ -129,7 +129,7 @@ def numbers(row: Row, fields: Sequence[str], place: Place, faults: RowFaults | N
     return found
 
 
-def text_of(value: object, name: str, place: Place) -> str | None:
+def text_of(value: object, name: str, place: RowPlace) -> str | None:
     """A text as it stands; None for one that is missing or blank.
 
     Raises:
@@ -143,7 +143,7 @@ def text_of(value: object, name: str, place: Place) -> str | None:
     return value if value.strip() else None
 
 
-def class_of(row: Row, name: str, place: Place, classes: Collection[str]) -> str:
+def class_of(row: Row, name: str, place: RowPlace, classes: Collection[str]) -> str:
     """The class in a field, one of `classes` where there are any.
 
     Raises:
@@ -156,7 +156,7 @@ def class_of(row: Row, name: str, place: Place, classes: Collection[str]) -> str
     return label
 
 
-def name_of(row: Row, name: str, place: Place, *, reason: Reason = "unit") -> str:
+def name_of(row: Row, name: str, place: RowPlace, *, reason: Reason = "unit") -> str:
     """The name or number in a field, as text without blanks around it.
 
     Raises:
@@ -169,7 +169,7 @@ def name_of(row: Row, name: str, place: Place, *, reason: Reason = "unit") -> st
     return str(value).strip()
 
 
-def _check_unicode(value: str, name: str, place: Place) -> None:
+def _check_unicode(value: str, name: str, place: RowPlace) -> None:
     # JSON can spell half of a surrogate pair, which no UTF-8 file can hold.
     try:
         value.encode("utf-8")

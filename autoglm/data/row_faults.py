@@ -40,12 +40,12 @@ class RowError(DataError):
         line: Of the file, from 1.
     """
 
-    def __init__(self, reason: Reason, place: Place, message: str) -> None:
+    def __init__(self, reason: Reason, place: RowPlace, message: str) -> None:
         super().__init__(f"{place.source}, line {place.line}: {message}")
         self.reason, self.line = reason, place.line
 
 
-class Place(NamedTuple):
+class RowPlace(NamedTuple):
     """Where a row stands: its file and the line, from 1."""
 
     source: str

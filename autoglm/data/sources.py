@@ -7,7 +7,7 @@ import numpy as np
 from fedglm.autoglm.data.bundled import BUNDLES, Bundle
 from fedglm.autoglm.data.reading import read_rows
 from fedglm.autoglm.data.records import Records, numbers, read_records, require_fields
-from fedglm.autoglm.data.row_faults import Place, RowFaults
+from fedglm.autoglm.data.row_faults import RowFaults, RowPlace
 from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
 from fedglm.autoglm.errors import DataError, choices
 from fedglm.autoglm.settings import DataSettings, Kind
@@ -103,7 +103,7 @@ def _bins(settings: DataSettings) -> TableEncoder:
     if settings.public_reference:
         rows = []
         for number, row in read_rows(settings.public_reference):
-            place = Place(settings.public_reference, number)
+            place = RowPlace(settings.public_reference, number)
             require_fields(row, names, place)
             rows.append(numbers(row, names, place))
         origin = f"quantiles of {len(rows)} public rows in {settings.public_reference}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fedglm.autoglm.errors import DataError
 
 Indices = npt.NDArray[np.int64]
-_LEAST_UNITS = 2  # one to train on, one to hold out
+_MIN_UNITS = 2  # one to train on, one to hold out
 
 
 def units_iid(units: int, nodes: int, rng: np.random.Generator) -> list[Indices]:
@@ -48,7 +48,7 @@ def units_dirichlet(groups: Indices, nodes: int, alpha: float, rng: np.random.Ge
         for part, chunk in zip(parts, np.split(members, cuts), strict=True):
             part.extend(chunk.tolist())
     for part in parts:
-        while len(part) < _LEAST_UNITS:
+        while len(part) < _MIN_UNITS:
             part.append(max(parts, key=len).pop())
     return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
@@ -70,7 +70,7 @@ def held_out_units(site_units: dict[str, Indices], share: float, rng: np.random.
     trained: set[int] = set()
     # Small sites choose first: a large one still finds enough units that no other has decided on.
     for name, units in sorted(site_units.items(), key=lambda item: (len(item[1]), item[0])):
-        if len(units) < _LEAST_UNITS:
+        if len(units) < _MIN_UNITS:
             raise DataError(f"site {name!r} has {len(units)} unit; it needs two, one to train on and one to hold out")
         free = [int(u) for u in rng.permutation(units) if u not in held and u not in trained]
         wanted = min(max(round(share * len(units)), 1), len(units) - 1)
@@ -86,11 +86,11 @@ def held_out_units(site_units: dict[str, Indices], share: float, rng: np.random.
 def _check_enough(units: int, nodes: int) -> None:
     if nodes < 1:
         raise DataError(f"a federation needs at least one node, not {nodes}")
-    if nodes == 1 and units < _LEAST_UNITS:
+    if nodes == 1 and units < _MIN_UNITS:
         raise DataError(
             f"there is {units} unit; a node needs two, one to train on and one to hold out: does unit_field name a "
             "person or document?"
         )
-    if units < _LEAST_UNITS * nodes:
-        most = units // _LEAST_UNITS
+    if units < _MIN_UNITS * nodes:
+        most = units // _MIN_UNITS
         raise DataError(f"{nodes} nodes need two units each and there are {units} in all; use at most {most} nodes")

@@ -30,7 +30,7 @@ from fedglm.autoglm.tasks import Task
 
 AUTO, OFF = "auto", "off"
 
-MOST_SEQUENCES = 24
+MAX_SEQUENCES = 24
 """Sequences that a round is measured on: what it costs grows with them."""
 
 
@@ -109,9 +109,9 @@ class ReferenceLoss:
 
     def _drawn(self, number: int) -> Examples:
         count = len(self._examples)
-        if count <= MOST_SEQUENCES:
+        if count <= MAX_SEQUENCES:
             return self._examples
-        chosen = np.random.default_rng([self._seed, number]).permutation(count)[:MOST_SEQUENCES]
+        chosen = np.random.default_rng([self._seed, number]).permutation(count)[:MAX_SEQUENCES]
         return self._examples.select(np.sort(chosen))
 
     def _loss(self, vector: npt.NDArray[np.float32], examples: Examples) -> float:

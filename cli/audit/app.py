@@ -13,7 +13,7 @@ from fedglm.cli.audit.report import report
 from fedglm.cli.audit.verify import verify
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
-    from fedglm.privacy.ledger.charges import Row
+    from fedglm.privacy.ledger.charges import LedgerRow
     from fedglm.privacy.ledger.ledger import Ledger
     from fedglm.privacy.policy.policy import Policy
 
@@ -71,10 +71,10 @@ def ledger(
 def _policy(path: Path) -> "Policy":
     from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.errors import PolicyError
-    from fedglm.privacy.policy.policy import MOST_BYTES, Policy
+    from fedglm.privacy.policy.policy import MAX_BYTES, Policy
 
     try:
-        text = read_regular(path, MOST_BYTES).decode()
+        text = read_regular(path, MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError) as exc:
         raise PolicyError(f"cannot read {path}: {exc}") from exc
     return Policy.from_toml(text, origin=str(path))
@@ -116,7 +116,7 @@ def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[s
     return {"rows": head.rows, "head": head.sha256, "data_sets": sets, "charges": stretches}
 
 
-def _spent(found: "Ledger", row: "Row", delta: float | None) -> dict[str, Any]:
+def _spent(found: "Ledger", row: "LedgerRow", delta: float | None) -> dict[str, Any]:
     history = found.history(row.charge.data_set, row.charge.commitment)
     bare = any(entry.charge.mechanism is None for entry in history)
     if delta is None:

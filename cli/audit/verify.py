@@ -140,13 +140,13 @@ def _words(found: "Verification") -> str:
 def _key(text: str) -> "PublicKey":
     from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.keys.signing import PublicKey
-    from fedglm.privacy.keys.site_identity import MOST_BYTES, SiteIdentity
+    from fedglm.privacy.keys.site_identity import MAX_BYTES, SiteIdentity
 
     path = Path(text)
     try:
         if path.suffix != ".pub" and not path.is_file():
             return PublicKey.from_hex(text)
-        content = read_regular(path, MOST_BYTES).decode()
+        content = read_regular(path, MAX_BYTES).decode()
     except UnicodeDecodeError:
         raise typer.BadParameter(f"--key {text}: it is no text, so no site handed it over: name its SITE.pub") from None
     except OSError as exc:

@@ -30,7 +30,7 @@ def about(site: "Site", daemon: "Daemon") -> dict[str, Any]:
         "last_work": found.last_work.isoformat(timespec="seconds") if found.last_work else None,
         "policy": found.policy.sha256 if found.policy else None,
         "data_set": found.policy.data_set if found.policy else None,
-        "lacking": list(found.lacking),
+        "lacking": list(found.missing_keys),
         "releases": budget.releases if budget else 0,
         "last_release": budget.last if budget else None,
         # Infinite once something was released without noise, which JSON cannot say.

@@ -30,7 +30,7 @@ MARK = "FEDGLM_DAEMON"
 """Environment variable that names the daemon, in it and in all that it starts."""
 
 _TAIL_LINES = 15  # of the log, shown when a start fails
-_MOST_LOG_BYTES = 16 * 2**20  # of a log that is gone on with
+_MAX_LOG_BYTES = 16 * 2**20  # of a log that is gone on with
 _SETTLED_S = 2.0  # a process that lives this long has read its arguments and its files
 _GRACE_S = 3.0  # between SIGTERM and SIGKILL, for what is left over
 
@@ -285,7 +285,7 @@ class Daemon:
     def _open_log(self) -> int:
         with storage_errors(self.log):
             with contextlib.suppress(FileNotFoundError):
-                if self.log.stat().st_size > _MOST_LOG_BYTES:
+                if self.log.stat().st_size > _MAX_LOG_BYTES:
                     os.replace(self.log, self.log.with_suffix(".log.1"))
             return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 

@@ -17,10 +17,10 @@ from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import read_certificate
 from fedglm.server.project.enrolment import enrolled_sites, provisioned_sites, revoked_sites
 from fedglm.server.project.folder import Project
-from fedglm.server.superlink.control import Control, Node
+from fedglm.server.superlink.control import Control, EnrolledNode
 from fedglm.server.superlink.preflight import certificate_findings
 
-_MOST_RUNS = 10  # the newest, in the table
+_MAX_RUNS = 10  # the newest, in the table
 
 _COLOURS = {"online": "green", "offline": "yellow", "not enrolled": "yellow", "unregistered": "red"}
 
@@ -34,7 +34,7 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
     """
     pid = daemon.pid()
     warnings: list[str] = []
-    nodes: list[Node] = []
+    nodes: list[EnrolledNode] = []
     runs: list[dict[str, Any]] | None = None
     if pid is not None:
         try:
@@ -97,7 +97,7 @@ def _runs_in_folders(project: Project) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: str(run["started"]), reverse=True)
 
 
-def _sites(project: Project, nodes: list[Node]) -> list[dict[str, Any]]:
+def _sites(project: Project, nodes: list[EnrolledNode]) -> list[dict[str, Any]]:
     sites, by_key = enrolled_sites(project), {node.key: node for node in nodes}
     found = []
     for name in sorted({*sites, *provisioned_sites(project)}):
@@ -149,7 +149,7 @@ def _run_table(runs: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"runs, {len(runs)} in all", title_justify="left")
     for heading in ("run", "status", "submitted", "up", "down"):
         table.add_column(heading, justify="right" if heading in ("up", "down") else "left", overflow="fold")
-    for run in runs[:_MOST_RUNS]:
+    for run in runs[:_MAX_RUNS]:
         sizes = [f"{run[key] / 1e6:.2f} MB" for key in ("uplink_bytes", "downlink_bytes")]
         name = escape(run["name"] or str(run["run_id"]))
         table.add_row(name, escape(run["status"]), run["started"][:16].replace("T", " "), *sizes)

@@ -77,7 +77,7 @@ class Progress:
         """Say that a node takes no part."""
         self._bars.console.print(f"[red]node {node_id} takes no part:[/red] {escape(reason)}")
 
-    def turned_away(self, node_id: int, reason: str) -> None:
+    def rejected(self, node_id: int, reason: str) -> None:
         """Say that a node may not take part."""
         self._bars.console.print(f"[red]node {node_id} was turned away:[/red] {escape(reason)}")
 

@@ -17,8 +17,8 @@ from fedglm.client.site.settings import SiteError
 from fedglm.core.findings import Finding, failure, ok, warning
 
 _PATIENCE_S = 10.0  # for the server to answer
-_LEAST_FREE, _ENOUGH_FREE = 100 * 2**20, 2**30  # bytes; a node keeps about three copies of the model
-_LEAST_PYTHON = (3, 11)
+_MIN_FREE, _ENOUGH_FREE = 100 * 2**20, 2**30  # bytes; a node keeps about three copies of the model
+_MIN_PYTHON = (3, 11)
 _FLOWER = ((1, 41), (1, 43))  # from, and below
 
 
@@ -54,7 +54,7 @@ def preflight(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Finding]
 
 def _check_software() -> Finding:
     check = "software"
-    if sys.version_info < _LEAST_PYTHON:
+    if sys.version_info < _MIN_PYTHON:
         return failure(check, f"Python {platform.python_version()}", "install Python 3.11 or newer")
     try:
         flower = version("flwr")
@@ -99,6 +99,6 @@ def _check_state(site: Site) -> Finding:
             check, f"{folder} cannot be written: {exc.strerror}", "give the node's user the right, or free space"
         )
     said = f"{folder} has {free / 2**30:.1f} GB left"
-    if free < _LEAST_FREE:
+    if free < _MIN_FREE:
         return failure(check, said, "free some space: a node keeps about three copies of the model")
     return warning(check, said, "free some space soon") if free < _ENOUGH_FREE else ok(check, said)

@@ -10,11 +10,11 @@ from fedglm.privacy.custody.budget_left import read_budget
 from fedglm.privacy.custody.store import POLICY, is_established
 from fedglm.privacy.errors import PolicyError, PrivacyError
 from fedglm.privacy.policy.policy import ANY, Policy, load_policy
-from fedglm.privacy.policy.rules import lacking
+from fedglm.privacy.policy.rules import missing_keys
 
 SIGN = "run fedglm client sign-policy"
 
-_MOST_OFF = 2.0  # factor by which a declared number of units may differ from the true one without a word
+_MAX_OFF = 2.0  # factor by which a declared number of units may differ from the true one without a word
 
 
 def check_keys(site: Site) -> Finding:
@@ -44,7 +44,7 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
         return [failure(check, str(exc), SIGN)]
     except PrivacyError as exc:
         return [failure(check, str(exc), "mend the keys first")]
-    if missing := lacking(policy):
+    if missing := missing_keys(policy):
         said = f"it permits no run at all: not given are {', '.join(missing)}"
         return [failure(check, said, f"fill them in in policy.toml, then {SIGN}")]
     if policy.servers != (ANY,) and site.kit.signing not in policy.servers:
@@ -71,7 +71,7 @@ def _in_force(site: Site, policy: Policy) -> Finding:
 
 def _declared(policy: Policy, units: int | None) -> list[Finding]:
     declared = policy.declare_units
-    if declared is None or units is None or max(declared, units) <= _MOST_OFF * min(declared, units):
+    if declared is None or units is None or max(declared, units) <= _MAX_OFF * min(declared, units):
         return []
     said = f"declare_units is {declared}, and the data hold {units} units: training divides by the former"
     return [warning("policy", said, f"declare a round number near the true one, then {SIGN}")]

@@ -16,7 +16,7 @@ from fedglm.client.site.row_counts import Rows, UnfitError, count_rows
 from fedglm.client.site.settings import DataSection
 from fedglm.core.findings import Finding, failure, ok, warning
 
-_LEAST_UNITS = 2  # one to train on, one to hold out
+_MIN_UNITS = 2  # one to train on, one to hold out
 _REMEDIES: Final[MappingProxyType[Reason, str]] = MappingProxyType(
     {
         "blank": "nothing, where nothing was written",
@@ -53,7 +53,7 @@ def check_data(site: Site) -> Counted:
     part = f"; of which this site is part {data.share}" if data.share else ""
     unit = "units" if data.unit_field is None else f"values of {data.unit_field}"
     said = f"{rows.usable} rows, {rows.units} {unit}{part}"
-    if rows.units < _LEAST_UNITS:
+    if rows.units < _MIN_UNITS:
         remedy = "name in data.unit_field the field that tells persons or documents apart"
         first = warning("data", f"{said}: one is needed to train on and one to hold out", remedy)
     else:

@@ -20,7 +20,7 @@ from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import host_and_port
 from fedglm.core.findings import Finding, failure, ok, warning
 
-MOST_AHEAD_S, MOST_BEHIND_S = 5.0, 300.0
+MAX_AHEAD_S, MAX_BEHIND_S = 5.0, 300.0
 """By how much a node's clock may differ from its server's."""
 
 _WARNING_DAYS = 30
@@ -99,10 +99,10 @@ def _look(connection: http.client.HTTPSConnection, server: str) -> Iterator[Find
 
 def _clock(ahead_s: float) -> Finding:
     words = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's clock"
-    if not -MOST_BEHIND_S <= ahead_s <= MOST_AHEAD_S:
-        limits = f"it may be {MOST_AHEAD_S:.0f} s ahead and {MOST_BEHIND_S:.0f} behind"
+    if not -MAX_BEHIND_S <= ahead_s <= MAX_AHEAD_S:
+        limits = f"it may be {MAX_AHEAD_S:.0f} s ahead and {MAX_BEHIND_S:.0f} behind"
         return failure("clock", f"{words}; {limits}", _SET_CLOCK)
-    if not -MOST_BEHIND_S / 5 <= ahead_s <= MOST_AHEAD_S / 2:
+    if not -MAX_BEHIND_S / 5 <= ahead_s <= MAX_AHEAD_S / 2:
         return warning("clock", words, _SET_CLOCK)
     return ok("clock", words)
 

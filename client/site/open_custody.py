@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.reading import read_rows
-from fedglm.autoglm.data.row_faults import Place, RowError, RowFaults
+from fedglm.autoglm.data.row_faults import RowError, RowFaults, RowPlace
 from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.ledger.commitment import Field
 
@@ -24,7 +24,7 @@ def open_custody(folder: Path, source: str, *, unit: str, faults: RowFaults | No
     """Read and verify a site's custody.
 
     Args:
-        folder: Where `privacy.custody.store.establish` made it.
+        folder: Where `privacy.custody.store.initialize` made it.
         source: Name of built-in data, or path of a file.
         unit: Whose privacy is at stake: "record", or the field that says whose a record is.
         faults: Counts rows that cannot be read.
@@ -47,7 +47,7 @@ def _records(source: str, faults: RowFaults) -> Iterator[tuple[Field, ...]]:
         try:
             content = json.dumps(row, sort_keys=True)
         except RecursionError:  # it was read, and is too deep to be written
-            faults.count(RowError("syntax", Place(source, line), "nested too deeply"))
+            faults.count(RowError("syntax", RowPlace(source, line), "nested too deeply"))
             continue
         yield (content,)
     if faults.counts:

@@ -11,10 +11,10 @@ from fedglm.client.site.row_counts import HARMLESS, UnfitError, count_rows
 from fedglm.client.site.settings import SiteError
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog
-from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, establish, is_established
+from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, initialize, is_established
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.policy.policy import MOST_BYTES, Policy, sign_policy
+from fedglm.privacy.policy.policy import MAX_BYTES, Policy, sign_policy
 
 
 class Signed(NamedTuple):
@@ -49,8 +49,8 @@ def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
     if not site.signing_key.exists():
         raise SiteError(f"{folder} holds no {KEY}: run fedglm client keygen first")
     try:
-        if written.stat().st_size > MOST_BYTES:
-            raise SiteError(f"{written} is longer than {MOST_BYTES} bytes, so it is no policy")
+        if written.stat().st_size > MAX_BYTES:
+            raise SiteError(f"{written} is longer than {MAX_BYTES} bytes, so it is no policy")
         content = written.read_bytes()
         policy = Policy.from_toml(content.decode(), origin=str(written))
     except OSError as exc:
@@ -62,7 +62,7 @@ def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
         raise SiteError(f"{site.source} holds {left_out}: correct them, or sign with --leave-out")
     key = site.key()
     if not is_established(folder):
-        establish(folder, policy, name=site.name)
+        initialize(folder, policy, name=site.name)
     write_atomically(folder / POLICY, content)
     policy = sign_policy(folder / POLICY, key)
     CustodyLog(folder / LOG, key).in_force(policy, Ledger(folder / LEDGER))

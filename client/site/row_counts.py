@@ -9,7 +9,7 @@ from typing import Final
 from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.reading import MissingField, Row, read_rows
 from fedglm.autoglm.data.records import class_of, name_of, numbers, text_of
-from fedglm.autoglm.data.row_faults import Place, Reason, RowError, RowFaults
+from fedglm.autoglm.data.row_faults import Reason, RowError, RowFaults, RowPlace
 from fedglm.autoglm.errors import DataError
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import DataSection
@@ -78,7 +78,7 @@ def _of_file(source: str, data: DataSection) -> Rows:
     usable = 0
     for line, row in read_rows(source, fields=named, faults=faults):
         absent -= row.keys()
-        place = Place(Path(source).name, line)
+        place = RowPlace(Path(source).name, line)
         try:
             unit = _unit(row, data, classes, place, faults)
         except RowError as exc:
@@ -89,7 +89,7 @@ def _of_file(source: str, data: DataSection) -> Rows:
     return Rows(usable, len(units), faults, tuple(name for name in named if name in absent))
 
 
-def _unit(row: Row, data: DataSection, classes: frozenset[str], place: Place, faults: RowFaults) -> str:
+def _unit(row: Row, data: DataSection, classes: frozenset[str], place: RowPlace, faults: RowFaults) -> str:
     """Whose a row is that can be used; raises RowError for another."""
     if data.text_field is not None and text_of(row.get(data.text_field), data.text_field, place) is None:
         raise RowError("blank", place, "no text")

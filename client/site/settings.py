@@ -17,7 +17,7 @@ from fedglm.privacy.keys.site_identity import checked_site_name
 
 SITE_FILE, KIT_FILE = "site.toml", "kit.toml"
 
-_MOST_CHARACTERS = 65536
+_MAX_CHARACTERS = 65536
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 _SHARE = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
@@ -222,4 +222,4 @@ def _read(model: type[Settings], path: Path, remedy: str) -> Settings:
         raise SiteError(f"{path} is missing: {remedy}") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise SiteError(f"cannot read {path}: {exc}") from exc
-    return read_settings(model, text, origin=str(path), most_characters=_MOST_CHARACTERS, error=SiteError)
+    return read_settings(model, text, origin=str(path), max_characters=_MAX_CHARACTERS, error=SiteError)

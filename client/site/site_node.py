@@ -10,13 +10,13 @@ from functools import lru_cache
 
 import torch
 
-from fedglm.autoglm.federation import Site as Records
+from fedglm.autoglm.federation import SiteRecords as Records
 from fedglm.autoglm.models.build import ModelSettings, build_model, outline_model
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.client.node import Node, Workbench, model_layout
+from fedglm.client.node import FederatedModel, Node, model_layout
 from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.client.site.folder import Site
 from fedglm.compression.downlink import vector_sha256
@@ -88,10 +88,10 @@ def _outline(site: Site, recipe_toml: str) -> _Outline:
 
 
 @lru_cache(maxsize=1)
-def _workbench(site: Site, recipe_toml: str) -> Workbench:
+def _workbench(site: Site, recipe_toml: str) -> FederatedModel:
     outline = _outline(site, recipe_toml)
     model = build_model(outline.model, outline.task, seed=outline.recipe.seed)
-    return Workbench(model, outline.task, outline.recipe.downlink)
+    return FederatedModel(model, outline.task, outline.recipe.downlink)
 
 
 @lru_cache(maxsize=1)
@@ -106,7 +106,7 @@ def _records(site: Site, recipe_toml: str) -> Records:
     return records
 
 
-def _check_start(workbench: Workbench, plan: RunPlan, policy: Policy) -> None:
+def _check_start(workbench: FederatedModel, plan: RunPlan, policy: Policy) -> None:
     """Hold the weights that this site starts from to the plan, where the policy permits weights and no layout.
 
     A server need not send version 0: it can begin with a later one. Where a layout is permitted, any weights are, and

@@ -8,7 +8,7 @@ from fedglm.privacy.custody.budget_left import BudgetState, read_budget
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import POLICY, REFUSALS, is_established
 from fedglm.privacy.policy.policy import Policy, load_policy
-from fedglm.privacy.policy.rules import lacking
+from fedglm.privacy.policy.rules import missing_keys
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class SiteStatus:
     Attributes:
         policy: In force; None for none.
         budget: What its data set has spent; None without a policy.
-        lacking: Keys of the policy without which every run is refused.
+        missing_keys: Keys of the policy without which every run is refused.
         refusals: How many messages were refused.
         last_refusal: Time, rule and reason of the last one; None for none.
         last_work: When the node last wrote down what a server's message brought; None for never.
@@ -26,7 +26,7 @@ class SiteStatus:
 
     policy: Policy | None
     budget: BudgetState | None
-    lacking: tuple[str, ...]
+    missing_keys: tuple[str, ...]
     refusals: int
     last_refusal: tuple[str, str, str] | None
     last_work: datetime.datetime | None
@@ -46,7 +46,7 @@ def read_status(site: Site) -> SiteStatus:
     return SiteStatus(
         policy=policy,
         budget=read_budget(folder, policy) if policy is not None else None,
-        lacking=tuple(lacking(policy)) if policy is not None else (),
+        missing_keys=tuple(missing_keys(policy)) if policy is not None else (),
         refusals=len(entries) + sum(count.count for count in counts),
         last_refusal=(latest.time, latest.rule, latest.reason) if latest is not None else None,
         last_work=_last_work(site),

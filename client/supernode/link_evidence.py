@@ -26,7 +26,7 @@ from fedglm.privacy.log.signed_log import LOG
 
 _PATIENCE_S: Final = 10.0
 _RETRY_S: Final = 5.0
-_MOST_RETRY_S: Final = 60.0
+_MAX_RETRY_S: Final = 60.0
 _REST_S: Final = 60.0
 """Between two looks that worked: a server that shows ever other certificates must not fill the disk."""
 
@@ -92,7 +92,7 @@ class LinkWatch:
                 self._due.wait()
                 pause = _RETRY_S
             else:
-                pause = _RETRY_S if self._due.wait(pause) else min(2 * pause, _MOST_RETRY_S)
+                pause = _RETRY_S if self._due.wait(pause) else min(2 * pause, _MAX_RETRY_S)
 
 
 def see(site: Site) -> Link:

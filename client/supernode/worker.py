@@ -22,19 +22,19 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.client.app import Place, build_client_app
+from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
 from fedglm.client.site.folder import Site, open_site
 from fedglm.client.site.settings import KIT_FILE, SITE_FILE
 from fedglm.client.site.site_node import make_node
-from fedglm.client.supernode.worker_link import AGAIN, LOG, MOST_BYTES, SOCKET, in_folder, send
+from fedglm.client.supernode.worker_link import AGAIN, LOG, MAX_BYTES, SOCKET, in_folder, send
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.locks import held
 from fedglm.privacy.custody.store import POLICY
 
 LOCK = "worker.lock"
-MOST_LOG_BYTES = 8 << 20
+MAX_LOG_BYTES = 8 << 20
 """Length from which the worker's log is begun anew."""
 
 IDLE_S = 1800.0
@@ -44,14 +44,14 @@ IDLE_S = 1800.0
 def app_of(site: Site) -> ClientApp:
     """The ClientApp of a site."""
 
-    def place(_: Context) -> Place:
+    def place(_: Context) -> NodeContext:
         torch.set_num_threads(site.settings.site.threads)  # sums in other orders give other bits
         gate = OutboundGate(site.custody(), site.home, site.key(), encrypted=site.vault() is not None)
 
         def node() -> Node:
             return make_node(site, gate.plan, gate.envelope)
 
-        return Place(gate, node)
+        return NodeContext(gate, node)
 
     return build_client_app(place)
 
@@ -87,8 +87,8 @@ def _serves(listening: socket.socket, app: ClientApp, site: Site, read: str) -> 
     accepted, _ = listening.accept()
     accepted.setblocking(True)
     with Connection(accepted.detach()) as connection, contextlib.suppress(EOFError, OSError, ValueError):
-        words = json.loads(connection.recv_bytes(MOST_BYTES))
-        content = connection.recv_bytes(MOST_BYTES)
+        words = json.loads(connection.recv_bytes(MAX_BYTES))
+        content = connection.recv_bytes(MAX_BYTES)
         if _fingerprint(site) != read:
             connection.send_bytes(AGAIN)
             return False
@@ -104,7 +104,7 @@ def _serves(listening: socket.socket, app: ClientApp, site: Site, read: str) -> 
 def _shorten(log: Path) -> None:
     """Begin the log anew where it is long, and keep the one before: no server may fill the disk with its errors."""
     with contextlib.suppress(OSError):
-        if log.stat().st_size > MOST_LOG_BYTES:
+        if log.stat().st_size > MAX_LOG_BYTES:
             shutil.copyfile(log, log.with_suffix(".log.1"))
             log.with_suffix(".log.1").chmod(0o600)
             os.truncate(log, 0)  # who writes appends

@@ -29,7 +29,7 @@ SOCKET, LOG = "worker.sock", "worker.log"
 AGAIN: Final = b"again"
 """What a worker answers that is no longer of the code or the files on the disk; it ends, and another one is started."""
 
-MOST_BYTES: Final = 2**31 - 1
+MAX_BYTES: Final = 2**31 - 1
 _START_S = 180.0
 _STARTS = 3
 
@@ -84,11 +84,11 @@ def ask(site: Path, question: Question) -> Answer:
         with _connected(site, state) as connection:
             try:
                 send(connection, {"kind": question.kind, "group": question.group}, question.content)
-                said = connection.recv_bytes(MOST_BYTES)
+                said = connection.recv_bytes(MAX_BYTES)
                 if said == AGAIN:
                     continue
                 words = json.loads(said)
-                content = connection.recv_bytes(MOST_BYTES)
+                content = connection.recv_bytes(MAX_BYTES)
             except (EOFError, OSError):
                 continue
             error = words["error"]

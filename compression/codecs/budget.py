@@ -7,7 +7,7 @@ from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import geometry
 
-LEAST_BYTES = 64
+MIN_BYTES = 64
 """Of a budget: less is no room for a header."""
 _TRIALS = 16
 _CLOSE = 0.99
@@ -79,9 +79,9 @@ def check_budget(max_bytes: int | None, layout: Layout | None = None) -> None:
     """
     if max_bytes is None:
         return
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, Integral) or max_bytes < LEAST_BYTES:
-        raise CodecError(f"max_bytes is a whole number from {LEAST_BYTES}, not {max_bytes!r}")
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, Integral) or max_bytes < MIN_BYTES:
+        raise CodecError(f"max_bytes is a whole number from {MIN_BYTES}, not {max_bytes!r}")
     if layout is not None:
-        least = LEAST_BYTES + len(geometry.pack(geometry.shapes_of(layout, layout.size)))
+        least = MIN_BYTES + len(geometry.pack(geometry.shapes_of(layout, layout.size)))
         if max_bytes < least:
             raise CodecError(f"a budget of {max_bytes} bytes is too small: this layout takes {least} at the least")

@@ -22,7 +22,7 @@ LONGEST_ROW: Final = 1 << 18
 SHORTEST_ROW: Final = 32
 FEWEST_ROWS: Final = 4
 """The tensors whose columns are learnt; any other is one row. They bound the memory and the time that a row costs."""
-MOST_POSITIONS: Final = 1 << 30
+MAX_POSITIONS: Final = 1 << 30
 SPARSEST: Final = 1 << 17
 """Elements for each position, at most: below, the numbers here are not fine enough."""
 _STEP: Final = 6 << BIT  # the largest hazard that one symbol looks ahead
@@ -275,7 +275,7 @@ def walk(encoding: bool, code: rc.Code, rows: Positions, columns: Positions, siz
     """Code `positions` (k,) into `code`, or fill them from it.
 
     rows, columns: (tensors,), either one row or columns within SHORTEST_ROW and LONGEST_ROW; `size` elements in all.
-    Of them k are coded, below MOST_POSITIONS and not sparser than SPARSEST.
+    Of them k are coded, below MAX_POSITIONS and not sparser than SPARSEST.
 
     Returns the code's length when encoding (above `code.size` where it did not fit). When decoding, 1, or 0 if this is
     not the one code of any positions.

@@ -23,11 +23,11 @@ from fedglm.compression.kernels.factors import Levels, Numbers
 from fedglm.compression.vectors import Vector
 from fedglm.compression.wire.envelope import Reader
 
-LEAST_SIDE = 4
+MIN_SIDE = 4
 """Rows and columns of the smallest matrix that is coded by factors."""
 STEPS = (-126, 127)
 """Log2 of the steps that can be said."""
-LEAST_EXPONENT = -126
+MIN_EXPONENT = -126
 """Of a component: the rebuilt values are multiples of its power of two, and none may be subnormal."""
 _EXACT = 2.0**53
 _ENTRIES_A_BYTE = 1 << 14
@@ -58,7 +58,7 @@ class Frame:
         self.plain: list[slice] = []
         at = 0
         for rows, columns in shapes:
-            if min(rows, columns) >= LEAST_SIDE:
+            if min(rows, columns) >= MIN_SIDE:
                 self.matrices.append((at, rows, columns))
             elif self.plain and self.plain[-1].stop == at:
                 self.plain[-1] = slice(self.plain[-1].start, at + rows * columns)
@@ -169,7 +169,7 @@ class Factors:
 def _rebuild(left: Levels, right: Levels, exponents: Numbers, out: npt.NDArray[np.float32]) -> None:
     """Sum of `left[i] right[i]^T 2**exponents[i]`, into `out` (rows, columns)."""
     least = int(exponents.min())
-    if least < LEAST_EXPONENT:  # the sum is a multiple of 2**least: so none of its values is subnormal
+    if least < MIN_EXPONENT:  # the sum is a multiple of 2**least: so none of its values is subnormal
         raise CodecError(f"factors in units of 2**{least}, too small for float32")
     factors = np.ldexp(left.astype(np.float64), (exponents - least)[:, None])
     partners = right.astype(np.float64)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.compression.kernels.factors import CLASSES, MAX_LEVEL, MAX_OCTAVE, Levels
-from fedglm.compression.lowrank.factors import LEAST_EXPONENT, STEPS, Factors, Frame
+from fedglm.compression.lowrank.factors import MIN_EXPONENT, STEPS, Factors, Frame
 from fedglm.compression.lowrank.spectrum import Matrix, spectrum
 from fedglm.compression.vectors import Vector
 
@@ -31,7 +31,7 @@ _FINER = 8
 """How much finer than its limit the weakest component may be quantized, where a rank is given and not a size."""
 _BITS_AN_ENTRY = 2
 """About what an entry of a factor takes; where the search for a budget starts."""
-_LEAST_DIRECTIONS = 16
+_MIN_DIRECTIONS = 16
 """Looked at in each matrix, at the least; and four for each component that it gets on average."""
 
 
@@ -49,7 +49,7 @@ class Analysis:
         largest = float(np.abs(vector).max())
         _, self._exponent = math.frexp(largest)
         self._vector, self._frame = np.ldexp(vector, -self._exponent), frame
-        directions = max(_LEAST_DIRECTIONS, math.ceil(4 * rank))
+        directions = max(_MIN_DIRECTIONS, math.ceil(4 * rank))
         self._matrices: list[Matrix] = []
         for start, rows, columns in frame.matrices:
             matrix = self._vector[start : start + rows * columns].reshape(rows, columns)
@@ -94,7 +94,7 @@ class Analysis:
         step = max(step, self.finest)
         if step == 0:  # nothing but zeros
             step = 1.0
-        least = LEAST_EXPONENT - self._exponent
+        least = MIN_EXPONENT - self._exponent
         log_step = max(round(math.log2(step)), STEPS[0] - self._exponent)
         counts: list[int] = []
         octaves: list[int] = []

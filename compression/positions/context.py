@@ -32,7 +32,7 @@ from fedglm.compression.errors import CodecError
 from fedglm.compression.kernels.context import (
     FEWEST_ROWS,
     LONGEST_ROW,
-    MOST_POSITIONS,
+    MAX_POSITIONS,
     SHORTEST_ROW,
     SPARSEST,
     walk,
@@ -112,7 +112,7 @@ def unpack(reader: Reader, count: int, size: int) -> tuple[Positions, Shapes]:
 
 
 def _codable(count: int, size: int) -> bool:
-    return 0 < count <= size <= count * SPARSEST and count < MOST_POSITIONS
+    return 0 < count <= size <= count * SPARSEST and count < MAX_POSITIONS
 
 
 def _learnable(shapes: Shapes) -> Shapes:

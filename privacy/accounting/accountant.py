@@ -24,12 +24,12 @@ from fedglm.privacy.accounting.opacus_analysis import analysis
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
 
-LEAST_DELTA: Final = 1e-10
+MIN_DELTA: Final = 1e-10
 GREATEST_DELTA: Final = 0.1
-LEAST_NOISE: Final = 0.1
+MIN_NOISE: Final = 0.1
 """`calibrate` returns no smaller noise multiplier, whatever the budget."""
 
-_MOST_NOISE: Final = 10_000.0
+_MAX_NOISE: Final = 10_000.0
 _TIGHT_UP_TO: Final = 50.0
 """Above this epsilon, which promises nothing, RDP is told alone: PLD would take minutes there, and PRV overflows."""
 _ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 64, 80, 96, 128, 192, 256, 384, 512, 1024)
@@ -142,25 +142,25 @@ def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int, hi
         prv = _prv(merged(noise), delta)
         return _overspend(_rdp(merged(noise), delta) if prv is None else prv, epsilon)
 
-    if quick(_MOST_NOISE) > 0 and epsilon_at(_MOST_NOISE) > epsilon:
+    if quick(_MAX_NOISE) > 0 and epsilon_at(_MAX_NOISE) > epsilon:
         raise PrivacyError(
             f"epsilon {already:.3f} of {epsilon:g} is spent: no noise lets {steps} more steps stay within it"
         )
     # RDP asks for a little more noise than is needed, so the answer is near.
-    enough = _MOST_NOISE if quick(_MOST_NOISE) > 0 else _root(quick, LEAST_NOISE, _MOST_NOISE, 0.01)
+    enough = _MAX_NOISE if quick(_MAX_NOISE) > 0 else _root(quick, MIN_NOISE, _MAX_NOISE, 0.01)
     while tight(enough) > 0:  # an accountant's own error may exceed a tiny budget, whatever the noise
         enough *= 1.1
-        if enough > 2 * _MOST_NOISE:
+        if enough > 2 * _MAX_NOISE:
             raise PrivacyError(f"epsilon {epsilon:g} is below what the accountants can tell apart: give more")
     too_little = 0.9 * enough
-    while too_little > LEAST_NOISE and tight(too_little) <= 0:
+    while too_little > MIN_NOISE and tight(too_little) <= 0:
         too_little, enough = 0.9 * too_little, too_little
     step = max(1, int(enough))  # in thousandths
-    guess = _root(tight, max(too_little, LEAST_NOISE), enough, step / 5000)
+    guess = _root(tight, max(too_little, MIN_NOISE), enough, step / 5000)
     thousandths = math.ceil(guess * 1000)
     while tight(thousandths / 1000) > 0 or epsilon_at(thousandths / 1000) > epsilon:
         thousandths += step
-    while thousandths - step >= 1000 * LEAST_NOISE and tight((thousandths - step) / 1000) <= 0:
+    while thousandths - step >= 1000 * MIN_NOISE and tight((thousandths - step) / 1000) <= 0:
         if epsilon_at((thousandths - step) / 1000) > epsilon:
             break
         thousandths -= step
@@ -202,8 +202,8 @@ def _root(function: Callable[[float], float], low: float, high: float, precision
 
 
 def _check_delta(delta: float) -> None:
-    if not LEAST_DELTA <= delta <= GREATEST_DELTA:
-        raise PrivacyError(f"delta is a number from {LEAST_DELTA:g} to {GREATEST_DELTA:g}, not {delta!r}")
+    if not MIN_DELTA <= delta <= GREATEST_DELTA:
+        raise PrivacyError(f"delta is a number from {MIN_DELTA:g} to {GREATEST_DELTA:g}, not {delta!r}")
 
 
 def _merge(history: Iterable[Event]) -> _Merged:

@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA
 
-LEAST_EPSILON = 0.05
+MIN_EPSILON = 0.05
 """The accountants are exact to 0.02, so less cannot be asked for."""
 
 NO_GUARANTEE = (
@@ -32,8 +32,8 @@ class PrivacySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epsilon: float | None = Field(default=None, ge=LEAST_EPSILON, le=50)
-    delta: float | None = Field(default=None, ge=LEAST_DELTA, le=GREATEST_DELTA)
+    epsilon: float | None = Field(default=None, ge=MIN_EPSILON, le=50)
+    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
     clipping_norm: float = Field(default=1.0, gt=0, le=1e6)
     unit: str | None = Field(default=None, min_length=1, max_length=100)
     records_per_unit: int = Field(default=4, ge=1, le=100_000)

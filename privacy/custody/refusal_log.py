@@ -5,7 +5,7 @@ is on the disk before `record` returns. A crash may leave the beginning of a lin
 leave it out, and the next record takes its place.
 
 No server may fill the site's disk by asking for what is refused. Lines are appended and never rewritten until they
-take `MOST_BYTES`; then a last line says that the log is full, and each further refusal is counted by its rule in a file
+take `MAX_BYTES`; then a last line says that the log is full, and each further refusal is counted by its rule in a file
 beside it, with the first and the last one of the rule in full. Rules are named in our code, so that there are few.
 The counts are replaced in one step and on the disk before `record` returns: whenever a node is killed, all that it
 refused has a line or is counted. A site that wants lines again moves both files away together.
@@ -22,7 +22,7 @@ from fedglm.core.files import storage_errors, sync_folder, write_atomically
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.log.chained_file import now
 
-MOST_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 1 << 20
 """A log that has more than so many bytes, some thousand lines, is full."""
 LOG_FULL: Final = "log-full"
 """Rule of that line."""
@@ -128,7 +128,7 @@ class RefusalLog:
 
     def _keep(self, file: BinaryIO, entry: RefusalEntry) -> None:
         """Write a line or a count; nobody else does in the meantime."""
-        if _drop_unfinished_line(file) <= MOST_BYTES:
+        if _drop_unfinished_line(file) <= MAX_BYTES:
             _append(file, entry)
             return
         if not self._counts_path.exists():

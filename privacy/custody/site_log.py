@@ -14,12 +14,12 @@ from typing import Any, Final
 from fedglm.privacy.accounting.accountant import upper_bound
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.ledger.charges import Budget, Charge, Row, related
+from fedglm.privacy.ledger.charges import Budget, Charge, LedgerRow, related
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.chained_file import Head, now
 from fedglm.privacy.log.entries import CHARGES
 from fedglm.privacy.log.signed_log import Entry, SignedLog
-from fedglm.privacy.log.tree_head import MOST_SEALS, Checkpoint, vouch
+from fedglm.privacy.log.tree_head import MAX_SEALS, SignedTreeHead, vouch
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 
@@ -33,7 +33,7 @@ _Put = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Leaving:
+class Release:
     """Something that is about to leave.
 
     Attributes:
@@ -97,7 +97,7 @@ class CustodyLog:
         """
         self._check(ledger.rows(), 0)
 
-    def _check(self, rows: Sequence[Row], start: int) -> None:
+    def _check(self, rows: Sequence[LedgerRow], start: int) -> None:
         logged = self._rows
         if len(logged) > len(rows):
             raise LogError(f"the ledger has {len(rows)} rows, and the log shows {len(logged)}: it was rolled back")
@@ -143,7 +143,7 @@ class CustodyLog:
         if not _is_enough(count, last):
             self._log.append("refused", {"run": run, "round": server_round, "rule": refusal.rule})
 
-    def release(self, ledger: Ledger, budget: Budget | None, leaving: Sequence[Leaving]) -> None:
+    def release(self, ledger: Ledger, budget: Budget | None, leaving: Sequence[Release]) -> None:
         """Charge for what leaves in a message, and write it down; only then may it leave.
 
         What was charged for this very attempt leaves again for nothing.
@@ -199,7 +199,7 @@ class CustodyLog:
             with self._log.writing() as put:
                 self._mend(rows, put)
 
-    def _fresh(self, charges: Sequence[Charge], rows: Sequence[Row], put: _Put) -> list[Charge]:
+    def _fresh(self, charges: Sequence[Charge], rows: Sequence[LedgerRow], put: _Put) -> list[Charge]:
         """Those of the charges that no row has paid for yet."""
         self._mend(rows, put)
         if any(charge.mechanism is not None and charge.id is None for charge in charges):
@@ -209,7 +209,9 @@ class CustodyLog:
         charged = {row.charge.key for row in rows}
         return [charge for charge in charges if charge.key not in charged]
 
-    def seal(self, signed: SignedPlan, theirs: Checkpoint, ours: tuple[Checkpoint, str] | None) -> Checkpoint:
+    def seal(
+        self, signed: SignedPlan, theirs: SignedTreeHead, ours: tuple[SignedTreeHead, str] | None
+    ) -> SignedTreeHead:
         """Keep how the server's log stands, and what it has countersigned of this one, each once.
 
         Args:
@@ -240,7 +242,7 @@ class CustodyLog:
                 if theirs.size not in seen and (own.size, server.hex) not in self._countersigned:
                     put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
             if theirs.size not in seen:
-                limit = MOST_SEALS if signed.plan.sha256 in self._used else MAX_IDLE_SEALS
+                limit = MAX_SEALS if signed.plan.sha256 in self._used else MAX_IDLE_SEALS
                 if len(seen) >= limit:
                     raise Refusal("seal", f"more than {limit} checkpoints of one run")
                 fields = {"run": run, "log": theirs.log, "name": "server", "key": server.hex}
@@ -252,7 +254,7 @@ class CustodyLog:
         """What the log's chain begins with."""
         return self._log.origin
 
-    def _mend(self, rows: Sequence[Row], put: _Put) -> None:
+    def _mend(self, rows: Sequence[LedgerRow], put: _Put) -> None:
         """Write down what was charged and has no entry: nothing left for it, or the node was killed between."""
         self._check(rows, max(0, len(self._rows) - 1))  # the hash of a row is over all before it
         for row in rows[len(self._rows) :]:
@@ -294,7 +296,7 @@ def open_log(path: Path, key: SigningKey, name: str) -> None:
     SignedLog.create(path, key, role="site", name=name)
 
 
-def _fields(row: Row, epsilon: float | None, delta: float | None) -> dict[str, Any]:
+def _fields(row: LedgerRow, epsilon: float | None, delta: float | None) -> dict[str, Any]:
     charge = row.charge
     names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
     told = {name: getattr(charge, name) for name in names} | ({} if charge.id is None else {"id": charge.id})
@@ -302,7 +304,7 @@ def _fields(row: Row, epsilon: float | None, delta: float | None) -> dict[str, A
     return {**told, "mechanism": noise, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}
 
 
-def _so_far(rows: Sequence[Row], row: Row, delta: float | None) -> tuple[float | None, float | None]:
+def _so_far(rows: Sequence[LedgerRow], row: LedgerRow, delta: float | None) -> tuple[float | None, float | None]:
     """What the row's data set has spent with it: an upper bound, and the delta that it is told at."""
     noise = [each.charge.mechanism for each in related(rows, row.charge.data_set, row.charge.commitment)]
     if delta is None or None in noise:

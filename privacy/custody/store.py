@@ -7,7 +7,7 @@
     refusals.jsonl   what was refused, and by which rule
     log.sqlite       all of this in order, signed by the site
 
-`establish` makes it, once; without it nothing leaves.
+`initialize` makes it, once; without it nothing leaves.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.refusal_log import RefusalLog
-from fedglm.privacy.custody.site_log import CustodyLog, Leaving, open_log
-from fedglm.privacy.custody.stretched_noise import stretched
+from fedglm.privacy.custody.site_log import CustodyLog, Release, open_log
+from fedglm.privacy.custody.stretched_noise import noise_for_remaining_budget
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.private_files import private_folder
@@ -73,7 +73,7 @@ class Custody:
         """Read and verify everything.
 
         Args:
-            folder: Where `establish` made it.
+            folder: Where `initialize` made it.
             records: Gives the data set, each record the fields of it. It is not asked before the ledger needs to know
                 what data it is about, so that plans are held to the policy before a record is looked at.
             unit: See above.
@@ -114,7 +114,7 @@ class Custody:
         budget = self._budget(plan.mechanism)
         if plan.mechanism is None or budget is None:
             return plan.mechanism
-        return stretched(plan, self.ledger.history(self.policy.data_set, self.commitment), budget)
+        return noise_for_remaining_budget(plan, self.ledger.history(self.policy.data_set, self.commitment), budget)
 
     def charge_of(
         self,
@@ -156,7 +156,7 @@ class Custody:
         first, *others = charges
         self.ledger.check(first, self._budget(first.mechanism), *others)
 
-    def pay(self, *leaving: Leaving) -> None:
+    def pay(self, *leaving: Release) -> None:
         """Charge the ledger for all that leaves in a message, but for attempts that have been charged before.
 
         Raises:
@@ -183,7 +183,7 @@ class Custody:
         return Budget(policy.epsilon, policy.delta)
 
 
-def establish(folder: Path, policy: Policy, *, name: str | None = None) -> None:
+def initialize(folder: Path, policy: Policy, *, name: str | None = None) -> None:
     """Make the folder of a new site: a key, the policy signed with it, an empty ledger, and a log.
 
     What a killed process has made of it already is taken up.
@@ -209,5 +209,5 @@ def establish(folder: Path, policy: Policy, *, name: str | None = None) -> None:
 
 
 def is_established(folder: Path) -> bool:
-    """Whether `establish` has been through."""
+    """Whether `initialize` has been through."""
     return (folder / LEDGER).exists()

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from fedglm.privacy.accounting.accountant import calibrate, within
 from fedglm.privacy.dp.mechanism import Event, Mechanism
-from fedglm.privacy.ledger.charges import Budget, Row
+from fedglm.privacy.ledger.charges import Budget, LedgerRow
 from fedglm.privacy.policy.run_plan import RunPlan
 
 
-def stretched(plan: RunPlan, history: Sequence[Row], budget: Budget) -> Mechanism | None:
+def noise_for_remaining_budget(plan: RunPlan, history: Sequence[LedgerRow], budget: Budget) -> Mechanism | None:
     """The noise with which what is left of a budget lasts for all turns of a run.
 
     It is the plan's, or what the site has taken in this run before, where that lasts. Where it takes more, but no more

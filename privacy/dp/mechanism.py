@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fedglm.privacy.errors import PrivacyError
 
-MOST_STEPS: Final = 10**7
+MAX_STEPS: Final = 10**7
 """Most noised steps of one round; more is surely a mistake."""
 
 
@@ -115,5 +115,5 @@ def _check_positive(name: str, value: object) -> None:
 
 
 def _check_whole(name: str, value: object) -> None:
-    if type(value) is not int or not 1 <= value <= MOST_STEPS:
-        raise PrivacyError(f"{name} is a whole number from 1 to {MOST_STEPS}, not {value!r}"[:300])
+    if type(value) is not int or not 1 <= value <= MAX_STEPS:
+        raise PrivacyError(f"{name} is a whole number from 1 to {MAX_STEPS}, not {value!r}"[:300])

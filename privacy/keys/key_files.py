@@ -17,7 +17,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.passphrase import passphrase_of
 from fedglm.privacy.keys.private_files import read_privately
 
-LEAST_CHARACTERS: Final = 12
+MIN_CHARACTERS: Final = 12
 
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
@@ -58,8 +58,8 @@ def lock(passphrase: str | None) -> KeySerializationEncryption:
     """
     if passphrase is None:
         return NoEncryption()
-    if len(passphrase) < LEAST_CHARACTERS:
-        raise PrivacyError(f"a passphrase has at least {LEAST_CHARACTERS} characters: choose a longer one")
+    if len(passphrase) < MIN_CHARACTERS:
+        raise PrivacyError(f"a passphrase has at least {MIN_CHARACTERS} characters: choose a longer one")
     return BestAvailableEncryption(passphrase.encode())
 
 

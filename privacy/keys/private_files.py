@@ -7,7 +7,7 @@ from pathlib import Path
 from fedglm.core.files import storage_errors
 from fedglm.privacy.errors import PrivacyError
 
-_MOST_BYTES = 8192  # PEM of a locked key needs about 500
+_MAX_BYTES = 8192  # PEM of a locked key needs about 500
 
 
 def read_privately(path: Path) -> bytes:
@@ -26,7 +26,7 @@ def read_privately(path: Path) -> bytes:
                 f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run "
                 f"chmod 600 {path}; else make a new key"
             )
-        return os.read(descriptor, _MOST_BYTES)
+        return os.read(descriptor, _MAX_BYTES)
     finally:
         os.close(descriptor)
 

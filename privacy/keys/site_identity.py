@@ -26,7 +26,7 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
-MOST_BYTES = 4096
+MAX_BYTES = 4096
 """Longest `SITE.pub` that is read; a usual one has about 620 bytes."""
 
 _CONTEXT = "fedglm/site/1"
@@ -109,8 +109,8 @@ class SiteIdentity:
         Raises:
             PrivacyError: The text is too long, in another form than `to_text` writes, or not signed by its own key.
         """
-        if len(text.encode(errors="replace")) > MOST_BYTES:
-            raise PrivacyError(f"{origin} is longer than {MOST_BYTES} bytes, so no site handed it over")
+        if len(text.encode(errors="replace")) > MAX_BYTES:
+            raise PrivacyError(f"{origin} is longer than {MAX_BYTES} bytes, so no site handed it over")
         entries = _entries(text, origin)
         try:
             identity = cls(entries["name"], entries["flower"], PublicKey.from_hex(entries["signing"]), entries["made"])

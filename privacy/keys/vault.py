@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from fedglm.core.files import create_privately
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys.key_files import LEAST_CHARACTERS
+from fedglm.privacy.keys.key_files import MIN_CHARACTERS
 from fedglm.privacy.keys.passphrase import passphrase_of
 from fedglm.privacy.keys.private_files import read_privately
 
@@ -55,8 +55,8 @@ class Vault:
         if passphrase is None:
             words["key"] = _text(key)
         else:
-            if len(passphrase) < LEAST_CHARACTERS:
-                raise PrivacyError(f"a passphrase has at least {LEAST_CHARACTERS} characters: choose a longer one")
+            if len(passphrase) < MIN_CHARACTERS:
+                raise PrivacyError(f"a passphrase has at least {MIN_CHARACTERS} characters: choose a longer one")
             salt = os.urandom(_SALT_BYTES)
             words |= {"salt": _text(salt), "locked": _text(cls(_derived(passphrase, salt)).seal("key", key))}
         try:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.chained_file import Head, is_sha256
 from fedglm.privacy.log.entries import PURPOSES
 
-_MOST_ROUND: Final = 2**31 - 1
+_MAX_ROUND: Final = 2**31 - 1
 _NONE: Final = "0" * 64
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -41,8 +41,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < float("inf"):
             raise PrivacyError(f"a budget's epsilon is a finite number above 0, not {self.epsilon!r}")
-        if not LEAST_DELTA <= self.delta <= GREATEST_DELTA:
-            raise PrivacyError(f"delta is a number from {LEAST_DELTA:g} to {GREATEST_DELTA:g}, not {self.delta!r}")
+        if not MIN_DELTA <= self.delta <= GREATEST_DELTA:
+            raise PrivacyError(f"delta is a number from {MIN_DELTA:g} to {GREATEST_DELTA:g}, not {self.delta!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ class Charge:
         for name in ("commitment", "plan", "policy", "release"):
             if not is_sha256(getattr(self, name)):
                 raise PrivacyError(f"charge: {name} is a SHA-256, 64 digits 0-9 a-f")
-        if type(self.round) is not int or not 0 <= self.round <= _MOST_ROUND:
-            raise PrivacyError(f"charge: round is a whole number from 0 to {_MOST_ROUND}")
+        if type(self.round) is not int or not 0 <= self.round <= _MAX_ROUND:
+            raise PrivacyError(f"charge: round is a whole number from 0 to {_MAX_ROUND}")
         if self.purpose not in PURPOSES:
             raise PrivacyError(f"charge: purpose is one of {', '.join(PURPOSES)}, not {self.purpose!r}"[:200])
         if self.mechanism is not None and not isinstance(self.mechanism, Mechanism):
@@ -109,7 +109,7 @@ class Charge:
 
 
 @dataclass(frozen=True)
-class Row:
+class LedgerRow:
     """A charge as it stands in a ledger.
 
     Attributes:
@@ -132,7 +132,7 @@ class Row:
         return canonical_json({"number": number, "time": time, **charge.to_fields()})
 
     @classmethod
-    def read(cls, head: Head, content: bytes, digest: str) -> "Row":
+    def read(cls, head: Head, content: bytes, digest: str) -> "LedgerRow":
         """The row that follows `head`, of its entry and its hash.
 
         Raises:
@@ -165,21 +165,21 @@ class Stretch:
         count: How many they are; rows of other stretches may lie between them.
     """
 
-    first: Row
-    last: Row
+    first: LedgerRow
+    last: LedgerRow
     count: int
 
 
-def stretches(rows: Iterable[Row]) -> Iterator[Stretch]:
+def stretches(rows: Iterable[LedgerRow]) -> Iterator[Stretch]:
     """A ledger in few lines: one for each data set, run, purpose, mechanism, plan and policy, by their first rows."""
-    kinds: dict[Charge, list[Row]] = {}
+    kinds: dict[Charge, list[LedgerRow]] = {}
     for row in rows:
         kinds.setdefault(replace(row.charge, round=0, release=_NONE, id=None), []).append(row)
     for members in kinds.values():
         yield Stretch(members[0], members[-1], len(members))
 
 
-def related(rows: Iterable[Row], data_set: str, commitment: str) -> list[Row]:
+def related(rows: Iterable[LedgerRow], data_set: str, commitment: str) -> list[LedgerRow]:
     """The rows that count against a data set: of its name, of its content, and of what shares either with those.
 
     So neither a record more under the same name nor a second name for the same content opens a new budget.

@@ -15,7 +15,7 @@ from typing import Final
 
 from fedglm.privacy.accounting.accountant import Spent, spent, within
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
-from fedglm.privacy.ledger.charges import Budget, Charge, Row, Stretch, related, stretches
+from fedglm.privacy.ledger.charges import Budget, Charge, LedgerRow, Stretch, related, stretches
 from fedglm.privacy.log.chained_file import ChainedFile, Head, now
 
 BUDGET_RULE: Final = "epsilon-budget"
@@ -38,7 +38,7 @@ class Ledger(ChainedFile):
     error = LedgerError
 
     def __init__(self, path: Path) -> None:
-        self._rows: list[Row] = []
+        self._rows: list[LedgerRow] = []
         super().__init__(path)
 
     @classmethod
@@ -51,7 +51,7 @@ class Ledger(ChainedFile):
         cls._make(path)
         return cls(path)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LedgerRow]:
         """All rows, the oldest first."""
         with self._reading():
             return list(self._rows)
@@ -60,7 +60,7 @@ class Ledger(ChainedFile):
         """All rows for printing, those merged that differ only in round, time and release."""
         return list(stretches(self.rows()))
 
-    def history(self, data_set: str, commitment: str) -> list[Row]:
+    def history(self, data_set: str, commitment: str) -> list[LedgerRow]:
         """The rows that count against a data set: see `privacy.ledger.charges.related`."""
         return related(self.rows(), data_set, commitment)
 
@@ -103,14 +103,16 @@ class Ledger(ChainedFile):
                 raise PrivacyError("an attempt is charged once for each purpose")
             _check(self._rows, [charge, *others], budget)
             time, head = now(), self._head
-            entries = [Row.entry(number, time, each) for number, each in enumerate((charge, *others), head.rows + 1)]
+            entries = [
+                LedgerRow.entry(number, time, each) for number, each in enumerate((charge, *others), head.rows + 1)
+            ]
             return self._add(database, head, entries)
 
     def _take(self, content: bytes, digest: str) -> None:
-        self._rows.append(Row.read(self._head, content, digest))
+        self._rows.append(LedgerRow.read(self._head, content, digest))
 
 
-def _check(rows: Iterable[Row], charges: Sequence[Charge], budget: Budget | None) -> None:
+def _check(rows: Iterable[LedgerRow], charges: Sequence[Charge], budget: Budget | None) -> None:
     first = charges[0]
     if any((each.data_set, each.commitment) != (first.data_set, first.commitment) for each in charges):
         raise PrivacyError("what is charged together is of one data set")
@@ -129,7 +131,7 @@ def _check(rows: Iterable[Row], charges: Sequence[Charge], budget: Budget | None
         raise Refusal(BUDGET_RULE, f"with what was spent before, this release would exceed {limit}")
 
 
-def _spent(rows: Iterable[Row], delta: float) -> Spent:
+def _spent(rows: Iterable[LedgerRow], delta: float) -> Spent:
     mechanisms = [row.charge.mechanism for row in rows]
     noised = spent([mechanism.event() for mechanism in mechanisms if mechanism is not None], delta)
     return Spent(math.inf, None, None, math.inf, delta) if None in mechanisms else noised

@@ -18,7 +18,7 @@ from fedglm.privacy.errors import PrivacyError
 PURPOSES: Final = ("update", "metrics")
 """What a release is: the update of a round, or numbers about the site's data."""
 
-MOST_BYTES: Final = 1 << 18
+MAX_BYTES: Final = 1 << 18
 """Longest entry; only plans and policies have more than some hundred bytes."""
 
 ROLES: Final = ("site", "server")
@@ -206,8 +206,8 @@ def read_entry(content: bytes, number: int) -> dict[str, Any]:
     Raises:
         PrivacyError: It is none.
     """
-    if len(content) > MOST_BYTES:
-        raise PrivacyError(f"its text has {len(content)} bytes, at most {MOST_BYTES} are read")
+    if len(content) > MAX_BYTES:
+        raise PrivacyError(f"its text has {len(content)} bytes, at most {MAX_BYTES} are read")
     try:
         whole = read_canonical_json(content)
     except ValueError as exc:

@@ -17,7 +17,7 @@ from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.log.chained_file import ChainedFile, Head, now
 from fedglm.privacy.log.entries import entry, read_entry
 from fedglm.privacy.log.merkle import Frontier, leaf_hash
-from fedglm.privacy.log.tree_head import COLUMNS, Checkpoint
+from fedglm.privacy.log.tree_head import COLUMNS, SignedTreeHead
 
 LOG: Final = "log.sqlite"
 """Name of a log's file."""
@@ -110,7 +110,7 @@ class SignedLog(ChainedFile):
                     raise LogError(f"the log {self._path} is not written with the key of its owner")
                 self._put(database, self._head, self._tree, entries, self._key)
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> SignedTreeHead:
         """The owner's signature over all entries so far.
 
         Raises:
@@ -121,7 +121,7 @@ class SignedLog(ChainedFile):
             if len(found) != 1:
                 raise self._damaged(": it has no checkpoint, or more than one")
             try:
-                signed = Checkpoint.from_fields(self.origin, dict(zip(COLUMNS, found[0], strict=True)))
+                signed = SignedTreeHead.from_fields(self.origin, dict(zip(COLUMNS, found[0], strict=True)))
             except PrivacyError as exc:
                 raise self._damaged(f": {exc}") from exc
             if (signed.size, signed.root) != (self._tree.size, self._tree.root().hex()):
@@ -152,7 +152,7 @@ class SignedLog(ChainedFile):
         whole = tree.copy()
         for text in texts:
             whole.append(leaf_hash(text))
-        signed = Checkpoint.sign(origin, whole.size, whole.root().hex(), moment, key)
+        signed = SignedTreeHead.sign(origin, whole.size, whole.root().hex(), moment, key)
         database.execute("DELETE FROM checkpoint")
         database.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", tuple(signed.to_fields().values()))
 

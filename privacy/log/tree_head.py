@@ -16,14 +16,14 @@ from fedglm.privacy.log.entries import KINDS
 COLUMNS: Final = ("size", "root", "made", "signature")
 """What a checkpoint says, beside the log that it is of: so it stands in tables, entries, messages and proofs."""
 
-MOST_SEALS: Final = 1000
+MAX_SEALS: Final = 1000
 """Checkpoints of one run's server that a site keeps: with no limit a server could fill its disk."""
 
 _OWN, _OTHER, _KEY = "fedglm/checkpoint/1", "fedglm/witness/1", "fedglm/key/1"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SignedTreeHead:
     """How a log stood, signed by its owner.
 
     Attributes:

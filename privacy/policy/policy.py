@@ -20,7 +20,7 @@ from fedglm.core.untrusted_files import read_regular
 from fedglm.privacy.errors import PolicyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
-MOST_BYTES = 65536
+MAX_BYTES = 65536
 """Longest policy file that is read."""
 
 ANY = "*"
@@ -28,7 +28,7 @@ ANY = "*"
 
 _CONTEXT = "fedglm/policy/1"
 _WIDTH = 100
-_MOST_NUMBER = 2**53
+_MAX_NUMBER = 2**53
 _EXAMPLE = "0123456789abcdef" * 4
 _HEAD = (
     "What this site lets out of its node, whatever a server asks.",
@@ -84,7 +84,7 @@ class Policy(BaseModel):
     declare_units: int | None = Field(
         default=None,
         ge=1,
-        le=_MOST_NUMBER,
+        le=_MAX_NUMBER,
         description="Number of units (see the next key) that the site makes public. Training with noise divides by it, "
         "so it shows. Choose a round number near the true one: the true count is itself private.",
         examples=[2000],
@@ -100,7 +100,7 @@ class Policy(BaseModel):
     records_per_unit_at_most: int | None = Field(
         default=None,
         ge=1,
-        le=_MOST_NUMBER,
+        le=_MAX_NUMBER,
         description="Most records of one unit that a training step may look at.",
         examples=[4],
     )
@@ -121,7 +121,7 @@ class Policy(BaseModel):
     steps_at_most: int | None = Field(
         default=None,
         ge=1,
-        le=_MOST_NUMBER,
+        le=_MAX_NUMBER,
         description="Most training steps a round.",
         examples=[50],
     )
@@ -163,7 +163,7 @@ class Policy(BaseModel):
     bytes_at_most: int | None = Field(
         default=None,
         ge=1,
-        le=_MOST_NUMBER,
+        le=_MAX_NUMBER,
         description="Most bytes of one message from the node.",
         examples=[1_000_000],
     )
@@ -281,7 +281,7 @@ def _signature_path(path: Path) -> Path:
 
 def _read(path: Path, remedy: str) -> bytes:
     try:
-        return read_regular(path, MOST_BYTES)
+        return read_regular(path, MAX_BYTES)
     except OSError as exc:
         raise PolicyError(f"cannot read {path}: {exc.strerror}; {remedy}") from exc
 
@@ -318,5 +318,5 @@ def _explain(error: Any) -> str:
         return f"{place} is missing"
     reason = error["msg"].removeprefix("Value error, ")
     value = error["input"]
-    shown = hex(value) if type(value) is int and abs(value) > _MOST_NUMBER else str(value)  # str refuses 4300 digits
+    shown = hex(value) if type(value) is int and abs(value) > _MAX_NUMBER else str(value)  # str refuses 4300 digits
     return f"{place} = {shown[:100]!r}: {reason[:1].lower()}{reason[1:]}" if place else reason

@@ -26,7 +26,7 @@ _Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
-class Message:
+class OutboundMessage:
     """What is about to leave the node, as far as the policy asks.
 
     Attributes:
@@ -64,7 +64,7 @@ def check_plan(signed: SignedPlan, policy: Policy) -> None:
     _refuse(PLAN_RULES, signed, policy)
 
 
-def check_message(message: Message, policy: Policy) -> None:
+def check_message(message: OutboundMessage, policy: Policy) -> None:
     """Hold a message to the policy: before the ledger is charged for it, so that a refusal costs no budget.
 
     Raises:
@@ -229,11 +229,11 @@ def _epsilon_budget(signed: SignedPlan, policy: Policy) -> str | None:
     return f"one round alone spends epsilon {_number(epsilon)}, and epsilon is {_number(policy.epsilon)}"
 
 
-def _bytes(message: Message, policy: Policy) -> str | None:
+def _bytes(message: OutboundMessage, policy: Policy) -> str | None:
     return _over("bytes of the message:", message.size, policy.bytes_at_most, "bytes_at_most")
 
 
-def _metrics(message: Message, policy: Policy) -> str | None:
+def _metrics(message: OutboundMessage, policy: Policy) -> str | None:
     kept = sorted(message.metrics - set(policy.metrics))
     return f"the message reports {', '.join(kept)}, not listed in metrics" if kept else None
 
@@ -280,14 +280,14 @@ PLAN_RULES: tuple[Rule[SignedPlan], ...] = (
 )
 """Held against a run plan, in this order; the costly one is last."""
 
-MESSAGE_RULES: tuple[Rule[Message], ...] = (
+MESSAGE_RULES: tuple[Rule[OutboundMessage], ...] = (
     Rule("bytes", "bytes_at_most", "A message has at most so many bytes.", _bytes),
     Rule("metrics", "metrics", "Only listed metrics leave the site.", _metrics),
 )
 """Held against every message before it leaves."""
 
 
-def lacking(policy: Policy) -> list[str]:
+def missing_keys(policy: Policy) -> list[str]:
     """Keys without which every run is refused."""
     needed = _ALWAYS if policy.without_differential_privacy else _ALWAYS + _WITH_NOISE
     return [name for name in needed if getattr(policy, name) in (None, ())]

@@ -18,18 +18,18 @@ from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
 
-MOST_BYTES = 65536
+MAX_BYTES = 65536
 """Longest signed plan that a node reads; a usual one has one or two thousand bytes."""
 
-MAX_BYTES_AS_TEXT = 4 * (MOST_BYTES // 3 + 1) + 2
+MAX_BYTES_AS_TEXT = 4 * (MAX_BYTES // 3 + 1) + 2
 """Longest signed plan as text, with the end of its line."""
 
 TERMS = "terms"
 """Name of the run of a plan that is shown before any run: a policy permits what is in it."""
 
 _CONTEXT = "fedglm/plan/1"
-_MOST_NUMBER = 2**31 - 1
-_MOST_RECIPE = 20_000
+_MAX_NUMBER = 2**31 - 1
+_MAX_RECIPE = 20_000
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -81,16 +81,16 @@ class RunPlan:
                 raise PrivacyError(f"run plan: {name} is a text of 1 to 200 printable characters")
         for name in ("rounds", "turns", "local_steps", "parameters"):
             number = getattr(self, name)
-            if type(number) is not int or not 1 <= number <= _MOST_NUMBER:
-                raise PrivacyError(f"run plan: {name} is a whole number from 1 to {_MOST_NUMBER}")
+            if type(number) is not int or not 1 <= number <= _MAX_NUMBER:
+                raise PrivacyError(f"run plan: {name} is a whole number from 1 to {_MAX_NUMBER}")
         for name in ("layout", "model", "code"):
             digest = getattr(self, name)
             if type(digest) is not str or not _HASH.fullmatch(digest):
                 raise PrivacyError(f"run plan: {name} is a SHA-256, 64 digits 0-9 a-f")
         if self.density is not None and (type(self.density) is not float or not 0 < self.density <= 1):
             raise PrivacyError("run plan: density is a number above 0 and at most 1, or none")
-        if type(self.recipe) is not str or len(self.recipe) > _MOST_RECIPE or not _is_unicode(self.recipe):
-            raise PrivacyError(f"run plan: recipe is a text of at most {_MOST_RECIPE} characters")
+        if type(self.recipe) is not str or len(self.recipe) > _MAX_RECIPE or not _is_unicode(self.recipe):
+            raise PrivacyError(f"run plan: recipe is a text of at most {_MAX_RECIPE} characters")
         if self.turns > self.rounds:
             raise PrivacyError(f"run plan: {self.turns} turns in {self.rounds} rounds")
         for name in ("mechanism", "metrics"):
@@ -126,8 +126,8 @@ class RunPlan:
         Raises:
             PrivacyError: `blob` is too long, no canonical JSON, or a field is missing, unknown or out of bounds.
         """
-        if len(blob) > MOST_BYTES:
-            raise PrivacyError(f"run plan: {len(blob)} bytes, at most {MOST_BYTES} are read")
+        if len(blob) > MAX_BYTES:
+            raise PrivacyError(f"run plan: {len(blob)} bytes, at most {MAX_BYTES} are read")
         try:
             tree: Any = read_canonical_json(blob)
         except ValueError as exc:
@@ -204,8 +204,8 @@ class SignedPlan:
             Refusal: Rule `plan-size`, `plan-signature` or `plan-form`; nothing of an unsigned plan is parsed.
         """
         start = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
-        if not start < len(blob) <= MOST_BYTES:
-            raise Refusal("plan-size", f"a signed run plan has {start + 1} to {MOST_BYTES} bytes, not {len(blob)}")
+        if not start < len(blob) <= MAX_BYTES:
+            raise Refusal("plan-size", f"a signed run plan has {start + 1} to {MAX_BYTES} bytes, not {len(blob)}")
         server, signature, body = PublicKey(blob[:PUBLIC_KEY_BYTES]), blob[PUBLIC_KEY_BYTES:start], blob[start:]
         if not server.verify(_CONTEXT, body, signature):
             raise Refusal("plan-signature", f"the run plan is not signed by the server key {server}")

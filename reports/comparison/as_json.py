@@ -4,7 +4,7 @@ from typing import Any
 
 from fedglm.reports.comparison.formats import times_fewer
 from fedglm.reports.comparison.peers import stands_for
-from fedglm.reports.comparison.to_target import Comparison, Spread, Standing, Trial, Way
+from fedglm.reports.comparison.to_target import Comparison, SeedRun, Spread, Standing, Way
 from fedglm.reports.run.guarantees import node_guarantee
 
 _WAYS: dict[str, Way] = {"uplink": "up", "downlink": "down", "roundtrip": "total"}
@@ -59,7 +59,7 @@ def _codec(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _run(trial: Trial) -> dict[str, Any]:
+def _run(trial: SeedRun) -> dict[str, Any]:
     run, reached = trial.run, trial.reached
     ratios = {name: trial.ratio(way) for name, way in _WAYS.items()}
     return {
@@ -85,6 +85,6 @@ def _run(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _client_epsilon(trial: Trial) -> float | None:
+def _client_epsilon(trial: SeedRun) -> float | None:
     nodes = node_guarantee(trial.run)
     return nodes.epsilon if nodes else None

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from fedglm.reports.comparison.formats import label_lines, mean_and_range, rounds, times_fewer
 from fedglm.reports.comparison.peers import stands_for
-from fedglm.reports.comparison.to_target import Comparison, Spread, Standing, Trial, Way
+from fedglm.reports.comparison.to_target import Comparison, SeedRun, Spread, Standing, Way
 from fedglm.reports.formats import ABSENT, byte_count, metric_value, significant, times, whole
 from fedglm.reports.html.markup import Column, Html, element, folded, join, section, table
 from fedglm.run_folder.record import number
@@ -174,7 +174,7 @@ def _every_run(comparison: Comparison, folder: Path) -> Html:
     return table("Every run: its end, and round and bytes to its seed's target", columns, rows)
 
 
-def _linked(label: Html, trial: Trial, folder: Path) -> Html:
+def _linked(label: Html, trial: SeedRun, folder: Path) -> Html:
     # A link only to what lies inside the folder: it moves with the page, and leads nowhere else.
     page = trial.folder.resolve() / "report.html"
     if not page.is_file() or not page.is_relative_to(folder.resolve()):

@@ -12,7 +12,7 @@ from fedglm.reports.comparison.pictures import (
     losses_by_upload,
 )
 from fedglm.reports.comparison.results import best_of
-from fedglm.reports.comparison.to_target import Comparison, Trial
+from fedglm.reports.comparison.to_target import Comparison, SeedRun
 from fedglm.reports.formats import counted, fewer, significant
 from fedglm.reports.html.markup import Html, element, section
 from fedglm.reports.run.sections import figure, nodes_of
@@ -43,7 +43,7 @@ def headline(comparison: Comparison) -> str:
     return f"{name_of(comparison, best)} reaches the final loss of {first} with {saved}{also}"
 
 
-def lede(comparison: Comparison) -> str:
+def summary_line(comparison: Comparison) -> str:
     """The target and what was run."""
     first, name = comparison.standings[0], name_of(comparison, comparison.standings[0])
     nodes, seeds = nodes_of(first.run), comparison.seeds
@@ -75,7 +75,7 @@ def unlike(comparison: Comparison) -> list[str]:
     return [f"{key} ({', '.join(values)})" for key, values in found.items()]
 
 
-def _facts(trial: Trial) -> dict[str, str]:
+def _facts(trial: SeedRun) -> dict[str, str]:
     summary = {key: str(trial.run.summary.get(key)) for key in ("scenario", "seed", "nodes", "parameters", "precision")}
     settings = {key: value for key, value in _flat(trial.run.settings) if not key.startswith(_THE_CODECS_OWN)}
     return summary | settings

@@ -65,7 +65,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Trial:
+class SeedRun:
     """One run against the target of its seed.
 
     Attributes:
@@ -116,7 +116,7 @@ class Standing:
     """A codec over all seeds; `trials` has one a seed, in the seeds' order."""
 
     label: str
-    trials: tuple[Trial, ...]
+    trials: tuple[SeedRun, ...]
 
     @property
     def run(self) -> RunRecord:
@@ -133,7 +133,7 @@ class Standing:
         """Whether it was reached under every seed."""
         return self.reached == len(self.trials)
 
-    def over_seeds(self, measure: Callable[[Trial], float | None]) -> Spread | None:
+    def over_seeds(self, measure: Callable[[SeedRun], float | None]) -> Spread | None:
         """A figure over the seeds that have it."""
         return Spread.over(map(measure, self.trials))
 
@@ -222,7 +222,7 @@ def compare_runs(rows: Sequence[ComparisonRow], *, tolerance: float = TOLERANCE)
     standings = []
     for row, own in zip(rows, runs, strict=True):
         trials = (
-            Trial(folder, run, target, reach(run.rounds, target), base, len(baseline.rounds))
+            SeedRun(folder, run, target, reach(run.rounds, target), base, len(baseline.rounds))
             for folder, run, target, base, baseline in zip(row.folders, own, targets, bases, runs[0], strict=True)
         )
         standings.append(Standing(row.label, tuple(trials)))

@@ -24,7 +24,7 @@ def write_comparison(folder: Path, runs: Sequence[ComparisonRow], *, tolerance: 
     comparison = compare_runs(runs, tolerance=tolerance)
     body = join([
         header(f"Comparison · {comparison.standings[0].run.scenario}", sections.headline(comparison),
-                sections.lede(comparison)),
+                sections.summary_line(comparison)),
         element("main", sections.warning(comparison), sections.noise(comparison),
                 privacy.price(comparison),
                 results.to_target(comparison), sections.losses(comparison),

@@ -39,10 +39,10 @@ def page(title: str, body: Html) -> str:
     return f"<!DOCTYPE html>\n{element('html', head, element('body', body), lang='en')}\n"
 
 
-def header(above: str, title: str, lede: str) -> Html:
+def header(above: str, title: str, summary_line: str) -> Html:
     """The head of a page: what it is about, its one sentence, and what follows from it."""
     return element(
-        "header", element("p", above, class_="above"), element("h1", title), element("p", lede, class_="lede")
+        "header", element("p", above, class_="above"), element("h1", title), element("p", summary_line, class_="lede")
     )
 
 

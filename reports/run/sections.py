@@ -57,7 +57,7 @@ def headline(run: RunRecord) -> str:
     return f"{reached} after {counted(rounds_of(run), 'round')}{where}{sent}"
 
 
-def lede(run: RunRecord) -> str:
+def summary_line(run: RunRecord) -> str:
     """Where the run started, what it sent, and how it stands beside its baselines."""
     metric = run.metric
     parts = []

@@ -45,7 +45,7 @@ def _body(run: RunRecord) -> Html:
     seed = run.text("seed")
     above = " · ".join(["Federated run", run.scenario, *([f"seed {seed}"] if seed else [])])
     return join([
-        header(above, sections.headline(run), sections.lede(run)),
+        header(above, sections.headline(run), sections.summary_line(run)),
         element("main", sections.key_figures(run), privacy.privacy(run),
                 element("nav", *links, aria_label="Sections of this page"), *parts.values()),
         footer(run),

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, LEAST_DELTA, calibrate, spent, usual_delta, within
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA, calibrate, spent, usual_delta, within
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.dp.sampling import poisson
@@ -54,7 +54,7 @@ class ClientPrivacySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epsilon: float | None = Field(default=None, ge=0.05, le=50)
-    delta: float | None = Field(default=None, ge=LEAST_DELTA, le=GREATEST_DELTA)
+    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
     clipping_norm: float = Field(default=1.0, ge=1e-3, le=1e3)
 
     def delta_of(self, nodes: int) -> float:

@@ -23,7 +23,7 @@ from fedglm.server.aggregation.optimizers import ServerOptimizer
 ReferenceLosses: TypeAlias = Callable[[Iterable[np.ndarray], int], list[float]]
 """Losses of model vectors (float32) on what a round, whose number is given, is measured on."""
 
-MOST_GROUPS: Final = 16
+MAX_GROUPS: Final = 16
 """Of more updates than these, several are left out together, or a round would be measured for longer than trained."""
 
 
@@ -66,10 +66,10 @@ def groups_of(names: Sequence[str], seed: int, number: int) -> list[list[str]]:
         seed: Of the experiment.
         number: Of the round.
     """
-    if len(names) <= MOST_GROUPS:
+    if len(names) <= MAX_GROUPS:
         return [[name] for name in names]
     shuffled = np.random.default_rng([seed, number, 1]).permutation(len(names))
-    return [[names[index] for index in part] for part in np.array_split(shuffled, MOST_GROUPS)]
+    return [[names[index] for index in part] for part in np.array_split(shuffled, MAX_GROUPS)]
 
 
 def harmful(count: int, most: int, losses_without: Callable[[Sequence[Collection[int]]], Sequence[float]]) -> list[int]:

@@ -37,7 +37,7 @@ class RunLog:
         """A site's policy refuses the plan."""
         self._event("refused", node=str(node_id), reason=reason[:500])
 
-    def turned_away(self, node_id: int, reason: str) -> None:
+    def rejected(self, node_id: int, reason: str) -> None:
         """A node may not take part."""
         self._event("turned-away", node=str(node_id), reason=reason[:500])
 

@@ -51,7 +51,7 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
         plan = run.plan(folder, key=project.signing_key, sites=sites)
         plan = replace(
             plan,
-            signed_on=SignOns(project.state).last,
+            last_activation=SignOns(project.state).last,
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),
         )

@@ -117,7 +117,7 @@ class Port:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        visitor = self.visitors.came(address, drop)
+        visitor = self.visitors.admit(address, drop)
         self._loop.add_reader(connection.fileno(), speaks)
 
     async def _greet(self, connection: socket.socket, visitor: Visitor) -> None:

@@ -133,7 +133,7 @@ class Visitors:
         """Silent, unproven, proven."""
         return len(self._silent), len(self._unproven), len(self._proven)
 
-    def came(self, address: str, drop: Callable[[], None]) -> Visitor:
+    def admit(self, address: str, drop: Callable[[], None]) -> Visitor:
         """Somebody has connected."""
         visitor = Visitor(_group(address), drop, self)
         self._place(self._silent, visitor, visitor.address)

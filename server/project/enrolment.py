@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.privacy.keys.site_identity import MOST_BYTES, SiteIdentity, checked_site_name
+from fedglm.privacy.keys.site_identity import MAX_BYTES, SiteIdentity, checked_site_name
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.folder import Project
 
@@ -62,7 +62,7 @@ def read_identity(path: Path) -> tuple[SiteIdentity, str]:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except OSError as exc:
         raise ProjectError(f"cannot read {path}: {exc.strerror}") from exc
     text = content.decode(errors="replace")

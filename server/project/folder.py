@@ -37,7 +37,7 @@ PROJECT = "FEDGLM_PROJECT"
 
 DEFAULT_PORT = 8443
 DEFAULT_DAYS = 365
-MOST_DAYS = 3650
+MAX_DAYS = 3650
 
 _SETTINGS = "project.toml"
 _HEAD = "# A federation's server. Change it with fedglm provision, which renews certificate and kits with it.\n"

@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError
-from fedglm.protocol.messages import PLAN, RECORD, Introduction
+from fedglm.protocol.messages import PLAN, RECORD, JoinReply
 from fedglm.protocol.signatures import check_introduction
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.participants import (
@@ -18,7 +18,7 @@ from fedglm.server.rounds.participants import (
     is_lost,
     refusal_of,
 )
-from fedglm.server.rounds.server_log import Evidence
+from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Listener, Plan
 
 QUERY = "query"
@@ -30,7 +30,7 @@ _LOST_S = 5.0
 """The same, where its answer is known to be lost."""
 
 
-class Reception:
+class Admission:
     """Announces the plan, and admits nodes at the start of a run and, where sites are enrolled, at any time after.
 
     Args:
@@ -41,9 +41,9 @@ class Reception:
         evidence: What the server writes down.
     """
 
-    def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, evidence: Evidence) -> None:
+    def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, server_log: ServerLog) -> None:
         self._exchange, self._plan, self._run, self._listener = exchange, plan, run, listener
-        self._evidence = evidence
+        self._server_log = server_log
         signed = plan.signed(run)
         self._plan_sha256 = signed.plan.sha256
         self._query = RecordDict({RECORD: ConfigRecord({PLAN: signed.to_bytes()})})
@@ -88,16 +88,16 @@ class Reception:
         try:
             introduced = self._introduced(node_id, reply)
         except FederationError as exc:
-            self._listener.turned_away(node_id, str(exc))
+            self._listener.rejected(node_id, str(exc))
             return None
-        member = self._admitted(participants.came(introduced))
+        member = self._admitted(participants.join(introduced))
         if self._plan.federation.weighting == "declared":
             participants.weigh(self._plan.federation.weight_cap)
         return member
 
     def _declined(self, node_id: int, reason: str) -> None:
         self._listener.plan_refused(node_id, reason)
-        self._evidence.declined(node_id, reason)
+        self._server_log.declined(node_id, reason)
 
     def _ask(self, nodes: Iterable[int]) -> None:
         for node in nodes:
@@ -119,7 +119,7 @@ class Reception:
                 introduced.append(self._introduced(node_id, reply))
             except FederationError as exc:
                 faults[node_id] = str(exc)
-        faults |= dict.fromkeys(self._exchange.forget(QUERY), "it did not answer the first query")
+        faults |= dict.fromkeys(self._exchange.cancel(QUERY), "it did not answer the first query")
         members: dict[str, Participant] = {}
         for member in sorted(introduced, key=lambda one: one.node_id or 0):
             if member.name in members and member.node_id is not None:
@@ -127,11 +127,11 @@ class Reception:
             else:
                 members[member.name] = member
         for node_id, fault in sorted(faults.items()):
-            self._listener.turned_away(node_id, fault)
+            self._listener.rejected(node_id, fault)
         asked = len(members) + len(faults)
         if not asked:
             raise FederationError(f"no site permits the plan: {refusals[0]}" if refusals else "no node is connected")
-        if len(members) < federation.least_accepted(asked):
+        if len(members) < federation.min_accepted(asked):
             reason = next(iter(faults.values()))
             raise FederationError(f"{len(members)} of {asked} nodes can take part: {reason}")
         return [self._admitted(member) for member in members.values()]
@@ -140,22 +140,22 @@ class Reception:
         federation = self._plan.federation
         began, next_look = time.monotonic(), 0.0
         deadline = began + federation.join_timeout_s
-        while (away := participants.away) and len(self._settled) < len(away) and time.monotonic() < deadline:
+        while (pending := participants.pending) and len(self._settled) < len(pending) and time.monotonic() < deadline:
             if time.monotonic() >= next_look:
                 self.look(participants, self._exchange.online())
                 next_look = time.monotonic() + _LOOK_S
             arrived = False
-            for sent, reply in self._exchange.arrived():
+            for sent, reply in self._exchange.poll():
                 arrived = True
                 self.take(participants, sent.node_id, reply)
             if not arrived:
-                self._exchange.rest()
-        here, least = participants.size - len(participants.away), federation.least_accepted(participants.size)
+                self._exchange.wait()
+        here, least = participants.size - len(participants.pending), federation.min_accepted(participants.size)
         if here < least:
             refused = "".join(f"; {reason}" for reason in sorted(self._refusals)[:3])
             raise FederationError(
                 f"{here} of {participants.size} enrolled sites take part after {time.monotonic() - began:.1f} s, at "
-                f"least {least} are needed; missing: {', '.join(participants.away)[:200]}{refused}"
+                f"least {least} are needed; missing: {', '.join(participants.pending)[:200]}{refused}"
             )
 
     def _introduced(self, node_id: int, reply: Message) -> Participant:
@@ -181,14 +181,14 @@ class Reception:
         key = None if self._plan.sites is None else self._plan.sites[member.name]
         if self._plan.anchors is not None and key is not None:
             member.anchor = self._plan.anchors.known(member.name, key) or member.anchor
-        self._evidence.admitted(member.name, None if key is None else key.hex, member.anchor)
+        self._server_log.admitted(member.name, None if key is None else key.hex, member.anchor)
         return member
 
 
-def _read(reply: Message) -> Introduction:
+def _read(reply: Message) -> JoinReply:
     if reply.has_error():
         raise FederationError(f"a node cannot take part: {error_text(reply)}")
     try:
-        return Introduction.from_fields(reply.content.config_records[RECORD])
+        return JoinReply.from_fields(reply.content.config_records[RECORD])
     except (KeyError, CodecError) as exc:
         raise FederationError(f"a node introduces itself in a way this server does not know: {exc}") from exc

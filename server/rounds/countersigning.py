@@ -16,11 +16,11 @@ from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.entries import signature
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.protocol.messages import RECORD, Seal, Sealed
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.participants import Participant, Participants
-from fedglm.server.rounds.server_log import Evidence
+from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Plan
 
 SEAL = "query.seal"
@@ -33,7 +33,7 @@ _GRACE_S = 10.0
 """The same once half have answered, or a site that never does would delay a run by a minute at each seal."""
 
 
-class Sealing:
+class Countersigning:
     """Exchanges checkpoints with all sites that take part.
 
     Args:
@@ -43,9 +43,9 @@ class Sealing:
         evidence: The server's log.
     """
 
-    def __init__(self, exchange: Exchange, plan: Plan, run: str, evidence: Evidence) -> None:
-        self._exchange, self._plan, self._run, self._evidence = exchange, plan, run, evidence
-        self._theirs: dict[str, Checkpoint] = {}
+    def __init__(self, exchange: Exchange, plan: Plan, run: str, server_log: ServerLog) -> None:
+        self._exchange, self._plan, self._run, self._server_log = exchange, plan, run, server_log
+        self._theirs: dict[str, SignedTreeHead] = {}
 
     def seal(self, participants: Participants, server_round: int) -> None:
         """One exchange, where there is a log; who does not answer well is left out.
@@ -54,33 +54,33 @@ class Sealing:
             LogError: The server's log cannot be written.
             Stopped: The stop event was set.
         """
-        if self._evidence.log is None:
+        if self._server_log.log is None:
             return
-        ours, members = self._evidence.log.checkpoint(), participants.active
+        ours, members = self._server_log.log.checkpoint(), participants.active
         self._exchange.send(((m.node_id, self._seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
         by_id = {member.node_id: member for member in members}
         for node_id, reply in self._exchange.replies(_PATIENCE_S, min(_GRACE_S, self._plan.federation.grace_s)):
             member = by_id.get(node_id)
             if member is not None:
                 self._take(member, reply, ours)
-        self._exchange.forget(SEAL)
-        self._evidence.flush()
+        self._exchange.cancel(SEAL)
+        self._server_log.flush()
 
-    def _seal(self, ours: Checkpoint, member: Participant) -> RecordDict:
+    def _seal(self, ours: SignedTreeHead, member: Participant) -> RecordDict:
         theirs = self._theirs.get(member.name)
         known: dict[str, Any] = {}
         if theirs is not None:
             known = {f"your_{name}": value for name, value in theirs.to_fields().items()}
-            known["your_countersignature"] = self._evidence.countersign(theirs)
+            known["your_countersignature"] = self._server_log.countersign(theirs)
         return RecordDict(
             {RECORD: ConfigRecord(dict(Seal(run=self._run, log=ours.log, **ours.to_fields(), **known).to_fields()))}
         )
 
-    def _take(self, member: Participant, reply: Message, ours: Checkpoint) -> None:
+    def _take(self, member: Participant, reply: Message, ours: SignedTreeHead) -> None:
         """Keep what a site says, if it is what it should be."""
         try:
             words = Sealed.from_fields(reply.content.config_records[RECORD])
-            theirs, key = Checkpoint.from_fields(words.log, words.to_fields()), PublicKey.from_hex(words.key)
+            theirs, key = SignedTreeHead.from_fields(words.log, words.to_fields()), PublicKey.from_hex(words.key)
             if not signature(words.countersignature):
                 return
         except (CodecError, KeyError, PrivacyError, ValueError):
@@ -89,4 +89,4 @@ class Sealing:
         signed = theirs.is_by(key) and ours.is_countersigned(key, words.countersignature)
         if signed and expected in (None, key):
             self._theirs[member.name] = theirs
-            self._evidence.sealed(member, key.hex, theirs, ours, words.countersignature)
+            self._server_log.sealed(member, key.hex, theirs, ours, words.countersignature)

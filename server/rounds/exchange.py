@@ -63,7 +63,7 @@ class Patience:
         """Whether nothing more is waited for."""
         return time.monotonic() >= self._start + self.lasts_s
 
-    def most_have_come(self) -> None:
+    def most_arrived(self) -> None:
         """Most are there by now; the first time that this is said counts."""
         if not self._most_are_there:
             self._most_are_there = True
@@ -100,7 +100,7 @@ class Exchange:
             for message_id in self._grid.push_messages([message]):
                 self._waiting[message_id] = Sent(node_id, message_type)
 
-    def arrived(self) -> Iterator[tuple[Sent, Message]]:
+    def poll(self) -> Iterator[tuple[Sent, Message]]:
         """Look once for replies, and yield each with what it answers; more may be sent meanwhile.
 
         One that cannot be read comes as a message without content.
@@ -140,15 +140,15 @@ class Exchange:
         asked, patience = len(self._waiting), Patience(timeout_s, grace_s)
         while self._waiting and not patience.is_over:
             if len(self._waiting) <= asked / 2:
-                patience.most_have_come()
+                patience.most_arrived()
             arrived = False
-            for sent, reply in self.arrived():
+            for sent, reply in self.poll():
                 arrived = True
                 yield sent.node_id, reply
             if not arrived:
-                self.rest()
+                self.wait()
 
-    def rest(self) -> None:
+    def wait(self) -> None:
         """Wait a little before the next look."""
         self._stop.wait(self._poll_s)
 
@@ -156,7 +156,7 @@ class Exchange:
         """Flower's ids of the nodes that are connected."""
         return set(self._grid.get_node_ids())
 
-    def forget(self, message_type: str) -> list[int]:
+    def cancel(self, message_type: str) -> list[int]:
         """Wait no longer for answers to messages of a type; returns the node ids. A late reply is never pulled."""
         left = [message_id for message_id, sent in self._waiting.items() if sent.message_type == message_type]
         return sorted(self._waiting.pop(message_id).node_id for message_id in left)

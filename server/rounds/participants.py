@@ -75,7 +75,7 @@ class Participants:
         return [member for member in self._by_name.values() if member.node_id is not None and not member.withdrawn]
 
     @property
-    def away(self) -> list[str]:
+    def pending(self) -> list[str]:
         """Names of those that have not introduced themselves and did not withdraw."""
         return [name for name, member in self._by_name.items() if member.node_id is None and not member.withdrawn]
 
@@ -83,7 +83,7 @@ class Participants:
         """The participant behind a Flower node id; None where it has come back under another one since."""
         return self._by_id.get(node_id)
 
-    def came(self, member: Participant) -> Participant:
+    def join(self, member: Participant) -> Participant:
         """Take up where a node is and what it holds, now that it has introduced itself, for the first time or again."""
         known = self._by_name[member.name]
         if known.node_id is not None:

@@ -10,7 +10,7 @@ from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SIGNATURE_BYTES, PublicKey
 from fedglm.privacy.log.chained_file import Head
-from fedglm.protocol.messages import RECORD, UPDATE, Instruction, Report
+from fedglm.protocol.messages import RECORD, UPDATE, TrainReply, TrainRequest
 from fedglm.protocol.signatures import check_report
 from fedglm.server.rounds.participants import error_text
 
@@ -29,14 +29,14 @@ class GoodReply:
         blob: The coded update; empty from a node that lacks the model.
     """
 
-    report: Report
+    report: TrainReply
     update: Update | None
     metrics: dict[str, float]
     blob: bytes = b""
 
 
 def inspect_reply(
-    reply: Message, instruction: Instruction, size: int, norm_limit: float, codec: str, key: PublicKey | None = None
+    reply: Message, instruction: TrainRequest, size: int, norm_limit: float, codec: str, key: PublicKey | None = None
 ) -> GoodReply:
     """Check a reply against the instruction it should answer.
 
@@ -58,7 +58,7 @@ def inspect_reply(
         raise CodecError("the reply has no report")
     fields = dict(content.config_records[RECORD])
     blob = fields.pop(UPDATE, None)
-    report = Report.from_fields(fields)
+    report = TrainReply.from_fields(fields)
     _check_anchor(report.log)
     _check_signature_form(report.signature)
     metrics = _metrics(content.metric_records) if instruction.evaluate and report.holds is None else {}
@@ -107,7 +107,7 @@ def _metrics(records: Any) -> dict[str, float]:
 
 
 def _check_signature(
-    key: PublicKey, fields: dict[str, Any], instruction: Instruction, blob: object, metrics: dict[str, float]
+    key: PublicKey, fields: dict[str, Any], instruction: TrainRequest, blob: object, metrics: dict[str, float]
 ) -> None:
     try:
         content = blob if isinstance(blob, bytes) else b""

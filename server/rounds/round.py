@@ -22,13 +22,13 @@ from fedglm.compression.layout import Layout
 from fedglm.core.files import StorageError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.ledger import BUDGET_RULE
-from fedglm.protocol.messages import LENGTHS, MODEL, RECORD, Instruction
+from fedglm.protocol.messages import LENGTHS, MODEL, RECORD, TrainRequest
 from fedglm.server.aggregation.folding import Folding
-from fedglm.server.rounds.admission import QUERY, Reception
+from fedglm.server.rounds.admission import QUERY, Admission
 from fedglm.server.rounds.exchange import Exchange, Patience
 from fedglm.server.rounds.participants import Participant, Participants, error_text, is_lost, refusal_of
 from fedglm.server.rounds.reply_checks import GoodReply, inspect_reply
-from fedglm.server.rounds.server_log import Evidence, fault_of
+from fedglm.server.rounds.server_log import ServerLog, fault_of
 from fedglm.server.run_setup import Listener, Plan
 
 LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _LOOK_S = 2.0
 
 
 @dataclass
-class Traffic:
+class RoundBytes:
     """Bytes of a round, as they lie in the messages, beside those of dense float32 for the same nodes."""
 
     uplink: int = 0
@@ -53,7 +53,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Desk:
+class RoundContext:
     """What a round works with.
 
     Attributes:
@@ -66,9 +66,9 @@ class Desk:
 
     exchange: Exchange
     participants: Participants
-    reception: Reception
+    admission: Admission
     listener: Listener
-    evidence: Evidence
+    server_log: ServerLog
 
 
 class Round:
@@ -81,7 +81,7 @@ class Round:
         versions: The model and its history, which nodes get what they lack of.
         sampled: The nodes that were drawn.
         folding: Takes the updates.
-        desk: See there.
+        context: See there.
 
     Attributes:
         number: See above.
@@ -100,11 +100,11 @@ class Round:
         versions: ModelVersions,
         sampled: list[Participant],
         folding: Folding,
-        desk: Desk,
+        context: RoundContext,
     ) -> None:
         self.number, self._run, self._plan, self._versions = number, run, plan, versions
-        self._sampled, self._folding, self._desk = sampled, folding, desk
-        self._instructions: dict[str, Instruction] = {}
+        self._sampled, self._folding, self._context = sampled, folding, context
+        self._instructions: dict[str, TrainRequest] = {}
         self._sent_again: set[str] = set()
         self._lost: dict[str, str] = {}
         self._asked: dict[str, float] = {}
@@ -114,7 +114,7 @@ class Round:
         self.faults: dict[str, str] = {}
         self.counted: dict[str, float] = {}
         self.metrics: list[dict[str, float]] = []
-        self.traffic = Traffic()
+        self.traffic = RoundBytes()
 
     def conduct(self) -> None:
         """Ask, and listen until all have answered, enough have, or time is up.
@@ -122,30 +122,30 @@ class Round:
         Raises:
             Stopped: The stop event was set.
         """
-        federation, exchange = self._plan.federation, self._desk.exchange
+        federation, exchange = self._plan.federation, self._context.exchange
         close_at = max(1, federation.enough * len(self._sampled))
         for member in self._sampled:
             self._ask(member)
-        most = max(federation.least_accepted(len(self._sampled)), len(self._sampled) / 2)
+        most = max(federation.min_accepted(len(self._sampled)), len(self._sampled) / 2)
         grace_s = federation.grace_s if self._plan.sites is not None else math.inf
         patience = Patience(federation.round_timeout_s, grace_s)
         next_look = time.monotonic() + _LOOK_S
         while self._open and len(self.accepted) < close_at and not patience.is_over:
             arrived = False
-            for sent, reply in exchange.arrived():
+            for sent, reply in exchange.poll():
                 arrived = True
                 if sent.message_type == QUERY:
                     self._welcome(sent.node_id, reply)
                 elif sent.message_type == TRAIN:
-                    self._take(self._desk.participants.of_node(sent.node_id), reply)
+                    self._take(self._context.participants.of_node(sent.node_id), reply)
             if len(self.accepted) >= most:
-                patience.most_have_come()
+                patience.most_arrived()
             if time.monotonic() >= next_look:
                 self._look()
                 next_look = time.monotonic() + _LOOK_S
             if not arrived:
-                exchange.rest()
-        exchange.forget(TRAIN)
+                exchange.wait()
+        exchange.cancel(TRAIN)
         late = "it was let go: enough had answered" if self._open and len(self.accepted) >= close_at else ""
         for member in self._open:
             reason = self._lost.get(member.name) or late or f"no reply within {round(patience.lasts_s, 1):g} s"
@@ -163,7 +163,7 @@ class Round:
             return
         name, federation, optimizer = member.name, self._plan.federation, self._plan.optimizer
         known = self._instructions.get(name)
-        instruction = self._instructions[name] = Instruction(
+        instruction = self._instructions[name] = TrainRequest(
             run=self._run,
             round=self.number,
             nonce=known.nonce if known else secrets.token_hex(8),
@@ -183,7 +183,7 @@ class Round:
         self.traffic.dense_downlink += 0 if known else 4 * self._plan.layout.size
         self._lost.pop(name, None)
         self._asked[name] = time.monotonic()
-        self._desk.exchange.send([(member.node_id, content)], TRAIN, self.number)
+        self._context.exchange.send([(member.node_id, content)], TRAIN, self.number)
 
     def _take(self, member: Participant | None, reply: Message) -> None:
         if reply.has_content():
@@ -237,8 +237,8 @@ class Round:
         self.accepted.append(member.name)
         if good.metrics:
             self.metrics.append(good.metrics)
-        self._desk.listener.reply_taken(self.number, member.name, None)
-        self._desk.evidence.accepted(self.number, member.name, **_told(good))
+        self._context.listener.reply_taken(self.number, member.name, None)
+        self._context.server_log.accepted(self.number, member.name, **_told(good))
 
     def _keep_anchor(self, member: Participant) -> None:
         anchors, keys = self._plan.anchors, self._plan.sites
@@ -247,25 +247,25 @@ class Round:
 
     def _reject(self, member: Participant, reason: str, fault: str, rule: str | None = None) -> None:
         self.faults[member.name] = reason
-        self._desk.listener.reply_taken(self.number, member.name, reason)
-        self._desk.evidence.rejected(self.number, member.name, fault, rule)
+        self._context.listener.reply_taken(self.number, member.name, reason)
+        self._context.server_log.rejected(self.number, member.name, fault, rule)
 
     def _welcome(self, node_id: int, reply: Message) -> None:
         """A node has come, or come back under another id; if the round waits for it, it is asked at once."""
-        member = self._desk.reception.take(self._desk.participants, node_id, reply)
+        member = self._context.admission.take(self._context.participants, node_id, reply)
         if member is not None and member in self._open:
             self._ask(member)
 
     def _look(self) -> None:
         """Ask again where a message was lost, once the node is there; let newcomers in."""
-        federation, exchange = self._plan.federation, self._desk.exchange
+        federation, exchange = self._plan.federation, self._context.exchange
         online = exchange.online()
         now = time.monotonic()
         for member in self._open:
             waited = now - self._asked.get(member.name, now)
             if waited >= federation.resend_after_s:
                 self._lost.setdefault(member.name, f"no reply within {federation.resend_after_s:g} s")
-            if member.name in self._asked and self._plan.signed_on(member.name) > time.time() - waited:
+            if member.name in self._asked and self._plan.last_activation(member.name) > time.time() - waited:
                 self._lost.setdefault(member.name, "the node was started again")
             if member.name not in self._lost or member.node_id not in online:
                 continue
@@ -275,7 +275,7 @@ class Round:
             else:
                 self._ask(member)
         if self._plan.sites is not None:
-            self._desk.reception.look(self._desk.participants, online)
+            self._context.admission.look(self._context.participants, online)
 
 
 def _told(good: GoodReply) -> dict[str, Any]:
@@ -291,13 +291,13 @@ def _told(good: GoodReply) -> dict[str, Any]:
     }
 
 
-def _content(instruction: Instruction, blob: bytes) -> RecordDict:
+def _content(instruction: TrainRequest, blob: bytes) -> RecordDict:
     return RecordDict({RECORD: ConfigRecord({**instruction.to_fields(), MODEL: blob})})
 
 
 def envelope(layout: Layout) -> int:
     """Most bytes that a message takes around the delta of one version."""
-    most = Instruction(
+    most = TrainRequest(
         run="0" * 16,
         round=2**31 - 1,
         nonce="0" * 16,

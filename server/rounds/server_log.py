@@ -13,7 +13,7 @@ from flwr.app import Message
 
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.run_folder.rows import to_json
 from fedglm.server.rounds.participants import Participant, refusal_of
@@ -22,7 +22,7 @@ from fedglm.server.run_setup import Row
 _RULE = re.compile(r"refused by rule ([a-z][a-z0-9-]{0,63}):")
 
 
-class Evidence:
+class ServerLog:
     """The log in the file at `path`, which is made if it is not there.
 
     Args:
@@ -80,11 +80,13 @@ class Evidence:
         self._note("finished", run=self._run, rounds=rounds, model=model_sha256)
         self.flush()
 
-    def countersign(self, other: Checkpoint) -> str:
+    def countersign(self, other: SignedTreeHead) -> str:
         """The server's signature under a site's checkpoint (hex)."""
         return other.countersign(self._key)
 
-    def sealed(self, member: Participant, key: str, theirs: Checkpoint, ours: Checkpoint, signature: str) -> None:
+    def sealed(
+        self, member: Participant, key: str, theirs: SignedTreeHead, ours: SignedTreeHead, signature: str
+    ) -> None:
         """A site has shown how its log stands, and countersigned how this one does."""
         self._note("witnessed", run=self._run, name=member.name, key=key, log=theirs.log, **theirs.to_fields())
         self._note("countersigned", by=key, countersignature=signature, **ours.to_fields())

@@ -47,7 +47,7 @@ _TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
-class Node:
+class EnrolledNode:
     """A node on the SuperLink's list.
 
     Attributes:
@@ -124,7 +124,7 @@ class Control:
         except httpx.HTTPError:
             return False
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[EnrolledNode]:
         """All nodes, also those that were taken off the list.
 
         Raises:
@@ -132,7 +132,7 @@ class Control:
         """
         answer = self._call("list-nodes", ListNodesRequest(), ListNodesResponse)
         return [
-            Node(
+            EnrolledNode(
                 node.node_id,
                 load_pem_public_key(node.public_key).public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
                 node.status,

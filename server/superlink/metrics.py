@@ -16,9 +16,9 @@ from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import read_certificate
 from fedglm.server.project.enrolment import enrolled_sites
 from fedglm.server.project.folder import Project
-from fedglm.server.superlink.control import Control, Node
+from fedglm.server.superlink.control import Control, EnrolledNode
 
-_MOST_RUNS = 10  # those of which something was written last
+_MAX_RUNS = 10  # those of which something was written last
 _FILES = (RUN, ROUNDS, EVENTS, DONE, FAILED)
 
 _RUN, _WAY = ["run"], ["run", "direction", "coding"]
@@ -32,7 +32,7 @@ class ServerCollector(Collector):
         nodes: Asks the SuperLink for its list; raises `ProjectError` where it does not answer.
     """
 
-    def __init__(self, project: Project, nodes: Callable[[], list[Node]] | None = None) -> None:
+    def __init__(self, project: Project, nodes: Callable[[], list[EnrolledNode]] | None = None) -> None:
         self._project = project
         self._nodes = nodes or self._ask
         self._views: dict[Path, tuple[tuple[int, ...], RunView]] = {}
@@ -58,7 +58,7 @@ class ServerCollector(Collector):
             yield from found
         yield unreadable
 
-    def _ask(self) -> list[Node]:
+    def _ask(self) -> list[EnrolledNode]:
         with Control(self._project) as control:
             return control.nodes()
 
@@ -96,7 +96,7 @@ class ServerCollector(Collector):
     def _runs(self) -> list[Metric]:
         folders = [folder for folder in self._project.runs.iterdir() if folder.is_dir() and is_run(folder)]
         stamps = {folder: _stamp(folder) for folder in folders}
-        newest = sorted(folders, key=lambda folder: max(stamps[folder]))[-_MOST_RUNS:]
+        newest = sorted(folders, key=lambda folder: max(stamps[folder]))[-_MAX_RUNS:]
         known, self._views = self._views, {}
         for folder in newest:
             before = known.get(folder)
@@ -161,7 +161,7 @@ def run_figures(views: Iterable[RunView]) -> list[Metric]:
             by_site.add_metric([*run, site.name, "accepted"], site.answers)
             by_site.add_metric([*run, site.name, "rejected"], site.rejected)
         kept_out.add_metric([*run, "refused"], len(view.refused))
-        kept_out.add_metric([*run, "turned-away"], len(view.turned_away))
+        kept_out.add_metric([*run, "turned-away"], len(view.rejected_nodes))
     return [
         *(running, failed, planned, rounds, seconds, last, phases, progress),
         *(traffic, updates, by_site, kept_out, epsilon),

@@ -13,7 +13,7 @@ from fedglm.server.project.certificates import WARNING_DAYS, check_chain, check_
 from fedglm.server.project.enrolment import enrolled_sites
 from fedglm.server.project.folder import Project
 
-LEAST_FREE_BYTES = 256 * 2**20
+MIN_FREE_BYTES = 256 * 2**20
 ROOMY_FREE_BYTES = 2 * 2**30
 
 _CLOSING_S = 2.0
@@ -120,7 +120,7 @@ def _disk(project: Project) -> Iterator[Finding]:
         yield Finding(
             f"{free / 2**20:.0f} MiB are free on the disk of {project.folder}: the SuperLink keeps every update until "
             "its round ends; free some space",
-            is_fatal=free < LEAST_FREE_BYTES,
+            is_fatal=free < MIN_FREE_BYTES,
         )
 
 

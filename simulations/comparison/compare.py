@@ -11,7 +11,7 @@ from fedglm.reports.comparison.write import write_comparison
 from fedglm.run_folder.folder import RunFolderError
 from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.engines.run import Engine
-from fedglm.simulations.simulate import Audience, simulate
+from fedglm.simulations.simulate import SimulationCallbacks, simulate
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def compare(
     folder: Path,
     *,
     engine: Engine,
-    audience: Callable[[str], AbstractContextManager[Audience]],
+    audience: Callable[[str], AbstractContextManager[SimulationCallbacks]],
     tolerance: float,
     resume: bool = False,
     workers: int | None = None,

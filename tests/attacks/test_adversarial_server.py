@@ -20,7 +20,7 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import gate as gate_module
 from fedglm.client import node as node_module
-from fedglm.client.app import Place, build_client_app
+from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
@@ -30,7 +30,7 @@ from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.entries import PURPOSES
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, TrainRequest
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -63,7 +63,7 @@ class Site:
         gate = OutboundGate(self.custody, self.folder)
         node = tiny_node(self.folder, "site", bench=BENCH, update={"codec": CODEC}, optimizer="sgd", learning_rate=RATE)
         node._train = self.records
-        self.app = build_client_app(lambda _: Place(gate, lambda: node))
+        self.app = build_client_app(lambda _: NodeContext(gate, lambda: node))
 
     def ask(self, kind, fields):
         """What leaves; None where the process was killed before it answered."""
@@ -120,7 +120,7 @@ def asks(rng, count):
             continue
         versions = ModelVersions(bases(rng), LAYOUT, make_codec("dense-fp32"), grid="fp16")
         versions.version = rng.choice([0, 1, 1, 2])
-        instruction = Instruction(
+        instruction = TrainRequest(
             run=rng.choice([plan.run] * 9 + ["run-9"]),
             round=rng.randint(1, max(2, plan.rounds)),
             nonce="0" * 16,
@@ -225,7 +225,7 @@ def test_equal_bytes_by_fresh_noise_are_charged_each(tmp_path, killable):
     versions = ModelVersions(BENCH.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")
     blobs = set()
     for number in range(1, 6):
-        order = Instruction(
+        order = TrainRequest(
             run=plan.run, round=number, nonce="0" * 16, layout=LAYOUT, version=0, acknowledged=0, learning_rate=1e-30,
             evaluate=False,
         )  # fmt: skip
@@ -253,7 +253,7 @@ def test_a_failure_after_noise_met_data_is_charged_and_says_nothing(cause, tmp_p
     versions = ModelVersions(BENCH.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")
     seen = set()
     for number in (1, 1, 2, 3):
-        order = Instruction(
+        order = TrainRequest(
             run=plan.run, round=number, nonce="0" * 16, layout=LAYOUT, version=0, acknowledged=0, learning_rate=RATE,
             evaluate=False,
         )  # fmt: skip

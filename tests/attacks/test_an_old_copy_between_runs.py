@@ -10,7 +10,7 @@ from custodies import SERVER
 
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.server.rounds.countersigning import Sealing
+from fedglm.server.rounds.countersigning import Countersigning
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def history(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         for name in ("first", "second", "third"):
-            patch.setattr(Sealing, "seal", Sealing.seal if name != "third" else lambda *_: None)
+            patch.setattr(Countersigning, "seal", Countersigning.seal if name != "third" else lambda *_: None)
             kept_run(home / name, small_nodes(home / "nodes"), rounds=1)
             if name == "first":
                 shutil.copytree(home / "nodes" / "a" / "custody", home / "old")

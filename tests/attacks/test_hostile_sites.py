@@ -15,7 +15,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.protocol.messages import PLAN, RECORD, UPDATE, Introduction, Report
+from fedglm.protocol.messages import PLAN, RECORD, UPDATE, JoinReply, TrainReply
 from fedglm.protocol.signatures import SIGNATURE, sign_introduction, sign_report
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -60,7 +60,7 @@ def introduction(rng, message):
     key = own(rng.choice("ddddda")) if rng.random() < 0.9 else None
     signed = key and all(type(fields[name]) is type(value) for name, value in (("name", ""), ("examples", 0)))
     if signed and "more" not in fields:
-        fields[SIGNATURE] = sign_introduction(key, Introduction(**fields).to_fields(), plan.plan.sha256)
+        fields[SIGNATURE] = sign_introduction(key, JoinReply(**fields).to_fields(), plan.plan.sha256)
     return words(message, fields)
 
 
@@ -85,7 +85,7 @@ def blobs(rng):
 
 def signed_update(message, blob):
     order = instruction_of(dict(message.content.config_records[RECORD]))
-    report = Report(nonce=order.nonce)
+    report = TrainReply(nonce=order.nonce)
     signature = sign_report(KEYS["d"], report.to_fields(), order.run, order.round, blob, {})
     return words(message, {**replace(report, signature=signature).to_fields(), UPDATE: blob})
 
@@ -93,7 +93,7 @@ def signed_update(message, blob):
 def introduction_of(name, message):
     """What an honest site says of itself."""
     plan = SignedPlan.from_bytes(message.content.config_records[RECORD][PLAN])
-    told = Introduction(name=name, run="", version=-1, layout=BENCH.layout.sha256, examples=0).to_fields()
+    told = JoinReply(name=name, run="", version=-1, layout=BENCH.layout.sha256, examples=0).to_fields()
     return words(message, {**told, SIGNATURE: sign_introduction(KEYS[name], told, plan.plan.sha256)})
 
 
@@ -102,7 +102,7 @@ def update(rng, message):
     order = instruction_of(dict(message.content.config_records[RECORD]))
     if rng.random() < 0.4:  # of a good form, whatever its values are
         return signed_update(message, make_codec("topk-fp16", density=0.5).encode(vectors(rng)))
-    report = Report(
+    report = TrainReply(
         nonce=rng.choice([order.nonce] * 6 + ["0" * 16, "\x1b"]),
         holds=rng.choice([None] * 6 + [-1, 0, 2**30]),
         log=rng.choice([None] * 4 + ["1:" + "0" * 32, "999999999:" + "f" * 32, "\n", "7"]),
@@ -217,7 +217,7 @@ def test_a_site_that_never_has_the_model_is_not_sent_it_for_ever(tmp_path):
             return introduction_of("d", message)
         order = instruction_of(dict(message.content.config_records[RECORD]))
         asked.append(order.round)
-        report = Report(nonce=order.nonce, holds=len(asked) % 2)
+        report = TrainReply(nonce=order.nonce, holds=len(asked) % 2)
         signature = sign_report(KEYS["d"], report.to_fields(), order.run, order.round, b"", {})
         return words(message, replace(report, signature=signature).to_fields())
 

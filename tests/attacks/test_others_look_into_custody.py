@@ -10,7 +10,7 @@ from site_folders import make_project, make_site
 from fedglm.audit.bundle.export import export
 from fedglm.client.site.site_keys import make_keys
 from fedglm.client.supernode.worker_link import Question, ask
-from fedglm.privacy.custody.store import Custody, establish
+from fedglm.privacy.custody.store import Custody, initialize
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.policy.policy import Policy
 
@@ -22,7 +22,7 @@ def rights(path: Path) -> int:
 
 
 def test_a_custody_folder_is_its_owner_s_alone(tmp_path):
-    establish(tmp_path / "site" / "custody", Policy(data_set="notes", **OPEN))
+    initialize(tmp_path / "site" / "custody", Policy(data_set="notes", **OPEN))
     assert rights(tmp_path / "site" / "custody") == 0o700
 
 

@@ -7,14 +7,14 @@ from custodies import MECHANISM, PRIVATE, run_plan
 from site_folders import make_project, make_site, run_of, write_site_file
 
 from fedglm.autoglm.tasks import Task
-from fedglm.client.node import Permit
+from fedglm.client.node import Authorization
 from fedglm.client.site import site_node
 from fedglm.client.site.folder import open_site
 from fedglm.client.site.site_node import make_node
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.errors import Refusal
-from fedglm.protocol.messages import Instruction
+from fedglm.protocol.messages import TrainRequest
 from fedglm.protocol.recipe import Recipe, RecipeError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -136,7 +136,7 @@ def test_chance_does_not_decide_how_much_memory_a_noised_step_takes(site, monkey
     noise = replace(MECHANISM, sampling_rate=1.0, steps=2)
     node = node_of(site, 32, 4, mechanism=noise)
     bench = node._bench
-    order = Instruction(
+    order = TrainRequest(
         run="run-1",
         round=1,
         nonce="n",
@@ -147,6 +147,6 @@ def test_chance_does_not_decide_how_much_memory_a_noised_step_takes(site, monkey
         evaluate=False,
     )
     downlink = ModelVersions(bench.initial, bench.layout.sha256, make_codec("topk-sign")).frames_since(0)
-    node.train(order, downlink, Permit(noise, None, 20, lambda: None, lambda _: True))
+    node.train(order, downlink, Authorization(noise, None, 20, lambda: None, lambda _: True))
     assert sum(sizes) > 60
     assert max(sizes) <= 8

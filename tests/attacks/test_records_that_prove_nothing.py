@@ -11,14 +11,14 @@ from omitted_records import contents_of, packed, signed
 
 from fedglm.audit.bundle.export import export
 from fedglm.audit.verify.verification import verify as verified
-from fedglm.privacy.custody.site_log import CustodyLog, Leaving
+from fedglm.privacy.custody.site_log import CustodyLog, Release
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.policy.policy import load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.run_folder.rows import to_lines
-from fedglm.server.rounds.countersigning import Sealing
+from fedglm.server.rounds.countersigning import Countersigning
 
 STRANGER = SigningKey.generate()
 NOT_WHOLE = (1, 2, 3)
@@ -177,7 +177,7 @@ def test_a_site_made_up_from_the_server_s_log(tmp_path):
     """Without noise and seals, a server's log has nothing of a site's but hashes, which whoever reads it can copy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
-        patch.setattr(Sealing, "seal", lambda *_: None)
+        patch.setattr(Countersigning, "seal", lambda *_: None)
         run = make_run(tmp_path / "run", mechanism=None)
     record = verified(run).server
     folder = run / "nodes" / "a" / "custody"
@@ -189,7 +189,7 @@ def test_a_site_made_up_from_the_server_s_log(tmp_path):
         charge = site.charge_of(
             taken.run, taken.round, None, signed_plan.plan.sha256, taken.release.hex(), purpose="update"
         )
-        site.pay(Leaving(charge, taken.size, 1, signed_plan.plan.codec, ["size"]))
+        site.pay(Release(charge, taken.size, 1, signed_plan.plan.codec, ["size"]))
     assert verify(run).code == 3
     found = json.loads(verify(run, "--json").out)
     assert (found["verdict"], found["held"]) == ("open", True)  # nothing contradicts it
@@ -199,7 +199,7 @@ def test_an_update_with_noise_that_was_charged_for_another_round(tmp_path):
     """Equal bytes may be fresh noise: of as many rounds as the server took one, each has a row."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
-        patch.setattr(Sealing, "seal", lambda *_: None)
+        patch.setattr(Countersigning, "seal", lambda *_: None)
         run = make_run(tmp_path / "run")
     folder = run / "nodes" / "a" / "custody"
     first, second, _ = (taken for taken in verified(run).server.scan.accepted if taken.site == "a")

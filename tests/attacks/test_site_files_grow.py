@@ -10,7 +10,7 @@ from site_folders import make_project, make_site
 from fedglm.client.supernode.worker import serve
 from fedglm.client.supernode.worker_link import LOG
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.protocol.messages import PLAN
 
@@ -22,7 +22,7 @@ def test_countersignatures_end_where_new_checkpoints_end(tmp_path):
     site = LonelySite(tmp_path)
     site.announce()
     log, signed = site.custody.log, SignedPlan.from_bytes(announced(run_plan(LAYOUT, parameters=SIZE)))
-    theirs = Checkpoint.sign("a" * 64, 5, "b" * 64, "2026-01-01T00:00:00+00:00", SERVER)
+    theirs = SignedTreeHead.sign("a" * 64, 5, "b" * 64, "2026-01-01T00:00:00+00:00", SERVER)
     own = log.seal(signed, theirs, None)
     own = log.seal(signed, theirs, (own, own.countersign(SERVER)))
     before = log.head.rows

@@ -13,7 +13,7 @@ from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.federation import Site, load_federation
+from fedglm.autoglm.federation import SiteRecords, load_federation
 from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import load_site, task_of
@@ -35,7 +35,7 @@ def same(one: Examples, other: Examples) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in columns)
 
 
-def assert_same_site(one: Site, other: Site) -> None:
+def assert_same_site(one: SiteRecords, other: SiteRecords) -> None:
     assert same(one.train, other.train)
     assert same(one.held_out, other.held_out)
 
@@ -47,7 +47,7 @@ def assert_same_task(one: Task, other: Task) -> None:
         assert one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
 
 
-def read(settings: DataSettings, **options: Any) -> tuple[Task, Site]:
+def read(settings: DataSettings, **options: Any) -> tuple[Task, SiteRecords]:
     return load_site(settings, **{"name": "here", "share": None, "seed": 3, "model": MODEL, **options})
 
 

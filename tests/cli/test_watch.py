@@ -87,7 +87,7 @@ def test_nodes_that_take_no_part_are_shown_with_the_reason(going, watch):
     assert "refuses the plan" in shown
     assert "rule code" in shown
     for number in range(12):
-        going.log.turned_away(10**18 + number, f"no site is enrolled under the name 'x{number}'")
+        going.log.rejected(10**18 + number, f"no site is enrolled under the name 'x{number}'")
     found = watch(going.folder, "--json").json
     assert (len(found["turned_away"]), found["refused"][0]["node"]) == (12, "7")
     shown = watch(going.folder, "--once").out
@@ -99,7 +99,7 @@ def test_nodes_that_take_no_part_are_shown_with_the_reason(going, watch):
 def test_what_a_node_writes_steers_no_terminal_and_breaks_no_table(going, watch):
     nasty = "\x1b[2J\x1b]0;owned\x07[red]bold[/red]\n" + "long " * 200
     going.round(fault=nasty)
-    going.log.turned_away(1, nasty)
+    going.log.rejected(1, nasty)
     shown = watch(going.folder, "--once").out
     assert "\x1b" not in shown
     assert "\x07" not in shown

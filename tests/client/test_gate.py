@@ -11,21 +11,21 @@ from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client.gate import HEADROOM, OutboundGate
 from fedglm.client.no_answer import Withheld
-from fedglm.client.node import Outcome
+from fedglm.client.node import LocalResult
 from fedglm.compression.codec import make_codec
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.log.chained_file import Head
-from fedglm.protocol.messages import RECORD, UPDATE, Instruction, Report
+from fedglm.protocol.messages import RECORD, UPDATE, TrainReply, TrainRequest
 
 SIZE = 40
 LAYOUT = "a" * 64
-REPORT = Report(nonce="n")
+REPORT = TrainReply(nonce="n")
 BLOB = make_codec("dense-fp32").encode(np.linspace(-1, 1, SIZE, dtype=np.float32))
 OTHER = make_codec("dense-fp32").encode(np.linspace(-2, 2, SIZE, dtype=np.float32))
-INSTRUCTION = Instruction(
+INSTRUCTION = TrainRequest(
     run="run-1", round=1, nonce="n", layout=LAYOUT, version=0, acknowledged=0, learning_rate=0.1, evaluate=False
 )
 METRICS = ("loss", "metric", "count")
@@ -70,7 +70,7 @@ def later(number):
 def update(blob=BLOB, evaluation=None, noise=None, evaluation_noise=None, attempt="a" * 32):
     """What a node has made of data: an update, and measures beside it where there are any."""
     purposes = ("update",) if evaluation is None else ("update", "metrics")
-    return Outcome(REPORT, blob, evaluation, noise, evaluation_noise, attempt, purposes)
+    return LocalResult(REPORT, blob, evaluation, noise, evaluation_noise, attempt, purposes)
 
 
 def withheld_by(gate, outcome, instruction=INSTRUCTION):
@@ -98,7 +98,7 @@ def test_a_good_update_passes_as_it_is(door):
 
 
 def test_a_request_for_a_snapshot_carries_nothing_else_and_costs_nothing(private):
-    content = private.gate.release(Outcome(Report(nonce="n", holds=-1)), INSTRUCTION)
+    content = private.gate.release(LocalResult(TrainReply(nonce="n", holds=-1)), INSTRUCTION)
     assert {name: dict(record) for name, record in content.items()} == {RECORD: {"nonce": "n", "holds": -1}}
     assert private.charges == []
 
@@ -137,11 +137,11 @@ def test_more_bytes_than_the_policy_permits_stay_in_and_are_charged_once(tmp_pat
 def test_an_attempt_that_failed_is_charged_once_for_all_that_it_was_for(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, plan={"metrics": MEASURING}).opened()
     purposes = ("update", "metrics")
-    failed = Outcome(REPORT, None, None, MECHANISM, MEASURING, "a" * 32, purposes, TrainingError("not finite"))
+    failed = LocalResult(REPORT, None, None, MECHANISM, MEASURING, "a" * 32, purposes, TrainingError("not finite"))
     for _ in range(2):
         assert withheld_by(door.gate, failed) is TrainingError
     assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
-    alone = Outcome(REPORT, None, None, None, MEASURING, "b" * 32, ("metrics",), TrainingError("not finite"))
+    alone = LocalResult(REPORT, None, None, None, MEASURING, "b" * 32, ("metrics",), TrainingError("not finite"))
     assert withheld_by(door.gate, alone) is TrainingError
     assert [charge.purpose for charge in door.charges[2:]] == ["metrics"]
 
@@ -173,7 +173,7 @@ def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp
         content = door.gate.release(measured, asked)
         assert dict(content["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
         assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
-    alone = Outcome(REPORT, None, measured.evaluation, None, MEASURING, "b" * 32, ("metrics",))
+    alone = LocalResult(REPORT, None, measured.evaluation, None, MEASURING, "b" * 32, ("metrics",))
     door.gate.release(alone, later(2))
     assert [(c.purpose, c.round) for c in door.charges[2:]] == [("metrics", 2)]
 
@@ -194,7 +194,7 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
         for m in (MECHANISM, loud)
     ]
     with pytest.raises(Refusal, match="epsilon-budget"):
-        tight.pay(*(Leaving(charge, 100) for charge in charges))
+        tight.pay(*(Release(charge, 100) for charge in charges))
     assert door.charges == []
 
 

@@ -7,11 +7,11 @@ from tiny_federation import tiny_model, tiny_node, workbench
 
 from fedglm.client import node as node_module
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import Workbench
+from fedglm.client.node import FederatedModel
 from fedglm.client.state.node_state import NodeState, StateError
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, vector_sha256
-from fedglm.protocol.messages import Report
+from fedglm.protocol.messages import TrainReply
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -48,7 +48,7 @@ def test_after_a_round_it_says_what_it_holds(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
     outcome = server.ask(node, 1)
-    assert outcome.report == Report(nonce="nonce-1")
+    assert outcome.report == TrainReply(nonce="nonce-1")
     assert outcome.blob is not None
     words = tiny_node(tmp_path).introduce()
     assert (words.run, words.version) == ("run-1", 1)
@@ -271,7 +271,7 @@ def test_an_initialisation_that_differs_is_healed_by_a_snapshot(tmp_path):
 def test_another_layout_is_refused_in_words(tmp_path):
     model = tiny_model()
     model.head.bias.requires_grad_(requires_grad=False)
-    other = Workbench(model, BENCH.task, node_module.DownlinkSettings())
+    other = FederatedModel(model, BENCH.task, node_module.DownlinkSettings())
     with pytest.raises(CodecError, match=r"node a builds another model .* give both the same \[model\] and \[data\]"):
         Server().ask(tiny_node(tmp_path, bench=other), 1)
 

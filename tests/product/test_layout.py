@@ -29,7 +29,7 @@ WITHOUT_TORCH = (
     "run_folder",
     "compression",
 )
-MOST_FILES = 16
+MAX_FILES = 16
 """In a folder: more are two rooms."""
 
 
@@ -80,7 +80,7 @@ def test_no_rooms_import_each_other_in_a_circle(folder):
 
 def test_a_folder_holds_few_files_and_none_is_called_like_a_folder_beside_it():
     count = Counter(path.parent for path in SOURCES)
-    assert {str(folder): files for folder, files in count.items() if files > MOST_FILES} == {}
+    assert {str(folder): files for folder, files in count.items() if files > MAX_FILES} == {}
     assert [path for path in SOURCES if path.with_suffix("").is_dir()] == []
 
 

@@ -32,7 +32,7 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.enrolment import enrol, enrolled_sites
-from fedglm.server.superlink.control import Node
+from fedglm.server.superlink.control import EnrolledNode
 from fedglm.server.superlink.metrics import ServerCollector
 
 DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy"
@@ -66,7 +66,7 @@ def project(tmp_path):
     for name in ("a", "b"):
         enrol(made, Keys.make(name).hand_over(tmp_path))
     run = Going(made.runs / "trial")
-    run.log.turned_away(1, WORDS)
+    run.log.rejected(1, WORDS)
     run.log.plan_refused(2, WORDS)
     run.round()
     run.round(fault=WORDS)
@@ -79,7 +79,7 @@ def nodes_of(project, status="online"):
     """What the SuperLink says of site a; it knows no other."""
     seen = datetime.datetime.now(datetime.UTC)
     sites = enrolled_sites(project)
-    return lambda: [Node(7, sites["a"].flower, status, seen)]
+    return lambda: [EnrolledNode(7, sites["a"].flower, status, seen)]
 
 
 @pytest.fixture

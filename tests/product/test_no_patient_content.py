@@ -24,7 +24,7 @@ from fedglm.audit.report.items import items
 from fedglm.audit.report.page import write_audit_report
 from fedglm.cli.watch import about
 from fedglm.client import node as node_module
-from fedglm.client.app import Place, build_client_app
+from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.preflight.data_checks import check_data
@@ -34,7 +34,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.protocol.messages import MODEL, PLAN, RECORD, Instruction
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, TrainRequest
 from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.deployment.run_log import RunLog
@@ -105,7 +105,7 @@ class Home:
 
     def _place(self, _):
         gate = OutboundGate(self.site.custody(), self.site.home, self.site.key())
-        return Place(gate, lambda: make_node(self.site, gate.plan, gate.envelope))
+        return NodeContext(gate, lambda: make_node(self.site, gate.plan, gate.envelope))
 
     def ask(self, kind, fields):
         content = RecordDict({RECORD: ConfigRecord(fields)})
@@ -119,7 +119,7 @@ class Home:
     def train(self, **changes):
         bench = make_node(self.site, run_plan(**self.beside), 0)._bench
         versions = ModelVersions(bench.initial, bench.layout.sha256, make_codec("dense-fp32"), grid="fp16")
-        order = Instruction(
+        order = TrainRequest(
             run="run-1",
             round=1,
             nonce="n",

@@ -25,17 +25,17 @@ from transformers import AutoModelForCausalLM
 from fedglm.autoglm.models.lora import merged
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.client import private_training
-from fedglm.client.node import Permit
+from fedglm.client.node import Authorization
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.protocol.messages import Instruction
+from fedglm.protocol.messages import TrainRequest
 from fedglm.server.rounds.checkpoint import CheckpointError, load_latest
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -48,7 +48,7 @@ SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "learning_rate"
 def asked(node, mechanism, *, declared, metrics=None):
     """A node's first answer; its learning rate is 1."""
     versions = ModelVersions(BENCH.initial, BENCH.layout.sha256, make_codec("dense-fp32"), grid="fp16")
-    instruction = Instruction(
+    instruction = TrainRequest(
         run="run-1",
         round=1,
         nonce="n",
@@ -58,7 +58,7 @@ def asked(node, mechanism, *, declared, metrics=None):
         learning_rate=1.0,
         evaluate=metrics is not None,
     )
-    permit = Permit(mechanism, metrics, declared, lambda: None, lambda _: True)
+    permit = Authorization(mechanism, metrics, declared, lambda: None, lambda _: True)
     return node.train(instruction, versions.frames_since(0), permit)
 
 
@@ -78,7 +78,7 @@ def check_what_was_spent_outlives_the_node(folder, _patch):
         charge = started_again.charge_of(
             "run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32]
         )
-        started_again.pay(Leaving(charge, 100))
+        started_again.pay(Release(charge, 100))
         return started_again.log.head
 
     anchors = [pay(1), pay(2)]

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedglm.compression.codec import CodecError
-from fedglm.protocol.messages import Instruction, Introduction, MessageError, Order, Report
+from fedglm.protocol.messages import JoinReply, MessageError, ModRequest, TrainReply, TrainRequest
 
 names = st.text(max_size=200).filter(str.isprintable) | st.text("abc-é ü", max_size=200)
 versions = st.integers(-1, 2**31 - 1)
 numbers = st.integers(1, 2**31 - 1)
 MESSAGES = {
-    Instruction: st.builds(
-        Instruction,
+    TrainRequest: st.builds(
+        TrainRequest,
         run=names,
         round=numbers,
         nonce=names,
@@ -25,15 +25,15 @@ MESSAGES = {
         evaluate=st.booleans(),
         anchor=st.none() | names,
     ),
-    Report: st.builds(
-        Report, nonce=names, holds=st.none() | versions, log=st.none() | names, signature=st.none() | names
+    TrainReply: st.builds(
+        TrainReply, nonce=names, holds=st.none() | versions, log=st.none() | names, signature=st.none() | names
     ),
-    Introduction: st.builds(
-        Introduction, name=names, run=names, version=versions, layout=names, examples=st.integers(0, 2**40 - 1)
+    JoinReply: st.builds(
+        JoinReply, name=names, run=names, version=versions, layout=names, examples=st.integers(0, 2**40 - 1)
     ),
-    Order: st.builds(Order, run=names, round=numbers, acknowledged=st.integers(0, 2**31 - 1)),
+    ModRequest: st.builds(ModRequest, run=names, round=numbers, acknowledged=st.integers(0, 2**31 - 1)),
 }
-INSTRUCTION = Instruction(
+INSTRUCTION = TrainRequest(
     run="r",
     round=3,
     nonce="n",
@@ -44,9 +44,9 @@ INSTRUCTION = Instruction(
     evaluate=False,
     anchor="1:a",
 )
-REPORT = Report(nonce="n", holds=2, log="1:a", signature="s")
-INTRODUCTION = Introduction(name="a", run="", version=-1, layout="l", examples=0, signature="s")
-ORDER = Order(run="r", round=3, acknowledged=2)
+REPORT = TrainReply(nonce="n", holds=2, log="1:a", signature="s")
+INTRODUCTION = JoinReply(name="a", run="", version=-1, layout="l", examples=0, signature="s")
+ORDER = ModRequest(run="r", round=3, acknowledged=2)
 ALL = [INSTRUCTION, REPORT, INTRODUCTION, ORDER]
 FIELDS = [(message, field.name) for message in ALL for field in fields(message)]
 OPTIONAL = [

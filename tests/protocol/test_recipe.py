@@ -12,7 +12,7 @@ from fedglm.autoglm.models.build import ModelSettings
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
-from fedglm.protocol.recipe import MOST_CHARACTERS, OWN, Recipe, RecipeError
+from fedglm.protocol.recipe import MAX_CHARACTERS, OWN, Recipe, RecipeError
 from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
 FEATURES = {"feature_fields": ["age"], "feature_ranges": {"age": [0, 120]}, "class_names": ["well", "ill"]}
@@ -56,7 +56,7 @@ def test_a_built_in_scenario_s_recipe_reads_back_and_says_no_more_than_the_scena
         **{part: getattr(scenario, part) for part in ("model", "data", "training", "update", "downlink")},
     )
     assert Recipe.from_toml(recipe.to_toml()) == recipe
-    assert len(recipe.to_toml()) < MOST_CHARACTERS / 5
+    assert len(recipe.to_toml()) < MAX_CHARACTERS / 5
     assert (recipe.data, recipe.model, recipe.update) == (scenario.data, scenario.model, scenario.update)
     assert type(recipe.training) is LocalTrainingSettings
     assert recipe.training.local_steps == scenario.training.local_steps

@@ -23,7 +23,7 @@ from tiny_federation import TASK, examples, tiny_model, tiny_node, workbench
 
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.client.state.node_state import NodeState
-from fedglm.protocol.messages import RECORD, UPDATE, Introduction
+from fedglm.protocol.messages import RECORD, UPDATE, JoinReply
 from fedglm.server.app import build_server_app
 from fedglm.server.rounds.participants import FederationError
 
@@ -182,8 +182,8 @@ def test_a_stranger_is_turned_away_and_the_others_run(tmp_path, stranger, reason
     coordinator, _, watcher = federate(
         tmp_path, nodes, rounds=1, round_timeout_s=10.0 if "did not answer" in reason else 60.0
     )
-    (turned_away,) = [event[2] for event in watcher.events if event[0] == "away"]
-    assert re.search(reason, turned_away)
+    (rejected,) = [event[2] for event in watcher.events if event[0] == "away"]
+    assert re.search(reason, rejected)
     assert coordinator.rows[0]["nodes_accepted"] == len(nodes) - 1
 
 
@@ -214,7 +214,7 @@ def test_a_version_that_a_node_makes_up_costs_it_a_snapshot_and_nobody_else(tmp_
         reply = answer(message)
         if message.metadata.message_type == "query":
             fields = dict(reply.content[RECORD])
-            Introduction.from_fields(fields)
+            JoinReply.from_fields(fields)
             reply.content[RECORD] = ConfigRecord(fields | {"run": "made-up", "version": 2**31 - 1})
         return reply
 

@@ -16,7 +16,7 @@ from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.chained_file import chained
 from fedglm.privacy.log.merkle import leaf_hash, root_of
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.coordinator import Coordinator
 
@@ -105,7 +105,7 @@ class Chain:
             database.executemany(f"INSERT INTO {self.table} VALUES (?, ?, ?)", rows)  # noqa: S608
             if key is not None:
                 root = root_of(leaf_hash(text.encode()) for text in self.texts).hex()
-                signed = Checkpoint.sign(self.origin, len(self.texts), root, "2027-01-04T10:00:00+00:00", key)
+                signed = SignedTreeHead.sign(self.origin, len(self.texts), root, "2027-01-04T10:00:00+00:00", key)
                 database.execute("DELETE FROM checkpoint")
                 database.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", tuple(signed.to_fields().values()))
         database.close()

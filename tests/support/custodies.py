@@ -1,15 +1,15 @@
 """Sites that permit what a test asks for, and the plans of a server that they listen to."""
 
-from fedglm.client.node import Permit
+from fedglm.client.node import Authorization
 from fedglm.core.code_identity import code_sha256
-from fedglm.privacy.custody.store import Custody, establish, is_established
+from fedglm.privacy.custody.store import Custody, initialize, is_established
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 
 SERVER = SigningKey.generate()
-FREELY = Permit(None, None, 0, lambda: None, lambda _: True)
+FREELY = Authorization(None, None, 0, lambda: None, lambda _: True)
 """What a gate without a budget lets a node do."""
 
 MECHANISM = Mechanism(
@@ -39,7 +39,7 @@ PRIVATE = OPEN | {
 def custody(folder, *, private=False, unit="record", **changes):
     """The custody in `folder`, made with a policy that permits nearly all, or all that has noise."""
     if not is_established(folder):
-        establish(folder, Policy(data_set=folder.parent.name or "site", **((PRIVATE if private else OPEN) | changes)))
+        initialize(folder, Policy(data_set=folder.parent.name or "site", **((PRIVATE if private else OPEN) | changes)))
     return Custody.open(folder, lambda: [[b"one"], [b"two"]], unit=unit)
 
 

@@ -11,10 +11,10 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from tiny_federation import tiny_node, workbench
 
-from fedglm.client.app import Place, build_client_app
+from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.compression.settings import DownlinkSettings
-from fedglm.protocol.messages import MODEL, Instruction
+from fedglm.protocol.messages import MODEL, TrainRequest
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.run_setup import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
@@ -101,7 +101,7 @@ class Watcher:
     def plan_refused(self, node_id, reason):
         self._tell("refused", node_id, reason)
 
-    def turned_away(self, node_id, reason):
+    def rejected(self, node_id, reason):
         self._tell("away", node_id, reason)
 
     def reply_taken(self, server_round, node, fault):
@@ -111,9 +111,9 @@ class Watcher:
         self._tell("done", len(rows))
 
 
-def instruction_of(fields) -> Instruction:
+def instruction_of(fields) -> TrainRequest:
     """What a message to a node says, beside the model in it."""
-    return Instruction.from_fields({name: value for name, value in fields.items() if name != MODEL})
+    return TrainRequest.from_fields({name: value for name, value in fields.items() if name != MODEL})
 
 
 def answering(node, *, share_metrics=False, key=None, **policy) -> Answer:
@@ -123,7 +123,7 @@ def answering(node, *, share_metrics=False, key=None, **policy) -> Answer:
     """
     metrics = ("loss", "metric", "count") if share_metrics else ()
     gate = OutboundGate(custody(node.folder / "custody", metrics=metrics, **policy), node.folder, key)
-    app = build_client_app(lambda _: Place(gate, lambda: node))
+    app = build_client_app(lambda _: NodeContext(gate, lambda: node))
     context = Context(1, 1, {}, RecordDict(), {})
     return lambda message: app(message, context)
 

@@ -8,7 +8,7 @@ from tiny_federation import workbench
 
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.protocol.messages import Instruction
+from fedglm.protocol.messages import TrainRequest
 
 BENCH = workbench()
 SIZE = BENCH.layout.size
@@ -25,7 +25,7 @@ class Server:
         self.versions.publish(np.random.default_rng(seed).normal(0, 0.01, SIZE).astype(np.float32))
 
     def order(self, number, *, acknowledged=0, **changes):
-        instruction = Instruction(
+        instruction = TrainRequest(
             run=self.run,
             round=number,
             nonce=f"nonce-{number}",

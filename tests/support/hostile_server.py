@@ -11,7 +11,7 @@ from fedglm.client.supernode.worker import app_of
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.ledger.ledger import Ledger
-from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, TrainRequest
 from fedglm.scenarios.deployment import make
 from fedglm.scenarios.scenario import Scenario
 
@@ -104,7 +104,7 @@ class Asked:
             "learning_rate": 2e-3,
             "evaluate": False,
         }
-        instruction = Instruction(**{**order, **changes})
+        instruction = TrainRequest(**{**order, **changes})
         return self.ask(kind, {**instruction.to_fields(), MODEL: downlink}, str(instruction.round))
 
     @property

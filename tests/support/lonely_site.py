@@ -10,11 +10,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from tiny_federation import examples, tiny_node, workbench
 
-from fedglm.client.app import Place, build_client_app
+from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, Instruction
+from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, TrainRequest
 
 BENCH = workbench()
 LAYOUT, SIZE = BENCH.layout.sha256, BENCH.layout.size
@@ -48,7 +48,7 @@ class LonelySite:
             self.folder, "site", bench=BENCH, update=self.update, **({"optimizer": "sgd"} | self.training)
         )
         self.node._train = examples(20, 3)
-        self.app = build_client_app(lambda _: Place(self.gate, lambda: self.node))
+        self.app = build_client_app(lambda _: NodeContext(self.gate, lambda: self.node))
 
     def ask(self, kind, fields):
         """What leaves; None where the process was killed before it answered."""
@@ -69,7 +69,7 @@ class LonelySite:
         vector = BENCH.initial if base is None else base
         versions = ModelVersions(vector, LAYOUT, make_codec("dense-fp32"), grid="fp16")
         versions.version = version
-        order = Instruction(
+        order = TrainRequest(
             run=run, round=number, nonce="0" * 16, layout=LAYOUT, version=version, acknowledged=acknowledged,
             **({"learning_rate": RATE, "evaluate": False} | changes),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import Replica
 from fedglm.protocol.messages import MODEL, RECORD, UPDATE
 from fedglm.scenarios.scenario import Scenario
-from fedglm.scenarios.stage import build_stage
+from fedglm.scenarios.stage import build_scenario
 from fedglm.simulations.nodes import SimulatedNodes
 from fedglm.simulations.simulate import simulate
 
@@ -123,7 +123,7 @@ ATTACKS = {
 
 def run(folder, scenario: Scenario, attack=None):
     """Simulate a scenario whose last site is hostile; its summary."""
-    stage = build_stage(scenario.to_toml())
+    stage = build_scenario(scenario.to_toml())
     places = SimulatedNodes(scenario.to_toml(), (folder / "nodes").absolute())
     count = len(stage.data.sites)
 

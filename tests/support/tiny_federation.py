@@ -8,7 +8,7 @@ from torch import nn
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks import Task
 from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.client.node import Node, Workbench
+from fedglm.client.node import FederatedModel, Node
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 
 TASK = Task(kind="text-classification", length=6, vocab_size=16, pad_id=0, bos_id=1, eos_id=2, labels=("low", "high"))
@@ -47,7 +47,7 @@ def examples(count=24, seed=0):
 
 
 def workbench(**options):
-    return Workbench(tiny_model(**options), TASK, DownlinkSettings())
+    return FederatedModel(tiny_model(**options), TASK, DownlinkSettings())
 
 
 def tiny_node(folder, name="a", *, bench=None, update=None, data_seed=0, rows=24, envelope=0, **training):

@@ -9,7 +9,7 @@ import pytest
 from fedglm.audit.empirical import attacked_site, attacks, probe
 from fedglm.audit.empirical import audited_run as audited_runs
 from fedglm.audit.empirical.attacked_site import ATTACKS as TRIED
-from fedglm.audit.empirical.attacked_site import AttackedSite, Variant
+from fedglm.audit.empirical.attacked_site import AttackedSite, AttackSetting
 from fedglm.audit.empirical.attacks import attack_run, noise_of, variants
 from fedglm.audit.empirical.audited_run import open_run
 from fedglm.audit.empirical.results import ATTACK, AttackAudit
@@ -21,7 +21,7 @@ from fedglm.scenarios.scenario import Scenario, scenario_text
 
 TOKENS = {"tokens of a site", "tokens of one record"}
 MEMBERSHIP = {"membership by gradients", "membership by loss", "membership by shadow models"}
-BARE = Variant("no noise, dense", None, coded=False)
+BARE = AttackSetting("no noise, dense", None, coded=False)
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_too_few_records_leave_attacks_out_by_name(make, monkeypatch):
 
 
 def test_gradients_that_do_not_fit_leave_two_attacks_out(make, monkeypatch):
-    monkeypatch.setattr(probe, "MOST_VALUES", 3 * 512 * 64)
-    monkeypatch.setattr(attacks, "_MOST_SITES", 2)
+    monkeypatch.setattr(probe, "MAX_VALUES", 3 * 512 * 64)
+    monkeypatch.setattr(attacks, "_MAX_SITES", 2)
     found = attack_run(make())
     assert {result.attack for result in found.results} == {*TOKENS, "membership by loss"}
     assert [said.split(":")[0] for said in found.left_out] == [

@@ -23,7 +23,7 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.scenario import Scenario, scenario_text
-from fedglm.scenarios.stage import build_stage
+from fedglm.scenarios.stage import build_scenario
 
 NOISE = GaussianNoise()
 MECHANISM = audited_mechanism(2.0, 1.0, "record", 1)
@@ -34,7 +34,7 @@ FP32 = LocalTrainingSettings(precision="fp32", device="cpu")
 def bench():
     """The model of `hospital`, and 32 records of its first site."""
     torch.set_num_threads(1)
-    stage = build_stage(Scenario.from_toml(scenario_text("hospital")).to_toml())
+    stage = build_scenario(Scenario.from_toml(scenario_text("hospital")).to_toml())
     records = stage.data.sites[0].train.select(range(32))
     return Bench(stage.workbench.model, stage.data.task, records, stage.workbench.initial, FP32)
 
@@ -115,9 +115,9 @@ def test_record_canaries_see_a_clipper_that_lets_through(bench, monkeypatch):
 
 
 def test_a_larger_model_gets_fewer_record_canaries_and_too_large_a_one_none(bench, monkeypatch):
-    monkeypatch.setattr(probe, "MOST_VALUES", 50 * bench.size)
+    monkeypatch.setattr(probe, "MAX_VALUES", 50 * bench.size)
     assert by_records(bench, None).canaries == 50
-    monkeypatch.setattr(probe, "MOST_VALUES", 30 * bench.size)
+    monkeypatch.setattr(probe, "MAX_VALUES", 30 * bench.size)
     with pytest.raises(DoesNotFit, match="40 are the least"):
         by_records(bench, None)
 
@@ -163,7 +163,7 @@ def run(tmp_path, monkeypatch):
 def few(monkeypatch, *names):
     monkeypatch.setattr(trials, "TRIALS", {name: TRIALS[name] for name in names})
     monkeypatch.setattr(results, "TRIALS", names)
-    monkeypatch.setattr(probe, "MOST_VALUES", 2**20)
+    monkeypatch.setattr(probe, "MAX_VALUES", 2**20)
 
 
 def test_an_audit_is_kept_as_it_is_told(run, monkeypatch):
@@ -172,7 +172,7 @@ def test_an_audit_is_kept_as_it_is_told(run, monkeypatch):
     assert found.passed
     assert found == CanaryAudit.read(run / "audit" / CANARIES)
     assert (found.records, found.code, found.precision) == ("run", code_sha256(), "fp32 on cpu")
-    assert found.model == vector_sha256(build_stage(scenario_of(run).to_toml()).workbench.initial)
+    assert found.model == vector_sha256(build_scenario(scenario_of(run).to_toml()).workbench.initial)
     assert [kind.claimed for kind in found.canaries] == [pytest.approx(2, abs=0.02)]
     assert found.canaries[0].confidence == 0.95
     assert "record canaries" in found.left_out[0]
@@ -205,7 +205,7 @@ def test_an_audit_that_ends_with_an_error_leaves_no_earlier_result(run, monkeypa
 
 def test_records_that_stand_in_for_those_of_real_sites_are_called_so(run, monkeypatch):
     few(monkeypatch, "sampling")
-    bench = build_stage(scenario_of(run).to_toml()).workbench
+    bench = build_scenario(scenario_of(run).to_toml()).workbench
     (run / "run.json").write_text("{}")
     with pytest.raises(ReportError, match=r"initial\.f32 cannot be read"):
         audit_canaries(run)

@@ -21,10 +21,10 @@ from fedglm.autoglm.models.build import ModelSettings, build_model
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client import node as node_module
 from fedglm.client import private_training
-from fedglm.client.app import Place, build_client_app
+from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.coding import code_update
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import Node, Workbench
+from fedglm.client.node import FederatedModel, Node
 from fedglm.compression.codec import decode
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.accounting.accountant import spent
@@ -65,7 +65,7 @@ class Sites:
     def bench(self):
         """As in a process of its own: nothing of one federation's training is left for the next."""
         model = build_model(ModelSettings(preset="glm-0.1m"), self.data.task, seed=0)
-        return Workbench(model, self.data.task, DownlinkSettings(codec="dense-fp16"))
+        return FederatedModel(model, self.data.task, DownlinkSettings(codec="dense-fp16"))
 
     @staticmethod
     def _rows(site, rng):
@@ -119,7 +119,7 @@ def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=RO
             declared=RECORDS,
         )
         gate = OutboundGate(custody(home / "custody", private=mechanism is not None, **policy), home)
-        app = build_client_app(lambda _: Place(gate, lambda: node))
+        app = build_client_app(lambda _: NodeContext(gate, lambda: node))
         return lambda message: app(message, Context(1, 1, {}, RecordDict(), {}))
 
     grid = FakeGrid({number: answering(site) for number, site in enumerate(sites.data.sites, start=1)})

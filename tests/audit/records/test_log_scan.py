@@ -24,7 +24,7 @@ from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.ledger.charges import Charge, Row
+from fedglm.privacy.ledger.charges import Charge, LedgerRow
 from fedglm.privacy.log.entries import entry, read_entry
 from fedglm.privacy.log.signed_log import SignedLog
 
@@ -153,7 +153,7 @@ def test_entries_like_one_before_are_not_parsed_and_others_are(monkeypatch):
 def test_a_row_s_text_is_the_ledger_s(shared, number, release, at, attempt):
     own = {name: shared[name] for name in ("run", "data_set", "commitment", "plan", "policy", "purpose")}
     noise = None if shared["mechanism"] is None else MECHANISM
-    row = Row.entry(number, TIME, Charge(**own, round=at, release=release, mechanism=noise, id=attempt)).decode()
+    row = LedgerRow.entry(number, TIME, Charge(**own, round=at, release=release, mechanism=noise, id=attempt)).decode()
     fields = {**FIXED, **shared, "row": number, "release": release, "round": at}
     fields |= {"id": attempt}
     if attempt is None:

@@ -20,9 +20,9 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.policy import load_policy, sign_policy
-from fedglm.server.rounds.countersigning import Sealing
+from fedglm.server.rounds.countersigning import Countersigning
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -163,7 +163,7 @@ def test_what_only_missing_records_could_show_is_not_held(copy, change):
 
 
 def unsealed(folder, monkeypatch):
-    monkeypatch.setattr(Sealing, "seal", lambda *_: None)
+    monkeypatch.setattr(Countersigning, "seal", lambda *_: None)
     return make_run(folder)
 
 
@@ -192,7 +192,7 @@ def test_a_countersignature_must_be_over_the_last_release(tmp_path, monkeypatch)
     for site in SITES:
         log = SignedLog(log_of(folder, site), key_of(folder, site))
         (record,) = (found for found in verify(folder).sites if found.origin == log.origin)
-        early = Checkpoint.sign(log.origin, 2, record.root(2), "2027-01-04T10:00:00+00:00", key_of(folder, site))
+        early = SignedTreeHead.sign(log.origin, 2, record.root(2), "2027-01-04T10:00:00+00:00", key_of(folder, site))
         own = {**early.to_fields(), "by": SERVER.public.hex, "countersignature": early.countersign(SERVER)}
         log.append("countersigned", own)
     assert failed(verify(folder).checks) == []

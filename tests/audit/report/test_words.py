@@ -16,7 +16,7 @@ from fedglm.audit.report.items import items
 from fedglm.audit.report.page import report_json, report_page
 from fedglm.audit.report.words import headline, summary_sentences
 from fedglm.privacy.custody import store
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy, sign_policy
@@ -118,8 +118,8 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
 
     for release in ("0" * 64, "1" * 64):
         site().ledger.charge(charge(release), None)
-    site().pay(Leaving(charge("1" * 64), 10))
-    site().pay(Leaving(charge(last["release"], last["id"]), last["bytes"]))
+    site().pay(Release(charge("1" * 64), 10))
+    site().pay(Release(charge(last["release"], last["id"]), last["bytes"]))
     facts = read_facts(tmp_path)
     (own,) = (site for site in facts.sites if site.name == "a")
     assert facts.verification.held

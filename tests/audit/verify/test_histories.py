@@ -15,7 +15,7 @@ from fedglm.audit.verify.verification import verify
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import gate, node
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody.site_log import CustodyLog, Leaving
+from fedglm.privacy.custody.site_log import CustodyLog, Release
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
@@ -275,7 +275,7 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
 
             patch.setattr(SignedLog, "_put", put)
             with pytest.raises(LogError, match="the disk is full"):
-                site.pay(Leaving(charge, 100))
+                site.pay(Release(charge, 100))
     found = verify(folder)
     assert failed(found.checks) == []
 

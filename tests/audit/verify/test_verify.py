@@ -16,8 +16,8 @@ from fedglm.audit.records.checks import failed
 from fedglm.audit.verify.verification import verify
 from fedglm.client import gate
 from fedglm.core.canonical_json import canonical_json
-from fedglm.privacy.custody.site_log import Leaving
-from fedglm.privacy.custody.store import Custody, establish
+from fedglm.privacy.custody.site_log import Release
+from fedglm.privacy.custody.store import Custody, initialize
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
@@ -134,7 +134,7 @@ def test_a_site_in_another_s_place_and_one_that_nobody_admitted(copy):
     shutil.copytree(copy / "nodes" / "a", copy / "nodes" / "b")
     assert ("a", "log") in wrong(copy)
     shutil.rmtree(copy / "nodes" / "b" / "custody")
-    establish(copy / "nodes" / "b" / "custody", Policy(data_set="z"), name="z")
+    initialize(copy / "nodes" / "b" / "custody", Policy(data_set="z"), name="z")
     (sites,) = [check for check in verify(copy).checks if check.name == "sites"]
     assert (sites.held, "1 of 3 that took part are not here: b" in sites.said) == (None, True)
 
@@ -189,7 +189,7 @@ def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
     charge = site.charge_of(
         site.ledger.rows()[-1].charge.run, 3, MECHANISM, plan, "f" * 64, purpose="update", attempt="f" * 32
     )
-    site.pay(Leaving(charge, 100, 1, "topk-fp16", ["size"]))
+    site.pay(Release(charge, 100, 1, "topk-fp16", ["size"]))
     (found,) = [check for check in failed(verify(run).checks) if (check.subject, check.name) == ("a", "epsilon")]
     assert "more was spent than the policy permits that was in force" in found.said
 

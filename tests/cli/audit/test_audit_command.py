@@ -12,7 +12,7 @@ from custodies import MECHANISM, SERVER, custody
 from ledgers import sha256
 
 from fedglm.audit.report.gate import Gate, Requirement
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 
 BLOCKED = (
     *("torch", "transformers", "flwr", "ray", "peft", "accelerate", "sklearn", "matplotlib", "numba", "safetensors"),
@@ -94,7 +94,7 @@ def test_names_that_strangers_chose_are_shown_as_they_are(fedglm, tmp_path):
         charge = site.charge_of(
             run, number, MECHANISM, sha256("plan"), sha256(run), purpose="update", attempt=sha256(run)[:32]
         )
-        site.pay(Leaving(charge, 100, 7, "topk-fp16", ["bytes"]))
+        site.pay(Release(charge, 100, 7, "topk-fp16", ["bytes"]))
     said = fedglm("audit", "ledger", folder)
     assert said.code == 0, said.err
     for name in ("[/x]", "[b]", "run\\", "[/red]"):

@@ -210,7 +210,7 @@ def test_the_log_goes_on_and_is_kept_short(daemon, monkeypatch):
         daemon.stop()
     assert daemon.tail().count("up") == 2
     assert daemon.tail(1) == ["up"]
-    monkeypatch.setattr(module, "_MOST_LOG_BYTES", 1)
+    monkeypatch.setattr(module, "_MAX_LOG_BYTES", 1)
     daemon.start(SLEEP, {}, ready=up(daemon))
     daemon.stop()
     assert daemon.tail().count("up") == 1

@@ -13,7 +13,7 @@ from tls_server import deaf_server, free_port, tls_server
 
 from fedglm.client.preflight import checks as preflight_module
 from fedglm.client.preflight.checks import preflight
-from fedglm.client.preflight.link_checks import MOST_AHEAD_S, MOST_BEHIND_S, check_authority
+from fedglm.client.preflight.link_checks import MAX_AHEAD_S, MAX_BEHIND_S, check_authority
 from fedglm.client.site.folder import open_site
 from fedglm.client.site.policy_signing import sign_site_policy
 from fedglm.client.site.site_keys import make_keys
@@ -79,8 +79,8 @@ def test_a_folder_that_is_no_site(tmp_path):
 
 
 def test_the_window_is_flower_s():
-    assert constant.SYSTEM_TIME_TOLERANCE == MOST_AHEAD_S
-    assert constant.TIMESTAMP_TOLERANCE == MOST_BEHIND_S
+    assert constant.SYSTEM_TIME_TOLERANCE == MAX_AHEAD_S
+    assert constant.TIMESTAMP_TOLERANCE == MAX_BEHIND_S
 
 
 @pytest.mark.parametrize(

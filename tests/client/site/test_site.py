@@ -10,7 +10,7 @@ from site_folders import NAME, make_project, make_site, run_of, write_site_file
 from fedglm.autoglm.federation import load_federation
 from fedglm.autoglm.models.build import build_model
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import Node, Workbench
+from fedglm.client.node import FederatedModel, Node
 from fedglm.client.site.folder import open_site
 from fedglm.client.site.open_custody import open_custody
 from fedglm.client.site.settings import SiteError
@@ -19,7 +19,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
-from fedglm.protocol.messages import Instruction
+from fedglm.protocol.messages import TrainRequest
 from fedglm.protocol.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -75,7 +75,7 @@ def answer(node, beside, scenario, recipe):
     """What a node answers in the first round."""
     bench = node_bench(scenario, recipe)
     versions = ModelVersions(bench.initial, bench.layout.sha256, make_codec("dense-fp32"), grid="fp16")
-    order = Instruction(
+    order = TrainRequest(
         run="run-1",
         round=1,
         nonce="n",
@@ -90,7 +90,7 @@ def answer(node, beside, scenario, recipe):
 
 def node_bench(scenario, recipe):
     data = load_federation(scenario.data, nodes=2, seed=recipe.seed)
-    return Workbench(build_model(recipe.model, data.task, seed=recipe.seed), data.task, recipe.downlink)
+    return FederatedModel(build_model(recipe.model, data.task, seed=recipe.seed), data.task, recipe.downlink)
 
 
 # --- what the node is made of

@@ -21,7 +21,7 @@ from site_folders import make_project, make_site, run_of
 
 from fedglm.client.supernode import worker_link
 from fedglm.client.supernode.worker_link import LOG, SOCKET, Question, WorkerError, ask
-from fedglm.protocol.messages import PLAN, RECORD, Introduction
+from fedglm.protocol.messages import PLAN, RECORD, JoinReply
 
 TRIAL = """
 name = "trial"
@@ -82,7 +82,7 @@ def test_an_answer_is_the_node_s_own_and_signed(site):
     said = ask(site.folder, plan_query())
     assert said.error is None, said.error
     fields = recorddict_from_proto(RecordDictProto.FromString(said.content)).config_records[RECORD]
-    words = Introduction.from_fields(fields)
+    words = JoinReply.from_fields(fields)
     assert (words.name, words.version) == (site.name, -1)
     assert words.signature
 

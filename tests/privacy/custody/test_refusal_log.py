@@ -24,7 +24,7 @@ def path(tmp_path):
 @pytest.fixture
 def room(monkeypatch):
     """For a few lines only."""
-    monkeypatch.setattr(refusal_log, "MOST_BYTES", 500)
+    monkeypatch.setattr(refusal_log, "MAX_BYTES", 500)
 
 
 def test_refusals_are_kept_in_order_one_json_object_a_line(path):
@@ -106,7 +106,7 @@ def test_processes_write_at_once_and_nothing_is_lost(path):
 import pathlib, sys
 from fedglm.privacy import refusal_log
 from fedglm.privacy.errors import Refusal
-refusal_log.MOST_BYTES = 10_000
+refusal_log.MAX_BYTES = 10_000
 sys.stdin.read(1)
 for number in range(100):
     refusal_log.RefusalLog(pathlib.Path(sys.argv[1])).record(Refusal("unit", ""), run=sys.argv[2], round_number=number)
@@ -207,7 +207,7 @@ def test_a_writer_killed_at_any_moment_loses_no_refusal_that_it_told_of(path):
 import itertools, pathlib, sys
 from fedglm.privacy import refusal_log
 from fedglm.privacy.errors import Refusal
-refusal_log.MOST_BYTES = 500
+refusal_log.MAX_BYTES = 500
 log = refusal_log.RefusalLog(pathlib.Path(sys.argv[1]))
 for number in itertools.count():
     log.record(Refusal("unit", "why"), run="run", round_number=number)

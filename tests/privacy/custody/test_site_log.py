@@ -10,7 +10,7 @@ from ledgers import sha256
 
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody import site_log
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
@@ -31,7 +31,7 @@ def opened(folder, **changes):
 def leaving(site, number, **changes):
     content = sha256(f"update {number}")
     charge = site.charge_of("run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32])
-    return Leaving(replace(charge, **changes), 100, 7, "topk-fp16", ["bytes", "metrics"])
+    return Release(replace(charge, **changes), 100, 7, "topk-fp16", ["bytes", "metrics"])
 
 
 def entries(folder, *kinds):

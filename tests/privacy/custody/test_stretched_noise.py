@@ -6,7 +6,7 @@ import pytest
 from custodies import custody, run_plan
 
 from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.custody.site_log import Leaving
+from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import Refusal
 
@@ -24,7 +24,7 @@ def site(folder, epsilon, before=0):
     made = custody(folder / "site" / "custody", private=True, epsilon=epsilon)
     for number in range(before):
         made.pay(
-            Leaving(
+            Release(
                 made.charge_of(
                     "run-0", number, MECHANISM, "1" * 64, f"{number:064x}", purpose="update", attempt=f"{number:032x}"
                 ),
@@ -53,7 +53,7 @@ def take_part(made, plan=PLAN, most=TURNS):
                 )
             )
         try:
-            made.pay(*(Leaving(charge, 100) for charge in charges))
+            made.pay(*(Release(charge, 100) for charge in charges))
         except Refusal:
             return noises, True
         noises.append(mechanism.noise_multiplier)
@@ -92,7 +92,7 @@ def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
     first, _ = take_part(made, most=4)
     for number in range(2):
         made.pay(
-            Leaving(
+            Release(
                 made.charge_of(
                     "run-0", number, MECHANISM, "1" * 64, f"c{number:063x}", purpose="update", attempt=f"c{number:031x}"
                 ),
@@ -105,6 +105,6 @@ def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
 
 def test_data_that_left_without_noise_end_it_all(tmp_path):
     made = site(tmp_path, WHOLE)
-    made.pay(Leaving(made.charge_of("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"), 100))
+    made.pay(Release(made.charge_of("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"), 100))
     assert made.mechanism_for(PLAN) == MECHANISM
     assert take_part(made) == ([], True)

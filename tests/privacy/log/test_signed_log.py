@@ -17,7 +17,7 @@ from fedglm.privacy.log.chained_file import Head, chained
 from fedglm.privacy.log.entries import KINDS, entry, read_entry
 from fedglm.privacy.log.merkle import leaf_hash, root_of
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 FORK = multiprocessing.get_context("fork")
@@ -233,7 +233,7 @@ def test_a_checkpoint_is_of_one_log_one_size_one_root_and_one_owner(log):
     assert not signed.is_countersigned(KEY.public, seal)
     assert not signed.is_countersigned(OTHER.public, signed.signature), "an owner's signature is no countersignature"
     for change in ({"log": sha256("x")}, {"size": 2}, {"root": sha256("x")}, {"made": "2027-01-04T10:00:00+00:00"}):
-        other = Checkpoint(**{**signed.__dict__, **change})
+        other = SignedTreeHead(**{**signed.__dict__, **change})
         assert not other.is_by(KEY.public)
         assert not other.is_countersigned(OTHER.public, seal)
 
@@ -244,8 +244,8 @@ def test_a_checkpoint_is_of_one_log_one_size_one_root_and_one_owner(log):
 def test_a_stranger_s_checkpoint_is_held_to_its_form(log, change):
     signed = log.checkpoint()
     with pytest.raises(PrivacyError, match="no checkpoint"):
-        Checkpoint.from_fields(signed.log, {**signed.to_fields(), **change})
-    assert Checkpoint.from_fields(signed.log, signed.to_fields()) == signed
+        SignedTreeHead.from_fields(signed.log, {**signed.to_fields(), **change})
+    assert SignedTreeHead.from_fields(signed.log, signed.to_fields()) == signed
 
 
 # --- kills and rivals

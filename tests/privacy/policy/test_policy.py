@@ -15,7 +15,7 @@ from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
 from fedglm.privacy.policy.rules import (
     MESSAGE_RULES,
     PLAN_RULES,
-    Message,
+    OutboundMessage,
     broken_rules,
     check_message,
     check_plan,
@@ -23,7 +23,7 @@ from fedglm.privacy.policy.rules import (
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 SITE, SERVER, STRANGER = SigningKey.generate(), SigningKey.generate(), SigningKey.generate()
-MESSAGE = Message(size=10_000, metrics=frozenset({"loss"}))
+MESSAGE = OutboundMessage(size=10_000, metrics=frozenset({"loss"}))
 PERMITS = {
     "epsilon": 8.0,
     "delta": 1e-6,
@@ -73,8 +73,8 @@ BREAKING = {
     "epsilon-budget": ({}, {"epsilon": 0.01}, SERVER),
 }
 BREAKING_MESSAGES = {
-    "bytes": Message(size=10_001),
-    "metrics": Message(size=1, metrics=frozenset({"loss", "count"})),
+    "bytes": OutboundMessage(size=10_001),
+    "metrics": OutboundMessage(size=1, metrics=frozenset({"loss", "count"})),
 }
 
 

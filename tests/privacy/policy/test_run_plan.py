@@ -12,7 +12,7 @@ from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.policy.run_plan import MOST_BYTES, RunPlan, SignedPlan
+from fedglm.privacy.policy.run_plan import MAX_BYTES, RunPlan, SignedPlan
 
 KEY = SigningKey.generate()
 
@@ -219,7 +219,7 @@ def test_a_plan_under_another_signature_cannot_be_made():
 
 
 HOSTILE = {
-    "lists in lists": b"[" * (MOST_BYTES - 96),
+    "lists in lists": b"[" * (MAX_BYTES - 96),
     "closed lists": b"[" * 30_000 + b"]" * 30_000,
     "mappings": b'{"a":' * 13_000,
     "many lists": b"[" + b"[]," * 21_000 + b"[]]",

@@ -18,7 +18,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.protocol.messages import MODEL, RECORD, UPDATE, Introduction, Report
+from fedglm.protocol.messages import MODEL, RECORD, UPDATE, JoinReply, TrainReply
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.run_setup import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
@@ -66,11 +66,11 @@ def node(number, blobs):
 
     def answer(message):
         if message.metadata.message_type == "query":
-            words = Introduction(name=f"node-{number}", run="", version=-1, layout=LAYOUT.sha256, examples=0)
+            words = JoinReply(name=f"node-{number}", run="", version=-1, layout=LAYOUT.sha256, examples=0)
             return Message(RecordDict({RECORD: ConfigRecord(words.to_fields())}), reply_to=message)
         asked = instruction_of(message.content.config_records[RECORD])
         data = blobs[number % len(blobs)].read_bytes()
-        fields = ConfigRecord({**Report(nonce=asked.nonce).to_fields(), UPDATE: data})
+        fields = ConfigRecord({**TrainReply(nonce=asked.nonce).to_fields(), UPDATE: data})
         return Message(RecordDict({RECORD: fields}), reply_to=message)
 
     return answer

@@ -136,7 +136,7 @@ def test_cohorts(fraction, nodes, sampled):
     ("quorum", "sampled", "least"), [(0.5, 4, 2), (0.5, 5, 3), (0.0, 5, 1), (1.0, 5, 5), (0.07, 100, 7)]
 )
 def test_quorums(quorum, sampled, least):
-    assert FederationSettings(quorum=quorum).least_accepted(sampled) == least
+    assert FederationSettings(quorum=quorum).min_accepted(sampled) == least
 
 
 @pytest.mark.parametrize(

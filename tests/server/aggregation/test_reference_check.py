@@ -17,7 +17,7 @@ from fedglm.autoglm.models.build import ModelSettings, build_model
 from fedglm.autoglm.models.parameters import load_vector, to_vector
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import task_of
-from fedglm.autoglm.training.reference import MOST_SEQUENCES, ReferenceLoss, reference_examples
+from fedglm.autoglm.training.reference import MAX_SEQUENCES, ReferenceLoss, reference_examples
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.scenarios.deployment import make, prepare
@@ -26,7 +26,7 @@ from fedglm.scenarios.scenario import Scenario
 from fedglm.server.aggregation.fixed_point import FixedPointMean
 from fedglm.server.aggregation.folding import Check, Robust
 from fedglm.server.aggregation.optimizers import make_server_optimizer
-from fedglm.server.aggregation.reference_check import MOST_GROUPS, ReferenceCheck, groups_of, harmful
+from fedglm.server.aggregation.reference_check import MAX_GROUPS, ReferenceCheck, groups_of, harmful
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import REFERENCE, load_reference, save_reference
 from fedglm.server.errors import ProjectError
@@ -78,10 +78,10 @@ def test_no_more_are_left_out_than_may_be():
 def test_many_are_left_out_in_groups_which_each_round_draws_anew():
     names = [f"node-{index}" for index in range(100)]
     first, second = groups_of(names, 7, 1), groups_of(names, 7, 2)
-    assert len(first) == MOST_GROUPS
+    assert len(first) == MAX_GROUPS
     assert sorted(itertools.chain(*first)) == sorted(names)
     assert first == groups_of(names, 7, 1) != second
-    assert groups_of(names[:MOST_GROUPS], 7, 1) == [[name] for name in names[:MOST_GROUPS]]
+    assert groups_of(names[:MAX_GROUPS], 7, 1) == [[name] for name in names[:MAX_GROUPS]]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
@@ -179,7 +179,7 @@ def test_the_loss_is_the_tasks_own(learned):
 def test_each_round_takes_other_records_of_many(learned):
     task, model = learned
     examples = reference_examples("auto", TABLE, task)
-    assert len(examples) == 69 > MOST_SEQUENCES
+    assert len(examples) == 69 > MAX_SEQUENCES
     measure = ReferenceLoss(model, task, examples, seed=7)
     vector = to_vector(model)
     assert len({measure([vector], number)[0] for number in range(1, 9)}) == 8

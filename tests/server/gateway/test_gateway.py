@@ -157,7 +157,7 @@ def test_who_has_not_signed_does_not_pass_and_is_not_read(door, wrong):
 
 def test_a_signature_proves_a_visitor(door):
     book = Visitors()
-    visitor = book.came("192.0.2.9", lambda: None)
+    visitor = book.admit("192.0.2.9", lambda: None)
     book.spoke(visitor)
     ask(door, signer=C, state={VISITOR: visitor})
     assert (visitor.site, book.counts) == (None, (0, 1, 0))

@@ -200,6 +200,6 @@ def test_half_of_the_open_files_are_not_for_strangers(descriptors):
 def test_an_ipv6_address_stands_for_its_network():
     book = Visitors()
     groups = {
-        book.came(address, lambda: None).address for address in ("2001:db8::1", "2001:db8::2%eth0", "::ffff:1.2.3.4")
+        book.admit(address, lambda: None).address for address in ("2001:db8::1", "2001:db8::2%eth0", "::ffff:1.2.3.4")
     }
     assert groups == {"2001:db8::/64", "1.2.3.4"}

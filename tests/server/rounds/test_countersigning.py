@@ -16,7 +16,7 @@ from fedglm.privacy.custody import site_log
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.log.tree_head import Checkpoint
+from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.protocol.messages import RECORD
 
@@ -107,13 +107,13 @@ def plan_of(tmp_path):
 
 
 def checkpoint(log, size=5, key=SERVER):
-    return Checkpoint.sign(log, size, sha256(size), MOMENT, key)
+    return SignedTreeHead.sign(log, size, sha256(size), MOMENT, key)
 
 
 def test_a_server_cannot_make_a_site_keep_a_checkpoint_that_it_never_signed(tmp_path, site):
     signed, entries = plan_of(tmp_path)
     log = next(found["log"] for found in entries if found["kind"] == "witnessed")
-    forged = Checkpoint(site.log.origin, 3, sha256("forged"), MOMENT, "0" * 128)
+    forged = SignedTreeHead(site.log.origin, 3, sha256("forged"), MOMENT, "0" * 128)
     other = checkpoint(site.log.origin, 3, SigningKey.generate())
     for own in (forged, other):
         with pytest.raises(Refusal, match="no checkpoint of this log"):
@@ -132,6 +132,6 @@ def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site, monke
     for _ in range(5):  # the same again adds nothing
         site.log.seal(signed, checkpoint(log, 92), None)
     assert site.log.head.rows == before + 1
-    monkeypatch.setattr(site_log, "MOST_SEALS", 3)
+    monkeypatch.setattr(site_log, "MAX_SEALS", 3)
     with pytest.raises(Refusal, match="more than 3 checkpoints"):
         site.log.seal(signed, checkpoint(log, 93), None)

@@ -24,7 +24,7 @@ from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.wire.envelope import seal_update
-from fedglm.protocol.messages import MODEL, RECORD, UPDATE, Report
+from fedglm.protocol.messages import MODEL, RECORD, UPDATE, TrainReply
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rounds.participants import FederationError
 
@@ -75,7 +75,7 @@ def replay_of_round_1():
 
 
 def lacking(reply, message, holds):
-    report = Report(nonce=reply.content[RECORD]["nonce"], holds=holds)
+    report = TrainReply(nonce=reply.content[RECORD]["nonce"], holds=holds)
     return Message(RecordDict({RECORD: ConfigRecord(report.to_fields())}), reply_to=message)
 
 

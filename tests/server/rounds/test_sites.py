@@ -217,10 +217,10 @@ def test_a_node_that_was_started_again_is_asked_again_at_once(tmp_path, undistur
 
     grid.nodes[9] = dies_over_it
 
-    def signed_on(name):
+    def last_activation(name):
         return killed[0] if name == "b" and killed else 0.0
 
-    coordinator, _, _ = run(tmp_path, grid=grid, resend_after_s=60.0, signed_on=signed_on)
+    coordinator, _, _ = run(tmp_path, grid=grid, resend_after_s=60.0, last_activation=last_activation)
     assert accepted(coordinator) == [3, 3, 3]
     assert coordinator.model_sha256 == undisturbed
 
@@ -318,7 +318,7 @@ def test_a_reply_that_is_no_message_is_its_senders_fault_alone():
 
     exchange = Exchange(Grid({}), threading.Event())
     exchange.send([(number, RecordDict()) for number in (1, 2, 3)], "train", 1)
-    found = {sent.node_id: reply for _ in range(2) for sent, reply in exchange.arrived()}
+    found = {sent.node_id: reply for _ in range(2) for sent, reply in exchange.poll()}
     assert set(found) == {1, 2, 3}
     assert found[1] is found[3] is good is not found[2]
     assert found[2].has_content()
