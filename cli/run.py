@@ -48,7 +48,8 @@ def run(
     [bold]fedglm run hospital -C fed --terms hospital.plan[/bold]      what sites look at with fedglm client plan
     """
     from fedglm.cli.terminal.tables import wide_console
-    from fedglm.scenarios.deployment import SCENARIO, is_prepared
+    from fedglm.run_folder.names import SCENARIO
+    from fedglm.scenarios.deployment import is_prepared
     from fedglm.server.deployment.run_file import checked_run_name
     from fedglm.server.project.folder import Project
 
@@ -129,7 +130,7 @@ def _conduct(
     import json
 
     from fedglm.core.files import write_atomically
-    from fedglm.run_folder.names import DONE, ROUNDS
+    from fedglm.run_folder.names import DONE, MODEL, ROUNDS, SUMMARY
     from fedglm.run_folder.rows import to_json, total_bytes
     from fedglm.scenarios.deployment import is_prepared, make, prepare, release, stated
     from fedglm.server.deployment.run_file import read_lines
@@ -152,7 +153,7 @@ def _conduct(
             err=True,
         )
         sys.exit(INTERRUPTED)
-    release(made, folder, folder / "model")
+    release(made, folder, folder / MODEL)
     totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
     summary = {
         "run": name,
@@ -171,7 +172,7 @@ def _conduct(
         "downlink_ratio": totals["downlink_bytes"] / (totals["dense_downlink_bytes"] or 1),
         "model_sha256": done["model_sha256"],
     }
-    write_atomically(folder / "summary.json", to_json(summary, indent=1) + "\n")
+    write_atomically(folder / SUMMARY, to_json(summary, indent=1) + "\n")
     return summary
 
 

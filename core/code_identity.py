@@ -6,9 +6,10 @@ is no need of it against one: nodes run only what is installed.
 
 import hashlib
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
+
+from fedglm.core.errors import FedglmError
 
 PACKAGES: Final = (
     "audit",
@@ -38,10 +39,10 @@ def code_sha256() -> str:
 
 
 def _files(package: str) -> dict[str, bytes]:
-    spec = find_spec(f"fedglm.{package}")
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    return {
-        f"{package}/{path.relative_to(folder).as_posix()}": path.read_bytes()
-        for folder in map(Path, folders)
-        for path in folder.rglob("*.py")
-    }
+    # Beside this file's own folder, in a checkout as in an installation. Python's import system would not do: of a
+    # folder that holds folders alone an editable install gives no place.
+    folder = Path(__file__).resolve().parents[1] / package
+    files = {f"{package}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
+    if not files:
+        raise FedglmError(f"{folder} holds no code: install fedglm again")
+    return files

@@ -22,7 +22,7 @@ from typing import Any
 
 from fedglm.core.errors import FedglmError
 from fedglm.core.files import StorageError, write_atomically
-from fedglm.run_folder.names import AUDIT
+from fedglm.run_folder.names import AUDIT, CHECKPOINTS, MODEL, NODES, ROUNDS, SCENARIO, SERVER_KEY, SUMMARY
 from fedglm.run_folder.rows import to_json, to_lines
 
 LOCK = ".lock"
@@ -41,11 +41,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoint"
-        self.nodes = path / "nodes"
-        self.model = path / "model"
+        self.checkpoints = path / CHECKPOINTS
+        self.nodes = path / NODES
+        self.model = path / MODEL
         self.audit = path / AUDIT
-        self.server_key = path / "server.key"
+        self.server_key = path / SERVER_KEY
 
     @contextlib.contextmanager
     def claimed(self, scenario_toml: str, *, resume: bool) -> Iterator[None]:
@@ -89,7 +89,7 @@ class RunFolder:
 
     def _check(self, scenario_toml: str, *, resume: bool) -> None:
         """Refuse a folder that cannot take this run; only the owner of the lock sees what stays so."""
-        kept = self.path / "scenario.toml"
+        kept = self.path / SCENARIO
         if all(path.name == LOCK for path in self.path.iterdir()):
             return
         if not kept.is_file():
@@ -106,20 +106,20 @@ class RunFolder:
 
     def begin(self, scenario_toml: str) -> None:
         """Make it the folder of this run, now that its data and model are known to be good."""
-        if not (self.path / "scenario.toml").is_file():
-            write_atomically(self.path / "scenario.toml", scenario_toml)
+        if not (self.path / SCENARIO).is_file():
+            write_atomically(self.path / SCENARIO, scenario_toml)
 
     def write_rounds(self, rows: Sequence[dict[str, Any]]) -> None:
         """Replace `rounds.jsonl`."""
-        write_atomically(self.path / "rounds.jsonl", to_lines(rows))
+        write_atomically(self.path / ROUNDS, to_lines(rows))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace `summary.json`."""
-        write_atomically(self.path / "summary.json", to_json(summary, indent=1) + "\n")
+        write_atomically(self.path / SUMMARY, to_json(summary, indent=1) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
-        path = self.path / "summary.json"
+        path = self.path / SUMMARY
         if not path.is_file():
             return None
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

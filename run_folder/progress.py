@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedglm.core.untrusted_text import cleaned
-
-# As in `run_file` and in a simulation's folder, whose modules would load numba or torch.
-RUN, ROUNDS, EVENTS, DONE, FAILED = "run.json", "rounds.jsonl", "events.jsonl", "done.json", "failed.json"
-SCENARIO, SUMMARY = "scenario.toml", "summary.json"
+from fedglm.run_folder.names import DONE, EVENTS, FAILED, ROUNDS, RUN, SCENARIO, SUMMARY
 
 PHASES = ("first-answer", "other-answers", "closing")
 """Parts of a round: until the first answer was in, until the last one was, until the round was on disk."""

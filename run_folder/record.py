@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_files import read_regular
+from fedglm.run_folder.names import ROUNDS, SCENARIO, SUMMARY
 
 _MAX_BYTES: Final = 256 * 2**20
 
@@ -210,14 +211,14 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ReportError: `summary.json` or `rounds.jsonl` is missing or is not JSON.
     """
-    summary = _object(_read(folder / "summary.json"), str(folder / "summary.json"))
+    summary = _object(_read(folder / SUMMARY), str(folder / SUMMARY))
     named = summary.get("metric")
     metric: Metric = "perplexity" if named == "perplexity" or (not named and "perplexity" in summary) else "accuracy"
-    path = folder / "rounds.jsonl"
+    path = folder / ROUNDS
     lines = [(at, line) for at, line in enumerate(_read(path).splitlines(), start=1) if line.strip()]
     objects = [_object(line, f"{path}, line {at},") for at, line in lines]
     rounds = tuple(_round(fields, index, metric) for index, fields in enumerate(objects, start=1))
-    scenario_path = folder / "scenario.toml"
+    scenario_path = folder / SCENARIO
     scenario_toml = _read(scenario_path) if scenario_path.is_file() else ""
     try:
         settings = tomllib.loads(scenario_toml)

@@ -19,7 +19,7 @@ from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
 from fedglm.protocol.recipe import Recipe
-from fedglm.run_folder.names import CHECKPOINTS, RUN
+from fedglm.run_folder.names import CHECKPOINTS, RUN, SCENARIO
 from fedglm.scenarios.noise_plan import PlannedNoise, calibrated_noise, statement
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
@@ -27,8 +27,6 @@ from fedglm.server.aggregation.central_dp import ClientPrivacySettings
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import save_reference
 from fedglm.server.rounds.checkpoint import load_latest
-
-SCENARIO = "scenario.toml"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.client.supernode.one_answer import app_of
+from fedglm.run_folder.names import REPORT
 from fedglm.scenarios.scenario import Scenario, ScenarioError, parse_setting, scenario_text
 from fedglm.server.project.folder import PROJECT
 from fedglm.server.run_setup import Row
@@ -44,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     scenario = _scenario(context, _number_of(grid))
     folder = _folder(context, scenario)
     summary = simulate(scenario, folder, engine=grid, audience=_Log())
-    LOG.info("model %s; report: %s", summary["model_sha256"][:16], folder / "report.html")
+    LOG.info("model %s; report: %s", summary["model_sha256"][:16], folder / REPORT)
 
 
 def _answer(message: Message, context: Context) -> Message:

@@ -21,6 +21,7 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.reports.run.write import write_report
 from fedglm.run_folder.folder import RunFolder
+from fedglm.run_folder.names import REPORT
 from fedglm.run_folder.rows import total_bytes
 from fedglm.scenarios.noise_plan import (
     delta_of,
@@ -87,7 +88,7 @@ def simulate(
     run = RunFolder(folder)
     with run.claimed(text, resume=resume):
         if (done := run.summary()) is not None:
-            if not (folder / "report.html").is_file():  # it was killed, or the disk was full, at the very end
+            if not (folder / REPORT).is_file():  # it was killed, or the disk was full, at the very end
                 write_report(folder)
             return done
         prepare_workers()

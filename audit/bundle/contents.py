@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from fedglm.audit.records.log_lines import LINES
-from fedglm.audit.records.run_files import DONE, MAX_RESULT_BYTES, MAX_ROUNDS_BYTES, ROUNDS, SUMMARY
+from fedglm.audit.records.run_files import MAX_RESULT_BYTES, MAX_ROUNDS_BYTES
 from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy import policy
+from fedglm.run_folder.names import DONE, ROUNDS, SCENARIO, SUMMARY
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 
@@ -26,7 +27,7 @@ _REPORT: Final = ("audit/report.html", "audit/report.json")
 _CUSTODY: Final = (LOG, LEDGER, "policy.toml", "policy.toml.sig")
 _WORDS: Final = ("refusals.jsonl", "refusals.counts.json")
 _RECORDS: Final = (
-    *_REPORT, "audit/log.sqlite", "audit/canaries.json", "audit/attack.json", ROUNDS, SUMMARY, DONE, "scenario.toml",
+    *_REPORT, "audit/log.sqlite", "audit/canaries.json", "audit/attack.json", ROUNDS, SUMMARY, DONE, SCENARIO,
     *(f"nodes/*/custody/{name}" for name in _CUSTODY), *(f"custody/{name}" for name in _CUSTODY),
 )  # fmt: skip
 ROLES: Final[dict[str, tuple[str, ...]]] = {

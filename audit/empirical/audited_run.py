@@ -15,7 +15,7 @@ from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import storage_errors
 from fedglm.privacy.log.chained_file import now
-from fedglm.run_folder.names import AUDIT, INITIAL, RUN
+from fedglm.run_folder.names import AUDIT, INITIAL, RUN, SCENARIO
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.scenario import Scenario
 from fedglm.scenarios.stage import BuiltScenario, build_scenario
@@ -68,7 +68,7 @@ def open_run(run: Path, kept: str) -> AuditedRun:
         ReportError: The folder holds no run, or there are no records to stand in for those at its sites.
         StorageError: An earlier result cannot be removed.
     """
-    path, old = run / "scenario.toml", run / AUDIT / kept
+    path, old = run / SCENARIO, run / AUDIT / kept
     if not path.is_file():
         raise ReportError(f"{run} holds no run: name a folder that fedglm simulate or fedglm run has made")
     with storage_errors(old):

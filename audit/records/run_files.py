@@ -9,8 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from fedglm.core.untrusted_files import read_regular, regular_lines
 from fedglm.privacy.errors import PrivacyError
-
-ROUNDS, SUMMARY, DONE = "rounds.jsonl", "summary.json", "done.json"
+from fedglm.run_folder.names import DONE, ROUNDS, SUMMARY
 
 MAX_ROUNDS_BYTES: Final = 2**30
 """A row for each of a million rounds, the most that a run has, takes less."""

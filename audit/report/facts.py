@@ -15,7 +15,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.entries import CHARGES
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.run_folder.names import AUDIT
+from fedglm.run_folder.names import AUDIT, ROUNDS, SUMMARY
 from fedglm.run_folder.record import ReportError, RunRecord, read_run
 
 _LATER: Final = ("sealed", "model")
@@ -187,7 +187,7 @@ def read_facts(folder: Path, sites: Sequence[Path] = ()) -> AuditFacts:
     except PrivacyError as exc:
         raise ReportError(str(exc)) from exc
     server = [] if found.server is None else found.server.scan.rare
-    finished = (folder / "summary.json").is_file() and (folder / "rounds.jsonl").is_file()
+    finished = (folder / SUMMARY).is_file() and (folder / ROUNDS).is_file()
     return AuditFacts(
         folder=folder,
         verification=found,

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.audit.records.checks import Scope
-from fedglm.audit.records.run_files import ROUNDS
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.run_folder.names import AUDIT
+from fedglm.run_folder.names import AUDIT, NODES, ROUNDS
 
 SERVER: Final = "server"
 """What a server is called in checks."""
 
 _OR_BUNDLE: Final = "or a bundle of it for the role auditor or regulator"
-_OF_RUN: Final = (AUDIT, "nodes", ROUNDS)
+_OF_RUN: Final = (AUDIT, NODES, ROUNDS)
 """What a run's folder holds, even where its log is not there."""
 
 

@@ -7,12 +7,13 @@ from fedglm.audit.records.checks import Check
 from fedglm.audit.records.log_lines import audit_lines
 from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
 from fedglm.audit.records.log_summary import Accepted
-from fedglm.audit.records.run_files import DONE, ROUNDS, SUMMARY, RunFiles
+from fedglm.audit.records.run_files import RunFiles
 from fedglm.core.processes import in_processes
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.protocol.signatures import is_reported
+from fedglm.run_folder.names import DONE, ROUNDS, SUMMARY
 
 _PIECE: Final = 10_000
 """Updates whose signatures are looked at by one process; each takes longer than all else about it."""

@@ -70,6 +70,7 @@ def _log(folder: Path) -> Path:
 
 def _signing_key(folder: Path, named: Path | None) -> "SigningKey":
     from fedglm.privacy.keys.signing import SigningKey
+    from fedglm.run_folder.names import SERVER_KEY
 
     if named is not None:
         if not named.is_file():
@@ -77,7 +78,7 @@ def _signing_key(folder: Path, named: Path | None) -> "SigningKey":
                 f"--key {named}: there is no such file: name a site.key or a project's signing key"
             )
         return SigningKey.load(named)
-    for path in (folder / "server.key", folder / "custody" / "site.key", folder / "site.key"):
+    for path in (folder / SERVER_KEY, folder / "custody" / "site.key", folder / "site.key"):
         if path.is_file():
             return SigningKey.load(path)
     raise typer.BadParameter(f"{folder} holds no key to sign with: name one with --key, such as the project's")

@@ -29,7 +29,7 @@ from fedglm.compression.wire.envelope import Reader, varint
 class SignedPositions(NamedTuple):
     """Where the values are, strictly ascending, and which of them are negative; both of shape (k,)."""
 
-    coding: Positions
+    positions: Positions
     negative: Flags
 
 

@@ -11,6 +11,7 @@ from fedglm.reports.comparison.peers import stands_for
 from fedglm.reports.comparison.to_target import Comparison, SeedRun, Spread, Standing, Way
 from fedglm.reports.formats import ABSENT, byte_count, metric_value, significant, times, whole
 from fedglm.reports.html.markup import Column, Html, element, folded, join, section, table
+from fedglm.run_folder.names import REPORT
 from fedglm.run_folder.record import number
 
 _WAYS: tuple[Way, ...] = ("up", "down", "total")
@@ -176,7 +177,7 @@ def _every_run(comparison: Comparison, folder: Path) -> Html:
 
 def _linked(label: Html, trial: SeedRun, folder: Path) -> Html:
     # A link only to what lies inside the folder: it moves with the page, and leads nowhere else.
-    page = trial.folder.resolve() / "report.html"
+    page = trial.folder.resolve() / REPORT
     if not page.is_file() or not page.is_relative_to(folder.resolve()):
         return label
     inside = Path(os.path.relpath(page, folder.resolve())).as_posix()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fedglm.core.files import write_atomically
 from fedglm.reports.html.markup import Html, element
+from fedglm.run_folder.names import REPORT
 from fedglm.run_folder.record import RunRecord
 
-_FILE = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -19,8 +19,8 @@ def write_page(folder: Path, title: str, body: Html) -> Path:
     Raises:
         StorageError: It cannot be written.
     """
-    write_atomically(folder / _FILE, page(title, body))
-    return folder / _FILE
+    write_atomically(folder / REPORT, page(title, body))
+    return folder / REPORT
 
 
 def page(title: str, body: Html) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedglm.core.files import write_atomically
+from fedglm.run_folder.names import REFERENCE
 from fedglm.server.aggregation.reference_check import ReferenceLosses
 from fedglm.server.deployment.run_file import read_kept
 from fedglm.server.errors import ProjectError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from fedglm.autoglm.models.build import ModelSettings
     from fedglm.autoglm.settings import DataSettings
 
-REFERENCE = "reference.safetensors"
 
 _WORDS = "fedglm"
 

@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fedglm.privacy.errors import PrivacyError
-from fedglm.run_folder.progress import DONE, EVENTS, FAILED, ROUNDS, RUN, RunView, is_run, read_view
+from fedglm.run_folder.names import DONE, EVENTS, FAILED, ROUNDS, RUN
+from fedglm.run_folder.progress import RunView, is_run, read_view
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import read_certificate
 from fedglm.server.project.enrolment import enrolled_sites

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedglm.reports.comparison.to_target import Comparison, ComparisonRow, compare_runs
 from fedglm.reports.comparison.write import write_comparison
 from fedglm.run_folder.folder import RunFolderError
+from fedglm.run_folder.names import SCENARIO
 from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.engines.run import Engine
 from fedglm.simulations.simulate import SimulationCallbacks, simulate
@@ -77,5 +78,5 @@ def _check(contenders: Sequence[Contender], folder: Path) -> None:
             raise RunFolderError(f"{one.label} and {other.label} are the same run under this scenario: leave one out")
     for contender in contenders:
         home = folder / contender.label
-        if len(contender.scenarios) > 1 and (home / "scenario.toml").is_file():
+        if len(contender.scenarios) > 1 and (home / SCENARIO).is_file():
             raise RunFolderError(f"{home} holds the run of a single seed: name another --out")

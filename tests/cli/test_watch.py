@@ -9,9 +9,7 @@ import pytest
 from runs_under_way import Going
 
 from fedglm.cli import watch as command
-from fedglm.run_folder import progress
 from fedglm.run_folder.progress import read_view
-from fedglm.server.deployment import run_file
 from fedglm.server.deployment.run_log import RunLog
 
 
@@ -23,11 +21,6 @@ def going(tmp_path):
 @pytest.fixture
 def watch(fedglm):
     return lambda folder, *options: fedglm("watch", folder, *options)
-
-
-def test_the_files_have_the_names_that_the_server_gives_them():
-    for name in ("RUN", "ROUNDS", "EVENTS", "DONE", "FAILED"):
-        assert getattr(progress, name) == getattr(run_file, name)
 
 
 def test_a_run_before_its_first_round(going, watch):

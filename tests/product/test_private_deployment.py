@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from real_federation import Federation, fill_in, told
 
-from fedglm.server.deployment.run_reference import REFERENCE
+from fedglm.run_folder.names import REFERENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

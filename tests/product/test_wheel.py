@@ -2,15 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 
 import pytest
 from command_line import write_tiny
-from source_tree import ROOT
+from source_tree import ROOT, SETTINGS, SOURCES
 
 from fedglm.core.code_identity import code_sha256
+
+
+def data_files():
+    """What the wheel takes besides sources."""
+    for package, patterns in SETTINGS["tool"]["setuptools"]["package-data"].items():
+        for pattern in patterns:
+            yield from ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +27,10 @@ def installed(tmp_path_factory):
     home = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # From a copy, so that no build/ of an earlier day is packed: setuptools would take what lies in it.
-    subprocess.run(["git", "-C", ROOT, "checkout-index", "--all", f"--prefix={home / 'source'}/"], check=True)
+    for path in [*SOURCES, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")), *data_files()]:
+        target = home / "source" / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     alone = ["--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*pip, "wheel", *alone, "--wheel-dir", home, home / "source"], check=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)

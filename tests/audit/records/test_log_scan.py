@@ -251,7 +251,7 @@ def killed(*_):
 
 def test_a_reader_that_is_killed_leaves_no_verdict(custody, monkeypatch):
     monkeypatch.setattr(log_scan, "_piece", killed)
-    with pytest.raises(LogError, match="not read to the end: a process that read was killed"):
+    with pytest.raises(LogError, match="not read to the end: a process that did a part of it was killed"):
         scan(custody / "log.sqlite", piece=3)
 
 

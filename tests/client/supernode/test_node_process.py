@@ -5,7 +5,7 @@ import sys
 
 THREAD = """
 import threading, time
-from fedglm.cli import node
+from fedglm.cli.client import node
 threading.excepthook = node._end_with_thread
 def fail():
     raise {error}

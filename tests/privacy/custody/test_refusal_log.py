@@ -104,7 +104,7 @@ def test_a_log_that_cannot_be_written_is_an_error(path, monkeypatch):
 def test_processes_write_at_once_and_nothing_is_lost(path):
     code = """
 import pathlib, sys
-from fedglm.privacy import refusal_log
+from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.errors import Refusal
 refusal_log.MAX_BYTES = 10_000
 sys.stdin.read(1)
@@ -205,7 +205,7 @@ def test_damaged_counts_are_told_and_never_begun_anew(path, damage):
 def test_a_writer_killed_at_any_moment_loses_no_refusal_that_it_told_of(path):
     code = """
 import itertools, pathlib, sys
-from fedglm.privacy import refusal_log
+from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.errors import Refusal
 refusal_log.MAX_BYTES = 500
 log = refusal_log.RefusalLog(pathlib.Path(sys.argv[1]))

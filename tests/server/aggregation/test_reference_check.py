@@ -20,6 +20,7 @@ from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.training.reference import MAX_SEQUENCES, ReferenceLoss, reference_examples
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import ModelVersions
+from fedglm.run_folder.names import REFERENCE
 from fedglm.scenarios.deployment import make, prepare
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario
@@ -28,7 +29,7 @@ from fedglm.server.aggregation.folding import Check, Robust
 from fedglm.server.aggregation.optimizers import make_server_optimizer
 from fedglm.server.aggregation.reference_check import MAX_GROUPS, ReferenceCheck, groups_of, harmful
 from fedglm.server.deployment.run_file import RunFile
-from fedglm.server.deployment.run_reference import REFERENCE, load_reference, save_reference
+from fedglm.server.deployment.run_reference import load_reference, save_reference
 from fedglm.server.errors import ProjectError
 from fedglm.server.settings import ServerOptimizerSettings
 
