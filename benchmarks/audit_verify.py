@@ -33,6 +33,7 @@ from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.signed_log import LOG, SignedLog
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
+from fedglm.privacy.policy.run_spec import NoisePlan, RunSpec
 from fedglm.protocol.signatures import sign_report
 from fedglm.run_folder.names import AUDIT
 
@@ -80,10 +81,9 @@ def make(folder: Path, entries: int) -> None:
     )  # fmt: skip
     initialize(folder, policy, name="berlin")
     site = Custody.open(folder, lambda: [[b"record"]], unit="record")
-    plan = RunPlan(
-        run="run", rounds=entries, turns=entries, local_steps=1, mechanism=MECHANISM, noise_at_most=2.0, metrics=None,
-        codec="topk-sign", density=0.01, parameters=1000, layout="0" * 64, model="0" * 64, recipe="", code="0" * 64,
-    )  # fmt: skip
+    noised = NoisePlan(max_participations=entries, mechanism=MECHANISM, max_noise_multiplier=2.0)
+    spec = RunSpec(rounds=entries, local_steps=1, noise=noised, codec="topk-sign", density=0.01)
+    plan = RunPlan(run="run", spec=spec, parameters=1000, layout="0" * 64, model="0" * 64, code="0" * 64)
     site.log.admitted(SignedPlan.sign(plan, server), ["plans"])
     noise, releases = MECHANISM.to_fields(), entries - site.log.head.rows
     first = site.charge_of("run", 1, MECHANISM, plan.sha256, "0" * 64, purpose="update", attempt="0" * 32)

@@ -103,19 +103,19 @@ class OutboundGate:
             plan = self._pinned()
             if (instruction.run, instruction.layout) != (plan.run, plan.layout):
                 raise Refusal("plan", "the instruction is of another run or model than the plan that was announced")
-            if instruction.round > plan.rounds:
-                raise Refusal("plan", f"round {instruction.round}, and the plan has {plan.rounds}")
+            if instruction.round > plan.spec.rounds:
+                raise Refusal("plan", f"round {instruction.round}, and the plan has {plan.spec.rounds}")
             if instruction.anchor is not None and not self._custody.log.holds(Head.from_text(instruction.anchor)):
                 raise Refusal("log-anchor", "the log is not the one that the server has seen, or an older copy")
             if instruction.evaluate or not update:
                 check_message(OutboundMessage(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
-                _check_noise("metrics", plan.metrics, plan.metrics, plan)
+                _check_noise("metrics", plan.spec.noise.metrics, plan.spec.noise.metrics, plan)
             mechanism = self._custody.mechanism_for(plan)
 
         def afford() -> None:
             with self._custody.logged(instruction.run, instruction.round):
                 asked = {"update": mechanism} if update else {}
-                asked |= {"metrics": plan.metrics} if instruction.evaluate or not update else {}
+                asked |= {"metrics": plan.spec.noise.metrics} if instruction.evaluate or not update else {}
                 self._check_turns(plan, asked)
                 charges = [self._charge(plan, instruction, name, noise) for name, noise in asked.items()]
                 self._custody.afford(*charges)
@@ -125,7 +125,7 @@ class OutboundGate:
             return any(charge.key == (attempt, "update") for charge in charges)
 
         declared, data = self._custody.policy.declare_units or 0, self._custody.commitment
-        return Authorization(mechanism, plan.metrics, declared, afford, has_charged, plan.model, data)
+        return Authorization(mechanism, plan.spec.noise.metrics, declared, afford, has_charged, plan.model, data)
 
     def seal(self, seal: Seal) -> RecordDict:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.
@@ -170,7 +170,7 @@ class OutboundGate:
                 if outcome.failure is not None:
                     raise outcome.failure
                 self._custody.pay(*self._leaving(outcome, instruction, plan))
-            if outcome.blob is not None and plan.mechanism is not None:
+            if outcome.blob is not None and plan.spec.noise.mechanism is not None:
                 outcome = replace(outcome, report=replace(outcome.report, log=self._custody.log.head.to_text()))
             return _content(self._signed(outcome, instruction.run, instruction.round))
         except Exception as exc:
@@ -180,17 +180,17 @@ class OutboundGate:
     def _leaving(self, outcome: LocalResult, instruction: TrainRequest, plan: RunPlan) -> list[Release]:
         """What would leave, held to every rule; raises Refusal."""
         metrics = frozenset(_METRICS if outcome.evaluation is not None else ())
-        size = len(outcome.blob or b"") + self._envelope(plan.mechanism is not None)
+        size = len(outcome.blob or b"") + self._envelope(plan.spec.noise.mechanism is not None)
         check_message(OutboundMessage(size, metrics), self._custody.policy)
         leaving, held = [], [rule.name for rule in MESSAGE_RULES]
         if outcome.blob is not None:
             non_zeros = self._check_update(outcome.blob, plan)
-            _check_noise("plan", outcome.noise, plan.mechanism, plan)
+            _check_noise("plan", outcome.noise, plan.spec.noise.mechanism, plan)
             charge = self._charge(plan, instruction, "update", outcome.noise, outcome.attempt, outcome.blob)
             rules = (*held, "size", "well-formed", "plan")
-            leaving.append(Release(charge, len(outcome.blob), non_zeros, plan.codec, rules))
+            leaving.append(Release(charge, len(outcome.blob), non_zeros, plan.spec.codec, rules))
         if outcome.evaluation is not None:
-            _check_noise("metrics", outcome.evaluation_noise, plan.metrics, plan)
+            _check_noise("metrics", outcome.evaluation_noise, plan.spec.noise.metrics, plan)
             told = canonical_json({**asdict(outcome.evaluation), "run": instruction.run, "round": instruction.round})
             charge = self._charge(plan, instruction, "metrics", outcome.evaluation_noise, outcome.attempt, told)
             leaving.append(Release(charge, len(told), rules=held))
@@ -213,10 +213,11 @@ class OutboundGate:
 
         Without noise nothing is promised of any number, and an answer that failed may be made once more.
         """
+        most = plan.spec.noise.max_participations
         made = Counter(row.charge.purpose for row in self._custody.ledger.rows() if row.charge.run == plan.run)
         for purpose, noise in asked.items():
-            if noise is not None and made[purpose] >= plan.turns:
-                raise Refusal("plan", f"{plan.turns} answers were made, and the plan has no more for one node")
+            if noise is not None and made[purpose] >= most:
+                raise Refusal("plan", f"{most} answers were made, and the plan has no more for one node")
 
     def _signed(self, outcome: LocalResult, run: str, server_round: int) -> LocalResult:
         if self._key is None:
@@ -230,7 +231,7 @@ class OutboundGate:
     def envelope(self) -> int:
         """Most bytes that the message around a coded update takes, under the plan that is pinned."""
         signed = self._announced()
-        return self._envelope(signed is not None and signed.plan.mechanism is not None)
+        return self._envelope(signed is not None and signed.plan.spec.noise.mechanism is not None)
 
     def _envelope(self, private: bool) -> int:
         report = TrainReply(nonce="0" * 16, log=Head(999_999_999, "0" * 64).to_text() if private else None)
@@ -244,7 +245,7 @@ class OutboundGate:
             raise Refusal("state-encrypted", "the node's state is not encrypted, and the policy asks for it")
         if signed.plan.code != code_sha256():
             raise Refusal("code", "the run is of other code than is installed here: install the server's version")
-        mechanism = signed.plan.mechanism
+        mechanism = signed.plan.spec.noise.mechanism
         if mechanism is not None and mechanism.unit != self._custody.unit:
             raise Refusal("unit", f"the plan protects each {mechanism.unit}, the site's data each {self._custody.unit}")
 
@@ -281,7 +282,8 @@ class OutboundGate:
         if len(blob) > limit:
             raise Refusal("size", f"the coded update has {len(blob)} bytes, at most {limit} may leave")
         try:
-            update = decode(blob, size=plan.parameters, codec=plan.codec)  # a value that is not finite does not decode
+            # A value that is not finite does not decode.
+            update = decode(blob, size=plan.parameters, codec=plan.spec.codec)
         except CodecError as exc:
             raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
         values = getattr(update, "values", None)
@@ -311,7 +313,7 @@ def _content(outcome: LocalResult) -> RecordDict:
 
 def _check_noise(rule: str, found: Mechanism | None, announced: Mechanism | None, plan: RunPlan) -> None:
     """Refuse what was noised in another way than the plan says, more noise apart."""
-    if plan.mechanism is None and found is None:
+    if plan.spec.noise.mechanism is None and found is None:
         return
     if announced is None:
         raise Refusal(rule, "the plan announces no noise for this, and nothing leaves without")

@@ -18,9 +18,10 @@ from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
+from fedglm.privacy.policy.run_spec import NoisePlan
 from fedglm.protocol.recipe import Recipe
 from fedglm.run_folder.names import CHECKPOINTS, RUN, SCENARIO
-from fedglm.scenarios.noise_plan import PlannedNoise, calibrated_noise, statement
+from fedglm.scenarios.noise_plan import calibrated_noise, run_spec, statement
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings
@@ -109,7 +110,6 @@ def terms(made: BuiltModel, key: SigningKey) -> SignedPlan:
 
 def _run_file(made: BuiltModel) -> RunFile:
     scenario, bench = made.scenario, made.bench
-    noise = _noise(scenario)
     recipe = Recipe.of(
         seed=scenario.federation.seed,
         weighting=scenario.federation.weighting,
@@ -123,13 +123,7 @@ def _run_file(made: BuiltModel) -> RunFile:
     return RunFile(
         federation=_only(scenario.federation, RunFile, "federation"),
         optimizer=_only(scenario.training, RunFile, "optimizer"),
-        codec=scenario.update.codec,
-        density=scenario.update.effective_density,
-        local_steps=scenario.training.local_steps,
-        mechanism=noise.mechanism.to_fields() if noise.mechanism else None,
-        turns=noise.turns,
-        noise_at_most=noise.noise_at_most,
-        metrics=noise.metrics.to_fields() if noise.metrics else None,
+        spec=run_spec(scenario, _noise(scenario), recipe.to_toml()),
         downlink=scenario.downlink,
         client_privacy=scenario.client_privacy,
         learning_rate=scenario.training.learning_rate,
@@ -138,7 +132,6 @@ def _run_file(made: BuiltModel) -> RunFile:
         initial_sha256=hashlib.sha256(initial.tobytes()).hexdigest(),
         reference_sha256=None,
         metric=made.task.metric,
-        recipe=recipe.to_toml(),
     )
 
 
@@ -166,12 +159,12 @@ def stated(scenario: Scenario, sites: int) -> str:
     return statement(scenario, None if scenario.privacy.epsilon is None else _delta(scenario), sites)
 
 
-def _noise(scenario: Scenario) -> PlannedNoise:
-    # Who is away decides who is drawn, so that nobody can count the turns of a node beforehand.
-    turns = scenario.federation.rounds
+def _noise(scenario: Scenario) -> NoisePlan:
+    # Who is away decides who is drawn, so that nobody can count beforehand how often a node takes part.
+    rounds = scenario.federation.rounds
     if scenario.privacy.epsilon is None:
-        return PlannedNoise(turns)
-    return calibrated_noise(scenario, turns, _units(scenario), _delta(scenario))
+        return NoisePlan(max_participations=rounds)
+    return calibrated_noise(scenario, rounds, _units(scenario), _delta(scenario))
 
 
 def _delta(scenario: Scenario) -> float:

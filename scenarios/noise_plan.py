@@ -1,7 +1,6 @@
 """What stands for the sites' privacy officers in a simulation: each site's policy, and a plan that they all permit."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import ANY, Policy
+from fedglm.privacy.policy.run_spec import NoisePlan, RunSpec
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.rounds.participants import drawn
 
@@ -64,24 +64,7 @@ def delta_of(scenario: Scenario, sites: tuple[SiteRecords, ...]) -> float:
     return usual_delta(min(declared_units(site) for site in sites))
 
 
-@dataclass(frozen=True)
-class PlannedNoise:
-    """What the server's plan says of noise; see `privacy.policy.run_plan.RunPlan`.
-
-    Attributes:
-        turns: Most rounds that one node takes part in.
-        mechanism: On updates; None for none.
-        noise_at_most: Most of it that is of use.
-        metrics: On measures; None where there are none, or no noise.
-    """
-
-    turns: int
-    mechanism: Mechanism | None = None
-    noise_at_most: float | None = None
-    metrics: Mechanism | None = None
-
-
-def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float) -> PlannedNoise:
+def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float) -> NoisePlan:
     """How nodes add noise, calibrated so that no site spends more than the scenario's epsilon in the whole run.
 
     A step samples `training.batch_size` units of a site of mean size. Sampling of nodes is not counted as protection:
@@ -96,11 +79,11 @@ def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float)
         PrivacyError: No noise keeps to so little epsilon.
     """
     mean = sum(declared_units(site) for site in sites) / len(sites)
-    return calibrated_noise(scenario, _most_turns(scenario, len(sites)), mean, delta)
+    return calibrated_noise(scenario, _max_participations(scenario, len(sites)), mean, delta)
 
 
-def calibrated_noise(scenario: Scenario, turns: int, units: float, delta: float) -> PlannedNoise:
-    """How nodes of `units` units add noise that take part in at most `turns` rounds.
+def calibrated_noise(scenario: Scenario, participations: int, units: float, delta: float) -> NoisePlan:
+    """How nodes of `units` units add noise that take part in at most `participations` rounds.
 
     Raises:
         PrivacyError: No noise keeps to so little epsilon.
@@ -108,37 +91,55 @@ def calibrated_noise(scenario: Scenario, turns: int, units: float, delta: float)
     training, private = scenario.training, scenario.privacy
     epsilon = private.epsilon
     if epsilon is None:
-        return PlannedNoise(turns)
+        return NoisePlan(max_participations=participations)
     rate = min(1.0, training.batch_size / units)
     measures = []
     if scenario.federation.node_metrics:
         share = max(MIN_EPSILON, private.metrics_share * epsilon)
-        measures = [Event(calibrate(share, delta, 1.0, turns), 1.0, turns)]
+        measures = [Event(calibrate(share, delta, 1.0, participations), 1.0, participations)]
     mechanism = Mechanism(
         sampling_rate=rate,
         steps=training.local_steps,
         clipping_norm=private.clipping_norm,
-        noise_multiplier=calibrate(epsilon, delta, rate, turns * training.local_steps, measures),
+        noise_multiplier=calibrate(epsilon, delta, rate, participations * training.local_steps, measures),
         unit=unit_of(scenario),
         records_per_unit=private.records_per_unit,
     )
-    return PlannedNoise(
-        turns,
-        mechanism,
-        private.noise_slack * mechanism.noise_multiplier,
-        metrics_mechanism(mechanism, measures[0].noise_multiplier) if measures else None,
+    return NoisePlan(
+        max_participations=participations,
+        mechanism=mechanism,
+        max_noise_multiplier=private.noise_slack * mechanism.noise_multiplier,
+        metrics=metrics_mechanism(mechanism, measures[0].noise_multiplier) if measures else None,
     )
 
 
-def _most_turns(scenario: Scenario, nodes: int) -> int:
+def run_spec(scenario: Scenario, noise: NoisePlan, recipe: str = "") -> RunSpec:
+    """The definition of a scenario's run.
+
+    Args:
+        scenario: What is asked for.
+        noise: How nodes add noise.
+        recipe: How nodes make model and training; empty where they have the scenario itself.
+    """
+    return RunSpec(
+        rounds=scenario.federation.rounds,
+        local_steps=scenario.training.local_steps,
+        noise=noise,
+        codec=scenario.update.codec,
+        density=scenario.update.effective_density,
+        recipe=recipe,
+    )
+
+
+def _max_participations(scenario: Scenario, nodes: int) -> int:
     """Rounds of the node that takes part most often; all of them where the draws are secret, for nobody can count."""
     federation = scenario.federation
     if scenario.client_privacy.epsilon is not None:
         return federation.rounds
-    turns = np.zeros(nodes, np.int64)
+    count = np.zeros(nodes, np.int64)
     for number in range(1, federation.rounds + 1):
-        turns[drawn(nodes, federation.cohort_size(nodes), federation.seed, number)] += 1
-    return int(turns.max())
+        count[drawn(nodes, federation.cohort_size(nodes), federation.seed, number)] += 1
+    return int(count.max())
 
 
 def server_key(path: Path) -> SigningKey:
@@ -153,7 +154,7 @@ def establish_site(
     *,
     key: SigningKey,
     layout: Layout,
-    planned: PlannedNoise,
+    planned: NoisePlan,
     delta: float,
 ) -> None:
     """Give a simulated site a policy that permits just this run, unless an earlier process has."""

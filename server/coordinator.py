@@ -168,7 +168,7 @@ class Coordinator:
     @property
     def _looks_at_drift(self) -> bool:
         """Only under noise, which is fresh each round; without, all nodes go on in one direction."""
-        return self._is_robust and self._plan.mechanism is not None
+        return self._is_robust and self._plan.spec.noise.mechanism is not None
 
     @property
     def _is_robust(self) -> bool:
@@ -176,12 +176,12 @@ class Coordinator:
         return self._plan.federation.aggregation == "robust" and self._plan.client_privacy is None
 
     def _folding(self, mean: FixedPointMean, number: int) -> Folding:
-        plan = self._plan
+        plan, spec = self._plan, self._plan.spec
         if not self._is_robust:
             return AtOnce(mean)
-        usual = CLIP_FACTOR if plan.mechanism is None else CLIP_FACTOR_WITH_NOISE
+        usual = CLIP_FACTOR if spec.noise.mechanism is None else CLIP_FACTOR_WITH_NOISE
         factor = plan.federation.clip_factor or usual
-        return Robust(mean, plan.checkpoints, plan.codec, factor=factor, drift=self._drift, check=self._check(number))
+        return Robust(mean, plan.checkpoints, spec.codec, factor=factor, drift=self._drift, check=self._check(number))
 
     def _check(self, number: int) -> Check | None:
         losses, seed = self._plan.reference, self._plan.federation.seed

@@ -11,9 +11,9 @@ from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.code_identity import code_sha256
-from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
+from fedglm.privacy.policy.run_spec import RunSpec
 from fedglm.server.aggregation.central_dp import ClientPrivacy
 from fedglm.server.aggregation.reference_check import ReferenceLosses
 from fedglm.server.anchors import Anchors
@@ -54,16 +54,8 @@ class Plan:
     Attributes:
         federation: Rounds and participation.
         optimizer: Server optimizer and the schedule of the nodes' learning rate.
-        codec: Name of the codec of the nodes' updates.
-        density: Share of the coordinates that it sends; None where it has no such number.
-        local_steps: Optimizer steps of a node in a round.
-        mechanism: How nodes add noise; None for none.
-        turns: Most rounds that one node takes part in; None for all of them.
-        noise_at_most: Most noise multiplier that is of use from a node with little budget left; None for no more than
-            the mechanism's.
-        metrics: How nodes add noise to what they measure; None for none.
+        spec: What nodes hold the server to; its rounds are the federation's.
         key: Signs the plan that the nodes are told.
-        recipe: How nodes make model and training; empty where they know.
         epsilon: Greatest privacy loss that any node's ledger shows by now; None where nobody may look.
         downlink: Codec towards the nodes.
         learning_rate: The nodes' learning rate before the schedule.
@@ -84,10 +76,7 @@ class Plan:
 
     federation: FederationSettings
     optimizer: ServerOptimizerSettings
-    codec: str
-    density: float | None
-    local_steps: int
-    mechanism: Mechanism | None
+    spec: RunSpec
     key: SigningKey
     downlink: DownlinkSettings
     learning_rate: float
@@ -97,10 +86,6 @@ class Plan:
     metric: str
     checkpoints: Path
     reference: ReferenceLosses | None = None
-    turns: int | None = None
-    noise_at_most: float | None = None
-    metrics: Mechanism | None = None
-    recipe: str = ""
     epsilon: Callable[[], float | None] = lambda: None
     client_privacy: ClientPrivacy | None = None
     sites: Mapping[str, PublicKey] | None = None
@@ -108,23 +93,18 @@ class Plan:
     anchors: Anchors | None = None
     last_activation: Callable[[str], float] = lambda _: 0.0
 
+    def __post_init__(self) -> None:
+        if self.spec.rounds != self.federation.rounds:
+            raise ValueError(f"{self.spec.rounds} rounds are announced, and {self.federation.rounds} would be held")
+
     def signed(self, run: str) -> SignedPlan:
         """What nodes hold the run of that identity to, from the first round to the last."""
-        mechanism = self.mechanism
         announced = RunPlan(
             run=run,
-            rounds=self.federation.rounds,
-            turns=self.turns or self.federation.rounds,
-            local_steps=self.local_steps,
-            mechanism=mechanism,
-            noise_at_most=self.noise_at_most or (mechanism.noise_multiplier if mechanism else None),
-            metrics=self.metrics,
-            codec=self.codec,
-            density=self.density,
+            spec=self.spec,
             parameters=self.layout.size,
             layout=self.layout.sha256,
             model=vector_sha256(self.initial),
-            recipe=self.recipe,
             code=code_sha256(),
         )
         return SignedPlan.sign(announced, self.key)

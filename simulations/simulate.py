@@ -28,6 +28,7 @@ from fedglm.scenarios.noise_plan import (
     establish_site,
     greatest_epsilon,
     plan_noise,
+    run_spec,
     server_key,
     statement,
 )
@@ -134,13 +135,7 @@ def _run(
     plan = Plan(
         federation=scenario.federation,
         optimizer=scenario.training,
-        codec=scenario.update.codec,
-        density=scenario.update.effective_density,
-        local_steps=scenario.training.local_steps,
-        mechanism=planned.mechanism,
-        turns=planned.turns,
-        noise_at_most=planned.noise_at_most,
-        metrics=planned.metrics,
+        spec=run_spec(scenario, planned),
         key=key,
         epsilon=lambda: None if planned.mechanism is None else greatest_epsilon(ledgers, delta),
         downlink=scenario.downlink,

@@ -95,9 +95,9 @@ def noise_of(audited: AuditedRun) -> Noise:
     scenario, sites = audited.stage.scenario, tuple(audited.stage.data.sites)
     private = scenario.privacy
     epsilon = DEFAULT_EPSILON if private.epsilon is None else private.epsilon
-    planned = RunFile.load(audited.folder).mechanism if audited.records == "stand-in" else None
+    planned = RunFile.load(audited.folder).spec.noise.mechanism if audited.records == "stand-in" else None
     if planned is not None:  # by the units that its sites declare, not by those that stand in
-        mechanism = Mechanism.from_fields(planned)
+        mechanism = planned
         delta = private.delta or usual_delta(private.units or 1)
     else:
         scenario = scenario.model_copy(update={"privacy": private.model_copy(update={"epsilon": epsilon})})

@@ -165,7 +165,7 @@ def _applied(facts: AuditFacts) -> Found:
     known = "; weights are kept and norms taken in float32, by the code that is installed here and was run"
     return _held(all(site.holds("releases") and site.holds("plans") for site in facts.sites)), [
         f"Clipping norm {mechanism.clipping_norm:g}, noise multiplier {mechanism.noise_multiplier:g}, sampling rate "
-        f"{mechanism.sampling_rate:.4g}, {mechanism.steps} steps a round, {plan.rounds} rounds.",
+        f"{mechanism.sampling_rate:.4g}, {mechanism.steps} steps a round, {plan.spec.rounds} rounds.",
         "Units are drawn by Poisson sampling; the loss is a mean over each record's own tokens, never over the batch.",
         f"Precision: {precision}{known if plan.code == code_sha256() else ''}.",
         *_of_each(facts, lambda site: f"releases: {site.said('releases')}"),
@@ -304,7 +304,7 @@ def _utility(facts: AuditFacts) -> Found:
 
 
 def _mechanism(facts: AuditFacts) -> Mechanism | None:
-    return None if facts.plan is None else facts.plan.mechanism
+    return None if facts.plan is None else facts.plan.spec.noise.mechanism
 
 
 def _version(name: str) -> str:

@@ -259,7 +259,7 @@ def _set(value: float | None) -> str:
 
 
 def _flow(facts: AuditFacts) -> Html:
-    noised = facts.plan is not None and facts.plan.mechanism is not None
+    noised = facts.plan is not None and facts.plan.spec.noise.mechanism is not None
     measured = any(entry["purpose"] == "metrics" for site in facts.sites for entry in site.left)
     sites, together = len(facts.sites) + len(facts.missing), facts.is_simulation is True
     return figure("Data flow", data_flow(sites, noised=noised, measured=measured, together=together))

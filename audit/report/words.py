@@ -126,16 +126,16 @@ def _guarantee(facts: AuditFacts) -> str:
         return "none is needed. Nothing left the sites."
     if plan is None:
         return "unknown. No plan can be read."
-    if plan.mechanism is None and facts.all_noised:
+    if plan.spec.noise.mechanism is None and facts.all_noised:
         return "none by the plan, which has no noise. What left is of other runs, and had noise."
-    if plan.mechanism is None or greatest is None:
+    if plan.spec.noise.mechanism is None or greatest is None:
         if facts.has_whole_nodes:
             return (
                 "none for single records. Updates had no noise, and can reveal to the server the records behind them. "
                 "Of whole nodes, see item 3."
             )
         return "none. Updates had no noise, and can reveal records behind them."
-    unit, delta = plan.mechanism.unit, _greatest_delta(facts)
+    unit, delta = plan.spec.noise.mechanism.unit, _greatest_delta(facts)
     if odd := [name for name in facts.units if name != unit]:
         other = " or ".join(odd)
         return f"not shown for each {unit}. Some releases, of earlier runs maybe, had noise for each {other} instead."

@@ -179,9 +179,11 @@ def _noised(server: LogRecord) -> set[str]:
     found = set()
     for entry in server.of_kind("announced"):
         try:
-            found |= {entry["run"]} if SignedPlan.from_text(entry["signed"]).plan.mechanism is not None else set()
+            spec = SignedPlan.from_text(entry["signed"]).plan.spec
         except (PrivacyError, ValueError):
             continue  # which the server's own checks name
+        if spec.noise.mechanism is not None:
+            found.add(entry["run"])
     return found
 
 

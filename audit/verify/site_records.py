@@ -194,14 +194,14 @@ def _fault(group: Group, policies: dict[int, dict[str, Any]], plans: dict[str, t
 
 def _against_plan(group: Group, plan: RunPlan, noise: Mechanism | None) -> str | None:
     fields = group.fields
-    announced = plan.mechanism if fields["purpose"] == "update" else plan.metrics
+    announced = plan.spec.noise.mechanism if fields["purpose"] == "update" else plan.spec.noise.metrics
     if fields["run"] != plan.run:
         return "it is of another run than its plan"
-    if group.rounds[1] > plan.rounds:
-        return f"it is of round {group.rounds[1]}, and the plan has {plan.rounds}"
-    if fields["codec"] not in (None, plan.codec):
-        return f"its codec is {fields['codec']}, the plan's {plan.codec}"
-    if plan.mechanism is None:
+    if group.rounds[1] > plan.spec.rounds:
+        return f"it is of round {group.rounds[1]}, and the plan has {plan.spec.rounds}"
+    if fields["codec"] not in (None, plan.spec.codec):
+        return f"its codec is {fields['codec']}, the plan's {plan.spec.codec}"
+    if plan.spec.noise.mechanism is None:
         return None if noise is None else "it has noise, and the plan has none"
     if noise is None or announced is None:
         return "its plan asks for noise, and it has none"

@@ -63,7 +63,7 @@ def terms_for(site: Site, signed: SignedPlan) -> PlanTerms:
     if signed.server.hex != site.kit.signing:
         raise SiteError(f"these are terms of the server {signed.server}, and kit.toml names another")
     try:
-        recipe = Recipe.from_toml(signed.plan.recipe)
+        recipe = Recipe.from_toml(signed.plan.spec.recipe)
     except RecipeError as exc:
         raise SiteError(f"the plan cannot be followed: {exc}") from exc
     policy = _policy(site)
@@ -71,8 +71,9 @@ def terms_for(site: Site, signed: SignedPlan) -> PlanTerms:
     if signed.plan.code != code_sha256():
         broken["code"] = "the runs are of other code than is installed here: install the server's version"
     unit = site.settings.data.unit
-    if signed.plan.mechanism is not None and signed.plan.mechanism.unit != unit:
-        broken.setdefault("unit", f"the plan protects each {signed.plan.mechanism.unit}, the site's data each {unit}")
+    mechanism = signed.plan.spec.noise.mechanism
+    if mechanism is not None and mechanism.unit != unit:
+        broken.setdefault("unit", f"the plan protects each {mechanism.unit}, the site's data each {unit}")
     return PlanTerms(signed.plan.terms_sha256, _meaning(signed, recipe), _epsilon(signed, policy), broken)
 
 
@@ -85,7 +86,7 @@ def _policy(site: Site) -> Policy:
 
 
 def _meaning(signed: SignedPlan, recipe: Recipe) -> dict[str, str]:
-    plan, data, training = signed.plan, recipe.data, recipe.training
+    plan, spec, data, training = signed.plan, signed.plan.spec, recipe.data, recipe.training
     model = "each site's copy of one folder" if recipe.model.path else str(recipe.model.preset)
     learns = {"task": data.task, "classes": ", ".join(data.class_names), "features": ", ".join(data.feature_fields)}
     known = {
@@ -93,26 +94,26 @@ def _meaning(signed: SignedPlan, recipe: Recipe) -> dict[str, str]:
         "learns": "; ".join(f"{name}: {value}" for name, value in learns.items() if value),
         "model": f"{model}, {plan.parameters:,} parameters, layout {plan.layout}",
         "starts from": plan.model,
-        "rounds": f"{plan.rounds}, of which a site takes part in {plan.turns} at most",
-        "training": f"{plan.local_steps} steps a round, {training.optimizer}, learning rate {training.learning_rate:g}",
-        "updates": plan.codec if plan.density is None else f"{plan.codec}, {plan.density:.3g} of the coordinates",
+        "rounds": f"{spec.rounds}, of which a site takes part in {spec.noise.max_participations} at most",
+        "training": f"{spec.local_steps} steps a round, {training.optimizer}, learning rate {training.learning_rate:g}",
+        "updates": spec.codec if spec.density is None else f"{spec.codec}, {spec.density:.3g} of the coordinates",
         "code": plan.code,
     }
-    noise = plan.mechanism
+    noise, metrics = spec.noise.mechanism, spec.noise.metrics
     if noise is None:
         known["noise"] = "none: no privacy guarantee at all"
     else:
         known["noise"] = f"multiplier {noise.noise_multiplier:.3g}, clipping norm {noise.clipping_norm:g}"
         known["protects"] = f"each {noise.unit}, {noise.records_per_unit} records of it at most"
         known["sampling"] = f"each {noise.unit} with probability {noise.sampling_rate:.3g} a step"
-        measures = plan.metrics and f"noised, multiplier {plan.metrics.noise_multiplier:.3g}"
+        measures = metrics and f"noised, multiplier {metrics.noise_multiplier:.3g}"
         known["measures"] = measures or "none"
     return known
 
 
 def _epsilon(signed: SignedPlan, policy: Policy) -> float | None:
-    plan = signed.plan
-    if plan.mechanism is None or policy.delta is None:
+    noise = signed.plan.spec.noise
+    if noise.mechanism is None or policy.delta is None:
         return None
-    events = [noise.event() for noise in (plan.mechanism, plan.metrics) if noise is not None] * plan.turns
+    events = [mechanism.event() for mechanism in noise.mechanisms] * noise.max_participations
     return spent(events, policy.delta).epsilon

@@ -36,14 +36,14 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
     custody = site.custody()
     with custody.logged(plan.run, 0):
         try:
-            outline = _outline(site, plan.recipe)
+            outline = _outline(site, plan.spec.recipe)
             training = _training(site, outline.recipe, plan)
             _check(outline, training, plan, site, measures=bool(custody.policy.metrics))
         except RecipeError as exc:
             raise Refusal("recipe", str(exc)) from exc
-        workbench = _workbench(site, plan.recipe)
+        workbench = _workbench(site, plan.spec.recipe)
         _check_start(workbench, plan, custody.policy)
-    recipe, records = outline.recipe, _records(site, plan.recipe)
+    recipe, records = outline.recipe, _records(site, plan.spec.recipe)
     declared = custody.policy.declare_units if recipe.weighting == "declared" else None
     return Node(
         site.name,
@@ -130,9 +130,9 @@ def _training(site: Site, recipe: Recipe, plan: RunPlan) -> LocalTrainingSetting
     """
     training = recipe.training
     changes: dict[str, object] = {"device": site.settings.site.device}
-    if plan.mechanism is not None:
+    if plan.spec.noise.mechanism is not None:
         most = training.micro_batch_size or 2 * training.batch_size
-        changes["micro_batch_size"] = max(most, plan.mechanism.records_per_unit)
+        changes["micro_batch_size"] = max(most, plan.spec.noise.mechanism.records_per_unit)
     return training.model_copy(update=changes)
 
 
@@ -140,22 +140,22 @@ def _check(outline: _Outline, training: LocalTrainingSettings, plan: RunPlan, si
     """Hold a recipe to the plan around it, and to this machine: what the policy has looked at is what is done."""
     recipe, layout, own = outline.recipe, outline.layout, site.settings.data
     for name, told, announced in (
-        ("training.local_steps", recipe.training.local_steps, plan.local_steps),
-        ("update.codec", recipe.update.codec, plan.codec),
-        ("update.density", recipe.update.effective_density, plan.density),
+        ("training.local_steps", recipe.training.local_steps, plan.spec.local_steps),
+        ("update.codec", recipe.update.codec, plan.spec.codec),
+        ("update.density", recipe.update.effective_density, plan.spec.density),
         ("the number of parameters", layout.size, plan.parameters),
         ("the layout", layout.sha256, plan.layout),
     ):
         if told != announced:
             raise RecipeError(f"{name} is {told} by the recipe, and {announced} by the plan around it")
-    private = plan.mechanism is not None
+    private = plan.spec.noise.mechanism is not None
     if private and own.share is not None and not own.is_builtin:
         raise RecipeError(
             f"{site.name} holds a share of a file, which is for trials without noise: who holds what follows from all "
             "records of the file, so that noise would not hide one of them"
         )
     at_once = training.micro_batch_size or training.batch_size
-    measures = measures and (plan.metrics is not None or not private)
+    measures = measures and (plan.spec.noise.metrics is not None or not private)
     check_memory(outline.size, at_once, training.torch_device(), clipped=private, measures=measures)
 
 

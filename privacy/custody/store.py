@@ -111,9 +111,9 @@ class Custody:
 
         Nothing of it depends on the records, so that the noise may be told.
         """
-        budget = self._budget(plan.mechanism)
-        if plan.mechanism is None or budget is None:
-            return plan.mechanism
+        budget = self._budget(plan.spec.noise.mechanism)
+        if plan.spec.noise.mechanism is None or budget is None:
+            return plan.spec.noise.mechanism
         return noise_for_remaining_budget(plan, self.ledger.history(self.policy.data_set, self.commitment), budget)
 
     def charge_of(

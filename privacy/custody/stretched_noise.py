@@ -10,11 +10,11 @@ from fedglm.privacy.policy.run_plan import RunPlan
 
 
 def noise_for_remaining_budget(plan: RunPlan, history: Sequence[LedgerRow], budget: Budget) -> Mechanism | None:
-    """The noise with which what is left of a budget lasts for all turns of a run.
+    """The noise with which what is left of a budget lasts for all rounds that a node may take part in.
 
     It is the plan's, or what the site has taken in this run before, where that lasts. Where it takes more, but no more
-    than `plan.noise_at_most`, it is the least that lasts. Beyond that so noisy an update would help nobody, and the
-    site takes part with the plan's noise until its budget ends.
+    than the plan's `max_noise_multiplier`, it is the least that lasts. Beyond that so noisy an update would help
+    nobody, and the site takes part with the plan's noise until its budget ends.
 
     Args:
         plan: Of the run.
@@ -24,26 +24,28 @@ def noise_for_remaining_budget(plan: RunPlan, history: Sequence[LedgerRow], budg
     Returns:
         The plan's mechanism with that noise; None where the plan has none.
     """
-    if plan.mechanism is None or plan.noise_at_most is None:
-        return plan.mechanism
+    noise = plan.spec.noise
+    announced, greatest = noise.mechanism, noise.max_noise_multiplier
+    if announced is None or greatest is None:
+        return announced
     earlier = [row.charge.mechanism.event() for row in history if row.charge.mechanism is not None]
     if len(earlier) < len(history):
-        return plan.mechanism  # something left without noise: no amount of it keeps the promise now
+        return announced  # something left without noise: no amount of it keeps the promise now
     own = [row.charge for row in history if row.charge.run == plan.run and row.charge.purpose == "update"]
-    # A server that went back to an older checkpoint may ask for more turns than it announced.
-    turns = max(1, plan.turns - len(own))
-    if plan.metrics is not None:
-        earlier.append(replace(plan.metrics.event(), steps=turns))
-    current = own[-1].mechanism if own and own[-1].mechanism is not None else plan.mechanism
-    current = replace(plan.mechanism, noise_multiplier=max(current.noise_multiplier, plan.mechanism.noise_multiplier))
-    steps = turns * current.steps
+    # A server that went back to an older checkpoint may ask for more rounds than it announced.
+    left = max(1, noise.max_participations - len(own))
+    if noise.metrics is not None:
+        earlier.append(replace(noise.metrics.event(), steps=left))
+    current = own[-1].mechanism if own and own[-1].mechanism is not None else announced
+    current = replace(announced, noise_multiplier=max(current.noise_multiplier, announced.noise_multiplier))
+    steps = left * current.steps
 
-    def lasts(noise: float) -> bool:
-        return within([*earlier, Event(noise, current.sampling_rate, steps)], budget.epsilon, budget.delta)
+    def lasts(multiplier: float) -> bool:
+        return within([*earlier, Event(multiplier, current.sampling_rate, steps)], budget.epsilon, budget.delta)
 
     if lasts(current.noise_multiplier):
         return current
-    if plan.noise_at_most <= current.noise_multiplier or not lasts(plan.noise_at_most):
-        return plan.mechanism
-    noise = calibrate(budget.epsilon, budget.delta, current.sampling_rate, steps, earlier)
-    return replace(plan.mechanism, noise_multiplier=min(noise, plan.noise_at_most))
+    if greatest <= current.noise_multiplier or not lasts(greatest):
+        return announced
+    multiplier = calibrate(budget.epsilon, budget.delta, current.sampling_rate, steps, earlier)
+    return replace(announced, noise_multiplier=min(multiplier, greatest))

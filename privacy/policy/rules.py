@@ -148,29 +148,29 @@ def _models(signed: SignedPlan, policy: Policy) -> str | None:
 
 
 def _codecs(signed: SignedPlan, policy: Policy) -> str | None:
-    return _unlisted("the codec", [signed.plan.codec], policy.codecs, "codecs")
+    return _unlisted("the codec", [signed.plan.spec.codec], policy.codecs, "codecs")
 
 
 def _steps(signed: SignedPlan, policy: Policy) -> str | None:
-    return _over("steps a round:", signed.plan.local_steps, policy.steps_at_most, "steps_at_most")
+    return _over("steps a round:", signed.plan.spec.local_steps, policy.steps_at_most, "steps_at_most")
 
 
 def _without_noise(signed: SignedPlan, policy: Policy) -> str | None:
-    if signed.plan.mechanism is not None or policy.without_differential_privacy:
+    if signed.plan.spec.noise.mechanism is not None or policy.without_differential_privacy:
         return None
     return "the run plan adds no noise, and without_differential_privacy is not true"
 
 
 def _added(signed: SignedPlan) -> list[Mechanism]:
     """The noise of a round: on the update, and on measures where there are any."""
-    return [mechanism for mechanism in (signed.plan.mechanism, signed.plan.metrics) if mechanism is not None]
+    return list(signed.plan.spec.noise.mechanisms)
 
 
 def _with_noise(broken: Callable[[Mechanism, Policy], str | None]) -> Callable[[SignedPlan, Policy], str | None]:
     """A rule of the mechanism; a plan without one is for the rule `without-differential-privacy`."""
 
     def of_plan(signed: SignedPlan, policy: Policy) -> str | None:
-        return None if signed.plan.mechanism is None else broken(signed.plan.mechanism, policy)
+        return None if signed.plan.spec.noise.mechanism is None else broken(signed.plan.spec.noise.mechanism, policy)
 
     return of_plan
 

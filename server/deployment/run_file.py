@@ -19,14 +19,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.files import write_atomically
-from fedglm.privacy.dp.mechanism import Mechanism
+from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.log.signed_log import LOG
+from fedglm.privacy.policy.run_spec import FIELDS, RunSpec
 from fedglm.run_folder.names import AUDIT, CHECKPOINTS, FAILED, INITIAL, RUN
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings, plan_client_privacy
 from fedglm.server.errors import ProjectError
@@ -37,26 +45,28 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class RunFile(BaseModel):
-    """`run.json`; the fields are those of `federation.Plan`.
+    """`run.json`, where the fields of `spec` stand on one level with the others.
 
     Attributes:
-        names: Of the layout's tensors.
-        shapes: Of the layout's tensors.
-        initial_sha256: Of the bytes of `initial.f32`.
-        reference_sha256: Of the bytes of `reference.safetensors`; None for a run without reference records.
+        federation: Rounds and participation.
+        optimizer: Server optimizer and the schedule of the nodes' learning rate.
+        spec: What nodes hold the server to.
+        downlink: Codec towards the nodes.
+        client_privacy: Noise of the server's on updates of whole nodes.
+        learning_rate: The nodes' learning rate before the schedule.
+        names: Names of the layout's tensors.
+        shapes: Shapes of the layout's tensors.
+        initial_sha256: SHA-256 (hex) of the bytes of `initial.f32`.
+        reference_sha256: SHA-256 (hex) of the bytes of `reference.safetensors`; None for a run without reference
+            records.
+        metric: `accuracy` or `perplexity`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     federation: FederationSettings
     optimizer: ServerOptimizerSettings
-    codec: str
-    density: float | None
-    local_steps: int
-    mechanism: dict[str, str | int | float] | None
-    turns: int
-    noise_at_most: float | None
-    metrics: dict[str, str | int | float] | None
+    spec: RunSpec
     downlink: DownlinkSettings
     client_privacy: ClientPrivacySettings
     learning_rate: float
@@ -65,7 +75,24 @@ class RunFile(BaseModel):
     initial_sha256: str
     reference_sha256: str | None
     metric: str
-    recipe: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, tree: Any) -> Any:
+        """Read the spec's fields, which the file has beside the others; `rounds` are the federation's."""
+        if not isinstance(tree, dict) or "spec" in tree:
+            return tree
+        federation = tree.get("federation")
+        rounds = federation.get("rounds") if isinstance(federation, dict) else None
+        spec = {name: value for name, value in tree.items() if name in FIELDS} | {"rounds": rounds}
+        others = {name: value for name, value in tree.items() if name not in FIELDS}
+        return others | {"spec": RunSpec.from_fields(spec)}
+
+    @model_serializer(mode="wrap")
+    def _spread(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = write(self)
+        del tree["spec"]
+        return tree | {name: value for name, value in self.spec.to_fields().items() if name != "rounds"}
 
     def save(self, folder: Path, initial: np.ndarray) -> None:
         """Write both files, the vector first.
@@ -85,7 +112,7 @@ class RunFile(BaseModel):
         """
         try:
             return cls.model_validate_json((folder / RUN).read_text())
-        except (OSError, UnicodeDecodeError, ValidationError) as exc:
+        except (OSError, UnicodeDecodeError, ValidationError, PrivacyError) as exc:
             raise ProjectError(
                 f"{folder} holds no run that can be read ({type(exc).__name__}): start a new one"
             ) from exc
@@ -108,13 +135,7 @@ class RunFile(BaseModel):
         return Plan(
             federation=self.federation,
             optimizer=self.optimizer,
-            codec=self.codec,
-            density=self.density,
-            local_steps=self.local_steps,
-            mechanism=_mechanism(self.mechanism),
-            turns=self.turns,
-            noise_at_most=self.noise_at_most,
-            metrics=_mechanism(self.metrics),
+            spec=self.spec,
             key=key,
             downlink=self.downlink,
             learning_rate=self.learning_rate,
@@ -124,7 +145,6 @@ class RunFile(BaseModel):
             metric=self.metric,
             checkpoints=folder / CHECKPOINTS,
             log=folder / AUDIT / LOG,
-            recipe=self.recipe,
             client_privacy=plan_client_privacy(self.client_privacy, self.federation, len(sites)),
             sites=sites,
         )
@@ -163,10 +183,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.split("\n")[:-1] if line]
-
-
-def _mechanism(fields: dict[str, str | int | float] | None) -> Mechanism | None:
-    return None if fields is None else Mechanism.from_fields(fields)
 
 
 def write_failure(folder: Path, error: str, reason: str, *, final: bool) -> None:

@@ -197,7 +197,7 @@ class Round:
         try:
             instruction, key = self._instructions[member.name], None if keys is None else keys[member.name]
             limit = plan.federation.norm_limit
-            good = inspect_reply(reply, instruction, plan.layout.size, limit, plan.codec, key)
+            good = inspect_reply(reply, instruction, plan.layout.size, limit, plan.spec.codec, key)
             folded = self._fold(member, good)
         except CodecError as exc:
             if (reason := refusal_of(reply)) is not None and f"rule {BUDGET_RULE}:" in reason:

@@ -122,13 +122,13 @@ def asks(rng, count):
         versions.version = rng.choice([0, 1, 1, 2])
         instruction = TrainRequest(
             run=rng.choice([plan.run] * 9 + ["run-9"]),
-            round=rng.randint(1, max(2, plan.rounds)),
+            round=rng.randint(1, max(2, plan.spec.rounds)),
             nonce="0" * 16,
             layout=LAYOUT,
             version=versions.version,
             acknowledged=rng.randint(0, 3),
             learning_rate=rng.choice([RATE, RATE / 2, 1e-30, 2 * RATE]),
-            evaluate=plan.metrics is not None and rng.random() < 0.5,
+            evaluate=plan.spec.noise.metrics is not None and rng.random() < 0.5,
         )
         kind = "evaluate" if act == "evaluate" else "train"
         known.append((kind, {**instruction.to_fields(), MODEL: versions.snapshot()}))

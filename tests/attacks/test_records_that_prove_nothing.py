@@ -189,7 +189,7 @@ def test_a_site_made_up_from_the_server_s_log(tmp_path):
         charge = site.charge_of(
             taken.run, taken.round, None, signed_plan.plan.sha256, taken.release.hex(), purpose="update"
         )
-        site.pay(Release(charge, taken.size, 1, signed_plan.plan.codec, ["size"]))
+        site.pay(Release(charge, taken.size, 1, signed_plan.plan.spec.codec, ["size"]))
     assert verify(run).code == 3
     found = json.loads(verify(run, "--json").out)
     assert (found["verdict"], found["held"]) == ("open", True)  # nothing contradicts it

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from custodies import MECHANISM, announced, custody, run_plan
+from plans import change_plan
 
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError
@@ -276,7 +277,7 @@ def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_pa
     # The same data, now under a policy with a budget, and with another name.
     promise = replace(door.custody, policy=custody(tmp_path / "b" / "custody", private=True).policy)
     later = OutboundGate(promise, tmp_path)
-    later.admit(announced(replace(door.plan, run="run-2", mechanism=MECHANISM, noise_at_most=3.0)))
+    later.admit(announced(change_plan(door.plan, run="run-2", mechanism=MECHANISM, noise_at_most=3.0)))
     assert refusal_of(later.permit(replace(INSTRUCTION, run="run-2")).afford) == "epsilon-budget"
 
 
@@ -299,7 +300,7 @@ def test_an_instruction_that_is_not_of_the_plan_is_refused(door, change):
 
 def test_a_plan_that_breaks_the_policy_is_refused_logged_and_not_pinned(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM)
-    door.plan = replace(door.plan, mechanism=replace(MECHANISM, noise_multiplier=0.5))
+    door.plan = change_plan(door.plan, mechanism=replace(MECHANISM, noise_multiplier=0.5))
     assert refusal_of(door.opened) == "noise-multiplier"
     assert door.refusals == [("noise-multiplier", "run-1", 0)]
     assert refusal_of(door.gate.permit, INSTRUCTION) == "plan"
@@ -307,7 +308,7 @@ def test_a_plan_that_breaks_the_policy_is_refused_logged_and_not_pinned(tmp_path
 
 def test_a_plan_without_noise_needs_a_policy_that_says_so(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM)
-    door.plan = replace(door.plan, mechanism=None, noise_at_most=None)
+    door.plan = change_plan(door.plan, mechanism=None, noise_at_most=None)
     assert refusal_of(door.opened) == "without-differential-privacy"
 
 
@@ -361,7 +362,7 @@ def test_the_terms_of_a_plan_are_permitted_whatever_the_run_is_called(tmp_path):
     plan = Door(tmp_path / "any").plan
     door = Door(tmp_path, plans=(plan.terms_sha256,))
     for run in ("run-1", "another"):
-        door.plan = replace(plan, run=run)
+        door.plan = change_plan(plan, run=run)
         door.opened()
-    door.plan = replace(plan, rounds=plan.rounds + 1)
+    door.plan = change_plan(plan, rounds=plan.spec.rounds + 1)
     assert refusal_of(door.opened) == "plans"

@@ -77,5 +77,5 @@ def test_a_servers_project_and_its_run_open(older):
     assert [site["name"] for site in status["sites"]] == ["site-0", "site-1"]
     folder = older / "deployed" / "fed" / "runs" / "first"
     plan = RunFile.load(folder).plan(folder, key=SigningKey.generate(), sites={})
-    assert (plan.layout.size, plan.federation.rounds, plan.codec) == (6512, 3, "topk-sign")
+    assert (plan.layout.size, plan.federation.rounds, plan.spec.codec) == (6512, 3, "topk-sign")
     assert run_here("watch", folder, "--once", "--json").json["rounds"]

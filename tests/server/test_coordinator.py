@@ -166,7 +166,7 @@ def introducing(**changes):
         (introducing(layout="00" * 32), "node b builds a model of another layout"),
         (
             introducing(name=7),
-            r"introduces itself in a way this server does not know: Introduction\.name: str expected",
+            r"introduces itself in a way this server does not know: JoinReply\.name: str expected",
         ),
         (introducing(name="x" * 201), "longer than 200 characters"),
         (introducing(name="b\n\x1b[31mX"), "not printable"),

@@ -1,12 +1,14 @@
 """Sites that permit what a test asks for, and the plans of a server that they listen to."""
 
+from plans import make_plan
+
 from fedglm.client.node import Authorization
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.custody.store import Custody, initialize, is_established
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import ANY, Policy
-from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
+from fedglm.privacy.policy.run_plan import SignedPlan
 
 SERVER = SigningKey.generate()
 FREELY = Authorization(None, None, 0, lambda: None, lambda _: True)
@@ -61,7 +63,7 @@ def run_plan(layout, *, parameters=1000, run="run-1", mechanism=None, **changes)
         "recipe": "",
         "code": code_sha256(),
     }
-    return RunPlan(**(fields | changes))
+    return make_plan(**(fields | changes))
 
 
 def announced(plan):

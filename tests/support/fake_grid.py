@@ -9,6 +9,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from plans import SPEC_FIELDS, make_spec
 from tiny_federation import tiny_node, workbench
 
 from fedglm.client.app import NodeContext, build_client_app
@@ -140,22 +141,25 @@ def real_nodes(folder, names="abc", *, update=None, bench=None, **options):
 def plan(folder, **changes):
     """Changes go to the settings that know them."""
     federation = {"rounds": 3, "round_timeout_s": 30.0}
+    spec = {"local_steps": 3, "codec": "topk-fp16", "density": None, "mechanism": None}
     optimizer = {"server_optimizer": "nesterov"}
     whole = {}
     for key, value in changes.items():
+        if key in SPEC_FIELDS - {"rounds"}:
+            spec[key] = value
+            continue
         for settings, target in ((FederationSettings, federation), (ServerOptimizerSettings, optimizer)):
             if key in settings.model_fields:
                 target[key] = value
                 break
         else:
             whole[key] = value
+    noise = spec["mechanism"] and spec["mechanism"].noise_multiplier
+    defaults = {"rounds": federation["rounds"], "turns": federation["rounds"], "noise_at_most": noise}
     made = Plan(
         federation=FederationSettings(**federation),
         optimizer=ServerOptimizerSettings(**optimizer),
-        codec="topk-fp16",
-        density=None,
-        local_steps=3,
-        mechanism=None,
+        spec=make_spec(**defaults | spec),
         key=SERVER,
         downlink=DownlinkSettings(codec="topk-sign", density=0.2),
         learning_rate=0.05,

@@ -161,7 +161,7 @@ def test_of_real_sites_the_noise_is_the_plan_s_and_records_stand_in(tmp_path, mo
     plan = deployment.prepare(prepared, tmp_path, 4)
     audited = open_run(tmp_path, ATTACK)
     noise = noise_of(audited)
-    assert noise.mechanism.to_fields() == plan.mechanism
+    assert noise.mechanism == plan.spec.noise.mechanism
     assert noise.delta == usual_delta(33)
     assert audited.records == "stand-in"
     assert audited.stamp()["model"] == plan.initial_sha256

@@ -14,6 +14,7 @@ import pytest
 from custodies import SERVER, custody
 from fake_grid import FakeGrid, Watcher
 from flwr.app import Context, RecordDict
+from plans import make_spec
 
 from fedglm.audit.empirical.leakage import token_leak
 from fedglm.autoglm.federation import DataSettings, load_federation
@@ -126,10 +127,15 @@ def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=RO
     plan = Plan(
         federation=FederationSettings(rounds=rounds, round_timeout_s=60.0),
         optimizer=ServerOptimizerSettings(),
-        codec=coding.codec,
-        density=coding.effective_density if coding.is_sparse else None,
-        local_steps=STEPS,
-        mechanism=mechanism,
+        spec=make_spec(
+            rounds=rounds,
+            turns=rounds,
+            local_steps=STEPS,
+            mechanism=mechanism,
+            noise_at_most=mechanism and mechanism.noise_multiplier,
+            codec=coding.codec,
+            density=coding.effective_density if coding.is_sparse else None,
+        ),
         key=SERVER,
         downlink=DownlinkSettings(codec="dense-fp16"),
         learning_rate=RATES[optimizer],

@@ -5,12 +5,12 @@ import os
 import random
 import re
 import shutil
-from dataclasses import replace
 
 import pytest
 from audited_run import ROUNDS, SITES, Chain, Mutations, make_run
 from custodies import MECHANISM, SERVER
 from ledgers import tamper
+from plans import change_plan
 
 from fedglm.audit.records.checks import failed
 from fedglm.audit.verify.verification import verify
@@ -145,7 +145,7 @@ def test_a_server_s_log_of_a_run_that_no_site_knows(copy):
     (copy / "audit" / "log.sqlite").unlink()
     (copy / "rounds.jsonl").unlink()
     (copy / "summary.json").unlink()
-    other = SignedPlan.sign(replace(signed.plan, run="another"), SERVER)
+    other = SignedPlan.sign(change_plan(signed.plan, run="another"), SERVER)
     SignedLog.create(copy / "audit" / "log.sqlite", SERVER, role="server", name="server")
     with SignedLog(copy / "audit" / "log.sqlite", SERVER).writing() as put:
         put("announced", {"run": "another", "plan": other.plan.sha256, "signed": other.to_text()})

@@ -1,10 +1,10 @@
 """A policy that names the terms of a plan, as a site's people come to write it."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from command_line import run_here
+from plans import change_plan
 from site_folders import make_project, make_site
 
 from fedglm.client.gate import OutboundGate
@@ -57,10 +57,10 @@ def test_terms_are_shown_with_what_stands_against_them_and_then_permitted(tmp_pa
     gate = OutboundGate(site.custody(), site.home, site.key())
     signed = SignedPlan.from_text(path.read_text())
     for run in ("6b1f0d", "another run of the same terms"):
-        gate.admit(SignedPlan.sign(replace(signed.plan, run=run), project.signing_key).to_bytes())
-    for change in ({"rounds": signed.plan.rounds + 1}, {"recipe": ""}, {"model": "1" * 64}):
+        gate.admit(SignedPlan.sign(change_plan(signed.plan, run=run), project.signing_key).to_bytes())
+    for change in ({"rounds": signed.plan.spec.rounds + 1}, {"recipe": ""}, {"model": "1" * 64}):
         with pytest.raises(Refusal, match="rule plans"):
-            gate.admit(SignedPlan.sign(replace(signed.plan, **change), project.signing_key).to_bytes())
+            gate.admit(SignedPlan.sign(change_plan(signed.plan, **change), project.signing_key).to_bytes())
 
 
 def test_a_plan_with_noise_says_what_it_spends(tmp_path, project, fedglm):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from custodies import custody, run_plan
+from plans import change_plan
 
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody.site_log import Release
@@ -45,11 +46,17 @@ def take_part(made, plan=PLAN, most=TURNS):
                 plan.run, number, mechanism, plan.sha256, f"a{number:063x}", purpose="update", attempt=f"a{number:031x}"
             )
         ]
-        if plan.metrics is not None:
+        if plan.spec.noise.metrics is not None:
             told = f"b{number:063x}"
             charges.append(
                 made.charge_of(
-                    plan.run, number, plan.metrics, plan.sha256, told, purpose="metrics", attempt=f"a{number:031x}"
+                    plan.run,
+                    number,
+                    plan.spec.noise.metrics,
+                    plan.sha256,
+                    told,
+                    purpose="metrics",
+                    attempt=f"a{number:031x}",
                 )
             )
         try:
@@ -71,7 +78,7 @@ def test_a_site_with_enough_takes_the_plan_s_noise(tmp_path):
 @pytest.mark.parametrize("metrics", [pytest.param(None, marks=pytest.mark.slow), metrics_mechanism(MECHANISM, 12.0)])
 def test_a_site_with_too_little_takes_as_much_as_lasts_and_keeps_to_it(tmp_path, metrics):
     made = site(tmp_path, 1.1 * WHOLE, before=6)
-    noises, withdrew = take_part(made, replace(PLAN, metrics=metrics))
+    noises, withdrew = take_part(made, change_plan(PLAN, metrics=metrics))
     assert len(set(noises)) == 1, "one noise for the whole run, so that its rows stay one entry to the accountants"
     assert (len(noises), withdrew) == (TURNS, False)
     assert 1.2 < noises[0] <= 2.4

@@ -2,12 +2,11 @@ import hashlib
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import PLAN, WITHOUT_NOISE, with_mechanism, with_metrics
+from plans import PLAN, WITHOUT_NOISE, change_plan, with_mechanism, with_metrics
 
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
@@ -100,9 +99,9 @@ def test_every_rule_has_a_case_and_every_key_a_rule():
 @pytest.mark.parametrize("name", BREAKING)
 def test_a_plan_that_breaks_a_rule_is_refused_in_its_name(name):
     plan, policy, key = BREAKING[name]
-    assert broken(permitting(**policy), replace(PLAN, **plan), key=key) == [name]
+    assert broken(permitting(**policy), change_plan(PLAN, **plan), key=key) == [name]
     with pytest.raises(Refusal, match=f"refused by rule {name}: ") as caught:
-        check_plan(SignedPlan.sign(replace(PLAN, **plan), key), permitting(**policy))
+        check_plan(SignedPlan.sign(change_plan(PLAN, **plan), key), permitting(**policy))
     assert caught.value.rule == name
 
 
@@ -116,7 +115,7 @@ def test_a_message_that_breaks_a_rule_is_refused_in_its_name(name):
 @pytest.mark.parametrize("key", PERMITS)
 def test_a_permission_that_is_left_out_denies(key):
     policy = Policy.model_validate({"data_set": "notes", **{k: v for k, v in PERMITS.items() if k != key}})
-    plan = replace(PLAN, **WITHOUT_NOISE) if key == "without_differential_privacy" else PLAN
+    plan = change_plan(PLAN, **WITHOUT_NOISE) if key == "without_differential_privacy" else PLAN
     rule = next(rule.name for rule in (*PLAN_RULES, *MESSAGE_RULES) if rule.key == key)
     assert broken(policy, plan) == [rule]
 
@@ -124,25 +123,25 @@ def test_a_permission_that_is_left_out_denies(key):
 def test_an_empty_policy_breaks_every_rule_of_a_private_run():
     everything = {rule.name for rule in (*PLAN_RULES, *MESSAGE_RULES)}
     assert set(broken(Policy(data_set="notes"))) == everything - {"without-differential-privacy"}
-    assert "without-differential-privacy" in broken(Policy(data_set="notes"), replace(PLAN, **WITHOUT_NOISE))
+    assert "without-differential-privacy" in broken(Policy(data_set="notes"), change_plan(PLAN, **WITHOUT_NOISE))
 
 
 def test_permission_to_add_no_noise_loosens_nothing_for_a_plan_that_adds_some():
-    weak = replace(PLAN, **with_mechanism(noise_multiplier=0.5))
+    weak = change_plan(PLAN, **with_mechanism(noise_multiplier=0.5))
     assert broken(permitting(without_differential_privacy=True), weak) == ["noise-multiplier"]
 
 
 def test_noise_on_measures_is_held_to_the_rules_of_noise_and_counts():
-    quiet = replace(PLAN, **with_metrics(noise_multiplier=0.9))
+    quiet = change_plan(PLAN, **with_metrics(noise_multiplier=0.9))
     assert broken(permitting(), quiet) == ["noise-multiplier"]
-    measured = replace(PLAN, **with_metrics(noise_multiplier=1.0))
+    measured = change_plan(PLAN, **with_metrics(noise_multiplier=1.0))
     assert broken(permitting(epsilon=2.0)) == []
     assert broken(permitting(epsilon=2.0), measured) == ["epsilon-budget"]
 
 
 def test_a_star_alone_allows_all_and_nothing_else_is_a_wildcard():
     open_to_all = permitting(servers=["*"], plans=["*"], models=["*"], codecs=["*"])
-    assert broken(open_to_all, replace(PLAN, model="d" * 64, codec="new"), key=STRANGER) == []
+    assert broken(open_to_all, change_plan(PLAN, model="d" * 64, codec="new"), key=STRANGER) == []
     for key in ("servers", "plans", "models", "codecs"):
         for entries in (["*", "a" * 64], ["a*"], ["**"], [""], ["A" * 64], ["a" * 64 + "\n"], "*", [1], None):
             with pytest.raises(ValueError, match=key):

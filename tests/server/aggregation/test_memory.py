@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_grid import FakeGrid, Watcher, instruction_of
 from flwr.app import ConfigRecord, Message, RecordDict
+from plans import make_spec
 from source_tree import SUPPORT
 
 from fedglm.compression.codec import make_codec
@@ -94,10 +95,7 @@ def serve(folder, nodes):
     plan = Plan(
         federation=FederationSettings(rounds=1),
         optimizer=ServerOptimizerSettings(),
-        codec="topk-sign",
-        density=0.01,
-        local_steps=1,
-        mechanism=None,
+        spec=make_spec(rounds=1, turns=1, local_steps=1, codec="topk-sign", density=0.01),
         key=SigningKey.generate(),
         downlink=DownlinkSettings(codec="topk-sign", density=0.01),
         learning_rate=0.1,
