@@ -94,7 +94,7 @@ class ServerOptimizerSettings(BaseModel):
 
     Attributes:
         server_optimizer: `plain` takes the mean; `nesterov` is the outer optimizer of DiLoCo (arXiv 2311.08105);
-            `adam` is Flower's FedAdam (arXiv 2003.00295).
+            `adam` is FedAdam (arXiv 2003.00295), as Flower computes it.
         server_learning_rate: Factor on the mean update (1 with `plain` is FedAvg), or Adam's step size. None takes
             1 for `plain`, 0.7 for `nesterov` (DiLoCo's), 0.01 for `adam`.
         server_momentum: Of `nesterov`.

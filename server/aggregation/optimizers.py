@@ -3,11 +3,10 @@
 Each is deterministic in elementwise float32 and hands its memory to the checkpoint as named arrays.
 """
 
+import math
 from typing import Protocol
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAdam
 
 from fedglm.server.settings import ServerOptimizerSettings
 
@@ -67,39 +66,34 @@ class Nesterov:
         self._velocity = state.get("velocity")
 
 
-class FlowerAdam:
-    """Flower's FedAdam (arXiv 2003.00295, algorithm 2), fed with the mean of a round as one reply."""
+class Adam:
+    """FedAdam (arXiv 2003.00295, algorithm 2) as Flower computes it: with Kingma and Ba's bias correction of the rate.
 
-    _KEY = "model"
+    Moments are float32; rate and quotient are float64, rounded to float32 once.
+    """
 
-    def __init__(self, learning_rate: float) -> None:
-        self._strategy = FedAdam(eta=learning_rate)
+    def __init__(self, learning_rate: float, beta_1: float = 0.9, beta_2: float = 0.99, tau: float = 1e-3) -> None:
+        self._rate, self._beta_1, self._beta_2, self._tau = learning_rate, beta_1, beta_2, tau
+        self._moments: tuple[np.ndarray, np.ndarray] | None = None
 
     def step(self, mean: np.ndarray, server_round: int) -> np.ndarray:
-        """Let FedAdam step from zero towards the mean; what it returns is the step."""
-        self._strategy.current_arrays = {self._KEY: np.zeros_like(mean)}
-        content = RecordDict(
-            {
-                "arrays": ArrayRecord({self._KEY: Array(mean)}),
-                "metrics": MetricRecord({self._strategy.weighted_by_key: 1.0}),
-            }
-        )
-        reply = Message(content, dst_node_id=0, message_type=MessageType.TRAIN)
-        arrays, _ = self._strategy.aggregate_train(server_round, [reply])
-        if arrays is None:
-            raise RuntimeError("Flower's FedAdam returned no model for a valid mean")
-        return arrays[self._KEY].numpy().astype(np.float32)
+        """Advance both moments; the step is the first over the root of the second."""
+        first, second = self._moments or (np.zeros_like(mean), np.zeros_like(mean))
+        first = self._beta_1 * first + (1 - self._beta_1) * mean
+        second = self._beta_2 * second + (1 - self._beta_2) * mean**2
+        self._moments = first, second
+        updates = server_round + 1  # Flower counts so
+        rate = self._rate * math.sqrt(1 - self._beta_2**updates) / (1 - self._beta_1**updates)
+        stepped: np.ndarray = (np.float64(rate) * first / (np.sqrt(second) + self._tau)).astype(np.float32)
+        return stepped
 
     def state(self) -> dict[str, np.ndarray]:
         """First and second moments."""
-        if not self._strategy.m_t or not self._strategy.v_t:
-            return {}
-        return {"m": self._strategy.m_t[self._KEY], "v": self._strategy.v_t[self._KEY]}
+        return {} if self._moments is None else dict(zip("mv", self._moments, strict=True))
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Take up the moments."""
-        if state:
-            self._strategy.m_t, self._strategy.v_t = {self._KEY: state["m"]}, {self._KEY: state["v"]}
+        self._moments = (state["m"], state["v"]) if state else None
 
 
 def make_server_optimizer(settings: ServerOptimizerSettings) -> ServerOptimizer:
@@ -107,5 +101,5 @@ def make_server_optimizer(settings: ServerOptimizerSettings) -> ServerOptimizer:
     if settings.server_optimizer == "nesterov":
         return Nesterov(settings.server_rate, settings.server_momentum)
     if settings.server_optimizer == "adam":
-        return FlowerAdam(settings.server_rate)
+        return Adam(settings.server_rate)
     return Plain(settings.server_rate)

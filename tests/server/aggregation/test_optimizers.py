@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam
 from flwr.supercore.task_identity import TaskIdentity
 from pydantic import ValidationError
 
@@ -9,12 +11,6 @@ from fedglm.server.aggregation.optimizers import make_server_optimizer
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 MEANS = [np.random.default_rng(i).normal(0, 0.1, 50).astype(np.float32) for i in range(8)]
-
-
-@pytest.fixture(autouse=True)
-def _identity():
-    """What Flower sets before it calls a ServerApp."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
 
 def optimizer(name, **settings):
@@ -73,6 +69,28 @@ def test_adam_is_the_formula_of_flowers_fedadam():
         v = beta_2 * v + (1 - beta_2) * mean.astype(np.float64) ** 2
         corrected = rate * math.sqrt(1 - beta_2 ** (number + 1)) / (1 - beta_1 ** (number + 1))
         np.testing.assert_allclose(step, corrected * m / (np.sqrt(v) + tau), rtol=1e-4, atol=1e-8)
+
+
+def flower_steps(rate, means):
+    """The steps of Flower's strategy from zero, with each mean as the one reply of a round."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1  # as Flower does before a ServerApp
+    strategy, taken = FedAdam(eta=rate), []
+    for number, mean in enumerate(means, start=1):
+        strategy.current_arrays = {"model": np.zeros_like(mean)}
+        arrays, metrics = ArrayRecord({"model": Array(mean)}), MetricRecord({strategy.weighted_by_key: 1.0})
+        reply = Message(RecordDict({"arrays": arrays, "metrics": metrics}), dst_node_id=0, message_type="train")
+        model, _ = strategy.aggregate_train(number, [reply])
+        taken.append(model["model"].numpy())
+    return taken
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.1, 100.0])
+def test_adam_steps_as_flowers_strategy_does(scale):
+    means = [np.random.default_rng(i).normal(0, scale, 5000).astype(np.float32) for i in range(8)]
+    means[3][::2] = 0.0
+    ours = steps(optimizer("adam", server_learning_rate=0.02), means=means)
+    for step, flower in zip(ours, flower_steps(0.02, means), strict=True):
+        np.testing.assert_array_max_ulp(step, flower.astype(np.float32), maxulp=1)
 
 
 @pytest.mark.parametrize("name", ["plain", "nesterov", "adam"])
