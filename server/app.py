@@ -6,6 +6,7 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.run_setup import Listener, Plan
 
@@ -17,6 +18,7 @@ def build_server_app(
     stop: threading.Event,
     resume: bool,
     finished: Callable[[Coordinator], None],
+    clock: Clock = WALL_CLOCK,
 ) -> ServerApp:
     """Make the ServerApp of a run.
 
@@ -26,12 +28,13 @@ def build_server_app(
         stop: Set it to end the run early.
         resume: Go on from the newest checkpoint.
         finished: Gets the coordinator after the last round.
+        clock: By which all of the run waits.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 (Flower's signature)
-        coordinator = Coordinator(plan, grid, listener=listener, stop=stop, resume=resume)
+        coordinator = Coordinator(plan, grid, listener=listener, stop=stop, resume=resume, clock=clock)
         coordinator.run()
         finished(coordinator)
 

@@ -12,7 +12,6 @@ import logging
 import math
 import secrets
 import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +19,7 @@ from flwr.serverapp import Grid
 
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import ModelVersions
+from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.server.aggregation.fixed_point import FixedPointMean, public_weights
 from fedglm.server.aggregation.folding import AtOnce, Check, Folding, Robust
 from fedglm.server.aggregation.optimizers import make_server_optimizer
@@ -47,6 +47,7 @@ class Coordinator:
         listener: Is told of each step.
         stop: Set it to end the run at the next look for replies.
         resume: Go on from the newest checkpoint; without one, begin.
+        clock: By which all of the run waits.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Coordinator:
         listener: Listener,
         stop: threading.Event | None = None,
         resume: bool = False,
+        clock: Clock = WALL_CLOCK,
     ) -> None:
         self._plan, self._listener = plan, listener
-        self._exchange = Exchange(grid, stop or threading.Event())
+        self._exchange = Exchange(grid, stop or threading.Event(), clock=clock)
         self._grid = grid
         codec = plan.downlink.make_codec(plan.layout, envelope=envelope(plan.layout))
         self._optimizer = make_server_optimizer(plan.optimizer)
@@ -144,7 +146,7 @@ class Coordinator:
             raise
 
     def _one_round(self, number: int, participants: Participants, admission: Admission) -> Row:
-        started = time.monotonic()
+        started = self._exchange.clock.monotonic()
         plan, federation = self._plan, self._plan.federation
         active = len(participants.active)
         if not active:
@@ -252,7 +254,7 @@ class Coordinator:
             row["step_taken"] = False
         private = self._plan.client_privacy
         row |= {"client_epsilon": None} if private is None else private.row(self._rows)
-        row |= {"wall_s": round(time.monotonic() - started, 3), "virtual_s": None}
+        row |= {"wall_s": round(self._exchange.clock.monotonic() - started, 3), "virtual_s": None}
         return row
 
     def _checkpoint(self, participants: Participants) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.run_folder.names import DONE, EVENTS, FAILED, ROUNDS
 from fedglm.run_folder.rows import to_lines
@@ -18,10 +19,11 @@ class RunLog:
 
     Args:
         folder: The run's.
+        clock: Tells when something happened.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, clock: Clock = WALL_CLOCK) -> None:
+        self._folder, self._clock = folder, clock
         (folder / FAILED).unlink(missing_ok=True)
 
     def resumed(self, rows: list[Row]) -> None:
@@ -64,7 +66,8 @@ class RunLog:
         write_atomically(self._folder / ROUNDS, to_lines(rows))
 
     def _event(self, kind: str, **said: Any) -> None:
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": kind, **said})
+        now = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": kind, **said})
         path = self._folder / EVENTS
         with storage_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

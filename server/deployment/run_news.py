@@ -1,8 +1,8 @@
 """What is new in a run of real sites since one looked last, in lines for people."""
 
-import time
 from collections.abc import Callable
 
+from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.core.untrusted_text import cleaned
 from fedglm.run_folder.names import EVENTS, ROUNDS
 from fedglm.server.deployment.run_file import read_lines
@@ -20,12 +20,13 @@ class RunNews:
         project: Whose run.
         name: Of the run.
         say: Is given each line.
+        clock: By which it is silent for long.
     """
 
-    def __init__(self, project: Project, name: str, say: Callable[[str], None]) -> None:
-        self._project, self._folder, self._say = project, project.runs / name, say
+    def __init__(self, project: Project, name: str, say: Callable[[str], None], *, clock: Clock = WALL_CLOCK) -> None:
+        self._project, self._folder, self._say, self._clock = project, project.runs / name, say, clock
         self._rounds, self._events = 0, len(self._read_events())
-        self._quiet_since: float | None = time.monotonic()
+        self._quiet_since: float | None = clock.monotonic()
         self._refused: set[str] = set()
 
     def tell(self) -> None:
@@ -46,7 +47,7 @@ class RunNews:
             others = f" ({absent} more enrolled)" if absent > 0 else ""
             self._say(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites{others}")
         self._rounds = len(rows)
-        if self._quiet_since is not None and time.monotonic() - self._quiet_since > _PATIENCE_S:
+        if self._quiet_since is not None and self._clock.monotonic() - self._quiet_since > _PATIENCE_S:
             self._quiet_since = None
             self._say("it waits for sites; fedglm server status says which are offline")
 

@@ -1,6 +1,5 @@
 """Who may take part: the plan is announced to each node that is connected, and what it answers is checked."""
 
-import time
 from collections.abc import Iterable
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -70,7 +69,7 @@ class Admission:
 
     def look(self, participants: Participants, online: Iterable[int]) -> None:
         """Announce the plan to nodes that have come since, and again to those that did not answer."""
-        now = time.monotonic()
+        now = self._exchange.clock.monotonic()
         known = {member.node_id for member in participants.active}
         due = [node for node in sorted(set(online) - known) if now - self._asked.get(node, -1e9) >= _ASK_AGAIN_S]
         self._ask(node for node in due if node not in self._settled)
@@ -83,7 +82,7 @@ class Admission:
             self._declined(node_id, reason)
             return None
         if is_lost(reply):
-            self._asked[node_id] = time.monotonic() - _ASK_AGAIN_S + _LOST_S
+            self._asked[node_id] = self._exchange.clock.monotonic() - _ASK_AGAIN_S + _LOST_S
             return None
         try:
             introduced = self._introduced(node_id, reply)
@@ -101,7 +100,7 @@ class Admission:
 
     def _ask(self, nodes: Iterable[int]) -> None:
         for node in nodes:
-            self._asked[node] = time.monotonic()
+            self._asked[node] = self._exchange.clock.monotonic()
             self._exchange.send([(node, self._query)], QUERY, 0)
 
     def _all_connected(self) -> list[Participant]:
@@ -137,13 +136,13 @@ class Admission:
         return [self._admitted(member) for member in members.values()]
 
     def _wait_for(self, participants: Participants) -> None:
-        federation = self._plan.federation
-        began, next_look = time.monotonic(), 0.0
+        federation, clock = self._plan.federation, self._exchange.clock
+        began = next_look = clock.monotonic()
         deadline = began + federation.join_timeout_s
-        while (pending := participants.pending) and len(self._settled) < len(pending) and time.monotonic() < deadline:
-            if time.monotonic() >= next_look:
+        while (pending := participants.pending) and len(self._settled) < len(pending) and clock.monotonic() < deadline:
+            if clock.monotonic() >= next_look:
                 self.look(participants, self._exchange.online())
-                next_look = time.monotonic() + _LOOK_S
+                next_look = clock.monotonic() + _LOOK_S
             arrived = False
             for sent, reply in self._exchange.poll():
                 arrived = True
@@ -154,7 +153,7 @@ class Admission:
         if here < least:
             refused = "".join(f"; {reason}" for reason in sorted(self._refusals)[:3])
             raise FederationError(
-                f"{here} of {participants.size} enrolled sites take part after {time.monotonic() - began:.1f} s, at "
+                f"{here} of {participants.size} enrolled sites take part after {clock.monotonic() - began:.1f} s, at "
                 f"least {least} are needed; missing: {', '.join(participants.pending)[:200]}{refused}"
             )
 

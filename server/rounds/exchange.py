@@ -3,21 +3,26 @@
 import logging
 import math
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.core.errors import FedglmError
+from fedglm.server.rounds.patience import Patience
 
 LOG = logging.getLogger(__name__)
 
 _UNREADABLE = (DecodeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What Flower raises over a reply whose bytes are none of its messages, from `inflate` and the constructors of records;
 that the SuperLink is away is none of them."""
+
+_POLL_S: Final = 0.05
+"""Seconds between two looks for replies."""
 
 PULLED = 32
 """Replies asked for at a time: a grid holds all of one call in memory."""
@@ -40,37 +45,6 @@ class Stopped(FedglmError, RuntimeError):
     """Somebody asked the server to stop while it waited for replies."""
 
 
-class Patience:
-    """How long answers are waited for: some time, and less once most have come.
-
-    It runs from when it is made.
-
-    Args:
-        timeout_s: Seconds.
-        grace_s: Once most have come, the rest has as long again as those took, and so many seconds at the least.
-
-    Attributes:
-        lasts_s: Seconds that the wait lasts in all, as far as is known.
-    """
-
-    def __init__(self, timeout_s: float, grace_s: float) -> None:
-        self.lasts_s, self._grace_s = timeout_s, grace_s
-        self._start = time.monotonic()
-        self._most_are_there = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more is waited for."""
-        return time.monotonic() >= self._start + self.lasts_s
-
-    def most_arrived(self) -> None:
-        """Most are there by now; the first time that this is said counts."""
-        if not self._most_are_there:
-            self._most_are_there = True
-            took = time.monotonic() - self._start
-            self.lasts_s = min(self.lasts_s, took + max(took, self._grace_s))
-
-
 class Exchange:
     """Messages under way between the server and its nodes.
 
@@ -80,11 +54,14 @@ class Exchange:
     Args:
         grid: Flower's way to the nodes.
         stop: When set, waiting ends with `Stopped`.
-        poll_s: Seconds between two looks for replies.
+        clock: By which all that goes on over this exchange waits.
+
+    Attributes:
+        clock: See above.
     """
 
-    def __init__(self, grid: Grid, stop: threading.Event, poll_s: float = 0.05) -> None:
-        self._grid, self._stop, self._poll_s = grid, stop, poll_s
+    def __init__(self, grid: Grid, stop: threading.Event, *, clock: Clock = WALL_CLOCK) -> None:
+        self._grid, self._stop, self.clock = grid, stop, clock
         self._waiting: dict[str, Sent] = {}
 
     def send(self, contents: Iterable[tuple[int, RecordDict]], message_type: str, server_round: int) -> None:
@@ -137,7 +114,7 @@ class Exchange:
             timeout_s: Seconds to wait.
             grace_s: See `Patience`; half are most.
         """
-        asked, patience = len(self._waiting), Patience(timeout_s, grace_s)
+        asked, patience = len(self._waiting), Patience(timeout_s, grace_s, self.clock)
         while self._waiting and not patience.is_over:
             if len(self._waiting) <= asked / 2:
                 patience.most_arrived()
@@ -150,7 +127,7 @@ class Exchange:
 
     def wait(self) -> None:
         """Wait a little before the next look."""
-        self._stop.wait(self._poll_s)
+        self.clock.wait(self._stop, _POLL_S)
 
     def online(self) -> set[int]:
         """Flower's ids of the nodes that are connected."""

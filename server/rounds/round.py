@@ -9,7 +9,6 @@ import hashlib
 import logging
 import math
 import secrets
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +24,9 @@ from fedglm.privacy.ledger.ledger import BUDGET_RULE
 from fedglm.protocol.messages import LENGTHS, MODEL, RECORD, TrainRequest
 from fedglm.server.aggregation.folding import Folding
 from fedglm.server.rounds.admission import QUERY, Admission
-from fedglm.server.rounds.exchange import Exchange, Patience
+from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.participants import Participant, Participants, error_text, is_lost, refusal_of
+from fedglm.server.rounds.patience import Patience
 from fedglm.server.rounds.reply_checks import GoodReply, inspect_reply
 from fedglm.server.rounds.server_log import ServerLog, fault_of
 from fedglm.server.run_setup import Listener, Plan
@@ -104,6 +104,7 @@ class Round:
     ) -> None:
         self.number, self._run, self._plan, self._versions = number, run, plan, versions
         self._sampled, self._folding, self._context = sampled, folding, context
+        self._clock = context.exchange.clock
         self._instructions: dict[str, TrainRequest] = {}
         self._sent_again: set[str] = set()
         self._lost: dict[str, str] = {}
@@ -128,8 +129,8 @@ class Round:
             self._ask(member)
         most = max(federation.min_accepted(len(self._sampled)), len(self._sampled) / 2)
         grace_s = federation.grace_s if self._plan.sites is not None else math.inf
-        patience = Patience(federation.round_timeout_s, grace_s)
-        next_look = time.monotonic() + _LOOK_S
+        patience = Patience(federation.round_timeout_s, grace_s, self._clock)
+        next_look = self._clock.monotonic() + _LOOK_S
         while self._open and len(self.accepted) < close_at and not patience.is_over:
             arrived = False
             for sent, reply in exchange.poll():
@@ -140,9 +141,9 @@ class Round:
                     self._take(self._context.participants.of_node(sent.node_id), reply)
             if len(self.accepted) >= most:
                 patience.most_arrived()
-            if time.monotonic() >= next_look:
+            if self._clock.monotonic() >= next_look:
                 self._look()
-                next_look = time.monotonic() + _LOOK_S
+                next_look = self._clock.monotonic() + _LOOK_S
             if not arrived:
                 exchange.wait()
         exchange.cancel(TRAIN)
@@ -182,7 +183,7 @@ class Round:
         self.traffic.downlink += recorddict_to_proto(content).ByteSize()
         self.traffic.dense_downlink += 0 if known else 4 * self._plan.layout.size
         self._lost.pop(name, None)
-        self._asked[name] = time.monotonic()
+        self._asked[name] = self._clock.monotonic()
         self._context.exchange.send([(member.node_id, content)], TRAIN, self.number)
 
     def _take(self, member: Participant | None, reply: Message) -> None:
@@ -260,12 +261,12 @@ class Round:
         """Ask again where a message was lost, once the node is there; let newcomers in."""
         federation, exchange = self._plan.federation, self._context.exchange
         online = exchange.online()
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for member in self._open:
             waited = now - self._asked.get(member.name, now)
             if waited >= federation.resend_after_s:
                 self._lost.setdefault(member.name, f"no reply within {federation.resend_after_s:g} s")
-            if member.name in self._asked and self._plan.last_activation(member.name) > time.time() - waited:
+            if member.name in self._asked and self._plan.last_activation(member.name) > self._clock.time() - waited:
                 self._lost.setdefault(member.name, "the node was started again")
             if member.name not in self._lost or member.node_id not in online:
                 continue
