@@ -79,13 +79,21 @@ class ClientPrivacy:
         self.mechanism, self.nodes, self.epsilon, self.delta = mechanism, nodes, epsilon, delta
         self._noise = noise or GaussianNoise()
 
-    def begin(self, rows: list[dict[str, Any]], members: Sequence[Node], size: int) -> tuple[list[Node], "PrivateMean"]:
-        """Draw the nodes of the round after `rows`, and give what takes their updates.
+    def sample(self, members: Sequence[Node]) -> list[Node]:
+        """Draw the nodes of a round, each on its own.
+
+        Args:
+            members: The nodes that may take part.
+        """
+        return [members[index] for index in poisson(self._noise, len(members), self.mechanism.sampling_rate)]
+
+    def begin(self, rows: list[dict[str, Any]], size: int, *, terms: int) -> "PrivateMean":
+        """Give what takes the updates of the round after `rows`, if the budget allows for one more.
 
         Args:
             rows: One object a round done, with what `row` put into it.
-            members: The nodes that may take part.
             size: Number of federated parameters.
+            terms: Nodes that may take part, drawn or not.
 
         Raises:
             PrivacyError: One more round would exceed the budget, or the federation is too large for the sum.
@@ -93,8 +101,7 @@ class ClientPrivacy:
         history = [*_history(rows), self.mechanism.event()]
         if not within(history, self.epsilon, self.delta):
             raise PrivacyError(f"round {len(history)} would exceed client_privacy.epsilon = {self.epsilon:g}")
-        sample = [members[index] for index in poisson(self._noise, len(members), self.mechanism.sampling_rate)]
-        return sample, PrivateMean(size, len(members), self.mechanism, nodes=self.nodes, noise=self._noise)
+        return PrivateMean(size, terms, self.mechanism, nodes=self.nodes, noise=self._noise)
 
     def row(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """What the row of the round after `rows` must hold: these fields are the account, and checkpoints keep it."""

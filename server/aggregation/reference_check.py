@@ -9,7 +9,6 @@ Here the loss is that of the two models that a round leads to: the one that woul
 heads for, which holds what the downlink's code leaves out as well. An update may harm either alone.
 """
 
-import copy
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, TypeAlias
@@ -17,11 +16,13 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from fedglm.compression.codec import CodecError
-from fedglm.compression.downlink import ModelVersions
-from fedglm.server.aggregation.optimizers import ServerOptimizer
 
 ReferenceLosses: TypeAlias = Callable[[Iterable[np.ndarray], int], list[float]]
 """Losses of model vectors (float32) on what a round, whose number is given, is measured on."""
+
+Preview: TypeAlias = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""From the mean of a round (float32), whose number is given, to the model that would be published and the one that it
+heads for; raises CodecError or ValueError where they leave the weights' range."""
 
 MAX_GROUPS: Final = 16
 """Of more updates than these, several are left out together, or a round would be measured for longer than trained."""
@@ -32,17 +33,12 @@ class ReferenceCheck:
 
     Args:
         losses: On reference records.
-        versions: The model as it was published last.
-        optimizer: Makes a step of a mean; a copy of it is asked.
-        scale: Factor on what the downlink's code has left out so far.
+        preview: The models that a mean leads to.
         number: Of the round.
     """
 
-    def __init__(
-        self, losses: ReferenceLosses, versions: ModelVersions, optimizer: ServerOptimizer, scale: float, number: int
-    ) -> None:
-        self._losses, self._versions, self._optimizer = losses, versions, optimizer
-        self._scale, self._number = scale, number
+    def __init__(self, losses: ReferenceLosses, preview: Preview, number: int) -> None:
+        self._losses, self._preview, self._number = losses, preview, number
 
     def __call__(self, means: Iterable[np.ndarray]) -> list[float]:
         """Loss that each mean (float32) leads to, over both models; infinity where it leaves the weights' range."""
@@ -50,9 +46,8 @@ class ReferenceCheck:
         return [(published + target) / 2 for published, target in zip(losses[::2], losses[1::2], strict=True)]
 
     def _models(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        step = copy.deepcopy(self._optimizer).step(mean, self._number)
         try:
-            return self._versions.preview(step, self._scale)
+            return self._preview(mean, self._number)
         except (CodecError, ValueError):
             nowhere = np.full_like(mean, np.nan)
             return nowhere, nowhere

@@ -148,12 +148,22 @@ def shares(with_rest: Sequence[Cosine], with_drift: Sequence[Cosine] | None = No
     return counted if 2 * sum(counted) > len(counted) else [1.0] * len(counted)
 
 
-def moved_on(drift: npt.NDArray[np.float32] | None, mean: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The direction of the last rounds, with this one."""
-    if drift is None:
-        return mean.copy()
-    following: npt.NDArray[np.float32] = _MEMORY * drift + mean
-    return following
+class Drift:
+    """The direction in which the model went in the last rounds.
+
+    Args:
+        direction: float32; None before the first round.
+
+    Attributes:
+        direction: See above.
+    """
+
+    def __init__(self, direction: npt.NDArray[np.float32] | None = None) -> None:
+        self.direction = direction
+
+    def follow(self, mean: npt.NDArray[np.float32]) -> None:
+        """A round has gone on by its mean."""
+        self.direction = mean.copy() if self.direction is None else _MEMORY * self.direction + mean
 
 
 def _below(cosines: Sequence[Cosine]) -> list[float]:

@@ -6,7 +6,7 @@ The last two are kept: should the disk damage the newest, the one before it stil
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from fedglm.core.errors import FedglmError
 from fedglm.core.files import write_atomically
 
 KEPT = 2
-_DRIFT = "robust/drift"
 
 
 class CheckpointError(FedglmError, RuntimeError):
@@ -37,7 +36,7 @@ class Checkpoint:
         rows: One object a round done, as in `rounds.jsonl`.
         versions: Arrays of the versioned downlink.
         optimizer: Arrays of the server optimizer.
-        drift: Direction of the last rounds, where that is looked at; see `server.aggregation.robust`.
+        aggregation: Arrays of the aggregation.
     """
 
     run: str
@@ -47,7 +46,7 @@ class Checkpoint:
     rows: list[dict[str, Any]]
     versions: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
-    drift: np.ndarray | None = None
+    aggregation: dict[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it durably, then remove all but this one and the one before it.
@@ -57,7 +56,7 @@ class Checkpoint:
         """
         tensors = {f"versions/{name}": array for name, array in self.versions.items()}
         tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.items()}
-        tensors |= {} if self.drift is None else {_DRIFT: self.drift}
+        tensors |= {f"robust/{name}": array for name, array in self.aggregation.items()}
         words: dict[str, Any] = {
             "run": self.run,
             "round": self.round,
@@ -118,5 +117,5 @@ def _load(path: Path) -> Checkpoint:
         rows=words["rows"],
         versions=groups["versions"],
         optimizer=groups["optimizer"],
-        drift=groups["robust"].get("drift"),
+        aggregation=groups["robust"],
     )

@@ -7,7 +7,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedglm.client.supernode.one_answer import app_of
 from fedglm.server.rounds.admission import QUERY
 from fedglm.server.rounds.countersigning import SEAL
-from fedglm.server.rounds.round import TRAIN
+from fedglm.server.rounds.requests import TRAIN
 
 
 @pytest.mark.parametrize("kind", [QUERY, SEAL, TRAIN, "evaluate"])

@@ -173,8 +173,7 @@ def test_no_seed_reaches_sample_or_noise():
         np.random.seed(7)
         torch.manual_seed(7)
         private = ClientPrivacy(mechanism(rate=0.5), nodes=200, epsilon=50.0, delta=1e-3)
-        sample, mean = private.begin([], list(range(200)), 500)
-        return sample, mean.mean()
+        return private.sample(list(range(200))), private.begin([], 500, terms=200).mean()
 
     (one, noise), (other, other_noise) = after_seeding(), after_seeding()
     assert one != other
@@ -183,7 +182,7 @@ def test_no_seed_reaches_sample_or_noise():
 
 def test_each_node_is_drawn_on_its_own():
     private = ClientPrivacy(mechanism(5.0, rate=0.1), nodes=1000, epsilon=50.0, delta=1e-4)
-    sizes = [len(private.begin([], range(1000), 3)[0]) for _ in range(400)]
+    sizes = [len(private.sample(range(1000))) for _ in range(400)]
     assert np.mean(sizes) == pytest.approx(100, abs=6 * np.sqrt(90 / 400))
     assert np.var(sizes) == pytest.approx(90, rel=0.45)  # that of a binomial; a fixed size has none
 
@@ -212,7 +211,7 @@ def test_all_rounds_together_spend_the_budget_and_no_more(epsilon, fraction, rou
     assert spends == sorted(spends)
     assert epsilon - 0.1 < spends[-1] <= epsilon
     with pytest.raises(PrivacyError, match=r"would exceed client_privacy\.epsilon"):
-        private.begin(rows, range(nodes), 3)
+        private.begin(rows, 3, terms=nodes)
 
 
 @pytest.mark.parametrize(("nodes", "delta"), [(1, 0.1), (3, 0.03), (10, 0.01), (11, 0.009), (400, 2e-4), (1000, 1e-4)])

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import fake_grid
 import numpy as np
 import pytest
 import torch
@@ -25,13 +26,12 @@ from fedglm.scenarios.deployment import make, prepare
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario
 from fedglm.server.aggregation.fixed_point import FixedPointMean
-from fedglm.server.aggregation.folding import Check, Robust
-from fedglm.server.aggregation.optimizers import make_server_optimizer
 from fedglm.server.aggregation.reference_check import MAX_GROUPS, ReferenceCheck, groups_of, harmful
+from fedglm.server.aggregation.robust_mean import Check, RobustAggregator
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import load_reference, save_reference
 from fedglm.server.errors import ProjectError
-from fedglm.server.settings import ServerOptimizerSettings
+from fedglm.server.rounds.global_model import GlobalModel
 
 TABLE = DataSettings(source="breast-cancer")
 
@@ -94,15 +94,17 @@ def test_the_mean_is_that_of_the_others(tmp_path, order):
     def losses(means):
         return [float(mean @ hostile) for mean in means]
 
+    check = Check(losses, lambda names: [[n] for n in names])
     mean = FixedPointMean(SIZE, terms=4)
-    folding = Robust(mean, tmp_path, "topk-fp16", factor=100.0, check=Check(losses, lambda names: [[n] for n in names]))
+    aggregator = RobustAggregator(mean, tmp_path, "topk-fp16", factor=100.0, check=check)
     for index in order:
-        folding.take(f"node-{index}", 0.5, sent[index], CODEC.encode(vectors[index]))
-    assert folding.close() == {"node-2": 0.0}
+        aggregator.add(f"node-{index}", 0.5, sent[index], CODEC.encode(vectors[index]))
+    closed = aggregator.close()
+    assert closed.counted == {"node-2": 0.0}
     others = FixedPointMean(SIZE, terms=3)
     for index in (0, 1, 3):
         others.add(sent[index], 0.5)
-    assert mean.mean().tobytes() == others.mean().tobytes()
+    assert closed.mean.tobytes() == others.mean().tobytes()
 
 
 # What is measured
@@ -132,26 +134,25 @@ def test_a_preview_is_what_publishing_would_make_and_changes_nothing(feedback):
             assert seen.state()[name].tobytes() == array.tobytes()
 
 
-def test_a_check_asks_for_the_models_of_the_step_and_leaves_the_optimizer_alone():
-    optimizer = make_server_optimizer(ServerOptimizerSettings(server_optimizer="nesterov"))
-    mean = np.full(SIZE, 0.01, np.float32)
-    optimizer.step(mean, 1)
-    before = optimizer.state()["velocity"].copy()
+def test_a_check_asks_for_the_models_of_the_step_and_leaves_the_optimizer_alone(tmp_path):
+    model = GlobalModel(fake_grid.plan(tmp_path, server_optimizer="nesterov"), None)
+    mean = np.full(fake_grid.SIZE, 0.01, np.float32)
+    model.publish(mean, 1)
+    before = model.optimizer_state()["velocity"].copy()
     asked = []
 
     def losses(models, number):
         asked.append((list(models), number))
         return [1.0, 3.0] * (len(asked[-1][0]) // 2)
 
-    held = versions()
-    check = ReferenceCheck(losses, held, optimizer, 1.0, 2)
+    check = ReferenceCheck(losses, model.preview, 2)
     assert check([mean, mean]) == [2.0, 2.0]
     ((published, *_), number) = asked[0]
     assert number == 2
-    assert optimizer.state()["velocity"].tobytes() == before.tobytes()
-    held.publish(optimizer.step(mean, 2))
-    assert published.tobytes() == held.vector.tobytes()
-    check([np.full(SIZE, 1e6, np.float32)])
+    assert model.optimizer_state()["velocity"].tobytes() == before.tobytes()
+    assert model.publish(mean, 2)
+    assert published.tobytes() == model.vector.tobytes()
+    check([np.full(fake_grid.SIZE, 1e6, np.float32)])
     assert np.isnan(asked[-1][0]).all(), "a model beyond all weights is none"
 
 

@@ -9,19 +9,21 @@ from honest_updates import CODEC, SIZE, honest
 from fedglm.compression.codec import decode
 from fedglm.compression.updates import SparseUpdate
 from fedglm.server.aggregation.fixed_point import FixedPointMean
-from fedglm.server.aggregation.folding import AtOnce, Robust
+from fedglm.server.aggregation.mean import MeanAggregator
 from fedglm.server.aggregation.robust import Cosine, limits_of, shares
+from fedglm.server.aggregation.robust_mean import RobustAggregator
 
 
 def mean_of(folder, vectors, order=None, factor=1.25, weights=None, drift=None):
-    mean = FixedPointMean(SIZE, terms=len(vectors))
-    folding = Robust(mean, folder, "topk-fp16", factor=factor, drift=drift)
+    aggregator = RobustAggregator(
+        FixedPointMean(SIZE, terms=len(vectors)), folder, "topk-fp16", factor=factor, drift=drift
+    )
     for index in order or range(len(vectors)):
         blob = CODEC.encode(vectors[index])
         weight = 1.0 if weights is None else weights[index]
-        folding.take(f"node-{index}", weight, decode(blob, size=SIZE), blob)
-    counted = folding.close()
-    return mean.mean(), counted
+        aggregator.add(f"node-{index}", weight, decode(blob, size=SIZE), blob)
+    closed = aggregator.close()
+    return closed.mean, closed.counted
 
 
 def test_the_mean_has_the_same_bits_in_any_order(tmp_path):
@@ -36,13 +38,13 @@ def test_the_mean_has_the_same_bits_in_any_order(tmp_path):
 def test_alike_updates_count_whole_and_their_mean_is_the_plain_one(tmp_path):
     vectors = honest(5)
     robust, counted = mean_of(tmp_path, vectors, factor=2.0)
-    plain = FixedPointMean(SIZE, terms=5)
-    folding = AtOnce(plain)
+    aggregator = MeanAggregator(FixedPointMean(SIZE, terms=5))
     for index, vector in enumerate(vectors):
         blob = CODEC.encode(vector)
-        folding.take(str(index), 1.0, decode(blob, size=SIZE), blob)
-    assert folding.close() == counted == {}
-    assert robust.tobytes() == plain.mean().tobytes()
+        aggregator.add(str(index), 1.0, decode(blob, size=SIZE), blob)
+    plain = aggregator.close()
+    assert plain.counted == counted == {}
+    assert robust.tobytes() == plain.mean.tobytes()
 
 
 @pytest.mark.parametrize("scale", [1e1, 1e3, 1e5])

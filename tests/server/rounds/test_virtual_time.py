@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from fake_grid import FakeGrid, Watcher, answering, federate, plan, spoiled
@@ -98,14 +99,14 @@ def test_silence_is_asked_again_after_a_while_and_given_up_in_the_end(tmp_path):
     nodes, clock = nodes_of(tmp_path), VirtualClock()
     asked = []
 
-    def count(_reply, message):
+    def count(_reply, _message):
         asked.append(clock.now)
 
     nodes[9] = spoiled(nodes[9], count)
     coordinator, _ = run(tmp_path, nodes, clock=clock, grace_s=3000.0, resend_after_s=300.0, resends=2)
     assert coordinator.rows[1]["rejections"] == {"b": "no reply within 300 s (2 times asked again)"}
     assert len(asked) == 3
-    assert all(300 <= later - earlier <= 303 for earlier, later in zip(asked, asked[1:], strict=False))
+    assert all(300 <= later - earlier <= 303 for earlier, later in pairwise(asked))
     assert 900 <= coordinator.rows[1]["wall_s"] <= 909
 
 

@@ -1,19 +1,20 @@
-"""From a round's updates to its mean: at once, or once all are there, with what one of them can do bounded."""
+"""The weighted mean of a round's updates once all are there, with what one of them can do bounded."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from fedglm.compression.codec import Update
+from fedglm.server.aggregation.aggregator import Aggregate, Aggregator
 from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean
 from fedglm.server.aggregation.kept_updates import Kept, KeptUpdates
-from fedglm.server.aggregation.reference_check import harmful
+from fedglm.server.aggregation.reference_check import Preview, ReferenceCheck, ReferenceLosses, groups_of, harmful
 from fedglm.server.aggregation.robust import (
     FEWEST,
+    Drift,
     Limits,
     cosine_with,
     cosine_with_rest,
@@ -23,46 +24,6 @@ from fedglm.server.aggregation.robust import (
 )
 
 _UNIT: Final = 2.0**-FRACTION_BITS
-
-
-class Folding(Protocol):
-    """What a round gives its updates to."""
-
-    def take(self, name: str, weight: float, update: Update, blob: bytes) -> None:
-        """Take a node's update.
-
-        Args:
-            name: Of the node; each has one update in a round.
-            weight: Public weight of the node.
-            update: Decoded from `blob`.
-            blob: As it came.
-
-        Raises:
-            CodecError: It cannot be summed; nothing was changed.
-            StorageError: It cannot be kept.
-        """
-
-    def close(self) -> dict[str, float]:
-        """All are there: from now on the mean is whole. Returns what each node's counted for, where that is below 1."""
-
-
-class AtOnce:
-    """Folds each update into the mean as it comes.
-
-    Args:
-        mean: Of the round.
-    """
-
-    def __init__(self, mean: FixedPointMean) -> None:
-        self._mean = mean
-
-    def take(self, name: str, weight: float, update: Update, blob: bytes) -> None:  # noqa: ARG002 (one signature)
-        """Fold it in; see `Folding`."""
-        self._mean.add(update, weight)
-
-    def close(self) -> dict[str, float]:
-        """Nothing is bounded."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -78,15 +39,15 @@ class Check:
     groups: Callable[[Sequence[str]], list[list[str]]]
 
 
-class Robust:
-    """Keeps the updates until all are there, and bounds them by what most are like; see `robust`.
+class RobustAggregator:
+    """Keeps the updates until all are there, and bounds them by what most are like; see `robust` and `Aggregator`.
 
     Args:
         mean: Of the round.
         folder: Where the updates may be kept meanwhile.
         codec: By which they are coded.
         factor: Greatest norm and value over the medians.
-        drift: Direction of the last rounds, float32; None where there is none, or it is not looked at.
+        drift: Direction of the last rounds, which goes on by this one; None where it is not looked at.
         check: Against reference records; None without any.
     """
 
@@ -97,27 +58,34 @@ class Robust:
         codec: str,
         *,
         factor: float,
-        drift: npt.NDArray[np.float32] | None = None,
+        drift: Drift | None = None,
         check: Check | None = None,
     ) -> None:
         self._mean, self._factor, self._drift, self._check = mean, factor, drift, check
         self._kept = KeptUpdates(folder, len(mean.total), codec)
         self._limits: Limits | None = None
 
-    def take(self, name: str, weight: float, update: Update, blob: bytes) -> None:
-        """Keep it; see `Folding`."""
+    def add(self, name: str, weight: float, update: Update, blob: bytes) -> None:
+        """Keep it."""
         self._mean.check(update, weight)
         self._kept.keep(name, weight, update, blob)
 
-    def close(self) -> dict[str, float]:
+    def close(self) -> Aggregate:
         """Cut what is long, fold all in, let what is odd count for less, and leave out what does harm.
 
         Returns:
-            Norm that was folded in over norm that came, by name of the node, where that is below 1.
+            The mean; counted is the norm that was folded in over the norm that came.
 
         Raises:
             StorageError: An update cannot be read again.
         """
+        counted = self._fold_in()
+        mean = self._mean.mean()
+        if self._drift is not None:
+            self._drift.follow(mean)
+        return Aggregate(mean, counted)
+
+    def _fold_in(self) -> dict[str, float]:
         kept = self._kept.by_name
         self._limits = limits_of([one.norm for one in kept], [one.greatest for one in kept], self._factor)
         counted = {}
@@ -144,8 +112,8 @@ class Robust:
         for one, update in self._kept.updates():
             cut = self._cut(update)
             with_rest.append(cosine_with_rest(cut, one.weight, self._mean.total, _UNIT, square))
-            if self._drift is not None:
-                with_drift.append(cosine_with(cut, self._drift))
+            if self._drift is not None and self._drift.direction is not None:
+                with_drift.append(cosine_with(cut, self._drift.direction))
         counts_for = shares(with_rest, with_drift or None)
         for one, share in zip(kept, counts_for, strict=True):
             if share < 1:
@@ -175,3 +143,53 @@ class Robust:
         for update, weight in members(chosen):
             self._mean.take_back(update, weight)
         return [name for number in chosen for name in groups[number]]
+
+
+class RobustAggregation:
+    """A bounded mean in each round; see `Aggregation`.
+
+    Args:
+        size: Number of federated parameters.
+        folder: Where the updates of a round may be kept meanwhile.
+        codec: By which they are coded.
+        factor: Greatest norm and value over the medians.
+        looks_at_drift: Whether updates are compared with the direction of the last rounds. That is for noise, which is
+            fresh each round; without it, all nodes go on in one direction.
+        reference: Measures models on reference records; None without any.
+        preview: The models that a mean would lead to.
+        seed: Of the experiment.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        folder: Path,
+        codec: str,
+        *,
+        factor: float,
+        looks_at_drift: bool,
+        reference: ReferenceLosses | None,
+        preview: Preview,
+        seed: int,
+    ) -> None:
+        self._size, self._folder, self._codec, self._factor = size, folder, codec, factor
+        self._reference, self._preview, self._seed = reference, preview, seed
+        self._drift = Drift() if looks_at_drift else None
+
+    def begin(self, rows: list[dict[str, Any]], *, sampled: int, eligible: int) -> Aggregator:  # noqa: ARG002
+        """A sum with room for all that are asked, and a file for their updates."""
+        check, number = None, len(rows) + 1
+        if self._reference is not None:
+            losses = ReferenceCheck(self._reference, self._preview, number)
+            check = Check(losses, lambda names: groups_of(names, self._seed, number))
+        mean = FixedPointMean(self._size, terms=sampled)
+        return RobustAggregator(mean, self._folder, self._codec, factor=self._factor, drift=self._drift, check=check)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The direction of the last rounds."""
+        return {} if self._drift is None or self._drift.direction is None else {"drift": self._drift.direction}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take up the direction of the last rounds, where it is looked at."""
+        if self._drift is not None:
+            self._drift.direction = state.get("drift")
