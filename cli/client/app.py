@@ -12,6 +12,8 @@ import typer
 from fedglm.cli import options
 from fedglm.cli.client.metrics import metrics
 from fedglm.cli.client.plan import plan
+from fedglm.client.supernode.flower_log import CONNECTED
+from fedglm.protocol.refusals import NOT_ENROLLED
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.process.daemon import Daemon
@@ -23,9 +25,7 @@ app = typer.Typer(help="A site: its keys, its policy, its node.", no_args_is_hel
 Folder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The site's folder.")]
 
 _HERE = Path()
-_CONNECTED = "SuperNode ID"  # in Flower's log, once the server has let the node in
-_TURNED_AWAY = "is not enrolled, or was revoked"  # there too, from the server's door
-_PATIENCE_S = 15.0  # for that; without the server a node goes on trying
+_PATIENCE_S = 15.0  # for a node to be connected; without the server it goes on trying
 
 
 @app.command()
@@ -151,14 +151,14 @@ def start(
     began = time.monotonic()
 
     def connected() -> bool:
-        return any(_CONNECTED in line for line in daemon.tail(200, since=since))
+        return any(CONNECTED in line for line in daemon.tail(200, since=since))
 
     try:
         pid = daemon.start(
             kept(argv, daemon.log), env, ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S
         )
     except DaemonError:
-        if any(_TURNED_AWAY in line for line in daemon.tail(200, since=since)):
+        if any(NOT_ENROLLED in line for line in daemon.tail(200, since=since)):
             _explain_turned_away(site)
         raise
     found = f"connected to {site.server}" if connected() else f"{site.server} has not let it in yet; it goes on trying"

@@ -16,6 +16,7 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedglm.privacy.errors import PrivacyError
+from fedglm.protocol.refusals import NOT_ENROLLED
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.activation import REFUSED, TRY_AGAIN, sign_on
 from fedglm.server.gateway.activation_times import SignOns
@@ -170,7 +171,7 @@ class SitesDoor:
             return 403, "this port is for the sites' nodes; runs and registrations are for the server's own machine"
         signs_on = path == _SIGN_ON
         if sender.site is None:
-            reason = "this node's key is not enrolled, or was revoked; send SITE.pub to the people who run the server"
+            reason = f"this node's key {NOT_ENROLLED}; send SITE.pub to the people who run the server"
             return _SAY_WHY if signs_on else _END, reason
         if sender.late_s is None:
             return _SAY_WHY if signs_on else _END, f"{sender.site} does not say when it sent its request"
