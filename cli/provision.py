@@ -8,7 +8,8 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
-    from fedglm.server.project.folder import Project, ProjectSettings
+    from fedglm.server.project.folder import Project
+    from fedglm.server.project.settings import ProjectSettings
 
 
 def provision(
@@ -67,7 +68,8 @@ def provision(
 
 def _settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
     """What the options say, on top of what the project says if there is one."""
-    from fedglm.server.project.folder import Project, checked_settings, is_project
+    from fedglm.server.project.folder import Project, is_project
+    from fedglm.server.project.settings import checked_settings
 
     values = {key: value for key, value in given.items() if value is not None}
     if is_project(folder):

@@ -13,25 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    SECP384R1,
-    EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
-    generate_private_key,
-)
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedglm.core.files import create_privately, write_atomically
+from fedglm.core.files import write_atomically
 from fedglm.server.errors import ProjectError
+from fedglm.server.project.private_keys import load_key, own_key
 
 AUTHORITY_DAYS = 3650
 WARNING_DAYS = 30
@@ -98,7 +88,7 @@ def make_authority(key_path: Path, path: Path, name: str) -> None:
     """
     if path.exists():
         return
-    key = _own_key(key_path)
+    key = own_key(key_path)
     subject = _subject(f"{name} certificate authority")
     now = _now()
     made = (
@@ -134,9 +124,9 @@ def issue_certificate(
         ProjectError: A key is damaged or others may read it, or the authority ends too soon.
         StorageError: A file cannot be written.
     """
-    signer, issuer = _load_key(authority_key), _load(authority)
+    signer, issuer = load_key(authority_key), _load(authority)
     _check_pair(authority, signer)
-    key = _own_key(key_path)
+    key = own_key(key_path)
     now = _now()
     ends = now + datetime.timedelta(days=days)
     if ends > issuer.not_valid_after_utc:
@@ -186,50 +176,11 @@ def check_chain(path: Path, key_path: Path, authority: Path) -> None:
         ProjectError: They do not belong together, or a file cannot be used.
     """
     found, issuer = _load(path), _load(authority)
-    _check_pair(path, _load_key(key_path))
+    _check_pair(path, load_key(key_path))
     try:
         found.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):
         raise ProjectError(f"{path} is not by the authority {authority}: no site will trust it") from None
-
-
-def _own_key(path: Path) -> EllipticCurvePrivateKey:
-    """The key in the file at `path`; made if there is none."""
-    if not path.exists():
-        content = generate_private_key(SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        create_privately(path, content)
-    return _load_key(path)
-
-
-def _load_key(path: Path) -> EllipticCurvePrivateKey:
-    check_private(path)
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    except OSError as exc:
-        raise ProjectError(f"cannot read the key {path}: {exc.strerror}") from exc
-    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP384R1):
-        # Outside the handler: a chained error could quote what the file holds.
-        raise ProjectError(f"{path} holds no unencrypted EC P-384 key in PEM: is it whole, and the right file?")
-    return key
-
-
-def check_private(path: Path) -> None:
-    """Refuse a key that others than its owner may use.
-
-    Raises:
-        ProjectError: They may, or there is no such file.
-    """
-    try:
-        rights = path.stat().st_mode & 0o777
-    except OSError as exc:
-        raise ProjectError(f"cannot read the key {path}: {exc.strerror}") from exc
-    if rights & 0o077:
-        raise ProjectError(
-            f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run chmod 600 {path}; "
-            "else make a new project"
-        )
 
 
 def _check_pair(path: Path, key: EllipticCurvePrivateKey) -> None:

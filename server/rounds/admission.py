@@ -36,8 +36,8 @@ class Admission:
         exchange: Messages to the nodes.
         plan: Of the run.
         run: Identity of the run.
-        listener: Is told of each node that does not take part.
-        evidence: What the server writes down.
+        listener: Hears of each node that does not take part.
+        server_log: What the server writes down.
     """
 
     def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, server_log: ServerLog) -> None:

@@ -40,7 +40,7 @@ class Countersigning:
         exchange: Messages to the nodes.
         plan: Of the run.
         run: Identity of the run.
-        evidence: The server's log.
+        server_log: The server's log.
     """
 
     def __init__(self, exchange: Exchange, plan: Plan, run: str, server_log: ServerLog) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from fedglm.privacy.errors import PrivacyError
 from fedglm.server.errors import ProjectError
-from fedglm.server.project.certificates import WARNING_DAYS, check_chain, check_private, read_certificate
+from fedglm.server.project.certificates import WARNING_DAYS, check_chain, read_certificate
 from fedglm.server.project.enrolment import enrolled_sites
 from fedglm.server.project.folder import Project
+from fedglm.server.project.private_keys import check_private
 
 MIN_FREE_BYTES = 256 * 2**20
 ROOMY_FREE_BYTES = 2 * 2**30

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.site_identity import SiteIdentity
-from fedglm.server.project.folder import Project, checked_settings
+from fedglm.server.project.folder import Project
 from fedglm.server.project.kits import write_kit
+from fedglm.server.project.settings import checked_settings
 
 
 class Site(NamedTuple):

@@ -15,8 +15,9 @@ from fedglm.privacy.policy.policy import Policy
 from fedglm.protocol.recipe import Recipe
 from fedglm.scenarios.deployment import make
 from fedglm.scenarios.scenario import Scenario
-from fedglm.server.project.folder import Project, ProjectSettings
+from fedglm.server.project.folder import Project
 from fedglm.server.project.kits import write_kit
+from fedglm.server.project.settings import ProjectSettings
 
 NAME = "berlin"
 

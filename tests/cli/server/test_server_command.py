@@ -11,7 +11,8 @@ from run_files import run_files, write
 
 from fedglm.cli.process.daemon import Daemon
 from fedglm.server.project import certificates
-from fedglm.server.project.folder import Project, checked_settings
+from fedglm.server.project.folder import Project
+from fedglm.server.project.settings import checked_settings
 from fedglm.server.superlink import preflight
 
 A, B = Site.make("a"), Site.make("b")

@@ -21,8 +21,9 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import certificates
-from fedglm.server.project.folder import Project, checked_settings
+from fedglm.server.project.folder import Project
 from fedglm.server.project.kits import short, write_kit
+from fedglm.server.project.settings import checked_settings
 
 SECRET = re.compile(rb"PRIVATE KEY")
 

@@ -24,7 +24,8 @@ from super_node import SuperNode
 from fedglm.cli.process.daemon import Daemon, flower_environment
 from fedglm.server.project import certificates
 from fedglm.server.project.enrolment import enrol
-from fedglm.server.project.folder import PROJECT, Project, checked_settings
+from fedglm.server.project.folder import PROJECT, Project
+from fedglm.server.project.settings import checked_settings
 from fedglm.server.superlink.control import Control
 
 pytestmark = pytest.mark.slow
