@@ -20,7 +20,7 @@ from fedglm.core import files
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy
 from fedglm.server.errors import ProjectError
-from fedglm.server.project import certificates
+from fedglm.server.project import certificates, private_keys
 from fedglm.server.project.folder import Project
 from fedglm.server.project.kits import short, write_kit
 from fedglm.server.project.settings import checked_settings
@@ -324,8 +324,8 @@ def test_a_damaged_project_is_one_line(folder, fedglm):
     assert "cannot read" in spoil("project.toml", b"name = \n")
     assert "holds no certificate" in spoil("server/server.pem", b"x")
     assert "holds no unencrypted EC P-384 key" in spoil("server/server.key", b"x", "--renew")
-    other = certificates.generate_private_key(certificates.SECP384R1())
-    pem = other.private_bytes(certificates.Encoding.PEM, certificates.PrivateFormat.PKCS8, certificates.NoEncryption())
+    other = private_keys.generate_private_key(private_keys.SECP384R1())
+    pem = other.private_bytes(private_keys.Encoding.PEM, private_keys.PrivateFormat.PKCS8, private_keys.NoEncryption())
     assert "do not belong together" in spoil("ca/ca.key", pem, "--renew")
     (folder / "ca" / "ca.key").chmod(0o640)
     assert "chmod 600" in fedglm("provision", folder, "--renew").line()

@@ -1,0 +1,47 @@
+"""What is new in a run of real sites, by the clock that one gives it."""
+
+import pytest
+from projects import make_project
+from virtual_clock import VirtualClock
+
+from fedglm.server.deployment.run_log import RunLog
+from fedglm.server.deployment.run_news import RunNews
+
+WAITS = "it waits for sites; fedglm server status says which are offline"
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Its log, its news, the lines so far and the clock of a run."""
+    project = make_project(tmp_path / "fl")
+    (project.runs / "first").mkdir(parents=True)
+    clock, lines = VirtualClock(), []
+    log = RunLog(project.runs / "first", clock)
+    return log, RunNews(project, "first", lines.append, clock=clock), lines, clock
+
+
+def test_a_run_that_does_not_begin_is_worth_one_word(watched):
+    _, news, lines, clock = watched
+    for _ in range(60):
+        news.tell()
+        clock.now += 1.0
+        assert lines == ([WAITS] if clock.now > 16 else [])
+
+
+def test_one_that_has_begun_is_told_by_its_rounds_and_refusals(watched):
+    log, news, lines, clock = watched
+    log.resumed([])
+    news.tell()
+    clock.now += 100.0
+    log.plan_refused(7, "refused by rule steps: steps: 20")
+    log.rejected(8, "no site is enrolled under the name 'x'")
+    log.plan_refused(7, "refused by rule steps: steps: 20")
+    log.round_done([{"round": 1, "nodes_accepted": 2, "nodes_sampled": 3}])
+    news.tell()
+    assert lines == [
+        "node 7 refuses: refused by rule steps: steps: 20",
+        "node 8 is turned away: no site is enrolled under the name 'x'",
+        "round 1: 2 of 3 sites",
+    ]
+    news.tell()
+    assert len(lines) == 3
