@@ -41,13 +41,13 @@ class UnfitError(FedglmError):
     """The records as a whole are not what `site.toml` says.
 
     Attributes:
-        said: What is wrong, without a word of a record.
+        detail: What is wrong, without a word of a record.
         remedy: What helps.
     """
 
-    def __init__(self, said: str, remedy: str) -> None:
-        super().__init__(said)
-        self.said, self.remedy = said, remedy
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__(detail)
+        self.detail, self.remedy = detail, remedy
 
 
 def count_rows(site: Site) -> Rows:
