@@ -133,7 +133,8 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
-    from fedglm.cli.process.daemon import DaemonError, flower_environment
+    from fedglm.cli.process.daemon import DaemonError
+    from fedglm.cli.process.flower_environment import flower_environment
     from fedglm.cli.process.keeper import kept
     from fedglm.client.site.folder import open_site
 

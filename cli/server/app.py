@@ -81,7 +81,7 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the SuperLink and register the enrolled sites."""
-    from fedglm.cli.process.daemon import flower_environment
+    from fedglm.cli.process.flower_environment import flower_environment
     from fedglm.cli.process.keeper import kept
     from fedglm.server.project.folder import PROJECT
     from fedglm.server.superlink.start_report import forget, read_report
