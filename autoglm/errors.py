@@ -7,9 +7,6 @@ ValueError
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 from fedglm.core.errors import FedglmError
 
 
@@ -19,11 +16,3 @@ class DataError(FedglmError, ValueError):
 
 class ModelError(FedglmError, ValueError):
     """The model cannot be built, filled or saved as asked; the message names the remedy."""
-
-
-def choices(wrong: str, known: Iterable[str]) -> str:
-    """What an error says after an unknown name: the near names first, then all of them."""
-    names = list(known)
-    near = difflib.get_close_matches(wrong, names, n=2)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"{hint}there are: {', '.join(names)}"

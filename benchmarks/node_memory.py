@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 from deployment import COMMAND, Deployment
 
 from fedglm.cli.process.daemon import Daemon
-from fedglm.cli.process.process_usage import proportional_bytes
 
 WHOLE = "whole node"
 KINDS = {
@@ -115,10 +115,10 @@ def watched(node: Daemon, process: "subprocess.Popen[bytes]") -> dict[str, Peak]
     while process.poll() is None:
         held = own = 0
         for pid in node.members():
-            with contextlib.suppress(OSError, KeyError):  # ended meanwhile
+            with contextlib.suppress(psutil.Error, OSError, KeyError):  # ended meanwhile
                 kind, status = kind_of(pid), status_of(pid)
                 peaks[kind] = peaks.get(kind, Peak()).raised(status["VmHWM"], status["RssAnon"])
-                held, own = held + proportional_bytes(pid), own + status["RssAnon"]
+                held, own = held + psutil.Process(pid).memory_full_info().pss, own + status["RssAnon"]
         peaks[WHOLE] = peaks.get(WHOLE, Peak()).raised(held, own)
         time.sleep(0.05)
     return peaks

@@ -26,7 +26,8 @@ from pathlib import Path
 import tomli_w
 from deployment import COMMAND, Deployment, free_port
 
-from fedglm.cli.process.daemon import Daemon, flower_environment
+from fedglm.cli.process.daemon import Daemon
+from fedglm.cli.process.flower_environment import flower_environment
 from fedglm.server.project.folder import CONNECTION, Project
 from fedglm.server.superlink.control import Control, Run
 

@@ -4,11 +4,10 @@ All that a user can cause or mend is a `FedglmError` (`core/errors.py` draws the
 and only here are they caught.
 """
 
-import errno
-
 import click
 
 from fedglm.core.errors import FedglmError
+from fedglm.core.files import is_disk_full
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -24,11 +23,11 @@ def explain(exc: BaseException) -> tuple[str, int] | None:
     """
     if isinstance(exc, click.ClickException):
         return exc.format_message(), MISTAKEN
-    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(exc, FedglmError):
+        return " ".join(str(exc).split()), exc.exit_code
+    if isinstance(exc, OSError) and is_disk_full(exc):
         place = exc.filename or "temporary files"
         return f"the disk is full ({place}): free some space, then go on with --resume", MISTAKEN
     if isinstance(exc, PermissionError):
         return f"not allowed: {exc}", MISTAKEN
-    if isinstance(exc, FedglmError):
-        return " ".join(str(exc).split()), exc.exit_code
     return None

@@ -200,7 +200,7 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
     Returns:
         The SuperLink's own count of its bytes, up and down; None where it does not answer any more.
     """
-    from fedglm.cli.process.daemon import flower_environment
+    from fedglm.cli.process.flower_environment import flower_environment
     from fedglm.server.deployment.run_news import RunNews
     from fedglm.server.deployment.serving import is_served
     from fedglm.server.deployment.submission import ended, is_under_way, stop, submit, traffic

@@ -1,9 +1,11 @@
 """The node as a Flower ClientApp."""
 
+import errno
 import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -17,8 +19,12 @@ from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.node import Node
 from fedglm.client.state.node_state import StateError
 from fedglm.compression.codec import CodecError
+from fedglm.core.files import is_disk_full
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, Seal, TrainRequest
+
+DISK_FULL: Final = 1000 + errno.ENOSPC
+"""Code of an error reply for want of room on the disk, given where faults are reported in full; Flower's are small."""
 
 LOG = logging.getLogger(__name__)
 _MAX_GROUP, _MAX_REASON, _MAX_LINES = 40, 500, 200
@@ -133,8 +139,12 @@ def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bo
         LOG.error("no answer to round %s: %s%s", group, why, trace)
     if not told:
         return no_answer(message)
-    code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(shown, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-    return Message(Error(int(code), str(shown)), reply_to=message)
+    code = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+    if isinstance(shown, Refusal):
+        code = int(ErrorCode.MOD_FAILED_PRECONDITION)
+    elif faults_in_full and is_disk_full(shown):  # a site's disk is nothing to its server
+        code = DISK_FULL
+    return Message(Error(code, str(shown)), reply_to=message)
 
 
 def _printable(text: str, longest: int) -> str:

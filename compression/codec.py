@@ -9,8 +9,7 @@ codec. A new codec is a class with `name`, a `wire_id` that was never used befor
 the registry; its dataclass fields are its options.
 """
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -25,6 +24,7 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.updates import Accumulator
 from fedglm.compression.vectors import Vector
 from fedglm.compression.wire.envelope import UPDATE, Blob, kind_of
+from fedglm.core.suggestions import did_you_mean
 
 __all__ = ["Codec", "CodecError", "FusedCodec", "Update", "codec_names", "codec_options", "decode", "make_codec"]
 
@@ -155,7 +155,7 @@ def make_codec(name: str, *, layout: Layout | None = None, **options: object) ->
     known = codec_options(name)
     for option in options:
         if option not in known:
-            raise CodecError(f"the codec {name!r} has no option {option!r}{_near(option, known)}")
+            raise CodecError(f"the codec {name!r} has no option {option!r}; {did_you_mean(option, known)}")
     if "layout" in _fields(codec):
         options["layout"] = layout
     build: Callable[..., Codec] = codec
@@ -187,15 +187,8 @@ def _named(name: str) -> type[Codec]:
     try:
         return _REGISTRY[name]
     except KeyError:
-        raise CodecError(f"there is no codec {name!r}{_near(name, _REGISTRY)}") from None
+        raise CodecError(f"there is no codec {name!r}; {did_you_mean(name, _REGISTRY)}") from None
 
 
 def _fields(codec: type[Codec]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(codec)) if is_dataclass(codec) else ()
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    """The end of an error: the names most like `word`, or all there are."""
-    names = list(known)
-    near = difflib.get_close_matches(word, names) or names
-    return f"; did you mean {' or '.join(near)}?" if near else "; it has none"

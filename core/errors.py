@@ -2,6 +2,7 @@
 
 FedglmError
 ├── StorageError          core: a file cannot be written
+│   └── DiskFullError     for want of room
 ├── KilledError           core: a process that did a part of the work was killed
 ├── CodecError            compression: a blob, a layout, a codec's name or option (a ValueError)
 │   ├── MessageError      protocol: a message's fields

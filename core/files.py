@@ -8,6 +8,7 @@ content stays.
 import contextlib
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,16 +24,44 @@ class StorageError(FedglmError, OSError):
     """A file could not be written; the message names it and the remedy."""
 
 
+class DiskFullError(StorageError):
+    """There is no room for a file: the disk, or the user's share of it, is full."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of the system's, SQLite's or safetensors', or one raised from it, is for a full disk."""
+    import sqlite3  # here, for few programs ever get so far
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DiskFullError) or _errno(cause) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            return True
+        cause = cause.__cause__
+    return False
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn the errors of writing in the block into a `StorageError` that names `path` and the remedy."""
     try:
         yield
     except _errors() as exc:
-        # safetensors has an error of its own, whose text ends with the system's number.
-        full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(exc)
-        reason = f"the disk is full: {FREE_SOME}" if full else getattr(exc, "strerror", None) or str(exc)
-        raise StorageError(f"cannot write {path}: {reason}") from exc
+        if is_disk_full(exc):
+            raise DiskFullError(f"cannot write {path}: the disk is full: {FREE_SOME}") from exc
+        raise StorageError(f"cannot write {path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's number of an error; safetensors' own type has it in no other place than its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    safetensors = sys.modules.get("safetensors")
+    if safetensors is None or not isinstance(error, safetensors.SafetensorError):
+        return None
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return int(number[1]) if number else None
 
 
 def _errors() -> tuple[type[Exception], ...]:

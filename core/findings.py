@@ -1,4 +1,4 @@
-"""What a check found, in words for the engineer who can mend it; never a word of what a record says."""
+"""Results of the checks before a start, for the engineer who can mend what is wrong; they quote no record."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,38 +9,57 @@ Level = Literal["ok", "warning", "failure"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of `fedglm client check`.
+    """The result of one check.
 
     Attributes:
-        check: What was looked at.
-        level: `ok`; `warning` where the node runs all the same; `failure` where it would not do its work.
-        said: What was found.
+        check: Name of the check.
+        level: `ok`; `warning` where all works for now; `failure` where the process would not do its work.
+        detail: What was seen.
         remedy: What helps; empty where nothing has to be done.
-        passing: Whether it may mend itself, as a server that is not up yet: no reason not to start.
+        transient: Whether a failure may mend itself, as a server that is not up yet: no reason not to start.
     """
 
     check: str
     level: Level
-    said: str
+    detail: str
     remedy: str = ""
-    passing: bool = False
+    transient: bool = False
+
+    @property
+    def forbids_start(self) -> bool:
+        """Whether the process should not be started."""
+        return self.level == "failure" and not self.transient
+
+    def sentence(self, separator: str = "; ") -> str:
+        """Detail and remedy in one line."""
+        return separator.join(filter(None, (self.detail, self.remedy)))
+
+    def as_json(self) -> dict[str, object]:
+        """An object of `fedglm client check --json`; its keys are older than the attributes' names."""
+        return {
+            "check": self.check,
+            "level": self.level,
+            "said": self.detail,
+            "remedy": self.remedy,
+            "passing": self.transient,
+        }
 
 
-def ok(check: str, said: str) -> Finding:
+def ok(check: str, detail: str) -> Finding:
     """All is well."""
-    return Finding(check=check, level="ok", said=said)
+    return Finding(check=check, level="ok", detail=detail)
 
 
-def warning(check: str, said: str, remedy: str) -> Finding:
-    """The node runs all the same."""
-    return Finding(check=check, level="warning", said=said, remedy=remedy)
+def warning(check: str, detail: str, remedy: str) -> Finding:
+    """The process works for now."""
+    return Finding(check=check, level="warning", detail=detail, remedy=remedy)
 
 
-def failure(check: str, said: str, remedy: str, *, passing: bool = False) -> Finding:
-    """The node would not do its work."""
-    return Finding(check=check, level="failure", said=said, remedy=remedy, passing=passing)
+def failure(check: str, detail: str, remedy: str = "", *, transient: bool = False) -> Finding:
+    """The process would not do its work."""
+    return Finding(check=check, level="failure", detail=detail, remedy=remedy, transient=transient)
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:
-    """Those for which a node should not be started."""
-    return [finding for finding in findings if finding.level == "failure" and not finding.passing]
+    """Those for which nothing should be started."""
+    return [finding for finding in findings if finding.forbids_start]

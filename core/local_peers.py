@@ -1,7 +1,8 @@
 """Whose process is at the other end of a TCP connection within this machine; from Linux's /proc.
 
 A port of 127.0.0.1 is open to every user of the machine. TCP does not tell who connects, but the kernel's table of
-connections has both ends of one within the machine, each with the user that opened it.
+connections has both ends of one within the machine, each with the user that opened it. psutil shows no such user, and a
+process only to who may look into it.
 """
 
 import os

@@ -1,7 +1,7 @@
 """A process that ends with the one that started it, however that ends.
 
 Linux kills it then. The parent says by an environment variable that it wants that, for most programs may outlive the
-command that starts them.
+command that starts them. psutil has no call for that, so that it is prctl's own.
 """
 
 import ctypes

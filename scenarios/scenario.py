@@ -1,6 +1,5 @@
 """Scenarios: all settings of a simulated federation in one TOML file, checked whole before anything runs."""
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.errors import FedglmError
-from fedglm.core.toml_settings import explain_key
+from fedglm.core.suggestions import did_you_mean
+from fedglm.core.validation_errors import explain
 from fedglm.privacy.accounting.statement import PrivacySettings
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
@@ -97,7 +97,7 @@ class Scenario(BaseModel):
         try:
             return cls.model_validate(tree)
         except ValidationError as exc:
-            raise ScenarioError(f"{origin}: {'; '.join(_explain(cls, error) for error in exc.errors()[:3])}") from exc
+            raise ScenarioError(f"{origin}: {explain(exc, cls, show=repr)}") from exc
 
 
 def builtin_names() -> list[str]:
@@ -115,8 +115,7 @@ def scenario_text(name: str) -> str:
         return (_BUILTIN / f"{name}.toml").read_text(encoding="utf-8")
     path = Path(name)
     if path.suffix != ".toml":
-        near = difflib.get_close_matches(name, builtin_names()) or builtin_names()
-        raise ScenarioError(f"there is no scenario {name!r}: did you mean {' or '.join(near)}? (or a .toml file)")
+        raise ScenarioError(f"there is no scenario {name!r}: {did_you_mean(name, builtin_names())} (or a .toml file)")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -151,15 +150,3 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
         place.pop(key, None)
     else:
         place[key] = value
-
-
-def _explain(model: type[BaseModel], error: Any) -> str:
-    """One clause for one of pydantic's errors."""
-    place = [str(part) for part in error["loc"]]
-    where = ".".join(place)
-    if (about_key := explain_key(model, place, error["type"])) is not None:
-        return about_key
-    reason = error["msg"].removeprefix("Value error, ")
-    return (
-        f"{where} = {error['input']!r}: {reason[:1].lower()}{reason[1:]}" if "input" in error else f"{where}: {reason}"
-    )

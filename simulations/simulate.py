@@ -15,7 +15,7 @@ from fedglm.autoglm.models.build import save_release
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.precision import choose_precision
-from fedglm.core.files import StorageError, storage_errors
+from fedglm.core.files import storage_errors
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
@@ -180,9 +180,6 @@ class _RowWriter:
         self._audience.rejected(node_id, reason)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
-        if fault is not None and "disk is full" in fault:
-            # Nodes of a simulation share one disk: going on without some would change the result, resuming does not.
-            raise StorageError(f"{node}: {fault}")
         self._audience.reply_taken(server_round, node, fault)
 
     def round_done(self, rows: list[Row]) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import read_regular
+from fedglm.core.validation_errors import first_place
 from fedglm.privacy.policy.run_plan import RunPlan
 from fedglm.run_folder.record import ReportError
 
@@ -67,9 +68,7 @@ class _File(_Part):
         except FileNotFoundError:
             return None
         except ValidationError as exc:
-            first = exc.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ReportError(f"{path} is damaged at {place or 'its beginning'}: audit again") from exc
+            raise ReportError(f"{path} is damaged at {first_place(exc) or 'its beginning'}: audit again") from exc
         except OSError as exc:
             raise ReportError(f"{path} cannot be read: {exc.strerror}") from exc
 

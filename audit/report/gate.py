@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedglm.audit.records.checks import failed, missing
 from fedglm.audit.report.facts import AuditFacts, SiteFacts
 from fedglm.audit.report.items import Item
+from fedglm.core.validation_errors import explain
 from fedglm.privacy.errors import PolicyError
 from fedglm.reports.formats import counted
 
@@ -73,10 +74,8 @@ class Gate(BaseModel):
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except ValidationError as exc:
-            first = exc.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
             known = ", ".join(cls.model_fields)
-            raise PolicyError(f"{path}: {place}: {first['msg']}; the rules are {known}") from exc
+            raise PolicyError(f"{path}: {explain(exc, cls)}; the rules are {known}") from exc
         except (OSError, ValueError) as exc:
             raise PolicyError(f"cannot read the rules in {path}: {exc}") from exc
 

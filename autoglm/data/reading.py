@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fedglm.autoglm.data.lines import Lines
 from fedglm.autoglm.data.row_faults import RowError, RowFaults
-from fedglm.autoglm.errors import DataError, choices
+from fedglm.autoglm.errors import DataError
+from fedglm.core.suggestions import list_choices
 
 Row = dict[str, object]
 
@@ -30,7 +31,7 @@ class MissingField(DataError):
     """
 
     def __init__(self, where: str, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"{where}: no field {name!r}; {choices(name, known)}")
+        super().__init__(f"{where}: no field {name!r}; {list_choices(name, known)}")
         self.name, self.known = name, tuple(known)
 
 

@@ -9,8 +9,9 @@ from fedglm.autoglm.data.reading import read_rows
 from fedglm.autoglm.data.records import Records, numbers, read_records, require_fields
 from fedglm.autoglm.data.row_faults import RowFaults, RowPlace
 from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
-from fedglm.autoglm.errors import DataError, choices
+from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import DataSettings, Kind
+from fedglm.core.suggestions import list_choices
 
 DEFAULT_BINS = 16
 
@@ -67,7 +68,7 @@ def check_source(source: str) -> None:
         DataError: it is neither; near names are listed.
     """
     if source not in BUNDLES and not is_path(source):
-        raise DataError(f"no built-in data are called {source!r}; {choices(source, BUNDLES)}; or a file")
+        raise DataError(f"no built-in data are called {source!r}; {list_choices(source, BUNDLES)}; or a file")
 
 
 def kind_of(settings: DataSettings) -> Kind:

@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 from transformers import GlmConfig
 
-from fedglm.autoglm.errors import ModelError, choices
+from fedglm.autoglm.errors import ModelError
+from fedglm.core.suggestions import list_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def find_preset(name: str) -> Preset:
         ModelError: there is none; the message lists them.
     """
     if name not in PRESETS:
-        raise ModelError(f"no preset is called {name!r}; {choices(name, PRESETS)}")
+        raise ModelError(f"no preset is called {name!r}; {list_choices(name, PRESETS)}")
     return PRESETS[name]
 
 

@@ -18,7 +18,6 @@ from fedglm.protocol.refusals import NOT_ENROLLED
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.process.daemon import Daemon
     from fedglm.client.site.folder import Site
-    from fedglm.core.findings import Finding
 
 app = typer.Typer(help="A site: its keys, its policy, its node.", no_args_is_help=True)
 
@@ -116,15 +115,14 @@ def check(folder: Folder = _HERE, as_json: options.Json = False) -> None:
     Clock, certificate, keys, disk, records, policy, and the way to the server.
     It exits with 2 where the node would not do its work.
     """
-    from dataclasses import asdict
-
+    from fedglm.cli.terminal.findings import print_findings
     from fedglm.client.preflight.checks import preflight
 
     findings = preflight(folder)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        typer.echo(json.dumps([finding.as_json() for finding in findings], indent=1))
     else:
-        _print_findings(findings)
+        print_findings(findings)
     if any(finding.level == "failure" for finding in findings):
         raise typer.Exit(2)
 
@@ -135,7 +133,8 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
-    from fedglm.cli.process.daemon import DaemonError, flower_environment
+    from fedglm.cli.process.daemon import DaemonError
+    from fedglm.cli.process.flower_environment import flower_environment
     from fedglm.cli.process.keeper import kept
     from fedglm.client.site.folder import open_site
 
@@ -250,30 +249,8 @@ def _daemon(site: "Site") -> "Daemon":
 
 def _refuse_unfit(site: "Site") -> None:
     """Do not start a node that would not do its work; say what is wrong."""
+    from fedglm.cli.terminal.findings import refuse_failures
     from fedglm.client.preflight.checks import preflight
     from fedglm.client.site.settings import SiteError
-    from fedglm.core.findings import failures
 
-    findings = preflight(site.folder)
-    found = failures(findings)
-    for finding in findings:
-        if finding.level != "ok" and finding not in found[:1]:
-            level = "warning" if finding.passing else finding.level  # the node starts all the same
-            typer.echo(f"{level}: {finding.check}: {finding.said}; {finding.remedy}", err=True)
-    if found:
-        raise SiteError(f"{found[0].check}: {found[0].said}; {found[0].remedy}")
-
-
-def _print_findings(findings: "list[Finding]") -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    from fedglm.cli.terminal.tables import wide_console
-
-    styles = {"ok": "green", "warning": "yellow", "failure": "red"}
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
-    for finding in findings:
-        said = escape(finding.said) + (f"\n[bold]{escape(finding.remedy)}[/bold]" if finding.remedy else "")
-        table.add_row(f"[{styles[finding.level]}]{finding.level}[/]", finding.check, said)
-    wide_console().print(table)
+    refuse_failures(preflight(site.folder), SiteError, lambda finding: f"{finding.check}: {finding.sentence()}")

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from types import FrameType
 
 import typer
 
+from fedglm.cli.process.process_identity import find_marked, identity
 from fedglm.core.errors import FedglmError
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.core.locks import held
@@ -34,43 +34,9 @@ _MAX_LOG_BYTES = 16 * 2**20  # of a log that is gone on with
 _SETTLED_S = 2.0  # a process that lives this long has read its arguments and its files
 _GRACE_S = 3.0  # between SIGTERM and SIGKILL, for what is left over
 
-_PROC = Path("/proc")
-
 
 class DaemonError(FedglmError, RuntimeError):
     """A process cannot be started or stopped; the message says why and what helps."""
-
-
-def flower_environment(home: Path) -> dict[str, str]:
-    """Variables for every Flower process that we start.
-
-    It reports nothing to Flower's makers, asks for no update, installs nothing, opens no port that it was not told to,
-    finds the commands of this installation before others, and asks no proxy for its own machine. An update travels in
-    pieces of 1 MiB: Flower takes a signed request for 305 s, and at 256 kbit/s two of its usual 5 MiB need longer.
-    Memory that is free goes back to the system; each thread's own pool would keep it. Where this installation is
-    read-only, compiled kernels lie in `home`, for a service may have no folder of its user's.
-
-    Args:
-        home: Flower's folder for its settings and caches, of this project or site alone.
-    """
-    package = Path(__file__).parents[2] / "compression" / "kernels"
-    kernels = {} if os.access(package, os.W_OK) else {"NUMBA_CACHE_DIR": str(home.absolute() / "kernels")}
-    return kernels | {
-        "FLWR_HOME": str(home.absolute()),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_INTERNAL_GRPC_CONTROL_API": "0",
-        "FLWR_INTERNAL_GRPC_FLEET_API": "0",
-        "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(2**20),
-        "MALLOC_ARENA_MAX": "1",
-        "MALLOC_TRIM_THRESHOLD_": str(2**17),
-        "no_proxy": ",".join(
-            filter(None, ["127.0.0.1,localhost", os.environ.get("no_proxy", os.environ.get("NO_PROXY"))])
-        ),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 class Daemon:
@@ -92,10 +58,10 @@ class Daemon:
         """The process's number, if it runs."""
         try:
             said = json.loads(self._pid_file.read_text())
-            pid, identity = int(said["pid"]), str(said["identity"])
+            pid, recorded = int(said["pid"]), str(said["identity"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        return pid if _identity(pid) == identity else None
+        return pid if identity(pid) == recorded else None
 
     def start(
         self,
@@ -199,14 +165,7 @@ class Daemon:
 
     def members(self) -> list[int]:
         """Numbers of the living processes that carry the mark: it, and what it started."""
-        wanted = f"{MARK}={self._mark}".encode()
-        found = []
-        for entry in _PROC.iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with contextlib.suppress(OSError):  # another user's, or gone meanwhile
-                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return [pid for pid in found if _identity(pid) is not None]
+        return find_marked(MARK, self._mark)
 
     def tail(self, lines: int = _TAIL_LINES, *, since: int = 0) -> list[str]:
         """The last lines of the log, from byte `since` on."""
@@ -231,7 +190,7 @@ class Daemon:
             )
         except OSError as exc:
             raise DaemonError(f"cannot start {self.name}: {argv[0]}: {exc.strerror}") from exc
-        said = {"pid": process.pid, "identity": _identity(process.pid)}
+        said = {"pid": process.pid, "identity": identity(process.pid)}
         write_atomically(self._pid_file, json.dumps(said) + "\n", mode=0o600)
         return process
 
@@ -292,17 +251,6 @@ class Daemon:
     def _show_tail(self, since: int) -> None:
         for line in self.tail(since=since):
             typer.echo(f"  {line}", err=True)
-
-
-def _identity(pid: int) -> str | None:
-    """What tells a living process from every other one that ever had its number; None where none lives."""
-    try:
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    state, started = fields[0], fields[19]  # `started` in clock ticks since the boot
-    return None if state in "ZX" else f"{boot}/{started}"
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:

@@ -26,7 +26,7 @@ _REQUEST_S: Final = 10.0  # without a byte
 
 
 class ProcessCollector(Collector):
-    """What a daemon and all that it started use; read from /proc at each scrape.
+    """What a daemon and all that it started use, as it is at each scrape.
 
     Args:
         daemon: Whose processes.

@@ -81,7 +81,7 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the SuperLink and register the enrolled sites."""
-    from fedglm.cli.process.daemon import flower_environment
+    from fedglm.cli.process.flower_environment import flower_environment
     from fedglm.cli.process.keeper import kept
     from fedglm.server.project.folder import PROJECT
     from fedglm.server.superlink.start_report import forget, read_report
@@ -166,20 +166,13 @@ def _daemon(project: "Project") -> "Daemon":
 def _check(project: "Project", daemon: "Daemon") -> None:
     """Refuse to start where something stands in the way; say what may, soon."""
     from fedglm.cli.process.daemon import DaemonError
+    from fedglm.cli.terminal.findings import refuse_failures
     from fedglm.server.errors import ProjectError
     from fedglm.server.superlink.preflight import check
 
     if (pid := daemon.pid()) is not None:
         raise DaemonError(f"the SuperLink runs already, as process {pid}: see fedglm server status")
-    findings = check(project)
-    fatal = [finding.text for finding in findings if finding.is_fatal]
-    for finding in findings:
-        if not finding.is_fatal:
-            typer.echo(f"note: {finding.text}", err=True)
-    for text in fatal[1:]:
-        typer.echo(f"also: {text}", err=True)
-    if fatal:
-        raise ProjectError(fatal[0])
+    refuse_failures(check(project), ProjectError, lambda finding: finding.sentence(": "), labels=("note", "also"))
 
 
 def _bring_in_line(project: "Project") -> "Changes | None":

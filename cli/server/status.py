@@ -18,7 +18,7 @@ from fedglm.server.project.certificates import read_certificate
 from fedglm.server.project.enrolment import enrolled_sites, provisioned_sites, revoked_sites
 from fedglm.server.project.folder import Project
 from fedglm.server.superlink.control import Control, EnrolledNode
-from fedglm.server.superlink.preflight import certificate_findings
+from fedglm.server.superlink.preflight import check_certificates
 
 _MAX_RUNS = 10  # the newest, in the table
 
@@ -44,7 +44,7 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
             warnings.append(str(exc))
     certificate = read_certificate(project.certificate)
     try:
-        warnings += [finding.text for finding in certificate_findings(project)]
+        warnings += [finding.sentence(": ") for finding in check_certificates(project)]
     except (ProjectError, PrivacyError) as exc:
         warnings.append(str(exc))
     return {

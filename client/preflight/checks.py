@@ -30,7 +30,7 @@ def preflight(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Finding]
         patience_s: Longest time to wait for the server.
 
     Returns:
-        What was found, in the order in which it is best mended.
+        The findings, in the order in which it is best mended.
     """
     software = _check_software()
     try:
@@ -98,7 +98,7 @@ def _check_state(site: Site) -> Finding:
         return failure(
             check, f"{folder} cannot be written: {exc.strerror}", "give the node's user the right, or free space"
         )
-    said = f"{folder} has {free / 2**30:.1f} GB left"
+    detail = f"{folder} has {free / 2**30:.1f} GB left"
     if free < _MIN_FREE:
-        return failure(check, said, "free some space: a node keeps about three copies of the model")
-    return warning(check, said, "free some space soon") if free < _ENOUGH_FREE else ok(check, said)
+        return failure(check, detail, "free some space: a node keeps about three copies of the model")
+    return warning(check, detail, "free some space soon") if free < _ENOUGH_FREE else ok(check, detail)

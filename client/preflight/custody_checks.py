@@ -45,18 +45,18 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
     except PrivacyError as exc:
         return [failure(check, str(exc), "mend the keys first")]
     if missing := missing_keys(policy):
-        said = f"it permits no run at all: not given are {', '.join(missing)}"
-        return [failure(check, said, f"fill them in in policy.toml, then {SIGN}")]
+        detail = f"it permits no run at all: not given are {', '.join(missing)}"
+        return [failure(check, detail, f"fill them in in policy.toml, then {SIGN}")]
     if policy.servers != (ANY,) and site.kit.signing not in policy.servers:
-        said = "it does not list the server's key that kit.toml names"
-        return [failure(check, said, f'add "{site.kit.signing}" to servers in policy.toml, then {SIGN}')]
+        detail = "it does not list the server's key that kit.toml names"
+        return [failure(check, detail, f'add "{site.kit.signing}" to servers in policy.toml, then {SIGN}')]
     unit = site.settings.data.unit
     if policy.unit not in (None, unit):
-        said = f"it protects each {policy.unit!r}, and the data tell units apart by {unit!r}"
-        return [failure(check, said, f"make unit in policy.toml and data.unit_field in site.toml agree, then {SIGN}")]
+        detail = f"it protects each {policy.unit!r}, and the data tell units apart by {unit!r}"
+        return [failure(check, detail, f"make unit in policy.toml and data.unit_field in site.toml agree, then {SIGN}")]
     if policy.state_encrypted and site.settings.site.state_key is None:
-        said = "it asks for encrypted state, and site.toml names no state_key"
-        return [failure(check, said, "fedglm client keygen --state-key makes one")]
+        detail = "it asks for encrypted state, and site.toml names no state_key"
+        return [failure(check, detail, "fedglm client keygen --state-key makes one")]
     return [_in_force(site, policy), *_declared(policy, units), _budget(folder, policy)]
 
 
@@ -73,8 +73,8 @@ def _declared(policy: Policy, units: int | None) -> list[Finding]:
     declared = policy.declare_units
     if declared is None or units is None or max(declared, units) <= _MAX_OFF * min(declared, units):
         return []
-    said = f"declare_units is {declared}, and the data hold {units} units: training divides by the former"
-    return [warning("policy", said, f"declare a round number near the true one, then {SIGN}")]
+    detail = f"declare_units is {declared}, and the data hold {units} units: training divides by the former"
+    return [warning("policy", detail, f"declare a round number near the true one, then {SIGN}")]
 
 
 def _budget(folder: Path, policy: Policy) -> Finding:
@@ -84,9 +84,9 @@ def _budget(folder: Path, policy: Policy) -> Finding:
         return failure("ledger", str(exc), "put it back from where it was copied; never make a new one")
     if budget.epsilon is None or budget.spent is None or policy.without_differential_privacy:
         return ok("ledger", f"{budget.releases} releases; the policy permits runs without noise")
-    said = f"{budget.releases} releases; epsilon {budget.spent:.2f} of {budget.epsilon:g} is spent"
+    detail = f"{budget.releases} releases; epsilon {budget.spent:.2f} of {budget.epsilon:g} is spent"
     if budget.without_noise:
-        said = "data of this set was released without noise before, so that no budget holds for it any more"
+        detail = "data of this set was released without noise before, so that no budget holds for it any more"
     if budget.spent >= budget.epsilon:
-        return failure("ledger", said, "no run with noise can go on; other data need a policy of their own")
-    return ok("ledger", said)
+        return failure("ledger", detail, "no run with noise can go on; other data need a policy of their own")
+    return ok("ledger", detail)

@@ -34,7 +34,7 @@ _REMEDIES: Final[MappingProxyType[Reason, str]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Counted:
-    """What was found, and about how many units the site holds, where the records could be read."""
+    """The findings, and about how many units the site holds, where the records could be read."""
 
     findings: tuple[Finding, ...]
     units: int | None = None
@@ -49,15 +49,15 @@ def check_data(site: Site) -> Counted:
             if path is not None and not site.path(path).exists():
                 raise UnfitError(f"{name}: {site.path(path)} is not there", "copy it there, or correct site.toml")
     except UnfitError as exc:
-        return Counted((failure("data", exc.said, exc.remedy),))
+        return Counted((failure("data", exc.detail, exc.remedy),))
     part = f"; of which this site is part {data.share}" if data.share else ""
     unit = "units" if data.unit_field is None else f"values of {data.unit_field}"
-    said = f"{rows.usable} rows, {rows.units} {unit}{part}"
+    detail = f"{rows.usable} rows, {rows.units} {unit}{part}"
     if rows.units < _MIN_UNITS:
         remedy = "name in data.unit_field the field that tells persons or documents apart"
-        first = warning("data", f"{said}: one is needed to train on and one to hold out", remedy)
+        first = warning("data", f"{detail}: one is needed to train on and one to hold out", remedy)
     else:
-        first = ok("data", said)
+        first = ok("data", detail)
     units = rows.units // data.part[1] if data.part else rows.units
     return Counted((first, *_of_fields(data, rows), *_of_rows(rows.faults)), units)
 

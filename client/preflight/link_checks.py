@@ -86,15 +86,15 @@ def _look(connection: http.client.HTTPSConnection, server: str) -> Iterator[Find
     yield found
     try:
         connection.request("HEAD", "/")
-        said = connection.getresponse().getheader("Date", "")
-        told = email.utils.parsedate_to_datetime(said)
+        date = connection.getresponse().getheader("Date", "")
+        reported = email.utils.parsedate_to_datetime(date)
     except (OSError, http.client.HTTPException, ValueError, TypeError):
         yield warning("clock", f"not compared: {server} tells no time", "compare this machine's clock by hand")
         return
     done = datetime.datetime.now(datetime.UTC)
     # The header is cut to whole seconds, and was written at some time between question and answer.
     middle = now + (done - now) / 2
-    yield _clock((middle - told).total_seconds() - 0.5)
+    yield _clock((middle - reported).total_seconds() - 0.5)
 
 
 def _clock(ahead_s: float) -> Finding:
@@ -111,12 +111,12 @@ def _validity(check: str, what: str, ends: datetime.datetime, now: datetime.date
     days = (ends - now).total_seconds() / 86400
     if days < 0:
         return failure(check, f"{what} ended on {ends:%Y-%m-%d}", remedy)
-    said = f"{what} is valid until {ends:%Y-%m-%d}"
-    return warning(check, said, remedy) if days < _WARNING_DAYS else ok(check, said)
+    detail = f"{what} is valid until {ends:%Y-%m-%d}"
+    return warning(check, detail, remedy) if days < _WARNING_DAYS else ok(check, detail)
 
 
 def _distrust(server: str, exc: ssl.SSLCertVerificationError) -> Finding:
-    said, remedy = {
+    detail, remedy = {
         _EXPIRED: ("has ended", f"tell the server's operator: fedglm provision DIR --renew; or {_SET_CLOCK}"),
         _NOT_YET: ("is not valid yet", _SET_CLOCK),
         _WRONG_HOST: ("is not for this name", "give site.server in site.toml as in the kit, or ask for the name"),
@@ -128,19 +128,19 @@ def _distrust(server: str, exc: ssl.SSLCertVerificationError) -> Finding:
             "somebody else answers there, or a proxy opens TLS: ask your network's people",
         ),
     )
-    return failure("server", f"the certificate of {server} {said}", remedy)
+    return failure("server", f"the certificate of {server} {detail}", remedy)
 
 
 def _unreachable(server: str, exc: Exception) -> Finding:
     host, port = host_and_port(server)
     if isinstance(exc, socket.gaierror):
-        said, remedy = f"the name {host} is not known here", "look at site.server in site.toml, and at the DNS"
+        detail, remedy = f"the name {host} is not known here", "look at site.server in site.toml, and at the DNS"
     elif isinstance(exc, ConnectionRefusedError):
-        said, remedy = f"nothing listens at {server}", "ask the server's operator whether it is started, and its port"
+        detail, remedy = f"nothing listens at {server}", "ask the server's operator whether it is started, and its port"
     elif isinstance(exc, TimeoutError):
-        said, remedy = f"no answer from {server}", f"let outgoing TCP to {host}, port {port}, through the firewall"
+        detail, remedy = f"no answer from {server}", f"let outgoing TCP to {host}, port {port}, through the firewall"
     elif isinstance(exc, ssl.SSLError):
-        said, remedy = f"{server} does not speak TLS", "look at the port in site.server in site.toml"
+        detail, remedy = f"{server} does not speak TLS", "look at the port in site.server in site.toml"
     else:
-        said, remedy = f"{server} cannot be reached ({getattr(exc, 'strerror', None) or exc})", "look at the network"
-    return failure("server", said, remedy, passing=True)
+        detail, remedy = f"{server} cannot be reached ({getattr(exc, 'strerror', None) or exc})", "look at the network"
+    return failure("server", detail, remedy, transient=True)

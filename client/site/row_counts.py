@@ -1,6 +1,5 @@
 """A site's rows by what can be made of them: counted, and none quoted."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from fedglm.autoglm.errors import DataError
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import DataSection
 from fedglm.core.errors import FedglmError
+from fedglm.core.suggestions import near_names
 
 HARMLESS: Final[frozenset[Reason]] = frozenset({"blank"})
 """Rows that say nothing: to leave them out loses nothing."""
@@ -41,13 +41,13 @@ class UnfitError(FedglmError):
     """The records as a whole are not what `site.toml` says.
 
     Attributes:
-        said: What is wrong, without a word of a record.
+        detail: What is wrong, without a word of a record.
         remedy: What helps.
     """
 
-    def __init__(self, said: str, remedy: str) -> None:
-        super().__init__(said)
-        self.said, self.remedy = said, remedy
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__(detail)
+        self.detail, self.remedy = detail, remedy
 
 
 def count_rows(site: Site) -> Rows:
@@ -101,5 +101,5 @@ def _unit(row: Row, data: DataSection, classes: frozenset[str], place: RowPlace,
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    near = near_names(name, known, count=1, cutoff=0.75)
     return f"did you mean {near[0]!r}?" if near else "correct [data] in site.toml, or name the fields in line 1"

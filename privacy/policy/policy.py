@@ -5,7 +5,6 @@ The policy is a TOML file that a person writes and the site's key signs: `policy
 is not even parsed. Whatever the policy does not permit is refused; the rules stand in `fedglm.privacy.policy.rules`.
 """
 
-import difflib
 import hashlib
 import textwrap
 import tomllib
@@ -17,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import read_regular
+from fedglm.core.validation_errors import explain
 from fedglm.privacy.errors import PolicyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
@@ -233,7 +233,7 @@ class Policy(BaseModel):
         try:
             policy = cls.model_validate(tomllib.loads(text))
         except ValidationError as exc:
-            raise PolicyError(f"{origin}: {'; '.join(_explain(error) for error in exc.errors()[:3])}") from exc
+            raise PolicyError(f"{origin}: {explain(exc, cls, show=_quoted)}") from exc
         except (ValueError, RecursionError) as exc:
             raise PolicyError(f"{origin} is not TOML: {exc}") from exc
         if text != policy.to_toml():  # else there is nothing to remember, and the two stay equal
@@ -308,15 +308,7 @@ def _setting(name: str, value: Any) -> str:
     return flat if len(flat) < _WIDTH else text
 
 
-def _explain(error: Any) -> str:
-    """One clause for one of pydantic's errors."""
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = list(Policy.model_fields)
-        return f"unknown key {place}: did you mean {', '.join(difflib.get_close_matches(place, known) or known)}?"
-    if error["type"] == "missing":
-        return f"{place} is missing"
-    reason = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
+def _quoted(value: Any) -> str:
+    """A value for an error line."""
     shown = hex(value) if type(value) is int and abs(value) > _MAX_NUMBER else str(value)  # str refuses 4300 digits
-    return f"{place} = {shown[:100]!r}: {reason[:1].lower()}{reason[1:]}" if place else reason
+    return repr(shown[:100])

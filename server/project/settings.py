@@ -1,10 +1,10 @@
 """`project.toml`: where a federation's server is reached, and how much it may store."""
 
-import difflib
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedglm.core.validation_errors import explain
 from fedglm.privacy.keys.site_identity import checked_site_name
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import checked_host
@@ -68,12 +68,4 @@ def checked_settings(values: dict[str, Any], *, origin: str = "the project") -> 
     try:
         return ProjectSettings.model_validate(values)
     except ValidationError as exc:
-        error = exc.errors()[0]
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = list(ProjectSettings.model_fields)
-        near = ", ".join(difflib.get_close_matches(place, known) or known)
-        raise ProjectError(f"{origin}: unknown key {place}: did you mean {near}?")
-    reason = error["msg"].removeprefix("Value error, ")
-    where = f"{place}: " if place else ""
-    raise ProjectError(f"{origin}: {where}{reason[:1].lower()}{reason[1:]}")
+        raise ProjectError(f"{origin}: {explain(exc, ProjectSettings, show=lambda _: None)}") from exc

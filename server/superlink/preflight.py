@@ -1,12 +1,12 @@
-"""What stands in the way of a SuperLink, found before it starts: each with what helps."""
+"""Checks before a SuperLink starts."""
 
 import datetime
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from fedglm.core.findings import Finding, failure, warning
 from fedglm.privacy.errors import PrivacyError
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import WARNING_DAYS, check_chain, read_certificate
@@ -23,39 +23,26 @@ _CLOSING_S = 2.0
 _FUTURE = datetime.timedelta(minutes=5)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that is not as it should be.
-
-    Attributes:
-        text: What, and what helps.
-        is_fatal: Whether the SuperLink cannot start, or no site would trust it.
-    """
-
-    text: str
-    is_fatal: bool
-
-
 def check(project: Project) -> list[Finding]:
-    """All that is found before a start, the fatal first."""
-    steps: list[Callable[[Project], Iterator[Finding]]] = [
-        _clock,
-        _keys,
-        certificate_findings,
-        _sites,
-        _disk,
-        _ports,
+    """All that is not as it should be, the warnings first."""
+    steps: list[tuple[str, Callable[[Project], Iterator[Finding]]]] = [
+        ("clock", _check_clock),
+        ("keys", _check_keys),
+        ("certificate", check_certificates),
+        ("sites", _check_sites),
+        ("disk", _check_disk),
+        ("ports", _check_ports),
     ]
-    found = []
-    for step in steps:
+    findings = []
+    for name, step in steps:
         try:
-            found += list(step(project))
+            findings += list(step(project))
         except (ProjectError, PrivacyError, OSError) as exc:
-            found.append(Finding(str(exc), is_fatal=True))
-    return sorted(found, key=lambda finding: not finding.is_fatal)
+            findings.append(failure(name, str(exc)))
+    return sorted(findings, key=lambda finding: finding.level == "failure")
 
 
-def certificate_findings(project: Project) -> Iterator[Finding]:
+def check_certificates(project: Project) -> Iterator[Finding]:
     """What is wrong with the server's certificate and the authority, or will be within a month.
 
     Raises:
@@ -63,28 +50,28 @@ def certificate_findings(project: Project) -> Iterator[Finding]:
     """
     check_chain(project.certificate, project.server_key, project.authority)
     now = datetime.datetime.now(datetime.UTC)
-    renew = f"fedglm provision {project.folder} --renew"
+    name, renew = "certificate", f"run fedglm provision {project.folder} --renew"
     found = read_certificate(project.certificate)
     if found.begins > now:
-        yield Finding(
-            f"the server's certificate begins on {found.begins:%Y-%m-%d %H:%M} UTC: is the clock right?", True
-        )
+        detail = f"the server's certificate begins on {found.begins:%Y-%m-%d %H:%M} UTC"
+        yield failure(name, detail, "is the clock right?")
     if found.ends <= now:
-        yield Finding(f"the server's certificate ended on {found.ends:%Y-%m-%d}: run {renew}", is_fatal=True)
+        yield failure(name, f"the server's certificate ended on {found.ends:%Y-%m-%d}", renew)
     elif found.days_left(now) < WARNING_DAYS:
-        yield Finding(f"the server's certificate ends on {found.ends:%Y-%m-%d}: run {renew}", is_fatal=False)
+        yield warning(name, f"the server's certificate ends on {found.ends:%Y-%m-%d}", renew)
     if missing := [host for host in project.settings.hosts if host not in found.hosts]:
-        yield Finding(f"the server's certificate is not for {', '.join(missing)}: run {renew}", is_fatal=True)
+        yield failure(name, f"the server's certificate is not for {', '.join(missing)}", renew)
     authority = read_certificate(project.authority)
     if authority.days_left(now) < WARNING_DAYS:
-        yield Finding(
-            f"the authority ends on {authority.ends:%Y-%m-%d}, and with it the sites' trust: make a new project, and "
-            "hand out its kits",
-            is_fatal=authority.ends <= now,
+        level = failure if authority.ends <= now else warning
+        yield level(
+            "authority",
+            f"the authority ends on {authority.ends:%Y-%m-%d}, and with it the sites' trust",
+            "make a new project, and hand out its kits",
         )
 
 
-def _clock(project: Project) -> Iterator[Finding]:
+def _check_clock(project: Project) -> Iterator[Finding]:
     now = datetime.datetime.now(datetime.UTC)
     newest = max(
         (path for path in (project.database, project.authority, project.certificate) if path.exists()),
@@ -94,48 +81,51 @@ def _clock(project: Project) -> Iterator[Finding]:
     if newest is not None:
         written = datetime.datetime.fromtimestamp(newest.stat().st_mtime, datetime.UTC)
         if written > now + _FUTURE:
-            yield Finding(
+            yield failure(
+                "clock",
                 f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, yet {newest.name} was written on "
-                f"{written:%Y-%m-%d %H:%M}: set the clock by a time server; nodes with another time are turned away",
-                is_fatal=True,
+                f"{written:%Y-%m-%d %H:%M}",
+                "set the clock by a time server; nodes with another time are turned away",
             )
 
 
-def _keys(project: Project) -> Iterator[Finding]:
+def _check_keys(project: Project) -> Iterator[Finding]:
     _ = project.signing_key  # loading it checks its rights
     check_private(project.server_key)
     if project.authority_key.exists():  # its owner may keep it elsewhere
         check_private(project.authority_key)
     if project.state.stat().st_mode & 0o077:
-        yield Finding(f"others than its owner may look into {project.state}: run chmod 700 {project.state}", True)
+        detail = f"others than its owner may look into {project.state}"
+        yield failure("keys", detail, f"run chmod 700 {project.state}")
 
 
-def _sites(project: Project) -> Iterator[Finding]:
+def _check_sites(project: Project) -> Iterator[Finding]:
     if not enrolled_sites(project):
-        yield Finding("no site is enrolled yet: run fedglm server enrol SITE.pub for each", is_fatal=False)
+        yield warning("sites", "no site is enrolled yet", "run fedglm server enrol SITE.pub for each")
 
 
-def _disk(project: Project) -> Iterator[Finding]:
+def _check_disk(project: Project) -> Iterator[Finding]:
     free = shutil.disk_usage(project.folder).free
     if free < ROOMY_FREE_BYTES:
-        yield Finding(
-            f"{free / 2**20:.0f} MiB are free on the disk of {project.folder}: the SuperLink keeps every update until "
-            "its round ends; free some space",
-            is_fatal=free < MIN_FREE_BYTES,
+        level = failure if free < MIN_FREE_BYTES else warning
+        yield level(
+            "disk",
+            f"{free / 2**20:.0f} MiB are free on the disk of {project.folder}",
+            "the SuperLink keeps every update until its round ends; free some space",
         )
 
 
-def _ports(project: Project) -> Iterator[Finding]:
+def _check_ports(project: Project) -> Iterator[Finding]:
     settings = project.settings
     deadline = time.monotonic() + _CLOSING_S
     for host, port in ((settings.listen, settings.port), ("127.0.0.1", settings.control_port)):
         while (error := _port_error(host, port)) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
         if error is not None:
-            yield Finding(
-                f"port {port} at {host} cannot be opened ({error}): end what holds it (ss -ltnp), or run "
-                f"fedglm provision {project.folder} --port N --control-port N",
-                is_fatal=True,
+            yield failure(
+                "ports",
+                f"port {port} at {host} cannot be opened ({error})",
+                f"end what holds it (ss -ltnp), or run fedglm provision {project.folder} --port N --control-port N",
             )
 
 

@@ -6,7 +6,6 @@ topk-sign@density=0.01+feedback=false           keys of `[update]`
 lowrank@rank=4+rounds=150+downlink.codec=int8   `rounds` is short for federation.rounds; any key with a dot goes
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 from fedglm.compression.codec import codec_names, codec_options
 from fedglm.compression.settings import UpdateSettings
+from fedglm.core.suggestions import did_you_mean
 from fedglm.scenarios.scenario import ScenarioError, parse_setting
 
 _SHORT = {"rounds": "federation.rounds"}
@@ -88,8 +88,7 @@ def _dotted(text: str, key: str) -> str:
     if key in _SHORT:
         return _SHORT[key]
     known = [*UpdateSettings.model_fields, *_SHORT]
-    near = difflib.get_close_matches(key, known) or known
-    raise ScenarioError(f"{text}: unknown key {key}: did you mean {', '.join(near)}? (or section.key)")
+    raise ScenarioError(f"{text}: unknown key {key}: {did_you_mean(key, known)} (or section.key)")
 
 
 def _check(text: str, name: str, key: str, value: str) -> None:

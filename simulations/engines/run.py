@@ -19,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedglm.scenarios.scenario import ScenarioError
 from fedglm.simulations.engines.inline_grid import RUN_ID, InlineGrid
+from fedglm.simulations.engines.shared_disk import SharedDiskGrid
 from fedglm.simulations.nodes import SimulatedNodes, make_app
 
 Engine = Literal["inline", "ray"]
@@ -57,6 +58,7 @@ def run_engine(
         workers: Worker processes; one a core without it.
         stop: Set when this function is left early, so that a coordinator in another thread ends too.
     """
+    server_app = _on_one_disk(server_app)
     try:
         if isinstance(engine, Grid):
             server_app(engine, Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {}))
@@ -69,6 +71,17 @@ def run_engine(
             server_app(grid, context)
     finally:
         stop.set()
+
+
+def _on_one_disk(server_app: ServerApp) -> ServerApp:
+    """The same ServerApp, ended where a node's disk is full, for it is the server's too."""
+    watchful = ServerApp()
+
+    @watchful.main()
+    def main(grid: Grid, context: Context) -> None:
+        server_app(SharedDiskGrid(grid), context)
+
+    return watchful
 
 
 def _with_all_nodes(server_app: ServerApp, count: int, stop: threading.Event) -> ServerApp:

@@ -16,7 +16,7 @@ from live_server import memory_of
 from projects import make_project
 from real_federation import fill_in
 
-from fedglm.cli.process.daemon import flower_environment
+from fedglm.cli.process.flower_environment import flower_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -14,7 +14,8 @@ import pytest
 from command_line import soon
 from real_federation import Federation
 
-from fedglm.cli.process.daemon import MARK, flower_environment
+from fedglm.cli.process.daemon import MARK
+from fedglm.cli.process.flower_environment import flower_environment
 
 SHORT = ("--rounds", "2", "--set", "evaluation.baselines=[]")
 TOLERANT = ("--set", "federation.enough=0.5", "--set", "federation.join_timeout_s=30")

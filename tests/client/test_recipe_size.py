@@ -16,7 +16,6 @@ from fedglm.autoglm.models.pretrained import load_tokenizer
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task
-from fedglm.client import memory_limit as limits
 from fedglm.client import recipe_size
 from fedglm.client.node import model_layout
 from fedglm.client.recipe_size import ModelSize, check_memory
@@ -107,17 +106,3 @@ def test_each_part_counts(
     check_memory(size, 1, CPU, clipped=True, measures=True)
     with pytest.raises(RecipeError, match="and this node has less"):
         check_memory(replace(size, **changes), sequences, CPU, **asked)
-
-
-def test_the_limit_is_the_least_of_the_groups_around(tmp_path: Path) -> None:
-    mine, groups = tmp_path / "cgroup", tmp_path / "groups"
-    (groups / "a" / "b").mkdir(parents=True)
-    (groups / "memory" / "c").mkdir(parents=True)
-    mine.write_text("0::/a/b\n4:cpu,memory:/c\n2:cpuset:/\n")
-    (groups / "a" / "b" / "memory.max").write_text("max\n")
-    (groups / "a" / "memory.max").write_text("1000\n")
-    (groups / "memory" / "c" / "memory.limit_in_bytes").write_text("2000\n")
-    (tmp_path / "memory.max").write_text("1\n")  # outside
-    assert sorted(limits._of_groups(mine, groups)) == [1000, 2000]
-    assert list(limits._of_groups(tmp_path / "none", groups)) == []
-    assert 2**28 < limits.memory_limit() < 2**60

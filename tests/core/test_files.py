@@ -1,15 +1,18 @@
 import errno
 import os
+import pickle
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 
 import pytest
+from safetensors import SafetensorError
 
-from fedglm.core.files import StorageError, write_atomically
+from fedglm.core.files import DiskFullError, StorageError, is_disk_full, storage_errors, write_atomically
 
 
 def names(folder):
@@ -78,6 +81,7 @@ def test_a_failure_at_any_step_leaves_the_old_content_and_no_temporary_file(old,
     if isinstance(failure, OSError):
         assert str(caught.value).startswith(f"cannot write {old}: the disk is full: free some space")
         assert caught.value.__cause__ is failure
+        assert isinstance(caught.value, DiskFullError)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no resource limits")
@@ -104,6 +108,64 @@ def test_other_errors_are_named_too(tmp_path):
     with pytest.raises(StorageError, match=r"cannot write .*folder: Is a directory"):
         write_atomically(tmp_path / "folder", b"x")
     assert names(tmp_path) == ["file", "folder"]
+
+
+def raised_from(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def full_database():
+    """SQLite's own error over a database that may not grow."""
+    database = sqlite3.connect(":memory:")
+    database.execute("PRAGMA max_page_count = 3")
+    database.execute("CREATE TABLE t (x)")
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    database.close()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError('I/O error: No space left on device (os error 28) at path "/x"'),
+        full_database(),
+        raised_from(ValueError("no ledger"), raised_from(RuntimeError("x"), DiskFullError("cannot write x"))),
+        pickle.loads(pickle.dumps(DiskFullError("cannot write x"))),  # noqa: S301 - our own
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_is_known_by_codes_and_types(tmp_path, error):
+    assert is_disk_full(error)
+    if isinstance(error, OSError | SafetensorError):
+        with (
+            pytest.raises(DiskFullError, match=r"the disk is full: free some space.*--resume"),
+            storage_errors(tmp_path),
+        ):
+            raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "the disk is full"),
+        SafetensorError("I/O error: Permission denied (os error 13)"),
+        SafetensorError("(os error 280)"),
+        sqlite3.OperationalError("database or disk is full"),
+        RuntimeError("the disk is full (os error 28)"),
+        raised_from(ValueError("x"), StorageError("cannot write x: the disk is full")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_words_alone_make_no_full_disk(tmp_path, error):
+    assert not is_disk_full(error)
+    if isinstance(error, OSError | SafetensorError):
+        with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+            raise error
+        assert not isinstance(caught.value, DiskFullError)
 
 
 def test_a_reader_never_sees_half_a_file_however_the_writer_dies(tmp_path):

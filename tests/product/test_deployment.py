@@ -11,7 +11,7 @@ import pytest
 from command_line import run_here, soon
 from real_federation import SHORT, SITES, running, simulated, told
 
-from fedglm.cli.process.daemon import flower_environment
+from fedglm.cli.process.flower_environment import flower_environment
 from fedglm.server.project.folder import CONNECTION, Project
 
 REPOSITORY = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from command_line import run_here, soon
 from projects import free_ports
 from real_federation import SHORT, SITES, fill_in, running, simulated, told
 
-from fedglm.cli.process.daemon import flower_environment
+from fedglm.cli.process.flower_environment import flower_environment
 from fedglm.server.project.folder import CONNECTION, PROJECT, Project
 from fedglm.server.superlink.control import Control
 from fedglm.server.superlink.start_report import forget, read_report

@@ -257,7 +257,7 @@ def test_cpu_seconds_of_a_busy_process_are_counted():
 
 
 def seen(pid, cpu_s, parent=1, started=0):
-    return Seen(pid, started, parent, cpu_s, 0)
+    return Seen((pid, started), pid, parent, cpu_s, 0)
 
 
 def test_the_clock_of_cpu_seconds_never_falls_and_counts_nothing_twice():

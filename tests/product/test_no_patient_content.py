@@ -173,7 +173,7 @@ def test_records_that_cannot_be_used_are_quoted_to_nobody(tmp_path, project, cap
     assert CANARY not in caplog.text
     assert_silent(home, *replies)
     for finding in check_data(home.site).findings:
-        assert CANARY not in f"{finding.said} {finding.remedy}"
+        assert CANARY not in f"{finding.detail} {finding.remedy}"
 
 
 def raising(error):

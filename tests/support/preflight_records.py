@@ -22,8 +22,8 @@ def look(site, check, *, patience_s=5.0):
     """The findings of one check."""
     found = [finding for finding in preflight(site.folder, patience_s=patience_s) if finding.check == check]
     for finding in found:
-        assert "\n" not in finding.said + finding.remedy
-        assert PERSON not in finding.said + finding.remedy
+        assert "\n" not in finding.detail + finding.remedy
+        assert PERSON not in finding.detail + finding.remedy
         assert (finding.remedy == "") == (finding.level == "ok")
     return found
 

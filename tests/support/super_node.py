@@ -9,7 +9,8 @@ from pathlib import Path
 
 from projects import free_ports
 
-from fedglm.cli.process.daemon import Daemon, flower_environment
+from fedglm.cli.process.daemon import Daemon
+from fedglm.cli.process.flower_environment import flower_environment
 
 
 class SuperNode:

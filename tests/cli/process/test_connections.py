@@ -27,3 +27,13 @@ def test_a_standing_connection_is_found_and_a_closed_one_is_not(family: int, hos
 
 def test_a_server_whose_name_is_unknown_is_not_connected() -> None:
     assert not is_connected([os.getpid()], "no-such-host.invalid:9092")
+
+
+def test_ipv4_through_a_socket_of_ipv6_is_the_same_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(socket.AF_INET6) as through:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            through.connect(("::ffff:127.0.0.1", listening.getsockname()[1]))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        assert is_connected([os.getpid()], address)

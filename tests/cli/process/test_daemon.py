@@ -14,7 +14,9 @@ import pytest
 from command_line import soon
 
 from fedglm.cli.process import daemon as module
-from fedglm.cli.process.daemon import Daemon, DaemonError, flower_environment
+from fedglm.cli.process.daemon import Daemon, DaemonError
+from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.process_identity import identity
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -47,7 +49,7 @@ def up(daemon):
 
 
 def alive(pid):
-    return module._identity(pid) is not None
+    return identity(pid) is not None
 
 
 def test_it_starts_is_found_by_another_command_and_ends(daemon, tmp_path):

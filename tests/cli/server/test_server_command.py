@@ -10,6 +10,7 @@ from projects import Site, make_project
 from run_files import run_files, write
 
 from fedglm.cli.process.daemon import Daemon
+from fedglm.core.findings import failures
 from fedglm.server.project import certificates
 from fedglm.server.project.folder import Project
 from fedglm.server.project.settings import checked_settings
@@ -72,9 +73,9 @@ def test_status_warns_of_a_certificate_that_ends(server, project, monkeypatch, d
 
 
 def test_nothing_stands_in_the_way(project, server, tmp_path):
-    assert [finding.text for finding in preflight.check(project) if finding.is_fatal] == []
+    assert failures(preflight.check(project)) == []
     server("enrol", A.hand_over(tmp_path))
-    assert "no site" not in " ".join(finding.text for finding in preflight.check(project))
+    assert "no site" not in " ".join(finding.detail for finding in preflight.check(project))
 
 
 def refused(server, project):

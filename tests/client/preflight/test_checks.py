@@ -53,7 +53,7 @@ def test_a_site_in_good_order(site, project):
     assert {finding.level for finding in found} == {"ok"}, found
     checks = ["software", "settings", "state", "keys", "authority", "server", "clock", "data", "policy", "ledger"]
     assert [finding.check for finding in found] == checks
-    assert "40 rows, 20 values of patient" in next(finding.said for finding in found if finding.check == "data")
+    assert "40 rows, 20 values of patient" in next(finding.detail for finding in found if finding.check == "data")
 
 
 def test_a_kit_as_it_comes_says_all_that_is_to_do(project, tmp_path):
@@ -92,7 +92,7 @@ def test_a_clock_is_held_to_the_server_s(site, project, ahead_s, level):
         clock = one(at(site, port), "clock")
     assert clock.level == level, clock
     if ahead_s is not None and level != "ok":
-        assert ("behind" if ahead_s > 0 else "ahead of") in clock.said
+        assert ("behind" if ahead_s > 0 else "ahead of") in clock.detail
         assert "NTP" in clock.remedy
 
 
@@ -100,8 +100,8 @@ def test_an_authority_of_somebody_else_is_not_believed(site, tmp_path):
     foreign = make_project(tmp_path / "foreign")
     with tls_server(foreign.certificate, foreign.server_key) as port:
         server = one(at(site, port), "server")
-    assert (server.level, server.passing) == ("failure", False)
-    assert "is not by the kit's authority" in server.said
+    assert (server.level, server.transient) == ("failure", False)
+    assert "is not by the kit's authority" in server.detail
 
 
 def test_a_certificate_that_has_ended_or_ends_soon(site, tmp_path, project):
@@ -112,8 +112,8 @@ def test_a_certificate_that_has_ended_or_ends_soon(site, tmp_path, project):
 
     with tls_server(issued(0), project.server_key) as port:
         ended = one(at(site, port), "server")
-    assert (ended.level, ended.passing) == ("failure", False)
-    assert "has ended" in ended.said
+    assert (ended.level, ended.transient) == ("failure", False)
+    assert "has ended" in ended.detail
     assert "fedglm provision DIR --renew" in ended.remedy
     with tls_server(issued(9), project.server_key) as port:
         assert one(at(site, port), "server").level == "warning"
@@ -123,8 +123,8 @@ def test_a_certificate_for_another_name(site, project):
     with tls_server(project.certificate, project.server_key, address="127.0.0.2") as port:
         write_site_file(site.folder, site={"name": NAME, "server": f"127.0.0.2:{port}"}, data=DATA)
         found = one(open_site(site.folder), "server")
-    assert (found.level, found.passing) == ("failure", False)
-    assert "is not for this address" in found.said
+    assert (found.level, found.transient) == ("failure", False)
+    assert "is not for this address" in found.detail
 
 
 @pytest.mark.parametrize(
@@ -136,15 +136,15 @@ def test_a_server_that_is_not_there_may_come_back(site, server, said):
     else:
         with deaf_server(says=b"SSH-2.0-OpenSSH\r\n" if server == "plain" else b"") as port:
             found = one(at(site, port), "server", patience_s=0.5)
-    assert (found.level, found.passing) == ("failure", True)
-    assert said in found.said
+    assert (found.level, found.transient) == ("failure", True)
+    assert said in found.detail
     assert failures([found]) == []
 
 
 def test_a_name_that_nobody_knows(site):
     write_site_file(site.folder, site={"name": NAME, "server": "fl.invalid:8443"}, data=DATA)
     found = one(open_site(site.folder), "server")
-    assert (found.passing, found.level) == (True, "failure")
+    assert (found.transient, found.level) == (True, "failure")
 
 
 def test_an_authority_that_is_not_the_kit_s(site, tmp_path):
@@ -158,9 +158,9 @@ def test_an_authority_that_is_not_the_kit_s(site, tmp_path):
     ):
         site.authority.write_bytes(content)
         found = one(site, "authority", patience_s=0.2)
-        assert (found.level, said in found.said) == ("failure", True), found
+        assert (found.level, said in found.detail) == ("failure", True), found
     site.authority.unlink()
-    assert "cannot read" in one(site, "authority", patience_s=0.2).said
+    assert "cannot read" in one(site, "authority", patience_s=0.2).detail
 
 
 def test_an_authority_s_days(site):
@@ -177,10 +177,10 @@ def test_keys_that_are_open_missing_or_damaged(site):
         kept = path.read_bytes()
         path.chmod(0o640)
         found = one(site, "keys", patience_s=0.2)
-        assert f"chmod 600 {path}" in found.said
+        assert f"chmod 600 {path}" in found.detail
         path.chmod(0o600)
         path.write_bytes(kept[:40])
-        assert "is it whole" in one(site, "keys", patience_s=0.2).said
+        assert "is it whole" in one(site, "keys", patience_s=0.2).detail
         path.unlink()
         assert one(site, "keys", patience_s=0.2).level == "failure"
         path.write_bytes(kept)
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_or_closed(site, monkeypatch):
         assert one(site, "state", patience_s=0.2).level == level
     (site.folder / "closed").write_text("no folder")
     found = one(at(site, free_port(), state="closed"), "state")
-    assert (found.level, "cannot be written" in found.said) == ("failure", True)
+    assert (found.level, "cannot be written" in found.detail) == ("failure", True)
 
 
 def test_a_version_of_flower_that_nobody_tested(site, monkeypatch):
@@ -231,24 +231,24 @@ def test_what_is_wrong_with_a_policy(site):
     ):
         sign(site, **changes)
         found = look(site, "policy", patience_s=0.2)[0]
-        assert (found.level, said in found.said) == ("failure", True), found
+        assert (found.level, said in found.detail) == ("failure", True), found
     sign(site, servers=(site.kit.signing,), declare_units=500)
     (in_force, declared) = look(site, "policy", patience_s=0.2)
     assert (in_force.level, declared.level) == ("ok", "warning")
-    assert "declare_units is 500, and the data hold 40 units" in declared.said
+    assert "declare_units is 500, and the data hold 40 units" in declared.detail
 
 
 def test_a_policy_that_was_changed_and_not_signed(site):
     with (site.folder / "policy.toml").open("a") as file:
         file.write("# a remark\n")
     found = one(site, "policy", patience_s=0.2)
-    assert (found.level, "the older one is in force" in found.said) == ("warning", True)
+    assert (found.level, "the older one is in force" in found.detail) == ("warning", True)
     sign_site_policy(site)
     assert one(site, "policy", patience_s=0.2).level == "ok"
     with (site.custody_folder / "policy.toml").open("a") as file:
         file.write("# behind the signature's back\n")
     found = one(site, "policy", patience_s=0.2)
-    assert (found.level, "does not carry the signature" in found.said) == ("failure", True)
+    assert (found.level, "does not carry the signature" in found.detail) == ("failure", True)
 
 
 def test_new_keys_need_the_policy_signed_again(site):
@@ -281,12 +281,12 @@ def test_what_is_left_of_the_budget(site):
     sign(site, declare_units=40, epsilon=5.0)
     charge(site, 1, MECHANISM)
     found = one(site, "ledger", patience_s=0.2)
-    assert (found.level, "1 releases; epsilon " in found.said, " of 5 is spent" in found.said) == ("ok", True, True)
+    assert (found.level, "1 releases; epsilon " in found.detail, " of 5 is spent" in found.detail) == ("ok", True, True)
     sign(site, declare_units=40, epsilon=0.5)
     assert one(site, "ledger", patience_s=0.2).level == "failure"
     sign(site, declare_units=40, epsilon=50.0)
     charge(site, 2, None)
     found = one(site, "ledger", patience_s=0.2)
-    assert (found.level, "released without noise before" in found.said) == ("failure", True)
+    assert (found.level, "released without noise before" in found.detail) == ("failure", True)
     (site.custody_folder / "ledger.sqlite").write_bytes(b"not a ledger")
     assert one(site, "ledger", patience_s=0.2).level == "failure"

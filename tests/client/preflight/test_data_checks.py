@@ -35,7 +35,7 @@ def site(tmp_path, project):
 def test_a_file_that_is_not_what_site_toml_says(site, content, said, remedy):
     write_records(site, content)
     found = one(site, "data", patience_s=0.2)
-    assert (found.level, said in found.said, remedy in found.remedy) == ("failure", True, True), found
+    assert (found.level, said in found.detail, remedy in found.remedy) == ("failure", True, True), found
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_row_that_cannot_be_used_is_counted_and_keeps_no_node_from_starting(si
     with (site.folder / "records.csv").open("ab") as file:
         file.write(row + b"\n")
     first, second = look(site, "data", patience_s=0.2)
-    assert (first.level, "40 rows, 20 values of patient" in first.said) == ("ok", True), first
-    assert (second.level, said in second.said, remedy in second.remedy) == ("warning", True, True), second
-    assert "left out in every run" in second.said
+    assert (first.level, "40 rows, 20 values of patient" in first.detail) == ("ok", True), first
+    assert (second.level, said in second.detail, remedy in second.remedy) == ("warning", True, True), second
+    assert "left out in every run" in second.detail
     assert failures([first, second]) == []
 
 
@@ -72,15 +72,15 @@ def test_a_row_that_cannot_be_used_is_counted_and_keeps_no_node_from_starting(si
 def test_too_few_units_keep_no_node_from_starting(site, content, said, remedy):
     write_records(site, content)
     found = look(site, "data", patience_s=0.2)[0]
-    assert (found.level, said in found.said, remedy in found.remedy) == ("warning", True, True), found
+    assert (found.level, said in found.detail, remedy in found.remedy) == ("warning", True, True), found
 
 
 def test_a_feature_that_is_no_number_counts_as_missing(site):
     write_site_file(site.folder, data={"source": "records.csv", "feature_fields": ["age", "note"]})
     first, second = look(open_site(site.folder), "data", patience_s=0.2)
-    assert (first.level, "40 rows" in first.said) == ("ok", True)
-    assert "40 rows with a feature that is no number and counts as missing (first in line 2)" in second.said
-    assert "left out" not in second.said
+    assert (first.level, "40 rows" in first.detail) == ("ok", True)
+    assert "40 rows with a feature that is no number and counts as missing (first in line 2)" in second.detail
+    assert "left out" not in second.detail
 
 
 def test_a_field_that_no_row_has_is_named(site):
@@ -89,13 +89,13 @@ def test_a_field_that_no_row_has_is_named(site):
     write_site_file(site.folder, data={"source": "records.jsonl", "text_field": "note", "unit_field": "patient"})
     found = look(open_site(site.folder), "data", patience_s=0.2)
     assert [finding.level for finding in found] == ["warning"] * 3
-    assert "no row has a field 'patient'" in found[1].said
+    assert "no row has a field 'patient'" in found[1].detail
 
 
 def test_classes_that_no_one_named(site):
     write_site_file(site.folder, data={name: value for name, value in DATA.items() if name != "class_names"})
     _, found = look(open_site(site.folder), "data", patience_s=0.2)
-    assert (found.level, "names no classes" in found.said) == ("warning", True)
+    assert (found.level, "names no classes" in found.detail) == ("warning", True)
     assert "list in data.class_names all that ill may hold" in found.remedy
 
 
@@ -111,4 +111,4 @@ def test_classes_that_no_one_named(site):
 def test_other_sources(site, data, level, said):
     write_site_file(site.folder, data=data)
     found = one(open_site(site.folder), "data", patience_s=0.2)
-    assert (found.level, said in found.said) == (level, True), found
+    assert (found.level, said in found.detail) == (level, True), found

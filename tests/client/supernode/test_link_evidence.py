@@ -13,7 +13,7 @@ from command_line import soon
 from site_folders import make_project, make_site, write_site_file
 from tls_server import deaf_server, free_port, tls_server
 
-from fedglm.cli.process.daemon import flower_environment
+from fedglm.cli.process.flower_environment import flower_environment
 from fedglm.client.site.folder import open_site
 from fedglm.client.supernode import link_evidence
 from fedglm.client.supernode.link_evidence import LinkWatch

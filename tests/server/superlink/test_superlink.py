@@ -21,7 +21,8 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from projects import Site, make_project
 from super_node import SuperNode
 
-from fedglm.cli.process.daemon import Daemon, flower_environment
+from fedglm.cli.process.daemon import Daemon
+from fedglm.cli.process.flower_environment import flower_environment
 from fedglm.server.project import certificates
 from fedglm.server.project.enrolment import enrol
 from fedglm.server.project.folder import PROJECT, Project

@@ -1,0 +1,72 @@
+"""What pydantic found wrong with settings, in one line: the key, its value, the remedy, and the near names."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from fedglm.core.suggestions import did_you_mean
+
+_MAX_ERRORS: Final = 3  # in one line
+_MAX_CHARACTERS: Final = 80  # of a key or a value
+_MAX_INTEGER: Final = 2**63  # str refuses more than 4300 digits
+
+
+def show_value(value: Any) -> str | None:
+    """A value for an error line: numbers as they are, anything else quoted and cut short.
+
+    Returns:
+        None for a table or a list: a stranger's may be nested too deeply to be shown.
+    """
+    if isinstance(value, dict | list | tuple):
+        return None
+    if isinstance(value, bool | float):
+        return str(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) < _MAX_INTEGER else "a very large number"
+    return repr(str(value)[:_MAX_CHARACTERS])
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, show: Callable[[Any], str | None] = show_value) -> str:
+    """The first errors, a clause for each.
+
+    Args:
+        error: Raised by `model`.
+        model: The settings that were asked for.
+        show: How a value is written; None leaves it out.
+    """
+    return "; ".join(_clause(each, model, show) for each in error.errors()[:_MAX_ERRORS])
+
+
+def first_place(error: ValidationError) -> str:
+    """Dotted key of the first error, without its value, which may be anybody's; empty for the whole."""
+    return ".".join(_path(error.errors()[0]))
+
+
+def _clause(error: Any, model: type[BaseModel], show: Callable[[Any], str | None]) -> str:
+    path = _path(error)
+    place = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {place}: {did_you_mean(path[-1], _keys(model, path[:-1]))}"
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if not place:
+        return reason
+    value = show(error["input"])
+    return f"{place}: {reason}" if value is None else f"{place} = {value}: {reason}"
+
+
+def _path(error: Any) -> list[str]:
+    return [str(part)[:_MAX_CHARACTERS] for part in error["loc"]]
+
+
+def _keys(model: type[BaseModel], sections: list[str]) -> list[str]:
+    """Keys of a section; none where it is no settings model."""
+    for section in sections:
+        inner = model.model_fields[section].annotation if section in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
