@@ -125,11 +125,11 @@ def opened_verification(
     Raises:
         PrivacyError: There is nothing to verify there.
     """
-    servers, sites = _several(server), [Path(site) for site in sites]
+    servers, further = _several(server), [Path(site) for site in sites]
     with contextlib.ExitStack() as stack:
         several = len(servers) > 1
         called = {p: f"server's bundle {p.name[:_LONGEST]}" if several else "server's bundle" for p in servers}
-        called |= {**{site: f"bundle {site.name[:_LONGEST]}" for site in sites}, path: "bundle"}
+        called |= {**{site: f"bundle {site.name[:_LONGEST]}" for site in further}, path: "bundle"}
         bundles = _bundles(stack, called)
 
         def folder_of(place: Path) -> Path:
@@ -141,10 +141,10 @@ def opened_verification(
             return text
 
         if path in bundles and not servers and not any(bundles[path].folder.rglob(LOG)):
-            yield _of_report(path, bundles[path], sites, keys)
+            yield _of_report(path, bundles[path], further, keys)
             return
         names = {bundle.folder: place.name for place, bundle in bundles.items()}
-        asked = Asked(folder_of(path), [*map(folder_of, servers)], [*map(folder_of, sites)], keys, names)
+        asked = Asked(folder_of(path), [*map(folder_of, servers)], [*map(folder_of, further)], keys, names)
         try:
             found = _verify(asked, [*bundles.values()])
         except PrivacyError as exc:
