@@ -1,13 +1,14 @@
 """`fedglm compare`: the same federation under several codecs."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
+    from fedglm.scenarios.overrides import ScenarioOptions
     from fedglm.scenarios.scenario import Scenario
 
 
@@ -68,7 +69,7 @@ def compare(
     times the tolerance. Bytes count up to that round's end, for all nodes.
     A table is printed; the page is OUT/report.html.
     """
-    given = options.overrides(locals())
+    chosen = options.chosen(locals())
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the comparison to go on with")
     if math.isnan(tolerance):  # which min and max let through
@@ -78,23 +79,26 @@ def compare(
     from fedglm.cli.terminal.progress import Progress
     from fedglm.reports.comparison.as_json import comparison_json
     from fedglm.reports.comparison.labels import with_epsilon
+    from fedglm.run_folder.folder import default_folder
     from fedglm.run_folder.rows import to_json
+    from fedglm.scenarios.overrides import load_scenario
     from fedglm.simulations.comparison.compare import Contender
     from fedglm.simulations.comparison.compare import compare as run
     from fedglm.simulations.comparison.variants import parse_variants
     from fedglm.simulations.engines.run import checked_engine
 
+    chosen.pop("density", None)  # is for those codecs that take one
     contenders = []
     for variant in parse_variants(codecs, density):
-        own = [*(settings or []), *variant.settings]  # a codec's own settings win
-        for epsilon, private in _epsilons(epsilons, given):
+        own = options.parsed([*(settings or []), *variant.settings])  # a codec's own settings win
+        for epsilon, private in _epsilons(epsilons, chosen):
             scenarios = [
-                _seeded(options.read_scenario(scenario, given | private | over, own), over)
+                _seeded(load_scenario(scenario, settings=own, **(chosen | private | over)), over)
                 for over in _seeds(seeds, seed)
             ]
             label = variant.label if epsilon is None else with_epsilon(variant.label, epsilon)
             contenders.append(Contender(label, tuple(scenarios)))
-    folder = out or options.default_folder(f"compare-{scenario}")
+    folder = out or default_folder(f"compare-{scenario}")
     found = run(
         contenders,
         folder,
@@ -110,11 +114,11 @@ def compare(
         print_comparison(found, folder)
 
 
-def _epsilons(text: str | None, given: dict[str, Any]) -> list[tuple[float | None, dict[str, Any]]]:
+def _epsilons(text: str | None, chosen: "ScenarioOptions") -> "list[tuple[float | None, ScenarioOptions]]":
     """Each epsilon, and what it changes in the scenario; the least private first. None where none are given."""
     if text is None:
         return [(None, {})]
-    if given.get("privacy.epsilon") is not None:
+    if "epsilon" in chosen or "no_dp" in chosen:
         raise typer.BadParameter("--epsilons excludes --epsilon and --no-dp: inf is without noise")
     try:
         values = [float(part) for part in text.split(",")]
@@ -123,10 +127,10 @@ def _epsilons(text: str | None, given: dict[str, Any]) -> list[tuple[float | Non
     if len(set(values)) < len(values) or not all(value > 0 for value in values):
         raise typer.BadParameter(f"--epsilons {text}: give each number above 0 once")
     ordered = sorted(values, reverse=True)
-    return [(value, {"privacy.epsilon": options.AWAY if math.isinf(value) else value}) for value in ordered]
+    return [(value, {"no_dp": True} if math.isinf(value) else {"epsilon": value}) for value in ordered]
 
 
-def _seeds(text: str | None, single: int | None) -> list[dict[str, Any]]:
+def _seeds(text: str | None, single: int | None) -> "list[ScenarioOptions]":
     """What each seed changes in the scenario; one that changes nothing where no seeds are given."""
     if text is None:
         return [{}]
@@ -138,10 +142,10 @@ def _seeds(text: str | None, single: int | None) -> list[dict[str, Any]]:
         raise typer.BadParameter(f"--seeds {text}: give whole numbers with commas between, as in 7,8,9") from None
     if len(set(seeds)) < len(seeds):
         raise typer.BadParameter(f"--seeds {text}: a seed is named twice")
-    return [{"federation.seed": seed} for seed in seeds]
+    return [{"seed": seed} for seed in seeds]
 
 
-def _seeded(scenario: "Scenario", over: dict[str, Any]) -> "Scenario":
-    if over and scenario.federation.seed != over["federation.seed"]:
+def _seeded(scenario: "Scenario", over: "ScenarioOptions") -> "Scenario":
+    if over and scenario.federation.seed != over["seed"]:
         raise typer.BadParameter("--seeds and --set federation.seed exclude each other")
     return scenario

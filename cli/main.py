@@ -1,16 +1,10 @@
 """The command `fedglm`: one file a subcommand; this one puts them together and turns errors into one clear line."""
 
-import os
 import sys
 from typing import Annotated
 
 import typer
 from click.exceptions import NoArgsIsHelpError
-
-# Flower reports usage to its makers unless told not to; a hospital's machine must not.
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from fedglm.cli.audit import app as audit
 from fedglm.cli.client import app as client

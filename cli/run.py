@@ -50,15 +50,16 @@ def run(
     from fedglm.cli.terminal.tables import wide_console
     from fedglm.run_folder.names import SCENARIO
     from fedglm.scenarios.deployment import is_prepared
+    from fedglm.scenarios.overrides import load_scenario, option_changes
     from fedglm.server.deployment.run_file import checked_run_name
     from fedglm.server.project.folder import Project
 
     opened = Project.open(project)
     if resume and name is None:
         raise typer.BadParameter("--resume needs --name, the run to go on with")
-    given = options.overrides(locals()) | {"federation.nodes": options.AWAY}  # those that are enrolled
-    given |= {"update.codec": codec, "update.density": density}
-    chosen = options.read_scenario(scenario or "hospital", given, settings)
+    given, changes = options.chosen(locals()), options.parsed(settings)
+    nodes = {"federation.nodes": None}  # those that are enrolled
+    chosen = load_scenario(scenario or "hospital", settings=nodes | changes, **given)
     if terms is not None:
         _write_terms(opened, chosen, terms)
         return
@@ -67,8 +68,8 @@ def run(
     if is_prepared(folder):
         if not resume:
             raise typer.BadParameter(f"{folder} already holds a run: add --resume to go on, or give another --name")
-        asked = [key for key, value in given.items() if value not in (None, options.AWAY)]
-        asked += [text.partition("=")[0] for text in settings or []]
+        asked = [key for key, value in option_changes(given).items() if value is not None]
+        asked += changes
         chosen = _begun_as(folder / SCENARIO, chosen, [*asked, *(["name"] if scenario else [])])
     elif resume:
         raise typer.BadParameter(f"{opened.runs} holds no run {called}")

@@ -45,24 +45,28 @@ def simulate(
     if show is not None:
         _print_scenario(show)
         return
-    given = {**options.overrides(locals()), "update.codec": codec, "update.density": density}
-    chosen = options.read_scenario(scenario, given, settings)
-    if resume and out is None:
-        raise typer.BadParameter("--resume needs --out, the folder of the run to go on with")
-    folder = out or options.default_folder(scenario)
+    chosen = options.chosen(locals())
 
     from fedglm.cli.terminal.progress import Progress
     from fedglm.cli.terminal.tables import print_summary
     from fedglm.run_folder.rows import to_json
-    from fedglm.simulations.engines.run import checked_engine
-    from fedglm.simulations.simulate import simulate as run
+    from fedglm.simulations.simulation import simulate as run
 
     with Progress(quiet=as_json) as progress:
-        summary = run(chosen, folder, engine=checked_engine(engine), audience=progress, resume=resume, workers=workers)
+        result = run(
+            scenario,
+            settings=options.parsed(settings),
+            engine=engine,
+            workers=workers,
+            out=out,
+            resume=resume,
+            callbacks=progress,
+            **chosen,
+        )
     if as_json:
-        typer.echo(to_json(summary, indent=1))
+        typer.echo(to_json(result.summary, indent=1))
     else:
-        print_summary(summary, folder)
+        print_summary(result.summary, result.paths.folder)
 
 
 def _print_list(as_json: bool) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import fedglm
 from fedglm.core.errors import FedglmError
 
 PACKAGES: Final = (
@@ -32,8 +33,9 @@ PACKAGES: Final = (
 def code_sha256() -> str:
     """Hex SHA-256 over the names and contents of all Python files of fedglm, as they lay on the disk at first call."""
     whole = hashlib.sha256()
-    for package in PACKAGES:
-        for name, content in sorted(_files(package).items()):
+    public = {"__init__.py": Path(str(fedglm.__file__)).read_bytes()}
+    for files in (public, *map(_files, PACKAGES)):
+        for name, content in sorted(files.items()):
             whole.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     return whole.hexdigest()
 

@@ -13,9 +13,11 @@ report.html     the page for people
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,3 +126,14 @@ class RunFolder:
             return None
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return summary
+
+
+def default_folder(name: str) -> Path:
+    """`runs/NAME-TIME`, for a run that was given no folder; one that is not there yet, however short the runs are.
+
+    Args:
+        name: Of the scenario, or the path of its file.
+    """
+    folder = Path("runs") / f"{Path(name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], others) if not path.exists())

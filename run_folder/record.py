@@ -195,7 +195,7 @@ def _read(path: Path) -> str:
         raise ReportError(f"{path} cannot be read: {exc.strerror}") from None
 
 
-def _object(text: str, where: str) -> Mapping[str, Any]:
+def _object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -205,19 +205,36 @@ def _object(text: str, where: str) -> Mapping[str, Any]:
     return value
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Reads `summary.json` as it stands.
+
+    Raises:
+        ReportError: It is missing or is not JSON.
+    """
+    return _object(_read(folder / SUMMARY), str(folder / SUMMARY))
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """Reads the lines of `rounds.jsonl` as they stand.
+
+    Raises:
+        ReportError: It is missing, or a line is not JSON.
+    """
+    path = folder / ROUNDS
+    lines = [(at, line) for at, line in enumerate(_read(path).splitlines(), start=1) if line.strip()]
+    return [_object(line, f"{path}, line {at},") for at, line in lines]
+
+
 def read_run(folder: Path) -> RunRecord:
     """Reads a run folder.
 
     Raises:
         ReportError: `summary.json` or `rounds.jsonl` is missing or is not JSON.
     """
-    summary = _object(_read(folder / SUMMARY), str(folder / SUMMARY))
+    summary = read_summary(folder)
     named = summary.get("metric")
     metric: Metric = "perplexity" if named == "perplexity" or (not named and "perplexity" in summary) else "accuracy"
-    path = folder / ROUNDS
-    lines = [(at, line) for at, line in enumerate(_read(path).splitlines(), start=1) if line.strip()]
-    objects = [_object(line, f"{path}, line {at},") for at, line in lines]
-    rounds = tuple(_round(fields, index, metric) for index, fields in enumerate(objects, start=1))
+    rounds = tuple(_round(fields, index, metric) for index, fields in enumerate(read_rounds(folder), start=1))
     scenario_path = folder / SCENARIO
     scenario_toml = _read(scenario_path) if scenario_path.is_file() else ""
     try:

@@ -23,6 +23,7 @@ from fedglm.run_folder.names import REPORT
 from fedglm.scenarios.scenario import Scenario, ScenarioError, parse_setting, scenario_text
 from fedglm.server.project.folder import PROJECT
 from fedglm.server.run_setup import Row
+from fedglm.simulations.callbacks import SimulationCallbacks
 
 LOG = logging.getLogger("flwr")
 
@@ -40,11 +41,11 @@ def main(grid: Grid, context: Context) -> None:
 
         server_app.app(grid, context)
         return
-    from fedglm.simulations.simulate import simulate
+    from fedglm.simulations.simulate import run_scenario
 
     scenario = _scenario(context, _number_of(grid))
     folder = _folder(context, scenario)
-    summary = simulate(scenario, folder, engine=grid, audience=_Log())
+    summary = run_scenario(scenario, folder, engine=grid, audience=_Log())
     LOG.info("model %s; report: %s", summary["model_sha256"][:16], folder / REPORT)
 
 
@@ -93,15 +94,11 @@ def _number_of(grid: Grid) -> int:
     return found
 
 
-class _Log:
+class _Log(SimulationCallbacks):
     """Tells Flower's log of a simulation."""
 
     def prepared(self, about: dict[str, Any]) -> None:
         LOG.info("%s: %d nodes, %d parameters", about["scenario"], about["nodes"], about["parameters"])
-
-    def resumed(self, rows: list[Row]) -> None: ...
-
-    def round_started(self, server_round: int, sampled: int) -> None: ...
 
     def plan_refused(self, node_id: int, reason: str) -> None:
         LOG.warning("node %d refuses: %s", node_id, reason)
@@ -115,10 +112,6 @@ class _Log:
 
     def round_done(self, rows: list[Row]) -> None:
         LOG.info("round %d: loss %s", len(rows), rows[-1]["loss"])
-
-    def baseline_started(self, jobs: int) -> None: ...
-
-    def baseline_done(self) -> None: ...
 
 
 client = app_of(_answer)

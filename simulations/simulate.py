@@ -6,7 +6,7 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from flwr.serverapp import Grid
@@ -39,8 +39,9 @@ from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rounds.participants import FederationError
-from fedglm.server.run_setup import Listener, Plan, Row
-from fedglm.simulations.baselines import BaselineCallbacks, Baselines, train_baselines
+from fedglm.server.run_setup import Plan, Row
+from fedglm.simulations.baselines import Baselines, train_baselines
+from fedglm.simulations.callbacks import SimulationCallbacks
 from fedglm.simulations.engines.inline_grid import prepare_workers
 from fedglm.simulations.engines.run import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
@@ -49,14 +50,7 @@ from fedglm.simulations.nodes import SimulatedNodes, folder_name
 Summary = dict[str, Any]
 
 
-class SimulationCallbacks(Listener, BaselineCallbacks, Protocol):
-    """Somebody who wants to see a simulation go by, from start to end."""
-
-    def prepared(self, about: dict[str, Any]) -> None:
-        """Data and model are ready; `about` holds what the summary will say of them."""
-
-
-def simulate(
+def run_scenario(
     scenario: Scenario,
     folder: Path,
     *,

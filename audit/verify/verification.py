@@ -7,7 +7,9 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
+from typing import TypeAlias
 
 from fedglm.audit.bundle.contents import PUBLIC
 from fedglm.audit.bundle.untrusted_bundle import Bundle, unpacked
@@ -35,6 +37,9 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.run_folder.names import AUDIT
+
+Place: TypeAlias = str | PathLike[str]
+"""The path of a folder or a file."""
 
 _LONGEST = 24
 _TRIES = 3
@@ -79,38 +84,24 @@ class Verification:
 
 
 def verify(
-    folder: Path,
+    path: str | PathLike[str],
     *,
-    server: Path | Sequence[Path] | None = None,
-    sites: Sequence[Path] = (),
+    server: Place | Sequence[Place] | None = None,
+    sites: Sequence[Place] = (),
     keys: Sequence[PublicKey] = (),
 ) -> Verification:
-    """Verify all records in a folder, by themselves and against each other.
+    """Verify all records of a run or a site, by themselves and against each other, as `fedglm audit verify` does.
 
     Args:
-        folder: A run's, a node's or site's, or a custody folder.
-        server: Runs' folders, or servers' logs, to hold sites to.
-        sites: Further folders of sites, whose records do not lie in the run's.
+        path: The folder of a run, a node or a site, a custody folder, a bundle (.zip) of one, or a proof (.json).
+        server: Runs' folders or bundles of them, or servers' logs, to hold sites to.
+        sites: Further folders or bundles of sites, whose records do not lie in the run's.
         keys: Those that the owners are known by, from elsewhere; empty to go by what the logs say.
 
     Raises:
         PrivacyError: There is nothing to verify there.
     """
-    return _verify(Asked(folder, _several(server), sites, keys))
-
-
-def verify_anything(
-    path: Path,
-    *,
-    server: Path | Sequence[Path] | None = None,
-    sites: Sequence[Path] = (),
-    keys: Sequence[PublicKey] = (),
-) -> Verification:
-    """As `verify`, and also of a proof (.json); each folder may be a bundle (.zip) of it.
-
-    Raises:
-        PrivacyError: There is nothing to verify there.
-    """
+    path = Path(path)
     if path.is_file() and path.suffix == ".json":
         try:
             proof = json.loads(read_regular(path, _MAX_PROOF))
@@ -125,20 +116,20 @@ def verify_anything(
 def opened_verification(
     path: Path,
     *,
-    server: Path | Sequence[Path] | None = None,
-    sites: Sequence[Path] = (),
+    server: Place | Sequence[Place] | None = None,
+    sites: Sequence[Place] = (),
     keys: Sequence[PublicKey] = (),
 ) -> Iterator[Verification]:
-    """As `verify`; each folder may be a bundle (.zip) of it, whose logs can be read within the block.
+    """As `verify`, of no proof; the logs of bundles can be read within the block.
 
     Raises:
         PrivacyError: There is nothing to verify there.
     """
-    servers = _several(server)
+    servers, further = _several(server), [Path(site) for site in sites]
     with contextlib.ExitStack() as stack:
         several = len(servers) > 1
         called = {p: f"server's bundle {p.name[:_LONGEST]}" if several else "server's bundle" for p in servers}
-        called |= {**{site: f"bundle {site.name[:_LONGEST]}" for site in sites}, path: "bundle"}
+        called |= {**{site: f"bundle {site.name[:_LONGEST]}" for site in further}, path: "bundle"}
         bundles = _bundles(stack, called)
 
         def folder_of(place: Path) -> Path:
@@ -150,10 +141,10 @@ def opened_verification(
             return text
 
         if path in bundles and not servers and not any(bundles[path].folder.rglob(LOG)):
-            yield _of_report(path, bundles[path], sites, keys)
+            yield _of_report(path, bundles[path], further, keys)
             return
         names = {bundle.folder: place.name for place, bundle in bundles.items()}
-        asked = Asked(folder_of(path), [*map(folder_of, servers)], [*map(folder_of, sites)], keys, names)
+        asked = Asked(folder_of(path), [*map(folder_of, servers)], [*map(folder_of, further)], keys, names)
         try:
             found = _verify(asked, [*bundles.values()])
         except PrivacyError as exc:
@@ -163,8 +154,9 @@ def opened_verification(
         yield replace(found, checks=[*checks, *(replace(check, said=named(check.said)) for check in found.checks)])
 
 
-def _several(server: Path | Sequence[Path] | None) -> list[Path]:
-    return [] if server is None else [server] if isinstance(server, Path) else list(dict.fromkeys(server))
+def _several(server: Place | Sequence[Place] | None) -> list[Path]:
+    named = [] if server is None else [server] if isinstance(server, str | PathLike) else server
+    return list(dict.fromkeys(map(Path, named)))
 
 
 def _bundles(stack: contextlib.ExitStack, called: Mapping[Path, str]) -> dict[Path, Bundle]:

@@ -54,9 +54,9 @@ def verify(
     that whole records have. "Verified alone" is said of one side's records:
     whoever has that side's key could have made them anew.
     """
-    from fedglm.audit.verify.verification import verify_anything
+    from fedglm.audit.verify.verification import verify as verify_records
 
-    found = verify_anything(folder, server=server or [], sites=site or [], keys=[_key(text) for text in key or []])
+    found = verify_records(folder, server=server or [], sites=site or [], keys=[_key(text) for text in key or []])
     if as_json:
         typer.echo(json.dumps(about(found), indent=1))
     else:

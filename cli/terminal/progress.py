@@ -9,11 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from fedglm.cli.terminal.tables import finite
+from fedglm.simulations.callbacks import SimulationCallbacks
 
 Row = dict[str, Any]
 
 
-class Progress:
+class Progress(SimulationCallbacks):
     """Shows a simulation on standard error, so that standard output holds the result alone.
 
     Args:

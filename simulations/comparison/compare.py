@@ -11,8 +11,9 @@ from fedglm.reports.comparison.write import write_comparison
 from fedglm.run_folder.folder import RunFolderError
 from fedglm.run_folder.names import SCENARIO
 from fedglm.scenarios.scenario import Scenario
+from fedglm.simulations.callbacks import SimulationCallbacks
 from fedglm.simulations.engines.run import Engine
-from fedglm.simulations.simulate import SimulationCallbacks, simulate
+from fedglm.simulations.simulate import run_scenario
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def compare(
 
     Raises:
         RunFolderError: Two codecs are the same, or the folder cannot hold the runs.
-        ReportError and whatever `simulate` raises.
+        ReportError and whatever `run_scenario` raises.
     """
     _check(contenders, folder)
     seeds = len(contenders[0].scenarios)
@@ -63,7 +64,7 @@ def compare(
             name = contender.label if seeds == 1 else f"{contender.label}, seed {scenario.federation.seed}"
             with audience(name) as watching:
                 home = contender.folders(folder)[index]
-                simulate(scenario, home, engine=engine, audience=watching, resume=resume, workers=workers)
+                run_scenario(scenario, home, engine=engine, audience=watching, resume=resume, workers=workers)
     rows = [ComparisonRow(contender.label, contender.folders(folder)) for contender in contenders]
     write_comparison(folder, rows, tolerance=tolerance)
     return compare_runs(rows, tolerance=tolerance)

@@ -7,7 +7,9 @@ lock of this process is copied. They die with this process, however it dies.
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 from uuid import uuid4
 
@@ -169,7 +171,7 @@ class _Worker:
         self.message: Message | None = None
         context = multiprocessing.get_context("forkserver")
         self._process: ForkServerProcess = context.Process(target=_work, args=(theirs, app_factory), daemon=True)
-        with _no_interrupt():
+        with _no_interrupt(), _without_script(app_factory):
             self._process.start()
         theirs.close()
 
@@ -248,6 +250,21 @@ def _no_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_script(app_factory: AppFactory) -> Iterator[None]:
+    """Keep a worker from running the user's script anew, which multiprocessing does where an object may be of it.
+
+    Else each script that simulates would have to guard itself by `if __name__ == "__main__"`.
+    """
+    script = sys.modules["__main__"]
+    if b"__main__" not in pickle.dumps(app_factory):
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def usable_cores() -> int:

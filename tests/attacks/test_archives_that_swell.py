@@ -12,7 +12,7 @@ from command_line import run_here
 from omitted_records import packed, signed
 
 from fedglm.audit.records.checks import failed
-from fedglm.audit.verify.verification import verify_anything
+from fedglm.audit.verify.verification import verify
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
@@ -80,7 +80,7 @@ def test_a_list_of_files_without_end(tmp_path):
         file.seek(size)
         file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, size, 0, 0))
     with at_most(64 * MIB), pytest.raises(PrivacyError, match=r"b\.zip is no bundle"):
-        verify_anything(path)
+        verify(path)
 
 
 def test_a_row_without_end(tmp_path):
@@ -92,7 +92,7 @@ def test_a_row_without_end(tmp_path):
         database.execute("INSERT INTO entries VALUES (2, CAST(zeroblob(?) AS TEXT), ?)", (32 * MIB, "0" * 64))
     database.close()
     with at_most(16 * MIB):
-        assert [check.name for check in failed(verify_anything(tmp_path).checks)] == ["log"]
+        assert [check.name for check in failed(verify(tmp_path).checks)] == ["log"]
 
 
 def test_more_than_the_disk_has_room_for(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from math import sqrt
 import pytest
 from poisoning import ATTACKS, run
 
-from fedglm.cli.options import read_scenario
+from fedglm.scenarios.overrides import load_scenario
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.usefixtures("unsynced")]
 
@@ -16,7 +16,7 @@ RECORDS = 100  # held out at all sites together
 
 
 def accuracy(folder, seed, attack=None):
-    scenario = read_scenario("hospital", {"federation.seed": seed}, ["evaluation.baselines=[]"])
+    scenario = load_scenario("hospital", seed=seed, settings={"evaluation.baselines": []})
     summary = run(folder, scenario, None if attack is None else ATTACKS[attack])
     rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     away = sum(row.get("counted", {}).get("site-3") == 0 for row in rows)

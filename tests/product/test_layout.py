@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from source_tree import ROOT, ROOTS, SETTINGS, SOURCES, imported, imported_sources, root_of
+from source_tree import API, ROOT, ROOTS, SETTINGS, SOURCES, folder_of, imported, imported_sources, root_of
 
 from fedglm.core.code_identity import PACKAGES
 
@@ -127,10 +127,11 @@ def test_the_command_answers_before_it_imports_torch():
     assert done.stdout == "[]\n"
 
 
-def test_no_init_file_anywhere():
+def test_the_public_api_has_the_one_init_file():
     # With one in compression/, the repository's root on sys.path would shadow Python 3.14's stdlib package.
-    assert [path for part in (*ROOTS, "tests") for path in (ROOT / part).rglob("__init__.py")] == []
+    assert [path for part in (*ROOTS, "tests", "examples") for path in (ROOT / part).rglob("__init__.py")] == []
     assert not (ROOT / "__init__.py").exists()
+    assert {path.name for path in API.parent.iterdir()} - {"__pycache__"} == {API.name, "py.typed"}
 
 
 def test_no_module_is_named_like_one_of_the_standard_library():
@@ -144,38 +145,37 @@ def test_files_stay_readable():
 
 
 def folders():
-    """All folders that hold sources, as paths from the root; tests, benchmarks and what is built are none."""
-    others = {"tests", "benchmarks", "docs", "build"}
+    """All folders that hold sources, as paths from the root; tests, examples and what is built are none."""
+    others = {"fedglm", "tests", "benchmarks", "examples", "docs", "build"}
     holding = {path.parent.relative_to(ROOT) for path in ROOT.glob("[!.]*/**/*.py")}
     return {folder for folder in holding if folder.parts[0] not in others}
 
 
 def test_packages_are_the_folders():
     # One that is not listed is not in the wheel, while an editable install still imports it.
-    assert sorted(SETTINGS["tool"]["setuptools"]["packages"]) == sorted(
-        ".".join(("fedglm", *folder.parts)) for folder in folders()
-    )
+    packages = {".".join(("fedglm", *folder.parts)) for folder in folders()} | {"fedglm"}
+    assert sorted(SETTINGS["tool"]["setuptools"]["packages"]) == sorted(packages)
 
 
 def test_every_root_is_mapped_typed_and_hashed():
     assert {folder.parts[0] for folder in folders()} == set(ROOTS)
     assert SETTINGS["tool"]["setuptools"]["package-dir"] == {f"fedglm.{root}": root for root in ROOTS}
-    assert sorted(SETTINGS["tool"]["mypy"]["packages"]) == [f"fedglm.{root}" for root in ROOTS]
+    assert SETTINGS["tool"]["mypy"]["packages"] == ["fedglm"]
     assert sorted(PACKAGES) == ROOTS, "code outside these would not be in the hash that nodes compare"
 
 
 def test_links_for_type_checkers_resolve():
     links = {path.name: path for path in (ROOT / ".types" / "fedglm").iterdir()}
-    assert links.keys() == set(ROOTS)
+    assert links.keys() == {*ROOTS, API.name}
     for part, link in links.items():
         assert link.is_symlink()
         assert not Path(link.readlink()).is_absolute()
-        assert link.resolve() == ROOT / part
+        assert link.resolve() == (API if part == API.name else ROOT / part)
 
 
 def test_the_wheel_takes_what_is_no_python():
     data = SETTINGS["tool"]["setuptools"]["package-data"]
-    for part in ROOTS:
+    for part in (*ROOTS, API.parent.name):
         others = {
             path
             for path in (ROOT / part).rglob("*")
@@ -185,6 +185,6 @@ def test_the_wheel_takes_what_is_no_python():
             path
             for package, patterns in data.items()
             for pattern in patterns
-            for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+            for path in folder_of(package).glob(pattern)
         }
         assert others <= packed

@@ -9,7 +9,7 @@ import sysconfig
 
 import pytest
 from command_line import write_tiny
-from source_tree import ROOT, SETTINGS, SOURCES
+from source_tree import API, ROOT, SETTINGS, SOURCES, folder_of
 
 from fedglm.core.code_identity import code_sha256
 
@@ -18,7 +18,7 @@ def data_files():
     """What the wheel takes besides sources."""
     for package, patterns in SETTINGS["tool"]["setuptools"]["package-data"].items():
         for pattern in patterns:
-            yield from ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+            yield from folder_of(package).glob(pattern)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def installed(tmp_path_factory):
     home = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # From a copy, so that no build/ of an earlier day is packed: setuptools would take what lies in it.
-    for path in [*SOURCES, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")), *data_files()]:
+    for path in [API, *SOURCES, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")), *data_files()]:
         target = home / "source" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

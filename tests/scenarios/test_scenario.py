@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fedglm.cli.errors import explain
-from fedglm.cli.options import read_scenario
 from fedglm.compression.codec import codec_names
 from fedglm.compression.settings import UpdateSettings
+from fedglm.scenarios.overrides import load_scenario
 from fedglm.scenarios.scenario import Scenario, ScenarioError, builtin_names, parse_setting, scenario_text
 from fedglm.server.settings import FederationSettings
 
@@ -181,7 +181,7 @@ def test_paths_count_from_where_they_are_written(tmp_path, monkeypatch):
     text = 'name = "x"\n[data]\nsource = "t.csv"\npublic_reference = "open/p"\n[model]\npath = "m"\n'
     (home / "x.toml").write_text(text)
     monkeypatch.chdir(here)
-    scenario = read_scenario("../home/x.toml", {}, None)
+    scenario = load_scenario("../home/x.toml")
     assert [(here / path).resolve() for path in (scenario.data.source, scenario.data.public_reference)] == [
         home / "t.csv",
         home / "open" / "p",
@@ -189,15 +189,15 @@ def test_paths_count_from_where_they_are_written(tmp_path, monkeypatch):
     assert Path(scenario.model.path).is_absolute()
     assert Path(scenario.data.source).is_absolute()
     # Options count from the current folder, --data even where a built-in has that name.
-    scenario = read_scenario("../home/x.toml", {"data.source": Path("digits")}, ["model.path=m"])
+    scenario = load_scenario("../home/x.toml", data=Path("digits"), settings={"model.path": "m"})
     assert scenario.data.source == str(here / "digits")
     assert scenario.model.path == str(here / "m")
     # Names of built-in data stay, and what was absolute too.
-    assert read_scenario("hospital", {}, None).data.source == "breast-cancer"
-    assert read_scenario("text", {}, ["data.source=digits"]).data.source == "digits"
+    assert load_scenario("hospital").data.source == "breast-cancer"
+    assert load_scenario("text", settings={"data.source": "digits"}).data.source == "digits"
     (here / "again.toml").write_text(scenario.to_toml())
     monkeypatch.chdir(tmp_path)
-    assert read_scenario("here/again.toml", {}, None) == scenario
+    assert load_scenario("here/again.toml") == scenario
 
 
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path):

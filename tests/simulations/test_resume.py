@@ -10,7 +10,7 @@ from command_line import Process, rows_of, soon, temporary_files, write_tiny
 
 from fedglm.cli.terminal.progress import Progress
 from fedglm.scenarios.scenario import Scenario
-from fedglm.simulations.simulate import simulate as run_simulation
+from fedglm.simulations.simulate import run_scenario
 
 LONGER = ("--rounds", "5", "--set", "training.local_steps=20")
 STOPPED = "stopped by Ctrl-C; what was finished is kept, and --resume goes on"
@@ -24,7 +24,7 @@ def undisturbed(tmp_path_factory):
     overrides = {"federation.rounds": 5, "training.local_steps": 20}
     with Progress(quiet=True) as nobody:
         scenario = Scenario.from_toml(toml.read_text(), overrides)
-        summary = run_simulation(scenario, home / "run", engine="inline", audience=nobody)
+        summary = run_scenario(scenario, home / "run", engine="inline", audience=nobody)
     return toml, summary, rows_of(home / "run")
 
 

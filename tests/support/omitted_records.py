@@ -14,7 +14,7 @@ from custodies import SERVER
 
 from fedglm.audit.bundle.export import MANIFEST, SIGNATURE, export
 from fedglm.audit.records.proofs import prove_entry
-from fedglm.audit.verify.verification import Verification, verify_anything
+from fedglm.audit.verify.verification import Verification, verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
@@ -127,24 +127,24 @@ def _of_run(runs: Runs) -> Iterator[Omission]:
     files = [f"nodes/{site}/custody/{name}" for site in SITES for name in CUSTODY]
     for name in (*OF_SERVER, "audit", "nodes", *places, *files):
         for how, change in _ways(name, runs):
-            yield Omission(f"run: {name} {how}", _changed(runs.run, change, verify_anything))
+            yield Omission(f"run: {name} {how}", _changed(runs.run, change, verify))
     for what, of in (("another run", runs.other), ("a stranger", runs.strange)):
 
         def all_of_the_server(folder: Path, of: Path = of) -> None:
             for name in OF_SERVER:
                 _put(name, of / name)(folder)
 
-        yield Omission(f"run: all of the server's is of {what}", _changed(runs.run, all_of_the_server, verify_anything))
+        yield Omission(f"run: all of the server's is of {what}", _changed(runs.run, all_of_the_server, verify))
 
 
 def _of_site(runs: Runs) -> Iterator[Omission]:
     site = runs.run / "nodes" / "a"
 
     def alone(folder: Path) -> Verification:
-        return verify_anything(folder, keys=[key_of(runs.run, "a")])
+        return verify(folder, keys=[key_of(runs.run, "a")])
 
     def against(folder: Path) -> Verification:
-        return verify_anything(folder, server=runs.run)
+        return verify(folder, server=runs.run)
 
     for name in (*(f"custody/{name}" for name in CUSTODY), "custody"):
         for how, content in _contents(f"nodes/a/{name}", runs).items():
@@ -152,11 +152,11 @@ def _of_site(runs: Runs) -> Iterator[Omission]:
                 yield Omission(f"site: {name} {how}", _changed(site, _put(name, content), alone))
             yield Omission(f"site and server: {name} {how}", _changed(site, _put(name, content), against))
     for how, of in (("another run's", runs.other), ("a stranger's", runs.strange)):
-        yield Omission(f"site and server: server {how}", lambda _, of=of: verify_anything(site, server=of))
+        yield Omission(f"site and server: server {how}", lambda _, of=of: verify(site, server=of))
     for how, change in _ways("audit/log.sqlite", runs):
 
         def held(folder: Path) -> Verification:
-            return verify_anything(site, server=folder)
+            return verify(site, server=folder)
 
         yield Omission(f"site and server: server's log {how}", _changed(runs.run, change, held))
 
@@ -207,7 +207,7 @@ def _of_bundle(called: str, runs: Runs, place: str, role: str, key: SigningKey) 
     whole, others, stranges = made(runs.run, key), made(runs.other, key), made(runs.strange, STRANGER)
 
     def look(contents: dict[str, bytes], *keys: PublicKey) -> Look:
-        return lambda folder: verify_anything(packed(contents, folder / "bundle.zip"), keys=keys)
+        return lambda folder: verify(packed(contents, folder / "bundle.zip"), keys=keys)
 
     yield Omission(f"{called}: signed by a stranger", look(signed(whole, STRANGER, role)))
     yield Omission(f"{called}: a stranger's", look(stranges, key.public))
@@ -242,7 +242,7 @@ def _of_proof(runs: Runs) -> Iterator[Omission]:
     def look(content: dict[str, object]) -> Look:
         def written(folder: Path) -> Verification:
             (folder / "proof.json").write_text(json.dumps(content))
-            return verify_anything(folder / "proof.json", keys=[key_of(runs.run, "a")])
+            return verify(folder / "proof.json", keys=[key_of(runs.run, "a")])
 
         return written
 
@@ -259,11 +259,11 @@ def _of_keys(runs: Runs) -> Iterator[Omission]:
     """The key that is known is another's, or the records are another's."""
     right = {"server": SERVER.public, **{site: key_of(runs.run, site) for site in SITES}}
     for name, key in right.items():
-        yield Omission(f"keys: a stranger's for {name}", lambda _: verify_anything(runs.run, keys=[STRANGER.public]))
+        yield Omission(f"keys: a stranger's for {name}", lambda _: verify(runs.run, keys=[STRANGER.public]))
         yield Omission(f"keys: all is a stranger's but that of {name}", _look_at(runs.strange, key))
         if name != "server":
             yield Omission(f"keys: all is of another run but that of {name}", _look_at(runs.other, key))
 
 
 def _look_at(folder: Path, key: PublicKey) -> Look:
-    return lambda _: verify_anything(folder, keys=[key])
+    return lambda _: verify(folder, keys=[key])

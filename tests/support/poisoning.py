@@ -22,7 +22,7 @@ from fedglm.protocol.messages import MODEL, RECORD, UPDATE
 from fedglm.scenarios.scenario import Scenario
 from fedglm.scenarios.stage import build_scenario
 from fedglm.simulations.nodes import SimulatedNodes
-from fedglm.simulations.simulate import simulate
+from fedglm.simulations.simulate import run_scenario
 
 
 class Silent:
@@ -135,4 +135,4 @@ def run(folder, scenario: Scenario, attack=None):
     nodes = {index + 1: answer(index) for index in range(count)}
     if attack is not None:
         nodes[count] = spoiled(nodes[count], attack(stage), rounds=range(1, scenario.federation.rounds + 1))
-    return simulate(scenario, folder, engine=FakeGrid(nodes), audience=Silent())
+    return run_scenario(scenario, folder, engine=FakeGrid(nodes), audience=Silent())

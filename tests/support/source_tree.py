@@ -10,8 +10,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOTS = sorted(SETTINGS["tool"]["setuptools"]["package-dir"].values())
 SOURCES = [path for root in ROOTS for path in sorted((ROOT / root).rglob("*.py"))]
+API = ROOT / "fedglm" / "__init__.py"
+"""The public API, which stands above all roots."""
 SUPPORT = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "support")}
 """The environment of a process that is a test's own file, which finds there what the test does."""
+
+
+def folder_of(package):
+    """Where the sources of a package lie, by its dotted name."""
+    return API.parent if package == "fedglm" else ROOT.joinpath(*package.split(".")[1:])
 
 
 def root_of(path):

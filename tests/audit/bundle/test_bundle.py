@@ -15,7 +15,7 @@ from fedglm.audit.bundle.export import MANIFEST, ROLES, export
 from fedglm.audit.empirical import results
 from fedglm.audit.records.checks import Verdict, failed
 from fedglm.audit.records.proofs import check_proof, prove_entry, prove_growth
-from fedglm.audit.verify.verification import verify_anything
+from fedglm.audit.verify.verification import verify
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 
@@ -50,7 +50,7 @@ def changed(bundle, change):
 
 
 def test_a_bundle_is_verified_as_its_folder_is(bundle):
-    found = verify_anything(bundle)
+    found = verify(bundle)
     assert found.verdict is Verdict.WHOLE
     assert {check.subject for check in found.checks} == {"bundle", "server", "a", "b", "c"}
     assert len(found.sites) == 3
@@ -68,7 +68,7 @@ def test_a_role_reads_what_it_may_and_no_secret_is_in_any(run, tmp_path, role):
         custody = run / "nodes" / site / "custody"
         assert (custody / "site.key").read_bytes() not in content
         assert (custody / "salt").read_bytes() not in content
-    found = verify_anything(tmp_path / "bundle.zip")
+    found = verify(tmp_path / "bundle.zip")
     assert (found.verdict, found.held) == (Verdict.OPEN if role == "public" else Verdict.WHOLE, True)
 
 
@@ -92,20 +92,20 @@ def test_the_log_is_in_it_as_lines_too(bundle):
     ids=["edited", "dropped", "added", "lines", "signature", "manifest"],
 )
 def test_a_bundle_that_was_changed_is_not_held(bundle, change):
-    assert failed(verify_anything(changed(bundle, change)).checks)
+    assert failed(verify(changed(bundle, change)).checks)
 
 
 def test_a_bundle_signed_by_somebody_else_holds_the_same_records_and_says_by_whom(run, tmp_path, bundle):
     other = SigningKey.generate()
     export(run, tmp_path / "other.zip", "auditor", other)
-    first, second = verify_anything(bundle), verify_anything(tmp_path / "other.zip")
+    first, second = verify(bundle), verify(tmp_path / "other.zip")
     assert KEY.public.fingerprint() in first.checks[0].said
     assert other.public.fingerprint() in second.checks[0].said
     assert (first.verdict, second.verdict) == (Verdict.WHOLE, Verdict.OPEN)
     # Whoever knows the key knows who vouches for what no log shows.
-    known = verify_anything(tmp_path / "other.zip", keys=[other.public, KEY.public])
+    known = verify(tmp_path / "other.zip", keys=[other.public, KEY.public])
     assert known.verdict is Verdict.WHOLE
-    assert verify_anything(tmp_path / "other.zip", keys=[SigningKey.generate().public]).verdict is Verdict.WRONG
+    assert verify(tmp_path / "other.zip", keys=[SigningKey.generate().public]).verdict is Verdict.WRONG
 
 
 def test_the_files_of_empirical_audits_are_in_it_by_the_names_that_they_are_written_by():
@@ -132,14 +132,14 @@ def outside(contents):
 )
 def test_what_is_no_bundle_is_refused(bundle, tmp_path, change):
     with pytest.raises(PrivacyError):
-        verify_anything(changed(bundle, change))
+        verify(changed(bundle, change))
     assert not (tmp_path / "outside").exists()
 
 
 def test_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"no archive")
     with pytest.raises(PrivacyError, match="is no bundle"):
-        verify_anything(tmp_path / "x.zip")
+        verify(tmp_path / "x.zip")
 
 
 def test_the_commands(fedglm, run, tmp_path):
@@ -175,7 +175,7 @@ def site(run):
 
 
 def test_a_site_is_held_to_the_server_in_a_bundle(bundle, run, site):
-    found, plain = verify_anything(site, server=bundle), verify_anything(site, server=run)
+    found, plain = verify(site, server=bundle), verify(site, server=run)
     assert found.held
     assert [(check.subject, check.name) for check in found.checks[:2]] == [
         ("server's bundle", "files"),
@@ -189,7 +189,7 @@ def test_a_site_is_held_to_the_server_in_a_bundle(bundle, run, site):
 def test_a_site_s_bundle_is_held_to_the_server_in_a_bundle(bundle, site, tmp_path):
     export(site, tmp_path / "site.zip", "auditor", KEY)
     for server in (bundle, site.parent.parent):
-        found = verify_anything(tmp_path / "site.zip", server=server)
+        found = verify(tmp_path / "site.zip", server=server)
         assert found.held
         assert {"bundle", "server", "a"} <= {check.subject for check in found.checks}
 
@@ -199,14 +199,14 @@ def test_a_site_s_bundle_stands_in_for_its_folder(run, tmp_path):
     server = tmp_path / "server"
     shutil.copytree(run / "audit", server / "audit")
     shutil.copy(run / "rounds.jsonl", server)
-    found = verify_anything(server, sites=[tmp_path / "a.zip"])
+    found = verify(server, sites=[tmp_path / "a.zip"])
     assert [log.subject for log in found.sites] == ["a"]
     assert found.held
 
 
 def test_a_tampered_bundle_of_the_server_is_not_held(bundle, site, fedglm):
     changed(bundle, lambda contents: contents.update({"rounds.jsonl": contents["rounds.jsonl"] + b" "}))
-    wrong = failed(verify_anything(site, server=bundle).checks)
+    wrong = failed(verify(site, server=bundle).checks)
     assert "server's bundle" in {check.subject for check in wrong}
     assert fedglm("audit", "verify", site, "--server", bundle).code == 1
 
@@ -217,12 +217,12 @@ def test_a_site_that_changed_its_log_is_found_by_a_bundle_of_the_server(run, tmp
     chain = Chain(site / "custody" / "log.sqlite")
     chain.texts = chain.texts[:3]
     chain.write(chain=True, key=SigningKey.load(site / "custody" / "site.key"))
-    assert failed(verify_anything(site, server=bundle).checks)
+    assert failed(verify(site, server=bundle).checks)
 
 
 def test_a_damaged_log_in_a_bundle_goes_by_the_bundle_s_name(bundle, site):
     changed(bundle, lambda contents: contents.update({"audit/log.sqlite": b"no database at all"}))
-    wrong = failed(verify_anything(site, server=bundle).checks)
+    wrong = failed(verify(site, server=bundle).checks)
     assert [check for check in wrong if f"{bundle}/audit/log.sqlite cannot be read" in check.said]
     assert not [check for check in wrong if "fedglm-bundle-" in check.said]
 

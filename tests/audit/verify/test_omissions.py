@@ -4,7 +4,7 @@ import pytest
 from omitted_records import Omission, Runs, key_of, omissions
 
 from fedglm.audit.records.checks import Scope, Verdict
-from fedglm.audit.verify.verification import verify_anything
+from fedglm.audit.verify.verification import verify
 from fedglm.privacy.errors import PrivacyError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -32,10 +32,10 @@ def believed(chosen: list[Omission], work) -> list[str]:
 
 def test_what_nobody_touched_is_good(runs):
     for folder in (runs.run, runs.other, runs.strange):
-        found = verify_anything(folder)
+        found = verify(folder)
         assert (found.verdict, found.scope) == (Verdict.WHOLE, Scope.RUN)
     site = runs.run / "nodes" / "a"
-    alone, against = verify_anything(site, keys=[key_of(runs.run, "a")]), verify_anything(site, server=runs.run)
+    alone, against = verify(site, keys=[key_of(runs.run, "a")]), verify(site, server=runs.run)
     assert (alone.verdict, alone.scope) == (Verdict.ALONE, Scope.SITE)
     assert (against.verdict, against.scope) == (Verdict.WHOLE, Scope.SITE_AND_SERVER)
 

@@ -1,0 +1,1 @@
+../../fedglm/__init__.py
