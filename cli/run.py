@@ -93,9 +93,9 @@ def run(
 
 
 def _write_terms(project: "Project", scenario: "Scenario", path: Path) -> None:
-    from fedglm.scenarios.deployment import make, terms
+    from fedglm.scenarios.deployment import build_deployed_model, sign_terms
 
-    signed = terms(make(scenario), project.signing_key)
+    signed = sign_terms(build_deployed_model(scenario), project.signing_key)
     with path.open("w") as file:
         file.write(signed.to_text() + "\n")
     typer.echo(f"{path}: hand it over to the sites, whose fedglm client plan {path.name} shows what it means")
@@ -133,7 +133,7 @@ def _conduct(
     from fedglm.core.files import write_atomically
     from fedglm.run_folder.names import DONE, MODEL, ROUNDS, SUMMARY
     from fedglm.run_folder.rows import to_json, total_bytes
-    from fedglm.scenarios.deployment import is_prepared, make, prepare, release, stated
+    from fedglm.scenarios.deployment import build_deployed_model, is_prepared, prepare, save_final_model, stated
     from fedglm.server.deployment.run_file import read_lines
     from fedglm.server.errors import ProjectError
     from fedglm.server.project.enrolment import enrolled_sites
@@ -141,7 +141,7 @@ def _conduct(
     sites, folder = len(enrolled_sites(project)), project.runs / name
     if not sites:
         raise ProjectError("no site is enrolled: fedglm server enrol SITE.pub takes what a site hands over")
-    made = make(scenario)
+    made = build_deployed_model(scenario)
     _refuse_a_second(project, name)
     if not is_prepared(folder):
         prepare(made, folder, sites)
@@ -154,7 +154,7 @@ def _conduct(
             err=True,
         )
         sys.exit(INTERRUPTED)
-    release(made, folder, folder / MODEL)
+    save_final_model(made, folder, folder / MODEL)
     totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
     summary = {
         "run": name,

@@ -1,13 +1,13 @@
-"""The run folder: everything that a run leaves behind, each file whole at any moment.
+"""The run folder: every file that a run writes, each replaced atomically, so that no reader sees half of one.
 
 scenario.toml   every setting; feeding it back repeats the run
 rounds.jsonl    one object a round
 summary.json    the result, once the run is through
 model/          the released model, as transformers saves it
-checkpoint/     from which a killed run goes on
-nodes/<id>/     each node's own memory; in custody/ the site's policy, privacy ledger and signed log
+checkpoint/     state from which a killed run resumes
+nodes/<id>/     each node's own state; in custody/ the site's policy, privacy ledger and signed log
 audit/          the server's signed log
-server.key      signs the plan that the nodes hold the run to
+server.key      signs the plan that the nodes check the run against
 report.html     the page for people
 """
 
@@ -31,14 +31,19 @@ LOCK = ".lock"
 
 
 class RunFolderError(FedglmError, ValueError):
-    """The folder cannot hold this run; the message says why and what would help."""
+    """The folder cannot be used for this run; the message says why and what would help."""
 
 
 class RunFolder:
-    """A run's folder.
+    """Folder of one run.
 
-    Args:
-        path: Where it is or shall be.
+    Attributes:
+        path: Path of the folder, which need not exist yet.
+        checkpoints: Folder of the checkpoints.
+        nodes: Folder of the nodes' own state.
+        model: Folder of the released model.
+        audit: Folder of the server's signed log.
+        server_key: File of the server's signing key.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,17 +56,21 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self, scenario_toml: str, *, resume: bool) -> Iterator[None]:
-        """Hold the folder for one process, new or, with `resume`, begun by an earlier process with the same scenario.
+        """Lock the folder for this process, for a new run or, with `resume`, for one with the same scenario.
 
         A run that ends before `begin` leaves the folder as it was.
 
+        Args:
+            scenario_toml: Scenario of the run, every default written out.
+            resume: Continue the run that an earlier process started here.
+
         Raises:
-            RunFolderError: It holds something else, another run, or another process is at work in it.
-            StorageError: It cannot be written.
+            RunFolderError: The folder contains other files or another run, or another process has locked it.
+            StorageError: The folder cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file: name another folder with --out")
-        made = not self.path.exists()
+        is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -70,49 +79,49 @@ class RunFolder:
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(lock).st_nlink == 0:  # its owner left between our opening and locking it
+                if os.fstat(lock).st_nlink == 0:  # its owner unlinked it between our opening and locking it
                     raise BlockingIOError
             except BlockingIOError as exc:
                 raise RunFolderError(f"another process is running in {self.path}") from exc
             try:
-                self._check(scenario_toml, resume=resume)
-                self._sweep()
+                self._check_contents(scenario_toml, resume=resume)
+                self._remove_temporary_files()
                 try:
                     yield
                 finally:
-                    self._sweep()  # Ctrl-C kills workers, too, that are in the middle of writing
+                    self._remove_temporary_files()  # Ctrl-C also kills workers in the middle of a write
             finally:
                 (self.path / LOCK).unlink(missing_ok=True)
-                if made:
-                    with contextlib.suppress(OSError):  # it holds a run by now
+                if is_new:
+                    with contextlib.suppress(OSError):  # not empty: it contains a run by now
                         self.path.rmdir()
         finally:
             os.close(lock)
 
-    def _check(self, scenario_toml: str, *, resume: bool) -> None:
-        """Refuse a folder that cannot take this run; only the owner of the lock sees what stays so."""
-        kept = self.path / SCENARIO
+    def _check_contents(self, scenario_toml: str, *, resume: bool) -> None:
+        """Refuse a folder that cannot be used for this run; called under the lock, so that the answer stays true."""
+        scenario_file = self.path / SCENARIO
         if all(path.name == LOCK for path in self.path.iterdir()):
             return
-        if not kept.is_file():
+        if not scenario_file.is_file():
             raise RunFolderError(f"{self.path} holds files that are no run: name another folder with --out")
         if not resume:
             raise RunFolderError(f"{self.path} already holds a run: add --resume to go on, or name another --out")
-        if kept.read_text(encoding="utf-8") != scenario_toml:
+        if scenario_file.read_text(encoding="utf-8") != scenario_toml:
             raise RunFolderError(f"{self.path} was begun with other settings: repeat them, or name another --out")
 
-    def _sweep(self) -> None:
-        """Remove what a killed process was writing when it died."""
+    def _remove_temporary_files(self) -> None:
+        """Remove the temporary files that a killed process was writing."""
         for path in list(self.path.rglob(".*.????????")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def begin(self, scenario_toml: str) -> None:
-        """Make it the folder of this run, now that its data and model are known to be good."""
+        """Write the scenario, once data and model are known to load; from here on the folder belongs to this run."""
         if not (self.path / SCENARIO).is_file():
             write_atomically(self.path / SCENARIO, scenario_toml)
 
     def write_rounds(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Replace `rounds.jsonl`."""
+        """Replace `rounds.jsonl`; one row a round, in order."""
         write_atomically(self.path / ROUNDS, to_lines(rows))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -120,7 +129,7 @@ class RunFolder:
         write_atomically(self.path / SUMMARY, to_json(summary, indent=1) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
+        """Return the summary of a finished run; None while there is none."""
         path = self.path / SUMMARY
         if not path.is_file():
             return None

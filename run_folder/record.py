@@ -1,7 +1,7 @@
-"""A finished run as its files tell it: `rounds.jsonl`, `summary.json` and `scenario.toml`, read without trust.
+"""A finished run, read from `rounds.jsonl`, `summary.json` and `scenario.toml`, none of which is trusted.
 
-Every optional figure may be absent. `None` means that it was not measured or not written; NaN and the infinities stay
-what they are, since a run that diverged has to be seen to have diverged.
+Every optional figure may be absent. `None` means that it was not measured or not written; NaN and infinities are kept,
+so that a run that diverged is shown as one.
 """
 
 import json
@@ -22,12 +22,17 @@ Metric = Literal["accuracy", "perplexity"]
 
 
 class ReportError(FedglmError, ValueError):
-    """A run folder that cannot be reported on; the message names the file and the remedy."""
+    """A run folder that no report can be made of; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A model on held-out data: mean loss (nats) and accuracy (0 to 1) or perplexity."""
+    """Result of a model on held-out data.
+
+    Attributes:
+        loss: Mean loss in nats.
+        metric: Accuracy (0 to 1) or perplexity, by the run's metric.
+    """
 
     loss: float | None = None
     metric: float | None = None
@@ -35,7 +40,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes as they lie in the messages, and float32 of what is federated for the same nodes."""
+    """Bytes in the messages, and what dense float32 of the same parameters would take for the same nodes."""
 
     up: int = 0
     down: int = 0
@@ -44,16 +49,16 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """Bytes both ways."""
+        """Coded bytes, uplink and downlink together."""
         return self.up + self.down
 
     @property
     def dense_total(self) -> int:
-        """Dense bytes both ways."""
+        """Dense bytes, uplink and downlink together."""
         return self.dense_up + self.dense_down
 
     def __add__(self, other: "Traffic") -> "Traffic":
-        """The bytes of both."""
+        """Add the bytes of two records."""
         return Traffic(
             self.up + other.up,
             self.down + other.down,
@@ -79,7 +84,16 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """One site: what it holds, the federated model on its held-out rows, and a model that it trained alone."""
+    """One site.
+
+    Attributes:
+        name: Name of the site.
+        train: Number of its training rows.
+        held_out: Number of its held-out rows.
+        units: Number of its privacy units.
+        score: The federated model on its held-out rows.
+        alone: A model trained on this site's data alone, on the same rows; None where none was trained.
+    """
 
     name: str
     train: int | None
@@ -91,7 +105,22 @@ class SiteRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run. `summary` keeps whatever else the file says; read it through the typed fields where there is one."""
+    """A finished run.
+
+    Attributes:
+        scenario: Name of the scenario.
+        metric: What `Score.metric` measures.
+        rounds: All rounds, in order.
+        final: The federated model after the last round.
+        initial: The model before training.
+        pooled: A model trained on all data in one place.
+        alone: Models trained at one site each, on average.
+        traffic: Bytes of all rounds.
+        sites: Results by site.
+        summary: All fields of `summary.json`; prefer the typed fields where there is one.
+        settings: The scenario's settings; empty where the file is missing or is not TOML.
+        scenario_toml: Text of `scenario.toml`; empty where it is missing.
+    """
 
     scenario: str
     metric: Metric
@@ -108,7 +137,7 @@ class RunRecord:
 
     @property
     def ratio(self) -> float | None:
-        """Coded bytes over dense bytes, both ways."""
+        """Coded bytes over dense bytes, both ways; the summary's own ratio where no dense bytes were recorded."""
         dense = self.traffic.dense_total
         return self.traffic.total / dense if dense else number(self.summary.get("roundtrip_ratio"))
 
@@ -119,13 +148,13 @@ class RunRecord:
         return epsilon if epsilon is not None and math.isfinite(epsilon) and epsilon >= 0 else None
 
     def text(self, key: str) -> str | None:
-        """A summary field as text, None where it is absent or empty."""
+        """Return a summary field as text; None where it is absent or empty."""
         value = self.summary.get(key)
         return None if value is None or value == "" else str(value)
 
 
 def number(value: object) -> float | None:
-    """The value where it is a number (NaN and infinities included), else None."""
+    """Return the value as a float if it is a number (NaN and infinities included), else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -135,34 +164,34 @@ def number(value: object) -> float | None:
 
 
 def count(value: object) -> int | None:
-    """The value where it is a number of things below 2**63, else None; an integer keeps every digit."""
-    found = number(value)
-    if found is None or not abs(found) < 2.0**63:
+    """Return the value as an integer if it is a number below 2**63 in magnitude, else None; integers stay exact."""
+    as_float = number(value)
+    if as_float is None or not abs(as_float) < 2.0**63:
         return None
-    return value if isinstance(value, int) else int(found)
+    return value if isinstance(value, int) else int(as_float)
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _as_mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _score(value: object, metric: Metric) -> Score | None:
-    fields = _mapping(value)
+def _parse_score(value: object, metric: Metric) -> Score | None:
+    fields = _as_mapping(value)
     score = Score(number(fields.get("loss")), number(fields.get(metric)))
     return None if score == Score() else score
 
 
-def _traffic(fields: Mapping[str, Any]) -> Traffic:
+def _parse_traffic(fields: Mapping[str, Any]) -> Traffic:
     names = ("uplink_bytes", "downlink_bytes", "dense_uplink_bytes", "dense_downlink_bytes")
     return Traffic(*(max(0, count(fields.get(name)) or 0) for name in names))
 
 
-def _round(fields: Mapping[str, Any], index: int, metric: Metric) -> RoundRecord:
+def _parse_round(fields: Mapping[str, Any], index: int, metric: Metric) -> RoundRecord:
     position = count(fields.get("round"))
     return RoundRecord(
         round=index if position is None else position,
-        score=_score(fields, metric) or Score(),
-        traffic=_traffic(fields),
+        score=_parse_score(fields, metric) or Score(),
+        traffic=_parse_traffic(fields),
         sampled=count(fields.get("nodes_sampled")),
         accepted=count(fields.get("nodes_accepted")),
         rejected=count(fields.get("nodes_rejected")),
@@ -172,18 +201,18 @@ def _round(fields: Mapping[str, Any], index: int, metric: Metric) -> RoundRecord
     )
 
 
-def _site(fields: Mapping[str, Any], index: int, metric: Metric) -> SiteRecord:
+def _parse_site(fields: Mapping[str, Any], index: int, metric: Metric) -> SiteRecord:
     return SiteRecord(
         name=str(fields.get("name") or f"site-{index}"),
         train=count(fields.get("train")),
         held_out=count(fields.get("held_out")),
         units=count(fields.get("units")),
-        score=_score(fields, metric) or Score(),
-        alone=_score(fields.get("alone"), metric),
+        score=_parse_score(fields, metric) or Score(),
+        alone=_parse_score(fields.get("alone"), metric),
     )
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return read_regular(path, _MAX_BYTES).decode().replace("\r\n", "\n")
     except FileNotFoundError:
@@ -195,7 +224,7 @@ def _read(path: Path) -> str:
         raise ReportError(f"{path} cannot be read: {exc.strerror}") from None
 
 
-def _object(text: str, where: str) -> dict[str, Any]:
+def _parse_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -206,53 +235,55 @@ def _object(text: str, where: str) -> dict[str, Any]:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Reads `summary.json` as it stands.
+    """Read `summary.json` as it stands.
 
     Raises:
         ReportError: It is missing or is not JSON.
     """
-    return _object(_read(folder / SUMMARY), str(folder / SUMMARY))
+    return _parse_object(_read_text(folder / SUMMARY), str(folder / SUMMARY))
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """Reads the lines of `rounds.jsonl` as they stand.
+    """Read the lines of `rounds.jsonl` as they stand.
 
     Raises:
         ReportError: It is missing, or a line is not JSON.
     """
     path = folder / ROUNDS
-    lines = [(at, line) for at, line in enumerate(_read(path).splitlines(), start=1) if line.strip()]
-    return [_object(line, f"{path}, line {at},") for at, line in lines]
+    lines = [(at, line) for at, line in enumerate(_read_text(path).splitlines(), start=1) if line.strip()]
+    return [_parse_object(line, f"{path}, line {at},") for at, line in lines]
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Reads a run folder.
+    """Read a run folder.
 
     Raises:
         ReportError: `summary.json` or `rounds.jsonl` is missing or is not JSON.
     """
     summary = read_summary(folder)
-    named = summary.get("metric")
-    metric: Metric = "perplexity" if named == "perplexity" or (not named and "perplexity" in summary) else "accuracy"
-    rounds = tuple(_round(fields, index, metric) for index, fields in enumerate(read_rounds(folder), start=1))
+    name = summary.get("metric")
+    metric: Metric = "perplexity" if name == "perplexity" or (not name and "perplexity" in summary) else "accuracy"
+    rounds = tuple(_parse_round(fields, index, metric) for index, fields in enumerate(read_rounds(folder), start=1))
     scenario_path = folder / SCENARIO
-    scenario_toml = _read(scenario_path) if scenario_path.is_file() else ""
+    scenario_toml = _read_text(scenario_path) if scenario_path.is_file() else ""
     try:
         settings = tomllib.loads(scenario_toml)
     except (tomllib.TOMLDecodeError, RecursionError):
-        settings = {}  # shown as it stands; only the lines that quote single settings go without
-    baselines = _mapping(summary.get("baselines"))
+        settings = {}  # the report shows the text as it is, and leaves out the lines that quote single settings
+    baselines = _as_mapping(summary.get("baselines"))
     sites = summary.get("sites")
     return RunRecord(
         scenario=str(summary.get("scenario") or "unnamed scenario"),
         metric=metric,
         rounds=rounds,
-        final=_score(summary, metric) or (rounds[-1].score if rounds else Score()),
-        initial=_score(summary.get("initial"), metric),
-        pooled=_score(baselines.get("pooled"), metric),
-        alone=_score(baselines.get("alone"), metric),
-        traffic=sum((r.traffic for r in rounds), Traffic()) if "uplink_bytes" not in summary else _traffic(summary),
-        sites=tuple(_site(_mapping(s), i, metric) for i, s in enumerate(sites if isinstance(sites, list) else [])),
+        final=_parse_score(summary, metric) or (rounds[-1].score if rounds else Score()),
+        initial=_parse_score(summary.get("initial"), metric),
+        pooled=_parse_score(baselines.get("pooled"), metric),
+        alone=_parse_score(baselines.get("alone"), metric),
+        traffic=_parse_traffic(summary) if "uplink_bytes" in summary else sum((r.traffic for r in rounds), Traffic()),
+        sites=tuple(
+            _parse_site(_as_mapping(s), i, metric) for i, s in enumerate(sites if isinstance(sites, list) else [])
+        ),
         summary=summary,
         settings=settings,
         scenario_toml=scenario_toml,

@@ -1,4 +1,4 @@
-"""A scenario made into a run of real sites: the model and all that the server's process and the nodes must know."""
+"""Preparation of a deployed run from a scenario: its model, and the files for the server's process and the nodes."""
 
 import hashlib
 import tempfile
@@ -35,7 +35,7 @@ class BuiltModel:
     """The model of a scenario, without any site's data.
 
     Attributes:
-        scenario: What it was made from.
+        scenario: Scenario that it was built from.
         task: What is learned.
         bench: The model, and its version 0.
     """
@@ -45,11 +45,11 @@ class BuiltModel:
     bench: FederatedModel
 
 
-def make(scenario: Scenario) -> BuiltModel:
-    """Build the model of a federation whose records are elsewhere.
+def build_deployed_model(scenario: Scenario) -> BuiltModel:
+    """Build the model of a federation whose records are not on this machine.
 
     Raises:
-        DataError, ModelError: Something would have to be learned from rows, or the model cannot be built.
+        DataError, ModelError: The task depends on the records, or the model cannot be built.
     """
     torch.set_num_threads(1)
     task = task_of(scenario.data, scenario.model)
@@ -58,16 +58,19 @@ def make(scenario: Scenario) -> BuiltModel:
 
 
 def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
-    """Write a run's folder, once: `run.json`, version 0 and the scenario.
+    """Create a run's folder with `run.json`, version 0 of the model and the scenario.
 
     Args:
-        made: The model.
-        folder: New.
-        sites: How many are enrolled.
+        made: Model of the scenario.
+        folder: Folder to create.
+        sites: Number of enrolled sites.
+
+    Returns:
+        The contents of `run.json`.
 
     Raises:
-        ScenarioError: The scenario lacks what a run of real sites must be told.
-        PrivacyError: No noise keeps to so little epsilon.
+        ScenarioError: The scenario lacks a setting that a deployed run needs, or its number of nodes is another one.
+        PrivacyError: No noise multiplier keeps the run within so small an epsilon.
         DataError: The reference records cannot be used.
         StorageError: A file cannot be written.
     """
@@ -90,19 +93,19 @@ def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
     return run
 
 
-def terms(made: BuiltModel, key: SigningKey) -> SignedPlan:
-    """The plan of such runs before there is any, for sites to look at: its terms are those of the runs.
+def sign_terms(made: BuiltModel, key: SigningKey) -> SignedPlan:
+    """Sign a plan with the terms of such runs before there is one, for sites to inspect.
 
     Args:
-        made: The model.
-        key: The server's, which signs plans.
+        made: Model of the scenario.
+        key: The server's signing key.
 
     Raises:
-        ScenarioError, PrivacyError: As `prepare`.
+        ScenarioError, PrivacyError: As for `prepare`.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        # Noise of the server's is no part of a plan, and needs to know how many sites there are.
+        # Noise that the server adds is no part of a plan, and depends on the number of sites, unknown here.
         run = _run_file(made).model_copy(update={"client_privacy": ClientPrivacySettings()})
         run.save(folder, made.bench.initial)
         return RunFile.load(folder).plan(folder, key=key, sites={}).signed(TERMS)
@@ -121,8 +124,8 @@ def _run_file(made: BuiltModel) -> RunFile:
     )
     initial = np.ascontiguousarray(bench.initial, "<f4")
     return RunFile(
-        federation=_only(scenario.federation, RunFile, "federation"),
-        optimizer=_only(scenario.training, RunFile, "optimizer"),
+        federation=_restrict(scenario.federation, RunFile, "federation"),
+        optimizer=_restrict(scenario.training, RunFile, "optimizer"),
         spec=run_spec(scenario, _noise(scenario), recipe.to_toml()),
         downlink=scenario.downlink,
         client_privacy=scenario.client_privacy,
@@ -136,15 +139,22 @@ def _run_file(made: BuiltModel) -> RunFile:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `prepare` has been through."""
+    """Return whether `prepare` has completed in this folder."""
     return (folder / RUN).is_file()
 
 
-def release(made: BuiltModel, folder: Path, target: Path) -> None:
-    """Save the model of a finished run.
+def save_final_model(made: BuiltModel, folder: Path, target: Path) -> None:
+    """Save the model of a finished run, as transformers does.
+
+    Args:
+        made: Model of the scenario; its parameters are overwritten.
+        folder: Folder of the run.
+        target: Folder for the model.
 
     Raises:
-        CheckpointError: The run left none that can be read.
+        CheckpointError: No checkpoint can be read.
+        ScenarioError: There is no checkpoint.
+        StorageError: The model cannot be written.
     """
     found = load_latest(folder / CHECKPOINTS)
     if found is None:
@@ -160,7 +170,7 @@ def stated(scenario: Scenario, sites: int) -> str:
 
 
 def _noise(scenario: Scenario) -> NoisePlan:
-    # Who is away decides who is drawn, so that nobody can count beforehand how often a node takes part.
+    # Which nodes are sampled depends on which are online, so how often one takes part is not known beforehand.
     rounds = scenario.federation.rounds
     if scenario.privacy.epsilon is None:
         return NoisePlan(max_participations=rounds)
@@ -180,7 +190,7 @@ def _units(scenario: Scenario) -> int:
     return scenario.privacy.units
 
 
-def _only(section: Any, model: type[RunFile], field: str) -> Any:
-    """What of a section the run file's field knows: a scenario's sections may hold more."""
+def _restrict(section: Any, model: type[RunFile], field: str) -> Any:
+    """Restrict a scenario's section to the settings that the run file's field has."""
     kind = model.model_fields[field].annotation
     return kind(**section.model_dump(include=set(kind.model_fields)))  # type: ignore[union-attr, misc]

@@ -1,4 +1,4 @@
-"""What stands for the sites' privacy officers in a simulation: each site's policy, and a plan that they all permit."""
+"""Privacy in a simulation, in place of the sites' privacy officers: a noise plan, and a policy for each site."""
 
 import math
 from pathlib import Path
@@ -26,67 +26,73 @@ from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.rounds.participants import drawn
 
 _HEADROOM = 8192
-"""Bytes that a site lets out beyond dense float32 of the model."""
+"""Bytes that a simulated site's policy allows in an update beyond dense float32 of the model."""
 
 
 def unit_of(scenario: Scenario) -> str:
-    """What is protected.
+    """Return the privacy unit: the field that identifies it, or `record`.
 
     Raises:
-        ScenarioError: `privacy.unit` is not what the data tell apart.
+        ScenarioError: `privacy.unit` is not the unit by which the data are grouped.
     """
-    kept = scenario.data.unit_field or "record"
-    if scenario.privacy.unit not in (None, kept):
+    unit = scenario.data.unit_field or "record"
+    if scenario.privacy.unit not in (None, unit):
         raise ScenarioError(
-            f"privacy.unit is {scenario.privacy.unit!r}, but the data tell units apart by {kept!r}: set data.unit_field"
+            f"privacy.unit is {scenario.privacy.unit!r}, but the data tell units apart by {unit!r}: set data.unit_field"
         )
-    return kept
+    return unit
 
 
 def declared_units(site: SiteRecords) -> int:
-    """The number of units that a simulated site makes public: the true one, rounded to two digits."""
+    """Return the number of units that a simulated site declares: the true number, rounded to two digits."""
     units = len(np.unique(site.train.units.numpy()))
     step = 10 ** max(0, math.floor(math.log10(max(units, 1))) - 1)
     return max(1, int(round(units / step) * step))
 
 
 def declared_examples(scenario: Scenario, site: SiteRecords) -> int:
-    """The public weight of a simulated site: a count of its units where noise protects them, else of its examples."""
+    """Return a simulated site's public weight: its units if noise protects them, else its examples; 0 if undeclared."""
     if scenario.federation.weighting != "declared":
         return 0
     return len(site.train) if scenario.privacy.epsilon is None else declared_units(site)
 
 
 def delta_of(scenario: Scenario, sites: tuple[SiteRecords, ...]) -> float:
-    """The delta of a run: the scenario's, or 1 / (10 x units) of the smallest site, rounded down to one digit."""
+    """Return a run's delta: the scenario's, or 1 / (10 x units) of the smallest site, rounded down to one digit."""
     if scenario.privacy.delta is not None:
         return scenario.privacy.delta
     return usual_delta(min(declared_units(site) for site in sites))
 
 
 def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float) -> NoisePlan:
-    """How nodes add noise, calibrated so that no site spends more than the scenario's epsilon in the whole run.
+    """Calibrate the noise so that no site spends more than the scenario's epsilon in the whole run.
 
-    A step samples `training.batch_size` units of a site of mean size. Sampling of nodes is not counted as protection:
-    the node that takes part most often sets the noise.
+    A step samples `training.batch_size` units of a site of mean size. The sampling of nodes does not count as
+    amplification: the noise is calibrated for the node that takes part most often.
 
     Args:
-        scenario: What is asked for.
+        scenario: Scenario of the run.
         sites: All sites.
-        delta: The delta that epsilon holds at.
+        delta: Delta at which epsilon is guaranteed.
 
     Raises:
-        PrivacyError: No noise keeps to so little epsilon.
+        PrivacyError: No noise multiplier keeps the run within so small an epsilon.
     """
     mean = sum(declared_units(site) for site in sites) / len(sites)
     return calibrated_noise(scenario, _max_participations(scenario, len(sites)), mean, delta)
 
 
 def calibrated_noise(scenario: Scenario, participations: int, units: float, delta: float) -> NoisePlan:
-    """How nodes of `units` units add noise that take part in at most `participations` rounds.
+    """Calibrate the noise of nodes that take part in at most `participations` rounds.
+
+    Args:
+        scenario: Scenario of the run.
+        participations: Maximum number of rounds of a node.
+        units: Number of units of a node, from which the sampling rate follows.
+        delta: Delta at which epsilon is guaranteed.
 
     Raises:
-        PrivacyError: No noise keeps to so little epsilon.
+        PrivacyError: No noise multiplier keeps the run within so small an epsilon.
     """
     training, private = scenario.training, scenario.privacy
     epsilon = private.epsilon
@@ -114,12 +120,12 @@ def calibrated_noise(scenario: Scenario, participations: int, units: float, delt
 
 
 def run_spec(scenario: Scenario, noise: NoisePlan, recipe: str = "") -> RunSpec:
-    """The definition of a scenario's run.
+    """Define a scenario's run.
 
     Args:
-        scenario: What is asked for.
-        noise: How nodes add noise.
-        recipe: How nodes make model and training; empty where they have the scenario itself.
+        scenario: Scenario of the run.
+        noise: Noise plan of the nodes.
+        recipe: TOML by which nodes build model and training; empty where they have the scenario itself.
     """
     return RunSpec(
         rounds=scenario.federation.rounds,
@@ -132,7 +138,7 @@ def run_spec(scenario: Scenario, noise: NoisePlan, recipe: str = "") -> RunSpec:
 
 
 def _max_participations(scenario: Scenario, nodes: int) -> int:
-    """Rounds of the node that takes part most often; all of them where the draws are secret, for nobody can count."""
+    """Count the rounds of the node that takes part most often; all rounds where the sampling of nodes is secret."""
     federation = scenario.federation
     if scenario.client_privacy.epsilon is not None:
         return federation.rounds
@@ -143,7 +149,7 @@ def _max_participations(scenario: Scenario, nodes: int) -> int:
 
 
 def server_key(path: Path) -> SigningKey:
-    """The key that signs the run's plan, made when it is first asked for."""
+    """Load the key that signs the run's plan; create it on first use."""
     return SigningKey.load(path) if path.exists() else SigningKey.create(path)
 
 
@@ -157,7 +163,7 @@ def establish_site(
     planned: NoisePlan,
     delta: float,
 ) -> None:
-    """Give a simulated site a policy that permits just this run, unless an earlier process has."""
+    """Give a simulated site a policy that permits this run alone, unless an earlier process has done so."""
     if is_established(folder):
         return
     private: dict[str, Any] = {}
@@ -191,9 +197,9 @@ def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:
     """What a run may say of its privacy.
 
     Args:
-        scenario: Of the run.
-        delta: At which the sites' epsilon holds; None where they add no noise.
-        nodes: How many there are.
+        scenario: Scenario of the run.
+        delta: Delta of the sites' guarantee; None where they add no noise.
+        nodes: Number of nodes.
     """
     private, client = scenario.privacy, scenario.client_privacy
     if private.epsilon is None or delta is None:
@@ -205,8 +211,8 @@ def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:
     return " ".join(said)
 
 
-def greatest_epsilon(ledgers: list[Ledger], delta: float) -> float:
-    """The greatest epsilon that these ledgers show; each holds one data set."""
+def max_epsilon(ledgers: list[Ledger], delta: float) -> float:
+    """Return the largest epsilon spent in these ledgers, each of which has one data set."""
     worst = 0.0
     for ledger in ledgers:
         rows = ledger.rows()

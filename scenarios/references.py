@@ -1,4 +1,4 @@
-"""Reference records of a scenario, where its server holds updates to any."""
+"""Reference records of a scenario, on which its server measures updates."""
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks import Task
@@ -9,21 +9,22 @@ from fedglm.server.aggregation.reference_check import ReferenceLosses
 
 
 def usable_reference(scenario: Scenario, task: Task) -> Examples | None:
-    """The reference records of a scenario; None where there are none, or the server looks at none.
+    """Load the reference records of a scenario; None where there are none, or the server does not use them.
 
-    Without noise medians do, and where the server protects whole nodes, its own clipping stands in their place.
+    The server uses them only under noise of the sites: without it, comparing updates with their median suffices, and
+    where the server itself adds noise for whole nodes, it clips every update anyway.
 
     Raises:
-        DataError: They cannot be read, or do not fit the task.
+        DataError: The records cannot be read, or do not fit the task.
     """
     is_noised = scenario.privacy.epsilon is not None and scenario.client_privacy.epsilon is None
-    is_looked_at = is_noised and scenario.federation.aggregation == "robust"
-    reference = scenario.federation.reference if is_looked_at else OFF
+    is_used = is_noised and scenario.federation.aggregation == "robust"
+    reference = scenario.federation.reference if is_used else OFF
     return reference_examples(reference, scenario.data, task)
 
 
 def reference_losses(stage: BuiltScenario) -> ReferenceLosses | None:
-    """What measures models on the reference records of a simulation; None without any."""
+    """Return what evaluates models on a simulation's reference records; None where it uses none."""
     scenario, task = stage.scenario, stage.data.task
     examples = usable_reference(scenario, task)
     if examples is None:

@@ -1,4 +1,4 @@
-"""Scenarios: all settings of a simulated federation in one TOML file, checked whole before anything runs."""
+"""Scenarios: all settings of a federation in one TOML file, validated before anything runs."""
 
 import tomllib
 from collections.abc import Mapping
@@ -23,29 +23,29 @@ _BUILTIN = Path(__file__).parent / "builtin"
 
 
 class ScenarioError(FedglmError, ValueError):
-    """A scenario cannot be read or run; the message names the key and the remedy."""
+    """A scenario that cannot be read or run; the message names the key and the remedy."""
 
 
 class FederationSection(FederationSettings):
     """`[federation]` of a scenario.
 
     Attributes:
-        nodes: Number of nodes; None takes one a site where the data name sites, else 4.
+        nodes: Number of nodes; None for one node per site where the data name sites, else 4.
     """
 
     nodes: int | None = Field(default=None, ge=1, le=100_000)
 
 
 class TrainingSection(LocalTrainingSettings, ServerOptimizerSettings):
-    """`[training]` of a scenario: what nodes do in a round, and what the server makes of it."""
+    """`[training]` of a scenario: local training, and the server's optimizer."""
 
 
 class EvaluationSection(BaseModel):
-    """`[evaluation]`: how the experimenter, who sees all held-out data, measures.
+    """`[evaluation]` of a scenario: the experimenter's evaluation on the held-out data of all sites.
 
     Attributes:
-        sequences: Most held-out sequences that are measured each round, spread evenly over the sites.
-        baselines: What to train for comparison, with the same steps and schedule: each site `alone`, and all data
+        sequences: Maximum number of held-out sequences evaluated each round, spread evenly over the sites.
+        baselines: Models to train for comparison, with the same steps and schedule: each site `alone`, and all data
             `pooled`.
     """
 
@@ -56,7 +56,7 @@ class EvaluationSection(BaseModel):
 
 
 class Scenario(BaseModel):
-    """A simulated federation, whole."""
+    """All settings of a federation; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +73,7 @@ class Scenario(BaseModel):
     evaluation: EvaluationSection = EvaluationSection()
 
     def to_toml(self) -> str:
-        """Every setting with its value, defaults too; reading it back gives an equal scenario."""
+        """Write every setting as TOML, defaults too; reading it back gives an equal scenario."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     @classmethod
@@ -82,7 +82,7 @@ class Scenario(BaseModel):
 
         Args:
             text: TOML.
-            overrides: Values by dotted key (`federation.rounds`), which win; None takes a key away.
+            overrides: Values by dotted key (`federation.rounds`), which take precedence; None removes a key.
             origin: Name of the text in errors.
 
         Raises:
@@ -93,7 +93,7 @@ class Scenario(BaseModel):
         except tomllib.TOMLDecodeError as exc:
             raise ScenarioError(f"{origin} is not TOML: {exc}") from exc
         for key, value in (overrides or {}).items():
-            _put(tree, key, value)
+            _set_value(tree, key, value)
         try:
             return cls.model_validate(tree)
         except ValidationError as exc:
@@ -101,15 +101,15 @@ class Scenario(BaseModel):
 
 
 def builtin_names() -> list[str]:
-    """Names of the scenarios that come with fedglm."""
+    """List the names of the scenarios that come with fedglm, sorted."""
     return sorted(path.stem for path in _BUILTIN.glob("*.toml"))
 
 
 def scenario_text(name: str) -> str:
-    """TOML of a built-in scenario, or of the file that `name` is the path of.
+    """Read the TOML of a built-in scenario, or of the file whose path `name` is.
 
     Raises:
-        ScenarioError: Neither exists.
+        ScenarioError: There is neither.
     """
     if name in builtin_names():
         return (_BUILTIN / f"{name}.toml").read_text(encoding="utf-8")
@@ -123,10 +123,10 @@ def scenario_text(name: str) -> str:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split `section.key=value`; the value is TOML, or a plain string where it is no TOML.
+    """Split `section.key=value`; the value is parsed as TOML, or taken as a string where it is not TOML.
 
     Raises:
-        ScenarioError: There is no `=` or no section.
+        ScenarioError: There is no `=`, or nothing before it.
     """
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -139,14 +139,14 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return key, tree["value"] if tree.keys() == {"value"} else value.strip()
 
 
-def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def _set_value(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
-    place = tree
+    table = tree
     for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
             raise ScenarioError(f"{dotted}: {section} is a value, not a section")
     if value is None:
-        place.pop(key, None)
+        table.pop(key, None)
     else:
-        place[key] = value
+        table[key] = value

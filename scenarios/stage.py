@@ -1,4 +1,4 @@
-"""A scenario, built: its data and its model."""
+"""Data and model of a simulation, built from its scenario."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +11,10 @@ from fedglm.scenarios.scenario import Scenario
 
 @dataclass(frozen=True)
 class BuiltScenario:
-    """A scenario's data and model, built.
+    """Data and model of a simulation.
 
     Attributes:
-        scenario: What it was built from.
+        scenario: Scenario that they were built from.
         data: Task and sites.
         workbench: Model with version 0.
     """
@@ -26,10 +26,10 @@ class BuiltScenario:
 
 @lru_cache(maxsize=1)
 def build_scenario(scenario_toml: str) -> BuiltScenario:
-    """Load the data and build the model of a scenario; the last one is kept.
+    """Load the data and build the model of a scenario; the latest result is cached.
 
     Raises:
-        ScenarioError, DataError, ModelError: It cannot be built; the message says why.
+        ScenarioError, DataError, ModelError: Data or model cannot be built; the message says why.
     """
     scenario = Scenario.from_toml(scenario_toml)
     seed = scenario.federation.seed

@@ -26,7 +26,7 @@ from fedglm.run_folder.rows import total_bytes
 from fedglm.scenarios.noise_plan import (
     delta_of,
     establish_site,
-    greatest_epsilon,
+    max_epsilon,
     plan_noise,
     run_spec,
     server_key,
@@ -131,7 +131,7 @@ def _run(
         optimizer=scenario.training,
         spec=run_spec(scenario, planned),
         key=key,
-        epsilon=lambda: None if planned.mechanism is None else greatest_epsilon(ledgers, delta),
+        epsilon=lambda: None if planned.mechanism is None else max_epsilon(ledgers, delta),
         downlink=scenario.downlink,
         learning_rate=scenario.training.learning_rate,
         layout=bench.layout,

@@ -7,7 +7,7 @@ from projects import Site, make_project
 
 from fedglm.core.files import write_atomically
 from fedglm.run_folder.names import DONE
-from fedglm.scenarios.deployment import make, prepare
+from fedglm.scenarios.deployment import build_deployed_model, prepare
 from fedglm.scenarios.scenario import Scenario, scenario_text
 from fedglm.server.deployment.submission import SUBMITTED, runs_under_way
 from fedglm.server.project.enrolment import enrol
@@ -24,7 +24,7 @@ def project(tmp_path_factory):
     enrol(found, Site.make("a").hand_over(folder))
     changes = {"federation.nodes": None, "federation.rounds": ROUNDS, "privacy.epsilon": None}
     scenario = Scenario.from_toml(scenario_text("hospital"), changes)
-    prepare(make(scenario), found.runs / "begun", 1)
+    prepare(build_deployed_model(scenario), found.runs / "begun", 1)
     return found
 
 

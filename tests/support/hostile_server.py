@@ -12,7 +12,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, TrainRequest
-from fedglm.scenarios.deployment import make
+from fedglm.scenarios.deployment import build_deployed_model
 from fedglm.scenarios.scenario import Scenario
 
 POLICY = {
@@ -85,7 +85,7 @@ class Asked:
     def announce(self, scenario_toml, **changes):
         """A plan of the scenario, and what of it is to be said otherwise."""
         _, _, beside = run_of(scenario_toml)
-        self._bench = make(Scenario.from_toml(scenario_toml)).bench
+        self._bench = build_deployed_model(Scenario.from_toml(scenario_toml)).bench
         self.plan = run_plan(**{**beside, **changes})
         return self.ask("query", {PLAN: announced(self.plan)})
 

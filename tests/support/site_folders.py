@@ -13,7 +13,7 @@ from fedglm.client.site.site_keys import make_keys
 from fedglm.compression.downlink import vector_sha256
 from fedglm.privacy.policy.policy import Policy
 from fedglm.protocol.recipe import Recipe
-from fedglm.scenarios.deployment import make
+from fedglm.scenarios.deployment import build_deployed_model
 from fedglm.scenarios.scenario import Scenario
 from fedglm.server.project.folder import Project
 from fedglm.server.project.kits import write_kit
@@ -50,7 +50,7 @@ def write_site_file(folder: Path, **sections: dict) -> None:
 def run_of(scenario_toml: str) -> tuple[Scenario, Recipe, dict]:
     """A scenario, the recipe that its server tells, and what the plan says beside it."""
     scenario = Scenario.from_toml(scenario_toml)
-    made = make(scenario)
+    made = build_deployed_model(scenario)
     recipe = Recipe.of(
         seed=scenario.federation.seed,
         weighting=scenario.federation.weighting,

@@ -155,7 +155,7 @@ def test_noise_is_the_run_s_and_of_epsilon_8_where_it_has_none(make):
 
 def test_of_real_sites_the_noise_is_the_plan_s_and_records_stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    prepared = deployment.make(
+    prepared = deployment.build_deployed_model(
         Scenario.from_toml(scenario_text("hospital"), {"privacy.units": 33, "federation.rounds": 5})
     )
     plan = deployment.prepare(prepared, tmp_path, 4)

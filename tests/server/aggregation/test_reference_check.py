@@ -22,7 +22,7 @@ from fedglm.autoglm.training.reference import MAX_SEQUENCES, ReferenceLoss, refe
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.run_folder.names import REFERENCE
-from fedglm.scenarios.deployment import make, prepare
+from fedglm.scenarios.deployment import build_deployed_model, prepare
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario
 from fedglm.server.aggregation.fixed_point import FixedPointMean
@@ -292,6 +292,6 @@ def test_damaged_or_missing_records_are_an_error_of_the_run(tmp_path, learned, h
 @pytest.mark.parametrize("epsilon", [8.0, None])
 def test_a_run_of_real_sites_is_prepared_with_them(tmp_path, epsilon):
     scenario = Scenario(name="x", data=TABLE, privacy={"epsilon": epsilon, "units": 100})
-    prepare(make(scenario), tmp_path, 4)
+    prepare(build_deployed_model(scenario), tmp_path, 4)
     sha256 = RunFile.load(tmp_path).reference_sha256
     assert (load_reference(tmp_path, sha256) is not None) == (epsilon is not None)
