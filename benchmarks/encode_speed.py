@@ -27,7 +27,6 @@ import torch
 from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from fedglm.autoglm.models.build import ModelSettings, build_model
 from fedglm.autoglm.tasks import Task
-from fedglm.client.node import model_layout
 from fedglm.compression.codec import decode
 from fedglm.compression.codecs import selection
 from fedglm.compression.codecs.topk import TopKSign
@@ -40,6 +39,7 @@ from fedglm.compression.positions.signed import with_signs
 from fedglm.compression.values import bits, magnitudes
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire.envelope import Reader
+from fedglm.protocol.federated_model import model_layout
 
 DENSITY = 0.01
 ROUNDS = 3

@@ -76,7 +76,7 @@ def real(rounds: int = ROUNDS, cache: Path = CACHE) -> Sample:
             taken = _watch(run, folder, _spread(rounds))
         if run.returncode:
             raise subprocess.CalledProcessError(run.returncode, command)
-        layout = build_scenario((folder / "scenario.toml").read_text()).workbench.layout
+        layout = build_scenario((folder / "scenario.toml").read_text()).model.layout
         np.savez(kept, vectors=np.stack(taken), layout=layout.to_json())
     return from_file(kept, f"real updates of a GLM, rounds {', '.join(map(str, _spread(rounds)))} of the text scenario")
 

@@ -28,4 +28,4 @@ def reference_losses(stage: BuiltScenario) -> ReferenceLosses | None:
     examples = usable_reference(scenario, task)
     if examples is None:
         return None
-    return ReferenceLoss(stage.workbench.model, task, examples, seed=scenario.federation.seed)
+    return ReferenceLoss(stage.model.module, task, examples, seed=scenario.federation.seed)

@@ -18,8 +18,8 @@ from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task
 from fedglm.client import memory_limit as limits
 from fedglm.client import recipe_size
-from fedglm.client.node import model_layout
 from fedglm.client.recipe_size import ModelSize, check_memory
+from fedglm.protocol.federated_model import model_layout
 from fedglm.protocol.recipe import RecipeError
 from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
