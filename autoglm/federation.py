@@ -16,15 +16,12 @@ from fedglm.autoglm.data.sources import read_source
 from fedglm.autoglm.data.splits import Indices, held_out_units, units_dirichlet, units_iid
 from fedglm.autoglm.data.tables import TableEncoder
 from fedglm.autoglm.data.texts import Sequences, smallest_type, whole_texts, windows
+from fedglm.autoglm.data.tokenizer import load_tokenizer
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.models.pretrained import load_tokenizer
-from fedglm.autoglm.settings import DataSettings, Kind
+from fedglm.autoglm.settings import DataSettings, Kind, ModelSettings
 from fedglm.autoglm.tasks import Task
 
 DEFAULT_NODES = 4
-
-__all__ = ["DataSettings", "FederatedData", "SiteRecords", "load_federation"]
 
 
 @dataclass(frozen=True, kw_only=True)

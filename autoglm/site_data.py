@@ -19,8 +19,7 @@ from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import public_source, read_source
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import SiteRecords, load_federation, make_examples, make_task
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.tasks import Task
 
 

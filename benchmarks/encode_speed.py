@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
-from fedglm.autoglm.models.build import ModelSettings, build_model
+from fedglm.autoglm.models.build import build_model
+from fedglm.autoglm.settings import ModelSettings
 from fedglm.autoglm.tasks import Task
 from fedglm.compression.codec import decode
 from fedglm.compression.codecs import selection

@@ -18,9 +18,10 @@ import numpy as np
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.models.parameters import load_vector
+from fedglm.autoglm.settings import LocalTrainingSettings
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.autoglm.training.local import LocalTrainingSettings, TrainingError, round_seed, train_locally
-from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision
+from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision, torch_device
 from fedglm.client.coding import code_update
 from fedglm.client.private_training import evaluate_privately, train_privately
 from fedglm.client.state.node_state import Measured, NodeState, Pending
@@ -331,7 +332,7 @@ class Node:
     def _precision(self, permit: Authorization) -> ChosenPrecision:
         """What to compute in; settled before any data is looked at, for it can fail."""
         private, size = permit.mechanism is not None, self._model.layout.size
-        return choose_precision(self._training.precision, size, self._training.torch_device(), private=private)
+        return choose_precision(self._training.precision, size, torch_device(self._training.device), private=private)
 
     def _trained(
         self, instruction: TrainRequest, base: np.ndarray, permit: Authorization, precision: ChosenPrecision

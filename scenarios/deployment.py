@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedglm.autoglm.models.build import build_model, save_release
+from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import load_vector
+from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task
 from fedglm.core.files import storage_errors, write_atomically
@@ -23,10 +24,10 @@ from fedglm.run_folder.names import CHECKPOINTS, RUN
 from fedglm.scenarios.noise_plan import PlannedNoise, calibrated_noise, statement
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
-from fedglm.server.aggregation.central_dp import ClientPrivacySettings
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import save_reference
 from fedglm.server.rounds.checkpoint import load_latest
+from fedglm.server.settings import ClientPrivacySettings
 
 SCENARIO = "scenario.toml"
 

@@ -19,7 +19,7 @@ from flwr.common.constant import ErrorCode
 from fedglm.autoglm.data.examples import concatenate
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
-from fedglm.autoglm.training.precision import choose_precision
+from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.scenarios.stage import BuiltScenario, build_scenario
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.simulations.engines.inline_grid import InlineGrid
@@ -106,7 +106,7 @@ def _train(stage: BuiltScenario, job: int) -> Evaluation:
     pooled = job == 0
     examples = concatenate([site.train for site in sites]) if pooled else sites[job - 1].train
     share = federation.cohort_size(len(sites)) if pooled else 1
-    precision = choose_precision(training.precision, model.layout.size, training.torch_device())
+    precision = choose_precision(training.precision, model.layout.size, torch_device(training.device))
     vector = model.initial
     for number in range(1, federation.rounds + 1):
         result = train_locally(

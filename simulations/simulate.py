@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from flwr.serverapp import Grid
 
-from fedglm.autoglm.models.build import save_release
 from fedglm.autoglm.models.parameters import load_vector
+from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.tasks import Evaluation
-from fedglm.autoglm.training.precision import choose_precision
+from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.core.files import StorageError, storage_errors
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
@@ -202,7 +202,7 @@ def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
     """What is known before the first round."""
     scenario, model = stage.scenario, stage.model
     training, private, client = scenario.training, scenario.privacy.epsilon is not None, scenario.client_privacy
-    precision = choose_precision(training.precision, model.layout.size, training.torch_device(), private=private)
+    precision = choose_precision(training.precision, model.layout.size, torch_device(training.device), private=private)
     described, nodes = stage.data.describe(), len(stage.data.sites)
     delta = delta_of(scenario, stage.data.sites) if private else None
     return {

@@ -24,7 +24,7 @@ from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.federation import SiteRecords
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.training.local import round_seed, train_locally
-from fedglm.autoglm.training.precision import choose_precision
+from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.client.private_training import train_privately
 from fedglm.compression.codec import decode
 from fedglm.core.errors import FedglmError
@@ -150,7 +150,7 @@ class AttackedSite:
         stage, scenario, model = self._stage, self._stage.scenario, self._stage.model
         training, rate = scenario.training, scenario.training.learning_rate
         precision = choose_precision(
-            training.precision, model.layout.size, training.torch_device(), private=mechanism is not None
+            training.precision, model.layout.size, torch_device(training.device), private=mechanism is not None
         )
         if mechanism is None:
             return train_locally(

@@ -11,9 +11,9 @@ import torch
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector
+from fedglm.autoglm.settings import LocalTrainingSettings
 from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision
+from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision, torch_device
 from fedglm.client.private_training import train_privately
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
@@ -66,7 +66,7 @@ class Bench:
         Raises:
             PrecisionError: This machine has no such device.
         """
-        return choose_precision(self.training.precision, self.size, self.training.torch_device(), private=True)
+        return choose_precision(self.training.precision, self.size, torch_device(self.training.device), private=True)
 
     @property
     def parts(self) -> dict[str, slice]:

@@ -1,4 +1,4 @@
-"""Models and tokenizers from a local Hugging Face folder: nothing is downloaded, no code in it run, no pickle read."""
+"""Models from a local Hugging Face folder: nothing is downloaded, no code in it run, no pickle read."""
 
 from __future__ import annotations
 
@@ -10,51 +10,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from fedglm.autoglm.data.tokenizer import byte_tokenizer, is_byte_tokenizer
+from fedglm.autoglm.data.tokenizer import first_line, local_folder
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.autoglm.tasks import Task
-
-
-def local_folder(path: str | Path) -> Path:
-    """The folder, once it is known to hold a model.
-
-    Raises:
-        ModelError: it holds none.
-    """
-    folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no local model folder (it has no config.json); nothing is ever downloaded")
-    return folder
-
-
-def load_tokenizer(path: str | None, *, classifier: bool, length: int) -> PreTrainedTokenizerBase:
-    """The tokenizer that goes with a model: the folder's own, or bytes for a preset.
-
-    Raises:
-        ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
-    """
-    if path is None:
-        return byte_tokenizer(append_end=classifier, max_length=length)
-    folder = local_folder(path)
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as exc:  # transformers raises whatever its many loaders meet
-        raise ModelError(f"{folder}: no tokenizer could be loaded ({_first_line(exc)})") from exc
-    if is_byte_tokenizer(tokenizer):
-        return byte_tokenizer(append_end=classifier, max_length=length)
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"{folder}: the tokenizer has neither a padding nor an end token; give it one")
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
 
 
 def load_folder(path: str, task: Task) -> PreTrainedModel:
@@ -78,7 +39,7 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
             **options,
         )
     except Exception as exc:  # transformers raises whatever its many loaders meet
-        raise ModelError(f"{folder}: no model could be loaded for this task ({_first_line(exc)})") from exc
+        raise ModelError(f"{folder}: no model could be loaded for this task ({first_line(exc)})") from exc
     _check_loaded(folder, model, report, classifier=bool(task.labels))
     config = model.config.get_text_config()
     rows = len(model.get_input_embeddings().get_parameter("weight"))
@@ -107,7 +68,7 @@ def outline_folder(path: str, task: Task) -> PreTrainedModel:
         )
         model: PreTrainedModel = _loader(task).from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as exc:  # transformers raises whatever its many loaders meet
-        raise ModelError(f"{folder}: no model could be outlined for this task ({_first_line(exc)})") from exc
+        raise ModelError(f"{folder}: no model could be outlined for this task ({first_line(exc)})") from exc
     return model
 
 
@@ -142,7 +103,3 @@ def _sees_ahead(model: PreTrainedModel) -> bool:
         first = model.train(False)(inputs_embeds=embedded).logits[0, 0]
         (slope,) = torch.autograd.grad(first.square().sum(), embedded)
     return bool(slope[0, 1].any())
-
-
-def _first_line(exc: Exception) -> str:
-    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

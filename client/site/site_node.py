@@ -11,11 +11,11 @@ from functools import lru_cache
 import torch
 
 from fedglm.autoglm.federation import SiteRecords as Records
-from fedglm.autoglm.models.build import ModelSettings, build_model, outline_model
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.models.build import build_model, outline_model
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.training.precision import torch_device
 from fedglm.client.node import Node
 from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.client.site.folder import Site
@@ -157,7 +157,7 @@ def _check(outline: _Outline, training: LocalTrainingSettings, plan: RunPlan, si
         )
     at_once = training.micro_batch_size or training.batch_size
     measures = measures and (plan.metrics is not None or not private)
-    check_memory(outline.size, at_once, training.torch_device(), clipped=private, measures=measures)
+    check_memory(outline.size, at_once, torch_device(training.device), clipped=private, measures=measures)
 
 
 def _data_settings(site: Site, recipe: Recipe) -> DataSettings:

@@ -14,8 +14,7 @@ from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import SiteRecords, load_federation
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.site_data import load_site, task_of
 from fedglm.autoglm.tasks import Task
 

@@ -10,10 +10,11 @@ import torch
 from small_tasks import TASKS, word_tokenizer
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
+from fedglm.autoglm.data.tokenizer import load_tokenizer
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.models.build import ModelSettings, build_model, outline_model, save_release
-from fedglm.autoglm.models.pretrained import load_tokenizer
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.models.build import build_model, outline_model
+from fedglm.autoglm.models.release import save_release
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks import Task
 from fedglm.client import memory_limit as limits

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.settings import LocalTrainingSettings
 from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.training.local import LocalTrainingSettings
 from fedglm.client.node import Node
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.protocol.federated_model import FederatedModel

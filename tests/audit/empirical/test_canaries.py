@@ -15,7 +15,7 @@ from fedglm.audit.empirical.canary_run import audit_canaries
 from fedglm.audit.empirical.probe import Bench, DoesNotFit
 from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.audit.empirical.trials import TRIALS, run_trial, run_trials
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.settings import LocalTrainingSettings
 from fedglm.cli.audit.canaries import canaries
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256

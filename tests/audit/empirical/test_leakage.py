@@ -16,9 +16,9 @@ from fake_grid import FakeGrid, Watcher
 from flwr.app import Context, RecordDict
 
 from fedglm.audit.empirical.leakage import token_leak
-from fedglm.autoglm.federation import DataSettings, load_federation
-from fedglm.autoglm.models.build import ModelSettings, build_model
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.models.build import build_model
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.client import node as node_module
 from fedglm.client import private_training
 from fedglm.client.app import NodeContext, build_client_app

@@ -25,10 +25,12 @@ from transformers import (
 from fedglm.autoglm.data.texts import whole_texts, windows
 from fedglm.autoglm.data.tokenizer import EOS_ID
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.federation import DataSettings, FederatedData, load_federation
-from fedglm.autoglm.models.build import ModelSettings, build_model, load_release, save_release
+from fedglm.autoglm.federation import FederatedData, load_federation
+from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.models.presets import PRESETS, glm_config
+from fedglm.autoglm.models.release import load_release, save_release
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.tasks import Task
 
 torch.set_num_threads(1)

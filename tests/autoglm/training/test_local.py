@@ -3,12 +3,19 @@ import pytest
 import torch
 from tiny_federation import TASK, examples, tiny_model
 
-from fedglm.autoglm.federation import DataSettings, load_federation
-from fedglm.autoglm.models.build import ModelSettings, build_model
+from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import to_vector
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.autoglm.training import precision as precision_module
-from fedglm.autoglm.training.local import LocalTrainingSettings, TrainingError, round_seed, train_locally
-from fedglm.autoglm.training.precision import BF16_PAYS_FROM, ChosenPrecision, PrecisionError, choose_precision
+from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.precision import (
+    BF16_PAYS_FROM,
+    ChosenPrecision,
+    PrecisionError,
+    choose_precision,
+    torch_device,
+)
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -57,7 +64,7 @@ def test_what_a_device_cannot_do_is_named(monkeypatch):
         choose_precision("fp16", 100, CPU)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PrecisionError, match="no GPU"):
-        choose_precision("auto", 100, LocalTrainingSettings(device="cuda").torch_device())
+        choose_precision("auto", 100, torch_device(LocalTrainingSettings(device="cuda").device))
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])

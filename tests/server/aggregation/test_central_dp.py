@@ -23,8 +23,8 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import RECORD, UPDATE
-from fedglm.server.aggregation.central_dp import ClientPrivacy, ClientPrivacySettings, PrivateMean, plan_client_privacy
-from fedglm.server.settings import FederationSettings
+from fedglm.server.aggregation.central_dp import ClientPrivacy, PrivateMean, plan_client_privacy
+from fedglm.server.settings import ClientPrivacySettings, FederationSettings
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
