@@ -19,7 +19,7 @@ import numpy as np
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.settings import LocalTrainingSettings
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
 from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision, torch_device
 from fedglm.client.coding import code_update
@@ -342,7 +342,14 @@ class Node:
         if permit.mechanism is None:
             seed = round_seed(self._seed, self.name, instruction.round)
             return train_locally(
-                model.module, model.task, self._train, base, self._training, precision, learning_rate=rate, seed=seed
+                model.module,
+                model.task.sequence_losses,
+                self._train,
+                base,
+                self._training,
+                precision,
+                learning_rate=rate,
+                seed=seed,
             ).delta
         return train_privately(
             model.module,

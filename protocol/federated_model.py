@@ -3,7 +3,7 @@
 import torch
 
 from fedglm.autoglm.models.parameters import federated_parameters, to_vector
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.compression.downlink import on_grid
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings

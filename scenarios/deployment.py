@@ -13,7 +13,7 @@ from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.site_data import task_of
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey

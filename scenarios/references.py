@@ -1,7 +1,7 @@
 """Reference records of a scenario, where its server holds updates to any."""
 
 from fedglm.autoglm.data.examples import Examples
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.reference import OFF, ReferenceLoss, reference_examples
 from fedglm.scenarios.scenario import Scenario
 from fedglm.scenarios.stage import BuiltScenario

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.data.examples import concatenate
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
 from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.scenarios.stage import BuiltScenario, build_scenario
@@ -111,7 +111,7 @@ def _train(stage: BuiltScenario, job: int) -> Evaluation:
     for number in range(1, federation.rounds + 1):
         result = train_locally(
             model.module,
-            model.task,
+            model.task.sequence_losses,
             examples,
             vector,
             training,

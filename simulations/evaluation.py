@@ -8,7 +8,7 @@ import numpy as np
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.federation import FederatedData
 from fedglm.autoglm.models.parameters import load_vector
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.protocol.federated_model import FederatedModel
 
 

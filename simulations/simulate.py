@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.models.release import save_release
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.core.files import StorageError, storage_errors
 from fedglm.privacy.custody.store import FOLDER, LEDGER

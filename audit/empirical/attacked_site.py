@@ -154,7 +154,7 @@ class AttackedSite:
         )
         if mechanism is None:
             return train_locally(
-                model.module, stage.data.task, records, self._audited.base, training, precision,
+                model.module, model.task.sequence_losses, records, self._audited.base, training, precision,
                 learning_rate=rate, seed=round_seed(self._seed, self._site.name, number), steps=steps,
             ).delta  # fmt: skip
         own = mechanism if steps is None else replace(mechanism, steps=steps)

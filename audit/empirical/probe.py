@@ -12,7 +12,7 @@ import torch
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector
 from fedglm.autoglm.settings import LocalTrainingSettings
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision, torch_device
 from fedglm.client.private_training import train_privately
 from fedglm.privacy.dp.mechanism import Mechanism
@@ -157,7 +157,7 @@ class Bench:
         tokens = ordinary[np.floor(noise.uniform(count * length) * len(ordinary)).astype(np.int64)]
         tokens = tokens.reshape(count, length)
         tokens[:, -1] = self.task.eos_id
-        kinds = max(1, len(self.task.labels))
+        kinds = max(1, len(self.task.classes))
         return Examples(
             input_ids=torch.from_numpy(tokens).to(self.records.input_ids.dtype),
             lengths=torch.full((count,), length, dtype=torch.int32),

@@ -86,14 +86,19 @@ def local_folder(path: str | Path) -> Path:
     return folder
 
 
-def load_tokenizer(path: str | None, *, classifier: bool, length: int) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | None, *, append_end: bool, length: int) -> PreTrainedTokenizerBase:
     """The tokenizer that goes with a model: the folder's own, or bytes for a preset.
+
+    Args:
+        path: the model's folder; None for a preset.
+        append_end: whether the byte tokenizer ends each text with the end token; another has ways of its own.
+        length: the longest sequence in tokens.
 
     Raises:
         ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
     """
     if path is None:
-        return byte_tokenizer(append_end=classifier, max_length=length)
+        return byte_tokenizer(append_end=append_end, max_length=length)
     folder = local_folder(path)
     try:
         with quiet_transformers():
@@ -101,7 +106,7 @@ def load_tokenizer(path: str | None, *, classifier: bool, length: int) -> PreTra
     except Exception as exc:  # transformers raises whatever its many loaders meet
         raise ModelError(f"{folder}: no tokenizer could be loaded ({first_line(exc)})") from exc
     if is_byte_tokenizer(tokenizer):
-        return byte_tokenizer(append_end=classifier, max_length=length)
+        return byte_tokenizer(append_end=append_end, max_length=length)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"{folder}: the tokenizer has neither a padding nor an end token; give it one")

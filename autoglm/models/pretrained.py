@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 
 from fedglm.autoglm.data.tokenizer import first_line, local_folder
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.models.heads import HEADS
+from fedglm.autoglm.tasks.task import Task
 
 
 def load_folder(path: str, task: Task) -> PreTrainedModel:
@@ -25,11 +24,12 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
         ModelError: there is no model, it lacks weights, is not causal where it must be, or is too small for the task.
     """
     folder = local_folder(path)
-    options, loader = _head_options(task), _loader(task)
-    if task.labels:
+    head = HEADS[task.kind]
+    options = head.options(task.classes)
+    if head.is_new:
         options["ignore_mismatched_sizes"] = True  # a head for another number of classes starts anew
     try:
-        model, report = loader.from_pretrained(
+        model, report = head.loader.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -40,7 +40,7 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
         )
     except Exception as exc:  # transformers raises whatever its many loaders meet
         raise ModelError(f"{folder}: no model could be loaded for this task ({first_line(exc)})") from exc
-    _check_loaded(folder, model, report, classifier=bool(task.labels))
+    _check_loaded(folder, model, report, new_head=head.is_new)
     config = model.config.get_text_config()
     rows = len(model.get_input_embeddings().get_parameter("weight"))
     if task.vocab_size > rows:
@@ -49,7 +49,7 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
     if longest and task.length > longest:
         raise ModelError(f"{folder}: sequences of {task.length} tokens are longer than the model takes ({longest})")
     config.pad_token_id = task.pad_id
-    if not task.labels and _sees_ahead(model):
+    if not head.is_new and _sees_ahead(model):
         raise ModelError(f"{folder}: the model sees the token it is to predict; language modelling needs a causal one")
     loaded: PreTrainedModel = model
     return loaded
@@ -61,37 +61,22 @@ def outline_folder(path: str, task: Task) -> PreTrainedModel:
     Raises:
         ModelError: the configuration is none, or not one of a model for the task.
     """
-    folder = local_folder(path)
+    folder, head = local_folder(path), HEADS[task.kind]
     try:
         config = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **_head_options(task)
+            folder, local_files_only=True, trust_remote_code=False, **head.options(task.classes)
         )
-        model: PreTrainedModel = _loader(task).from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model: PreTrainedModel = head.loader.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as exc:  # transformers raises whatever its many loaders meet
         raise ModelError(f"{folder}: no model could be outlined for this task ({first_line(exc)})") from exc
     return model
 
 
-def _loader(task: Task) -> Any:
-    return AutoModelForSequenceClassification if task.labels else AutoModelForCausalLM
-
-
-def _head_options(task: Task) -> dict[str, Any]:
-    """What a configuration has to say of a classifier's head."""
-    if not task.labels:
-        return {}
-    return {
-        "num_labels": task.num_labels,
-        "id2label": dict(enumerate(task.labels)),
-        "label2id": {name: i for i, name in enumerate(task.labels)},
-    }
-
-
-def _check_loaded(folder: Path, model: PreTrainedModel, report: dict[str, Any], *, classifier: bool) -> None:
+def _check_loaded(folder: Path, model: PreTrainedModel, report: dict[str, Any], *, new_head: bool) -> None:
     """Transformers fills weights that a folder lacks with random ones: right for a new head, and for nothing else."""
     lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     body = model.base_model_prefix + "."
-    wrong = [key for key in lacking if not classifier or (key.startswith(body) and ".pooler." not in key)]
+    wrong = [key for key in lacking if not new_head or (key.startswith(body) and ".pooler." not in key)]
     if wrong:
         raise ModelError(f"{folder}: {len(wrong)} weights are missing or of another shape ({wrong[0]} is the first)")
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from fedglm.autoglm.data.tokenizer import load_tokenizer, local_folder
+from fedglm.autoglm.data.tokenizer import local_folder
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.lora import merged
 from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.autoglm.settings import ModelSettings
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.reading import read_task
+from fedglm.autoglm.tasks.task import Task
 
 TASK_FILE = "task.json"
 
@@ -43,8 +44,7 @@ def save_release(model: torch.nn.Module, task: Task, folder: str | Path) -> None
                 plain.save_pretrained(new)
         finally:
             plain.config.use_cache = use_cache
-        if task.tokenizer is not None:
-            task.tokenizer.save_pretrained(new)
+        task.save_tokenizer(new)
         (new / TASK_FILE).write_text(task.to_json(), encoding="utf-8")
         for path in [*new.iterdir(), new]:
             _flush(path)
@@ -65,10 +65,7 @@ def load_release(folder: str | Path) -> tuple[torch.nn.Module, Task]:
     target = local_folder(folder)
     if not (target / TASK_FILE).is_file():
         raise ModelError(f"{target}: holds no {TASK_FILE}; it is no model that fedglm released")
-    task = Task.from_json((target / TASK_FILE).read_text(encoding="utf-8"))
-    if task.table is None:
-        tokenizer = load_tokenizer(str(target), classifier=bool(task.labels), length=task.length)
-        task = Task.from_json(task.to_json(), tokenizer)
+    task = read_task((target / TASK_FILE).read_text(encoding="utf-8")).with_tokenizer(str(target))
     return build_model(ModelSettings(path=str(target)), task, seed=0).train(False), task
 
 

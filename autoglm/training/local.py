@@ -1,7 +1,11 @@
-"""Local training: some optimizer steps on a node's own data, in mixed precision, deterministic for a seed."""
+"""Training without noise: some optimizer steps on given data, in mixed precision, deterministic for a seed.
+
+Nodes train so, and so does whatever is compared with them or made of their model.
+"""
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +15,12 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.settings import LocalTrainingSettings
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Batch
 from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.core.errors import FedglmError
+
+SequenceLosses = Callable[[torch.nn.Module, Batch], torch.Tensor]
+"""From a model and a batch to the loss of each sequence, (B,) float32, with gradients."""
 
 
 class TrainingError(FedglmError, RuntimeError):
@@ -43,7 +50,7 @@ def round_seed(*parts: object) -> int:
 
 def train_locally(
     model: torch.nn.Module,
-    task: Task,
+    losses: SequenceLosses,
     examples: Examples,
     base: np.ndarray,
     settings: LocalTrainingSettings,
@@ -57,8 +64,8 @@ def train_locally(
 
     Args:
         model: Reused from round to round; its federated parameters are overwritten.
-        task: Gives the loss of each sequence.
-        examples: The node's training data.
+        losses: Gives the loss of each sequence: a task's `sequence_losses`, or another such as distillation's.
+        examples: The training data.
         base: float32 vector of the federated parameters.
         settings: Steps, batch, optimizer.
         precision: Settled format and device.
@@ -88,7 +95,7 @@ def train_locally(
             for part in torch.split(indices, settings.micro_batch_size or len(indices)):
                 batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(part).items()}
                 with precision.autocast():
-                    loss = task.sequence_losses(model, batch).sum() / len(indices)
+                    loss = losses(model, batch).sum() / len(indices)
                 torch.autograd.backward(scaler.scale(loss))
                 total += float(loss.detach())
             if settings.gradient_clip:

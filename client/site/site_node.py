@@ -14,7 +14,7 @@ from fedglm.autoglm.federation import SiteRecords as Records
 from fedglm.autoglm.models.build import build_model, outline_model
 from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.autoglm.site_data import load_site, task_of
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.precision import torch_device
 from fedglm.client.node import Node
 from fedglm.client.recipe_size import ModelSize, check_memory

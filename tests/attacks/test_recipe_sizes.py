@@ -6,7 +6,7 @@ import pytest
 from custodies import MECHANISM, PRIVATE, run_plan
 from site_folders import make_project, make_site, run_of, write_site_file
 
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.client.node import Authorization
 from fedglm.client.site import site_node
 from fedglm.client.site.folder import open_site

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from custodies import MECHANISM, announced, custody, run_plan
 
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client.gate import HEADROOM, OutboundGate
 from fedglm.client.no_answer import Withheld

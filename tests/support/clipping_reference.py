@@ -7,7 +7,8 @@ from transformers import GlmForCausalLM, GlmForSequenceClassification
 from fedglm.autoglm.models.lora import attach_lora
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.models.presets import Preset, glm_config
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.classification import TextClassification
+from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
 from fedglm.privacy.dp.sample_clipping import SampleClipper
 
@@ -37,8 +38,8 @@ def glm(kind, adapter="full", *, vocabulary=64, pad=0, seed=0, **changes):
         for name, parameter in model.named_parameters():
             if "lora_B" in name or name.endswith("bias"):
                 nn.init.normal_(parameter, std=0.1)  # at zero they would hide what is wrong with lora_A
-    name = "text-classification" if labels else "language-model"
-    return model.train(), Task(kind=name, length=64, vocab_size=vocabulary, labels=labels, **ids)
+    ids |= {"length": 64, "vocab_size": vocabulary}
+    return model.train(), TextClassification(labels=labels, **ids) if labels else LanguageModeling(**ids)
 
 
 def batch(vocabulary=64, lengths=LENGTHS, seed=1):

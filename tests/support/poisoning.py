@@ -54,7 +54,7 @@ class Attacker:
         precision = choose_precision("fp32", vector.size, torch.device("cpu"), private=False)
         return train_locally(
             model.module,
-            self.stage.data.task,
+            model.task.sequence_losses,
             records,
             vector,
             training,

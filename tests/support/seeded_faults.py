@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedglm.autoglm.models.parameters import load_vector
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.client import node, private_training
 from fedglm.compression.codec import decode
 from fedglm.privacy.custody import store

@@ -7,12 +7,12 @@ from torch import nn
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.settings import LocalTrainingSettings
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.classification import TextClassification
 from fedglm.client.node import Node
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.protocol.federated_model import FederatedModel
 
-TASK = Task(kind="text-classification", length=6, vocab_size=16, pad_id=0, bos_id=1, eos_id=2, labels=("low", "high"))
+TASK = TextClassification(length=6, vocab_size=16, pad_id=0, bos_id=1, eos_id=2, labels=("low", "high"))
 
 
 class TinyModel(nn.Module):

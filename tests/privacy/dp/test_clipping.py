@@ -25,7 +25,7 @@ from torch import nn
 from fedglm.privacy.dp import ghost_norms
 from fedglm.privacy.dp.clipping import squared_norms
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
-from fedglm.privacy.dp.ghost_norms import Use, gram_norms, squared_norms_of, turn, write_gradients
+from fedglm.privacy.dp.ghost_norms import Use, gram_norms, squared_norms_of, transpose_is_cheaper, write_gradients
 
 
 @pytest.fixture(params=CLIPPERS)
@@ -288,10 +288,10 @@ def test_gram_norms_are_the_norms_of_the_gradients(seed, kinds, units, tokens, s
     made = torch.full((units, rows, columns), float("nan"))
     write_gradients(uses, made)
     torch.testing.assert_close(made, wanted.float(), atol=1e-5, rtol=1e-5)
-    if turn(uses, rows, columns):
-        turned = torch.empty(units, columns, rows)
-        write_gradients([use.turned() for use in uses], turned)
-        torch.testing.assert_close(turned.transpose(1, 2), made, atol=1e-5, rtol=1e-5)
+    if transpose_is_cheaper(uses, rows, columns):
+        transposed = torch.empty(units, columns, rows)
+        write_gradients([use.transposed() for use in uses], transposed)
+        torch.testing.assert_close(transposed.transpose(1, 2), made, atol=1e-5, rtol=1e-5)
     factors, finite = torch.rand(units, generator=draw), torch.ones(units, dtype=torch.bool)
     share = torch.zeros(rows, columns)
     for use in uses:
