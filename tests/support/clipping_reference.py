@@ -90,6 +90,32 @@ def clipped_sum(clipper, model, task, data, owners, bf16=False):
     return clipper.total.clone()
 
 
+BF16_ROUNDOFF = 2.0**-8
+"""Most that rounding to bfloat16 changes a number by, as a share of it: 8 significant bits, to the nearest."""
+LAYER_ROUNDINGS = 8 + 7
+"""To bfloat16, one after the other on the way through a layer under autocast.
+
+Attention: its input, a weight, what it gives, queries and keys after their rotation, attention weights, their mean, the
+output's weight, what that gives. Feed-forward: input, weight, what it gives, activation, product, weight, output.
+"""
+ADAPTER_ROUNDINGS = 4 * 6
+"""And where the four linear maps on that way have adapters: two weights, two outputs, the scaled one, the sum."""
+HEAD_ROUNDINGS = 3
+
+
+def bf16_gap(adapter="full", layers=2):
+    """The gap that two correct bfloat16 passes over the same records stay within, on any CPU.
+
+    Products of bfloat16 are exact in float32, and every CPU sums them there, in an order that shapes and instructions
+    decide: from that come differences of 2^-24, which rounding to bfloat16 turns into one of its own size or into none.
+    At worst two passes round apart at each place. An error is uniform up to `BF16_ROUNDOFF`, so a third of its square
+    in the mean; errors that know nothing of each other add by their squares, over all places on the way forth and back,
+    and over both passes. What passes a layer by, on the residual stream, is in float32: so the gap is less in truth.
+    """
+    forth = layers * (LAYER_ROUNDINGS + (ADAPTER_ROUNDINGS if adapter == "lora" else 0)) + HEAD_ROUNDINGS
+    return (2 * 2 * forth / 3) ** 0.5 * BF16_ROUNDOFF
+
+
 def gap(result, wanted):
     return float((result - wanted).norm() / wanted.norm())
 
