@@ -15,16 +15,13 @@ from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import read_source
 from fedglm.autoglm.data.splits import Indices, held_out_units, units_dirichlet, units_iid
 from fedglm.autoglm.data.tables import TableEncoder
-from fedglm.autoglm.data.texts import Sequences, smallest_type, whole_texts, windows
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.models.pretrained import load_tokenizer
-from fedglm.autoglm.settings import DataSettings, Kind
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.settings import DataSettings, Kind, ModelSettings
+from fedglm.autoglm.tasks.classification import TabularClassification, TextClassification
+from fedglm.autoglm.tasks.language_modeling import LanguageModeling
+from fedglm.autoglm.tasks.task import Task
 
 DEFAULT_NODES = 4
-
-__all__ = ["DataSettings", "FederatedData", "SiteRecords", "load_federation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,7 @@ class FederatedData:
             "task": self.task.kind,
             "split": self.split,
             "length": self.task.length,
-            "classes": list(self.task.labels),
+            "classes": list(self.task.classes),
             "notes": list(self.notes),
             "sites": [self._describe(site) for site in self.sites],
         }
@@ -66,7 +63,7 @@ class FederatedData:
             "held_out": len(site.held_out),
             "tokens": int(site.train.lengths.sum() + site.held_out.lengths.sum()),
             "units": len(np.unique(site.train.units)) + len(np.unique(site.held_out.units)),
-            "classes": {name: counted.get(i, 0) for i, name in enumerate(self.task.labels)},
+            "classes": {name: counted.get(i, 0) for i, name in enumerate(self.task.classes)},
         }
 
 
@@ -93,8 +90,8 @@ def load_federation(
     """
     kind, records, table = read_source(settings, faults)
     task = make_task(settings, kind, _labels(settings, kind, records), table, model or ModelSettings())
-    examples, row_of = make_examples(task, records)
-    units, groups = _numbered(records.units), _groups(task, records)
+    examples, row_of = task.examples(records)
+    units, groups = records.unit_ids(), task.label_ids(records)
     rng = np.random.default_rng([seed, 0])
     split, sites = _deal(settings, nodes, records, units, groups, rng)
     held = held_out_units({name: np.unique(units[rows]) for name, rows in sites.items()}, settings.held_out, rng)
@@ -106,7 +103,7 @@ def load_federation(
         train = np.flatnonzero((here & ~held_rows)[row_of])
         held_out = np.flatnonzero((here & held_rows)[row_of])
         made.append(SiteRecords(name=name, train=examples.select(train), held_out=examples.select(held_out)))
-    notes = [f"bins: {task.table.origin}"] if task.table else []
+    notes = [f"bins: {table.origin}"] if table else []
     if skipped := sum(records.skipped.values()):
         notes.append(f"{skipped} rows without text were left out")
     return FederatedData(task=task, sites=tuple(made), source=settings.source, split=split, notes=tuple(notes))
@@ -133,47 +130,10 @@ def make_task(
     if len(labels) == 1:
         raise DataError(f"{settings.source}: all rows are of one class ({labels[0]!r}); there is nothing to learn")
     if table is not None:
-        end = table.end_id
-        return Task(
-            kind=kind,
-            length=table.length,
-            vocab_size=table.vocab_size,
-            pad_id=table.pad_id,
-            bos_id=end,
-            eos_id=end,
-            labels=labels,
-            table=table,
-        )
-    tokenizer = load_tokenizer(model.path, classifier=bool(labels), length=settings.length)
-    pad = int(tokenizer.pad_token_id)
-    return Task(
-        kind=kind,
-        length=settings.length,
-        vocab_size=max(len(tokenizer), pad + 1),
-        pad_id=pad,
-        bos_id=pad if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id),
-        eos_id=pad if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id),
-        labels=labels,
-        tokenizer=tokenizer,
-    )
-
-
-def make_examples(task: Task, records: Records) -> tuple[Examples, Indices]:
-    """The records as token sequences, whose units are numbered, and the row that each is of; there may be none."""
-    sequences, units, groups = _sequences(task, records), _numbered(records.units), _groups(task, records)
-    examples = Examples(
-        input_ids=torch.from_numpy(sequences.ids),
-        lengths=torch.from_numpy(sequences.lengths),
-        labels=torch.from_numpy(groups[sequences.rows]),
-        units=torch.from_numpy(units[sequences.rows]),
-    )
-    return examples, sequences.rows
-
-
-def _numbered(names: list[str]) -> Indices:
-    """A number for each name, the same for equal ones, from 0 on in the order in which they come."""
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names], dtype=np.int64)
+        return TabularClassification.of_table(table, labels)
+    if kind == LanguageModeling.kind:
+        return LanguageModeling.of_texts(model.path, length=settings.length)
+    return TextClassification.of_texts(model.path, length=settings.length, labels=labels)
 
 
 def _labels(settings: DataSettings, kind: Kind, records: Records) -> tuple[str, ...]:
@@ -181,25 +141,6 @@ def _labels(settings: DataSettings, kind: Kind, records: Records) -> tuple[str, 
     if kind == "language-model":
         return ()
     return settings.class_names or tuple(sorted(set(records.labels)))
-
-
-def _sequences(task: Task, records: Records) -> Sequences:
-    if task.table is not None:
-        ids = task.table.tokens(records.values).astype(smallest_type(task.vocab_size))
-        lengths = np.full(len(ids), task.length, dtype=np.int32)
-        return Sequences(ids, lengths, np.arange(len(ids)))
-    if task.tokenizer is None:
-        raise TypeError("a text task has a tokenizer")
-    cut = whole_texts if task.labels else windows
-    return cut(records.texts, task.tokenizer, length=task.length, pad_id=task.pad_id)
-
-
-def _groups(task: Task, records: Records) -> Indices:
-    """Each row's class number; for a language model its group's, 0 without any."""
-    names = task.labels or tuple(sorted(set(records.labels)))
-    numbers_of = {name: number for number, name in enumerate(names)}
-    found = [numbers_of[name] for name in records.labels] or [0] * len(records)
-    return np.array(found, dtype=np.int64)
 
 
 def _deal(

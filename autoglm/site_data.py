@@ -18,10 +18,9 @@ from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import public_source, read_source
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.federation import SiteRecords, load_federation, make_examples, make_task
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.federation import SiteRecords, load_federation, make_task
+from fedglm.autoglm.settings import DataSettings, ModelSettings
+from fedglm.autoglm.tasks.task import Task
 
 
 def task_of(settings: DataSettings, model: ModelSettings) -> Task:
@@ -74,10 +73,10 @@ def load_site(
     if share is not None or settings.source in BUNDLES:
         data = load_federation(settings, nodes=parts, seed=seed, model=model, faults=faults)
         return data.task, replace(data.sites[part], name=name)
-    unread = {"site_field": None, **({} if task.labels else {"label_field": None})}
-    settings = settings.model_copy(update=unread)
+    unread = ("site_field",) if task.reads_labels else ("site_field", "label_field")
+    settings = settings.model_copy(update=dict.fromkeys(unread))
     _, records, _ = read_source(settings, faults)
-    examples, rows = make_examples(task, records)
+    examples, rows = task.examples(records)
     held = _held_out(records, settings, seed, name)[rows]
     train, held_out = examples.select(np.flatnonzero(~held)), examples.select(np.flatnonzero(held))
     return task, SiteRecords(name=name, train=train, held_out=held_out)

@@ -43,7 +43,8 @@ def train(message: Message, context: Context) -> Message:
     base = message.content.array_records["arrays"]["weights"].numpy()
     precision = choose_precision("auto", base.size, torch.device("cpu"))
     rate = scenario.training.learning_rate
-    done = train_locally(model, task, site.train, base, scenario.training, precision, learning_rate=rate, seed=7)
+    losses = task.sequence_losses
+    done = train_locally(model, losses, site.train, base, scenario.training, precision, learning_rate=rate, seed=7)
     content = RecordDict(
         {
             "arrays": ArrayRecord({"weights": Array((base + done.delta).astype(np.float32))}),

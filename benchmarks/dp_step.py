@@ -33,7 +33,8 @@ from transformers import GlmForCausalLM
 from fedglm.autoglm.models.lora import attach_lora
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.models.presets import Preset, glm_config
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.language_modeling import LanguageModeling
+from fedglm.autoglm.tasks.task import Task
 from fedglm.privacy.dp.dp_sgd import noised_mean
 from fedglm.privacy.dp.ghost_clipping import KEPT_BYTES, GhostClipper
 from fedglm.privacy.dp.mechanism import Mechanism
@@ -53,7 +54,7 @@ Step = Callable[[], None]
 
 def task() -> Task:
     """Language modelling on bytes."""
-    return Task(kind="language-model", length=TOKENS, vocab_size=VOCABULARY, pad_id=0, bos_id=1, eos_id=2)
+    return LanguageModeling(length=TOKENS, vocab_size=VOCABULARY, pad_id=0, bos_id=1, eos_id=2)
 
 
 def model(preset: Preset, *, lora: bool, tied: bool = True) -> nn.Module:

@@ -25,12 +25,11 @@ import numpy as np
 import torch
 
 from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
-from fedglm.autoglm.models.build import ModelSettings, build_model
-from fedglm.autoglm.tasks import Task
-from fedglm.client.node import model_layout
-from fedglm.compression.codec import decode
+from fedglm.autoglm.models.build import build_model
+from fedglm.autoglm.settings import ModelSettings
+from fedglm.autoglm.tasks.task import Task
+from fedglm.compression.codec import Codec, decode, make_codec
 from fedglm.compression.codecs import selection
-from fedglm.compression.codecs.topk import TopKSign
 from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.kernels import selection as selection_kernels
 from fedglm.compression.kernels.scatter import add_at
@@ -40,6 +39,7 @@ from fedglm.compression.positions.signed import with_signs
 from fedglm.compression.values import bits, magnitudes
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire.envelope import Reader
+from fedglm.protocol.federated_model import model_layout
 
 DENSITY = 0.01
 ROUNDS = 3
@@ -116,7 +116,7 @@ def partitioned(vector: Vector, count: int) -> Positions:
 class Encoding:
     """A node's side, round after round."""
 
-    def __init__(self, codec: TopKSign, drawn: list[Vector]) -> None:
+    def __init__(self, codec: Codec, drawn: list[Vector]) -> None:
         self.codec = codec
         self.feedback = ErrorFeedback(drawn[0].size)
         self.deltas = drawn
@@ -136,8 +136,8 @@ def measure(kind: str, size: int, layout: Layout | None) -> None:
     """Print the table of one vector; with a layout, without the selections that are there to compare with."""
     drawn = deltas(kind, size, layout)
     delta, count = drawn[0], selection.kept(DENSITY, size)
-    fast = Encoding(TopKSign(density=DENSITY, coder="fast"), drawn)
-    smallest = Encoding(TopKSign(density=DENSITY, layout=layout), drawn)
+    fast = Encoding(make_codec("topk-sign", density=DENSITY, coder="fast"), drawn)
+    smallest = Encoding(make_codec("topk-sign", density=DENSITY, layout=layout), drawn)
     blobs = {"fast": fast.step(), "smallest": smallest.step()}
     out, total = np.empty_like(delta), np.zeros_like(delta)
     tensor = torch.from_numpy(delta)

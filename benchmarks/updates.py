@@ -15,8 +15,7 @@ from time import sleep
 import numpy as np
 
 from fedglm.client.state.node_state import NodeState, StateError
-from fedglm.compression.codec import decode
-from fedglm.compression.codecs.topk import TopKSign
+from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import coding, signed
 from fedglm.compression.vectors import Vector
@@ -76,7 +75,7 @@ def real(rounds: int = ROUNDS, cache: Path = CACHE) -> Sample:
             taken = _watch(run, folder, _spread(rounds))
         if run.returncode:
             raise subprocess.CalledProcessError(run.returncode, command)
-        layout = build_scenario((folder / "scenario.toml").read_text()).workbench.layout
+        layout = build_scenario((folder / "scenario.toml").read_text()).model.layout
         np.savez(kept, vectors=np.stack(taken), layout=layout.to_json())
     return from_file(kept, f"real updates of a GLM, rounds {', '.join(map(str, _spread(rounds)))} of the text scenario")
 
@@ -130,7 +129,7 @@ def _update_of(node: Path, number: int) -> Vector | None:
 
 def message_bits(vector: Vector, layout: Layout) -> dict[str, float]:
     """Bits for each value that `topk-sign` sends at 1 %: of the whole message, and of its positions and signs."""
-    codec = TopKSign(density=0.01, layout=layout)
+    codec = make_codec("topk-sign", density=0.01, layout=layout)
     blob = codec.encode(vector)
     sent = codec.decode(blob, layout.size)
     both = len(signed.pack(sent.positions, sent.values < 0, layout.size, layout, "smallest"))

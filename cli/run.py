@@ -162,7 +162,7 @@ def _conduct(
         "seed": scenario.federation.seed,
         "rounds": done["rounds"],
         "sites": sites,
-        "parameters": made.bench.layout.size,
+        "parameters": made.model.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
         "privacy": stated(scenario, sites),

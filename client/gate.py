@@ -22,7 +22,7 @@ import numpy as np
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Authorization, LocalResult
 from fedglm.compression.codec import CodecError, decode

@@ -11,7 +11,7 @@ from the arrays that came in, adds the residual of earlier rounds, and replaces 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
@@ -32,15 +32,17 @@ from fedglm.protocol.messages import RECORD, UPDATE_STYPE, ModRequest
 LOG = logging.getLogger(__name__)
 
 DEFAULT_STATE = Path("~/.local/state/fedglm")
+_OVERSHOOT: Final = 1.5
+"""Less than a scenario's: the mod does not see the learning rate, and at the end of its schedule more does harm."""
 
 
 def compress_uplink(
     codec: str = "topk-sign",
     *,
-    density: float = 0.05,
-    rank: float = 4,
+    density: float | None = None,
+    rank: float | None = None,
     max_ratio: float | None = None,
-    overshoot: float = 1.5,
+    overshoot: float | None = None,
     feedback: bool = True,
     residual_decay: float = 1.0,
     residual_limit: int = 20,
@@ -51,11 +53,11 @@ def compress_uplink(
 
     Args:
         codec: Name of the codec; see `fedglm.compression.codec`.
-        density: Share of the coordinates that a sparse codec sends.
-        rank: Components that a low-rank codec gives a matrix on average.
+        density: Share of the coordinates that a sparse codec sends; 0.05 without one.
+        rank: Components that a low-rank codec gives a matrix on average; 4 without one.
         max_ratio: Most bytes of the coded update, as a share of dense float32; density and rank then follow from it.
-        overshoot: Of `topk-sign`: how far ahead of its drift a coordinate is sent, from 1 to 2. The mod does not see
-            the learning rate: where that falls to near nothing, no more than 1.5.
+        overshoot: Of `topk-sign`: how far ahead of its drift a coordinate is sent, from 1 to 2; 1.5 without one. The
+            mod does not see the learning rate: where that falls to near nothing, no more than 1.5.
         feedback: Keep what was not sent, on this node's disk, and add it to the next update.
         residual_decay: Factor on the residual for each round missed.
         residual_limit: Rounds missed after which the residual is dropped.
@@ -67,11 +69,11 @@ def compress_uplink(
             decides.
 
     Raises:
-        CodecError: The codec or an option is unknown.
+        CodecError: There is no such codec, it does not have an option, or a value is none of it.
         PolicyError, LedgerError: `custody` holds no signed policy or no ledger.
     """
-    settings = UpdateSettings(
-        codec=codec,
+    settings = UpdateSettings.of(
+        codec,
         density=density,
         rank=rank,
         max_ratio=max_ratio,
@@ -80,6 +82,8 @@ def compress_uplink(
         residual_decay=residual_decay,
         residual_limit=residual_limit,
     )
+    if overshoot is None:
+        settings = settings.model_copy(update={"overshoot": _OVERSHOOT})
     root = Path(state_dir).expanduser()
     guard = ModGuard(Path(custody).expanduser(), codec) if custody is not None else None
 

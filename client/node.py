@@ -15,25 +15,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fedglm.autoglm.data.examples import Examples
-from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
-from fedglm.autoglm.tasks import Evaluation, Task
-from fedglm.autoglm.training.local import LocalTrainingSettings, TrainingError, round_seed, train_locally
-from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision
+from fedglm.autoglm.models.parameters import load_vector
+from fedglm.autoglm.settings import LocalTrainingSettings
+from fedglm.autoglm.tasks.evaluation import Evaluation
+from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision, torch_device
 from fedglm.client.coding import code_update
 from fedglm.client.private_training import evaluate_privately, train_privately
 from fedglm.client.state.node_state import Measured, NodeState, Pending
 from fedglm.compression.codec import CodecError
-from fedglm.compression.downlink import Replica, on_grid
-from fedglm.compression.layout import Layout
-from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.compression.downlink import Replica
+from fedglm.compression.settings import UpdateSettings
 from fedglm.core.files import StorageError
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.vault import Vault
 from fedglm.privacy.ledger.charges import new_id
+from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import JoinReply, TrainReply, TrainRequest
 
 
@@ -85,43 +85,12 @@ class Authorization:
     commitment: str = ""
 
 
-class FederatedModel:
-    """A model to compute with, built once a process and lent to one node after the other.
-
-    Args:
-        model: The initialised model; its federated parameters, rounded to the grid, are version 0.
-        task: What it is trained for.
-        downlink: How models are published; its grid is the one that every version lies on.
-
-    Attributes:
-        layout: Names and shapes of what is federated.
-        initial: float32 vector of version 0.
-        downlink: How models are published.
-    """
-
-    def __init__(self, model: torch.nn.Module, task: Task, downlink: DownlinkSettings) -> None:
-        self.model = model
-        self.task = task
-        self.layout = model_layout(model)
-        self.initial = on_grid(to_vector(model), downlink.grid)
-        self.downlink = downlink
-
-
-def model_layout(model: torch.nn.Module) -> Layout:
-    """Names and shapes of what is federated, in the order in which it lies in the flat vector."""
-    named = federated_parameters(model)
-    return Layout(
-        names=tuple(name for name, _ in named),
-        shapes=tuple(tuple(parameter.shape) for _, parameter in named),
-    )
-
-
 class Node:
     """One participant of a federation.
 
     Args:
         name: Unique in the federation.
-        workbench: Model and task.
+        model: Model and task.
         train: The node's training data.
         held_out: Data that the node measures received models on.
         training: Steps, batch, optimizer, precision.
@@ -136,7 +105,7 @@ class Node:
     def __init__(
         self,
         name: str,
-        workbench: FederatedModel,
+        model: FederatedModel,
         *,
         train: Examples,
         held_out: Examples,
@@ -151,7 +120,7 @@ class Node:
         self.name = name
         self._vault = vault
         self.folder = folder
-        self._bench = workbench
+        self._model = model
         self._train, self._held_out = train, held_out
         self._training, self._update = training, update
         self._seed = seed
@@ -160,12 +129,12 @@ class Node:
 
     def introduce(self) -> JoinReply:
         """Say who this is and what it holds."""
-        state = NodeState.load(self.folder, self._bench.layout.size, vault=self._vault)
+        state = NodeState.load(self.folder, self._model.layout.size, vault=self._vault)
         return JoinReply(
             name=self.name,
             run=state.run,
             version=state.version,
-            layout=self._bench.layout.sha256,
+            layout=self._model.layout.sha256,
             examples=self._declared,
         )
 
@@ -236,12 +205,12 @@ class Node:
         of such an update stays away from later ones, for their charges pay for their own noise alone; and what has no
         noise stays away from updates that have.
         """
-        if instruction.layout != self._bench.layout.sha256:
+        if instruction.layout != self._model.layout.sha256:
             raise CodecError(
-                f"node {self.name} builds another model (layout {self._bench.layout.sha256[:12]}) than the server "
+                f"node {self.name} builds another model (layout {self._model.layout.sha256[:12]}) than the server "
                 f"({instruction.layout[:12]}): give both the same [model] and [data]"
             )
-        state = NodeState.load(self.folder, self._bench.layout.size, run=instruction.run, vault=self._vault)
+        state = NodeState.load(self.folder, self._model.layout.size, run=instruction.run, vault=self._vault)
         left = state.pending is not None and permit.has_charged(state.pending.attempt)
         state.settle(instruction.acknowledged if left else 0, instruction.round)
         # An answer that was not charged for yet would be, for data that it was not made from.
@@ -263,13 +232,13 @@ class Node:
         """
         if state.base is None:
             # Version 0 is the initialisation, which both ends compute for themselves; the blob holds its hash.
-            state.version, state.base = 0, self._bench.initial
+            state.version, state.base = 0, self._model.initial
         replica = Replica(
             state.version,
             state.base,
-            self._bench.layout.sha256,
-            grid=self._bench.downlink.grid,
-            codec=self._bench.downlink.codec,
+            self._model.layout.sha256,
+            grid=self._model.downlink.grid,
+            codec=self._model.downlink.codec,
         )
         try:
             replica.apply(downlink)
@@ -350,7 +319,7 @@ class Node:
             base,
             instruction.round,
             self._update,
-            self._bench.layout,
+            self._model.layout,
             attempt=attempt,
             rate=instruction.learning_rate,
             envelope=self._envelope,
@@ -362,22 +331,29 @@ class Node:
 
     def _precision(self, permit: Authorization) -> ChosenPrecision:
         """What to compute in; settled before any data is looked at, for it can fail."""
-        private, size = permit.mechanism is not None, self._bench.layout.size
-        return choose_precision(self._training.precision, size, self._training.torch_device(), private=private)
+        private, size = permit.mechanism is not None, self._model.layout.size
+        return choose_precision(self._training.precision, size, torch_device(self._training.device), private=private)
 
     def _trained(
         self, instruction: TrainRequest, base: np.ndarray, permit: Authorization, precision: ChosenPrecision
     ) -> np.ndarray:
         """Local weights minus `base`, after the round's steps."""
-        bench, rate = self._bench, instruction.learning_rate
+        model, rate = self._model, instruction.learning_rate
         if permit.mechanism is None:
             seed = round_seed(self._seed, self.name, instruction.round)
             return train_locally(
-                bench.model, bench.task, self._train, base, self._training, precision, learning_rate=rate, seed=seed
+                model.module,
+                model.task.sequence_losses,
+                self._train,
+                base,
+                self._training,
+                precision,
+                learning_rate=rate,
+                seed=seed,
             ).delta
         return train_privately(
-            bench.model,
-            bench.task,
+            model.module,
+            model.task,
             self._train,
             base,
             self._training,
@@ -388,9 +364,9 @@ class Node:
         ).delta
 
     def _evaluate(self, vector: np.ndarray, permit: Authorization) -> Evaluation:
-        load_vector(self._bench.model, vector)
+        load_vector(self._model.module, vector)
         if permit.mechanism is None:
-            return self._bench.task.evaluate(self._bench.model, self._held_out)
+            return self._model.task.evaluate(self._model.module, self._held_out)
         if permit.metrics is None:
             raise PrivacyError("exact measures carry no noise, and all that leaves in this run does")
-        return evaluate_privately(self._bench.model, self._bench.task, self._held_out, permit.metrics)
+        return evaluate_privately(self._model.module, self._model.task, self._held_out, permit.metrics)

@@ -9,10 +9,11 @@ import torch
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
-from fedglm.autoglm.tasks import Evaluation, Task
+from fedglm.autoglm.settings import LocalTrainingSettings
+from fedglm.autoglm.tasks.evaluation import Evaluation
+from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.local import (
     LocalResult,
-    LocalTrainingSettings,
     TrainingError,
     cuda_devices,
     make_optimizer,

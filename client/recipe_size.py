@@ -10,7 +10,7 @@ from typing import Final, Self
 import torch
 
 from fedglm.autoglm.models.parameters import federated_parameters
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.core.control_groups import memory_limit
 from fedglm.protocol.recipe import RecipeError
 
@@ -49,7 +49,7 @@ class ModelSize:
         config = model.config.get_text_config()  # type: ignore[operator, union-attr]  # a transformers model, or peft's
         hidden = int(config.hidden_size)
         inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-        outputs = _LOGITS * (task.num_labels or int(config.vocab_size))
+        outputs = _LOGITS * task.outputs(int(config.vocab_size))
         return cls(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             federated=sum(parameter.numel() for _, parameter in federated_parameters(model)),

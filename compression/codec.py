@@ -5,19 +5,21 @@
     decode(blob, size=update.size).add_to(total, weight)
 
 A blob says by which codec it was made, so a reader needs no settings. Its bytes are described in `wire` and in each
-codec. A new codec is a class with `name`, a `wire_id` that was never used before, `encode` and `decode`, and a line in
-the registry; its dataclass fields are its options.
+codec. A new codec is a class with `name`, a `wire_id` that was never used before, the model of its options, `encode`
+and `decode`, and a line in the registry.
 """
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from fedglm.compression.codecs.dense import DenseFp16, DenseFp32, Int8
 from fedglm.compression.codecs.hybrid import Hybrid
 from fedglm.compression.codecs.lowrank import LowRank
+from fedglm.compression.codecs.options import CodecOptions
 from fedglm.compression.codecs.topk import TopK2Bit, TopKFp16, TopKInt8, TopKSign
 from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
@@ -67,6 +69,7 @@ class Codec(Protocol):
 
     name: ClassVar[str]
     wire_id: ClassVar[int]
+    options_type: ClassVar[type[CodecOptions]]
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,); the same vector gives the same bytes.
@@ -136,7 +139,7 @@ def codec_options(name: str) -> tuple[str, ...]:
     Raises:
         CodecError: no codec of that name.
     """
-    return tuple(option for option in _fields(_named(name)) if option != "layout")
+    return tuple(_named(name).options_type.model_fields)
 
 
 def make_codec(name: str, *, layout: Layout | None = None, **options: object) -> Codec:
@@ -152,14 +155,12 @@ def make_codec(name: str, *, layout: Layout | None = None, **options: object) ->
         CodecError: a name, an option or a value that does not exist, with the near ones.
     """
     codec = _named(name)
-    known = codec_options(name)
-    for option in options:
-        if option not in known:
-            raise CodecError(f"the codec {name!r} has no option {option!r}; {did_you_mean(option, known)}")
-    if "layout" in _fields(codec):
-        options["layout"] = layout
-    build: Callable[..., Codec] = codec
-    return build(**options)
+    try:
+        checked = codec.options_type(**options)
+    except ValidationError as exc:
+        raise CodecError(_explain(name, codec.options_type, exc.errors()[0])) from exc
+    build: Callable[[CodecOptions, Layout | None], Codec] = codec
+    return build(checked, layout)
 
 
 def decode(blob: Blob, *, size: int, codec: str | None = None) -> Update:
@@ -190,5 +191,11 @@ def _named(name: str) -> type[Codec]:
         raise CodecError(f"there is no codec {name!r}; {did_you_mean(name, _REGISTRY)}") from None
 
 
-def _fields(codec: type[Codec]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(codec)) if is_dataclass(codec) else ()
+def _explain(name: str, options: type[CodecOptions], fault: ErrorDetails) -> str:
+    """One clause for one of pydantic's errors."""
+    option = str(fault["loc"][0])
+    if fault["type"] == "extra_forbidden":
+        known = list(options.model_fields)
+        near = did_you_mean(option, known) if known else "it has none"
+        return f"the codec {name!r} has no option {option!r}; {near}"
+    return f"{option} is {options.model_fields[option].description}, not {fault['input']!r}"

@@ -1,12 +1,16 @@
 """How updates and models are coded, as a scenario or a deployment states it."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedglm.compression.codec import Codec, CodecError, codec_options, make_codec
 from fedglm.compression.codecs.budget import MIN_BYTES
+from fedglm.compression.codecs.options import Density, Overshoot, Rank
 from fedglm.compression.layout import Layout
+
+_OPTIONS: Final = ("density", "rank", "overshoot")
+"""Options of codecs that are settings by the same name; a codec takes those that it has."""
 
 
 class CodingSettings(BaseModel):
@@ -27,11 +31,33 @@ class CodingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     codec: str = Field(default="topk-sign", max_length=200)
-    density: float = Field(default=0.05, gt=0, le=1)
-    rank: float = Field(default=4, gt=0, le=4096)
+    density: Density = 0.05
+    rank: Rank = 4
     max_ratio: float | None = Field(default=None, gt=0, le=1)
-    overshoot: float = Field(default=2.0, ge=1, le=2)
+    overshoot: Overshoot = 2.0
     feedback: bool = True
+
+    @classmethod
+    def of(cls, codec: str, **given: Any) -> Self:
+        """Settings that are given in code, where nothing stands for a codec that does not have it.
+
+        Args:
+            codec: Name of the codec.
+            given: Settings by name; None for what is not given.
+
+        Raises:
+            CodecError: There is no such codec, it does not have an option, or a value is none of it; near names are
+                listed.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        make_codec(codec, **{name: given[name] for name in _OPTIONS if name in given})
+        try:
+            return cls(codec=codec, **given)
+        except ValidationError as exc:
+            fault = exc.errors()[0]
+            reason = fault["msg"].removeprefix("Value error, ")
+            place = f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: " if fault["loc"] else ""
+            raise CodecError(f"{place}{reason[:1].lower()}{reason[1:]}") from exc
 
     @model_validator(mode="after")
     def _codec_exists(self) -> "CodingSettings":
@@ -72,9 +98,9 @@ class CodingSettings(BaseModel):
             CodecError: `max_ratio` leaves no room for a blob.
         """
         known = codec_options(self.codec)
-        options: dict[str, Any] = {name: getattr(self, name) for name in ("density", "rank") if name in known}
-        if "overshoot" in known and self.feedback:
-            options["overshoot"] = self.overshoot
+        options: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS if name in known}
+        if not self.feedback:
+            options.pop("overshoot", None)
         if self.max_ratio is not None:
             room = int(self.max_ratio * 4 * layout.size) - envelope
             if room < MIN_BYTES:
@@ -106,5 +132,5 @@ class DownlinkSettings(CodingSettings):
         grid: Every published model lies on this grid of floats, so that a snapshot in it is exact.
     """
 
-    density: float = Field(default=0.1, gt=0, le=1)
+    density: Density = 0.1
     grid: Literal["fp16", "fp32"] = "fp16"

@@ -15,9 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.sources import check_source, kind_of
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.errors import FedglmError
 from fedglm.core.toml_settings import read_settings

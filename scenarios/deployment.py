@@ -9,25 +9,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedglm.autoglm.models.build import build_model, save_release
+from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import load_vector
+from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.site_data import task_of
-from fedglm.autoglm.tasks import Task
-from fedglm.client.node import FederatedModel
+from fedglm.autoglm.tasks.task import Task
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
 from fedglm.privacy.policy.run_spec import NoisePlan
+from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.recipe import Recipe
 from fedglm.run_folder.names import CHECKPOINTS, RUN, SCENARIO
 from fedglm.scenarios.noise_plan import calibrated_noise, run_spec, statement
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
-from fedglm.server.aggregation.central_dp import ClientPrivacySettings
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import save_reference
 from fedglm.server.rounds.checkpoint import load_latest
+from fedglm.server.settings import ClientPrivacySettings
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class BuiltModel:
     Attributes:
         scenario: Scenario that it was built from.
         task: What is learned.
-        bench: The model, and its version 0.
+        model: The model, and its version 0.
     """
 
     scenario: Scenario
     task: Task
-    bench: FederatedModel
+    model: FederatedModel
 
 
 def build_deployed_model(scenario: Scenario) -> BuiltModel:
@@ -74,7 +75,7 @@ def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
         DataError: The reference records cannot be used.
         StorageError: A file cannot be written.
     """
-    scenario, bench = made.scenario, made.bench
+    scenario, model = made.scenario, made.model
     if scenario.federation.nodes not in (None, sites):
         raise ScenarioError(
             f"federation.nodes is {scenario.federation.nodes}, and {sites} sites are enrolled: take the key away, or "
@@ -89,7 +90,7 @@ def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
         seed = scenario.federation.seed
         digest = save_reference(folder, reference, model=scenario.model, data=scenario.data, seed=seed)
         run = run.model_copy(update={"reference_sha256": digest})
-    run.save(folder, bench.initial)
+    run.save(folder, model.initial)
     return run
 
 
@@ -107,12 +108,12 @@ def sign_terms(made: BuiltModel, key: SigningKey) -> SignedPlan:
         folder = Path(scratch)
         # Noise that the server adds is no part of a plan, and depends on the number of sites, unknown here.
         run = _run_file(made).model_copy(update={"client_privacy": ClientPrivacySettings()})
-        run.save(folder, made.bench.initial)
+        run.save(folder, made.model.initial)
         return RunFile.load(folder).plan(folder, key=key, sites={}).signed(TERMS)
 
 
 def _run_file(made: BuiltModel) -> RunFile:
-    scenario, bench = made.scenario, made.bench
+    scenario, model = made.scenario, made.model
     recipe = Recipe.of(
         seed=scenario.federation.seed,
         weighting=scenario.federation.weighting,
@@ -122,7 +123,7 @@ def _run_file(made: BuiltModel) -> RunFile:
         update=scenario.update,
         downlink=scenario.downlink,
     )
-    initial = np.ascontiguousarray(bench.initial, "<f4")
+    initial = np.ascontiguousarray(model.initial, "<f4")
     return RunFile(
         federation=_restrict(scenario.federation, RunFile, "federation"),
         optimizer=_restrict(scenario.training, RunFile, "optimizer"),
@@ -130,8 +131,8 @@ def _run_file(made: BuiltModel) -> RunFile:
         downlink=scenario.downlink,
         client_privacy=scenario.client_privacy,
         learning_rate=scenario.training.learning_rate,
-        names=bench.layout.names,
-        shapes=bench.layout.shapes,
+        names=model.layout.names,
+        shapes=model.layout.shapes,
         initial_sha256=hashlib.sha256(initial.tobytes()).hexdigest(),
         reference_sha256=None,
         metric=made.task.metric,
@@ -159,9 +160,9 @@ def save_final_model(made: BuiltModel, folder: Path, target: Path) -> None:
     found = load_latest(folder / CHECKPOINTS)
     if found is None:
         raise ScenarioError(f"{folder} holds no checkpoint: the run has not begun")
-    load_vector(made.bench.model, found.versions["vector"])
+    load_vector(made.model.module, found.versions["vector"])
     with storage_errors(target):
-        save_release(made.bench.model, made.task, target)
+        save_release(made.model.module, made.task, target)
 
 
 def stated(scenario: Scenario, sites: int) -> str:

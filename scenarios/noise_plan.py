@@ -10,7 +10,6 @@ from fedglm.autoglm.federation import SiteRecords
 from fedglm.compression.layout import Layout
 from fedglm.privacy.accounting.accountant import calibrate, usual_delta
 from fedglm.privacy.accounting.statement import (
-    MIN_EPSILON,
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,
     client_guarantee,
@@ -22,6 +21,7 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_spec import NoisePlan, RunSpec
+from fedglm.privacy.settings import MIN_EPSILON
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.rounds.participants import drawn
 

@@ -1,7 +1,7 @@
 """Reference records of a scenario, on which its server measures updates."""
 
 from fedglm.autoglm.data.examples import Examples
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.reference import OFF, ReferenceLoss, reference_examples
 from fedglm.scenarios.scenario import Scenario
 from fedglm.scenarios.stage import BuiltScenario
@@ -29,4 +29,4 @@ def reference_losses(stage: BuiltScenario) -> ReferenceLosses | None:
     examples = usable_reference(scenario, task)
     if examples is None:
         return None
-    return ReferenceLoss(stage.workbench.model, task, examples, seed=scenario.federation.seed)
+    return ReferenceLoss(stage.model.module, task, examples, seed=scenario.federation.seed)

@@ -8,16 +8,13 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.core.errors import FedglmError
 from fedglm.core.suggestions import did_you_mean
 from fedglm.core.validation_errors import explain
-from fedglm.privacy.accounting.statement import PrivacySettings
-from fedglm.server.aggregation.central_dp import ClientPrivacySettings
-from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
+from fedglm.privacy.settings import PrivacySettings
+from fedglm.server.settings import ClientPrivacySettings, FederationSettings, ServerOptimizerSettings
 
 _BUILTIN = Path(__file__).parent / "builtin"
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from fedglm.autoglm.federation import FederatedData, load_federation
 from fedglm.autoglm.models.build import build_model
-from fedglm.client.node import FederatedModel
+from fedglm.protocol.federated_model import FederatedModel
 from fedglm.scenarios.scenario import Scenario
 
 
@@ -16,12 +16,12 @@ class BuiltScenario:
     Attributes:
         scenario: Scenario that they were built from.
         data: Task and sites.
-        workbench: Model with version 0.
+        model: Model with version 0.
     """
 
     scenario: Scenario
     data: FederatedData
-    workbench: FederatedModel
+    model: FederatedModel
 
 
 @lru_cache(maxsize=1)

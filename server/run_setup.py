@@ -20,7 +20,7 @@ from fedglm.server.anchors import Anchors
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
 if TYPE_CHECKING:  # else a server that measures nothing would wait for torch
-    from fedglm.autoglm.tasks import Evaluation
+    from fedglm.autoglm.tasks.evaluation import Evaluation
 
 Row = dict[str, Any]
 

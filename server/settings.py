@@ -1,11 +1,13 @@
-"""What the server decides: how many rounds, who takes part, how a round may end, and how the mean becomes a step."""
+"""What the server decides: rounds, who takes part, how the mean becomes a step, and the noise that it adds."""
 
 import math
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA, usual_delta
 from fedglm.privacy.log.tree_head import MAX_SEALS
+from fedglm.privacy.settings import MIN_EPSILON
 
 CLIP_FACTOR: Final = 1.25
 """Nearly all honest norms of the built-in scenarios lie within that of their median. Where a hostile site of
@@ -124,3 +126,25 @@ class ServerOptimizerSettings(BaseModel):
             return warm
         progress = (server_round - 1) / (rounds - 1)
         return warm * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class ClientPrivacySettings(BaseModel):
+    """`[client_privacy]`: the guarantee for whole nodes that a run asks for.
+
+    Attributes:
+        epsilon: Greatest privacy loss of each node over the whole run, at `delta`, against whoever sees the models;
+            None adds no noise at the server. The accountants are exact to 0.02, so less than 0.05 cannot be asked for.
+        delta: Probability with which that may fail. None takes 1 / (10 x nodes), rounded down to one digit.
+        clipping_norm: Greatest L2 norm of a node's whole update of a round; longer ones are scaled down to it. The
+            median of the norms of updates is a good start.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epsilon: float | None = Field(default=None, ge=MIN_EPSILON, le=50)
+    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
+    clipping_norm: float = Field(default=1.0, ge=1e-3, le=1e3)
+
+    def delta_of(self, nodes: int) -> float:
+        """The delta of a federation of `nodes` nodes."""
+        return usual_delta(nodes) if self.delta is None else self.delta

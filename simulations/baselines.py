@@ -17,9 +17,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.data.examples import concatenate
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
-from fedglm.autoglm.training.precision import choose_precision
+from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.scenarios.stage import BuiltScenario, build_scenario
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.simulations.engines.inline_grid import InlineGrid
@@ -100,18 +100,18 @@ def make_app(scenario_toml: str) -> ClientApp:
 
 def _train(stage: BuiltScenario, job: int) -> Evaluation:
     """Train the pooled model (job 0) or that of site job - 1, and measure it."""
-    scenario, bench = stage.scenario, stage.workbench
+    scenario, model = stage.scenario, stage.model
     federation, training = scenario.federation, scenario.training
     sites = stage.data.sites
     pooled = job == 0
     examples = concatenate([site.train for site in sites]) if pooled else sites[job - 1].train
     share = federation.cohort_size(len(sites)) if pooled else 1
-    precision = choose_precision(training.precision, bench.layout.size, training.torch_device())
-    vector = bench.initial
+    precision = choose_precision(training.precision, model.layout.size, torch_device(training.device))
+    vector = model.initial
     for number in range(1, federation.rounds + 1):
         result = train_locally(
-            bench.model,
-            bench.task,
+            model.module,
+            model.task.sequence_losses,
             examples,
             vector,
             training,
@@ -121,5 +121,5 @@ def _train(stage: BuiltScenario, job: int) -> Evaluation:
             steps=training.local_steps * share,
         )
         vector = vector + result.delta
-    evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
+    evaluator = Evaluator(stage.data, model, scenario.evaluation.sequences)
     return evaluator.overall(vector) if pooled else evaluator.of_site(sites[job - 1].name, vector)

@@ -50,7 +50,7 @@ class SimulatedNodes:
         def node() -> Node:
             return Node(
                 site.name,
-                stage.workbench,
+                stage.model,
                 train=site.train,
                 held_out=site.held_out,
                 training=scenario.training,

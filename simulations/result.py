@@ -60,7 +60,7 @@ class RunResult:
         Raises:
             ModelError: The folder holds none.
         """
-        from fedglm.autoglm.models.build import load_release
+        from fedglm.autoglm.models.release import load_release
 
         return load_release(self.paths.model)[0]
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from flwr.serverapp import Grid
 
-from fedglm.autoglm.models.build import save_release
 from fedglm.autoglm.models.parameters import load_vector
-from fedglm.autoglm.tasks import Evaluation
-from fedglm.autoglm.training.precision import choose_precision
+from fedglm.autoglm.models.release import save_release
+from fedglm.autoglm.tasks.evaluation import Evaluation
+from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.core.files import storage_errors
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
@@ -93,9 +93,9 @@ def run_scenario(
         run.begin(text)
         audience.prepared(about)
         coordinator, initial, evaluator = _run(stage, run, engine, audience, resume=resume, workers=workers)
-        load_vector(stage.workbench.model, coordinator.vector)
+        load_vector(stage.model.module, coordinator.vector)
         with storage_errors(run.model):
-            save_release(stage.workbench.model, stage.data.task, run.model)
+            save_release(stage.model.module, stage.data.task, run.model)
         baselines = train_baselines(stage, workers, audience, threading.Event())
         sites = evaluator.by_site(coordinator.vector)
         summary = about | _results(stage, coordinator, initial, sites, baselines)
@@ -115,16 +115,16 @@ def _run(
     resume: bool,
     workers: int | None,
 ) -> tuple[Coordinator, Evaluation, Evaluator]:
-    scenario, bench = stage.scenario, stage.workbench
-    evaluator = Evaluator(stage.data, bench, scenario.evaluation.sequences)
-    initial = evaluator.overall(bench.initial)
+    scenario, model = stage.scenario, stage.model
+    evaluator = Evaluator(stage.data, model, scenario.evaluation.sequences)
+    initial = evaluator.overall(model.initial)
     key = server_key(run.server_key)
     client_privacy = plan_client_privacy(scenario.client_privacy, scenario.federation, len(stage.data.sites))
     delta = delta_of(scenario, stage.data.sites)
     planned = plan_noise(scenario, stage.data.sites, delta)
     custodies = [run.nodes.absolute() / folder_name(site.name) / FOLDER for site in stage.data.sites]
     for site, folder in zip(stage.data.sites, custodies, strict=True):
-        establish_site(folder, scenario, site, key=key, layout=bench.layout, planned=planned, delta=delta)
+        establish_site(folder, scenario, site, key=key, layout=model.layout, planned=planned, delta=delta)
     ledgers = [Ledger(folder / LEDGER) for folder in custodies]  # each row is verified once
     plan = Plan(
         federation=scenario.federation,
@@ -134,8 +134,8 @@ def _run(
         epsilon=lambda: None if planned.mechanism is None else max_epsilon(ledgers, delta),
         downlink=scenario.downlink,
         learning_rate=scenario.training.learning_rate,
-        layout=bench.layout,
-        initial=bench.initial,
+        layout=model.layout,
+        initial=model.initial,
         evaluate=evaluator.overall,
         reference=reference_losses(stage),
         metric=stage.data.task.metric,
@@ -187,9 +187,9 @@ def _named(engine: Engine | Grid) -> str:
 
 def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
     """What is known before the first round."""
-    scenario, bench = stage.scenario, stage.workbench
+    scenario, model = stage.scenario, stage.model
     training, private, client = scenario.training, scenario.privacy.epsilon is not None, scenario.client_privacy
-    precision = choose_precision(training.precision, bench.layout.size, training.torch_device(), private=private)
+    precision = choose_precision(training.precision, model.layout.size, torch_device(training.device), private=private)
     described, nodes = stage.data.describe(), len(stage.data.sites)
     delta = delta_of(scenario, stage.data.sites) if private else None
     return {
@@ -197,7 +197,7 @@ def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "seed": scenario.federation.seed,
         "rounds": scenario.federation.rounds,
         "nodes": nodes,
-        "parameters": bench.layout.size,
+        "parameters": model.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
         "coding": scenario.update.in_words,

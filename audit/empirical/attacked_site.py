@@ -24,7 +24,7 @@ from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.federation import SiteRecords
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.training.local import round_seed, train_locally
-from fedglm.autoglm.training.precision import choose_precision
+from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.client.private_training import train_privately
 from fedglm.compression.codec import decode
 from fedglm.core.errors import FedglmError
@@ -130,7 +130,7 @@ class AttackedSite:
     def membership_by_loss(self, update: Vector) -> Auc:
         """The same by their losses under the starting weights moved by the update."""
         records, truth = self._candidates(_CANDIDATES // 2)
-        model = self._stage.workbench.model
+        model = self._stage.model.module
         load_vector(model, self._audited.base + update)
         losses, _ = self._stage.data.task.measure(model, records)
         return auc(-losses.numpy().astype(np.float64), truth)
@@ -147,26 +147,26 @@ class AttackedSite:
         return auc(likelihood_ratios(self._shares_of(update), known, self._inside[:, asked]), truth)
 
     def _trained_on(self, mechanism: Mechanism | None, records: Examples, number: int, steps: int | None) -> Vector:
-        stage, scenario, bench = self._stage, self._stage.scenario, self._stage.workbench
+        stage, scenario, model = self._stage, self._stage.scenario, self._stage.model
         training, rate = scenario.training, scenario.training.learning_rate
         precision = choose_precision(
-            training.precision, bench.layout.size, training.torch_device(), private=mechanism is not None
+            training.precision, model.layout.size, torch_device(training.device), private=mechanism is not None
         )
         if mechanism is None:
             return train_locally(
-                bench.model, stage.data.task, records, self._audited.base, training, precision,
+                model.module, model.task.sequence_losses, records, self._audited.base, training, precision,
                 learning_rate=rate, seed=round_seed(self._seed, self._site.name, number), steps=steps,
             ).delta  # fmt: skip
         own = mechanism if steps is None else replace(mechanism, steps=steps)
         return train_privately(
-            bench.model, stage.data.task, records, self._audited.base, training, precision, own,
+            model.module, stage.data.task, records, self._audited.base, training, precision, own,
             learning_rate=rate, declared_units=declared_units(self._site),
         ).delta  # fmt: skip
 
     def _sent(self, variant: AttackSetting, delta: Vector) -> Vector:
         if not variant.coded:
             return delta
-        layout = self._stage.workbench.layout
+        layout = self._stage.model.layout
         codec = self._stage.scenario.update.make_codec(layout)
         return decode(codec.encode(delta), size=layout.size).to_dense()
 
@@ -235,7 +235,7 @@ class AttackedSite:
 
     @cached_property
     def _part(self) -> _Part:
-        layout, weights = self._stage.workbench.layout, self._stage.workbench.model.state_dict()
+        layout, weights = self._stage.model.layout, self._stage.model.module.state_dict()
         places = Counter(weight.data_ptr() for weight in weights.values())
         for (name, place), shape in zip(layout.slices().items(), layout.shapes, strict=True):
             if name.endswith("embed_tokens.weight"):

@@ -41,7 +41,7 @@ class AuditedRun:
     def bench(self, records: Examples) -> Bench:
         """A bench with the run's model and some records."""
         stage = self.stage
-        return Bench(stage.workbench.model, stage.data.task, records, self.base, stage.scenario.training)
+        return Bench(stage.model.module, stage.data.task, records, self.base, stage.scenario.training)
 
     def stamp(self) -> dict[str, Any]:
         """What a file of an audit says of itself: see `empirical`."""
@@ -77,12 +77,12 @@ def open_run(run: Path, kept: str) -> AuditedRun:
     scenario = Scenario.from_toml(path.read_text(), origin=str(path))
     if not (run / RUN).is_file():
         stage = build_scenario(scenario.to_toml())
-        return AuditedRun(run, stage, stage.workbench.initial, "run")
+        return AuditedRun(run, stage, stage.model.initial, "run")
     try:
         stage = build_scenario(scenario.to_toml())
     except DataError as exc:
         raise ReportError(f"the records of {run} are at its sites, and there are none to stand in: {exc}") from exc
-    return AuditedRun(run, stage, _initial(run, stage.workbench.layout.size), "stand-in")
+    return AuditedRun(run, stage, _initial(run, stage.model.layout.size), "stand-in")
 
 
 def _initial(run: Path, size: int) -> npt.NDArray[np.float32]:

@@ -11,9 +11,9 @@ import torch
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector
-from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision
+from fedglm.autoglm.settings import LocalTrainingSettings
+from fedglm.autoglm.tasks.task import Task
+from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision, torch_device
 from fedglm.client.private_training import train_privately
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
@@ -66,7 +66,7 @@ class Bench:
         Raises:
             PrecisionError: This machine has no such device.
         """
-        return choose_precision(self.training.precision, self.size, self.training.torch_device(), private=True)
+        return choose_precision(self.training.precision, self.size, torch_device(self.training.device), private=True)
 
     @property
     def parts(self) -> dict[str, slice]:
@@ -157,7 +157,7 @@ class Bench:
         tokens = ordinary[np.floor(noise.uniform(count * length) * len(ordinary)).astype(np.int64)]
         tokens = tokens.reshape(count, length)
         tokens[:, -1] = self.task.eos_id
-        kinds = max(1, len(self.task.labels))
+        kinds = max(1, len(self.task.classes))
         return Examples(
             input_ids=torch.from_numpy(tokens).to(self.records.input_ids.dtype),
             lengths=torch.full((count,), length, dtype=torch.int32),

@@ -19,7 +19,7 @@ from scipy.stats import binom, chi2  # type: ignore[import-untyped]
 from fedglm.audit.empirical.noise_checks import noise_faults
 from fedglm.audit.empirical.probe import Bench
 from fedglm.autoglm.data.examples import Examples, concatenate
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.privacy.dp.dp_sgd import UnitSampler
 from fedglm.privacy.dp.mechanism import Mechanism
@@ -225,10 +225,10 @@ def _spoiled(bench: Bench, records: Examples) -> Bench:
     """A bench whose task gives the first of some records a loss that is not a number."""
     right, first = bench.task.sequence_losses, records.input_ids[0].to(torch.int64)
 
-    class Spoiled(Task):
-        def sequence_losses(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-            losses = right(model, batch)
-            bad = (batch["input_ids"] == first.to(losses.device)).all(dim=1)
-            return losses * torch.where(bad, float("nan"), 1.0)
+    def spoiled(_: Task, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        losses = right(model, batch)
+        bad = (batch["input_ids"] == first.to(losses.device)).all(dim=1)
+        return losses * torch.where(bad, float("nan"), 1.0)
 
-    return replace(bench, task=Spoiled(**{field.name: getattr(bench.task, field.name) for field in fields(Task)}))
+    like = type("Spoiled", (type(bench.task),), {"sequence_losses": spoiled})
+    return replace(bench, task=like(**{field.name: getattr(bench.task, field.name) for field in fields(bench.task)}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +34,20 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    def unit_ids(self) -> npt.NDArray[np.int64]:
+        """(rows,) a number for each row's unit, from 0 on in the order in which units come."""
+        return numbered(self.units, dict.fromkeys(self.units))
+
+
+def numbered(names: Sequence[str], known: Iterable[str]) -> npt.NDArray[np.int64]:
+    """(N,) where each name stands among the known ones.
+
+    Raises:
+        KeyError: a name is not known.
+    """
+    numbers_of = {name: number for number, name in enumerate(known)}
+    return np.array([numbers_of[name] for name in names], dtype=np.int64)
 
 
 def read_records(

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer that needs no training, so that its vocabulary tells nothing about anybody's text.
+"""Tokenizers: a local Hugging Face folder's own, or one of bytes, whose vocabulary tells nothing about anybody's text.
 
 Token id and UTF-8 byte are the same number. UTF-8 never uses the bytes 0xC0, 0xC1 and 0xF5 to 0xFF (RFC 3629,
 section 1), so the three special tokens take the last three of them: the whole vocabulary is 256 ids, a sequence is
@@ -8,12 +8,16 @@ stored as uint8, and encoding copies the text's bytes. (A BPE vocabulary trained
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as token_models
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fedglm.autoglm.errors import ModelError
+from fedglm.autoglm.quiet import quiet_transformers
 
 VOCAB_SIZE = 256
 EOS_ID, BOS_ID, PAD_ID = 0xFD, 0xFE, 0xFF
@@ -68,3 +72,49 @@ def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
 def text_bytes(text: str) -> npt.NDArray[np.uint8]:
     """The token ids of a text without special tokens, (bytes,) uint8, read-only: the tokenizer's answer, faster."""
     return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+
+
+def local_folder(path: str | Path) -> Path:
+    """The folder, once it is known to hold a model.
+
+    Raises:
+        ModelError: it holds none.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no local model folder (it has no config.json); nothing is ever downloaded")
+    return folder
+
+
+def load_tokenizer(path: str | None, *, append_end: bool, length: int) -> PreTrainedTokenizerBase:
+    """The tokenizer that goes with a model: the folder's own, or bytes for a preset.
+
+    Args:
+        path: the model's folder; None for a preset.
+        append_end: whether the byte tokenizer ends each text with the end token; another has ways of its own.
+        length: the longest sequence in tokens.
+
+    Raises:
+        ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
+    """
+    if path is None:
+        return byte_tokenizer(append_end=append_end, max_length=length)
+    folder = local_folder(path)
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as exc:  # transformers raises whatever its many loaders meet
+        raise ModelError(f"{folder}: no tokenizer could be loaded ({first_line(exc)})") from exc
+    if is_byte_tokenizer(tokenizer):
+        return byte_tokenizer(append_end=append_end, max_length=length)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"{folder}: the tokenizer has neither a padding nor an end token; give it one")
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def first_line(exc: Exception) -> str:
+    """What an error of somebody else's says, cut to one line; its type's name where it says nothing."""
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

@@ -41,7 +41,7 @@ def to_vector(model: torch.nn.Module) -> npt.NDArray[np.float32]:
 
 
 def load_vector(model: torch.nn.Module, vector: npt.NDArray[np.float32]) -> None:
-    """Write a flat vector into the federated parameters, in place (``to_vector`` turned round).
+    """Write a flat vector into the federated parameters, in place (the inverse of ``to_vector``).
 
     Raises:
         ModelError: the vector has another shape than (size,), is not floating point, or holds NaN or infinity;

@@ -1,4 +1,4 @@
-"""Models and tokenizers from a local Hugging Face folder: nothing is downloaded, no code in it run, no pickle read."""
+"""Models from a local Hugging Face folder: nothing is downloaded, no code in it run, no pickle read."""
 
 from __future__ import annotations
 
@@ -8,53 +8,13 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from fedglm.autoglm.data.tokenizer import byte_tokenizer, is_byte_tokenizer
+from fedglm.autoglm.data.tokenizer import first_line, local_folder
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.quiet import quiet_transformers
-from fedglm.autoglm.tasks import Task
-
-
-def local_folder(path: str | Path) -> Path:
-    """The folder, once it is known to hold a model.
-
-    Raises:
-        ModelError: it holds none.
-    """
-    folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no local model folder (it has no config.json); nothing is ever downloaded")
-    return folder
-
-
-def load_tokenizer(path: str | None, *, classifier: bool, length: int) -> PreTrainedTokenizerBase:
-    """The tokenizer that goes with a model: the folder's own, or bytes for a preset.
-
-    Raises:
-        ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
-    """
-    if path is None:
-        return byte_tokenizer(append_end=classifier, max_length=length)
-    folder = local_folder(path)
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as exc:  # transformers raises whatever its many loaders meet
-        raise ModelError(f"{folder}: no tokenizer could be loaded ({_first_line(exc)})") from exc
-    if is_byte_tokenizer(tokenizer):
-        return byte_tokenizer(append_end=classifier, max_length=length)
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"{folder}: the tokenizer has neither a padding nor an end token; give it one")
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
+from fedglm.autoglm.models.heads import HEADS
+from fedglm.autoglm.tasks.task import Task
 
 
 def load_folder(path: str, task: Task) -> PreTrainedModel:
@@ -64,11 +24,12 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
         ModelError: there is no model, it lacks weights, is not causal where it must be, or is too small for the task.
     """
     folder = local_folder(path)
-    options, loader = _head_options(task), _loader(task)
-    if task.labels:
+    head = HEADS[task.kind]
+    options = head.options(task.classes)
+    if head.is_new:
         options["ignore_mismatched_sizes"] = True  # a head for another number of classes starts anew
     try:
-        model, report = loader.from_pretrained(
+        model, report = head.loader.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -78,8 +39,8 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
             **options,
         )
     except Exception as exc:  # transformers raises whatever its many loaders meet
-        raise ModelError(f"{folder}: no model could be loaded for this task ({_first_line(exc)})") from exc
-    _check_loaded(folder, model, report, classifier=bool(task.labels))
+        raise ModelError(f"{folder}: no model could be loaded for this task ({first_line(exc)})") from exc
+    _check_loaded(folder, model, report, new_head=head.is_new)
     config = model.config.get_text_config()
     rows = len(model.get_input_embeddings().get_parameter("weight"))
     if task.vocab_size > rows:
@@ -88,7 +49,7 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
     if longest and task.length > longest:
         raise ModelError(f"{folder}: sequences of {task.length} tokens are longer than the model takes ({longest})")
     config.pad_token_id = task.pad_id
-    if not task.labels and _sees_ahead(model):
+    if not head.is_new and _sees_ahead(model):
         raise ModelError(f"{folder}: the model sees the token it is to predict; language modelling needs a causal one")
     loaded: PreTrainedModel = model
     return loaded
@@ -100,37 +61,22 @@ def outline_folder(path: str, task: Task) -> PreTrainedModel:
     Raises:
         ModelError: the configuration is none, or not one of a model for the task.
     """
-    folder = local_folder(path)
+    folder, head = local_folder(path), HEADS[task.kind]
     try:
         config = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **_head_options(task)
+            folder, local_files_only=True, trust_remote_code=False, **head.options(task.classes)
         )
-        model: PreTrainedModel = _loader(task).from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model: PreTrainedModel = head.loader.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as exc:  # transformers raises whatever its many loaders meet
-        raise ModelError(f"{folder}: no model could be outlined for this task ({_first_line(exc)})") from exc
+        raise ModelError(f"{folder}: no model could be outlined for this task ({first_line(exc)})") from exc
     return model
 
 
-def _loader(task: Task) -> Any:
-    return AutoModelForSequenceClassification if task.labels else AutoModelForCausalLM
-
-
-def _head_options(task: Task) -> dict[str, Any]:
-    """What a configuration has to say of a classifier's head."""
-    if not task.labels:
-        return {}
-    return {
-        "num_labels": task.num_labels,
-        "id2label": dict(enumerate(task.labels)),
-        "label2id": {name: i for i, name in enumerate(task.labels)},
-    }
-
-
-def _check_loaded(folder: Path, model: PreTrainedModel, report: dict[str, Any], *, classifier: bool) -> None:
+def _check_loaded(folder: Path, model: PreTrainedModel, report: dict[str, Any], *, new_head: bool) -> None:
     """Transformers fills weights that a folder lacks with random ones: right for a new head, and for nothing else."""
     lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     body = model.base_model_prefix + "."
-    wrong = [key for key in lacking if not classifier or (key.startswith(body) and ".pooler." not in key)]
+    wrong = [key for key in lacking if not new_head or (key.startswith(body) and ".pooler." not in key)]
     if wrong:
         raise ModelError(f"{folder}: {len(wrong)} weights are missing or of another shape ({wrong[0]} is the first)")
 
@@ -142,7 +88,3 @@ def _sees_ahead(model: PreTrainedModel) -> bool:
         first = model.train(False)(inputs_embeds=embedded).logits[0, 0]
         (slope,) = torch.autograd.grad(first.square().sum(), embedded)
     return bool(slope[0, 1].any())
-
-
-def _first_line(exc: Exception) -> str:
-    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

@@ -1,64 +1,30 @@
-"""Local training: some optimizer steps on a node's own data, in mixed precision, deterministic for a seed."""
+"""Training without noise: some optimizer steps on given data, in mixed precision, deterministic for a seed.
+
+Nodes train so, and so does whatever is compared with them or made of their model.
+"""
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
-from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.training.precision import ChosenPrecision, Precision
+from fedglm.autoglm.settings import LocalTrainingSettings
+from fedglm.autoglm.tasks.task import Batch
+from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.core.errors import FedglmError
+
+SequenceLosses = Callable[[torch.nn.Module, Batch], torch.Tensor]
+"""From a model and a batch to the loss of each sequence, (B,) float32, with gradients."""
 
 
 class TrainingError(FedglmError, RuntimeError):
     """Local training went wrong: a loss or a weight is no longer finite."""
-
-
-class LocalTrainingSettings(BaseModel):
-    """How a node trains in a round.
-
-    Attributes:
-        local_steps: Optimizer steps a round.
-        batch_size: Sequences a step.
-        micro_batch_size: Sequences that are in memory at once; gradients accumulate over the batch. None takes the
-            batch whole.
-        learning_rate: Of the first round; the server's schedule scales it from round to round.
-        warmup_steps: Steps at the start of a round over which the rate rises linearly. AdamW's state is fresh each
-            round, and its first steps move every coordinate by the whole rate, noise or not.
-        optimizer: `adamw` (fresh state each round) or `sgd`.
-        weight_decay: Decoupled for AdamW.
-        momentum: Of SGD.
-        gradient_clip: Greatest norm of a step's gradient; 0 clips nothing.
-        precision: Format of the forward and backward pass; `auto` decides by device and size.
-        device: `auto` takes a GPU where there is one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    local_steps: int = Field(default=20, ge=1, le=10_000_000)
-    batch_size: int = Field(default=16, ge=1, le=65_536)
-    micro_batch_size: int | None = Field(default=None, ge=1, le=65_536)
-    learning_rate: float = Field(default=2e-3, gt=0, le=10)
-    warmup_steps: int = Field(default=0, ge=0, le=10_000_000)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = Field(default=0.01, ge=0, le=10)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    gradient_clip: float = Field(default=1.0, ge=0, le=1e6)
-    precision: Precision = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    def torch_device(self) -> torch.device:
-        """The device to train on."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
 
 
 @dataclass(frozen=True)
@@ -84,7 +50,7 @@ def round_seed(*parts: object) -> int:
 
 def train_locally(
     model: torch.nn.Module,
-    task: Task,
+    losses: SequenceLosses,
     examples: Examples,
     base: np.ndarray,
     settings: LocalTrainingSettings,
@@ -98,8 +64,8 @@ def train_locally(
 
     Args:
         model: Reused from round to round; its federated parameters are overwritten.
-        task: Gives the loss of each sequence.
-        examples: The node's training data.
+        losses: Gives the loss of each sequence: a task's `sequence_losses`, or another such as distillation's.
+        examples: The training data.
         base: float32 vector of the federated parameters.
         settings: Steps, batch, optimizer.
         precision: Settled format and device.
@@ -129,7 +95,7 @@ def train_locally(
             for part in torch.split(indices, settings.micro_batch_size or len(indices)):
                 batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(part).items()}
                 with precision.autocast():
-                    loss = task.sequence_losses(model, batch).sum() / len(indices)
+                    loss = losses(model, batch).sum() / len(indices)
                 torch.autograd.backward(scaler.scale(loss))
                 total += float(loss.detach())
             if settings.gradient_clip:

@@ -11,9 +11,8 @@ from typing import Literal
 
 import torch
 
+from fedglm.autoglm.settings import Device, Precision
 from fedglm.core.errors import FedglmError
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 BF16_PAYS_FROM = 5_000_000
 """Parameters from which bf16 autocast is faster than fp32 on a CPU that has it in hardware."""
@@ -47,6 +46,13 @@ class ChosenPrecision:
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaler; it does nothing but in fp16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+
+def torch_device(wanted: Device) -> torch.device:
+    """The device to train on; `auto` takes a GPU where there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
 
 
 def choose_precision(

@@ -23,10 +23,9 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.sources import is_path, read_source
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.federation import make_examples
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 
 AUTO, OFF = "auto", "off"
 
@@ -49,7 +48,7 @@ def reference_examples(reference: str, settings: DataSettings, task: Task) -> Ex
     records = _records(reference, settings, task)
     if records is None:
         return None
-    examples, _ = make_examples(task, records)
+    examples, _ = task.examples(records)
     if not len(examples):
         raise DataError(f"{reference}: no record is long enough to measure a model on")
     return examples
@@ -65,7 +64,7 @@ def _records(reference: str, settings: DataSettings, task: Task) -> Records | No
         return bundle.public if bundle is not None else None
     if bundle is not None:
         raise DataError(f"the built-in {settings.source!r} has its own reference records: choose {AUTO} or {OFF}")
-    away = {"site_field": None, "unit_field": None, "class_names": task.labels}
+    away = {"site_field": None, "unit_field": None, "class_names": task.classes}
     _, records, _ = read_source(settings.model_copy(update={"source": reference, **away}))
     return records
 

@@ -11,12 +11,12 @@ from functools import lru_cache
 import torch
 
 from fedglm.autoglm.federation import SiteRecords as Records
-from fedglm.autoglm.models.build import ModelSettings, build_model, outline_model
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.models.build import build_model, outline_model
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.autoglm.site_data import load_site, task_of
-from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.client.node import FederatedModel, Node, model_layout
+from fedglm.autoglm.tasks.task import Task
+from fedglm.autoglm.training.precision import torch_device
+from fedglm.client.node import Node
 from fedglm.client.recipe_size import ModelSize, check_memory
 from fedglm.client.site.folder import Site
 from fedglm.compression.downlink import vector_sha256
@@ -24,6 +24,7 @@ from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan
+from fedglm.protocol.federated_model import FederatedModel, model_layout
 from fedglm.protocol.recipe import OWN, Recipe, RecipeError, file_sha256
 
 LOG = logging.getLogger(__name__)
@@ -41,13 +42,13 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
             _check(outline, training, plan, site, measures=bool(custody.policy.metrics))
         except RecipeError as exc:
             raise Refusal("recipe", str(exc)) from exc
-        workbench = _workbench(site, plan.spec.recipe)
-        _check_start(workbench, plan, custody.policy)
+        model = _federated_model(site, plan.spec.recipe)
+        _check_start(model, plan, custody.policy)
     recipe, records = outline.recipe, _records(site, plan.spec.recipe)
     declared = custody.policy.declare_units if recipe.weighting == "declared" else None
     return Node(
         site.name,
-        workbench,
+        model,
         train=records.train,
         held_out=records.held_out,
         training=training,
@@ -88,7 +89,7 @@ def _outline(site: Site, recipe_toml: str) -> _Outline:
 
 
 @lru_cache(maxsize=1)
-def _workbench(site: Site, recipe_toml: str) -> FederatedModel:
+def _federated_model(site: Site, recipe_toml: str) -> FederatedModel:
     outline = _outline(site, recipe_toml)
     model = build_model(outline.model, outline.task, seed=outline.recipe.seed)
     return FederatedModel(model, outline.task, outline.recipe.downlink)
@@ -106,7 +107,7 @@ def _records(site: Site, recipe_toml: str) -> Records:
     return records
 
 
-def _check_start(workbench: FederatedModel, plan: RunPlan, policy: Policy) -> None:
+def _check_start(model: FederatedModel, plan: RunPlan, policy: Policy) -> None:
     """Hold the weights that this site starts from to the plan, where the policy permits weights and no layout.
 
     A server need not send version 0: it can begin with a later one. Where a layout is permitted, any weights are, and
@@ -114,7 +115,7 @@ def _check_start(workbench: FederatedModel, plan: RunPlan, policy: Policy) -> No
     """
     if policy.models == (ANY,) or plan.layout in policy.models:
         return
-    if (start := vector_sha256(workbench.initial)) != plan.model:
+    if (start := vector_sha256(model.initial)) != plan.model:
         raise Refusal(
             "models",
             f"the recipe makes the weights {start} here, and the plan names {plan.model}; to take any weights, "
@@ -156,7 +157,7 @@ def _check(outline: _Outline, training: LocalTrainingSettings, plan: RunPlan, si
         )
     at_once = training.micro_batch_size or training.batch_size
     measures = measures and (plan.spec.noise.metrics is not None or not private)
-    check_memory(outline.size, at_once, training.torch_device(), clipped=private, measures=measures)
+    check_memory(outline.size, at_once, torch_device(training.device), clipped=private, measures=measures)
 
 
 def _data_settings(site: Site, recipe: Recipe) -> DataSettings:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.client.state.state_files import RECORD, StateFiles
 from fedglm.core.errors import FedglmError
 from fedglm.privacy.dp.mechanism import Mechanism

@@ -1,7 +1,6 @@
 """The most that fits: a code's setting by the bytes it may take."""
 
 from collections.abc import Callable
-from numbers import Integral
 
 from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
@@ -67,21 +66,18 @@ def _between(low: float, short: int, high: float, long: int, wanted: float) -> f
     return low * float((high / low) ** min(max(share, 0.05), 0.95))
 
 
-def check_budget(max_bytes: int | None, layout: Layout | None = None) -> None:
-    """Refuse what is no budget of a codec.
+def check_room(max_bytes: int | None, layout: Layout | None) -> None:
+    """Refuse a budget that has no room for the shapes that a low-rank blob holds.
 
     Args:
-        max_bytes: the budget.
-        layout: whose geometry the blob must hold, for codecs that cannot do without.
+        max_bytes: of the whole blob; None for no budget.
+        layout: whose shapes they are; None for a vector that is one row.
 
     Raises:
-        CodecError: not a whole number, or too small to hold anything.
+        CodecError: it is too small.
     """
-    if max_bytes is None:
+    if max_bytes is None or layout is None:
         return
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, Integral) or max_bytes < MIN_BYTES:
-        raise CodecError(f"max_bytes is a whole number from {MIN_BYTES}, not {max_bytes!r}")
-    if layout is not None:
-        least = MIN_BYTES + len(geometry.pack(geometry.shapes_of(layout, layout.size)))
-        if max_bytes < least:
-            raise CodecError(f"a budget of {max_bytes} bytes is too small: this layout takes {least} at the least")
+    least = MIN_BYTES + len(geometry.pack(geometry.shapes_of(layout, layout.size)))
+    if max_bytes < least:
+        raise CodecError(f"a budget of {max_bytes} bytes is too small: this layout takes {least} at the least")

@@ -1,11 +1,13 @@
 """Codecs that send every element: the reference, half of it, and a quarter of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
+from fedglm.compression.codecs.options import CodecOptions
 from fedglm.compression.errors import CodecError
+from fedglm.compression.layout import Layout
 from fedglm.compression.updates import DenseUpdate
 from fedglm.compression.values import fp16_blocks, int8_blocks
 from fedglm.compression.vectors import Vector, checked
@@ -13,7 +15,17 @@ from fedglm.compression.wire.envelope import Blob, seal_update, unseal_update
 
 
 @dataclass(frozen=True)
-class DenseFp32:
+class _Dense:
+    """A code of every element: it has no options, and looks at no tensors."""
+
+    options_type: ClassVar[type[CodecOptions]] = CodecOptions
+
+    options: CodecOptions
+    layout: Layout | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class DenseFp32(_Dense):
     """The vector itself, 32 bits an element. Payload: n float32."""
 
     name: ClassVar[str] = "dense-fp32"
@@ -36,8 +48,8 @@ class DenseFp32:
 
 
 @dataclass(frozen=True)
-class DenseFp16:
-    """Float16 with a power-of-two scale a block, 16.01 bits an element. Payload: as in `halves`."""
+class DenseFp16(_Dense):
+    """Float16 with a power-of-two scale a block, 16.01 bits an element. Payload: as in `fp16_blocks`."""
 
     name: ClassVar[str] = "dense-fp16"
     wire_id: ClassVar[int] = 2
@@ -57,10 +69,10 @@ class DenseFp16:
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8(_Dense):
     """Whole numbers from -127 to 127 with one scale a block, 8.03 bits an element.
 
-    Payload: as in `int8s`.
+    Payload: as in `int8_blocks`.
     """
 
     name: ClassVar[str] = "int8"

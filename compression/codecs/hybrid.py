@@ -13,16 +13,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedglm.compression.codecs.budget import check_budget, fill
-from fedglm.compression.codecs.lowrank import RANK, check_rank
+from fedglm.compression.codecs.budget import check_room, fill
+from fedglm.compression.codecs.options import CodecOptions, CoderName, Density, MaxBytes, Rank
 from fedglm.compression.codecs.selection import Largest, kept, largest
-from fedglm.compression.codecs.topk import DENSITY, check_coder, check_density
 from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
 from fedglm.compression.lowrank.factors import Factors, Frame, to_float32
 from fedglm.compression.lowrank.water_filling import LARGEST, Analysis, rank_of
 from fedglm.compression.positions import geometry, signed
-from fedglm.compression.positions.coding import Coder
 from fedglm.compression.updates import DenseUpdate
 from fedglm.compression.values import magnitudes
 from fedglm.compression.vectors import Vector, checked
@@ -33,32 +31,40 @@ _WORTH = 1.2
 (`water_filling.WORTH`), of about 0.9 bits an entry, gains as much for a bit."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class HybridOptions(CodecOptions):
+    """Options of `hybrid`.
+
+    Attributes:
+        rank: components of a matrix on average; see `LowRankOptions`.
+        density: share of the elements of the rest that is sent.
+        max_bytes: length of the whole blob; when given, rank, precision and density are what fits.
+        coder: of the positions.
+    """
+
+    rank: Rank = 4
+    density: Density = 0.01
+    max_bytes: MaxBytes = None
+    coder: CoderName = "smallest"
+
+
+@dataclass(frozen=True)
 class Hybrid:
     """Quantized low-rank factors, and a sparse rest.
 
     Attributes:
-        rank: components of a matrix on average; see `LowRank`.
-        density: share of the elements of the rest that is sent, above 0 and at most 1.
-        max_bytes: length of the whole blob; when given, rank, precision and density are what fits.
-        coder: of the positions.
+        options: see `HybridOptions`.
         layout: tensors behind the vector; see `LowRank`.
     """
 
     name: ClassVar[str] = "hybrid"
     wire_id: ClassVar[int] = 9
+    options_type: ClassVar[type[CodecOptions]] = HybridOptions
 
-    rank: float = RANK
-    density: float = DENSITY
-    max_bytes: int | None = None
-    coder: Coder = "smallest"
+    options: HybridOptions
     layout: Layout | None = None
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
-        check_density(self.density)
-        check_budget(self.max_bytes, self.layout)
-        check_coder(self.coder)
+        check_room(self.options.max_bytes, self.layout)
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
@@ -66,7 +72,7 @@ class Hybrid:
         shapes = geometry.shapes_of(self.layout, vector.size)
         frame = Frame(shapes)
         head = geometry.pack(shapes)
-        rank = self.rank if self.max_bytes is None else rank_of(self.max_bytes, frame) / 2
+        rank = self.options.rank if self.options.max_bytes is None else rank_of(self.options.max_bytes, frame) / 2
         analysis = Analysis(vector, frame, rank)
 
         def code(step: float, density: float | None) -> bytes:
@@ -79,7 +85,7 @@ class Hybrid:
             )
             chosen = largest(rest, int(count)) if count else Largest(np.zeros(0, np.int64), np.zeros(0, np.float32))
             first = factors.pack(frame)
-            support = signed.pack(chosen.positions, chosen.values < 0, vector.size, self.layout, self.coder)
+            support = signed.pack(chosen.positions, chosen.values < 0, vector.size, self.layout, self.options.coder)
             return seal_update(
                 self.wire_id,
                 vector.size,
@@ -92,11 +98,11 @@ class Hybrid:
             )
 
         step = analysis.step_of_rank(rank)
-        if self.max_bytes is None or analysis.coarsest == 0:
-            return code(step, self.density)
+        if self.options.max_bytes is None or analysis.coarsest == 0:
+            return code(step, self.options.density)
         return fill(
             lambda fineness: code(1 / fineness, None),
-            self.max_bytes,
+            self.options.max_bytes,
             1 / step,
             1 / max(analysis.coarsest, 2 / _WORTH),  # the analysis brings the largest element to below one
             1 / analysis.finest,

@@ -8,13 +8,12 @@ Payload: the vector's shapes (`geometry`), and the factors (`factors`), which ta
 """
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import ClassVar
 
 import numpy as np
 
-from fedglm.compression.codecs.budget import check_budget, fill
-from fedglm.compression.errors import CodecError
+from fedglm.compression.codecs.budget import check_room, fill
+from fedglm.compression.codecs.options import CodecOptions, MaxBytes, Rank
 from fedglm.compression.layout import Layout
 from fedglm.compression.lowrank.factors import Factors, Frame
 from fedglm.compression.lowrank.water_filling import LARGEST, Analysis, rank_of
@@ -23,29 +22,37 @@ from fedglm.compression.updates import DenseUpdate
 from fedglm.compression.vectors import Vector, checked
 from fedglm.compression.wire.envelope import Blob, seal_update, unseal_update
 
-RANK = 4
 
-
-@dataclass(frozen=True, kw_only=True)
-class LowRank:
-    """Quantized low-rank factors.
+class LowRankOptions(CodecOptions):
+    """Options of `lowrank`.
 
     Attributes:
         rank: components of a matrix, on average over the matrices by their sides; one matrix alone gets no more.
         max_bytes: length of the whole blob; when given, rank and precision are what fits.
+    """
+
+    rank: Rank = 4
+    max_bytes: MaxBytes = None
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Quantized low-rank factors.
+
+    Attributes:
+        options: see `LowRankOptions`.
         layout: tensors behind the vector. Without one it is one row, and its elements are quantized one by one.
     """
 
     name: ClassVar[str] = "lowrank"
     wire_id: ClassVar[int] = 8
+    options_type: ClassVar[type[CodecOptions]] = LowRankOptions
 
-    rank: float = RANK
-    max_bytes: int | None = None
+    options: LowRankOptions
     layout: Layout | None = None
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
-        check_budget(self.max_bytes, self.layout)
+        check_room(self.options.max_bytes, self.layout)
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
@@ -53,17 +60,21 @@ class LowRank:
         shapes = geometry.shapes_of(self.layout, vector.size)
         frame = Frame(shapes)
         head = geometry.pack(shapes)
-        rank = self.rank if self.max_bytes is None else rank_of(self.max_bytes, frame)
+        rank = self.options.rank if self.options.max_bytes is None else rank_of(self.options.max_bytes, frame)
         analysis = Analysis(vector, frame, rank)
 
         def code(step: float) -> bytes:
             return seal_update(self.wire_id, vector.size, head, analysis.quantize(step).pack(frame))
 
         step = analysis.step_of_rank(rank)
-        if self.max_bytes is None or analysis.coarsest == 0:
+        if self.options.max_bytes is None or analysis.coarsest == 0:
             return code(step)
         return fill(
-            lambda fineness: code(1 / fineness), self.max_bytes, 1 / step, 1 / analysis.coarsest, 1 / analysis.finest
+            lambda fineness: code(1 / fineness),
+            self.options.max_bytes,
+            1 / step,
+            1 / analysis.coarsest,
+            1 / analysis.finest,
         )
 
     @classmethod
@@ -73,13 +84,3 @@ class LowRank:
         frame = Frame(geometry.unpack(reader, size))
         factors = Factors.unpack(reader, frame)
         return DenseUpdate(factors.to_vector(frame), factors.work(frame))
-
-
-def check_rank(rank: float) -> None:
-    """Refuse what is no rank.
-
-    Raises:
-        CodecError: not a number above 0 and at most 4096.
-    """
-    if isinstance(rank, bool) or not isinstance(rank, Real) or not 0 < rank <= 4096:
-        raise CodecError(f"rank is a number above 0 and at most 4096, not {rank!r}")

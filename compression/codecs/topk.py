@@ -6,39 +6,23 @@ they code the values; where those are magnitudes, the signs come with the positi
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from fedglm.compression.codecs.budget import check_budget, fill
+from fedglm.compression.codecs.budget import fill
+from fedglm.compression.codecs.options import CodecOptions, Overshoot, SparseOptions
 from fedglm.compression.codecs.selection import Largest, kept, largest, largest_compensated
 from fedglm.compression.errors import CodecError
 from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import coding
 from fedglm.compression.positions import signed as signed_positions
-from fedglm.compression.positions.coding import Coder
 from fedglm.compression.positions.signed import with_signs
 from fedglm.compression.updates import SparseUpdate
 from fedglm.compression.values import fp16_blocks, int8_blocks, magnitudes
 from fedglm.compression.vectors import Vector
 from fedglm.compression.wire.envelope import Blob, Reader, seal_update, unseal_update, varint
-
-DENSITY = 0.01
-"""Of the elements, what a sparse codec sends when nothing else is asked for."""
-
-
-def check_density(density: float) -> None:
-    """Refuse what is no density, with a `CodecError`."""
-    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
-        raise CodecError(f"density is a number above 0 and at most 1, not {density!r}")
-
-
-def check_coder(coder: object) -> None:
-    """Refuse what is no coder of positions, with a `CodecError`."""
-    if coder not in get_args(Coder):
-        raise CodecError(f"coder is {' or '.join(get_args(Coder))}, not {coder!r}")
 
 
 class ValueCode(NamedTuple):
@@ -55,43 +39,35 @@ class ValueCode(NamedTuple):
     signed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _TopK:
     """The `round(density * n)` largest magnitudes, at least one; of equal ones those with the lower index; no zeros.
 
     Attributes:
-        density: share of the elements that is sent, above 0 and at most 1.
-        max_bytes: length of the whole blob; when given, so many elements are sent as fit.
-        coder: of the positions: the one with the fewest bytes, or the fastest.
+        options: see `SparseOptions`.
         layout: tensors behind the vector, whose rows and columns make the positions shorter.
     """
 
     name: ClassVar[str]
     wire_id: ClassVar[int]
+    options_type: ClassVar[type[CodecOptions]] = SparseOptions
     _values: ClassVar[ValueCode]
 
-    density: float = DENSITY
-    max_bytes: int | None = None
-    coder: Coder = "smallest"
+    options: SparseOptions
     layout: Layout | None = None
-
-    def __post_init__(self) -> None:
-        check_density(self.density)
-        check_budget(self.max_bytes)
-        check_coder(self.coder)
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        if self.max_bytes is not None:
-            return self._fill(update, self.max_bytes)
-        chosen = largest(update, kept(self.density, np.size(update)))
+        if self.options.max_bytes is not None:
+            return self._fill(update, self.options.max_bytes)
+        chosen = largest(update, kept(self.options.density, np.size(update)))
         return self._seal(update.size, chosen, self._pack(chosen.values))
 
     def encode_compensated(self, delta: Vector, residual: Vector, factor: np.float32, left: Vector) -> bytes:
         """Code `delta + residual * factor`, and put what the code leaves out of it into `left`."""
-        chosen = largest_compensated(delta, residual, factor, kept(self.density, residual.size), left)
-        if self.max_bytes is not None:
-            blob = self._fill(left, self.max_bytes)
+        chosen = largest_compensated(delta, residual, factor, kept(self.options.density, residual.size), left)
+        if self.options.max_bytes is not None:
+            blob = self._fill(left, self.options.max_bytes)
             sent = self.decode(blob, residual.size)
             add_at(left, sent.positions, -sent.values)
             return blob
@@ -117,9 +93,9 @@ class _TopK:
     def _seal(self, size: int, chosen: Largest, code: bytes) -> bytes:
         if self._values.signed:
             negative = chosen.values < 0
-            support = signed_positions.pack(chosen.positions, negative, size, self.layout, self.coder)
+            support = signed_positions.pack(chosen.positions, negative, size, self.layout, self.options.coder)
         else:
-            support = coding.pack(chosen.positions, size, self.layout, self.coder)
+            support = coding.pack(chosen.positions, size, self.layout, self.options.coder)
         return seal_update(self.wire_id, size, varint(chosen.positions.size), code, support)
 
     @classmethod
@@ -135,46 +111,44 @@ class _TopK:
         return SparseUpdate(size, at, with_signs(values, negative))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TopKFp16(_TopK):
-    """Values in float16 with a power-of-two scale for each 1024 of them: see `halves`."""
+    """Values in float16 with a power-of-two scale for each 1024 of them: see `fp16_blocks`."""
 
     name = "topk-fp16"
     wire_id = 4
     _values = ValueCode(fp16_blocks.pack, fp16_blocks.unpack)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TopKSign(_TopK):
-    """Signs, and one magnitude for all: see `magnitudes`.
+class TopKSignOptions(SparseOptions):
+    """Options of `topk-sign`.
 
     Attributes:
-        overshoot: the magnitude is at least this times the smallest that is sent, from 1 to 2; and at least the mean.
-            1 is the mean: it errs least. With error feedback more is better: a coordinate that was sent has drifted,
-            and will drift on. What is sent ahead of it spares the next sending. At 2 the code rounds to the nearest
-            multiple of its magnitude; above, coordinates would be sent to and fro.
+        overshoot: the magnitude is at least this times the smallest that is sent; and at least the mean. 1 is the mean:
+            it errs least. With error feedback more is better: a coordinate that was sent has drifted, and will drift
+            on. What is sent ahead of it spares the next sending. At 2 the code rounds to the nearest multiple of its
+            magnitude; above, coordinates would be sent to and fro.
     """
 
-    overshoot: float = 1.0
+    overshoot: Overshoot = 1.0
+
+
+@dataclass(frozen=True)
+class TopKSign(_TopK):
+    """Signs, and one magnitude for all: see `magnitudes`."""
 
     name = "topk-sign"
     wire_id = 5
+    options_type: ClassVar[type[CodecOptions]] = TopKSignOptions
     _values = ValueCode(magnitudes.pack, magnitudes.unpack, signed=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (
-            isinstance(self.overshoot, bool)
-            or not isinstance(self.overshoot, int | float)
-            or not 1 <= self.overshoot <= 2
-        ):
-            raise CodecError(f"overshoot is a number from 1 to 2, not {self.overshoot!r}")
+    options: TopKSignOptions
 
     def _pack(self, values: Vector) -> bytes:
-        return magnitudes.pack(values, self.overshoot)
+        return magnitudes.pack(values, self.options.overshoot)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TopK2Bit(_TopK):
     """A sign and one of two magnitudes, two bits a value or less: see `magnitudes`."""
 
@@ -183,9 +157,9 @@ class TopK2Bit(_TopK):
     _values = ValueCode(magnitudes.pack_two, magnitudes.unpack_two, signed=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TopKInt8(_TopK):
-    """Whole numbers from -127 to 127 with one scale for each 1024 values: see `int8s`."""
+    """Whole numbers from -127 to 127 with one scale for each 1024 values: see `int8_blocks`."""
 
     name = "topk-int8"
     wire_id = 7

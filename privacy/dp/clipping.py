@@ -122,7 +122,7 @@ class Clipper(ABC):
         factors: torch.Tensor,
         finite: torch.Tensor,
         *,
-        turned: bool = False,
+        transposed: bool = False,
     ) -> None:
         """Add (U, ...) float32 gradients of parameter number `place`, each times its factor.
 
@@ -131,14 +131,14 @@ class Clipper(ABC):
             gradients: overwritten for units that do not count.
             factors: (U,) float32.
             finite: (U,) bool, which units count.
-            turned: the gradients are of the transposed parameter.
+            transposed: the gradients are of the transposed parameter.
         """
         if not bool(finite.all()):
             gradients[~finite] = 0.0  # a factor of zero does not undo NaN
         share, columns = self._shares[place], gradients.flatten(1).t()
-        if turned:
-            turned_sum = torch.mv(columns, factors).view(gradients.shape[1:])
-            share.view(gradients.shape[2], gradients.shape[1]).add_(turned_sum.t())
+        if transposed:
+            transposed_sum = torch.mv(columns, factors).view(gradients.shape[1:])
+            share.view(gradients.shape[2], gradients.shape[1]).add_(transposed_sum.t())
         else:
             share.addmv_(columns, factors)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from fedglm.privacy.dp.clipping import Clipper, squared_norms, unit_sums
 from fedglm.privacy.dp.ghost_layers import Booked, runner_of, unknown_layers
-from fedglm.privacy.dp.ghost_norms import Use, squared_norms_of, turn, write_gradients
+from fedglm.privacy.dp.ghost_norms import Use, squared_norms_of, transpose_is_cheaper, write_gradients
 from fedglm.privacy.errors import PrivacyError
 
 KEPT_BYTES = 64 << 20
@@ -121,11 +121,11 @@ class GhostClipper(Clipper):
         rows, columns = _shape(parameter)
         room = self._room(place)
         if room is not None:
-            turned = turn(uses, rows, columns)
-            kept = room.view(self._units, *((columns, rows) if turned else (rows, columns)))
-            write_gradients([use.turned() for use in uses] if turned else uses, kept)
+            transposed = transpose_is_cheaper(uses, rows, columns)
+            kept = room.view(self._units, *((columns, rows) if transposed else (rows, columns)))
+            write_gradients([use.transposed() for use in uses] if transposed else uses, kept)
             self._squares += squared_norms(kept)
-            self._kept.append((place, kept, turned))
+            self._kept.append((place, kept, transposed))
             uses.clear()
         else:
             self._squares += squared_norms_of(uses, rows, columns)
@@ -159,8 +159,8 @@ class GhostClipper(Clipper):
                     "leave out a part of the model are not supported; choose clipping mode hooks"
                 )
         factors, finite = self._coefficients(self._squares)
-        for place, kept, turned in self._kept:
-            self._add_clipped(place, kept, factors, finite, turned=turned)
+        for place, kept, transposed in self._kept:
+            self._add_clipped(place, kept, factors, finite, transposed=transposed)
         for place, uses in enumerate(self._uses):
             for use in uses:
                 use.add_clipped(self._shares[place].view(_shape(self._parameters[place])), factors, finite)

@@ -38,7 +38,7 @@ class Use:
         """Whether ``left`` holds row numbers."""
         return self.left.dim() == 2
 
-    def turned(self) -> "Use":
+    def transposed(self) -> "Use":
         """The use of the transposed weight that has the transposed G; there is none of a one-hot use."""
         return Use(self.right, self.left)
 
@@ -75,7 +75,7 @@ class Use:
                 share.addmm_(left.reshape(-1, rows).t(), right)
 
 
-def turn(uses: Sequence[Use], rows: int, columns: int) -> bool:
+def transpose_is_cheaper(uses: Sequence[Use], rows: int, columns: int) -> bool:
     """Whether the transposed G is cheaper to make: products with few columns (LoRA) run at a quarter of the speed."""
     return rows > columns and not any(use.one_hot for use in uses)
 
@@ -91,8 +91,8 @@ def squared_norms_of(uses: Sequence[Use], rows: int, columns: int) -> torch.Tens
     tokens = sum(use.right.shape[1] for use in uses)
     if _GRAM_COST * tokens * (rows + columns) < rows * columns:
         return gram_norms(uses)
-    if turn(uses, rows, columns):
-        uses, rows, columns = [use.turned() for use in uses], columns, rows
+    if transpose_is_cheaper(uses, rows, columns):
+        uses, rows, columns = [use.transposed() for use in uses], columns, rows
     units = len(uses[0].right)
     step = min(units, max(1, _SCRATCH // (rows * columns)))
     scratch = torch.empty(step, rows, columns, device=uses[0].right.device)

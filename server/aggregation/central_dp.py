@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA, calibrate, spent, usual_delta, within
+from fedglm.privacy.accounting.accountant import calibrate, spent, within
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.dp.sampling import poisson
 from fedglm.privacy.errors import PrivacyError
 from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean
-from fedglm.server.settings import FederationSettings
+from fedglm.server.settings import ClientPrivacySettings, FederationSettings
 
 UNIT: Final = "node"
 _GRID_BITS: Final = 12
@@ -38,28 +37,6 @@ _GREATEST_SUM: Final = 2.0**20
 """Most that all clipping norms may sum up to: the noise has to fit into the fixed-point sum beside them."""
 
 Node = TypeVar("Node")
-
-
-class ClientPrivacySettings(BaseModel):
-    """`[client_privacy]`: the guarantee for whole nodes that a run asks for.
-
-    Attributes:
-        epsilon: Greatest privacy loss of each node over the whole run, at `delta`, against whoever sees the models;
-            None adds no noise at the server. The accountants are exact to 0.02, so less than 0.05 cannot be asked for.
-        delta: Probability with which that may fail. None takes 1 / (10 x nodes), rounded down to one digit.
-        clipping_norm: Greatest L2 norm of a node's whole update of a round; longer ones are scaled down to it. The
-            median of the norms of updates is a good start.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epsilon: float | None = Field(default=None, ge=0.05, le=50)
-    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
-    clipping_norm: float = Field(default=1.0, ge=1e-3, le=1e3)
-
-    def delta_of(self, nodes: int) -> float:
-        """The delta of a federation of `nodes` nodes."""
-        return usual_delta(nodes) if self.delta is None else self.delta
 
 
 class ClientPrivacy:

@@ -36,10 +36,10 @@ from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.run_spec import FIELDS, RunSpec
 from fedglm.run_folder.names import AUDIT, CHECKPOINTS, FAILED, INITIAL, RUN
-from fedglm.server.aggregation.central_dp import ClientPrivacySettings, plan_client_privacy
+from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.errors import ProjectError
 from fedglm.server.run_setup import Plan
-from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
+from fedglm.server.settings import ClientPrivacySettings, FederationSettings, ServerOptimizerSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

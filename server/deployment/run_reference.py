@@ -17,8 +17,7 @@ from fedglm.server.errors import ProjectError
 
 if TYPE_CHECKING:
     from fedglm.autoglm.data.examples import Examples
-    from fedglm.autoglm.models.build import ModelSettings
-    from fedglm.autoglm.settings import DataSettings
+    from fedglm.autoglm.settings import DataSettings, ModelSettings
 
 
 _WORDS = "fedglm"
@@ -63,8 +62,8 @@ def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
 
     from fedglm.autoglm.data.examples import Examples
     from fedglm.autoglm.errors import DataError, ModelError
-    from fedglm.autoglm.models.build import ModelSettings, build_model
-    from fedglm.autoglm.settings import DataSettings
+    from fedglm.autoglm.models.build import build_model
+    from fedglm.autoglm.settings import DataSettings, ModelSettings
     from fedglm.autoglm.site_data import task_of
     from fedglm.autoglm.training.reference import ReferenceLoss
 

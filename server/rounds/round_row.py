@@ -8,7 +8,7 @@ from fedglm.server.rounds.round import Round
 from fedglm.server.run_setup import Plan, Row
 
 if TYPE_CHECKING:  # else a server that measures nothing would wait for torch
-    from fedglm.autoglm.tasks import Evaluation
+    from fedglm.autoglm.tasks.evaluation import Evaluation
 
 
 def round_row(

@@ -14,7 +14,7 @@ import pytest
 from custodies import MECHANISM, announced, custody, run_plan
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
-from tiny_federation import examples, tiny_node, workbench
+from tiny_federation import examples, federated_model, tiny_node
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.training.local import TrainingError
@@ -34,8 +34,8 @@ from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, TrainRequest
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
-BENCH = workbench()
-LAYOUT, SIZE = BENCH.layout.sha256, BENCH.layout.size
+FEDERATED = federated_model()
+LAYOUT, SIZE = FEDERATED.layout.sha256, FEDERATED.layout.size
 RATE, EPSILON, DELTA, UNITS = 0.05, 60.0, 1e-3, 20
 METRICS = ("loss", "metric", "count")
 CODEC = "dense-fp32"  # of a fixed size, so that sizes can be compared
@@ -61,7 +61,9 @@ class Site:
         private = {"private": True, "epsilon": EPSILON, "delta": DELTA, "declare_units": UNITS, "metrics": METRICS}
         self.custody = custody(self.folder / "site" / "custody", **private)
         gate = OutboundGate(self.custody, self.folder)
-        node = tiny_node(self.folder, "site", bench=BENCH, update={"codec": CODEC}, optimizer="sgd", learning_rate=RATE)
+        node = tiny_node(
+            self.folder, "site", model=FEDERATED, update={"codec": CODEC}, optimizer="sgd", learning_rate=RATE
+        )
         node._train = self.records
         self.app = build_client_app(lambda _: NodeContext(gate, lambda: node))
 
@@ -93,7 +95,7 @@ def shape(reply):
 def bases(rng):
     """Weights as the server likes them: its own, huge, tiny, so that training overflows or moves nothing."""
     scale = rng.choice([1.0, 1e-4, 1.0, 300.0])
-    return (BENCH.initial * scale).astype(np.float16).astype(np.float32)
+    return (FEDERATED.initial * scale).astype(np.float16).astype(np.float32)
 
 
 def asks(rng, count):
@@ -109,7 +111,7 @@ def asks(rng, count):
                 "rounds": rounds,
                 "turns": rng.randint(1, rounds),
                 "mechanism": replace(MECHANISM, noise_multiplier=rng.choice([1.0, 1.5, 4.0])),
-                "model": rng.choice([BENCH_SHA256, "0" * 64]),
+                "model": rng.choice([MODEL_SHA256, "0" * 64]),
             }
             changes["metrics"] = rng.choice([None, metrics_mechanism(changes["mechanism"], 8.0)])
             plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, **changes)
@@ -135,7 +137,7 @@ def asks(rng, count):
         yield (*known[-1], dies)
 
 
-BENCH_SHA256 = ModelVersions(BENCH.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16").sha256
+MODEL_SHA256 = ModelVersions(FEDERATED.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16").sha256
 
 
 @pytest.fixture
@@ -220,9 +222,9 @@ def test_equal_bytes_by_fresh_noise_are_charged_each(tmp_path, killable):
     """A learning rate of nothing makes all updates the same bytes, and still each is a training with fresh noise."""
     _, met = killable
     site = Site(tmp_path, examples(20, 3))
-    plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, mechanism=MECHANISM, model=BENCH_SHA256)
+    plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, mechanism=MECHANISM, model=MODEL_SHA256)
     site.ask("query", {PLAN: announced(plan)})
-    versions = ModelVersions(BENCH.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")
+    versions = ModelVersions(FEDERATED.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")
     blobs = set()
     for number in range(1, 6):
         order = TrainRequest(
@@ -248,9 +250,9 @@ def test_a_failure_after_noise_met_data_is_charged_and_says_nothing(cause, tmp_p
         monkeypatch.setattr(node_module, "train_privately", overflows)
     else:
         monkeypatch.setattr(gate_module, "HEADROOM", -4 * SIZE)
-    plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, mechanism=MECHANISM, model=BENCH_SHA256)
+    plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, mechanism=MECHANISM, model=MODEL_SHA256)
     site.ask("query", {PLAN: announced(plan)})
-    versions = ModelVersions(BENCH.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")
+    versions = ModelVersions(FEDERATED.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")
     seen = set()
     for number in (1, 1, 2, 3):
         order = TrainRequest(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_grid import BENCH, SIZE, answering, federate, instruction_of
+from fake_grid import FEDERATED, SIZE, answering, federate, instruction_of
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from tiny_federation import tiny_node
@@ -51,7 +51,7 @@ def words(message, fields, metrics=None):
 def introduction(rng, message):
     """The hostile site's introduction: mostly one that lets it take part."""
     plan = SignedPlan.from_bytes(message.content.config_records[RECORD][PLAN])
-    fields = {"name": "d", "run": "", "version": -1, "layout": BENCH.layout.sha256, "examples": 20}
+    fields = {"name": "d", "run": "", "version": -1, "layout": FEDERATED.layout.sha256, "examples": 20}
     fields |= rng.choice(
         [{}] * 6
         + [{"name": "a"}, {"name": "d\x1b[31m"}, {"layout": "0" * 64}, {"examples": 0}, {"examples": 2**40 - 1}]
@@ -93,7 +93,7 @@ def signed_update(message, blob):
 def introduction_of(name, message):
     """What an honest site says of itself."""
     plan = SignedPlan.from_bytes(message.content.config_records[RECORD][PLAN])
-    told = JoinReply(name=name, run="", version=-1, layout=BENCH.layout.sha256, examples=0).to_fields()
+    told = JoinReply(name=name, run="", version=-1, layout=FEDERATED.layout.sha256, examples=0).to_fields()
     return words(message, {**told, SIGNATURE: sign_introduction(KEYS[name], told, plan.plan.sha256)})
 
 

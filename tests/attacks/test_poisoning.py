@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fake_grid import BENCH, SIZE, federate, real_nodes, spoiled
+from fake_grid import FEDERATED, SIZE, federate, real_nodes, spoiled
 from flwr.app import ConfigRecord
 
 from fedglm.compression.codec import decode, make_codec
@@ -32,7 +32,7 @@ def moved(folder, scale=None):
     if scale is not None:
         nodes[10] = spoiled(nodes[10], reversed_by(scale), rounds=range(1, ROUNDS + 1))
     coordinator, _, _ = federate(folder, nodes, rounds=ROUNDS, round_timeout_s=60.0, server_optimizer="plain")
-    return np.linalg.norm(coordinator.vector - BENCH.initial), coordinator.rows
+    return np.linalg.norm(coordinator.vector - FEDERATED.initial), coordinator.rows
 
 
 def test_one_site_of_four_moves_the_model_no_further_than_honest_ones_could(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from custodies import MECHANISM, PRIVATE, run_plan
 from site_folders import make_project, make_site, run_of, write_site_file
 
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.client.node import Authorization
 from fedglm.client.site import site_node
 from fedglm.client.site.folder import open_site
@@ -95,7 +95,7 @@ def test_a_recipe_that_contradicts_its_plan_is_refused_before_weights_and_record
 
     monkeypatch.setattr(site_node, "build_model", never)
     monkeypatch.setattr(site_node, "load_site", never)
-    for name in ("_workbench", "_records"):
+    for name in ("_federated_model", "_records"):
         site_node.__dict__[name].cache_clear()
     with pytest.raises(Refusal, match="rule recipe"):
         node_of(site, 16, 4, **changes)
@@ -135,18 +135,18 @@ def test_chance_does_not_decide_how_much_memory_a_noised_step_takes(site, monkey
     monkeypatch.setattr(Task, "sequence_losses", counted)
     noise = replace(MECHANISM, sampling_rate=1.0, steps=2)
     node = node_of(site, 32, 4, mechanism=noise)
-    bench = node._bench
+    model = node._model
     order = TrainRequest(
         run="run-1",
         round=1,
         nonce="n",
-        layout=bench.layout.sha256,
+        layout=model.layout.sha256,
         version=0,
         acknowledged=0,
         learning_rate=2e-3,
         evaluate=False,
     )
-    downlink = ModelVersions(bench.initial, bench.layout.sha256, make_codec("topk-sign")).frames_since(0)
+    downlink = ModelVersions(model.initial, model.layout.sha256, make_codec("topk-sign")).frames_since(0)
     node.train(order, downlink, Authorization(noise, None, 20, lambda: None, lambda _: True))
     assert sum(sizes) > 60
     assert max(sizes) <= 8

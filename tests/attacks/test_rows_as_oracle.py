@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from site_folders import make_project, run_of
 
 from fedglm.autoglm.data.row_faults import RowFaults
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.site_data import load_site
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 

@@ -14,10 +14,10 @@ from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import SiteRecords, load_federation
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.site_data import load_site, task_of
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
+from fedglm.autoglm.tasks.text import TextTask
 
 MODEL = ModelSettings()
 CLASSES = {"label_field": "label", "class_names": ("well", "ill"), "length": 32}
@@ -42,8 +42,10 @@ def assert_same_site(one: SiteRecords, other: SiteRecords) -> None:
 
 def assert_same_task(one: Task, other: Task) -> None:
     assert one.to_json() == other.to_json()
-    assert (one.tokenizer is None) == (other.tokenizer is None)
-    if one.tokenizer is not None and other.tokenizer is not None:
+    assert type(one) is type(other)
+    if isinstance(one, TextTask) and isinstance(other, TextTask):
+        assert one.tokenizer is not None
+        assert other.tokenizer is not None
         assert one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from custodies import FREELY, MECHANISM
-from hand_server import BENCH, SIZE, Server
+from hand_server import FEDERATED, SIZE, Server
 from tiny_federation import tiny_node
 
 from fedglm.autoglm.training.local import TrainingError
@@ -66,7 +66,7 @@ def test_version_0_is_the_plan_s_whoever_sends_it(tmp_path):
     permit = replace(FREELY, model="0" * 64)
     with pytest.raises(Refusal, match="rule models"):
         node.train(server.order(1), server.versions.frames_since(0), permit)
-    other = ModelVersions(BENCH.initial * 2, BENCH.layout.sha256, make_codec("dense-fp32"), grid="fp16")
+    other = ModelVersions(FEDERATED.initial * 2, FEDERATED.layout.sha256, make_codec("dense-fp32"), grid="fp16")
     permit = replace(FREELY, model=server.versions.sha256)
     with pytest.raises(Refusal, match="rule models"):
         node.train(server.order(1), other.snapshot(), permit)

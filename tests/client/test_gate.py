@@ -8,7 +8,7 @@ import pytest
 from custodies import MECHANISM, announced, custody, run_plan
 from plans import change_plan
 
-from fedglm.autoglm.tasks import Evaluation
+from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client.gate import HEADROOM, OutboundGate
 from fedglm.client.no_answer import Withheld

@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 from custodies import FREELY, announced, custody, run_plan
 from flwr.common.serde import recorddict_to_proto
-from hand_server import BENCH, SIZE, Server
-from tiny_federation import tiny_model, tiny_node, workbench
+from hand_server import FEDERATED, SIZE, Server
+from tiny_federation import federated_model, tiny_model, tiny_node
 
 from fedglm.client import node as node_module
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import FederatedModel
 from fedglm.client.state.node_state import NodeState, StateError
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions, vector_sha256
+from fedglm.compression.settings import DownlinkSettings
+from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import TrainReply
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -40,7 +41,7 @@ def deltas(monkeypatch):
 def test_a_new_node_introduces_itself(tmp_path):
     words = tiny_node(tmp_path, "site-1", rows=24).introduce()
     assert (words.name, words.run, words.version) == ("site-1", "", -1)
-    assert (words.layout, words.examples) == (BENCH.layout.sha256, 24)
+    assert (words.layout, words.examples) == (FEDERATED.layout.sha256, 24)
     assert not (tmp_path / "site-1").exists()
 
 
@@ -118,7 +119,7 @@ def test_a_residual_falls_with_the_learning_rate_and_never_grows(tmp_path, delta
 
 def test_the_ratio_counts_the_message_around_the_update(tmp_path):
     gate = OutboundGate(custody(tmp_path / "custody"), tmp_path)
-    gate.admit(announced(run_plan(BENCH.layout.sha256, parameters=BENCH.layout.size, codec="topk-sign")))
+    gate.admit(announced(run_plan(FEDERATED.layout.sha256, parameters=FEDERATED.layout.size, codec="topk-sign")))
     update = {"codec": "topk-sign", "max_ratio": 0.95}
     node, server = tiny_node(tmp_path, update=update, envelope=gate.envelope), Server()
     for number in (1, 2, 3):
@@ -153,7 +154,7 @@ def test_a_server_that_went_back_to_an_older_checkpoint_is_followed(tmp_path, de
     server.ask(node, 2, acknowledged=1)
     server.step(2)
     server.ask(node, 3, acknowledged=2)
-    server.versions = ModelVersions.restore(older, BENCH.layout.sha256, make_codec("dense-fp32"))
+    server.versions = ModelVersions.restore(older, FEDERATED.layout.sha256, make_codec("dense-fp32"))
     outcome = server.ask(node, 1, held=3, acknowledged=0)
     assert outcome.blob is not None
     kept = NodeState.load(node.folder, SIZE).pending.residual
@@ -176,7 +177,7 @@ def test_a_node_reloaded_before_each_round_sends_what_one_in_memory_sends(tmp_pa
     def blobs(folder, *, reloaded):
         node, server, sent = tiny_node(folder), Server(), []
         for number in range(1, 5):
-            node = tiny_node(folder, bench=workbench()) if reloaded else node
+            node = tiny_node(folder, model=federated_model()) if reloaded else node
             sent.append(server.ask(node, number, acknowledged=number - 1).blob)
             server.step(number)
         return sent
@@ -186,8 +187,8 @@ def test_a_node_reloaded_before_each_round_sends_what_one_in_memory_sends(tmp_pa
 
 def test_one_workbench_serves_several_nodes_without_a_trace(tmp_path):
     def blobs(folder, *, shared):
-        bench, server, sent = workbench(), Server(), []
-        nodes = [tiny_node(folder, name, bench=bench if shared else None, data_seed=i) for i, name in enumerate("ab")]
+        model, server, sent = federated_model(), Server(), []
+        nodes = [tiny_node(folder, name, model=model if shared else None, data_seed=i) for i, name in enumerate("ab")]
         for number in range(1, 4):
             sent.append([server.ask(node, number, acknowledged=number - 1).blob for node in nodes])
             server.step(number)
@@ -263,7 +264,7 @@ def test_a_message_that_leads_elsewhere_than_it_says_is_not_trained_on(tmp_path)
 
 
 def test_an_initialisation_that_differs_is_healed_by_a_snapshot(tmp_path):
-    node, server = tiny_node(tmp_path, bench=workbench(seed=5)), Server()
+    node, server = tiny_node(tmp_path, model=federated_model(seed=5)), Server()
     assert server.ask(node, 1).report.holds is not None
     assert node.train(server.order(1), server.versions.snapshot(), FREELY).blob is not None
 
@@ -271,9 +272,9 @@ def test_an_initialisation_that_differs_is_healed_by_a_snapshot(tmp_path):
 def test_another_layout_is_refused_in_words(tmp_path):
     model = tiny_model()
     model.head.bias.requires_grad_(requires_grad=False)
-    other = FederatedModel(model, BENCH.task, node_module.DownlinkSettings())
+    other = FederatedModel(model, FEDERATED.task, DownlinkSettings())
     with pytest.raises(CodecError, match=r"node a builds another model .* give both the same \[model\] and \[data\]"):
-        Server().ask(tiny_node(tmp_path, bench=other), 1)
+        Server().ask(tiny_node(tmp_path, model=other), 1)
 
 
 # --- its memory
@@ -289,7 +290,7 @@ def test_another_run_starts_afresh(tmp_path, deltas):
     fresh = Server("run-2").ask(node, 2, held=0, acknowledged=2)
     state = NodeState.load(node.folder, SIZE)
     assert (state.run, state.version, state.residual) == ("run-2", 0, None)
-    assert state.base.tobytes() == BENCH.initial.tobytes()
+    assert state.base.tobytes() == FEDERATED.initial.tobytes()
     np.testing.assert_allclose(values(fresh) + state.pending.residual, deltas[-1], atol=1e-7)
 
 

@@ -10,15 +10,16 @@ import torch
 from small_tasks import TASKS, word_tokenizer
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
+from fedglm.autoglm.data.tokenizer import load_tokenizer
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.models.build import ModelSettings, build_model, outline_model, save_release
-from fedglm.autoglm.models.pretrained import load_tokenizer
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.models.build import build_model, outline_model
+from fedglm.autoglm.models.release import save_release
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.site_data import task_of
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.client import recipe_size
-from fedglm.client.node import model_layout
 from fedglm.client.recipe_size import ModelSize, check_memory
+from fedglm.protocol.federated_model import model_layout
 from fedglm.protocol.recipe import RecipeError
 from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
@@ -71,7 +72,7 @@ def test_so_it_is_of_a_table_and_of_folders(tmp_path: Path, adapter: str) -> Non
 def test_a_folder_that_holds_no_model_has_no_outline(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     task = task_of(DataSettings(source="pydoc"), ModelSettings())
-    assert load_tokenizer(None, classifier=False, length=8) is not None
+    assert load_tokenizer(None, append_end=False, length=8) is not None
     with pytest.raises(ModelError, match="could be outlined"):
         outline_model(ModelSettings(path=str(tmp_path)), task)
 

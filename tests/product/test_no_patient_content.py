@@ -117,8 +117,8 @@ class Home:
         return self.ask("query", {PLAN: announced(run_plan(**self.beside))})
 
     def train(self, **changes):
-        bench = make_node(self.site, run_plan(**self.beside), 0)._bench
-        versions = ModelVersions(bench.initial, bench.layout.sha256, make_codec("dense-fp32"), grid="fp16")
+        model = make_node(self.site, run_plan(**self.beside), 0)._model
+        versions = ModelVersions(model.initial, model.layout.sha256, make_codec("dense-fp32"), grid="fp16")
         order = TrainRequest(
             run="run-1",
             round=1,

@@ -18,7 +18,7 @@ from ledgers import sha256
 from private_steps import NOBODY, tape, train
 from seeded_faults import ledger_reset, paced_by_held_out_data, residual_before_noise
 from source_tree import SOURCES, root_of
-from tiny_federation import examples, tiny_node, workbench
+from tiny_federation import examples, federated_model, tiny_node
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -40,19 +40,19 @@ from fedglm.server.rounds.checkpoint import CheckpointError, load_latest
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
-BENCH = workbench()
-SIZE = BENCH.layout.size
+FEDERATED = federated_model()
+SIZE = FEDERATED.layout.size
 SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1.0}
 
 
 def asked(node, mechanism, *, declared, metrics=None):
     """A node's first answer; its learning rate is 1."""
-    versions = ModelVersions(BENCH.initial, BENCH.layout.sha256, make_codec("dense-fp32"), grid="fp16")
+    versions = ModelVersions(FEDERATED.initial, FEDERATED.layout.sha256, make_codec("dense-fp32"), grid="fp16")
     instruction = TrainRequest(
         run="run-1",
         round=1,
         nonce="n",
-        layout=BENCH.layout.sha256,
+        layout=FEDERATED.layout.sha256,
         version=0,
         acknowledged=0,
         learning_rate=1.0,
@@ -93,7 +93,7 @@ def check_what_is_kept_back_was_noised_before(folder, _patch):
     values = []
     for number in range(20):
         update = {"codec": "topk-fp16", "density": 0.2, "residual_decay": 1.0}
-        node = tiny_node(folder, f"node-{number}", bench=BENCH, update=update, **SGD)
+        node = tiny_node(folder, f"node-{number}", model=FEDERATED, update=update, **SGD)
         sent = decode(asked(node, NOBODY, declared=10**12).blob, size=SIZE).to_dense()
         kept = NodeState.load(node.folder, SIZE, run="run-1").pending.residual
         # Chosen by their noised size: what stays is smaller than what goes.
@@ -107,7 +107,7 @@ def check_held_out_data_decide_nothing_that_leaves(folder, patch):
     patch.setattr(private_training, "GaussianNoise", lambda: GaussianNoise(tape()))
     answers = []
     for name, seed in (("a", 1), ("b", 2)):
-        node = tiny_node(folder, name, bench=BENCH, **SGD)
+        node = tiny_node(folder, name, model=FEDERATED, **SGD)
         node._held_out = examples(10, seed)
         answers.append(asked(node, MECHANISM, declared=24, metrics=metrics_mechanism(MECHANISM, 0.01)))
     assert answers[0].evaluation != answers[1].evaluation

@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.models.build import ModelSettings
-from fedglm.autoglm.settings import DataSettings
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.protocol.recipe import MAX_CHARACTERS, OWN, Recipe, RecipeError
 from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text

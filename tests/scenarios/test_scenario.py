@@ -1,5 +1,7 @@
 """Scenarios: what may be written in one, what is said when it may not, and that writing one out loses nothing."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -238,3 +240,32 @@ def test_a_run_plans_no_more_seals_than_sites_keep(fedglm):
     assert FederationSettings(rounds=1800, seal_every=2).rounds == 1800
     said = fedglm("simulate", "hospital", "--set", "federation.rounds=22501")
     assert "set seal_every to 26 or more" in said.line()
+
+
+def heavy_imports(code, *arguments):
+    """Exit status of some code in a fresh process, and what it has then imported of the libraries that take seconds."""
+    heavy = {"torch", "transformers", "flwr", "sklearn", "opacus", "peft", "ray"}
+    shown = f"print(sorted({heavy} & {{name.split('.')[0] for name in sys.modules}}), file=sys.stderr)"
+    code = f"import atexit, sys\natexit.register(lambda: {shown})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+def test_a_scenario_is_read_without_torch():
+    assert heavy_imports("from fedglm.scenarios.scenario import Scenario") == (0, "[]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--list"], 0),
+        (["--show", "iot"], 0),
+        (["--help"], 0),
+        (["--set", "training.local_step=3"], 2),
+        (["--codec", "int7"], 2),
+        (["nowhere"], 2),
+    ],
+)
+def test_the_command_answers_about_scenarios_without_torch(arguments, status):
+    code = "from fedglm.cli.main import main; main()"
+    assert heavy_imports(code, "simulate", *arguments) == (status, "[]")

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from fake_grid import (
-    BENCH,
+    FEDERATED,
     SIZE,
     FakeGrid,
     Watcher,
@@ -19,7 +19,7 @@ from fake_grid import (
 )
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
-from tiny_federation import TASK, examples, tiny_model, tiny_node, workbench
+from tiny_federation import TASK, examples, federated_model, tiny_model, tiny_node
 
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.client.state.node_state import NodeState
@@ -41,7 +41,7 @@ def test_it_learns_and_each_node_holds_the_servers_bits(tmp_path):
 
     coordinator, _, _ = federate(tmp_path, rounds=8, evaluate=evaluate)
     losses = [row["loss"] for row in coordinator.rows]
-    assert losses[-1] < losses[0] < evaluate(BENCH.initial).loss
+    assert losses[-1] < losses[0] < evaluate(FEDERATED.initial).loss
     assert coordinator.rows[-1]["accuracy"] > 0.7
     state = NodeState.load(tmp_path / "a", SIZE)
     assert state.version == 7  # the last round's step has not been sent to anybody
@@ -123,7 +123,7 @@ def test_as_a_flower_serverapp(tmp_path):
 
 def test_a_node_that_needs_a_snapshot_gets_one_and_takes_part_in_the_same_round(tmp_path):
     nodes = real_nodes(tmp_path)
-    nodes[9] = answering(tiny_node(tmp_path, "b", bench=workbench(seed=5), data_seed=1, rows=20))
+    nodes[9] = answering(tiny_node(tmp_path, "b", model=federated_model(seed=5), data_seed=1, rows=20))
     coordinator, grid, _ = federate(tmp_path, nodes)
     assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 3, 3]
     asked = [m for m in grid.sent if m.metadata.dst_node_id == 9 and m.metadata.group_id == "1"]
@@ -151,7 +151,7 @@ def test_partial_participation(tmp_path):
 
 
 def introducing(**changes):
-    words = {"name": "b", "run": "", "version": -1, "layout": BENCH.layout.sha256, "examples": 20} | changes
+    words = {"name": "b", "run": "", "version": -1, "layout": FEDERATED.layout.sha256, "examples": 20} | changes
 
     def act(message):
         return Message(RecordDict({RECORD: ConfigRecord(words)}), reply_to=message)

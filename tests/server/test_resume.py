@@ -4,7 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from fake_grid import BENCH, FakeGrid, Watcher, federate, plan, real_nodes, timeless
+from fake_grid import FEDERATED, FakeGrid, Watcher, federate, plan, real_nodes, timeless
 
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rounds.exchange import Stopped
@@ -80,7 +80,7 @@ def test_a_damaged_newest_checkpoint_costs_a_round_and_no_more(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     federate(tmp_path, rounds=1)
-    layout = replace(BENCH.layout, names=("x", *BENCH.layout.names[1:]))
+    layout = replace(FEDERATED.layout, names=("x", *FEDERATED.layout.names[1:]))
     with pytest.raises(FederationError, match="is of another model: give the run's own scenario"):
         Coordinator(plan(tmp_path, layout=layout), FakeGrid({}), listener=Watcher(), resume=True)
 

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedTrimmedAvg, Krum
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedglm.client import mods
 from fedglm.client.mods import compress_uplink
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
@@ -279,6 +280,46 @@ def test_evaluation_passes_untouched(tmp_path):
     assert list(seen[0][0].content) == ["arrays"]
 
 
-def test_an_unknown_codec_is_refused_where_the_app_is_made():
-    with pytest.raises(ValueError, match="topk-sign"):
-        compress_uplink("topk-sgn")
+@pytest.mark.parametrize(
+    ("codec", "options", "line"),
+    [
+        ("topk-sgn", {}, "there is no codec 'topk-sgn'; did you mean topk-sign"),
+        ("topksign", {}, "there is no codec 'topksign'; did you mean topk-sign"),
+        ("topk-sign", {"density": 3}, "density is a number above 0 and at most 1, not 3"),
+        ("topk-sign", {"density": "0.1"}, "density is a number above 0 and at most 1, not '0.1'"),
+        ("int8", {"density": 0.1}, "the codec 'int8' has no option 'density'; it has none"),
+        ("topk-fp16", {"rank": 2}, "the codec 'topk-fp16' has no option 'rank'; did you mean density"),
+        ("lowrank", {"overshoot": 1.5}, "the codec 'lowrank' has no option 'overshoot'"),
+        ("topk-sign", {"overshoot": 3}, "overshoot is a number from 1 to 2, not 3"),
+        ("int8", {"max_ratio": 0.1}, "the codec 'int8' has a fixed size: it takes no max_ratio"),
+        ("topk-sign", {"max_ratio": 7}, "max_ratio = 7: input should be less than or equal to 1"),
+        ("topk-sign", {"residual_limit": -1}, "residual_limit = -1: input should be greater than or equal to 0"),
+    ],
+)
+def test_a_codec_or_option_that_is_none_is_refused_where_the_app_is_made(codec, options, line):
+    with pytest.raises(CodecError) as caught:
+        compress_uplink(codec, **options)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("codec", "given", "options"),
+    [
+        ("topk-sign", {}, {"density": 0.05, "overshoot": 1.5}),
+        ("topk-sign", {"density": 0.2, "overshoot": 2}, {"density": 0.2, "overshoot": 2.0}),
+        ("topk-sign", {"feedback": False, "overshoot": 2}, {"density": 0.05, "overshoot": 1.0}),
+        ("hybrid", {"rank": 2}, {"density": 0.05, "rank": 2.0}),
+        ("int8", {}, {}),
+    ],
+)
+def test_what_the_mod_is_not_told_keeps_its_default(codec, given, options, tmp_path, monkeypatch):
+    made, code = [], mods.code_update
+
+    def noted(state, delta, base, number, settings, layout, **named):
+        made.append(settings.make_codec(layout).options.model_dump())
+        return code(state, delta, base, number, settings, layout, **named)
+
+    monkeypatch.setattr(mods, "code_update", noted)
+    Wire(tmp_path, avg(), drift, codec=codec, **given).replies(1, START)
+    assert {name: made[0][name] for name in options} == options

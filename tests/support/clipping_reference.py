@@ -7,7 +7,8 @@ from transformers import GlmForCausalLM, GlmForSequenceClassification
 from fedglm.autoglm.models.lora import attach_lora
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.models.presets import Preset, glm_config
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.classification import TextClassification
+from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
 from fedglm.privacy.dp.sample_clipping import SampleClipper
 
@@ -37,8 +38,8 @@ def glm(kind, adapter="full", *, vocabulary=64, pad=0, seed=0, **changes):
         for name, parameter in model.named_parameters():
             if "lora_B" in name or name.endswith("bias"):
                 nn.init.normal_(parameter, std=0.1)  # at zero they would hide what is wrong with lora_A
-    name = "text-classification" if labels else "language-model"
-    return model.train(), Task(kind=name, length=64, vocab_size=vocabulary, labels=labels, **ids)
+    ids |= {"length": 64, "vocab_size": vocabulary}
+    return model.train(), TextClassification(labels=labels, **ids) if labels else LanguageModeling(**ids)
 
 
 def batch(vocabulary=64, lengths=LENGTHS, seed=1):
@@ -87,6 +88,32 @@ def clipped_sum(clipper, model, task, data, owners, bf16=False):
         clipper.begin()
         add(clipper, model, task, data, owners, bf16)
     return clipper.total.clone()
+
+
+BF16_ROUNDOFF = 2.0**-8
+"""Most that rounding to bfloat16 changes a number by, as a share of it: 8 significant bits, to the nearest."""
+LAYER_ROUNDINGS = 8 + 7
+"""To bfloat16, one after the other on the way through a layer under autocast.
+
+Attention: its input, a weight, what it gives, queries and keys after their rotation, attention weights, their mean, the
+output's weight, what that gives. Feed-forward: input, weight, what it gives, activation, product, weight, output.
+"""
+ADAPTER_ROUNDINGS = 4 * 6
+"""And where the four linear maps on that way have adapters: two weights, two outputs, the scaled one, the sum."""
+HEAD_ROUNDINGS = 3
+
+
+def bf16_gap(adapter="full", layers=2):
+    """The gap that two correct bfloat16 passes over the same records stay within, on any CPU.
+
+    Products of bfloat16 are exact in float32, and every CPU sums them there, in an order that shapes and instructions
+    decide: from that come differences of 2^-24, which rounding to bfloat16 turns into one of its own size or into none.
+    At worst two passes round apart at each place. An error is uniform up to `BF16_ROUNDOFF`, so a third of its square
+    in the mean; errors that know nothing of each other add by their squares, over all places on the way forth and back,
+    and over both passes. What passes a layer by, on the residual stream, is in float32: so the gap is less in truth.
+    """
+    forth = layers * (LAYER_ROUNDINGS + (ADAPTER_ROUNDINGS if adapter == "lora" else 0)) + HEAD_ROUNDINGS
+    return (2 * 2 * forth / 3) ** 0.5 * BF16_ROUNDOFF
 
 
 def gap(result, wanted):

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from plans import SPEC_FIELDS, make_spec
-from tiny_federation import tiny_node, workbench
+from tiny_federation import federated_model, tiny_node
 
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
@@ -20,8 +20,8 @@ from fedglm.server.coordinator import Coordinator
 from fedglm.server.run_setup import Plan
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
-BENCH = workbench()
-SIZE = BENCH.layout.size
+FEDERATED = federated_model()
+SIZE = FEDERATED.layout.size
 Answer = Callable[[Message], Message | None]
 
 
@@ -129,10 +129,10 @@ def answering(node, *, share_metrics=False, key=None, **policy) -> Answer:
     return lambda message: app(message, context)
 
 
-def real_nodes(folder, names="abc", *, update=None, bench=None, **options):
+def real_nodes(folder, names="abc", *, update=None, model=None, **options):
     return {
         10 - i: answering(
-            tiny_node(folder, name, data_seed=i, rows=10 * (i + 1), update=update, bench=bench), **options
+            tiny_node(folder, name, data_seed=i, rows=10 * (i + 1), update=update, model=model), **options
         )
         for i, name in enumerate(names)
     }
@@ -163,8 +163,8 @@ def plan(folder, **changes):
         key=SERVER,
         downlink=DownlinkSettings(codec="topk-sign", density=0.2),
         learning_rate=0.05,
-        layout=BENCH.layout,
-        initial=BENCH.initial,
+        layout=FEDERATED.layout,
+        initial=FEDERATED.initial,
         evaluate=None,
         metric="accuracy",
         checkpoints=folder / "checkpoint",

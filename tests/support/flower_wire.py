@@ -18,7 +18,8 @@ class Wire:
     def __init__(self, folder, inner, learn, nodes=2, **options):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         self.wrapped = Compressed(inner)
-        self.options = {"codec": "topk-fp16", "density": 0.25, "residual_decay": 1.0} | options
+        sparse = {} if "codec" in options else {"codec": "topk-fp16", "density": 0.25}
+        self.options = sparse | {"residual_decay": 1.0} | options
         self.folder, self.learn, self.nodes = folder, learn, nodes
 
     def get_node_ids(self):

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 from custodies import FREELY
-from tiny_federation import workbench
+from tiny_federation import federated_model
 
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.protocol.messages import TrainRequest
 
-BENCH = workbench()
-SIZE = BENCH.layout.size
+FEDERATED = federated_model()
+SIZE = FEDERATED.layout.size
 
 
 class Server:
@@ -19,7 +19,7 @@ class Server:
 
     def __init__(self, run="run-1", codec="dense-fp32"):
         self.run = run
-        self.versions = ModelVersions(BENCH.initial, BENCH.layout.sha256, make_codec(codec), grid="fp16")
+        self.versions = ModelVersions(FEDERATED.initial, FEDERATED.layout.sha256, make_codec(codec), grid="fp16")
 
     def step(self, seed):
         self.versions.publish(np.random.default_rng(seed).normal(0, 0.01, SIZE).astype(np.float32))
@@ -29,7 +29,7 @@ class Server:
             run=self.run,
             round=number,
             nonce=f"nonce-{number}",
-            layout=BENCH.layout.sha256,
+            layout=FEDERATED.layout.sha256,
             version=self.versions.version,
             acknowledged=acknowledged,
             learning_rate=0.05,

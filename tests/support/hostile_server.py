@@ -85,15 +85,15 @@ class Asked:
     def announce(self, scenario_toml, **changes):
         """A plan of the scenario, and what of it is to be said otherwise."""
         _, _, beside = run_of(scenario_toml)
-        self._bench = build_deployed_model(Scenario.from_toml(scenario_toml)).bench
+        self._model = build_deployed_model(Scenario.from_toml(scenario_toml)).model
         self.plan = run_plan(**{**beside, **changes})
         return self.ask("query", {PLAN: announced(self.plan)})
 
     def instruct(self, kind="train", *, downlink=None, **changes):
         """An instruction for version 0, with the model as an honest server sends it."""
         if downlink is None:
-            layout = self._bench.layout.sha256
-            downlink = ModelVersions(self._bench.initial, layout, make_codec("topk-sign")).frames_since(0)
+            layout = self._model.layout.sha256
+            downlink = ModelVersions(self._model.initial, layout, make_codec("topk-sign")).frames_since(0)
         order = {
             "run": self.plan.run,
             "round": 1,

@@ -8,7 +8,7 @@ import numpy as np
 from custodies import MECHANISM, announced, custody, run_plan
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
-from tiny_federation import examples, tiny_node, workbench
+from tiny_federation import examples, federated_model, tiny_node
 
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
@@ -16,8 +16,8 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, UPDATE, TrainRequest
 
-BENCH = workbench()
-LAYOUT, SIZE = BENCH.layout.sha256, BENCH.layout.size
+FEDERATED = federated_model()
+LAYOUT, SIZE = FEDERATED.layout.sha256, FEDERATED.layout.size
 RATE = 0.05
 
 
@@ -45,7 +45,7 @@ class LonelySite:
         """Answer under a custody that was opened anew."""
         self.custody, self.gate = found, OutboundGate(found, self.folder)
         self.node = tiny_node(
-            self.folder, "site", bench=BENCH, update=self.update, **({"optimizer": "sgd"} | self.training)
+            self.folder, "site", model=FEDERATED, update=self.update, **({"optimizer": "sgd"} | self.training)
         )
         self.node._train = examples(20, 3)
         self.app = build_client_app(lambda _: NodeContext(self.gate, lambda: self.node))
@@ -66,7 +66,7 @@ class LonelySite:
         return self.ask("query", {PLAN: announced(plan)})
 
     def train(self, number, *, acknowledged=0, run="run-1", version=0, base=None, **changes):
-        vector = BENCH.initial if base is None else base
+        vector = FEDERATED.initial if base is None else base
         versions = ModelVersions(vector, LAYOUT, make_codec("dense-fp32"), grid="fp16")
         versions.version = version
         order = TrainRequest(
@@ -81,7 +81,7 @@ class LonelySite:
 
 
 def model_sha256(vector=None):
-    vector = BENCH.initial if vector is None else vector
+    vector = FEDERATED.initial if vector is None else vector
     return ModelVersions(np.asarray(vector), LAYOUT, make_codec("dense-fp32"), grid="fp16").sha256
 
 

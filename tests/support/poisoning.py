@@ -45,16 +45,16 @@ class Attacker:
     def __init__(self, stage, direction, share=1.0, start=1):
         self.stage, self.direction, self.share, self.start = stage, direction, share, start
         self.records = concatenate([site.train for site in stage.data.sites])
-        self.replica = Replica(0, stage.workbench.initial)
+        self.replica = Replica(0, stage.model.initial)
         self.memory = {}
 
     def moved(self, vector, records, steps, seed):
         """What a few steps on some records make of the model."""
-        bench, training = self.stage.workbench, self.stage.scenario.training
+        model, training = self.stage.model, self.stage.scenario.training
         precision = choose_precision("fp32", vector.size, torch.device("cpu"), private=False)
         return train_locally(
-            bench.model,
-            self.stage.data.task,
+            model.module,
+            model.task.sequence_losses,
             records,
             vector,
             training,

@@ -8,7 +8,7 @@ from tiny_federation import TASK, examples, tiny_model
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.models.parameters import to_vector
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.settings import LocalTrainingSettings
 from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.client.private_training import train_privately
 from fedglm.privacy.dp.mechanism import Mechanism

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedglm.autoglm.models.parameters import load_vector
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.task import Task
 from fedglm.client import node, private_training
 from fedglm.compression.codec import decode
 from fedglm.privacy.custody import store
@@ -179,7 +179,7 @@ def paced_by_held_out_data(patch):
 
     def paced(self, instruction, base, permit, precision):
         delta = right(self, instruction, base, permit, precision)
-        load_vector(self._bench.model, base + delta)
-        return delta / np.float32(1 + self._bench.task.evaluate(self._bench.model, self._held_out).loss)
+        load_vector(self._model.module, base + delta)
+        return delta / np.float32(1 + self._model.task.evaluate(self._model.module, self._held_out).loss)
 
     patch.setattr(node.Node, "_trained", paced)

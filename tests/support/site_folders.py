@@ -57,9 +57,9 @@ def run_of(scenario_toml: str) -> tuple[Scenario, Recipe, dict]:
         **{name: getattr(scenario, name) for name in ("model", "data", "training", "update", "downlink")},
     )
     beside = {
-        "layout": made.bench.layout.sha256,
-        "parameters": made.bench.layout.size,
-        "model": vector_sha256(made.bench.initial),
+        "layout": made.model.layout.sha256,
+        "parameters": made.model.layout.size,
+        "model": vector_sha256(made.model.initial),
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
         "local_steps": scenario.training.local_steps,

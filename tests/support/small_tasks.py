@@ -9,8 +9,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, byte_tokenizer
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.tasks.classification import TextClassification
+from fedglm.autoglm.tasks.language_modeling import LanguageModeling
+from fedglm.autoglm.tasks.task import Task
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", "the", "of", "what"]
 
@@ -23,16 +24,9 @@ def word_tokenizer(special: dict[str, str]) -> PreTrainedTokenizerFast:
 
 
 def text_task(labels: tuple[str, ...] = (), length: int = 24) -> Task:
-    return Task(
-        kind="text-classification" if labels else "language-model",
-        length=length,
-        vocab_size=256,
-        pad_id=PAD_ID,
-        bos_id=BOS_ID,
-        eos_id=EOS_ID,
-        labels=labels,
-        tokenizer=byte_tokenizer(append_end=bool(labels), max_length=length),
-    )
+    if labels:
+        return TextClassification.of_texts(None, length=length, labels=labels)
+    return LanguageModeling.of_texts(None, length=length)
 
 
 TASKS = pytest.mark.parametrize("task", [text_task(), text_task(("no", "yes"))], ids=["language", "classes"])

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from fedglm.autoglm.data.examples import Examples
-from fedglm.autoglm.tasks import Task
-from fedglm.autoglm.training.local import LocalTrainingSettings
-from fedglm.client.node import FederatedModel, Node
+from fedglm.autoglm.settings import LocalTrainingSettings
+from fedglm.autoglm.tasks.classification import TextClassification
+from fedglm.client.node import Node
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
+from fedglm.protocol.federated_model import FederatedModel
 
-TASK = Task(kind="text-classification", length=6, vocab_size=16, pad_id=0, bos_id=1, eos_id=2, labels=("low", "high"))
+TASK = TextClassification(length=6, vocab_size=16, pad_id=0, bos_id=1, eos_id=2, labels=("low", "high"))
 
 
 class TinyModel(nn.Module):
@@ -46,15 +47,15 @@ def examples(count=24, seed=0):
     )
 
 
-def workbench(**options):
+def federated_model(**options):
     return FederatedModel(tiny_model(**options), TASK, DownlinkSettings())
 
 
-def tiny_node(folder, name="a", *, bench=None, update=None, data_seed=0, rows=24, envelope=0, **training):
+def tiny_node(folder, name="a", *, model=None, update=None, data_seed=0, rows=24, envelope=0, **training):
     settings = {"local_steps": 3, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "device": "cpu"}
     return Node(
         name,
-        bench or workbench(),
+        model or federated_model(),
         train=examples(rows, data_seed),
         held_out=examples(10, data_seed + 1000),
         training=LocalTrainingSettings(**(settings | training)),

@@ -15,7 +15,7 @@ from fedglm.audit.empirical.canary_run import audit_canaries
 from fedglm.audit.empirical.probe import Bench, DoesNotFit
 from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.audit.empirical.trials import TRIALS, run_trial, run_trials
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.settings import LocalTrainingSettings
 from fedglm.cli.audit.canaries import canaries
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
@@ -36,7 +36,7 @@ def bench():
     torch.set_num_threads(1)
     stage = build_scenario(Scenario.from_toml(scenario_text("hospital")).to_toml())
     records = stage.data.sites[0].train.select(range(32))
-    return Bench(stage.workbench.model, stage.data.task, records, stage.workbench.initial, FP32)
+    return Bench(stage.model.module, stage.data.task, records, stage.model.initial, FP32)
 
 
 def by_gradients(bench):
@@ -172,7 +172,7 @@ def test_an_audit_is_kept_as_it_is_told(run, monkeypatch):
     assert found.passed
     assert found == CanaryAudit.read(run / "audit" / CANARIES)
     assert (found.records, found.code, found.precision) == ("run", code_sha256(), "fp32 on cpu")
-    assert found.model == vector_sha256(build_scenario(scenario_of(run).to_toml()).workbench.initial)
+    assert found.model == vector_sha256(build_scenario(scenario_of(run).to_toml()).model.initial)
     assert [kind.claimed for kind in found.canaries] == [pytest.approx(2, abs=0.02)]
     assert found.canaries[0].confidence == 0.95
     assert "record canaries" in found.left_out[0]
@@ -205,14 +205,14 @@ def test_an_audit_that_ends_with_an_error_leaves_no_earlier_result(run, monkeypa
 
 def test_records_that_stand_in_for_those_of_real_sites_are_called_so(run, monkeypatch):
     few(monkeypatch, "sampling")
-    bench = build_scenario(scenario_of(run).to_toml()).workbench
+    model = build_scenario(scenario_of(run).to_toml()).model
     (run / "run.json").write_text("{}")
     with pytest.raises(ReportError, match=r"initial\.f32 cannot be read"):
         audit_canaries(run)
-    (run / "initial.f32").write_bytes((bench.initial + 1).astype("<f4").tobytes())
+    (run / "initial.f32").write_bytes((model.initial + 1).astype("<f4").tobytes())
     found = audit_canaries(run)
     assert found.records == "stand-in"
-    assert found.model == vector_sha256(bench.initial + 1)
+    assert found.model == vector_sha256(model.initial + 1)
     absent = scenario_of(run).to_toml().replace('source = "breast-cancer"', 'source = "at-the-sites.csv"')
     (run / "scenario.toml").write_text(absent)
     with pytest.raises(ReportError, match="there are none to stand in"):

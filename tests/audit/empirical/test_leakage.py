@@ -17,15 +17,15 @@ from flwr.app import Context, RecordDict
 from plans import make_spec
 
 from fedglm.audit.empirical.leakage import token_leak
-from fedglm.autoglm.federation import DataSettings, load_federation
-from fedglm.autoglm.models.build import ModelSettings, build_model
-from fedglm.autoglm.training.local import LocalTrainingSettings
+from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.models.build import build_model
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.client import node as node_module
 from fedglm.client import private_training
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.coding import code_update
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import FederatedModel, Node
+from fedglm.client.node import Node
 from fedglm.compression.codec import decode
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
 from fedglm.privacy.accounting.accountant import spent
@@ -33,6 +33,7 @@ from fedglm.privacy.dp.dp_sgd import noised_mean
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
+from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import RECORD, UPDATE
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.run_setup import Plan
@@ -63,7 +64,7 @@ class Sites:
         )
         self.data = load_federation(settings, seed=0)
 
-    def bench(self):
+    def model(self):
         """As in a process of its own: nothing of one federation's training is left for the next."""
         model = build_model(ModelSettings(preset="glm-0.1m"), self.data.task, seed=0)
         return FederatedModel(model, self.data.task, DownlinkSettings(codec="dense-fp16"))
@@ -94,7 +95,7 @@ def sites(tmp_path_factory):
 
 def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=ROUNDS):
     """AUC of every update that crossed the grid, (rounds * sites,)."""
-    bench, coding = sites.bench(), UpdateSettings(**update)
+    model, coding = sites.model(), UpdateSettings(**update)
     training = LocalTrainingSettings(
         local_steps=STEPS,
         batch_size=RECORDS // STEPS,  # a round without noise passes over all records: what is held is trained on
@@ -110,7 +111,7 @@ def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=RO
         home = folder / site.name
         node = Node(
             site.name,
-            bench,
+            model,
             train=site.train,
             held_out=site.held_out,
             training=training,
@@ -139,20 +140,20 @@ def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=RO
         key=SERVER,
         downlink=DownlinkSettings(codec="dense-fp16"),
         learning_rate=RATES[optimizer],
-        layout=bench.layout,
-        initial=bench.initial,
+        layout=model.layout,
+        initial=model.initial,
         evaluate=None,
         metric="accuracy",
         checkpoints=folder / "checkpoint",
     )
     Coordinator(plan, grid, listener=Watcher()).run()
-    (name,) = (name for name in bench.layout.names if "embed_tokens" in name)
+    (name,) = (name for name in model.layout.names if "embed_tokens" in name)
     scores = []
     for reply in grid.received:
         fields = reply.content.config_records[RECORD]
         if UPDATE in fields:
-            vector = decode(fields[UPDATE], size=bench.layout.size).to_dense()
-            rows = vector[bench.layout.slices()[name]].reshape(256, -1)
+            vector = decode(fields[UPDATE], size=model.layout.size).to_dense()
+            rows = vector[model.layout.slices()[name]].reshape(256, -1)
             scores.append(token_leak(rows, sites.held(reply.metadata.src_node_id - 1)).auc)
     assert len(scores) == rounds * SITES, "each site must answer in each round"
     return np.array(scores)

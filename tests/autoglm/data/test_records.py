@@ -20,7 +20,8 @@ from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.examples import concatenate
 from fedglm.autoglm.data.splits import held_out_units, units_dirichlet, units_iid
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.federation import DataSettings, FederatedData, load_federation
+from fedglm.autoglm.federation import FederatedData, load_federation
+from fedglm.autoglm.settings import DataSettings
 
 BYTES_OF_TEXT = "site,unit,text\na,1,one text\na,2,two texts\n"
 

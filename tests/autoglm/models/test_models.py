@@ -22,25 +22,26 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from fedglm.autoglm.data.texts import whole_texts, windows
+from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.tokenizer import EOS_ID
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.federation import DataSettings, FederatedData, load_federation
-from fedglm.autoglm.models.build import ModelSettings, build_model, load_release, save_release
+from fedglm.autoglm.federation import FederatedData, load_federation
+from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
 from fedglm.autoglm.models.presets import PRESETS, glm_config
-from fedglm.autoglm.tasks import Task
+from fedglm.autoglm.models.release import load_release, save_release
+from fedglm.autoglm.settings import DataSettings, ModelSettings
+from fedglm.autoglm.tasks.task import Task
 
 torch.set_num_threads(1)
 LORA = ModelSettings(adapter="lora", lora_rank=2)
 
 
 def batch_of(task: Task, *texts: str) -> dict[str, torch.Tensor]:
-    assert task.tokenizer is not None
-    cut = (whole_texts if task.labels else windows)(texts, task.tokenizer, length=task.length, pad_id=task.pad_id)
+    cut = task.sequences(Records(texts=list(texts)))
     mask = np.arange(task.length) < cut.lengths[:, None]
     ids = torch.from_numpy(cut.ids.astype(np.int64))
-    labels = torch.arange(len(ids)) % max(task.num_labels, 1)
+    labels = torch.arange(len(ids)) % max(len(task.classes), 1)
     return {"input_ids": ids, "attention_mask": torch.from_numpy(mask).long(), "labels": labels}
 
 
@@ -117,7 +118,7 @@ def test_lora_federates_only_what_trains(task: Task) -> None:
     names = [name for name, _ in federated_parameters(model)]
     assert all("lora_" in name or "score" in name for name in names)
     assert not any("embed" in name or "lm_head" in name for name in names)
-    assert any("score" in name for name in names) == bool(task.labels)
+    assert any("score" in name for name in names) == bool(task.classes)
     for layer in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"):
         assert any(layer in name for name in names)
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
@@ -168,14 +169,14 @@ def test_evaluation_is_the_mean_over_tokens_or_records(tabular: FederatedData) -
         assert model.training
         batch = examples.batch(range(len(examples)))
         losses = task.sequence_losses(model.eval(), batch).detach().double()
-        weights = torch.ones(len(examples)) if task.labels else (examples.lengths - 1).double()
+        weights = torch.ones(len(examples)) if task.classes else (examples.lengths - 1).double()
         assert found.loss == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=1e-5)
         assert found.count == int(weights.sum())
         assert found == task.evaluate(model, examples, batch_size=7)
         parts = [task.evaluate(model, examples.select(part)) for part in (range(11), range(11, len(examples)))]
         assert task.pool(parts).loss == pytest.approx(found.loss, rel=1e-6)
         assert task.pool(parts).metric == pytest.approx(found.metric, rel=1e-5)
-        if not task.labels:
+        if not task.classes:
             assert found.metric == pytest.approx(np.exp(found.loss))
 
 
@@ -193,15 +194,15 @@ def test_a_release_loads_with_transformers_and_gives_the_same_logits(tmp_path: P
     assert os.listdir(tmp_path) == ["model"]
     batch = batch_of(task, "one text", "and another one")
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    loader = AutoModelForSequenceClassification if task.labels else AutoModelForCausalLM
+    loader = AutoModelForSequenceClassification if task.classes else AutoModelForCausalLM
     again = loader.from_pretrained(tmp_path / "model").eval()
     expected = model(**inputs).logits
     assert torch.allclose(again(**inputs).logits, expected, atol=1e-5)
     assert again.config.use_cache
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.encode("one text") == task.tokenizer.encode("one text")
-    if task.labels:
-        assert list(again.config.id2label.values()) == list(task.labels)
+    if task.classes:
+        assert list(again.config.id2label.values()) == list(task.classes)
     loaded, read = load_release(tmp_path / "model")
     assert torch.allclose(loaded(**inputs).logits, expected, atol=1e-5)
     assert read.to_json() == task.to_json()

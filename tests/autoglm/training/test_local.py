@@ -3,12 +3,19 @@ import pytest
 import torch
 from tiny_federation import TASK, examples, tiny_model
 
-from fedglm.autoglm.federation import DataSettings, load_federation
-from fedglm.autoglm.models.build import ModelSettings, build_model
+from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import to_vector
+from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.autoglm.training import precision as precision_module
-from fedglm.autoglm.training.local import LocalTrainingSettings, TrainingError, round_seed, train_locally
-from fedglm.autoglm.training.precision import BF16_PAYS_FROM, ChosenPrecision, PrecisionError, choose_precision
+from fedglm.autoglm.training.local import TrainingError, round_seed, train_locally
+from fedglm.autoglm.training.precision import (
+    BF16_PAYS_FROM,
+    ChosenPrecision,
+    PrecisionError,
+    choose_precision,
+    torch_device,
+)
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
@@ -19,7 +26,7 @@ def train(model=None, *, precision=FP32, base=None, data=None, learning_rate=0.0
     model = model or tiny_model()
     return train_locally(
         model,
-        TASK,
+        TASK.sequence_losses,
         examples() if data is None else data,
         to_vector(model) if base is None else base,
         LocalTrainingSettings(**({"local_steps": 5, "batch_size": 8} | settings)),
@@ -57,7 +64,7 @@ def test_what_a_device_cannot_do_is_named(monkeypatch):
         choose_precision("fp16", 100, CPU)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PrecisionError, match="no GPU"):
-        choose_precision("auto", 100, LocalTrainingSettings(device="cuda").torch_device())
+        choose_precision("auto", 100, torch_device(LocalTrainingSettings(device="cuda").device))
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
@@ -161,6 +168,19 @@ def test_sgd_takes_the_step_of_its_formula():
     np.testing.assert_allclose(result.delta, -0.5 * gradient, atol=1e-6)
 
 
+def test_any_loss_of_a_sequence_can_be_trained():
+    model = tiny_model()
+    base, bias = to_vector(model), model.head.bias.detach().clone().numpy()
+
+    def towards_three(model, batch):
+        return (model.head.bias - 3).square().sum().expand(len(batch["labels"]))
+
+    settings = LocalTrainingSettings(optimizer="sgd", weight_decay=0, momentum=0, gradient_clip=0, batch_size=4)
+    result = train_locally(model, towards_three, examples(), base, settings, FP32, learning_rate=0.5, seed=1, steps=1)
+    np.testing.assert_allclose(result.delta[-2:], 3 - bias, atol=1e-6)
+    assert not result.delta[:-2].any()
+
+
 def test_a_warm_up_scales_the_first_steps_of_a_round():
     settings = {"optimizer": "sgd", "weight_decay": 0.0, "momentum": 0.0, "gradient_clip": 0.0, "batch_size": 24}
     whole, warmed = train(steps=1, **settings), train(steps=1, warmup_steps=3, **settings)
@@ -193,11 +213,11 @@ def test_lora_trains_and_federates_the_adapters_alone():
     data = load_federation(DataSettings(source="breast-cancer"), nodes=2, seed=7)
     model = build_model(ModelSettings(adapter="lora", lora_rank=2), data.task, seed=7)
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    settings = LocalTrainingSettings(local_steps=2, batch_size=4)
+    settings, losses = LocalTrainingSettings(local_steps=2, batch_size=4), data.task.sequence_losses
     base = to_vector(model)
     assert len(base) < sum(weight.numel() for weight in frozen.values()) / 5
     results = [
-        train_locally(model, data.task, data.sites[0].train, base, settings, FP32, learning_rate=0.01, seed=1)
+        train_locally(model, losses, data.sites[0].train, base, settings, FP32, learning_rate=0.01, seed=1)
         for _ in range(2)
     ]
     assert results[0].delta.any()

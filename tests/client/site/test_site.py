@@ -10,7 +10,7 @@ from site_folders import NAME, make_project, make_site, run_of, write_site_file
 from fedglm.autoglm.federation import load_federation
 from fedglm.autoglm.models.build import build_model
 from fedglm.client.gate import OutboundGate
-from fedglm.client.node import FederatedModel, Node
+from fedglm.client.node import Node
 from fedglm.client.site.folder import open_site
 from fedglm.client.site.open_custody import open_custody
 from fedglm.client.site.settings import SiteError
@@ -19,6 +19,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
+from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import TrainRequest
 from fedglm.protocol.recipe import Recipe
 
@@ -73,8 +74,8 @@ def node_of(site, scenario_toml, **changes):
 
 def answer(node, beside, scenario, recipe):
     """What a node answers in the first round."""
-    bench = node_bench(scenario, recipe)
-    versions = ModelVersions(bench.initial, bench.layout.sha256, make_codec("dense-fp32"), grid="fp16")
+    model = node_model(scenario, recipe)
+    versions = ModelVersions(model.initial, model.layout.sha256, make_codec("dense-fp32"), grid="fp16")
     order = TrainRequest(
         run="run-1",
         round=1,
@@ -88,7 +89,7 @@ def answer(node, beside, scenario, recipe):
     return node.train(order, versions.frames_since(0), FREELY).blob
 
 
-def node_bench(scenario, recipe):
+def node_model(scenario, recipe):
     data = load_federation(scenario.data, nodes=2, seed=recipe.seed)
     return FederatedModel(build_model(recipe.model, data.task, seed=recipe.seed), data.task, recipe.downlink)
 
@@ -103,7 +104,7 @@ def test_a_trial_s_site_answers_like_the_node_of_a_simulation(site_with, tmp_pat
     simulated = load_federation(scenario.data, nodes=2, seed=recipe.seed).sites[1]
     there = Node(
         NAME,
-        node_bench(scenario, recipe),
+        node_model(scenario, recipe),
         train=simulated.train,
         held_out=simulated.held_out,
         training=recipe.training,

@@ -14,7 +14,6 @@ from flwr.app import ConfigRecord
 from scipy.stats import kstest
 from tiny_federation import TASK, tiny_model
 
-from fedglm.client.node import FederatedModel
 from fedglm.compression.codec import make_codec
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
@@ -22,9 +21,10 @@ from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
+from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import RECORD, UPDATE
-from fedglm.server.aggregation.central_dp import ClientPrivacy, ClientPrivacySettings, PrivateMean, plan_client_privacy
-from fedglm.server.settings import FederationSettings
+from fedglm.server.aggregation.central_dp import ClientPrivacy, PrivateMean, plan_client_privacy
+from fedglm.server.settings import ClientPrivacySettings, FederationSettings
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -289,7 +289,7 @@ def test_a_node_that_sends_a_huge_update_moves_the_model_by_its_clipped_share(tm
     downlink = DownlinkSettings(codec="dense-fp32", grid="fp32")
     vectors = []
     for name, scale in (("x", 0.0), ("y", 9000.0)):
-        nodes = real_nodes(tmp_path / name, bench=FederatedModel(tiny_model(), TASK, downlink))
+        nodes = real_nodes(tmp_path / name, model=FederatedModel(tiny_model(), TASK, downlink))
         nodes[9] = spoiled(nodes[9], boastful(scale), rounds=(1,))
         coordinator, _, _ = federate(
             tmp_path / name,

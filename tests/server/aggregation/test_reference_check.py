@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import load_federation
-from fedglm.autoglm.models.build import ModelSettings, build_model
+from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import load_vector, to_vector
-from fedglm.autoglm.settings import DataSettings
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.training.reference import MAX_SEQUENCES, ReferenceLoss, reference_examples
 from fedglm.compression.codec import decode, make_codec

@@ -9,7 +9,7 @@ from fake_grid import FakeGrid, Watcher, answering, federate, plan, spoiled
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from google.protobuf.message import DecodeError
-from tiny_federation import tiny_node, workbench
+from tiny_federation import federated_model, tiny_node
 
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.protocol.messages import RECORD, UPDATE
@@ -75,7 +75,7 @@ def test_who_is_not_enrolled_or_does_not_sign_is_turned_away_and_the_run_goes_on
     nodes[7] = answering(tiny_node(tmp_path, "stranger"), key=SigningKey.generate())
     nodes[6] = answering(tiny_node(tmp_path / "posing", "a"), key=SigningKey.generate())
     nodes[5] = answering(tiny_node(tmp_path / "unsigned", "b"))
-    other = tiny_node(tmp_path / "other", "c", bench=workbench(width=6))
+    other = tiny_node(tmp_path / "other", "c", model=federated_model(width=6))
     nodes[4] = answering(other, key=KEYS["c"])
     coordinator, _, watcher = run(tmp_path, nodes)
     told = {event[1]: event[2] for event in watcher.events if event[0] == "away"}

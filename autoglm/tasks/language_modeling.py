@@ -1,0 +1,71 @@
+"""Language modelling: every token of a document but the first is predicted from those before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.data.records import Records, numbered
+from fedglm.autoglm.data.splits import Indices
+from fedglm.autoglm.data.texts import windows
+from fedglm.autoglm.settings import Kind
+from fedglm.autoglm.tasks.evaluation import Evaluation, perplexity
+from fedglm.autoglm.tasks.task import Batch
+from fedglm.autoglm.tasks.text import Cutter, TextTask
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LanguageModeling(TextTask):
+    """Predict each token from those before it; measured by perplexity."""
+
+    kind: ClassVar[Kind] = "language-model"
+    metric: ClassVar = "perplexity"
+    reads_labels: ClassVar[bool] = False
+    appends_end: ClassVar[bool] = False
+    cut: ClassVar[Cutter] = staticmethod(windows)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def outputs(self, vocabulary: int) -> int:
+        """One for each token."""
+        return vocabulary
+
+    def label_ids(self, records: Records) -> Indices:
+        """(rows,) the number of the group that each document is of; 0 where they have none."""
+        if not records.labels:
+            return np.zeros(len(records), dtype=np.int64)
+        return numbered(records.labels, sorted(set(records.labels)))
+
+    def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean cross-entropy over each sequence's predicted tokens, (B,); 0 for a sequence of one token."""
+        targets, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:]
+        scores = logits[:, :-1].flatten(0, 1)
+        losses = functional.cross_entropy(scores, targets.flatten(), reduction="none").view_as(targets)
+        return (losses * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    def is_correct(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """(B,) False: nothing is classified."""
+        return torch.zeros(len(logits), dtype=torch.bool, device=batch["input_ids"].device)
+
+    def prediction_counts(self, examples: Examples) -> torch.Tensor:
+        """(N,) float64, the tokens of each sequence but the first."""
+        return (examples.lengths - 1).clamp(min=0).double()
+
+    def evaluation(self, loss: float, _accuracy: float, count: int) -> Evaluation:
+        """Loss and perplexity over `count` predicted tokens."""
+        return Evaluation(loss=loss, metric=perplexity(loss), count=count)
+
+    @classmethod
+    def from_fields(cls, labels: list[str], table: dict[str, Any] | None, **fields: Any) -> Self:
+        """The task of what ``to_json`` wrote."""
+        if labels or table:
+            raise ValueError("a language model has no classes and no table")
+        return cls(**fields)
