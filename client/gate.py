@@ -112,20 +112,20 @@ class OutboundGate:
                 _check_noise("metrics", plan.metrics, plan.metrics, plan)
             mechanism = self._custody.mechanism_for(plan)
 
-        def afford() -> None:
+        def check_budget() -> None:
             with self._custody.logged(instruction.run, instruction.round):
                 asked = {"update": mechanism} if update else {}
                 asked |= {"metrics": plan.metrics} if instruction.evaluate or not update else {}
                 self._check_turns(plan, asked)
                 charges = [self._charge(plan, instruction, name, noise) for name, noise in asked.items()]
-                self._custody.afford(*charges)
+                self._custody.check_budget(*charges)
 
         def has_charged(attempt: str) -> bool:
             charges = (row.charge for row in self._custody.ledger.rows())
             return any(charge.key == (attempt, "update") for charge in charges)
 
         declared, data = self._custody.policy.declare_units or 0, self._custody.commitment
-        return Authorization(mechanism, plan.metrics, declared, afford, has_charged, plan.model, data)
+        return Authorization(mechanism, plan.metrics, declared, check_budget, has_charged, plan.model, data)
 
     def seal(self, seal: Seal) -> RecordDict:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.
@@ -169,7 +169,7 @@ class OutboundGate:
                 plan = self._pinned()
                 if outcome.failure is not None:
                     raise outcome.failure
-                self._custody.pay(*self._leaving(outcome, instruction, plan))
+                self._custody.charge(*self._leaving(outcome, instruction, plan))
             if outcome.blob is not None and plan.mechanism is not None:
                 outcome = replace(outcome, report=replace(outcome.report, log=self._custody.log.head.to_text()))
             return _content(self._signed(outcome, instruction.run, instruction.round))
@@ -206,7 +206,7 @@ class OutboundGate:
         with contextlib.suppress(PrivacyError):
             plan = self._pinned()
             charges = [self._charge(plan, instruction, name, noise, outcome.attempt) for name, noise in made.items()]
-            self._custody.charge(*charges)
+            self._custody.charge_failed(*charges)
 
     def _check_turns(self, plan: RunPlan, asked: Mapping[str, Mechanism | None]) -> None:
         """Refuse more noised answers than the plan has turns: its noise was planned for so many.

@@ -210,5 +210,5 @@ def greatest_epsilon(ledgers: list[Ledger], delta: float) -> float:
     for ledger in ledgers:
         rows = ledger.rows()
         if rows:
-            worst = max(worst, ledger.spent(rows[0].charge.data_set, rows[0].charge.commitment, delta).epsilon)
+            worst = max(worst, ledger.spending(rows[0].charge.data_set).at(delta).epsilon)
     return worst

@@ -26,6 +26,7 @@ from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.entries import PURPOSES
@@ -200,7 +201,7 @@ def attack(folder, seed, count, killable):
     assert len({charge.release for charge in charges["update"]}) >= len(left)
     events = [row.charge.mechanism.event() for row in site.rows]
     assert spent(events, DELTA).epsilon <= EPSILON
-    site.custody.log.check(site.custody.ledger)
+    ReleaseTransaction(site.custody.ledger, site.custody.log).verify()
     return fresh
 
 

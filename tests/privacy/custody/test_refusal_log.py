@@ -104,7 +104,7 @@ def test_a_log_that_cannot_be_written_is_an_error(path, monkeypatch):
 def test_processes_write_at_once_and_nothing_is_lost(path):
     code = """
 import pathlib, sys
-from fedglm.privacy import refusal_log
+from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.errors import Refusal
 refusal_log.MAX_BYTES = 10_000
 sys.stdin.read(1)
@@ -149,6 +149,19 @@ def test_a_full_log_says_so_and_goes_on_counting_by_rule(path):
         "unit": RefusalCount(count=1, first=other, last=other),
     }
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.usefixtures("room")
+def test_a_summary_counts_lines_and_counts_together(path):
+    log = RefusalLog(path)
+    assert (log.summary().by_rule.total(), log.summary().last) == (0, None)
+    one = log.record(Refusal("unit", "why"), run="run-1", round_number=0)
+    assert (dict(log.summary().by_rule), log.summary().last) == ({"unit": 1}, one)
+    while not log.counts():
+        last = log.record(REFUSAL, run="run-1", round_number=1)
+    lines = sum(entry.rule == REFUSAL.rule for entry in log.entries())
+    assert log.summary().by_rule == {"unit": 1, REFUSAL.rule: lines + 1, LOG_FULL: 1}
+    assert log.summary().last.time == last.time
 
 
 @pytest.mark.usefixtures("room")
@@ -205,7 +218,7 @@ def test_damaged_counts_are_told_and_never_begun_anew(path, damage):
 def test_a_writer_killed_at_any_moment_loses_no_refusal_that_it_told_of(path):
     code = """
 import itertools, pathlib, sys
-from fedglm.privacy import refusal_log
+from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.errors import Refusal
 refusal_log.MAX_BYTES = 500
 log = refusal_log.RefusalLog(pathlib.Path(sys.argv[1]))
