@@ -5,13 +5,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.errors import DataError, ModelError
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.autoglm.training.precision import PrecisionError
+from fedglm.client.flower_records import Outbound, to_records
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.node import Node
@@ -58,7 +59,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        def introduce() -> RecordDict:
+        def introduce() -> Outbound:
             place = resolve(context)
             place.gate.admit(_plan(message))
             return place.gate.introduce(place.node().introduce())
@@ -67,7 +68,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.query("seal")
     def seal(message: Message, context: Context) -> Message:
-        def work() -> RecordDict:
+        def work() -> Outbound:
             words = message.content.config_records.get(RECORD, ConfigRecord())
             return resolve(context).gate.seal(Seal.from_fields(words))
 
@@ -75,7 +76,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        def work() -> RecordDict:
+        def work() -> Outbound:
             place = resolve(context)
             instruction, blob = _read(message)
             permit = place.gate.permit(instruction)
@@ -85,7 +86,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        def work() -> RecordDict:
+        def work() -> Outbound:
             place = resolve(context)
             instruction, blob = _read(message)
             permit = place.gate.permit(instruction, update=False)
@@ -113,10 +114,10 @@ def _read(message: Message) -> tuple[TrainRequest, bytes]:
     return TrainRequest.from_fields(fields), blob
 
 
-def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bool) -> Message:
+def _answer(message: Message, work: Callable[[], Outbound], faults_in_full: bool) -> Message:
     """The reply that `work` makes, or an error reply; the error itself goes to the node's log."""
     try:
-        return Message(work(), reply_to=message)
+        return Message(to_records(work()), reply_to=message)
     except NODE_FAULTS as exc:
         error: Exception = exc
     except Exception as exc:

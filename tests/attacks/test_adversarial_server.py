@@ -18,8 +18,8 @@ from tiny_federation import examples, tiny_node, workbench
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client import gate as gate_module
 from fedglm.client import node as node_module
+from fedglm.client import plan_checks
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState
@@ -248,7 +248,7 @@ def test_a_failure_after_noise_met_data_is_charged_and_says_nothing(cause, tmp_p
 
         monkeypatch.setattr(node_module, "train_privately", overflows)
     else:
-        monkeypatch.setattr(gate_module, "HEADROOM", -4 * SIZE)
+        monkeypatch.setattr(plan_checks, "HEADROOM", -4 * SIZE)
     plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, mechanism=MECHANISM, model=BENCH_SHA256)
     site.ask("query", {PLAN: announced(plan)})
     versions = ModelVersions(BENCH.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")

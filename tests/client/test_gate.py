@@ -9,9 +9,11 @@ from custodies import MECHANISM, announced, custody, run_plan
 
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client.gate import HEADROOM, OutboundGate
+from fedglm.client.flower_records import to_records
+from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import Withheld
 from fedglm.client.node import LocalResult
+from fedglm.client.plan_checks import HEADROOM
 from fedglm.compression.codec import make_codec
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody.site_log import Release
@@ -93,13 +95,13 @@ def refusal_of(act, *args):
 
 
 def test_a_good_update_passes_as_it_is(door):
-    content = door.gate.release(update(), INSTRUCTION)
+    content = to_records(door.gate.release(update(), INSTRUCTION))
     assert set(content) == {RECORD}
     assert dict(content[RECORD]) == {"nonce": "n", UPDATE: BLOB}
 
 
 def test_a_request_for_a_snapshot_carries_nothing_else_and_costs_nothing(private):
-    content = private.gate.release(LocalResult(TrainReply(nonce="n", holds=-1)), INSTRUCTION)
+    content = to_records(private.gate.release(LocalResult(TrainReply(nonce="n", holds=-1)), INSTRUCTION))
     assert {name: dict(record) for name, record in content.items()} == {RECORD: {"nonce": "n", "holds": -1}}
     assert private.charges == []
 
@@ -150,7 +152,7 @@ def test_an_attempt_that_failed_is_charged_once_for_all_that_it_was_for(tmp_path
 def test_metrics_leave_only_where_the_site_lets_them(tmp_path):
     measured = update(evaluation=Evaluation(loss=0.5, metric=0.75, count=8))
     willing = Door(tmp_path / "a", metrics=METRICS).opened()
-    assert dict(willing.gate.release(measured, INSTRUCTION)["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
+    assert willing.gate.release(measured, INSTRUCTION).metrics == {"loss": 0.5, "metric": 0.75, "count": 8}
     assert withheld_by(Door(tmp_path / "b").opened().gate, measured) == "metrics"
 
 
@@ -172,7 +174,7 @@ def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp
     measured = update(BLOB, Evaluation(loss=0.5, metric=0.75, count=8), MECHANISM, MEASURING)
     for _ in range(2):  # the second time is a retry
         content = door.gate.release(measured, asked)
-        assert dict(content["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
+        assert content.metrics == {"loss": 0.5, "metric": 0.75, "count": 8}
         assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
     alone = LocalResult(REPORT, None, measured.evaluation, None, MEASURING, "b" * 32, ("metrics",))
     door.gate.release(alone, later(2))
@@ -224,8 +226,8 @@ def test_an_update_is_charged_before_it_leaves_and_its_repetition_is_not(private
     first = private.gate.release(update(noise=MECHANISM), INSTRUCTION)
     again, third = (private.gate.release(update(noise=MECHANISM), INSTRUCTION) for _ in range(2))
     # But for where the log stands, which shows that it was sent again.
-    assert {**first[RECORD], "log": ""} == {**again[RECORD], "log": ""}
-    assert dict(again[RECORD]) == dict(third[RECORD])
+    assert replace(first, reply=replace(first.reply, log="")) == replace(again, reply=replace(again.reply, log=""))
+    assert again == third
     (charge,) = private.charges
     assert (charge.run, charge.round, charge.purpose) == ("run-1", 1, "update")
     assert (charge.mechanism, charge.plan) == (MECHANISM, private.plan.sha256)
