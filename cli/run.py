@@ -129,6 +129,7 @@ def _conduct(
     import json
 
     from fedglm.core.files import write_atomically
+    from fedglm.privacy.accounting.statement import summary_fields
     from fedglm.run_folder.names import DONE, ROUNDS
     from fedglm.run_folder.rows import to_json, total_bytes
     from fedglm.scenarios.deployment import is_prepared, make, prepare, release, stated
@@ -163,7 +164,7 @@ def _conduct(
         "parameters": made.bench.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
-        "privacy": stated(scenario, sites),
+        **summary_fields(stated(scenario, sites)),
         **totals,
         "superlink_uplink_bytes": counted and counted[0],
         "superlink_downlink_bytes": counted and counted[1],

@@ -20,6 +20,7 @@ from fedglm.client.state.node_state import StateError
 from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, Seal, TrainRequest
+from fedglm.protocol.refusals import to_error
 
 LOG = logging.getLogger(__name__)
 _MAX_GROUP, _MAX_REASON, _MAX_LINES = 40, 500, 200
@@ -134,8 +135,9 @@ def _answer(message: Message, work: Callable[[], Outbound], faults_in_full: bool
         LOG.error("no answer to round %s: %s%s", group, why, trace)
     if not told:
         return no_answer(message)
-    code = ErrorCode.MOD_FAILED_PRECONDITION if isinstance(shown, Refusal) else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-    return Message(Error(int(code), str(shown)), reply_to=message)
+    if isinstance(shown, Refusal):
+        return Message(to_error(shown), reply_to=message)
+    return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), str(shown)), reply_to=message)
 
 
 def _printable(text: str, longest: int) -> str:

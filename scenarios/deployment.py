@@ -16,11 +16,12 @@ from fedglm.autoglm.tasks import Task
 from fedglm.client.node import FederatedModel
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
+from fedglm.privacy.accounting.statement import Statement
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
 from fedglm.protocol.recipe import Recipe
 from fedglm.run_folder.names import CHECKPOINTS, RUN
-from fedglm.scenarios.noise_plan import PlannedNoise, calibrated_noise, statement
+from fedglm.scenarios.noise_plan import PlannedNoise, calibrated_noise, statements
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.aggregation.central_dp import ClientPrivacySettings
@@ -163,9 +164,9 @@ def release(made: BuiltModel, folder: Path, target: Path) -> None:
         save_release(made.bench.model, made.task, target)
 
 
-def stated(scenario: Scenario, sites: int) -> str:
+def stated(scenario: Scenario, sites: int) -> list[Statement]:
     """What the run may say of its privacy."""
-    return statement(scenario, None if scenario.privacy.epsilon is None else _delta(scenario), sites)
+    return statements(scenario, None if scenario.privacy.epsilon is None else _delta(scenario), sites)
 
 
 def _noise(scenario: Scenario) -> PlannedNoise:

@@ -14,6 +14,7 @@ from fedglm.privacy.accounting.statement import (
     MIN_EPSILON,
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,
+    Statement,
     client_guarantee,
     guarantee,
 )
@@ -186,8 +187,8 @@ def establish_site(
     initialize(folder, policy, name=site.name)
 
 
-def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:
-    """What a run may say of its privacy.
+def statements(scenario: Scenario, delta: float | None, nodes: int) -> list[Statement]:
+    """What a run may say of its privacy: of the sites' noise, and of the server's where it adds some.
 
     Args:
         scenario: Of the run.
@@ -196,12 +197,12 @@ def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:
     """
     private, client = scenario.privacy, scenario.client_privacy
     if private.epsilon is None or delta is None:
-        said = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
+        stated = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
     else:
-        said = [guarantee(private.epsilon, delta, unit_of(scenario))]
+        stated = [guarantee(private.epsilon, delta, unit_of(scenario))]
     if client.epsilon is not None:
-        said.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
-    return " ".join(said)
+        stated.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
+    return stated
 
 
 def greatest_epsilon(ledgers: list[Ledger], delta: float) -> float:

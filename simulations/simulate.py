@@ -16,6 +16,7 @@ from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks import Evaluation
 from fedglm.autoglm.training.precision import choose_precision
 from fedglm.core.files import StorageError, storage_errors
+from fedglm.privacy.accounting.statement import summary_fields
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
@@ -28,7 +29,7 @@ from fedglm.scenarios.noise_plan import (
     greatest_epsilon,
     plan_noise,
     server_key,
-    statement,
+    statements,
 )
 from fedglm.scenarios.references import reference_losses
 from fedglm.scenarios.scenario import Scenario
@@ -222,7 +223,7 @@ def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),
-        "privacy": statement(scenario, delta, nodes),
+        **summary_fields(statements(scenario, delta, nodes)),
         "epsilon": None,
         "delta": delta,
         "client_epsilon": None,

@@ -200,8 +200,8 @@ class Round:
             good = inspect_reply(reply, instruction, plan.layout.size, limit, plan.codec, key)
             folded = self._fold(member, good)
         except CodecError as exc:
-            if (reason := refusal_of(reply)) is not None and f"rule {BUDGET_RULE}:" in reason:
-                member.withdrawn = reason
+            if (refused := refusal_of(reply)) is not None and refused.rule == BUDGET_RULE:
+                member.withdrawn = refused.text
             fault, rule = ("unsigned", None) if isinstance(exc.__cause__, PrivacyError) else fault_of(reply)
             self._reject(member, str(exc), fault, rule)
         except StorageError:
