@@ -131,6 +131,7 @@ def _conduct(
     import json
 
     from fedglm.core.files import write_atomically
+    from fedglm.privacy.accounting.statement import summary_fields
     from fedglm.run_folder.names import DONE, MODEL, ROUNDS, SUMMARY
     from fedglm.run_folder.rows import to_json, total_bytes
     from fedglm.scenarios.deployment import build_deployed_model, is_prepared, prepare, save_final_model, stated
@@ -165,7 +166,7 @@ def _conduct(
         "parameters": made.model.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
-        "privacy": stated(scenario, sites),
+        **summary_fields(stated(scenario, sites)),
         **totals,
         "superlink_uplink_bytes": counted and counted[0],
         "superlink_downlink_bytes": counted and counted[1],

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedglm.autoglm.errors import DataError, ModelError
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.autoglm.training.precision import PrecisionError
+from fedglm.client.flower_records import Outbound, to_records
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import Withheld, no_answer
 from fedglm.client.node import Node
@@ -22,6 +23,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.core.files import is_disk_full
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.protocol.messages import MODEL, PLAN, RECORD, Seal, TrainRequest
+from fedglm.protocol.refusals import to_error
 
 DISK_FULL: Final = 1000 + errno.ENOSPC
 """Code of an error reply for want of room on the disk, given where faults are reported in full; Flower's are small."""
@@ -64,7 +66,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        def introduce() -> RecordDict:
+        def introduce() -> Outbound:
             place = resolve(context)
             place.gate.admit(_plan(message))
             return place.gate.introduce(place.node().introduce())
@@ -73,7 +75,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.query("seal")
     def seal(message: Message, context: Context) -> Message:
-        def work() -> RecordDict:
+        def work() -> Outbound:
             words = message.content.config_records.get(RECORD, ConfigRecord())
             return resolve(context).gate.seal(Seal.from_fields(words))
 
@@ -81,7 +83,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        def work() -> RecordDict:
+        def work() -> Outbound:
             place = resolve(context)
             instruction, blob = _read(message)
             permit = place.gate.permit(instruction)
@@ -91,7 +93,7 @@ def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> Clien
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        def work() -> RecordDict:
+        def work() -> Outbound:
             place = resolve(context)
             instruction, blob = _read(message)
             permit = place.gate.permit(instruction, update=False)
@@ -119,10 +121,10 @@ def _read(message: Message) -> tuple[TrainRequest, bytes]:
     return TrainRequest.from_fields(fields), blob
 
 
-def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bool) -> Message:
+def _answer(message: Message, work: Callable[[], Outbound], faults_in_full: bool) -> Message:
     """The reply that `work` makes, or an error reply; the error itself goes to the node's log."""
     try:
-        return Message(work(), reply_to=message)
+        return Message(to_records(work()), reply_to=message)
     except NODE_FAULTS as exc:
         error: Exception = exc
     except Exception as exc:
@@ -139,11 +141,10 @@ def _answer(message: Message, work: Callable[[], RecordDict], faults_in_full: bo
         LOG.error("no answer to round %s: %s%s", group, why, trace)
     if not told:
         return no_answer(message)
-    code = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
     if isinstance(shown, Refusal):
-        code = int(ErrorCode.MOD_FAILED_PRECONDITION)
-    elif faults_in_full and is_disk_full(shown):  # a site's disk is nothing to its server
-        code = DISK_FULL
+        return Message(to_error(shown), reply_to=message)
+    is_full = faults_in_full and is_disk_full(shown)  # a site's disk is nothing to its server
+    code = DISK_FULL if is_full else int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
     return Message(Error(code, str(shown)), reply_to=message)
 
 

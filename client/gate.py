@@ -18,14 +18,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_to_proto
-
 from fedglm.autoglm.tasks.evaluation import Evaluation
+from fedglm.client.flower_records import size_of
 from fedglm.client.no_answer import Withheld
 from fedglm.client.node import Authorization, LocalResult
-from fedglm.compression.codec import CodecError, decode
+from fedglm.client.plan_checks import check_noise, check_update
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import write_atomically
@@ -40,11 +37,8 @@ from fedglm.privacy.log.entries import signature
 from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, OutboundMessage, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.protocol.messages import LENGTHS, RECORD, UPDATE, JoinReply, Seal, Sealed, TrainReply, TrainRequest
-from fedglm.protocol.signatures import SIGNATURE, sign_introduction, sign_report
-
-HEADROOM = 4096
-"""Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
+from fedglm.protocol.messages import LENGTHS, CodedReply, JoinReply, Seal, Sealed, TrainReply, TrainRequest
+from fedglm.protocol.signatures import sign_introduction, sign_report
 
 PINNED = "run.plan"
 _METRICS = ("loss", "metric", "count")
@@ -109,25 +103,25 @@ class OutboundGate:
                 raise Refusal("log-anchor", "the log is not the one that the server has seen, or an older copy")
             if instruction.evaluate or not update:
                 check_message(OutboundMessage(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
-                _check_noise("metrics", plan.spec.noise.metrics, plan.spec.noise.metrics, plan)
+                check_noise("metrics", plan.spec.noise.metrics, plan.spec.noise.metrics, plan)
             mechanism = self._custody.mechanism_for(plan)
 
-        def afford() -> None:
+        def check_budget() -> None:
             with self._custody.logged(instruction.run, instruction.round):
                 asked = {"update": mechanism} if update else {}
                 asked |= {"metrics": plan.spec.noise.metrics} if instruction.evaluate or not update else {}
                 self._check_turns(plan, asked)
                 charges = [self._charge(plan, instruction, name, noise) for name, noise in asked.items()]
-                self._custody.afford(*charges)
+                self._custody.check_budget(*charges)
 
         def has_charged(attempt: str) -> bool:
             charges = (row.charge for row in self._custody.ledger.rows())
             return any(charge.key == (attempt, "update") for charge in charges)
 
         declared, data = self._custody.policy.declare_units or 0, self._custody.commitment
-        return Authorization(mechanism, plan.spec.noise.metrics, declared, afford, has_charged, plan.model, data)
+        return Authorization(mechanism, plan.spec.noise.metrics, declared, check_budget, has_charged, plan.model, data)
 
-    def seal(self, seal: Seal) -> RecordDict:
+    def seal(self, seal: Seal) -> Sealed:
         """The reply to the server's checkpoint: it is kept, and the site's own is shown.
 
         Raises:
@@ -145,34 +139,34 @@ class OutboundGate:
             if seal.run != signed.plan.run:
                 raise Refusal("seal", "the checkpoint is of another run than the plan that was announced")
             own, key = self._custody.log.seal(signed, theirs, ours), self._custody.key
-            words = Sealed(log=own.log, **own.to_fields(), key=key.public.hex, countersignature=theirs.countersign(key))
-        return RecordDict({RECORD: ConfigRecord(dict(words.to_fields()))})
+            return Sealed(log=own.log, **own.to_fields(), key=key.public.hex, countersignature=theirs.countersign(key))
 
-    def introduce(self, introduction: JoinReply) -> RecordDict:
-        """The reply to the server's first query."""
-        fields = introduction.to_fields()
-        if self._key is not None:
-            fields[SIGNATURE] = sign_introduction(self._key, fields, self.plan.sha256)
-        return RecordDict({RECORD: ConfigRecord(dict(fields))})
+    def introduce(self, introduction: JoinReply) -> JoinReply:
+        """The reply to the server's first query, signed where the site signs."""
+        if self._key is None:
+            return introduction
+        return replace(introduction, signature=sign_introduction(self._key, introduction.to_fields(), self.plan.sha256))
 
-    def release(self, outcome: LocalResult, instruction: TrainRequest) -> RecordDict:
+    def release(self, outcome: LocalResult, instruction: TrainRequest) -> CodedReply:
         """Check everything, charge for what leaves, then build the reply.
 
         Raises:
             Withheld: A rule is broken, the attempt failed, or the charge could not be written. Nothing may be sent, and
                 the server is not told which of these it was.
         """
+        metrics = None if outcome.evaluation is None else asdict(outcome.evaluation)
+        reply = CodedReply(outcome.report, outcome.blob, metrics)
         if outcome.attempt is None:  # no record was looked at
-            return _content(self._signed(outcome, instruction.run, instruction.round))
+            return self._signed(reply, instruction.run, instruction.round)
         try:
             with self._custody.logged(instruction.run, instruction.round):
                 plan = self._pinned()
                 if outcome.failure is not None:
                     raise outcome.failure
-                self._custody.pay(*self._leaving(outcome, instruction, plan))
+                self._custody.charge(*self._leaving(outcome, instruction, plan))
             if outcome.blob is not None and plan.spec.noise.mechanism is not None:
-                outcome = replace(outcome, report=replace(outcome.report, log=self._custody.log.head.to_text()))
-            return _content(self._signed(outcome, instruction.run, instruction.round))
+                reply = replace(reply, reply=replace(reply.reply, log=self._custody.log.head.to_text()))
+            return self._signed(reply, instruction.run, instruction.round)
         except Exception as exc:
             self._charge_failed(outcome, instruction)
             raise Withheld from exc
@@ -184,13 +178,13 @@ class OutboundGate:
         check_message(OutboundMessage(size, metrics), self._custody.policy)
         leaving, held = [], [rule.name for rule in MESSAGE_RULES]
         if outcome.blob is not None:
-            non_zeros = self._check_update(outcome.blob, plan)
-            _check_noise("plan", outcome.noise, plan.spec.noise.mechanism, plan)
+            non_zeros = check_update(outcome.blob, plan)
+            check_noise("plan", outcome.noise, plan.spec.noise.mechanism, plan)
             charge = self._charge(plan, instruction, "update", outcome.noise, outcome.attempt, outcome.blob)
             rules = (*held, "size", "well-formed", "plan")
             leaving.append(Release(charge, len(outcome.blob), non_zeros, plan.spec.codec, rules))
         if outcome.evaluation is not None:
-            _check_noise("metrics", outcome.evaluation_noise, plan.spec.noise.metrics, plan)
+            check_noise("metrics", outcome.evaluation_noise, plan.spec.noise.metrics, plan)
             told = canonical_json({**asdict(outcome.evaluation), "run": instruction.run, "round": instruction.round})
             charge = self._charge(plan, instruction, "metrics", outcome.evaluation_noise, outcome.attempt, told)
             leaving.append(Release(charge, len(told), rules=held))
@@ -206,7 +200,7 @@ class OutboundGate:
         with contextlib.suppress(PrivacyError):
             plan = self._pinned()
             charges = [self._charge(plan, instruction, name, noise, outcome.attempt) for name, noise in made.items()]
-            self._custody.charge(*charges)
+            self._custody.charge_failed(*charges)
 
     def _check_turns(self, plan: RunPlan, asked: Mapping[str, Mechanism | None]) -> None:
         """Refuse more noised answers than the plan has turns: its noise was planned for so many.
@@ -219,13 +213,12 @@ class OutboundGate:
             if noise is not None and made[purpose] >= most:
                 raise Refusal("plan", f"{most} answers were made, and the plan has no more for one node")
 
-    def _signed(self, outcome: LocalResult, run: str, server_round: int) -> LocalResult:
+    def _signed(self, coded: CodedReply, run: str, server_round: int) -> CodedReply:
         if self._key is None:
-            return outcome
-        report, blob = outcome.report, outcome.blob or b""
-        metrics = {} if outcome.evaluation is None else asdict(outcome.evaluation)
-        signature = sign_report(self._key, report.to_fields(), run, server_round, blob, metrics)
-        return replace(outcome, report=replace(report, signature=signature))
+            return coded
+        fields = coded.reply.to_fields()
+        signature = sign_report(self._key, fields, run, server_round, coded.blob or b"", coded.metrics or {})
+        return replace(coded, reply=replace(coded.reply, signature=signature))
 
     @property
     def envelope(self) -> int:
@@ -234,10 +227,9 @@ class OutboundGate:
         return self._envelope(signed is not None and signed.plan.spec.noise.mechanism is not None)
 
     def _envelope(self, private: bool) -> int:
-        report = TrainReply(nonce="0" * 16, log=Head(999_999_999, "0" * 64).to_text() if private else None)
-        measures = Evaluation(loss=1.0, metric=1.0, count=2**40) if self._custody.policy.metrics else None
-        outcome = self._signed(LocalResult(report, b"", measures), "", 1)
-        return int(recorddict_to_proto(_content(outcome)).ByteSize()) + LENGTHS
+        reply = TrainReply(nonce="0" * 16, log=Head(999_999_999, "0" * 64).to_text() if private else None)
+        measures = asdict(Evaluation(loss=1.0, metric=1.0, count=2**40)) if self._custody.policy.metrics else None
+        return size_of(self._signed(CodedReply(reply, b"", measures), "", 1)) + LENGTHS
 
     def _hold(self, signed: SignedPlan) -> None:
         check_plan(signed, self._custody.policy)
@@ -276,19 +268,6 @@ class OutboundGate:
         run, number = instruction.run, instruction.round
         return self._custody.charge_of(run, number, noise, plan.sha256, release, purpose=purpose, attempt=attempt)
 
-    def _check_update(self, blob: bytes, plan: RunPlan) -> int:
-        """Number of its values that are not zero."""
-        limit = 4 * plan.parameters + HEADROOM
-        if len(blob) > limit:
-            raise Refusal("size", f"the coded update has {len(blob)} bytes, at most {limit} may leave")
-        try:
-            # A value that is not finite does not decode.
-            update = decode(blob, size=plan.parameters, codec=plan.spec.codec)
-        except CodecError as exc:
-            raise Refusal("well-formed", f"the coded update does not decode: {exc}") from exc
-        values = getattr(update, "values", None)
-        return int(np.count_nonzero(update.to_dense() if values is None else values))
-
 
 def _checkpoints(seal: Seal, log: str) -> tuple[SignedTreeHead, tuple[SignedTreeHead, str] | None]:
     """The server's checkpoint, and the site's own with the countersignature; raises PrivacyError where one is none."""
@@ -301,23 +280,3 @@ def _checkpoints(seal: Seal, log: str) -> tuple[SignedTreeHead, tuple[SignedTree
     if not signature(countersignature):
         raise PrivacyError("a checkpoint comes with its countersignature")
     return theirs, (SignedTreeHead.from_fields(log, own), str(countersignature))
-
-
-def _content(outcome: LocalResult) -> RecordDict:
-    blob = {} if outcome.blob is None else {UPDATE: outcome.blob}
-    content = RecordDict({RECORD: ConfigRecord({**outcome.report.to_fields(), **blob})})
-    if outcome.evaluation is not None:
-        content["metrics"] = MetricRecord(asdict(outcome.evaluation))
-    return content
-
-
-def _check_noise(rule: str, found: Mechanism | None, announced: Mechanism | None, plan: RunPlan) -> None:
-    """Refuse what was noised in another way than the plan says, more noise apart."""
-    if plan.spec.noise.mechanism is None and found is None:
-        return
-    if announced is None:
-        raise Refusal(rule, "the plan announces no noise for this, and nothing leaves without")
-    if found is None or found.noise_multiplier < announced.noise_multiplier:
-        raise Refusal(rule, "what would leave has less noise than the plan says")
-    if found != replace(announced, noise_multiplier=found.noise_multiplier):
-        raise Refusal(rule, "what would leave was noised in another way than the plan says")

@@ -122,10 +122,10 @@ class ModGuard:
                 self._check(reply)
                 leaves = content(reply)
             charge = self._charge(purpose, run, server_round, leaves)
-            custody.pay(Release(charge, len(leaves), None, codec, [rule.name for rule in MESSAGE_RULES]))
+            custody.charge(Release(charge, len(leaves), None, codec, [rule.name for rule in MESSAGE_RULES]))
         except BaseException as exc:
             with contextlib.suppress(PrivacyError):  # that nothing leaves says something of the data, without noise
-                custody.charge(self._charge(purpose, run, server_round, b""))
+                custody.charge_failed(self._charge(purpose, run, server_round, b""))
             if not isinstance(exc, Exception | SystemExit):
                 raise  # the process ends
             raise Withheld from exc

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MessageType
+from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
-from flwr.common.constant import ErrorCode
 
 from fedglm.client.coding import code_update
 from fedglm.client.mod_guard import ModGuard
@@ -28,6 +27,7 @@ from fedglm.compression.settings import UpdateSettings
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.charges import new_id
 from fedglm.protocol.messages import RECORD, UPDATE_STYPE, ModRequest
+from fedglm.protocol.refusals import to_error
 
 LOG = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def compress_uplink(
                 return compress(message, context, call_next)
             return guard.release_measures(message, lambda: call_next(message, context))
         except Refusal as refusal:  # of the message, before the app has seen it
-            return Message(Error(int(ErrorCode.MOD_FAILED_PRECONDITION), str(refusal)), reply_to=message)
+            return Message(to_error(refusal), reply_to=message)
         except Withheld as exc:
             LOG.error("no answer: %s", exc.__cause__, exc_info=exc.__cause__)
             return no_answer(message)

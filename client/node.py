@@ -70,7 +70,7 @@ class Authorization:
         mechanism: How noise is added to the update; None where none is.
         metrics: How noise is added to measures of the received model; None where none is.
         declared_units: Number of units that the site makes public, which noised sums are divided by.
-        afford: Raises `Refusal` where the ledger has too little left for a fresh answer.
+        check_budget: Raises `Refusal` where the ledger has too little left for a fresh answer.
         has_charged: Whether the ledger was charged for the update of an attempt, which alone may have left.
         model: SHA-256 (hex) of the weights that the run starts from; None where nobody has said.
         commitment: Of the site's data set, as the ledger knows it.
@@ -79,7 +79,7 @@ class Authorization:
     mechanism: Mechanism | None
     metrics: Mechanism | None
     declared_units: int
-    afford: Callable[[], None]
+    check_budget: Callable[[], None]
     has_charged: Callable[[str], bool]
     model: str | None = None
     commitment: str = ""
@@ -156,7 +156,7 @@ class Node:
         precision = self._precision(permit)
         pending, failure = state.pending, None
         if pending is None or (pending.round, pending.base_sha256) != (instruction.round, replica.sha256):
-            permit.afford()
+            permit.check_budget()
             pending, failure = self._attempt_update(instruction, state, replica, permit, precision)
         else:  # asked again for a round that this node has trained: the very same bytes and numbers
             state.save(self.folder)
@@ -185,7 +185,7 @@ class Node:
             return LocalResult(TrainReply(nonce=instruction.nonce, holds=state.version))
         known, failure = state.measured, None
         if known is None or (known.round, known.base_sha256) != (instruction.round, replica.sha256):
-            permit.afford()
+            permit.check_budget()
             known, failure = self._attempt_measures(instruction, state, replica, permit)
         else:
             state.save(self.folder)

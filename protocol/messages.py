@@ -11,10 +11,13 @@ which checks names, types and bounds and raises `MessageError`.
       | <-- Report + update blob ----------------- |
 """
 
-import math
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self, cast, get_args
+from typing import Annotated, Any, Self, cast
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from fedglm.compression.codec import CodecError
 
@@ -36,7 +39,32 @@ UPDATE_STYPE = "fedglm.update/1"
 LENGTHS = 20
 """Bytes that the lengths within a message grow by from an empty blob to the largest: five, from one byte to five."""
 
-Field = bool | int | float | str
+Value = bool | int | float | str
+"""What a field may hold."""
+
+_MAX_TEXT = 200
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("string_not_printable", "printable characters expected")
+    return text
+
+
+def _no_whole_number(value: object) -> object:
+    if type(value) is int:  # which pydantic takes for a float even where it is strict
+        raise PydanticCustomError("float_type", "a float expected")
+    return value
+
+
+Text = Annotated[str, Field(max_length=_MAX_TEXT), AfterValidator(_printable)]
+Round = Annotated[int, Field(ge=1, lt=2**31)]
+Acknowledged = Annotated[int, Field(ge=0, lt=2**31)]
+Version = Annotated[int, Field(ge=-1, lt=2**31)]
+Count = Annotated[int, Field(ge=0, lt=2**40)]
+Size = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_whole_number)]
 
 
 class MessageError(CodecError):
@@ -46,39 +74,46 @@ class MessageError(CodecError):
 class _Fields:
     """Conversion to and from a flat mapping of fields."""
 
-    bounds: ClassVar[dict[str, tuple[int, int]]] = {
-        "round": (1, 2**31),
-        "version": (-1, 2**31),
-        "holds": (-1, 2**31),
-        "acknowledged": (0, 2**31),
-        "examples": (0, 2**40),
-    }
-
-    def to_fields(self) -> dict[str, Field]:
+    def to_fields(self) -> dict[str, Value]:
         """All fields, but those that say nothing."""
-        return {name: value for name, value in asdict(cast(Any, self)).items() if value is not None}
+        return {name: value for name, value in dataclasses.asdict(cast(Any, self)).items() if value is not None}
 
     @classmethod
     def from_fields(cls, mapping: Mapping[str, Any]) -> Self:
-        """The message that these fields are; the optional ones may be missing."""
-        kinds = {field.name: cast(type, field.type) for field in fields(cast(Any, cls))}
-        optional = {name for name, kind in kinds.items() if type(None) in get_args(kind)}
-        if not kinds.keys() - optional <= mapping.keys() <= kinds.keys():
-            odd = sorted(str(name) for name in (mapping.keys() ^ kinds.keys()) - optional)
-            raise MessageError(f"{cls.__name__}: missing or unknown fields: {', '.join(odd)[:200]}")
-        for name, value in mapping.items():
-            expected = get_args(kinds[name])[0] if name in optional else kinds[name]
-            if type(value) is not expected:
-                raise MessageError(f"{cls.__name__}.{name}: {expected.__name__} expected, got {type(value).__name__}")
-            if isinstance(value, str) and (len(value) > 200 or not value.isprintable()):
-                raise MessageError(f"{cls.__name__}.{name}: longer than 200 characters, or not printable")
-            low, high = cls.bounds.get(name, (0, math.inf))
-            if isinstance(value, int | float) and not low <= value < high:  # a NaN is refused too
-                raise MessageError(f"{cls.__name__}.{name}: out of range, from {low} to below {high} expected")
-        return cls(**mapping)
+        """The message that these fields are; the optional ones may be missing.
+
+        Raises:
+            MessageError: A field is missing, unknown, of another type or out of its bounds; the message names it.
+        """
+        if silent := [str(name) for name, value in mapping.items() if value is None]:
+            raise MessageError(f"{cls.__name__}: fields that say nothing are left out: {', '.join(silent)[:_MAX_TEXT]}")
+        try:
+            return cls(**{str(name): value for name, value in mapping.items()})
+        except ValidationError as exc:
+            raise MessageError(_explain(cls.__name__, exc)) from exc
 
 
-@dataclass(frozen=True, kw_only=True)
+_TYPES = {"string_type": "str", "int_type": "int", "float_type": "float", "bool_type": "bool"}
+_TEXTS = ("string_too_long", "string_not_printable")
+
+
+def _explain(kind: str, error: ValidationError) -> str:
+    """One short line, whatever a stranger sent."""
+    faults = error.errors(include_url=False)
+    if odd := [str(fault["loc"][0]) for fault in faults if fault["type"] in ("missing", "unexpected_keyword_argument")]:
+        return f"{kind}: missing or unknown fields: {', '.join(sorted(odd))[:_MAX_TEXT]}"
+    return f"{kind}.{faults[0]['loc'][0]}: {_reason(faults[0])}"
+
+
+def _reason(fault: ErrorDetails) -> str:
+    if fault["type"] in _TYPES:
+        return f"{_TYPES[fault['type']]} expected, got {type(fault['input']).__name__}"
+    if fault["type"] in _TEXTS:
+        return f"longer than {_MAX_TEXT} characters, or not printable"
+    return f"out of range: {fault['msg'].lower()}"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainRequest(_Fields):
     """What a node is to do in a round.
 
@@ -94,18 +129,18 @@ class TrainRequest(_Fields):
         anchor: Where the node's log stood in its last report; left out where it reported none.
     """
 
-    run: str
-    round: int
-    nonce: str
-    layout: str
-    version: int
-    acknowledged: int
-    learning_rate: float
+    run: Text
+    round: Round
+    nonce: Text
+    layout: Text
+    version: Version
+    acknowledged: Acknowledged
+    learning_rate: Rate
     evaluate: bool
-    anchor: str | None = None
+    anchor: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainReply(_Fields):
     """A node's answer to an instruction; a coded update comes beside it.
 
@@ -120,13 +155,28 @@ class TrainReply(_Fields):
         signature: Of the site, where sites sign.
     """
 
-    nonce: str
-    holds: int | None = None
-    log: str | None = None
-    signature: str | None = None
+    nonce: Text
+    holds: Version | None = None
+    log: Text | None = None
+    signature: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
+class CodedReply:
+    """A `TrainReply` and all that travels beside it.
+
+    Attributes:
+        reply: The fields.
+        blob: A coded update, or None.
+        metrics: Measures of the received model by name, or None.
+    """
+
+    reply: TrainReply
+    blob: bytes | None = None
+    metrics: Mapping[str, int | float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class JoinReply(_Fields):
     """A node's answer to the query at the start of a run.
 
@@ -139,35 +189,35 @@ class JoinReply(_Fields):
         signature: Of the site, where sites sign.
     """
 
-    name: str
-    run: str
-    version: int
-    layout: str
-    examples: int
-    signature: str | None = None
+    name: Text
+    run: Text
+    version: Version
+    layout: Text
+    examples: Count
+    signature: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Seal(_Fields):
     """How the server's log stands, signed; and the site's own last checkpoint, countersigned.
 
     See `fedglm.privacy.log.tree_head` for what the fields hold.
     """
 
-    run: str
-    log: str
-    size: int
-    root: str
-    made: str
-    signature: str
-    your_size: int | None = None
-    your_root: str | None = None
-    your_made: str | None = None
-    your_signature: str | None = None
-    your_countersignature: str | None = None
+    run: Text
+    log: Text
+    size: Size
+    root: Text
+    made: Text
+    signature: Text
+    your_size: Size | None = None
+    your_root: Text | None = None
+    your_made: Text | None = None
+    your_signature: Text | None = None
+    your_countersignature: Text | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Sealed(_Fields):
     """A node's answer to a `Seal`: how its own log stands, signed, and its countersignature under the server's.
 
@@ -176,16 +226,16 @@ class Sealed(_Fields):
         countersignature: Under the checkpoint in the `Seal`.
     """
 
-    log: str
-    size: int
-    root: str
-    made: str
-    signature: str
-    key: str
-    countersignature: str
+    log: Text
+    size: Size
+    root: Text
+    made: Text
+    signature: Text
+    key: Text
+    countersignature: Text
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ModRequest(_Fields):
     """What `Compressed` adds to the message of somebody's own Flower strategy, for the node's `compress_uplink`.
 
@@ -195,6 +245,6 @@ class ModRequest(_Fields):
         acknowledged: The last round whose update the server folded in from this node, 0 for none.
     """
 
-    run: str
-    round: int
-    acknowledged: int
+    run: Text
+    round: Round
+    acknowledged: Acknowledged

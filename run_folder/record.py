@@ -144,13 +144,18 @@ class RunRecord:
     @property
     def epsilon(self) -> float | None:
         """The greatest privacy loss over the nodes; None where the run gives no guarantee (an infinite one is none)."""
-        epsilon = number(self.summary.get("epsilon"))
-        return epsilon if epsilon is not None and math.isfinite(epsilon) and epsilon >= 0 else None
+        return epsilon_of(self.summary)
 
     def text(self, key: str) -> str | None:
         """Return a summary field as text; None where it is absent or empty."""
         value = self.summary.get(key)
         return None if value is None or value == "" else str(value)
+
+
+def epsilon_of(summary: Mapping[str, Any]) -> float | None:
+    """The greatest privacy loss over the nodes that a summary tells; None where it is no guarantee."""
+    epsilon = number(summary.get("epsilon"))
+    return epsilon if epsilon is not None and math.isfinite(epsilon) and epsilon >= 0 else None
 
 
 def number(value: object) -> float | None:

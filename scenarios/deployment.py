@@ -16,13 +16,14 @@ from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks.task import Task
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
+from fedglm.privacy.accounting.statement import Statement
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
 from fedglm.privacy.policy.run_spec import NoisePlan
 from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.recipe import Recipe
 from fedglm.run_folder.names import CHECKPOINTS, RUN, SCENARIO
-from fedglm.scenarios.noise_plan import calibrated_noise, run_spec, statement
+from fedglm.scenarios.noise_plan import calibrated_noise, run_spec, statements
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.deployment.run_file import RunFile
@@ -165,9 +166,9 @@ def save_final_model(made: BuiltModel, folder: Path, target: Path) -> None:
         save_release(made.model.module, made.task, target)
 
 
-def stated(scenario: Scenario, sites: int) -> str:
+def stated(scenario: Scenario, sites: int) -> list[Statement]:
     """What the run may say of its privacy."""
-    return statement(scenario, None if scenario.privacy.epsilon is None else _delta(scenario), sites)
+    return statements(scenario, None if scenario.privacy.epsilon is None else _delta(scenario), sites)
 
 
 def _noise(scenario: Scenario) -> NoisePlan:

@@ -12,6 +12,7 @@ from fedglm.privacy.accounting.accountant import calibrate, usual_delta
 from fedglm.privacy.accounting.statement import (
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,
+    Statement,
     client_guarantee,
     guarantee,
 )
@@ -193,8 +194,8 @@ def establish_site(
     initialize(folder, policy, name=site.name)
 
 
-def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:
-    """What a run may say of its privacy.
+def statements(scenario: Scenario, delta: float | None, nodes: int) -> list[Statement]:
+    """What a run may say of its privacy: of the sites' noise, and of the server's where it adds some.
 
     Args:
         scenario: Scenario of the run.
@@ -203,12 +204,12 @@ def statement(scenario: Scenario, delta: float | None, nodes: int) -> str:
     """
     private, client = scenario.privacy, scenario.client_privacy
     if private.epsilon is None or delta is None:
-        said = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
+        stated = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
     else:
-        said = [guarantee(private.epsilon, delta, unit_of(scenario))]
+        stated = [guarantee(private.epsilon, delta, unit_of(scenario))]
     if client.epsilon is not None:
-        said.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
-    return " ".join(said)
+        stated.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
+    return stated
 
 
 def max_epsilon(ledgers: list[Ledger], delta: float) -> float:
@@ -217,5 +218,5 @@ def max_epsilon(ledgers: list[Ledger], delta: float) -> float:
     for ledger in ledgers:
         rows = ledger.rows()
         if rows:
-            worst = max(worst, ledger.spent(rows[0].charge.data_set, rows[0].charge.commitment, delta).epsilon)
+            worst = max(worst, ledger.spending(rows[0].charge.data_set).at(delta).epsilon)
     return worst

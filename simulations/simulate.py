@@ -16,6 +16,7 @@ from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.core.files import storage_errors
+from fedglm.privacy.accounting.statement import summary_fields
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
@@ -30,7 +31,7 @@ from fedglm.scenarios.noise_plan import (
     plan_noise,
     run_spec,
     server_key,
-    statement,
+    statements,
 )
 from fedglm.scenarios.references import reference_losses
 from fedglm.scenarios.scenario import Scenario
@@ -209,7 +210,7 @@ def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),
-        "privacy": statement(scenario, delta, nodes),
+        **summary_fields(statements(scenario, delta, nodes)),
         "epsilon": None,
         "delta": delta,
         "client_epsilon": None,

@@ -212,7 +212,10 @@ def _against_plan(group: Group, plan: RunPlan, noise: Mechanism | None) -> str |
 
 
 def _epsilons(record: LogRecord, policies: dict[int, dict[str, Any]]) -> list[tuple[Promise, Check]]:
-    """What each data set has spent, by two accountants from the rows alone, against the limit of its policy."""
+    """What each data set has spent, by two accountants from the rows alone, against the limit of its policy.
+
+    Added up here, and not by `privacy.ledger.spending`, which the node itself uses: a fault there would hide itself.
+    """
     groups = list(record.scan.groups.values())
     pairs = {(group.fields["data_set"], group.fields["commitment"]) for group in groups}
     found = []

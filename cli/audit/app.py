@@ -13,8 +13,8 @@ from fedglm.cli.audit.report import report
 from fedglm.cli.audit.verify import verify
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
-    from fedglm.privacy.ledger.charges import LedgerRow
     from fedglm.privacy.ledger.ledger import Ledger
+    from fedglm.privacy.ledger.spending import Spending
     from fedglm.privacy.policy.policy import Policy
 
 app = typer.Typer(help="What a compliance officer asks of a node or of a run.", no_args_is_help=True)
@@ -95,7 +95,8 @@ def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[s
     for row in found.rows():
         charge = row.charge
         if charge.data_set not in sets:
-            sets[charge.data_set] = {"budget": budget, "delta": delta, **_spent(found, row, delta)}
+            spending = found.spending(charge.data_set)
+            sets[charge.data_set] = {"budget": budget, "delta": delta, **_spent(spending, delta)}
     stretches = [
         {
             "releases": stretch.count,
@@ -116,13 +117,10 @@ def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[s
     return {"rows": head.rows, "head": head.sha256, "data_sets": sets, "charges": stretches}
 
 
-def _spent(found: "Ledger", row: "LedgerRow", delta: float | None) -> dict[str, Any]:
-    history = found.history(row.charge.data_set, row.charge.commitment)
-    bare = any(entry.charge.mechanism is None for entry in history)
-    if delta is None:
-        return {"epsilon": None, "prv": None, "pld": None, "rdp": None, "without_noise": bare}
-    spent = found.spent(row.charge.data_set, row.charge.commitment, delta)
-    return {"epsilon": spent.epsilon, "prv": spent.prv, "pld": spent.pld, "rdp": spent.rdp, "without_noise": bare}
+def _spent(spending: "Spending", delta: float | None) -> dict[str, Any]:
+    spent = None if delta is None else spending.at(delta)
+    figures = {name: spent and getattr(spent, name) for name in ("epsilon", "prv", "pld", "rdp")}
+    return {**figures, "without_noise": spending.without_noise}
 
 
 def _print(path: Path, about: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from fedglm.reports.comparison.formats import in_line, label_lines, name_of, noi
 from fedglm.reports.comparison.peers import stands_for
 from fedglm.reports.comparison.to_target import Comparison, Spread, Standing, Way
 from fedglm.reports.formats import byte_count, times
+from fedglm.reports.run.guarantees import statements
 
 _WAYS: tuple[Way, ...] = ("up", "down", "total")
 Form = Callable[[float], str]
@@ -30,7 +31,7 @@ def print_comparison(found: Comparison, folder: Path) -> None:
     for line in _notes(found):
         console.print(line)
     base = found.standings[0].run
-    print_statements(console, base.text("privacy") or "", private=base.epsilon is not None)
+    print_statements(console, statements(base.summary, base.settings))
     print_report(console, folder)
 
 

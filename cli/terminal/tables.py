@@ -1,6 +1,7 @@
 """Tables for the terminal, at most 100 columns wide."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedglm.privacy.accounting.statement import Guarantee, Statement
 from fedglm.reports.formats import byte_count
 from fedglm.reports.run.guarantees import statements
 
@@ -58,7 +60,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
             name, finite(measured["loss"], ".4f"), finite(measured[metric], metric_form(metric)), style=style
         )
     console.print(results)
-    print_statements(console, summary["privacy"], private=summary["epsilon"] is not None)
+    print_statements(console, statements(summary, {}))
     if summary["epsilon"] is not None:
         console.print(f"spent: epsilon {summary['epsilon']:.2f}, the greatest that a site's ledger shows")
     if summary.get("client_epsilon") is not None:
@@ -70,18 +72,11 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     print_report(console, folder)
 
 
-def print_statements(console: Console, text: str, *, private: bool) -> None:
-    """What a run says of its privacy, each kind by itself; yellow where there is no guarantee.
-
-    Args:
-        console: Where to.
-        text: The run's statement.
-        private: Whether the sites add noise.
-    """
-    of_sites, of_nodes = statements(text)
-    for said, style in ((of_sites, "green" if private else "yellow"), (of_nodes, "green")):
-        if said:
-            console.print(f"[{style}]{escape(said)}[/{style}]")
+def print_statements(console: Console, stated: Sequence[Statement]) -> None:
+    """What a run states of its privacy, each guarantee by itself; yellow where there is none."""
+    for statement in stated:
+        style = "green" if statement.code in (Guarantee.UNITS, Guarantee.NODES) else "yellow"
+        console.print(f"[{style}]{escape(statement.text)}[/{style}]")
 
 
 def _of_nodes(summary: dict[str, Any]) -> str:

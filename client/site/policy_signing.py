@@ -12,6 +12,7 @@ from fedglm.client.site.settings import SiteError
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, initialize, is_established
+from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import MAX_BYTES, Policy, sign_policy
@@ -65,7 +66,7 @@ def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
         initialize(folder, policy, name=site.name)
     write_atomically(folder / POLICY, content)
     policy = sign_policy(folder / POLICY, key)
-    CustodyLog(folder / LOG, key).in_force(policy, Ledger(folder / LEDGER))
+    ReleaseTransaction(Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)).put_in_force(policy)
     return Signed(policy, left_out)
 
 

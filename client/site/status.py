@@ -40,15 +40,14 @@ def read_status(site: Site) -> SiteStatus:
     """
     folder = site.custody_folder
     policy = load_policy(folder / POLICY, site.key().public) if is_established(folder) else None
-    log = RefusalLog(folder / REFUSALS)
-    entries, counts = log.entries(), log.counts().values()
-    latest = max([*entries[-1:], *(count.last for count in counts)], key=lambda entry: entry.time, default=None)
+    refusals = RefusalLog(folder / REFUSALS).summary()
+    last = refusals.last
     return SiteStatus(
         policy=policy,
         budget=read_budget(folder, policy) if policy is not None else None,
         missing_keys=tuple(missing_keys(policy)) if policy is not None else (),
-        refusals=len(entries) + sum(count.count for count in counts),
-        last_refusal=(latest.time, latest.rule, latest.reason) if latest is not None else None,
+        refusals=refusals.by_rule.total(),
+        last_refusal=(last.time, last.rule, last.reason) if last is not None else None,
         last_work=_last_work(site),
     )
 

@@ -14,7 +14,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fedglm.client.site.folder import Site
-from fedglm.privacy.custody.budget_left import spent_on
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
@@ -73,15 +72,13 @@ class SiteCollector(Collector):
         return [in_force, *self._budget[1]]
 
     def _refusals(self) -> list[Metric]:
-        log = RefusalLog(self._site.custody_folder / REFUSALS)
-        entries, counts = log.entries(), log.counts()
-        by_rule = Counter(entry.rule for entry in entries) + Counter({rule: c.count for rule, c in counts.items()})
+        summary = RefusalLog(self._site.custody_folder / REFUSALS).summary()
         refusals = CounterMetricFamily("fedglm_site_refusals", "What the site refused, by rule", labels=["rule"])
-        for rule, number in by_rule.items():
+        for rule, number in summary.by_rule.items():
             refusals.add_metric([rule], number)
         last = GaugeMetricFamily("fedglm_site_last_refusal_timestamp_seconds", "When the site last refused something")
-        if moments := [entry.time for entry in (*entries[-1:], *(count.last for count in counts.values()))]:
-            last.add_metric([], _seconds(max(moments)))
+        if summary.last is not None:
+            last.add_metric([], _seconds(summary.last.time))
         return [refusals, last]
 
     def _state(self) -> list[Metric]:
@@ -119,7 +116,7 @@ def _of_ledger(ledger: Ledger, policy: Policy) -> list[Metric]:
     rows = ledger.rows()
     for name in {policy.data_set, *(row.charge.data_set for row in rows)}:
         own = [row for row in rows if row.charge.data_set == name]
-        if (epsilon := spent_on(ledger, name, policy)) is not None:
+        if (epsilon := ledger.spending(name).epsilon(policy.delta)) is not None:
             spent.add_metric([name], epsilon)
         for purpose, number in Counter(row.charge.purpose for row in own).items():
             releases.add_metric([name, purpose], number)

@@ -1,30 +1,119 @@
-"""What a run may say of its privacy, in words that stay within what was done."""
+"""What a run asks of privacy, and what it may say of it, in words that stay within what was done."""
 
-NO_GUARANTEE = (
-    "No privacy guarantee: this run adds no noise. The server sees each node's update, and updates can reveal "
-    "training records, coded or not."
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA
+
+MIN_EPSILON = 0.05
+"""The accountants are exact to 0.02, so less cannot be asked for."""
+
+
+class PrivacySettings(BaseModel):
+    """`[privacy]`: the guarantee that a run asks for.
+
+    Attributes:
+        epsilon: Greatest privacy loss of each site over the whole run, at `delta`; None trains without noise.
+        delta: Probability with which that may fail. None takes 1 / (10 x units) of the smallest site, rounded down.
+        clipping_norm: Greatest L2 norm of what one unit contributes to a step.
+        unit: What is protected: "record", or the field that says whose a record is. None takes `data.unit_field` where
+            there is one, else "record".
+        records_per_unit: Most records of a unit that a step looks at.
+        noise_slack: A site whose ledger has too little left for the whole run adds up to so many times the plan's
+            noise. One that would need more takes part until its budget ends.
+        units: Number of units that a site declares, the smallest one's where they differ. For real sites alone, whose
+            data nobody sees; a simulation counts.
+        metrics_share: Share of epsilon that measures of the sites spend, where `federation.node_metrics` asks for them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epsilon: float | None = Field(default=None, ge=MIN_EPSILON, le=50)
+    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
+    clipping_norm: float = Field(default=1.0, gt=0, le=1e6)
+    unit: str | None = Field(default=None, min_length=1, max_length=100)
+    records_per_unit: int = Field(default=4, ge=1, le=100_000)
+    noise_slack: float = Field(default=2.0, ge=1, le=100)
+    units: int | None = Field(default=None, ge=1, le=2**53)
+    metrics_share: float = Field(default=0.1, gt=0, le=0.9)
+
+
+class Guarantee(StrEnum):
+    """What a run guarantees; its name in summaries."""
+
+    NONE = "none"
+    NONE_AGAINST_SERVER = "none-against-server"
+    UNITS = "units"
+    NODES = "nodes"
+
+
+TITLES: dict[str, str] = {
+    Guarantee.NONE: "No privacy guarantee",
+    Guarantee.NONE_AGAINST_SERVER: "No privacy guarantee against the server",
+    Guarantee.UNITS: "Differential privacy",
+    Guarantee.NODES: "Differential privacy of whole nodes",
+}
+"""How the statement of each begins."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence that a run must show beside its figures.
+
+    Attributes:
+        code: What is guaranteed; another word in the summary of a later version.
+        detail: All but the title.
+    """
+
+    code: str
+    detail: str
+
+    @property
+    def text(self) -> str:
+        """Title and detail."""
+        title = TITLES.get(self.code)
+        return f"{title}: {self.detail}" if title else self.detail
+
+
+def summary_fields(statements: Sequence[Statement]) -> dict[str, Any]:
+    """Statements as a run's summary holds them: in words for people, and each with its code."""
+    return {
+        "privacy": " ".join(statement.text for statement in statements),
+        "guarantees": [{"code": str(statement.code), "detail": statement.detail} for statement in statements],
+    }
+
+
+NO_GUARANTEE = Statement(
+    Guarantee.NONE,
+    "this run adds no noise. The server sees each node's update, and updates can reveal training records, coded or "
+    "not.",
+)
+
+NO_GUARANTEE_AGAINST_SERVER = Statement(
+    Guarantee.NONE_AGAINST_SERVER, "the sites add no noise, and the server sees each node's update."
 )
 
 
-def guarantee(epsilon: float, delta: float, unit: str) -> str:
-    """The sentence that a run with noise must show beside its figures."""
-    return (
-        f"Differential privacy: all that leaves a site in the run is private at epsilon {epsilon:.3g} and delta "
-        f"{delta:.1g} for each {unit}, added or removed, against the server, other sites and outsiders, as long as the "
-        "site's own software and host are honest. Somebody with data at several sites adds their epsilons up."
+def guarantee(epsilon: float, delta: float, unit: str) -> Statement:
+    """What a run with noise states."""
+    return Statement(
+        Guarantee.UNITS,
+        f"all that leaves a site in the run is private at epsilon {epsilon:.3g} and delta {delta:.1g} for each {unit}, "
+        "added or removed, against the server, other sites and outsiders, as long as the site's own software and host "
+        "are honest. Somebody with data at several sites adds their epsilons up.",
     )
 
 
-def client_guarantee(epsilon: float, delta: float) -> str:
-    """The sentence that a run whose server adds noise must show beside its figures."""
-    return (
-        f"Differential privacy of whole nodes: the models of all rounds are private at epsilon {epsilon:.3g} and delta "
-        f"{delta:.1g} for all that one node holds, the node added or removed, against whoever sees the models, as long "
-        "as the server is honest, which sees each update and adds the noise, and keeps to itself who took part in a "
-        "round and what the run's records say. Other runs with the same nodes add up."
+def client_guarantee(epsilon: float, delta: float) -> Statement:
+    """What a run whose server adds noise states."""
+    return Statement(
+        Guarantee.NODES,
+        f"the models of all rounds are private at epsilon {epsilon:.3g} and delta {delta:.1g} for all that one node "
+        "holds, the node added or removed, against whoever sees the models, as long as the server is honest, which "
+        "sees each update and adds the noise, and keeps to itself who took part in a round and what the run's records "
+        "say. Other runs with the same nodes add up.",
     )
-
-
-NO_GUARANTEE_AGAINST_SERVER = (
-    "No privacy guarantee against the server: the sites add no noise, and the server sees each node's update."
-)

@@ -1,4 +1,4 @@
-"""What a site's ledger says that is left of its privacy budget, for checks, status and metrics."""
+"""What a site's ledger says that is left of its privacy budget, for checks and status."""
 
 import math
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ class BudgetState:
     Attributes:
         releases: Rows of the ledger.
         last: When the last one was written, UTC, ISO 8601; None for none.
-        spent: Epsilon at the policy's delta; infinite once something was released without noise; None where that
-            cannot be told, see `spent_on`.
+        spent: Epsilon at the policy's delta, see `Spending.epsilon`.
         epsilon: What the policy permits in all; None where it sets no limit.
     """
 
@@ -48,27 +47,6 @@ def read_budget(custody: Path, policy: Policy) -> BudgetState:
         LedgerError: It is missing or damaged.
     """
     ledger = Ledger(custody / LEDGER)
-    rows = ledger.rows()
+    rows, spending = ledger.rows(), ledger.spending(policy.data_set)
     epsilon = policy.epsilon if policy.delta is not None else None
-    return BudgetState(len(rows), rows[-1].time if rows else None, spent_on(ledger, policy.data_set, policy), epsilon)
-
-
-def spent_on(ledger: Ledger, data_set: str, policy: Policy) -> float | None:
-    """Epsilon at the policy's delta that was spent on a data set.
-
-    Args:
-        ledger: Verified as it is read.
-        data_set: Its name.
-        policy: Says delta.
-
-    Returns:
-        Infinite once something was released without noise; None where something was released and the policy does not
-        say at which delta to tell.
-    """
-    # The content as it was last charged: to commit to the records anew would mean to read them all.
-    contents = [row.charge.commitment for row in ledger.rows() if row.charge.data_set == data_set]
-    if not contents:
-        return 0.0
-    if any(row.charge.mechanism is None for row in ledger.history(data_set, contents[-1])):
-        return math.inf
-    return None if policy.delta is None else ledger.spent(data_set, contents[-1], policy.delta).epsilon
+    return BudgetState(len(rows), rows[-1].time if rows else None, spending.epsilon(policy.delta), epsilon)

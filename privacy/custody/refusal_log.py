@@ -13,6 +13,7 @@ refused has a line or is counted. A site that wants lines again moves both files
 
 import fcntl
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -63,6 +64,19 @@ class RefusalCount:
     count: int
     first: RefusalEntry
     last: RefusalEntry
+
+
+@dataclass(frozen=True)
+class RefusalSummary:
+    """All refusals of a site.
+
+    Attributes:
+        by_rule: How many there were of each rule.
+        last: The last one; None for none.
+    """
+
+    by_rule: Counter[str]
+    last: RefusalEntry | None
 
 
 class RefusalLog:
@@ -125,6 +139,18 @@ class RefusalLog:
             return {rule: _count_of(fields) for rule, fields in tree.items()}
         except (ValueError, TypeError, AttributeError) as exc:
             raise PrivacyError(f"{self._counts_path} is damaged: move it away, and refusals are counted anew") from exc
+
+    def summary(self) -> RefusalSummary:
+        """All refusals, those with a line of their own and those that were only counted.
+
+        Raises:
+            PrivacyError: A line or the counts are damaged.
+        """
+        entries, counts = self.entries(), self.counts()
+        by_rule = Counter(entry.rule for entry in entries)
+        by_rule.update({rule: count.count for rule, count in counts.items()})
+        latest = [*entries[-1:], *(count.last for count in counts.values())]
+        return RefusalSummary(by_rule, max(latest, key=lambda entry: entry.time, default=None))
 
     def _keep(self, file: BinaryIO, entry: RefusalEntry) -> None:
         """Write a line or a count; nobody else does in the meantime."""

@@ -1,25 +1,26 @@
-"""What a site writes into its signed log, and how that log is held to the ledger.
+"""What a site writes into its signed log, and what it remembers of it.
 
-Each row of the ledger has one entry in the log, in the same order: `release` where bytes left, `charged` where noise
-met data and nothing left for it, or the node was killed between charge and entry. So neither can be cut or put back
-without the other, and who keeps an anchor of the log has one of both.
+Each row of the ledger has one entry here, in the same order: `release` where bytes left, `charged` where noise met data
+and nothing left for it, or the node was killed between charge and entry. `privacy.custody.transaction` keeps the two
+together.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from fedglm.privacy.accounting.accountant import upper_bound
-from fedglm.privacy.errors import LogError, PrivacyError, Refusal
-from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.ledger.charges import Budget, Charge, LedgerRow, related
-from fedglm.privacy.ledger.ledger import Ledger
+from fedglm.privacy.custody.tree_heads import ExchangedHeads
+from fedglm.privacy.errors import LogError, Refusal
+from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.ledger.charges import Charge, LedgerRow
+from fedglm.privacy.ledger.spending import Spending
 from fedglm.privacy.log.chained_file import Head, now
 from fedglm.privacy.log.entries import CHARGES
 from fedglm.privacy.log.signed_log import Entry, SignedLog
-from fedglm.privacy.log.tree_head import MAX_SEALS, SignedTreeHead, vouch
+from fedglm.privacy.log.tree_head import SignedTreeHead, vouch
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 
@@ -27,9 +28,6 @@ _ALL_OF: Final = 1000
 """So many refusals of a rule, and plans under which nothing left, have an entry each; after that one an hour has, for a
 server could fill the disk. All refusals are counted in the log of refusals."""
 _SPARSE: Final = timedelta(hours=1)
-MAX_IDLE_SEALS: Final = 10
-"""Checkpoints of a run under whose plan nothing has left: it needs a few, and a server has many such plans."""
-_Put = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,56 @@ class Release:
     rules: Sequence[str] = ()
 
 
+class EntryWriter:
+    """Writes entries about policy and ledger, all of a block or none: see `CustodyLog.writing`.
+
+    Args:
+        put: Takes the kind and the fields of an entry.
+        delta: Of the policy in force, which entries tell epsilon at; None where it names none.
+    """
+
+    def __init__(self, put: Callable[[str, Mapping[str, Any]], None], delta: float | None) -> None:
+        self._put, self._delta = put, delta
+
+    def policy(self, policy: Policy) -> None:
+        """A policy is in force from now on."""
+        self._put("policy", {"policy": policy.sha256, "content": policy.model_dump(mode="json")})
+
+    def charged(self, row: LedgerRow, spending: Spending) -> None:
+        """A row was charged for which nothing left.
+
+        Args:
+            row: Of the ledger.
+            spending: Of its data set, up to the row.
+        """
+        self._put("charged", self._of_row(row, spending))
+
+    def released(self, row: LedgerRow, spending: Spending, release: Release) -> None:
+        """A row was charged for something that leaves.
+
+        Args:
+            row: Of the ledger.
+            spending: Of its data set, up to the last row of the same message.
+            release: What leaves.
+        """
+        own = {"bytes": release.size, "non_zeros": release.non_zeros, "codec": release.codec}
+        self._put("release", {**self._of_row(row, spending), **own, "rules": list(release.rules)})
+
+    def resent(self, release: Release) -> None:
+        """What was charged for before leaves again."""
+        charge = release.charge
+        fields = {"run": charge.run, "round": charge.round, "release": charge.release, "bytes": release.size}
+        self._put("resent", fields)
+
+    def _of_row(self, row: LedgerRow, spending: Spending) -> dict[str, Any]:
+        charge, delta = row.charge, None if spending.without_noise else self._delta
+        names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
+        fields = {name: getattr(charge, name) for name in names} | ({} if charge.id is None else {"id": charge.id})
+        fields["mechanism"] = charge.mechanism and charge.mechanism.to_fields()
+        epsilon = None if delta is None else spending.upper_bound(delta)
+        return {**fields, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}
+
+
 class CustodyLog:
     """The log of a site, in the file at `path`.
 
@@ -64,11 +112,9 @@ class CustodyLog:
     """
 
     def __init__(self, path: Path, key: SigningKey, previous: SigningKey | None = None) -> None:
-        self._rows: list[str] = []
+        self._row_hashes: list[str] = []
         self._resent: set[str] = set()
-        self._witnessed: dict[str, tuple[str, set[int]]] = {}
-        self._countersigned: set[tuple[int, str]] = set()
-        self._keys: list[PublicKey] = []
+        self._heads = ExchangedHeads()
         self._policy = ""
         self._delta: float | None = None
         self._plans: dict[str, str] = {}
@@ -85,33 +131,41 @@ class CustodyLog:
         """Where the log stands: what the server keeps as an anchor."""
         return self._log.head
 
+    @property
+    def origin(self) -> str:
+        """What the log's chain begins with."""
+        return self._log.origin
+
+    @property
+    def policy(self) -> str:
+        """SHA-256 (hex) of the policy that is in force; empty before the first."""
+        return self._policy
+
+    @property
+    def row_hashes(self) -> Sequence[str]:
+        """Hashes (hex) of the ledger's rows that have an entry, in order."""
+        return self._row_hashes
+
+    @property
+    def resent(self) -> Set[str]:
+        """SHA-256 (hex) of all that left more than once."""
+        return self._resent
+
     def holds(self, anchor: Head) -> bool:
         """Whether the log once stood at `anchor`; False says that it was rolled back, cloned or made anew."""
         return self._log.holds(anchor)
 
-    def check(self, ledger: Ledger) -> None:
-        """Hold log and ledger to each other.
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[EntryWriter]:
+        """Write entries about policy and ledger; on the disk for good when the block is through, all or none.
+
+        Other processes wait until then, and all that they wrote before has been remembered.
 
         Raises:
-            LogError: One of them was rolled back, or changed.
+            LogError: They could not be written.
         """
-        self._check(ledger.rows(), 0)
-
-    def _check(self, rows: Sequence[LedgerRow], start: int) -> None:
-        logged = self._rows
-        if len(logged) > len(rows):
-            raise LogError(f"the ledger has {len(rows)} rows, and the log shows {len(logged)}: it was rolled back")
-        for row, digest in zip(rows[start:], logged[start:], strict=False):
-            if row.hash != digest:
-                raise LogError(f"row {row.number} of the ledger is another than the log shows: one of them was changed")
-
-    def in_force(self, policy: Policy, ledger: Ledger) -> None:
-        """A policy is in force from now on; what was charged for before it stands before it."""
-        if policy.sha256 == self._policy:
-            return
         with self._log.writing() as put:
-            self._mend(ledger.rows(), put)
-            put("policy", {"policy": policy.sha256, "content": policy.model_dump(mode="json")})
+            yield EntryWriter(put, self._delta)
 
     def admitted(self, signed: SignedPlan, rules: Sequence[str]) -> None:
         """The plan of a run was admitted.
@@ -133,81 +187,15 @@ class CustodyLog:
 
         Written where it is another than before.
         """
-        found = {"tls": tls, "certificate": certificate, "authority": authority}
-        if found != self._link:
-            self._log.append("link", found)
+        link = {"tls": tls, "certificate": certificate, "authority": authority}
+        if link != self._link:
+            self._log.append("link", link)
 
-    def refused(self, refusal: Refusal, run: str, server_round: int) -> None:
-        """Something was refused."""
-        count, last = self._refusals.get(refusal.rule, (0, ""))
+    def refused(self, rule: str, run: str, server_round: int) -> None:
+        """Something was refused by a rule."""
+        count, last = self._refusals.get(rule, (0, ""))
         if not _is_enough(count, last):
-            self._log.append("refused", {"run": run, "round": server_round, "rule": refusal.rule})
-
-    def release(self, ledger: Ledger, budget: Budget | None, leaving: Sequence[Release]) -> None:
-        """Charge for what leaves in a message, and write it down; only then may it leave.
-
-        What was charged for this very attempt leaves again for nothing.
-
-        Args:
-            ledger: The site's.
-            budget: What the data set may spend in all; None for no limit.
-            leaving: All that leaves.
-
-        Raises:
-            Refusal: Rule `epsilon-budget`, or `policy-changed`: it was made under another policy than is in force.
-            LedgerError, LogError: It could not be written.
-        """
-        self._catch_up(ledger)
-        with self._log.writing() as put:  # others wait: charge and entry belong together
-            fresh = self._fresh([each.charge for each in leaving], ledger.rows(), put)
-            for each in leaving:
-                if (
-                    each.charge not in fresh and each.charge.release not in self._resent
-                ):  # once, however often it is asked
-                    of_round = {"run": each.charge.run, "round": each.charge.round}
-                    put("resent", {**of_round, "release": each.charge.release, "bytes": each.size})
-            if not fresh:
-                return
-            head = ledger.charge(fresh[0], budget, *fresh[1:])
-            rows = ledger.rows()[: head.rows]
-            new = [each for each in leaving if each.charge in fresh]
-            for each, row in zip(new, rows[-len(new) :], strict=True):
-                own = {"bytes": each.size, "non_zeros": each.non_zeros, "codec": each.codec, "rules": list(each.rules)}
-                put("release", {**_fields(row, *_so_far(rows, row, self._delta)), **own})
-
-    def charge(self, ledger: Ledger, budget: Budget | None, charges: Sequence[Charge]) -> None:
-        """Charge for an attempt of which nothing leaves; for one that was charged before, do nothing.
-
-        Args:
-            ledger: The site's.
-            budget: What the data set may spend in all; None for no limit.
-            charges: All that the attempt's noise was for.
-
-        Raises:
-            Refusal, LedgerError, LogError: As `release`; nothing of the attempt could have left then.
-        """
-        self._catch_up(ledger)
-        with self._log.writing() as put:
-            fresh = self._fresh(charges, ledger.rows(), put)
-            if fresh:
-                ledger.charge(fresh[0], budget, *fresh[1:])
-                self._mend(ledger.rows(), put)
-
-    def _catch_up(self, ledger: Ledger) -> None:
-        """By itself: whatever happens to the next charge, the log knows those before it."""
-        if len(rows := ledger.rows()) > len(self._rows):
-            with self._log.writing() as put:
-                self._mend(rows, put)
-
-    def _fresh(self, charges: Sequence[Charge], rows: Sequence[LedgerRow], put: _Put) -> list[Charge]:
-        """Those of the charges that no row has paid for yet."""
-        self._mend(rows, put)
-        if any(charge.mechanism is not None and charge.id is None for charge in charges):
-            raise PrivacyError("a charge for noise names the attempt that it pays for")
-        if any(charge.policy != self._policy for charge in charges):
-            raise Refusal("policy-changed", "another policy was signed while the answer was made: ask again")
-        charged = {row.charge.key for row in rows}
-        return [charge for charge in charges if charge.key not in charged]
+            self._log.append("refused", {"run": run, "round": server_round, "rule": rule})
 
     def seal(
         self, signed: SignedPlan, theirs: SignedTreeHead, ours: tuple[SignedTreeHead, str] | None
@@ -216,8 +204,8 @@ class CustodyLog:
 
         Args:
             signed: The plan that is pinned, of whose run that log is.
-            theirs: The server's checkpoint.
-            ours: A checkpoint of this log, and the server's countersignature (hex); None where it has seen none.
+            theirs: The server's tree head.
+            ours: A tree head of this log, and the server's countersignature (hex); None where it has seen none.
 
         Returns:
             The site's signature over all entries, these included.
@@ -226,64 +214,33 @@ class CustodyLog:
             Refusal: Rule `seal`: something is not signed, is not of this log, or there were too many.
             LogError: It could not be written.
         """
-        run, server = signed.plan.run, signed.server
-        if not theirs.is_by(server):
-            raise Refusal("seal", "the server's checkpoint is not signed by the key that signed the plan")
         with self._log.writing() as put:
-            log, seen = self._witnessed.get(run, (theirs.log, set()))
-            if log != theirs.log:
-                raise Refusal("seal", "the server's log of this run is another than before")
-            if ours is not None:
-                own, countersignature = ours
-                known = own.log == self._log.origin and any(own.is_by(key) for key in self._keys)
-                if not known or not own.is_countersigned(server, countersignature):
-                    raise Refusal("seal", "what the server countersigned is no checkpoint of this log")
-                # Kept with a new checkpoint alone, for this entry itself makes another checkpoint to countersign.
-                if theirs.size not in seen and (own.size, server.hex) not in self._countersigned:
-                    put("countersigned", {**own.to_fields(), "by": server.hex, "countersignature": countersignature})
-            if theirs.size not in seen:
-                limit = MAX_SEALS if signed.plan.sha256 in self._used else MAX_IDLE_SEALS
-                if len(seen) >= limit:
-                    raise Refusal("seal", f"more than {limit} checkpoints of one run")
-                fields = {"run": run, "log": theirs.log, "name": "server", "key": server.hex}
-                put("witnessed", {**fields, **theirs.to_fields()})
+            idle = signed.plan.sha256 not in self._used
+            for kind, fields in self._heads.verify(self._log.origin, signed, theirs, ours, idle=idle):
+                put(kind, fields)
         return self._log.checkpoint()
 
-    @property
-    def origin(self) -> str:
-        """What the log's chain begins with."""
-        return self._log.origin
-
-    def _mend(self, rows: Sequence[LedgerRow], put: _Put) -> None:
-        """Write down what was charged and has no entry: nothing left for it, or the node was killed between."""
-        self._check(rows, max(0, len(self._rows) - 1))  # the hash of a row is over all before it
-        for row in rows[len(self._rows) :]:
-            put("charged", _fields(row, *_so_far(rows[: row.number], row, self._delta)))
-
-    def _remember(self, found: Entry) -> None:
-        kind = found["kind"]
+    def _remember(self, entry: Entry) -> None:
+        kind = entry["kind"]
+        self._heads.remember(entry)
         if kind in CHARGES:
-            if found["row"] != len(self._rows) + 1:
-                raise LogError(f"it is about row {found['row']} of the ledger, and row {len(self._rows) + 1} is next")
-            self._rows.append(found["row_hash"])
-            self._used.add(found["plan"])
-        elif kind in ("opened", "key"):
-            self._keys.append(PublicKey.from_hex(found["key"]))
-        elif kind == "witnessed":
-            self._witnessed.setdefault(found["run"], (found["log"], set()))[1].add(found["size"])
-        elif kind == "countersigned":
-            self._countersigned.add((found["size"], found["by"]))
+            if entry["row"] != len(self._row_hashes) + 1:
+                raise LogError(
+                    f"it is about row {entry['row']} of the ledger, and row {len(self._row_hashes) + 1} is next"
+                )
+            self._row_hashes.append(entry["row_hash"])
+            self._used.add(entry["plan"])
         elif kind == "resent":
-            self._resent.add(found["release"])
+            self._resent.add(entry["release"])
         elif kind == "policy":
-            self._policy, self._delta = found["policy"], found["content"]["delta"]
+            self._policy, self._delta = entry["policy"], entry["content"]["delta"]
         elif kind == "plan":
-            self._plans[found["plan"]] = found["time"]
+            self._plans[entry["plan"]] = entry["time"]
         elif kind == "link":
-            self._link = {name: found[name] for name in ("tls", "certificate", "authority")}
+            self._link = {name: entry[name] for name in ("tls", "certificate", "authority")}
         elif kind == "refused":
-            count, _ = self._refusals.get(found["rule"], (0, ""))
-            self._refusals[found["rule"]] = count + 1, found["time"]
+            count, _ = self._refusals.get(entry["rule"], (0, ""))
+            self._refusals[entry["rule"]] = count + 1, entry["time"]
 
 
 def _is_enough(count: int, last: str) -> bool:
@@ -294,19 +251,3 @@ def _is_enough(count: int, last: str) -> bool:
 def open_log(path: Path, key: SigningKey, name: str) -> None:
     """Begin a site's log in a new file; raises LogError where there is one."""
     SignedLog.create(path, key, role="site", name=name)
-
-
-def _fields(row: LedgerRow, epsilon: float | None, delta: float | None) -> dict[str, Any]:
-    charge = row.charge
-    names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
-    told = {name: getattr(charge, name) for name in names} | ({} if charge.id is None else {"id": charge.id})
-    noise = charge.mechanism and charge.mechanism.to_fields()
-    return {**told, "mechanism": noise, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}
-
-
-def _so_far(rows: Sequence[LedgerRow], row: LedgerRow, delta: float | None) -> tuple[float | None, float | None]:
-    """What the row's data set has spent with it: an upper bound, and the delta that it is told at."""
-    noise = [each.charge.mechanism for each in related(rows, row.charge.data_set, row.charge.commitment)]
-    if delta is None or None in noise:
-        return None, None
-    return upper_bound([mechanism.event() for mechanism in noise if mechanism is not None], delta), delta

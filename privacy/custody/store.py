@@ -18,8 +18,9 @@ from pathlib import Path
 
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.refusal_log import RefusalLog
+from fedglm.privacy.custody.remaining_budget import noise_for_remaining_budget
 from fedglm.privacy.custody.site_log import CustodyLog, Release, open_log
-from fedglm.privacy.custody.stretched_noise import noise_for_remaining_budget
+from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.private_files import private_folder
@@ -90,20 +91,24 @@ class Custody:
         key = SigningKey.load(folder / KEY)
         policy = load_policy(folder / POLICY, key.public)
         ledger, log = Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)
-        log.check(ledger)
-        log.in_force(policy, ledger)
+        transaction = ReleaseTransaction(ledger, log)
+        transaction.verify()
+        transaction.put_in_force(policy)
         salt = site_salt(folder / SALT)
         refusals = RefusalLog(folder / REFUSALS)
         return cls(policy, ledger, refusals, log, key, unit, lambda: commitment(records(), salt))
 
     @contextlib.contextmanager
     def logged(self, run: str, server_round: int) -> Iterator[None]:
-        """Write a refusal in the block down before it goes on."""
+        """Write a refusal in the block down before it goes on: in words for the site, by its rule in the signed log.
+
+        All refusals of a site pass here, and `RefusalLog.summary` counts them.
+        """
         try:
             yield
         except Refusal as refusal:
             entry = self.refusals.record(refusal, run=run, round_number=server_round)
-            self.log.refused(refusal, entry.run or "-", server_round)
+            self.log.refused(entry.rule, entry.run or "-", server_round)
             raise
 
     def mechanism_for(self, plan: RunPlan) -> Mechanism | None:
@@ -114,7 +119,7 @@ class Custody:
         budget = self._budget(plan.spec.noise.mechanism)
         if plan.spec.noise.mechanism is None or budget is None:
             return plan.spec.noise.mechanism
-        return noise_for_remaining_budget(plan, self.ledger.history(self.policy.data_set, self.commitment), budget)
+        return noise_for_remaining_budget(plan, self.ledger.spending(self.policy.data_set, self.commitment), budget)
 
     def charge_of(
         self,
@@ -151,28 +156,34 @@ class Custody:
             id=attempt,
         )
 
-    def afford(self, *charges: Charge) -> None:
-        """Refuse beforehand what `pay` would refuse afterwards."""
-        first, *others = charges
-        self.ledger.check(first, self._budget(first.mechanism), *others)
-
-    def pay(self, *leaving: Release) -> None:
-        """Charge the ledger for all that leaves in a message, but for attempts that have been charged before.
+    def check_budget(self, *charges: Charge) -> None:
+        """Refuse beforehand what `charge` would refuse for its budget.
 
         Raises:
             Refusal: Rule `epsilon-budget`.
+        """
+        self._transaction.check_budget(self._budget(charges[0].mechanism), charges)
+
+    def charge(self, *releases: Release) -> None:
+        """Charge the ledger for all that leaves in a message, but for attempts that have been charged before.
+
+        Raises:
+            Refusal: Rule `epsilon-budget`, or `policy-changed`.
             LedgerError, LogError: It could not be written down.
         """
-        budget = self._budget(leaving[0].charge.mechanism)
-        self.log.release(self.ledger, budget, leaving)
+        self._transaction.charge(self._budget(releases[0].charge.mechanism), releases)
 
-    def charge(self, *charges: Charge) -> None:
+    def charge_failed(self, *charges: Charge) -> None:
         """Charge the ledger for an attempt of which nothing leaves: its noise has met data all the same.
 
         Raises:
             Refusal, LedgerError, LogError: It could not be charged; then nothing could have left either.
         """
-        self.log.charge(self.ledger, self._budget(charges[0].mechanism), charges)
+        self._transaction.charge_failed(self._budget(charges[0].mechanism), charges)
+
+    @property
+    def _transaction(self) -> ReleaseTransaction:
+        return ReleaseTransaction(self.ledger, self.log)
 
     def _budget(self, mechanism: Mechanism | None) -> Budget | None:
         """What the data set may spend for life; None where the policy sets no limit, and so permits no noised plan."""

@@ -179,7 +179,7 @@ def stretches(rows: Iterable[LedgerRow]) -> Iterator[Stretch]:
         yield Stretch(members[0], members[-1], len(members))
 
 
-def related(rows: Iterable[LedgerRow], data_set: str, commitment: str) -> list[LedgerRow]:
+def related(rows: Iterable[LedgerRow], data_set: str, commitment: str | None) -> list[LedgerRow]:
     """The rows that count against a data set: of its name, of its content, and of what shares either with those.
 
     So neither a record more under the same name nor a second name for the same content opens a new budget.
@@ -189,8 +189,8 @@ def related(rows: Iterable[LedgerRow], data_set: str, commitment: str) -> list[L
     return [row for row in rows if (row.charge.data_set, row.charge.commitment) in found]
 
 
-def one_data_set(pairs: Iterable[tuple[str, str]], data_set: str, commitment: str) -> set[tuple[str, str]]:
-    """Those of the pairs of name and content that count as the data set of that name and content."""
+def one_data_set(pairs: Iterable[tuple[str, str]], data_set: str, commitment: str | None) -> set[tuple[str, str]]:
+    """Those of the pairs of name and content that count as the data set of that name and, where given, content."""
     left, names, contents = set(pairs), {data_set}, {commitment}
     found: set[tuple[str, str]] = set()
     while joining := {(name, content) for name, content in left if name in names or content in contents}:

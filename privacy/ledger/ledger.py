@@ -8,14 +8,13 @@ runs and federations. A charge stays though its message is lost. A retry is an a
 `has_charged` knows by its id, and is not charged again; fresh noise is a fresh charge, whatever bytes it makes.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from fedglm.privacy.accounting.accountant import Spent, spent, within
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
-from fedglm.privacy.ledger.charges import Budget, Charge, LedgerRow, Stretch, related, stretches
+from fedglm.privacy.ledger.charges import Budget, Charge, LedgerRow, Stretch, stretches
+from fedglm.privacy.ledger.spending import Spending
 from fedglm.privacy.log.chained_file import ChainedFile, Head, now
 
 BUDGET_RULE: Final = "epsilon-budget"
@@ -60,29 +59,21 @@ class Ledger(ChainedFile):
         """All rows for printing, those merged that differ only in round, time and release."""
         return list(stretches(self.rows()))
 
-    def history(self, data_set: str, commitment: str) -> list[LedgerRow]:
-        """The rows that count against a data set: see `privacy.ledger.charges.related`."""
-        return related(self.rows(), data_set, commitment)
-
-    def spent(self, data_set: str, commitment: str, delta: float) -> Spent:
-        """What the data set has spent; infinite once something was released without noise.
-
-        Raises:
-            PrivacyError: `delta` is not between 1e-10 and 0.1.
-        """
-        return _spent(self.history(data_set, commitment), delta)
+    def spending(self, data_set: str, commitment: str | None = None) -> Spending:
+        """What counts against a data set; see `Spending.of`."""
+        return Spending.of(self.rows(), data_set, commitment)
 
     def has_charged(self, charge: Charge) -> bool:
         """Whether this attempt has been charged for this purpose, so that a retry may send its answer."""
         return any(row.charge.key == charge.key for row in self.rows())
 
-    def check(self, charge: Charge, budget: Budget | None, *others: Charge) -> None:
+    def check_budget(self, charge: Charge, budget: Budget | None, *others: Charge) -> None:
         """Refuse what `charge` would refuse, and write nothing: before training, so that none is in vain.
 
         Raises:
             Refusal: Rule `epsilon-budget`.
         """
-        _check(self.rows(), [charge, *others], budget)
+        _check_budget(self.rows(), [charge, *others], budget)
 
     def charge(self, charge: Charge, budget: Budget | None, *others: Charge) -> Head:
         """Write a charge down; on the disk for good when this returns. Only then may the release leave.
@@ -101,7 +92,7 @@ class Ledger(ChainedFile):
             known = {row.charge.key for row in self._rows}
             if any(each.id is not None and each.key in known for each in (charge, *others)):
                 raise PrivacyError("an attempt is charged once for each purpose")
-            _check(self._rows, [charge, *others], budget)
+            _check_budget(self._rows, [charge, *others], budget)
             time, head = now(), self._head
             entries = [
                 LedgerRow.entry(number, time, each) for number, each in enumerate((charge, *others), head.rows + 1)
@@ -112,26 +103,19 @@ class Ledger(ChainedFile):
         self._rows.append(LedgerRow.read(self._head, content, digest))
 
 
-def _check(rows: Iterable[LedgerRow], charges: Sequence[Charge], budget: Budget | None) -> None:
+def _check_budget(rows: Iterable[LedgerRow], charges: Sequence[Charge], budget: Budget | None) -> None:
     first = charges[0]
     if any((each.data_set, each.commitment) != (first.data_set, first.commitment) for each in charges):
         raise PrivacyError("what is charged together is of one data set")
     if budget is None:
         return
-    earlier = [row.charge.mechanism for row in related(rows, first.data_set, first.commitment)]
-    new = [each.mechanism for each in charges]
+    earlier = Spending.of(rows, first.data_set, first.commitment)
+    new = [each.mechanism.event() for each in charges if each.mechanism is not None]
     limit = f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
-    if None in new:
+    if len(new) < len(charges):
         raise Refusal(BUDGET_RULE, f"a release without noise stays within no budget, and {limit} is set")
-    if None in earlier:
+    if earlier.without_noise:
         raise Refusal(BUDGET_RULE, f"data of this set was released without noise before, and {limit} is set")
-    events = [mechanism.event() for mechanism in (*earlier, *new) if mechanism is not None]
-    if not within(events, budget.epsilon, budget.delta):
+    if not earlier.stays_within(budget, new):
         # What was spent before is the site's own affair; a refusal may be told to the server.
         raise Refusal(BUDGET_RULE, f"with what was spent before, this release would exceed {limit}")
-
-
-def _spent(rows: Iterable[LedgerRow], delta: float) -> Spent:
-    mechanisms = [row.charge.mechanism for row in rows]
-    noised = spent([mechanism.event() for mechanism in mechanisms if mechanism is not None], delta)
-    return Spent(math.inf, None, None, math.inf, delta) if None in mechanisms else noised

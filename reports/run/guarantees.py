@@ -1,15 +1,20 @@
 """What a run's files say of its privacy: the guarantee for each unit of a site, and the one for whole nodes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedglm.privacy.accounting.statement import client_guarantee
+from fedglm.privacy.accounting.statement import (
+    NO_GUARANTEE,
+    NO_GUARANTEE_AGAINST_SERVER,
+    TITLES,
+    Guarantee,
+    Statement,
+    client_guarantee,
+)
 from fedglm.reports.formats import ABSENT, significant
-from fedglm.run_folder.record import RunRecord, count, number
-
-_NODES = client_guarantee(1.0, 0.1).partition(":")[0] + ":"
-"""How the sentence on whole nodes starts, in every run's statement."""
+from fedglm.run_folder.record import RunRecord, count, epsilon_of, number
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,17 @@ class NodeGuarantee:
 
 def node_guarantee(run: RunRecord) -> NodeGuarantee | None:
     """The guarantee for whole nodes; None where the run gives none (an infinite epsilon is none)."""
-    epsilon = number(run.summary.get("client_epsilon"))
+    return _node_guarantee(run.summary)
+
+
+def _node_guarantee(summary: Mapping[str, Any]) -> NodeGuarantee | None:
+    epsilon = number(summary.get("client_epsilon"))
     if epsilon is None or not math.isfinite(epsilon) or epsilon < 0:
         return None
-    found = run.summary.get("client_mechanism")
+    found = summary.get("client_mechanism")
     mechanism: dict[str, Any] = found if isinstance(found, dict) else {}
     sigma, norm, rate = (_positive(mechanism.get(k)) for k in ("noise_multiplier", "clipping_norm", "sampling_rate"))
-    nodes, delta = count(run.summary.get("nodes")), _positive(run.summary.get("client_delta"))
+    nodes, delta = count(summary.get("nodes")), _positive(summary.get("client_delta"))
     return NodeGuarantee(epsilon, delta, sigma, norm, rate, nodes if nodes and nodes > 0 else None)
 
 
@@ -85,7 +94,42 @@ def epsilons(run: RunRecord) -> str:
     )
 
 
-def statements(text: str) -> tuple[str, str]:
-    """A run's statement in its two parts: on what the sites send, and on whole nodes; one may be empty."""
-    sites, found, nodes = text.partition(_NODES)
-    return sites.strip(), found + nodes
+def statements(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Statement]:
+    """What a run states of its privacy: of what the sites send, then of whole nodes where there is such a guarantee.
+
+    Runs of earlier versions wrote one text without codes: for those, what is guaranteed follows from the figures.
+
+    Args:
+        summary: Of the run, from its file perhaps.
+        settings: Its scenario, or empty.
+    """
+    given = summary.get("guarantees")
+    entries = given if isinstance(given, list) else []
+    read = [Statement(each["code"], each["detail"]) for each in entries if isinstance(each, dict) and _is_whole(each)]
+    return read or _from_figures(summary, settings)
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    return all(isinstance(entry.get(name), str) for name in ("code", "detail"))
+
+
+def _from_figures(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Statement]:
+    nodes, stated = _node_guarantee(summary), []
+    whole = Statement(Guarantee.UNITS, str(summary.get("privacy") or "").removeprefix(f"{TITLES[Guarantee.UNITS]}: "))
+    of_nodes = None
+    if nodes is not None and nodes.delta is not None:
+        of_nodes = client_guarantee(_asked(settings, "client_privacy") or nodes.epsilon, nodes.delta)
+    if epsilon_of(summary) is not None:
+        mine = whole.detail if of_nodes is None else whole.detail.removesuffix(of_nodes.text).rstrip()
+        stated = [Statement(Guarantee.UNITS, mine)] if mine else []
+    elif nodes is not None:
+        stated = [NO_GUARANTEE_AGAINST_SERVER]
+    elif _asked(settings, "privacy") is None:
+        stated = [NO_GUARANTEE]
+    return stated if of_nodes is None else [*stated, of_nodes]
+
+
+def _asked(settings: Mapping[str, Any], section: str) -> float | None:
+    """The epsilon that a scenario asks for."""
+    found = settings.get(section)
+    return _positive(found.get("epsilon")) if isinstance(found, dict) else None

@@ -1,5 +1,8 @@
 """A run's privacy on its page: each guarantee, for whom and against whom; where there is none, that, loudly."""
 
+from collections.abc import Mapping
+
+from fedglm.privacy.accounting.statement import NO_GUARANTEE_AGAINST_SERVER, TITLES, Guarantee, Statement
 from fedglm.reports.formats import ABSENT, significant
 from fedglm.reports.html.markup import Html, element, join, pairs, prose
 from fedglm.reports.run.guarantees import NodeGuarantee, delta_text, node_guarantee, statements
@@ -7,34 +10,34 @@ from fedglm.reports.run.pictures import epsilon_by_round
 from fedglm.reports.run.sections import figure
 from fedglm.run_folder.record import RunRecord, number
 
-_NONE_GIVEN = "No privacy guarantee"
-_NOT_AGAINST_SERVER = f"{_NONE_GIVEN} against the server"
-
 
 def privacy(run: RunRecord) -> Html:
     """The privacy statements: a warning where the run gives no guarantee, or none against the server."""
-    text, nodes = run.text("privacy") or "", node_guarantee(run)
+    nodes, stated = node_guarantee(run), {each.code: each for each in statements(run.summary, run.settings)}
+    of_units, of_nodes = stated.get(Guarantee.UNITS), stated.get(Guarantee.NODES)
     if nodes is None:
-        return _without_noise(text) if run.epsilon is None else _of_units(run, text, "Privacy guarantee")
-    of_sites, of_nodes = statements(text)
+        return _without_noise(stated) if run.epsilon is None else _of_units(run, of_units, "Privacy guarantee")
     if run.epsilon is not None:
-        return join([_of_units(run, of_sites, "Privacy guarantee, against the server too"), _of_nodes(nodes, of_nodes)])
-    return join([_of_nodes(nodes, of_nodes), _open_to_the_server(of_sites)])
+        title = "Privacy guarantee, against the server too"
+        return join([_of_units(run, of_units, title), _of_nodes(nodes, of_nodes)])
+    open_to_server = stated.get(Guarantee.NONE_AGAINST_SERVER, NO_GUARANTEE_AGAINST_SERVER)
+    title, body = TITLES[Guarantee.NONE_AGAINST_SERVER], _sentence(open_to_server)
+    warning = _notice("privacy-server", "warning", title, element("p", prose(body)))
+    return join([_of_nodes(nodes, of_nodes), warning])
 
 
-def _without_noise(text: str) -> Html:
-    body = _begun(text.removeprefix(_NONE_GIVEN)) or "The updates that left the sites may tell about their data."
-    title = _NONE_GIVEN if not text or text.startswith(_NONE_GIVEN) else "No differential privacy"
+def _without_noise(stated: Mapping[str, Statement]) -> Html:
+    """What there is instead of noise; a guarantee that no figure bears out is not repeated."""
+    others = [statement for code, statement in stated.items() if code not in (Guarantee.UNITS, Guarantee.NODES)]
+    body = _sentence(others[0]) if others else "The updates that left the sites may tell about their data."
+    nothing = not stated or Guarantee.NONE in stated
+    title = TITLES[Guarantee.NONE] if nothing else "No differential privacy"
     return _notice("privacy", "warning", title, element("p", prose(body)))
 
 
-def _open_to_the_server(text: str) -> Html:
-    body = _begun(text.removeprefix(_NOT_AGAINST_SERVER)) or "The sites add no noise, and the server sees each update."
-    return _notice("privacy-server", "warning", _NOT_AGAINST_SERVER, element("p", prose(body)))
-
-
-def _of_units(run: RunRecord, text: str, title: str) -> Html:
-    body = text or "The run records differential privacy for each site's data; the scenario names the unit it protects."
+def _of_units(run: RunRecord, stated: Statement | None, title: str) -> Html:
+    body = "The run records differential privacy for each site's data; the scenario names the unit it protects."
+    body = stated.text if stated else body
     delta = delta_text(number(run.summary.get("delta")))
     facts = pairs([("ε, greatest over the sites", significant(run.epsilon, 3)), ("δ", delta)])
     note = "Each site's own ledger decides; the greatest is drawn."
@@ -42,8 +45,9 @@ def _of_units(run: RunRecord, text: str, title: str) -> Html:
     return _notice("privacy", "assurance", title, element("p", prose(body)), facts, picture)
 
 
-def _of_nodes(nodes: NodeGuarantee, text: str) -> Html:
-    body = text or "The run records differential privacy of whole nodes, by noise that the server adds."
+def _of_nodes(nodes: NodeGuarantee, stated: Statement | None) -> Html:
+    body = "The run records differential privacy of whole nodes, by noise that the server adds."
+    body = stated.text if stated else body
     facts = [
         ("Protected", "each whole node, with all that it holds"),
         ("Against", "whoever sees the models, but not the server"),
@@ -75,10 +79,9 @@ def _given(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3g}"
 
 
-def _begun(text: str) -> str:
+def _sentence(stated: Statement) -> str:
     """What follows a title, as a sentence of its own."""
-    body = text.lstrip(" :.")
-    return body[:1].upper() + body[1:]
+    return stated.detail[:1].upper() + stated.detail[1:]
 
 
 def _notice(anchor: str, kind: str, title: str, *children: str) -> Html:

@@ -7,6 +7,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.protocol.messages import PLAN, RECORD, JoinReply
+from fedglm.protocol.refusals import RefusedReply
 from fedglm.protocol.signatures import check_introduction
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.participants import (
@@ -76,10 +77,10 @@ class Admission:
 
     def take(self, participants: Participants, node_id: int, reply: Message) -> Participant | None:
         """Admit the node that answers; None where it may not take part, of which the listener is told."""
-        if (reason := refusal_of(reply)) is not None:
+        if (refused := refusal_of(reply)) is not None:
             self._settled.add(node_id)  # asking again would only fill the site's log of refusals
-            self._refusals.add(reason)
-            self._declined(node_id, reason)
+            self._refusals.add(refused.text)
+            self._declined(node_id, refused)
             return None
         if is_lost(reply):
             self._asked[node_id] = self._exchange.clock.monotonic() - _ASK_AGAIN_S + _LOST_S
@@ -94,9 +95,9 @@ class Admission:
             participants.weigh(self._plan.federation.weight_cap)
         return member
 
-    def _declined(self, node_id: int, reason: str) -> None:
-        self._listener.plan_refused(node_id, reason)
-        self._server_log.declined(node_id, reason)
+    def _declined(self, node_id: int, refused: RefusedReply) -> None:
+        self._listener.plan_refused(node_id, refused.text)
+        self._server_log.declined(node_id, refused.rule)
 
     def _ask(self, nodes: Iterable[int]) -> None:
         for node in nodes:
@@ -110,9 +111,9 @@ class Admission:
         refusals: list[str] = []
         faults: dict[int, str] = {}
         for node_id, reply in self._exchange.replies(federation.round_timeout_s):
-            if (reason := refusal_of(reply)) is not None:
-                refusals.append(reason)
-                self._declined(node_id, reason)
+            if (refused := refusal_of(reply)) is not None:
+                refusals.append(refused.text)
+                self._declined(node_id, refused)
                 continue
             try:
                 introduced.append(self._introduced(node_id, reply))

@@ -1,6 +1,6 @@
 """The server's book of its nodes: who they are, which model version each holds, which update was folded in last."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +9,7 @@ from flwr.common.constant import ErrorCode
 
 from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_text import cleaned
+from fedglm.protocol.refusals import RefusedReply, read_refusal
 from fedglm.server.aggregation.fixed_point import public_weights
 
 LOST: Final = frozenset(
@@ -151,7 +152,7 @@ def is_lost(reply: Message) -> bool:
     return reply.has_error() and reply.error.code in LOST
 
 
-def refusal_of(reply: Message) -> str | None:
-    """Why a node refuses, where the reply is a refusal: it names the rule of the site's policy."""
-    refused = reply.has_error() and reply.error.code == int(ErrorCode.MOD_FAILED_PRECONDITION)
-    return error_text(reply) if refused else None
+def refusal_of(reply: Message) -> RefusedReply | None:
+    """Why a node refuses, where the reply is a refusal: the rule of the site's policy, and its words, cleaned."""
+    refused = read_refusal(reply.error) if reply.has_error() else None
+    return refused and replace(refused, text=error_text(reply))

@@ -147,9 +147,9 @@ class Round:
             good = inspect_reply(reply, request.message, plan.layout.size, limit, plan.spec.codec, key)
             is_taken = self._aggregate(member, request, good)
         except CodecError as exc:
+            if (refused := refusal_of(reply)) is not None and refused.rule == BUDGET_RULE:
+                member.withdrawn = refused.text
             fault, rule = ("unsigned", None) if isinstance(exc.__cause__, PrivacyError) else fault_of(reply)
-            if rule == BUDGET_RULE:
-                member.withdrawn = refusal_of(reply) or ""
             self._reject(member, str(exc), fault, rule)
         except StorageError:
             raise  # of this machine, and not of the reply

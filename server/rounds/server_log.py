@@ -5,7 +5,6 @@ which the server was killed nothing is there; it is begun again.
 """
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.run_folder.rows import to_json
 from fedglm.server.rounds.participants import Participant, refusal_of
 from fedglm.server.run_setup import Row
-
-_RULE = re.compile(r"refused by rule ([a-z][a-z0-9-]{0,63}):")
 
 
 class ServerLog:
@@ -55,9 +52,9 @@ class ServerLog:
         known = {} if anchor is None else {"anchor": anchor}
         self._note("admitted", run=self._run, site=name, key=key, **known)
 
-    def declined(self, node_id: int, reason: str) -> None:
-        """A site's policy refuses the plan."""
-        self._note("declined", run=self._run, rule=rule_of(reason) or "unnamed", node=node_id % 2**63)
+    def declined(self, node_id: int, rule: str | None) -> None:
+        """A site's policy refuses the plan, by that rule."""
+        self._note("declined", run=self._run, rule=rule or "unnamed", node=node_id % 2**63)
 
     def accepted(self, server_round: int, site: str, **told: Any) -> None:
         """An update was folded in; see `privacy.log.entries`."""
@@ -107,14 +104,8 @@ class ServerLog:
         self._notes.append((kind, fields))
 
 
-def rule_of(reason: str) -> str | None:
-    """The rule that a refusal names."""
-    found = _RULE.match(reason)
-    return found[1] if found else None
-
-
 def fault_of(reply: Message) -> tuple[str, str | None]:
     """Why a reply is no update, where it is an error: the fault, and the rule that was broken."""
-    if (reason := refusal_of(reply)) is not None:
-        return "refused", rule_of(reason)
+    if (refused := refusal_of(reply)) is not None:
+        return "refused", refused.rule
     return ("failed" if reply.has_error() else "malformed"), None

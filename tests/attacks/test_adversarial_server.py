@@ -18,14 +18,15 @@ from tiny_federation import examples, federated_model, tiny_node
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client import gate as gate_module
 from fedglm.client import node as node_module
+from fedglm.client import plan_checks
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.entries import PURPOSES
@@ -202,7 +203,7 @@ def attack(folder, seed, count, killable):
     assert len({charge.release for charge in charges["update"]}) >= len(left)
     events = [row.charge.mechanism.event() for row in site.rows]
     assert spent(events, DELTA).epsilon <= EPSILON
-    site.custody.log.check(site.custody.ledger)
+    ReleaseTransaction(site.custody.ledger, site.custody.log).verify()
     return fresh
 
 
@@ -249,7 +250,7 @@ def test_a_failure_after_noise_met_data_is_charged_and_says_nothing(cause, tmp_p
 
         monkeypatch.setattr(node_module, "train_privately", overflows)
     else:
-        monkeypatch.setattr(gate_module, "HEADROOM", -4 * SIZE)
+        monkeypatch.setattr(plan_checks, "HEADROOM", -4 * SIZE)
     plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, mechanism=MECHANISM, model=MODEL_SHA256)
     site.ask("query", {PLAN: announced(plan)})
     versions = ModelVersions(FEDERATED.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")

@@ -12,6 +12,7 @@ from omitted_records import contents_of, packed, signed
 from fedglm.audit.bundle.export import export
 from fedglm.audit.verify.verification import verify as verified
 from fedglm.privacy.custody.site_log import CustodyLog, Release
+from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
@@ -155,9 +156,8 @@ def test_an_older_policy_in_the_place_of_the_one_in_force(copy):
     newer = load_policy(folder / "policy.toml", key.public).model_copy(update={"epsilon": 60.0})
     (folder / "policy.toml").write_text(newer.to_toml())
     sign_policy(folder / "policy.toml", key)
-    CustodyLog(folder / "log.sqlite", key).in_force(
-        load_policy(folder / "policy.toml", key.public), Ledger(folder / "ledger.sqlite")
-    )
+    site = ReleaseTransaction(Ledger(folder / "ledger.sqlite"), CustodyLog(folder / "log.sqlite", key))
+    site.put_in_force(load_policy(folder / "policy.toml", key.public))
     assert verify(copy).code == 0
     for name, content in older.items():
         (folder / name).write_bytes(content)
@@ -189,7 +189,7 @@ def test_a_site_made_up_from_the_server_s_log(tmp_path):
         charge = site.charge_of(
             taken.run, taken.round, None, signed_plan.plan.sha256, taken.release.hex(), purpose="update"
         )
-        site.pay(Release(charge, taken.size, 1, signed_plan.plan.spec.codec, ["size"]))
+        site.charge(Release(charge, taken.size, 1, signed_plan.plan.spec.codec, ["size"]))
     assert verify(run).code == 3
     found = json.loads(verify(run, "--json").out)
     assert (found["verdict"], found["held"]) == ("open", True)  # nothing contradicts it

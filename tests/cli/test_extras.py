@@ -109,7 +109,7 @@ def test_the_base_says_of_records_what_the_whole_says(on_the_base, fedglm, tmp_p
     monkeypatch.chdir(tmp_path)
     site = custody(tmp_path / "site" / "custody", private=True)
     charge = site.charge_of("run", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="2" * 32)
-    site.pay(Release(charge, 100, 7, "topk-fp16", ["bytes"]))
+    site.charge(Release(charge, 100, 7, "topk-fp16", ["bytes"]))
     for command in (["verify", "site", "--json"], ["ledger", "site", "--json"], ["prove", "site", "--entry", "1"]):
         done, whole = on_the_base("audit", *command), fedglm("audit", *command)
         assert (done.returncode, done.stderr) == (whole.code, "")

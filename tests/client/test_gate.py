@@ -10,12 +10,15 @@ from plans import change_plan
 
 from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client.gate import HEADROOM, OutboundGate
+from fedglm.client.flower_records import to_records
+from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import Withheld
 from fedglm.client.node import LocalResult
+from fedglm.client.plan_checks import HEADROOM
 from fedglm.compression.codec import make_codec
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.custody.site_log import Release
+from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.log.chained_file import Head
@@ -93,13 +96,13 @@ def refusal_of(act, *args):
 
 
 def test_a_good_update_passes_as_it_is(door):
-    content = door.gate.release(update(), INSTRUCTION)
+    content = to_records(door.gate.release(update(), INSTRUCTION))
     assert set(content) == {RECORD}
     assert dict(content[RECORD]) == {"nonce": "n", UPDATE: BLOB}
 
 
 def test_a_request_for_a_snapshot_carries_nothing_else_and_costs_nothing(private):
-    content = private.gate.release(LocalResult(TrainReply(nonce="n", holds=-1)), INSTRUCTION)
+    content = to_records(private.gate.release(LocalResult(TrainReply(nonce="n", holds=-1)), INSTRUCTION))
     assert {name: dict(record) for name, record in content.items()} == {RECORD: {"nonce": "n", "holds": -1}}
     assert private.charges == []
 
@@ -150,7 +153,7 @@ def test_an_attempt_that_failed_is_charged_once_for_all_that_it_was_for(tmp_path
 def test_metrics_leave_only_where_the_site_lets_them(tmp_path):
     measured = update(evaluation=Evaluation(loss=0.5, metric=0.75, count=8))
     willing = Door(tmp_path / "a", metrics=METRICS).opened()
-    assert dict(willing.gate.release(measured, INSTRUCTION)["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
+    assert willing.gate.release(measured, INSTRUCTION).metrics == {"loss": 0.5, "metric": 0.75, "count": 8}
     assert withheld_by(Door(tmp_path / "b").opened().gate, measured) == "metrics"
 
 
@@ -168,11 +171,11 @@ def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp
     asked = replace(INSTRUCTION, evaluate=True)
     permit = door.gate.permit(asked)
     assert (permit.mechanism, permit.metrics) == (MECHANISM, MEASURING)
-    permit.afford()
+    permit.check_budget()
     measured = update(BLOB, Evaluation(loss=0.5, metric=0.75, count=8), MECHANISM, MEASURING)
     for _ in range(2):  # the second time is a retry
         content = door.gate.release(measured, asked)
-        assert dict(content["metrics"]) == {"loss": 0.5, "metric": 0.75, "count": 8}
+        assert content.metrics == {"loss": 0.5, "metric": 0.75, "count": 8}
         assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
     alone = LocalResult(REPORT, None, measured.evaluation, None, MEASURING, "b" * 32, ("metrics",))
     door.gate.release(alone, later(2))
@@ -186,7 +189,7 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
     both = spent([MECHANISM.event(), loud.event()], 1e-3).epsilon
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, epsilon=both, plan={"metrics": loud}).opened()
     tight = replace(door.custody, policy=door.custody.policy.model_copy(update={"epsilon": (alone + both) / 2}))
-    tight.log.in_force(tight.policy, tight.ledger)
+    ReleaseTransaction(tight.ledger, tight.log).put_in_force(tight.policy)
     gate = OutboundGate(tight, tmp_path / "other")
     with pytest.raises(Refusal, match="epsilon-budget"):
         gate.admit(announced(door.plan))
@@ -195,7 +198,7 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
         for m in (MECHANISM, loud)
     ]
     with pytest.raises(Refusal, match="epsilon-budget"):
-        tight.pay(*(Release(charge, 100) for charge in charges))
+        tight.charge(*(Release(charge, 100) for charge in charges))
     assert door.charges == []
 
 
@@ -224,8 +227,8 @@ def test_an_update_is_charged_before_it_leaves_and_its_repetition_is_not(private
     first = private.gate.release(update(noise=MECHANISM), INSTRUCTION)
     again, third = (private.gate.release(update(noise=MECHANISM), INSTRUCTION) for _ in range(2))
     # But for where the log stands, which shows that it was sent again.
-    assert {**first[RECORD], "log": ""} == {**again[RECORD], "log": ""}
-    assert dict(again[RECORD]) == dict(third[RECORD])
+    assert replace(first, reply=replace(first.reply, log="")) == replace(again, reply=replace(again.reply, log=""))
+    assert again == third
     (charge,) = private.charges
     assert (charge.run, charge.round, charge.purpose) == ("run-1", 1, "update")
     assert (charge.mechanism, charge.plan) == (MECHANISM, private.plan.sha256)
@@ -250,15 +253,15 @@ def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
         instruction = replace(INSTRUCTION, round=number)
         permit = door.gate.permit(instruction)
         with contextlib.suppress(Refusal):
-            permit.afford()
+            permit.check_budget()
             sent += 1
         if sent < number:
             break
         door.gate.release(update(coded(number), noise=MECHANISM, attempt=f"{number:032x}"), instruction)
     assert 0 < sent < 99
-    assert refusal_of(permit.afford) == "epsilon-budget"
+    assert refusal_of(permit.check_budget) == "epsilon-budget"
     assert len(door.charges) == sent
-    spent = door.custody.ledger.spent(door.custody.policy.data_set, door.custody.commitment, 1e-3)
+    spent = door.custody.ledger.spending(door.custody.policy.data_set).at(1e-3)
     assert spent.epsilon <= 8.0
     beyond = update(coded(1000), noise=MECHANISM, attempt=f"{1000:032x}")
     assert withheld_by(door.gate, beyond, instruction) == "epsilon-budget"
@@ -278,7 +281,7 @@ def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_pa
     promise = replace(door.custody, policy=custody(tmp_path / "b" / "custody", private=True).policy)
     later = OutboundGate(promise, tmp_path)
     later.admit(announced(change_plan(door.plan, run="run-2", mechanism=MECHANISM, noise_at_most=3.0)))
-    assert refusal_of(later.permit(replace(INSTRUCTION, run="run-2")).afford) == "epsilon-budget"
+    assert refusal_of(later.permit(replace(INSTRUCTION, run="run-2")).check_budget) == "epsilon-budget"
 
 
 # --- what it holds the server to
@@ -353,9 +356,9 @@ def test_a_log_that_was_rolled_back_is_noticed(private):
 def test_no_more_answers_are_made_than_the_plan_has_turns(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM, plan={"rounds": 9, "turns": 2}).opened()
     for number in (1, 2):
-        door.gate.permit(replace(INSTRUCTION, round=number)).afford()
+        door.gate.permit(replace(INSTRUCTION, round=number)).check_budget()
         door.gate.release(update(noise=MECHANISM, attempt=f"{number:032x}"), replace(INSTRUCTION, round=number))
-    assert refusal_of(door.gate.permit(replace(INSTRUCTION, round=3)).afford) == "plan"
+    assert refusal_of(door.gate.permit(replace(INSTRUCTION, round=3)).check_budget) == "plan"
 
 
 def test_the_terms_of_a_plan_are_permitted_whatever_the_run_is_called(tmp_path):

@@ -6,6 +6,7 @@ from hand_server import FEDERATED, SIZE, Server
 from tiny_federation import federated_model, tiny_model, tiny_node
 
 from fedglm.client import node as node_module
+from fedglm.client.flower_records import to_records
 from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState, StateError
 from fedglm.compression.codec import CodecError, decode, make_codec
@@ -124,7 +125,7 @@ def test_the_ratio_counts_the_message_around_the_update(tmp_path):
     node, server = tiny_node(tmp_path, update=update, envelope=gate.envelope), Server()
     for number in (1, 2, 3):
         outcome = server.ask(node, number, acknowledged=number - 1)
-        message = recorddict_to_proto(gate.release(outcome, server.order(number))).ByteSize()
+        message = recorddict_to_proto(to_records(gate.release(outcome, server.order(number)))).ByteSize()
         assert len(outcome.blob) + 40 < message <= 4 * SIZE * 0.95
 
 

@@ -181,7 +181,7 @@ def test_what_cannot_be_read_is_told_and_hides_nothing_else(project):
 
 def test_a_site_s_figures(site):
     found = samples(SiteCollector(site))
-    spent = Ledger(site.custody_folder / "ledger.sqlite").spent("notes", charge().commitment, 1e-3).epsilon
+    spent = Ledger(site.custody_folder / "ledger.sqlite").spending("notes").at(1e-3).epsilon
     assert value(found, "fedglm_site_epsilon_spent", data_set="notes") == spent
     assert value(found, "fedglm_site_epsilon_limit", data_set="notes") == 50.0
     assert value(found, "fedglm_site_epsilon_left", data_set="notes") == 50.0 - spent

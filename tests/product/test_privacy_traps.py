@@ -78,7 +78,7 @@ def check_what_was_spent_outlives_the_node(folder, _patch):
         charge = started_again.charge_of(
             "run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32]
         )
-        started_again.pay(Release(charge, 100))
+        started_again.charge(Release(charge, 100))
         return started_again.log.head
 
     anchors = [pay(1), pay(2)]

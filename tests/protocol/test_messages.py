@@ -95,6 +95,23 @@ def test_a_foreign_field_is_refused_in_a_short_line(message, name):
     assert len(refused(message, message.to_fields() | {name: 1})) < 300
 
 
+def test_a_message_that_is_made_here_is_held_to_the_same_bounds():
+    for change in ({"round": 0}, {"learning_rate": 1}, {"run": "x" * 201}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            replace(INSTRUCTION, **change)
+
+
+def test_a_fault_is_named_by_its_kind():
+    for change, text in (
+        ({"round": "3"}, "TrainRequest.round: int expected, got str"),
+        ({"learning_rate": 1}, "TrainRequest.learning_rate: float expected, got int"),
+        ({"run": "a\n"}, "TrainRequest.run: longer than 200 characters, or not printable"),
+        ({"version": -2}, "TrainRequest.version: out of range: input should be greater than or equal to -1"),
+        ({"extra": 1}, "TrainRequest: missing or unknown fields: extra"),
+    ):
+        assert refused(INSTRUCTION, INSTRUCTION.to_fields() | change) == text
+
+
 @pytest.mark.parametrize(("message", "name"), FIELDS)
 @pytest.mark.parametrize("wrong", [None, b"x", [1], ["a"], {}, 1j])
 def test_a_type_that_no_field_has_is_refused(message, name, wrong):

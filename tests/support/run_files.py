@@ -8,7 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-PRIVACY = "No privacy guarantee: the updates were sent as they are."
+PRIVACY = {
+    "privacy": "No privacy guarantee: the updates were sent as they are.",
+    "guarantees": [{"code": "none", "detail": "the updates were sent as they are."}],
+}
 
 
 def site(name: str, index: int, *, alone: bool = True) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def run_files(rounds: int = 6, nodes: int = 4, metric: str = "accuracy", **chang
         "roundtrip_ratio": 0.015,
         "epsilon": None,
         "delta": None,
-        "privacy": PRIVACY,
+        **PRIVACY,
         "model_sha256": "ab12" * 16,
         "wall_s": 41.2,
         "engine": "inline",

@@ -15,6 +15,7 @@ from fedglm.audit.report.words import headline, summary_sentences
 from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.custody.site_log import CustodyLog
+from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
@@ -210,7 +211,8 @@ def test_a_policy_that_is_signed_after_the_run_changes_nothing_of_what_was_spent
         (folder / "policy.toml").write_text(later.to_toml())
         sign_policy(folder / "policy.toml", key)
         signed = load_policy(folder / "policy.toml", key.public)
-        CustodyLog(folder / "log.sqlite", key).in_force(signed, Ledger(folder / "ledger.sqlite"))
+        ledger, log = Ledger(folder / "ledger.sqlite"), CustodyLog(folder / "log.sqlite", key)
+        ReleaseTransaction(ledger, log).put_in_force(signed)
         assert {site.name: site.promise for site in read_facts(copy).sites} == before
         assert broken_by(copy, "epsilon_at_most = 3.0") == ["epsilon_at_most"]
 

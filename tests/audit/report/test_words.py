@@ -118,8 +118,8 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
 
     for release in ("0" * 64, "1" * 64):
         site().ledger.charge(charge(release), None)
-    site().pay(Release(charge("1" * 64), 10))
-    site().pay(Release(charge(last["release"], last["id"]), last["bytes"]))
+    site().charge(Release(charge("1" * 64), 10))
+    site().charge(Release(charge(last["release"], last["id"]), last["bytes"]))
     facts = read_facts(tmp_path)
     (own,) = (site for site in facts.sites if site.name == "a")
     assert facts.verification.held

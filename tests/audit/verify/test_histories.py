@@ -275,7 +275,7 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
 
             patch.setattr(SignedLog, "_put", put)
             with pytest.raises(LogError, match="the disk is full"):
-                site.pay(Release(charge, 100))
+                site.charge(Release(charge, 100))
     found = verify(folder)
     assert failed(found.checks) == []
 

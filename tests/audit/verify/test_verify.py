@@ -189,7 +189,7 @@ def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
     charge = site.charge_of(
         site.ledger.rows()[-1].charge.run, 3, MECHANISM, plan, "f" * 64, purpose="update", attempt="f" * 32
     )
-    site.pay(Release(charge, 100, 1, "topk-fp16", ["size"]))
+    site.charge(Release(charge, 100, 1, "topk-fp16", ["size"]))
     (found,) = [check for check in failed(verify(run).checks) if (check.subject, check.name) == ("a", "epsilon")]
     assert "more was spent than the policy permits that was in force" in found.said
 

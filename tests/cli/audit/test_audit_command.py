@@ -94,7 +94,7 @@ def test_names_that_strangers_chose_are_shown_as_they_are(fedglm, tmp_path):
         charge = site.charge_of(
             run, number, MECHANISM, sha256("plan"), sha256(run), purpose="update", attempt=sha256(run)[:32]
         )
-        site.pay(Release(charge, 100, 7, "topk-fp16", ["bytes"]))
+        site.charge(Release(charge, 100, 7, "topk-fp16", ["bytes"]))
     said = fedglm("audit", "ledger", folder)
     assert said.code == 0, said.err
     for name in ("[/x]", "[b]", "run\\", "[/red]"):

@@ -152,6 +152,19 @@ def test_a_full_log_says_so_and_goes_on_counting_by_rule(path):
 
 
 @pytest.mark.usefixtures("room")
+def test_a_summary_counts_lines_and_counts_together(path):
+    log = RefusalLog(path)
+    assert (log.summary().by_rule.total(), log.summary().last) == (0, None)
+    one = log.record(Refusal("unit", "why"), run="run-1", round_number=0)
+    assert (dict(log.summary().by_rule), log.summary().last) == ({"unit": 1}, one)
+    while not log.counts():
+        last = log.record(REFUSAL, run="run-1", round_number=1)
+    lines = sum(entry.rule == REFUSAL.rule for entry in log.entries())
+    assert log.summary().by_rule == {"unit": 1, REFUSAL.rule: lines + 1, LOG_FULL: 1}
+    assert log.summary().last.time == last.time
+
+
+@pytest.mark.usefixtures("room")
 def test_no_server_fills_the_disk(path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     log = RefusalLog(path)

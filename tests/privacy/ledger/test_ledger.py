@@ -109,15 +109,15 @@ def test_rows_in_a_row_are_printed_as_one(ledger):
 def test_overspending_is_refused_beforehand_and_nothing_is_written(ledger):
     budget = budget_for(3)
     for number in (1, 2, 3):
-        ledger.check(charge(number), budget)
+        ledger.check_budget(charge(number), budget)
         ledger.charge(charge(number), budget)
     head = ledger.head
-    for ask in (ledger.check, ledger.charge):
+    for ask in (ledger.check_budget, ledger.charge):
         with pytest.raises(Refusal, match="refused by rule epsilon-budget") as refusal:
             ask(charge(4), budget)
         assert refusal.value.rule == "epsilon-budget"
     assert ledger.head == head
-    assert ledger.spent("notes", sha256("content"), DELTA).epsilon == epsilon_of(3) <= budget.epsilon
+    assert ledger.spending("notes", sha256("content")).at(DELTA).epsilon == epsilon_of(3) <= budget.epsilon
     weaker = replace(MECHANISM, steps=1, noise_multiplier=100.0)
     ledger.charge(charge(4, mechanism=weaker), budget)  # a smaller charge still fits
 
@@ -136,14 +136,14 @@ def test_neither_a_record_more_nor_another_name_opens_a_new_budget(ledger):
     ledger.charge(charge(2, data_set="a", commitment=sha256(2)), budget)
     for name, content in [("a", 3), ("b", 1), ("b", 2)]:
         with pytest.raises(Refusal):
-            ledger.check(charge(3, data_set=name, commitment=sha256(content)), budget)
+            ledger.check_budget(charge(3, data_set=name, commitment=sha256(content)), budget)
     ledger.charge(charge(3, data_set="b", commitment=sha256(4)), budget)
     # The link may come later, and over several.
     ledger.charge(charge(4, data_set="b", commitment=sha256(2)), None)
     for name, content in [("x", 1), ("x", 2), ("x", 4), ("a", 9), ("b", 9)]:
-        assert len(ledger.history(name, sha256(content))) == 4
-    assert ledger.history("x", sha256(9)) == []
-    assert ledger.spent("x", sha256(9), DELTA).epsilon == 0
+        assert len(ledger.spending(name, sha256(content)).rows) == 4
+    assert ledger.spending("x", sha256(9)).rows == ()
+    assert ledger.spending("x", sha256(9)).at(DELTA).epsilon == 0
 
 
 def test_metrics_are_charged_with_the_updates(ledger):
@@ -159,7 +159,7 @@ def test_what_left_without_noise_is_never_forgotten(ledger):
     with pytest.raises(Refusal, match="without noise"):
         ledger.charge(charge(1, mechanism=None), budget)
     ledger.charge(charge(1, mechanism=None), None)
-    assert ledger.spent("notes", sha256("content"), DELTA).epsilon == float("inf")
+    assert ledger.spending("notes", sha256("content")).at(DELTA).epsilon == float("inf")
     with pytest.raises(Refusal, match="without noise before"):
         ledger.charge(charge(2), budget)
     ledger.charge(charge(2, data_set="other", commitment=sha256("other")), budget)

@@ -188,7 +188,7 @@ def test_rivals_together_spend_the_budget_and_no_more(path, ledger):
     for child, _ in rivals:
         child.join()
     assert sum(done) == 7 == len(ledger.rows())
-    assert ledger.spent("notes", sha256("content"), DELTA).epsilon <= budget.epsilon
+    assert ledger.spending("notes", sha256("content")).at(DELTA).epsilon <= budget.epsilon
 
 
 def release_forever(pipe, path):

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 from run_files import PRIVACY, read, run_files, write
 
-from fedglm.privacy.accounting.statement import NO_GUARANTEE_AGAINST_SERVER, client_guarantee, guarantee
+from fedglm.privacy.accounting.statement import (
+    NO_GUARANTEE_AGAINST_SERVER,
+    client_guarantee,
+    guarantee,
+    summary_fields,
+)
 from fedglm.reports.comparison.as_json import comparison_json
 from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
 from fedglm.reports.comparison.write import write_comparison
@@ -21,15 +26,16 @@ MECHANISM = {
     "unit": "node",
     "records_per_unit": 1,
 }
-OF_NODES = client_guarantee(8.0, 5e-4)
+OF_NODES = client_guarantee(8.0, 5e-4).text
 NOISED: dict[str, Any] = {
     "client_epsilon": 7.96,
     "client_delta": 5e-4,
     "client_mechanism": MECHANISM,
-    "privacy": f"{NO_GUARANTEE_AGAINST_SERVER} {OF_NODES}",
+    **summary_fields([NO_GUARANTEE_AGAINST_SERVER, client_guarantee(8.0, 5e-4)]),
 }
-PRIVATE: dict[str, Any] = {"epsilon": 3.25, "delta": 1e-5, "privacy": guarantee(3.25, 1e-5, "patient")}
-BOTH = NOISED | PRIVATE | {"privacy": f"{PRIVATE['privacy']} {OF_NODES}"}
+OF_UNITS = guarantee(3.25, 1e-5, "patient")
+PRIVATE: dict[str, Any] = {"epsilon": 3.25, "delta": 1e-5, **summary_fields([OF_UNITS])}
+BOTH = NOISED | PRIVATE | summary_fields([OF_UNITS, client_guarantee(8.0, 5e-4)])
 
 
 def page_of(folder: Path, **changes: Any) -> str:
@@ -58,7 +64,7 @@ def test_where_every_node_takes_part_no_sample_is_to_be_kept_secret(tmp_path: Pa
 
 def test_a_run_with_both_kinds_states_both_and_warns_of_nothing(tmp_path: Path) -> None:
     text = page_of(tmp_path, **BOTH)
-    assert f"Privacy guarantee, against the server too {PRIVATE['privacy']} ε, greatest" in text
+    assert f"Privacy guarantee, against the server too {OF_UNITS.text} ε, greatest" in text
     assert f"Privacy guarantee for whole nodes {OF_NODES} Protected" in text
     assert "ε = 3.25 δ = 1e-05; each unit of a site" in text
     assert "ε = 7.96" in text
@@ -67,7 +73,7 @@ def test_a_run_with_both_kinds_states_both_and_warns_of_nothing(tmp_path: Path) 
 
 @pytest.mark.parametrize("epsilon", [None, math.inf, math.nan, -1.0, "8"])
 def test_a_run_with_neither_stays_loud(tmp_path: Path, epsilon: Any) -> None:
-    text = page_of(tmp_path, **NOISED | {"client_epsilon": epsilon, "privacy": PRIVACY})
+    text = page_of(tmp_path, **NOISED | {"client_epsilon": epsilon, **PRIVACY})
     assert "No privacy guarantee The updates were sent as they are." in text
     assert "whole node" not in text
     assert "drawn afresh" not in text
@@ -75,11 +81,46 @@ def test_a_run_with_neither_stays_loud(tmp_path: Path, epsilon: Any) -> None:
 
 @pytest.mark.parametrize("odd", [None, "x", {}, {"noise_multiplier": "y", "clipping_norm": math.nan}])
 def test_what_the_files_do_not_say_is_a_dash(tmp_path: Path, odd: Any) -> None:
-    text = page_of(tmp_path, client_epsilon=2.0, client_mechanism=odd, client_delta=odd, privacy=None)
+    text = page_of(tmp_path, client_epsilon=2.0, client_mechanism=odd, client_delta=odd, privacy=None, guarantees=odd)
     assert "The run records differential privacy of whole nodes" in text
     assert "No privacy guarantee against the server" in text
     assert "δ \N{EN DASH} An update's norm, clipped to \N{EN DASH}" in text
     assert "not finite" not in text
+
+
+# --- folders of earlier versions, which have one text and no codes
+
+
+def older(**changes: Any) -> dict[str, Any]:
+    return {"guarantees": None, **changes}
+
+
+def test_an_older_run_is_told_by_its_figures_and_not_by_its_words(tmp_path: Path) -> None:
+    nonsense = "Differential privacy of whole nodes: and all that."
+    text = page_of(tmp_path / "a", **older(privacy=nonsense))
+    assert "No privacy guarantee This run adds no noise." in text
+    assert nonsense not in text
+    noised = {name: NOISED[name] for name in ("client_epsilon", "client_delta", "client_mechanism", "privacy")}
+    text = page_of(tmp_path / "b", **older(**noised))
+    assert "Privacy guarantee for whole nodes Differential privacy of whole nodes: the models of all rounds" in text
+    assert "private at epsilon 7.96 and delta 0.0005" in text
+    assert "No privacy guarantee against the server The sites add no noise" in text
+    both = older(**noised | {"epsilon": 3.25, "delta": 1e-5, "privacy": BOTH["privacy"]})
+    text = page_of(tmp_path / "c", **both)
+    assert f"Privacy guarantee, against the server too {OF_UNITS.text}" in text
+    assert "No privacy guarantee" not in text
+    text = page_of(tmp_path / "d", **older(epsilon=3.25, delta=1e-5, privacy=OF_UNITS.text))
+    assert f"Privacy guarantee {OF_UNITS.text} ε, greatest" in text
+
+
+def test_a_guarantee_that_no_figure_bears_out_is_not_shown_as_one(tmp_path: Path) -> None:
+    text = page_of(tmp_path, **summary_fields([OF_UNITS]))  # as where every site refused
+    assert "No differential privacy The updates that left the sites may tell about their data." in text
+
+
+@pytest.mark.parametrize("odd", [[], [1], {}, "none", [{"code": "units"}], [{"code": 1, "detail": []}]])
+def test_codes_that_are_damaged_are_no_codes(tmp_path: Path, odd: Any) -> None:
+    assert "No privacy guarantee This run adds no noise." in page_of(tmp_path, guarantees=odd)
 
 
 # --- comparisons

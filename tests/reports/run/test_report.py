@@ -53,18 +53,20 @@ def test_a_run_without_a_guarantee_says_so_before_anything_else_but_its_figures(
 
 @pytest.mark.parametrize("epsilon", [None, math.inf, math.nan, -1.0])
 def test_no_guarantee_is_never_shown_as_one(tmp_path: Path, epsilon: float | None) -> None:
-    lines, summary = run_files(rounds=1, epsilon=epsilon, privacy="Masked sums: the server sees no single update.")
+    masked = [{"code": "masked-sums", "detail": "Masked sums: the server sees no single update."}]
+    lines, summary = run_files(rounds=1, epsilon=epsilon, guarantees=masked)
     text = read(write_report(write(tmp_path, lines, summary)))
     assert "No differential privacy Masked sums" in text
     assert "Privacy guarantee" not in text
 
 
 def test_a_private_run_states_its_guarantee(tmp_path: Path) -> None:
-    lines, summary = run_files(epsilon=3.25, delta=1e-5, privacy="Differential privacy for each patient.")
+    stated = [{"code": "units", "detail": "for each patient."}]
+    lines, summary = run_files(epsilon=3.25, delta=1e-5, guarantees=stated)
     for line in lines:
         line["epsilon"] = 3.25 * line["round"] / len(lines)
     text = read(write_report(write(tmp_path, lines, summary)))
-    assert "Differential privacy for each patient." in text
+    assert "Differential privacy: for each patient." in text
     assert "ε = 3.25" in text
     assert "1e-05" in text
     assert "No privacy guarantee" not in text

@@ -12,7 +12,7 @@ from ledgers import sha256
 
 from fedglm.audit.records.checks import failed
 from fedglm.audit.verify.verification import verify
-from fedglm.privacy.custody import site_log
+from fedglm.privacy.custody import tree_heads
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
@@ -132,6 +132,6 @@ def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site, monke
     for _ in range(5):  # the same again adds nothing
         site.log.seal(signed, checkpoint(log, 92), None)
     assert site.log.head.rows == before + 1
-    monkeypatch.setattr(site_log, "MAX_SEALS", 3)
+    monkeypatch.setattr(tree_heads, "MAX_SEALS", 3)
     with pytest.raises(Refusal, match="more than 3 checkpoints"):
         site.log.seal(signed, checkpoint(log, 93), None)

@@ -1,15 +1,15 @@
 """How a site with little of its budget left still takes part in a whole run: with more noise than the plan asks for."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from fedglm.privacy.accounting.accountant import calibrate, within
 from fedglm.privacy.dp.mechanism import Event, Mechanism
-from fedglm.privacy.ledger.charges import Budget, LedgerRow
+from fedglm.privacy.ledger.charges import Budget
+from fedglm.privacy.ledger.spending import Spending
 from fedglm.privacy.policy.run_plan import RunPlan
 
 
-def noise_for_remaining_budget(plan: RunPlan, history: Sequence[LedgerRow], budget: Budget) -> Mechanism | None:
+def noise_for_remaining_budget(plan: RunPlan, spending: Spending, budget: Budget) -> Mechanism | None:
     """The noise with which what is left of a budget lasts for all rounds that a node may take part in.
 
     It is the plan's, or what the site has taken in this run before, where that lasts. Where it takes more, but no more
@@ -18,7 +18,7 @@ def noise_for_remaining_budget(plan: RunPlan, history: Sequence[LedgerRow], budg
 
     Args:
         plan: Of the run.
-        history: The rows that count against the data set.
+        spending: Of the data set, so far.
         budget: What the data set may spend in its life.
 
     Returns:
@@ -28,10 +28,10 @@ def noise_for_remaining_budget(plan: RunPlan, history: Sequence[LedgerRow], budg
     announced, greatest = noise.mechanism, noise.max_noise_multiplier
     if announced is None or greatest is None:
         return announced
-    earlier = [row.charge.mechanism.event() for row in history if row.charge.mechanism is not None]
-    if len(earlier) < len(history):
-        return announced  # something left without noise: no amount of it keeps the promise now
-    own = [row.charge for row in history if row.charge.run == plan.run and row.charge.purpose == "update"]
+    if spending.without_noise:
+        return announced  # no amount of it keeps the promise now
+    earlier = spending.events
+    own = [row.charge for row in spending.rows if row.charge.run == plan.run and row.charge.purpose == "update"]
     # A server that went back to an older checkpoint may ask for more rounds than it announced.
     left = max(1, noise.max_participations - len(own))
     if noise.metrics is not None:

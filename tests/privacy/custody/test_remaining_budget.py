@@ -24,7 +24,7 @@ def site(folder, epsilon, before=0):
     """A site with a budget, some of it spent on an earlier run."""
     made = custody(folder / "site" / "custody", private=True, epsilon=epsilon)
     for number in range(before):
-        made.pay(
+        made.charge(
             Release(
                 made.charge_of(
                     "run-0", number, MECHANISM, "1" * 64, f"{number:064x}", purpose="update", attempt=f"{number:032x}"
@@ -60,7 +60,7 @@ def take_part(made, plan=PLAN, most=TURNS):
                 )
             )
         try:
-            made.pay(*(Release(charge, 100) for charge in charges))
+            made.charge(*(Release(charge, 100) for charge in charges))
         except Refusal:
             return noises, True
         noises.append(mechanism.noise_multiplier)
@@ -68,7 +68,7 @@ def take_part(made, plan=PLAN, most=TURNS):
 
 
 def epsilon_of(made):
-    return made.ledger.spent(made.policy.data_set, made.commitment, DELTA).epsilon
+    return made.ledger.spending(made.policy.data_set, made.commitment).at(DELTA).epsilon
 
 
 def test_a_site_with_enough_takes_the_plan_s_noise(tmp_path):
@@ -98,7 +98,7 @@ def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
     made = site(tmp_path, 1.1 * WHOLE)
     first, _ = take_part(made, most=4)
     for number in range(2):
-        made.pay(
+        made.charge(
             Release(
                 made.charge_of(
                     "run-0", number, MECHANISM, "1" * 64, f"c{number:063x}", purpose="update", attempt=f"c{number:031x}"
@@ -112,6 +112,6 @@ def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
 
 def test_data_that_left_without_noise_end_it_all(tmp_path):
     made = site(tmp_path, WHOLE)
-    made.pay(Release(made.charge_of("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"), 100))
+    made.charge(Release(made.charge_of("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"), 100))
     assert made.mechanism_for(PLAN) == MECHANISM
     assert take_part(made) == ([], True)

@@ -1,0 +1,79 @@
+"""What a site and its servers have signed of each other's logs: tree heads, exchanged once in a while in a run."""
+
+from typing import Any, Final
+
+from fedglm.privacy.errors import Refusal
+from fedglm.privacy.keys.signing import PublicKey
+from fedglm.privacy.log.signed_log import Entry
+from fedglm.privacy.log.tree_head import MAX_SEALS, SignedTreeHead
+from fedglm.privacy.policy.run_plan import SignedPlan
+
+MAX_IDLE_SEALS: Final = 10
+"""Tree heads of a run under whose plan nothing has left: it needs a few, and a server has many such plans."""
+
+
+class ExchangedHeads:
+    """The tree heads that the entries of a site's log show, and what may still be added to them."""
+
+    def __init__(self) -> None:
+        self._keys: list[PublicKey] = []
+        self._witnessed: dict[str, tuple[str, set[int]]] = {}
+        self._countersigned: set[tuple[int, str]] = set()
+
+    def remember(self, entry: Entry) -> None:
+        """Take up an entry of the log; those of other kinds say nothing of tree heads."""
+        kind = entry["kind"]
+        if kind in ("opened", "key"):
+            self._keys.append(PublicKey.from_hex(entry["key"]))
+        elif kind == "witnessed":
+            self._witnessed.setdefault(entry["run"], (entry["log"], set()))[1].add(entry["size"])
+        elif kind == "countersigned":
+            self._countersigned.add((entry["size"], entry["by"]))
+
+    def verify(
+        self,
+        origin: str,
+        signed: SignedPlan,
+        theirs: SignedTreeHead,
+        ours: tuple[SignedTreeHead, str] | None,
+        *,
+        idle: bool,
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Verify what a server shows, and make the entries that keep it, each once.
+
+        Args:
+            origin: What the site's log begins with.
+            signed: The plan that is pinned, of whose run the server's log is.
+            theirs: The server's tree head.
+            ours: A tree head of the site's log, and the server's countersignature (hex); None where it has seen none.
+            idle: Whether nothing has left under the plan.
+
+        Returns:
+            Kind and fields of each entry.
+
+        Raises:
+            Refusal: Rule `seal`: something is not signed, is not of this log, or there were too many.
+        """
+        run, server = signed.plan.run, signed.server
+        if not theirs.is_by(server):
+            raise Refusal("seal", "the server's checkpoint is not signed by the key that signed the plan")
+        log, seen = self._witnessed.get(run, (theirs.log, set()))
+        if log != theirs.log:
+            raise Refusal("seal", "the server's log of this run is another than before")
+        entries: list[tuple[str, dict[str, Any]]] = []
+        if ours is not None:
+            own, countersignature = ours
+            known = own.log == origin and any(own.is_by(key) for key in self._keys)
+            if not known or not own.is_countersigned(server, countersignature):
+                raise Refusal("seal", "what the server countersigned is no checkpoint of this log")
+            # Kept with a new tree head alone, for this entry itself makes another tree head to countersign.
+            if theirs.size not in seen and (own.size, server.hex) not in self._countersigned:
+                by = {"by": server.hex, "countersignature": countersignature}
+                entries.append(("countersigned", {**own.to_fields(), **by}))
+        if theirs.size not in seen:
+            limit = MAX_IDLE_SEALS if idle else MAX_SEALS
+            if len(seen) >= limit:
+                raise Refusal("seal", f"more than {limit} checkpoints of one run")
+            of_log = {"run": run, "log": theirs.log, "name": "server", "key": server.hex}
+            entries.append(("witnessed", {**of_log, **theirs.to_fields()}))
+        return entries
