@@ -24,7 +24,7 @@ def build_server_app(
 
     Args:
         plan: What to run.
-        listener: Is told of each step.
+        listener: Hears of each step.
         stop: Set it to end the run early.
         resume: Go on from the newest checkpoint.
         finished: Gets the coordinator after the last round.

@@ -45,8 +45,8 @@ class RunLog:
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         """A reply was folded in, or rejected."""
-        said = {} if fault is None else {"reason": fault[:500]}
-        self._event("reply" if fault is None else "rejected", round=server_round, node=node, **said)
+        detail = {} if fault is None else {"reason": fault[:500]}
+        self._event("reply" if fault is None else "rejected", round=server_round, node=node, **detail)
 
     def round_done(self, rows: list[Row]) -> None:
         """A round is on disk."""
@@ -65,9 +65,9 @@ class RunLog:
     def _write_rounds(self, rows: list[Row]) -> None:
         write_atomically(self._folder / ROUNDS, to_lines(rows))
 
-    def _event(self, kind: str, **said: Any) -> None:
+    def _event(self, kind: str, **fields: Any) -> None:
         now = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": kind, **said})
+        line = json.dumps({"time": now, "event": kind, **fields})
         path = self._folder / EVENTS
         with storage_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

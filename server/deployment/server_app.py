@@ -20,7 +20,7 @@ from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.deployment.run_reference import load_reference
 from fedglm.server.deployment.serving import serving
 from fedglm.server.errors import ProjectError
-from fedglm.server.gateway.activation_times import SignOns
+from fedglm.server.gateway.activation_times import ActivationTimes
 from fedglm.server.gateway.reply_limits import ReplyLimits
 from fedglm.server.project.enrolment import enrolled_sites
 from fedglm.server.project.folder import Project, opened_from_environment
@@ -51,7 +51,7 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
         plan = run.plan(folder, key=project.signing_key, sites=sites)
         plan = replace(
             plan,
-            last_activation=SignOns(project.state).last,
+            last_activation=ActivationTimes(project.state).last,
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),
         )

@@ -10,7 +10,7 @@ from fedglm.core.files import storage_errors
 FOLDER = "sign-ons"
 
 
-class SignOns:
+class ActivationTimes:
     """Noted by the SuperLink's door, read by the process that serves a run.
 
     Args:

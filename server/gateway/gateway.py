@@ -19,7 +19,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.protocol.refusals import NOT_ENROLLED
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.activation import REFUSED, TRY_AGAIN, sign_on
-from fedglm.server.gateway.activation_times import SignOns
+from fedglm.server.gateway.activation_times import ActivationTimes
 from fedglm.server.gateway.asgi import Answer, Application, BodyError, Receive, Scope, Send, ask, read_body, refuse
 from fedglm.server.gateway.node_keys import EnrolledKeys, Sender
 from fedglm.server.gateway.reply_limits import WORDS_BYTES, ReplyLimits
@@ -69,7 +69,7 @@ _SAY_WHY, _END, _TRY_AGAIN = REFUSED, 401, TRY_AGAIN
 _log = logging.getLogger("uvicorn.error")  # which Flower has set up by then
 
 
-class SitesDoor:
+class SitesGateway:
     """An ASGI application around Flower's.
 
     Args:
@@ -80,7 +80,7 @@ class SitesDoor:
 
     def __init__(self, application: Application, keys: EnrolledKeys, state: Path) -> None:
         self._application, self._keys = application, keys
-        self._sign_ons, self._turns = SignOns(state), SiteTurns()
+        self._activation_times, self._turns = ActivationTimes(state), SiteTurns()
         self._replies = WholeReplies(ReplyLimits(state), state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +155,7 @@ class SitesDoor:
     def _note(self, site: str) -> None:
         """Write down that a node signs on; without that it would only be asked again later."""
         try:
-            self._sign_ons.note(site)
+            self._activation_times.note(site)
         except OSError as exc:
             _log.error("%s", exc)
 

@@ -56,9 +56,9 @@ class ServerLog:
         """A site's policy refuses the plan, by that rule."""
         self._note("declined", run=self._run, rule=rule or "unnamed", node=node_id % 2**63)
 
-    def accepted(self, server_round: int, site: str, **told: Any) -> None:
+    def accepted(self, server_round: int, site: str, **fields: Any) -> None:
         """An update was folded in; see `privacy.log.entries`."""
-        self._note("accepted", run=self._run, round=server_round, site=site, **told)
+        self._note("accepted", run=self._run, round=server_round, site=site, **fields)
 
     def rejected(self, server_round: int, site: str, fault: str, rule: str | None = None) -> None:
         """An update was not folded in."""

@@ -195,8 +195,8 @@ class Control:
         status, content = self._post(f"/v1/control/{name}", request.SerializeToString())
         if status != 200:
             text = content.decode(errors="replace")
-            said = FlowerError.from_json(text)
-            reason = said.message if said is not None else text[:200]
+            error = FlowerError.from_json(text)
+            reason = error.message if error is not None else text[:200]
             raise ProjectError(f"the SuperLink refuses {name} ({status}): {reason}")
         found = answer()
         try:

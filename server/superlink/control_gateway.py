@@ -60,7 +60,7 @@ _MAX_BYTES: Final = 65536  # of the request, and of each file in the bundle
 _log = logging.getLogger("uvicorn.error")
 
 
-class ControlDoor:
+class ControlGateway:
     """An ASGI application around Flower's.
 
     Args:

@@ -1,8 +1,8 @@
-"""Flower's SuperLink with two doors: the sites' port answers what a registered node may ask, this machine's all else.
+"""Flower's SuperLink with two ports: the sites' port answers what a registered node may ask, this machine's all else.
 
 Flower serves its three interfaces on one port, and only one of them asks who is there. Whoever reached that port could
 start a run, which is code on the server, or register a node. Here there are two, and Flower opens neither: one at
-127.0.0.1 for processes of this user (`ControlDoor`), and one for the sites (`SitesDoor`), which opens once all
+127.0.0.1 for processes of this user (`ControlGateway`), and one for the sites (`SitesGateway`), which opens once all
 enrolled sites are registered, and nobody else.
 
     FEDGLM_PROJECT=FOLDER python -m fedglm.server.superlink.main
@@ -28,7 +28,7 @@ from fedglm.server.gateway.reply_limits import ReplyLimits
 from fedglm.server.project.folder import Project, opened_from_environment
 from fedglm.server.superlink.flower_state import bound_database, say_try_again
 from fedglm.server.superlink.log_flood import damp
-from fedglm.server.superlink.server import Doors, SuperLinkServer
+from fedglm.server.superlink.server import PortDispatch, SuperLinkServer
 from fedglm.server.superlink.start_report import forget
 
 _SHUTDOWN_S: Final = 5  # for requests that are being answered when the SuperLink ends
@@ -50,7 +50,9 @@ def main() -> None:
             raise ProjectError("this version of Flower listens otherwise than it was told to; install a tested one")
         say_try_again(app)
         ours = {"access_log": False, "proxy_headers": False, "ws": "none", "timeout_graceful_shutdown": _SHUTDOWN_S}
-        config = uvicorn.Config(Doors(project, app), h11_max_incomplete_event_size=HEAD_BYTES, **{**options, **ours})
+        config = uvicorn.Config(
+            PortDispatch(project, app), h11_max_incomplete_event_size=HEAD_BYTES, **{**options, **ours}
+        )
         damp()
         server = SuperLinkServer(config, project, app, *sockets)
         server.run()

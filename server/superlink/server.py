@@ -11,14 +11,14 @@ import uvicorn
 from fedglm.core.local_peers import is_own
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.asgi import Application, Receive, Scope, Send
-from fedglm.server.gateway.gateway import SitesDoor
+from fedglm.server.gateway.gateway import SitesGateway
 from fedglm.server.gateway.guarded_http import GuardedHTTP
 from fedglm.server.gateway.listening import Port, raise_descriptor_limit
 from fedglm.server.gateway.node_keys import EnrolledKeys
 from fedglm.server.gateway.visitors import Places, Visitor, Visitors
 from fedglm.server.project.folder import Project
 from fedglm.server.superlink.app_launcher import AppLauncher
-from fedglm.server.superlink.control_gateway import ControlDoor
+from fedglm.server.superlink.control_gateway import ControlGateway
 from fedglm.server.superlink.start_report import bring_in_line, forget
 
 _OURS: Final = Places(silent=256, unproven=4096, of_address=4096)  # of this user's processes none proves anything
@@ -26,7 +26,7 @@ _OURS: Final = Places(silent=256, unproven=4096, of_address=4096)  # of this use
 _log = logging.getLogger("uvicorn.error")
 
 
-class Doors:
+class PortDispatch:
     """An ASGI application that tells by the port where a request came in.
 
     What a request says of itself does not matter, nor from which address it seems to come: behind a container's port
@@ -35,8 +35,8 @@ class Doors:
 
     def __init__(self, project: Project, application: Application) -> None:
         self._application, self._control_port = application, project.settings.control_port
-        self._control = ControlDoor(application)
-        self._sites = SitesDoor(application, EnrolledKeys(project), project.state)
+        self._control = ControlGateway(application)
+        self._sites = SitesGateway(application, EnrolledKeys(project), project.state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -16,7 +16,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from projects import Site, make_project
 
 from fedglm.server.gateway import gateway as module
-from fedglm.server.gateway.gateway import BODY_BYTES, SitesDoor
+from fedglm.server.gateway.gateway import BODY_BYTES, SitesGateway
 from fedglm.server.gateway.node_keys import EnrolledKeys
 from fedglm.server.gateway.site_turns import AT_ONCE, WAITING
 from fedglm.server.gateway.visitors import VISITOR, Visitors
@@ -98,7 +98,7 @@ def keys(project, server, tmp_path):
 
 @pytest.fixture
 def door(keys, project):
-    return SitesDoor(flower, keys, project.state)
+    return SitesGateway(flower, keys, project.state)
 
 
 CLOSED = [
@@ -240,7 +240,7 @@ def test_what_flower_fails_at_a_node_tries_again(keys, project):
         await send({"type": "http.response.start", "status": 500, "headers": []})
         await send({"type": "http.response.body", "body": b"database is locked"})
 
-    assert ask(SitesDoor(broken, keys, project.state))[0] == 503
+    assert ask(SitesGateway(broken, keys, project.state))[0] == 503
 
 
 def test_a_site_that_asks_too_much_at_a_time_waits_and_is_turned_away_then(keys, project):
@@ -254,7 +254,7 @@ def test_a_site_that_asks_too_much_at_a_time_waits_and_is_turned_away_then(keys,
         under_way.pop()
         await flower(_scope, _receive, send)
 
-    made = SitesDoor(slow, keys, project.state)
+    made = SitesGateway(slow, keys, project.state)
 
     async def one(site):
         async def send(message):
@@ -325,7 +325,7 @@ SIGN_ON = ActivateNodeRequest(public_key=b"key", heartbeat_interval=30).Serializ
     ids=["new", "killed before", "not registered yet", "with another's key"],
 )
 def test_who_signs_on_takes_the_place_of_who_was_killed(keys, project, flower, status, asked):
-    inner = SitesDoor(flower, keys, project.state)
+    inner = SitesGateway(flower, keys, project.state)
     assert ask(inner, "/v1/fleet/activate-node", body=SIGN_ON)[0] == status
     assert flower.asked == asked
 
