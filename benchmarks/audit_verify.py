@@ -64,7 +64,7 @@ def main() -> None:
         took = time.perf_counter() - start
         size = sum((folder / name).stat().st_size for name in (LOG, LEDGER) if (folder / name).exists())
     for check in found.checks:
-        print(f"{check.name:18} {'held' if check.held else check.held}  {check.said}"[:110])
+        print(f"{check.name:18} {'held' if check.passed else check.passed}  {check.detail}"[:110])
     entries = (found.server or found.sites[0]).size
     print(f"{entries:,} entries, {size / 1e6:,.0f} MB with the ledger, {len(os.sched_getaffinity(0))} cores")
     print(f"verified in {took:.1f} s, {entries / took:,.0f} entries a second")

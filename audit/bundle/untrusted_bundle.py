@@ -1,7 +1,7 @@
-"""A stranger's bundle, unpacked to be read: nothing of it takes more memory or disk than records do.
+"""Unpacks a stranger's bundle for reading; nothing in it can take more memory or disk than records do.
 
-All sizes that an archive declares are held to `bundle_contents` before any of it is unpacked, and no file gets longer
-than it declares.
+All sizes that an archive declares are checked against `contents` before any of it is unpacked, and no file grows beyond
+its declared size.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from fedglm.privacy.log.signed_log import LOG
 
 CONTEXT: Final = "fedglm/bundle/1"
 
-_BROKEN = (
+_MALFORMED = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError),
     *(RuntimeError, RecursionError, NotImplementedError),
 )
 _SIGNATURE_BYTES: Final = 128
-_PIECE: Final = 2**20
+_CHUNK: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Bundle:
     """A bundle that was unpacked.
 
     Attributes:
-        folder: Where to; it is gone after the block.
-        role: Whom it is for.
-        key: By which it says that it is signed.
-        checks: Whether it is as it was signed.
+        folder: Folder with its files; it is deleted after the block.
+        role: Role that it was made for.
+        key: Key that it says it is signed with.
+        checks: Checks that the files are those that were signed.
     """
 
     folder: Path
@@ -52,34 +52,40 @@ class Bundle:
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Bundle]:
-    """Unpack a stranger's bundle into a folder that is gone after the block.
+def unpack_bundle(path: Path) -> Iterator[Bundle]:
+    """Unpack a stranger's bundle into a folder that is deleted after the block.
+
+    Args:
+        path: Path of the archive.
+
+    Yields:
+        The bundle.
 
     Raises:
-        PrivacyError: It is no bundle, or holds more than one may, or more than the disk has room for.
+        PrivacyError: It is no bundle, contains more than a bundle may, or more than the disk has room for.
     """
     with TemporaryDirectory(prefix="fedglm-bundle-") as name:
         try:
-            with _Shallow(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+            with _BoundedReader(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
                 bundle = _unpack(archive, path.stat().st_size, Path(name))
         except PrivacyError as exc:
             raise PrivacyError(f"{path} is not unpacked: {exc}") from exc
-        except _BROKEN as exc:
+        except _MALFORMED as exc:
             raise PrivacyError(f"{path} is no bundle of fedglm audit export: {exc}") from exc
         yield bundle
 
 
-class _Shallow(io.BufferedReader):
-    """A file of which no long piece is read at once: `zipfile` would take a list of files of any length."""
+class _BoundedReader(io.BufferedReader):
+    """A file that refuses long reads: `zipfile` would read a list of files of any length into memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         wanted = MAX_LISTED + 1 if size is None or size < 0 else size
         if wanted > MAX_LISTED + 1:
             raise ValueError(f"its list of files is longer than {MAX_LISTED:,} bytes")
-        found = super().read(wanted)
-        if len(found) > MAX_LISTED:
+        content = super().read(wanted)
+        if len(content) > MAX_LISTED:
             raise ValueError(f"its end is longer than {MAX_LISTED:,} bytes")
-        return found
+        return content
 
 
 def _unpack(archive: zipfile.ZipFile, size: int, folder: Path) -> Bundle:
@@ -100,27 +106,29 @@ def _unpack(archive: zipfile.ZipFile, size: int, folder: Path) -> Bundle:
         check_name(name, role)
     sizes = {name: entry.file_size for name, entry in entries.items()}
     check_sizes(sizes, size)
-    _check_room(sum(sizes.values()))
+    _check_free_space(sum(sizes.values()))
     wrong = sorted(entries.keys() ^ files.keys())
     for name in sorted(entries.keys() & files.keys()):
-        if _digest(archive, entries[name], folder / name) != files[name]:
+        if _extract(archive, entries[name], folder / name) != files[name]:
             wrong.append(name)
     if not key.verify(CONTEXT, raw, bytes.fromhex(archive.read(signature).decode())):
-        checks = [Check(subject="bundle", name="signature", held=False, said=f"{MANIFEST} is not signed by its key")]
+        checks = [
+            Check(subject="bundle", name="signature", passed=False, detail=f"{MANIFEST} is not signed by its key")
+        ]
     elif wrong:
-        said = f"{wrong[0]} is not what was signed ({len(wrong)} files)"
-        checks = [Check(subject="bundle", name="files", held=False, said=said)]
+        detail = f"{wrong[0]} is not what was signed ({len(wrong)} files)"
+        checks = [Check(subject="bundle", name="files", passed=False, detail=detail)]
     else:
-        said = f"{len(files)} files for the role {role}, signed by {key.fingerprint()}"
-        checks = [Check(subject="bundle", name="files", held=True, said=said)]
+        detail = f"{len(files)} files for the role {role}, signed by {key.fingerprint()}"
+        checks = [Check(subject="bundle", name="files", passed=True, detail=detail)]
     logs = [name.removesuffix(LOG) for name in files if name.endswith(f"/{LOG}")]
     for place in [place for place in logs if place + LINES not in files]:
-        said = f"{place}{LINES} is not here, which each bundle has beside a log"
-        checks.append(Check(subject="bundle", name="lines", held=None, said=said, missing=True))
+        detail = f"{place}{LINES} is not here, which each bundle has beside a log"
+        checks.append(Check(subject="bundle", name="lines", passed=None, detail=detail, missing=True))
     return Bundle(folder, role, key, checks)
 
 
-def _check_room(needed: int) -> None:
+def _check_free_space(needed: int) -> None:
     free = shutil.disk_usage(gettempdir()).free
     if needed > free:
         raise PrivacyError(
@@ -128,12 +136,16 @@ def _check_room(needed: int) -> None:
         )
 
 
-def _digest(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> str:
-    """Unpack a file; returns its SHA-256 (hex)."""
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> str:
+    """Unpack one file.
+
+    Returns:
+        Its SHA-256, hex.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with archive.open(entry) as packed, target.open("xb") as file:  # not longer than it declares, and no piece is long
-        while piece := packed.read(_PIECE):
+    with archive.open(entry) as packed, target.open("xb") as file:  # no longer than it declares, in short reads
+        while piece := packed.read(_CHUNK):
             digest.update(piece)
             file.write(piece)
     return digest.hexdigest()

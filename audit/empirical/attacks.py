@@ -1,22 +1,22 @@
 """Attacks on a run's first updates, with and without noise and compression, side by side.
 
-Each variant trains one round from the run's starting weights, by the code that nodes run, on half of a site's records;
-the attacks themselves are in `attacked_site`. Noise is that of the run's plan, so that one round of it spends less than
-the run's epsilon: variants are named after both.
+Each setting trains one round from the run's starting weights, by the code that nodes run, on half of a site's records;
+the attacks themselves are in `attacked_site`. Noise is that of the run's plan, so that one round spends less than the
+run's epsilon: the settings' names give both figures.
 
-Whoever fails to attack has proved nothing. These attacks are cheap, and yet those on tokens, and on membership by
-gradients, give a site away where nothing protects it.
+A failed attack proves nothing. These attacks are cheap, and yet those on tokens, and on membership by gradients, expose
+a site that nothing protects.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedglm.audit.empirical.attacked_site import ATTACKS, AttackedSite, AttackSetting, TooLittle
+from fedglm.audit.empirical.attacked_site import ATTACKS, AttackedSite, AttackSetting, NotAttackable
 from fedglm.audit.empirical.audited_run import AuditedRun, open_run
 from fedglm.audit.empirical.probe import DoesNotFit
 from fedglm.audit.empirical.results import ATTACK, AttackAudit, AttackFigures
-from fedglm.audit.empirical.scores import Auc, mean_auc
+from fedglm.audit.empirical.scores import Auc, average_auc
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.privacy.accounting.accountant import spent, usual_delta
 from fedglm.privacy.dp.mechanism import Mechanism
@@ -26,19 +26,19 @@ from fedglm.scenarios.noise_plan import delta_of, plan_noise
 from fedglm.server.deployment.run_file import RunFile
 
 DEFAULT_EPSILON: Final = 8.0
-"""Of the variants with noise, where the run itself has none."""
+"""Epsilon of the settings with noise, if the run itself has none."""
 
 _MAX_SITES: Final = 4
 
 
-class Noise(NamedTuple):
-    """What the variants with noise have.
+class AttackNoise(NamedTuple):
+    """Noise of the settings that have any.
 
     Attributes:
-        mechanism: Of a round, as in the run's plan.
-        epsilon: Of the whole run.
-        round_epsilon: Of the one round that is attacked.
-        delta: At which both hold.
+        mechanism: Mechanism of one round, as in the run's plan.
+        epsilon: Epsilon of the whole run.
+        round_epsilon: Epsilon of the one round that is attacked.
+        delta: Delta of both.
     """
 
     mechanism: Mechanism
@@ -47,56 +47,58 @@ class Noise(NamedTuple):
     delta: float
 
 
-def attack_run(run: Path, told: Callable[[str], None] = lambda _: None) -> AttackAudit:
-    """Try all attacks on a run's first round, and keep what they achieve in the run's folder.
+def attack_run(run: Path, on_progress: Callable[[str], None] = lambda _: None) -> AttackAudit:
+    """Try all attacks on a run's first round, and write what they achieve into the run's folder.
 
     Args:
-        run: A run's folder.
-        told: Hears what is done next.
+        run: Folder of the run.
+        on_progress: Callback for the names of the next site and setting.
 
     Raises:
         ReportError: The folder holds no run that can be attacked, or no site of it has two records.
     """
     audited = open_run(run, ATTACK)
-    noise = noise_of(audited)
-    tried = variants(noise, audited.stage.scenario.update.codec)
-    found: dict[tuple[str, str], list[Auc]] = {}
+    noise = choose_noise(audited)
+    settings = make_settings(noise, audited.built.scenario.update.codec)
+    areas: dict[tuple[str, str], list[Auc]] = {}
     left_out: dict[tuple[str, str], list[str]] = {}
-    for site in audited.stage.data.sites[:_MAX_SITES]:
-        # One site after the other: what is computed once for all variants of one takes up to 2 GiB.
+    for site in audited.built.data.sites[:_MAX_SITES]:
+        # One site after the other: what is computed once for all settings of a site takes up to 2 GiB.
         try:
             attacked = AttackedSite(audited, site)
-        except TooLittle as exc:
+        except NotAttackable as exc:
             left_out.setdefault(("all attacks", str(exc)), []).append(site.name)
             continue
-        for variant in tried:
-            told(f"{site.name}: {variant.name}")
-            update = attacked.updated(variant, attacked.trained, 0)
+        for setting in settings:
+            on_progress(f"{site.name}: {setting.name}")
+            update = attacked.make_update(setting, attacked.trained, 0)
             for name, attack in ATTACKS.items():
                 try:
-                    found.setdefault((name, variant.name), []).append(attack(attacked, variant, update))
-                except (TooLittle, DoesNotFit, TrainingError) as exc:
+                    areas.setdefault((name, setting.name), []).append(attack(attacked, setting, update))
+                except (NotAttackable, DoesNotFit, TrainingError) as exc:
                     sites = left_out.setdefault((name, str(exc)), [])
                     sites += [site.name] if site.name not in sites else []
     audit = AttackAudit(
-        **audited.stamp(),
+        **audited.make_header(),
         left_out=tuple(f"{name}, at {', '.join(sites)}: {why}" for (name, why), sites in left_out.items()),
         epsilon=noise.epsilon,
         round_epsilon=noise.round_epsilon,
         delta=noise.delta,
-        results=_results(tried, found, left_out),
+        results=_collect_figures(settings, areas, left_out),
     )
     audit.write(run / AUDIT / ATTACK)
     return audit
 
 
-def noise_of(audited: AuditedRun) -> Noise:
-    """The noise of a run's plan; of epsilon 8 where it has none."""
-    scenario, sites = audited.stage.scenario, tuple(audited.stage.data.sites)
+def choose_noise(audited: AuditedRun) -> AttackNoise:
+    """Return the noise of a run's plan; for a run without noise, the noise that epsilon 8 would need."""
+    scenario, sites = audited.built.scenario, tuple(audited.built.data.sites)
     private = scenario.privacy
     epsilon = DEFAULT_EPSILON if private.epsilon is None else private.epsilon
     planned = RunFile.load(audited.folder).spec.noise.mechanism if audited.records == "stand-in" else None
-    if planned is not None:  # by the units that its sites declare, not by those that stand in
+    if (
+        planned is not None
+    ):  # the plan's noise is for the units that its sites declare, not for the records that stand in
         mechanism = planned
         delta = private.delta or usual_delta(private.units or 1)
     else:
@@ -106,11 +108,11 @@ def noise_of(audited: AuditedRun) -> Noise:
         if noised is None:
             raise ReportError("a scenario with an epsilon plans no noise")
         mechanism = noised
-    return Noise(mechanism, epsilon, spent([mechanism.event()], delta).epsilon, delta)
+    return AttackNoise(mechanism, epsilon, spent([mechanism.event()], delta).epsilon, delta)
 
 
-def variants(noise: Noise, codec: str) -> list[AttackSetting]:
-    """With and without noise, with and without compression."""
+def make_settings(noise: AttackNoise, codec: str) -> list[AttackSetting]:
+    """Return the four settings: with and without noise, with and without compression."""
     noised = f"noise of epsilon {noise.epsilon:g} (this round {noise.round_epsilon:.2f})"
     return [
         AttackSetting("no noise, dense", None, coded=False),
@@ -120,23 +122,28 @@ def variants(noise: Noise, codec: str) -> list[AttackSetting]:
     ]
 
 
-def _results(
-    tried: list[AttackSetting], found: dict[tuple[str, str], list[Auc]], left_out: dict[tuple[str, str], list[str]]
+def _collect_figures(
+    settings: list[AttackSetting], areas: dict[tuple[str, str], list[Auc]], left_out: dict[tuple[str, str], list[str]]
 ) -> tuple[AttackFigures, ...]:
+    """Average each attack's areas over the sites.
+
+    Raises:
+        ReportError: No attack was possible.
+    """
     results = []
-    for variant in tried:
+    for setting in settings:
         for name in ATTACKS:
-            if areas := found.get((name, variant.name)):
-                whole = mean_auc(areas)
+            if site_areas := areas.get((name, setting.name)):
+                mean = average_auc(site_areas)
                 results.append(
                     AttackFigures(
                         attack=name,
-                        variant=variant.name,
-                        private=variant.mechanism is not None,
-                        coded=variant.coded,
-                        auc=whole.value,
-                        low=whole.low,
-                        high=whole.high,
+                        variant=setting.name,
+                        private=setting.mechanism is not None,
+                        coded=setting.coded,
+                        auc=mean.value,
+                        low=mean.low,
+                        high=mean.high,
                     )
                 )
     if not results:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedglm.audit.empirical.probe import Bench
+from fedglm.audit.empirical.probe import TrainingProbe
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.errors import DataError
 from fedglm.compression.downlink import vector_sha256
@@ -23,29 +23,29 @@ from fedglm.scenarios.stage import BuiltScenario, build_scenario
 
 @dataclass(frozen=True)
 class AuditedRun:
-    """A run, built anew.
+    """A run whose model and data were rebuilt.
 
     Attributes:
-        folder: The run's.
-        stage: Data and model of its scenario.
-        base: float32 vector of the weights that it started from.
-        records: Whether the records are the run's own. Those of real sites are at the sites: what their scenario deals
-            to a simulation stands in for them.
+        folder: Folder of the run.
+        built: Data and model of its scenario.
+        base: (d,) float32, weights that the run started from.
+        records: Whether the records are the run's own. Those of real sites are at the sites: the records that their
+            scenario gives to a simulation stand in for them.
     """
 
     folder: Path
-    stage: BuiltScenario
+    built: BuiltScenario
     base: npt.NDArray[np.float32]
     records: Literal["run", "stand-in"]
 
-    def bench(self, records: Examples) -> Bench:
-        """A bench with the run's model and some records."""
-        stage = self.stage
-        return Bench(stage.model.module, stage.data.task, records, self.base, stage.scenario.training)
+    def make_probe(self, records: Examples) -> TrainingProbe:
+        """Make a probe of the run's model with some records."""
+        built = self.built
+        return TrainingProbe(built.model.module, built.data.task, records, self.base, built.scenario.training)
 
-    def stamp(self) -> dict[str, Any]:
-        """What a file of an audit says of itself: see `empirical`."""
-        precision = self.bench(self.stage.data.sites[0].train).precision
+    def make_header(self) -> dict[str, Any]:
+        """Return the fields that each file of an empirical audit begins with: see `results`."""
+        precision = self.make_probe(self.built.data.sites[0].train).precision
         return {
             "code": code_sha256(),
             "model": vector_sha256(self.base),
@@ -55,37 +55,37 @@ class AuditedRun:
         }
 
 
-def open_run(run: Path, kept: str) -> AuditedRun:
-    """Build a run's model and data for an audit of it.
+def open_run(run: Path, file_name: str) -> AuditedRun:
+    """Rebuild a run's model and data for an audit of it.
 
-    What an earlier audit kept is removed first: one that ends with an error must not leave a result behind.
+    The result of an earlier audit is removed first: an audit that ends with an error must not leave a result behind.
 
     Args:
-        run: A run's folder.
-        kept: Name of the audit's file in the run's `audit/`.
+        run: Folder of the run.
+        file_name: Name of the audit's file in the run's `audit/`.
 
     Raises:
         ReportError: The folder holds no run, or there are no records to stand in for those at its sites.
         StorageError: An earlier result cannot be removed.
     """
-    path, old = run / SCENARIO, run / AUDIT / kept
+    path, earlier = run / SCENARIO, run / AUDIT / file_name
     if not path.is_file():
         raise ReportError(f"{run} holds no run: name a folder that fedglm simulate or fedglm run has made")
-    with storage_errors(old):
-        old.unlink(missing_ok=True)
-    torch.set_num_threads(1)  # sums in other orders give other bits
+    with storage_errors(earlier):
+        earlier.unlink(missing_ok=True)
+    torch.set_num_threads(1)  # more threads would add in other orders, which gives other bits
     scenario = Scenario.from_toml(path.read_text(), origin=str(path))
     if not (run / RUN).is_file():
-        stage = build_scenario(scenario.to_toml())
-        return AuditedRun(run, stage, stage.model.initial, "run")
+        built = build_scenario(scenario.to_toml())
+        return AuditedRun(run, built, built.model.initial, "run")
     try:
-        stage = build_scenario(scenario.to_toml())
+        built = build_scenario(scenario.to_toml())
     except DataError as exc:
         raise ReportError(f"the records of {run} are at its sites, and there are none to stand in: {exc}") from exc
-    return AuditedRun(run, stage, _initial(run, stage.model.layout.size), "stand-in")
+    return AuditedRun(run, built, _read_initial(run, built.model.layout.size), "stand-in")
 
 
-def _initial(run: Path, size: int) -> npt.NDArray[np.float32]:
+def _read_initial(run: Path, size: int) -> npt.NDArray[np.float32]:
     try:
         content = (run / INITIAL).read_bytes()
     except OSError as exc:

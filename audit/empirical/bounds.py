@@ -1,7 +1,7 @@
-"""How much privacy was lost at the least, from one run: bounds and an estimate from guesses about canaries.
+"""How much privacy one run lost at least: lower bounds and an estimate of epsilon from guesses about canaries.
 
-Each of m canaries was in the training data or not, by a coin of its own, and whoever sees what was released guesses
-some of the coins. Too many right guesses contradict a claim of privacy.
+Each of m canaries was in the training data or not, by an independent coin, and whoever sees what was released guesses
+some of the coins. Too many correct guesses contradict a claim of privacy.
 
     one run     Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), theorem 5.2: rigorous for any mechanism
     f-DP        Mahloujifar, Melis and Chaudhuri 2024 (arXiv 2410.22235): as rigorous, and tighter, against the whole
@@ -23,15 +23,15 @@ from fedglm.privacy.errors import PrivacyError
 
 CONFIDENCE: Final = 0.95
 SHARES: Final = (0.02, 0.05, 0.1, 0.2)
-"""Shares of the canaries that are guessed, the surest first. They are settled beforehand; each costs confidence."""
+"""Shares of the canaries that are guessed, the surest first. They are fixed beforehand; each costs confidence."""
 FEW_SHARES: Final = (0.2, 0.5, 1.0)
 """The same for fewer than 1,000 canaries, where small shares are too few guesses to contradict anything."""
 
 MIN_CANARIES: Final = 40
-"""Fewer say nothing: were every guess right, that would hardly contradict an epsilon of 2."""
+"""Fewer show nothing: even if every guess were correct, that would hardly contradict an epsilon of 2."""
 
-_MOST: Final = 60.0
-"""Above what guesses can contradict: 20,000 of them, all right, contradict no epsilon above 13."""
+_MAX_EPSILON: Final = 60.0
+"""More than guesses can contradict: 20,000 of them, all correct, contradict no epsilon above 13."""
 _PRECISION: Final = 1e-3
 
 
@@ -40,23 +40,24 @@ class Guesses:
     """Guesses about some of the canaries.
 
     Attributes:
-        canaries: How many there were.
-        made: How many were guessed.
-        right: How many guesses were right.
+        canaries: Number of canaries.
+        made: Number of guesses.
+        correct: Number of correct guesses.
     """
 
     canaries: int
     made: int
-    right: int
+    correct: int
 
 
-def guesses(scores: npt.ArrayLike, inside: npt.ArrayLike, shares: Sequence[float] | None = None) -> list[Guesses]:
+def make_guesses(scores: npt.ArrayLike, inside: npt.ArrayLike, shares: Sequence[float] | None = None) -> list[Guesses]:
     """Guess the canaries with the highest scores to be in, and as many with the lowest to be out.
 
     Args:
         scores: (m,) how much each canary seems to be in.
         inside: (m,) bool, the coins.
-        shares: Of the canaries that are guessed, one set of guesses for each; by their number alone without it.
+        shares: Shares of the canaries that are guessed, each giving one set of guesses; by default chosen by their
+            number.
 
     Raises:
         PrivacyError: The shapes differ, a score is not finite, or there are fewer than 40 canaries.
@@ -67,94 +68,101 @@ def guesses(scores: npt.ArrayLike, inside: npt.ArrayLike, shares: Sequence[float
     if len(values) < MIN_CANARIES:
         raise PrivacyError(f"{len(values)} canaries say nothing: plant {MIN_CANARIES} or more")
     order = np.argsort(values, kind="stable")
-    found = []
+    guesses = []
     for share in shares or (SHARES if len(values) >= 1000 else FEW_SHARES):
         half = max(1, round(share * len(values) / 2))
-        right = int(coins[order[-half:]].sum() + (~coins[order[:half]]).sum())
-        found.append(Guesses(len(values), 2 * half, right))
-    return found
+        correct = int(coins[order[-half:]].sum() + (~coins[order[:half]]).sum())
+        guesses.append(Guesses(len(values), 2 * half, correct))
+    return guesses
 
 
-def one_run_epsilon(found: Sequence[Guesses], delta: float, confidence: float = CONFIDENCE) -> float:
-    """The greatest epsilon that the guesses contradict, at `delta`; 0 where they contradict none.
+def bound_one_run_epsilon(guesses: Sequence[Guesses], delta: float, confidence: float = CONFIDENCE) -> float:
+    """Return the largest epsilon that the guesses contradict, at `delta`; 0 if they contradict none.
 
     Args:
-        found: Sets of guesses; for their number, each is held to a stricter level.
-        delta: Of the claim.
+        guesses: Sets of guesses; the more there are, the stricter the level for each.
+        delta: Delta of the claim.
         confidence: Probability with which a true claim is not contradicted.
     """
-    level = (1 - confidence) / len(found)
+    level = (1 - confidence) / len(guesses)
 
     def contradicted(one: Guesses) -> Callable[[float], bool]:
-        return lambda epsilon: one_run_p_value(one, epsilon, delta) <= level
+        return lambda epsilon: compute_one_run_p_value(one, epsilon, delta) <= level
 
-    return max(_greatest(contradicted(one)) for one in found)
+    return max(_find_max(contradicted(one)) for one in guesses)
 
 
-def one_run_p_value(found: Guesses, epsilon: float, delta: float) -> float:
-    """Greatest probability of so many right guesses about an (epsilon, delta)-private mechanism."""
+def compute_one_run_p_value(guesses: Guesses, epsilon: float, delta: float) -> float:
+    """Return the largest probability of so many correct guesses about an (epsilon, delta)-private mechanism."""
     chance = 1 / (1 + math.exp(-epsilon))
-    beta = float(binom.sf(found.right - 1, found.made, chance))
+    beta = float(binom.sf(guesses.correct - 1, guesses.made, chance))
     alpha = 0.0
     if delta > 0:
-        fewer = np.arange(1, found.right + 1)
-        tails = binom.sf(found.right - fewer - 1, found.made, chance)
+        fewer = np.arange(1, guesses.correct + 1)
+        tails = binom.sf(guesses.correct - fewer - 1, guesses.made, chance)
         alpha = float(np.max((tails - beta) / fewer, initial=0.0))
-    return min(1.0, beta + 2 * found.canaries * delta * alpha)
+    return min(1.0, beta + 2 * guesses.canaries * delta * alpha)
 
 
-def f_dp_epsilon(found: Sequence[Guesses], delta: float, confidence: float = CONFIDENCE) -> float:
-    """The epsilon, at `delta`, of the least noisy Gaussian mechanism that the guesses contradict; 0 for none.
+def bound_f_dp_epsilon(guesses: Sequence[Guesses], delta: float, confidence: float = CONFIDENCE) -> float:
+    """Return the epsilon of the least noisy Gaussian mechanism that the guesses contradict; 0 for none.
 
-    The claim that is tested is that of a Gaussian mechanism with all its deltas, which says more than one pair.
-    Arguments as of `one_run_epsilon`.
+    The claim that is tested is that of a Gaussian mechanism with all its deltas, which is stronger than one pair.
+
+    Args:
+        guesses: Sets of guesses; the more there are, the stricter the level for each.
+        delta: Delta of the result.
+        confidence: Probability with which a true claim is not contradicted.
     """
-    level = (1 - confidence) / len(found)
+    level = (1 - confidence) / len(guesses)
 
     def contradicted(one: Guesses) -> Callable[[float], bool]:
         return lambda mu: contradicts_gaussian(one, mu, level)
 
-    return epsilon_of_gaussian(max(_greatest(contradicted(one)) for one in found), delta)
+    return convert_mu_to_epsilon(max(_find_max(contradicted(one)) for one in guesses), delta)
 
 
-def contradicts_gaussian(found: Guesses, mu: float, level: float) -> bool:
-    """Whether so many right guesses about a mu-Gaussian-private mechanism have a probability below `level`.
+def contradicts_gaussian(guesses: Guesses, mu: float, level: float) -> bool:
+    """Return whether so many correct guesses about a mu-Gaussian-private mechanism have a probability below `level`.
 
-    If they had as much, then, guess by guess downwards, so much probability would lie on fewer right guesses as the
-    trade-off curve asks for, and in the end more than there is (theorem and algorithm 3 of the paper, with
-    abstentions).
+    Otherwise, going down guess by guess, the trade-off curve would require so much probability on fewer correct guesses
+    that in the end it exceeded the total (theorem and algorithm 3 of the paper, with abstentions).
     """
-    whole = found.made / found.canaries
-    right = level * whole * found.right / found.made
-    wrong = level * whole * (found.made - found.right) / found.made
-    for place in range(found.right - 1, -1, -1):
-        if right >= 1:
+    total = guesses.made / guesses.canaries
+    correct = level * total * guesses.correct / guesses.made
+    wrong = level * total * (guesses.made - guesses.correct) / guesses.made
+    for place in range(guesses.correct - 1, -1, -1):
+        if correct >= 1:
             return True
-        least = max(wrong, float(ndtr(ndtri(right) - mu)))
-        right += place / (found.made - place) * (least - wrong)
-        wrong = least
-        if right + wrong > whole:
+        needed = max(wrong, float(ndtr(ndtri(correct) - mu)))
+        correct += place / (guesses.made - place) * (needed - wrong)
+        wrong = needed
+        if correct + wrong > total:
             return True
     return False
 
 
-def epsilon_of_gaussian(mu: float, delta: float) -> float:
-    """Epsilon at `delta` of mu-Gaussian privacy (Dong, Roth and Su 2019, arXiv 1905.02383, corollary 2.13).
+def convert_mu_to_epsilon(mu: float, delta: float) -> float:
+    """Return epsilon at `delta` of mu-Gaussian privacy (Dong, Roth and Su 2019, arXiv 1905.02383, corollary 2.13).
 
-    With x = mu / 2 - epsilon / mu and y = mu - x, delta is Phi(x) - e^epsilon Phi(-y), and e^epsilon Phi(-y) is
-    phi(x) times Mills' ratio of y: no figure overflows, however great epsilon is.
+    With x = mu / 2 - epsilon / mu and y = mu - x, delta is Phi(x) - e^epsilon Phi(-y), and e^epsilon Phi(-y) is phi(x)
+    times Mills' ratio of y: no figure overflows, however large epsilon is.
     """
-    if mu <= 0 or _log_delta(mu / 2, mu / 2) <= math.log(delta):
+    if mu <= 0 or _compute_log_delta(mu / 2, mu / 2) <= math.log(delta):
         return 0.0
-    # Phi(x) alone is no less than delta, so that x is no less than its quantile.
-    x = _crossing(float(ndtri(delta)), mu / 2, lambda x: _log_delta(x, mu - x) <= math.log(delta))
+    # Phi(x) alone is at least delta, so that x is at least the quantile of delta.
+    x = _bisect(float(ndtri(delta)), mu / 2, lambda x: _compute_log_delta(x, mu - x) <= math.log(delta))
     return mu * (mu / 2 - x)
 
 
-def mu_of_epsilon(epsilon: float, delta: float) -> float:
-    """The mu of Gaussian privacy that has this epsilon, of any finite size, at `delta`; names as above.
+def convert_epsilon_to_mu(epsilon: float, delta: float) -> float:
+    """Return the mu of Gaussian privacy that has this epsilon, of any finite size, at `delta`.
 
-    mu = x + y with y^2 = x^2 + 2 epsilon, and x lies between the quantile of delta and some 40, wherever epsilon is.
+    With the names of `convert_mu_to_epsilon`, mu = x + y with y^2 = x^2 + 2 epsilon, and x lies between the quantile of
+    delta and about 40 for every epsilon.
+
+    Raises:
+        PrivacyError: Epsilon is negative or not finite.
     """
     if epsilon < 0 or not math.isfinite(epsilon):
         raise PrivacyError(f"epsilon is a finite number from 0, not {epsilon!r}")
@@ -162,20 +170,20 @@ def mu_of_epsilon(epsilon: float, delta: float) -> float:
     def y_of(x: float) -> float:
         return math.hypot(x, math.sqrt(2) * math.sqrt(epsilon))
 
-    x = _crossing(float(ndtri(delta)), 40.0, lambda x: _log_delta(x, y_of(x)) <= math.log(delta))
+    x = _bisect(float(ndtri(delta)), 40.0, lambda x: _compute_log_delta(x, y_of(x)) <= math.log(delta))
     y = y_of(x)
     return x + y if x > 0 else 2 * epsilon / (y - x)
 
 
-def _log_delta(x: float, y: float) -> float:
-    """Logarithm of Phi(x) - phi(x) Mills(y); minus infinity where rounding leaves nothing."""
-    whole = float(log_ndtr(x))
+def _compute_log_delta(x: float, y: float) -> float:
+    """Return the logarithm of Phi(x) - phi(x) Mills(y); minus infinity if rounding leaves nothing."""
+    log_phi = float(log_ndtr(x))
     tail = -x * x / 2 + math.log(float(erfcx(y / math.sqrt(2))) / 2)
-    return whole + math.log(-math.expm1(tail - whole)) if tail < whole else -math.inf
+    return log_phi + math.log(-math.expm1(tail - log_phi)) if tail < log_phi else -math.inf
 
 
-def _crossing(low: float, high: float, below: Callable[[float], bool]) -> float:
-    """Where `below`, true at `low` and false at `high`, changes: as near as floats are, on the side where it holds."""
+def _bisect(low: float, high: float, below: Callable[[float], bool]) -> float:
+    """Return where `below`, true at `low` and false at `high`, changes: the last float at which it is true."""
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if below(middle) else (low, middle)
     return low
@@ -183,19 +191,27 @@ def _crossing(low: float, high: float, below: Callable[[float], bool]) -> float:
 
 @dataclass(frozen=True)
 class GaussianEstimate:
-    """What the scores look like.
+    """Estimate from the scores of canaries.
 
     Attributes:
         mu: Distance of the means of canaries in and out, in standard deviations of those out.
-        least: What mu is at the least, with 95 % confidence, if scores are normal: an estimate, no certificate.
+        lower: Lower end of mu with 95 % confidence, if scores are normal: an estimate, no certificate.
     """
 
     mu: float
-    least: float
+    lower: float
 
 
-def gaussian_estimate(scores: npt.ArrayLike, inside: npt.ArrayLike) -> GaussianEstimate:
-    """Estimate how far apart the scores of canaries in and out lie; arguments as of `guesses`."""
+def estimate_gaussian(scores: npt.ArrayLike, inside: npt.ArrayLike) -> GaussianEstimate:
+    """Estimate how far apart the scores of canaries in and out are.
+
+    Args:
+        scores: (m,) how much each canary seems to be in.
+        inside: (m,) bool, the coins.
+
+    Raises:
+        PrivacyError: There are too few canaries in or out, or the scores have no spread.
+    """
     values, coins = np.asarray(scores, np.float64), np.asarray(inside, bool)
     those_in, out = values[coins], values[~coins]
     if min(len(those_in), len(out)) < 2:
@@ -209,14 +225,17 @@ def gaussian_estimate(scores: npt.ArrayLike, inside: npt.ArrayLike) -> GaussianE
     return GaussianEstimate(mu, max(0.0, mu - 1.645 * error))
 
 
-def _greatest(holds: Callable[[float], bool]) -> float:
-    """The greatest number up to 60 for which `holds` is True, to 0.001; it is True below it, and 0 if nowhere."""
+def _find_max(holds: Callable[[float], bool]) -> float:
+    """Return the largest number up to 60 for which `holds` is true, to 0.001; 0 if there is none.
+
+    It must be true for all smaller numbers, too.
+    """
     if not holds(_PRECISION):
         return 0.0
     low, high = _PRECISION, 1.0
-    while high < _MOST and holds(high):
+    while high < _MAX_EPSILON and holds(high):
         low, high = high, 2 * high
-    high = min(high, _MOST)
+    high = min(high, _MAX_EPSILON)
     while high - low > _PRECISION:
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)

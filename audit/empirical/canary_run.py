@@ -1,4 +1,4 @@
-"""The canary audit of a run: its model, its records, its clipping, on a training of the audit's own."""
+"""The canary audit of a run: its model, records and clipping, in a training of the audit's own."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -8,10 +8,10 @@ from typing import Final
 from fedglm.audit.empirical.audited_run import open_run
 from fedglm.audit.empirical.canaries import (
     MAX_EPSILON,
-    audited_mechanism,
-    checked_claim,
-    gradient_canaries,
-    record_canaries,
+    check_claim,
+    make_audited_mechanism,
+    run_gradient_canaries,
+    run_record_canaries,
 )
 from fedglm.audit.empirical.probe import DoesNotFit
 from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures, Trial
@@ -24,39 +24,42 @@ _MAX_RECORDS: Final = 64
 
 
 def audit_canaries(
-    run: Path, epsilon: float | None = None, told: Callable[[str], None] = lambda _: None
+    run: Path, epsilon: float | None = None, on_progress: Callable[[str], None] = lambda _: None
 ) -> CanaryAudit:
-    """Audit the training that a run's nodes do, and keep the result in the run's folder.
+    """Audit the training that a run's nodes do, and write the result into the run's folder.
 
     Args:
-        run: A run's folder.
-        epsilon: The claim to audit, above 0 and at most 2, which is taken without one; noise is calibrated to it,
-            whatever the run's own is.
-        told: Hears what is done next.
+        run: Folder of the run.
+        epsilon: Claim to audit, above 0 and at most 2; 2 without it. Noise is calibrated to it, whatever the run's own
+            epsilon is.
+        on_progress: Callback for the name of the next part.
 
     Raises:
         ReportError: The folder holds no run that can be audited.
-        PrivacyError: The claim cannot be audited, or what is released is not noised at all.
+        PrivacyError: The claim cannot be audited, or the released update has no noise at all.
     """
-    claim = checked_claim(MAX_EPSILON if epsilon is None else epsilon)
+    claim = check_claim(MAX_EPSILON if epsilon is None else epsilon)
     audited = open_run(run, CANARIES)
-    scenario, train = audited.stage.scenario, audited.stage.data.sites[0].train
-    bench = audited.bench(train.select(range(min(len(train), _MAX_RECORDS))))
+    scenario, records = audited.built.scenario, audited.built.data.sites[0].train
+    probe = audited.make_probe(records.select(range(min(len(records), _MAX_RECORDS))))
     private, noise = scenario.privacy, GaussianNoise()
-    mechanism = audited_mechanism(claim, private.clipping_norm, unit_of(scenario), private.records_per_unit)
-    told("gradient canaries")
-    found, left_out = [gradient_canaries(bench, mechanism, noise)], []
-    told("record canaries")
+    mechanism = make_audited_mechanism(claim, private.clipping_norm, unit_of(scenario), private.records_per_unit)
+    on_progress("gradient canaries")
+    results, left_out = [run_gradient_canaries(probe, mechanism, noise)], []
+    on_progress("record canaries")
     try:
-        found.append(record_canaries(bench, mechanism, noise))
+        results.append(run_record_canaries(probe, mechanism, noise))
     except DoesNotFit as exc:
         left_out.append(str(exc))
-    told("trials")
+    on_progress("trials")
     audit = CanaryAudit(
-        **audited.stamp(),
+        **audited.make_header(),
         left_out=tuple(left_out),
-        canaries=tuple(CanaryFigures(**asdict(result)) for result in found),
-        trials=tuple(Trial(**asdict(result)) for result in run_trials(bench, mechanism, noise)),
+        canaries=tuple(CanaryFigures(**asdict(result)) for result in results),
+        trials=tuple(
+            Trial(name=trial.name, outcome=trial.outcome, said=trial.detail)
+            for trial in run_trials(probe, mechanism, noise)
+        ),
     )
     audit.write(run / AUDIT / CANARIES)
     return audit

@@ -1,8 +1,9 @@
 """How much of each record's gradient is in an update: ridge regression of the update on the gradients.
 
-Gradients of one task are alike, so that an update lies along those of records that it was not made of, too. Regressed
-on all of them at once, it falls apart into shares. Of an embedding, a token's row is moved by the records that hold the
-token alone: a rare token's row is small, and tells more than a common one's, so that every row is given one scale.
+Gradients of one task are alike, so that an update has a component along the gradients of records that it was not made
+from, too. Regression on all of them at once separates their shares. In an embedding, a token's row is moved only by the
+records that contain the token: a rare token's row is small and reveals more than a common one's, so every row is scaled
+alike.
 """
 
 from typing import Final
@@ -11,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 _RIDGE: Final = 1e-3
-"""Of the mean square of a gradient's length."""
+"""Ridge penalty, relative to the mean squared length of a gradient."""
 _BLOCK: Final = 2**16
 
 
 class GradientShares:
-    """Reads shares off updates.
+    """Computes the shares of known gradients in updates.
 
     Args:
-        gradients: (n, values) float32, one a record; overwritten.
-        width: Values that are scaled together: of a row of an embedding. It divides `values`.
+        gradients: (n, values) float32, one row per record; overwritten.
+        width: Values that are scaled together, such as a row of an embedding. It divides `values`.
     """
 
     def __init__(self, gradients: npt.NDArray[np.float32], width: int) -> None:
@@ -32,12 +33,19 @@ class GradientShares:
         gram = (gradients @ gradients.T).astype(np.float64)
         gram += max(_RIDGE * float(np.trace(gram)) / count, 1e-30) * np.eye(count)
         inverse = np.linalg.inv(gram).astype(np.float32)
-        for start in range(0, values, _BLOCK):  # what is as large as the gradients takes their place
+        for start in range(0, values, _BLOCK):  # the result is as large as the gradients and takes their place
             block = gradients[:, start : start + _BLOCK]
             block[:] = inverse @ block
         rows *= scales
         self._readers = gradients
 
-    def of(self, moved: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """(n,) by how much of each gradient an update of (values,) float32 went down."""
-        return -(self._readers @ moved).astype(np.float64)
+    def compute(self, update: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Compute how much of each gradient an update contains.
+
+        Args:
+            update: (values,) float32.
+
+        Returns:
+            (n,) float64, by how much of each gradient the update went down.
+        """
+        return -(self._readers @ update).astype(np.float64)

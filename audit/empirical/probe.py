@@ -1,4 +1,4 @@
-"""A bench on which an audit runs the node's own private training, and reads what would be released."""
+"""A probe with which an audit runs the node's own private training and reads what it would release."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,33 +19,34 @@ from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 
-DECLARED: Final = 1000
-"""Units that the audited site says that it has; no bench holds as many, so that dividing by a true count shows."""
+DECLARED_UNITS: Final = 1000
+"""Units that the audited site declares: more than any probe has, so that dividing by the true count shows."""
 
 MAX_VALUES: Final = 2**29
-"""Of the gradients that are in memory at once, in float32: 2 GiB."""
+"""Most values of gradients that are in memory at once: 2 GiB of float32."""
 
 
 class DoesNotFit(PrivacyError):
-    """A part of an audit needs more memory than it takes: it is left out, and says nothing of the training."""
+    """A part of an audit would need more than its memory limit: it is left out, and says nothing about the training."""
 
 
 def max_gradients(values: int) -> int:
-    """How many gradients of so many values are in memory at once."""
+    """Return how many gradients of so many values may be in memory at once."""
     return MAX_VALUES // values
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrainingProbe:
     """Model and records of an audit.
 
     Attributes:
-        model: Its weights are overwritten.
-        task: Of the records.
-        records: What a node would train on.
-        base: float32 vector of the weights to start from.
-        training: Whose precision, device and records in memory at once are the run's. What follows the noise, as the
-            optimizer, is the audit's own: it can cost no privacy, and plain steps show the noised sums as they are.
+        model: The model; its weights are overwritten.
+        task: Task of the records.
+        records: Records that a node would train on.
+        base: (d,) float32, weights to start from.
+        training: Settings of which the precision, device and number of records in memory at once are used, as in the
+            run. What follows the noise, such as the optimizer, is the audit's own: it cannot cost privacy, and plain
+            SGD steps show the noised sums as they are.
     """
 
     model: torch.nn.Module
@@ -61,7 +62,7 @@ class Bench:
 
     @cached_property
     def precision(self) -> ChosenPrecision:
-        """As a node chooses it for private training.
+        """Precision that a node would choose for private training.
 
         Raises:
             PrecisionError: This machine has no such device.
@@ -70,27 +71,30 @@ class Bench:
 
     @property
     def parts(self) -> dict[str, slice]:
-        """Where each federated parameter lies in a vector."""
-        found, start = {}, 0
+        """Place of each federated parameter in a vector, by its name."""
+        parts, start = {}, 0
         for name, parameter in federated_parameters(self.model):
-            found[name] = slice(start, start + parameter.numel())
+            parts[name] = slice(start, start + parameter.numel())
             start += parameter.numel()
-        return found
+        return parts
 
-    def released(
+    def release(
         self,
         mechanism: Mechanism,
         records: Examples | None = None,
         canary_hook: Callable[[torch.Tensor], None] | None = None,
         micro_batch_size: int | None = None,
     ) -> npt.NDArray[np.float64]:
-        """What the node's training releases of its steps: the sum of their noised clipped sums, in clipping norms.
+        """Run the node's training and return what it releases: the sum of its steps' noised clipped sums.
 
         Args:
-            mechanism: As in a plan.
-            records: Instead of the bench's.
-            canary_hook: As of `train_privately`.
-            micro_batch_size: Records in memory at once, instead of the run's.
+            mechanism: The mechanism, as in a plan.
+            records: Records to train on; the probe's without it.
+            canary_hook: See `train_privately`.
+            micro_batch_size: Records in memory at once; as in the run without it.
+
+        Returns:
+            (d,) float64, in clipping norms.
         """
         settings = LocalTrainingSettings(
             optimizer="sgd",
@@ -98,8 +102,8 @@ class Bench:
             weight_decay=0.0,
             micro_batch_size=micro_batch_size or self.training.micro_batch_size,
         )
-        # With this rate a step moves the weights by the noised sum in clipping norms, which float32 holds well.
-        rate = mechanism.sampling_rate * DECLARED / mechanism.clipping_norm
+        # At this rate a step moves the weights by the noised sum in clipping norms, a scale that suits float32.
+        rate = mechanism.sampling_rate * DECLARED_UNITS / mechanism.clipping_norm
         result = train_privately(
             self.model,
             self.task,
@@ -109,13 +113,13 @@ class Bench:
             self.precision,
             mechanism,
             learning_rate=rate,
-            declared_units=DECLARED,
+            declared_units=DECLARED_UNITS,
             canary_hook=canary_hook,
         )
         return -result.delta.astype(np.float64)
 
-    def gradient(self, record: Examples) -> npt.NDArray[np.float32]:
-        """(d,) the plain gradient of one record at the starting weights, by autograd alone."""
+    def compute_gradient(self, record: Examples) -> npt.NDArray[np.float32]:
+        """Return (d,) float32, the plain gradient of one record at the starting weights, by autograd alone."""
         device = self.precision.device
         self.model.to(device)
         load_vector(self.model, self.base)
@@ -131,26 +135,34 @@ class Bench:
         self.model.zero_grad(set_to_none=True)
         return flat
 
-    def gradients(self, records: Examples, part: slice = slice(None)) -> npt.NDArray[np.float32]:
-        """(n, values) of `gradient`, one row a record.
+    def compute_gradients(self, records: Examples, part: slice = slice(None)) -> npt.NDArray[np.float32]:
+        """Compute the gradient of each record by itself.
 
         Args:
-            records: Of each one's own.
-            part: Of each gradient, what is kept.
+            records: The records.
+            part: Part of each gradient to be kept.
+
+        Returns:
+            (n, values) float32, one row per record.
 
         Raises:
-            DoesNotFit: They take more than 2 GiB.
+            DoesNotFit: The gradients take more than 2 GiB.
         """
         values = len(range(self.size)[part])
         if len(records) > max_gradients(values):
             raise DoesNotFit(f"{len(records)} gradients of {values:,} parameters take more than 2 GiB")
         rows = np.empty((len(records), values), np.float32)
         for number, row in enumerate(rows):
-            row[:] = self.gradient(records.select([number]))[part]
+            row[:] = self.compute_gradient(records.select([number]))[part]
         return rows
 
-    def crafted(self, count: int, noise: GaussianNoise) -> Examples:
-        """Records that no site has: random tokens, random labels, each of a unit of its own."""
+    def craft_records(self, count: int, noise: GaussianNoise) -> Examples:
+        """Make records that no site has: random tokens and labels, each record of a unit of its own.
+
+        Args:
+            count: Number of records.
+            noise: Source of randomness.
+        """
         length = self.records.input_ids.shape[1]
         special = (self.task.pad_id, self.task.bos_id, self.task.eos_id)
         ordinary = np.setdiff1d(np.arange(self.task.vocab_size), special)

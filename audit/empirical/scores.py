@@ -15,12 +15,12 @@ _NORMAL_95: Final = 1.96
 
 @dataclass(frozen=True)
 class Auc:
-    """What an attack achieves.
+    """Area under the ROC curve that an attack achieves.
 
     Attributes:
-        value: Probability that one of the kind that is looked for scores above one that is not, ties counting half.
+        value: Probability that one of the wanted kind scores above one of the other kind, where ties count half.
         low: Lower end of the 95 % confidence interval.
-        high: Upper end.
+        high: Upper end of the interval.
     """
 
     value: float
@@ -28,12 +28,12 @@ class Auc:
     high: float
 
 
-def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> Auc:
-    """The area for one set of scores; the interval after DeLong, DeLong and Clarke-Pearson (1988).
+def compute_auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> Auc:
+    """Compute the area for one set of scores, with an interval after DeLong, DeLong and Clarke-Pearson (1988).
 
     Args:
         scores: (n,) finite numbers.
-        truth: (n,) bool, which are of the kind that is looked for.
+        truth: (n,) bool, which are of the wanted kind.
 
     Raises:
         PrivacyError: The shapes differ, a score is not finite, or one kind has fewer than two.
@@ -45,31 +45,37 @@ def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> Auc:
     if min(len(first), len(second)) < 2:
         raise PrivacyError("an attack needs two of each kind to be told apart")
     # For each one, the share of the other kind that it scores above (V10 and V01 of the paper), by midranks.
-    whole = rankdata(np.concatenate([first, second]))
-    above = (whole[: len(first)] - rankdata(first)) / len(second)
-    below = 1 - (whole[len(first) :] - rankdata(second)) / len(first)
+    ranks = rankdata(np.concatenate([first, second]))
+    above = (ranks[: len(first)] - rankdata(first)) / len(second)
+    below = 1 - (ranks[len(first) :] - rankdata(second)) / len(first)
     value = float(above.mean())
-    spread = math.sqrt(float(above.var(ddof=1)) / len(first) + float(below.var(ddof=1)) / len(second))
-    return Auc(value, max(0.0, value - _NORMAL_95 * spread), min(1.0, value + _NORMAL_95 * spread))
+    standard_error = math.sqrt(float(above.var(ddof=1)) / len(first) + float(below.var(ddof=1)) / len(second))
+    return Auc(value, max(0.0, value - _NORMAL_95 * standard_error), min(1.0, value + _NORMAL_95 * standard_error))
 
 
-def mean_auc(found: list[Auc]) -> Auc:
-    """The mean of independent areas, as of several sites, with its interval."""
-    value = float(np.mean([one.value for one in found]))
-    spreads = [max(one.high - one.value, one.value - one.low) for one in found]
-    half = math.sqrt(sum(spread**2 for spread in spreads)) / len(found)
+def average_auc(areas: list[Auc]) -> Auc:
+    """Average independent areas, such as those of several sites, with the interval of their mean."""
+    value = float(np.mean([one.value for one in areas]))
+    spreads = [max(one.high - one.value, one.value - one.low) for one in areas]
+    half = math.sqrt(sum(spread**2 for spread in spreads)) / len(areas)
     return Auc(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def likelihood_ratios(scores: npt.ArrayLike, shadows: npt.ArrayLike, inside: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """How much likelier each score is with its record in the training than without, after shadow models.
+def compute_likelihood_ratios(
+    scores: npt.ArrayLike, shadows: npt.ArrayLike, inside: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """Compute how much likelier each score is if its record was trained on than if not, by shadow models.
 
-    After LiRA (Carlini et al. 2022, arXiv 2112.03570), with one normal spread for all records, as few shadows allow.
+    After LiRA (Carlini et al. 2022, arXiv 2112.03570), with one standard deviation for all records, as few shadows
+    require.
 
     Args:
-        scores: (n,) of the attacked update.
-        shadows: (k, n) of shadow updates.
-        inside: (k, n) bool, which records each shadow was trained on; each record in some and out of some.
+        scores: (n,) scores of the attacked update.
+        shadows: (k, n) scores of shadow updates.
+        inside: (k, n) bool, which records each shadow was trained on; each record is in some and out of some.
+
+    Returns:
+        (n,) float64 log-likelihood ratios, up to a constant factor.
 
     Raises:
         PrivacyError: A record was in all shadows, or in none.

@@ -1,9 +1,9 @@
-"""Trials of the node's own private training: each asks one thing that differential privacy rests on, and measures it.
+"""Trials of the node's own private training: each measures one thing that differential privacy rests on.
 
-Where canaries need many of them and luck, a trial measures directly: how much a unit can move what is released, how
+Where canaries need many samples and luck, a trial measures directly: how much a unit can move the released update, how
 much noise there is and whether it is fresh, who takes part. The trials run the code that nodes run, on the model and
-records of the run. What is random in them has limits such that right code fails one in less than one audit of a
-hundred thousand; what is rounded has tolerances that were measured, wider where passes compute in bfloat16.
+records of the run. Random measurements have limits such that correct code fails one in less than one audit of a hundred
+thousand; rounded ones have tolerances that were measured, wider where passes compute in bfloat16.
 """
 
 import random
@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from scipy.stats import binom, chi2  # type: ignore[import-untyped]
 
-from fedglm.audit.empirical.noise_checks import noise_faults
-from fedglm.audit.empirical.probe import Bench
+from fedglm.audit.empirical.noise_checks import find_noise_faults
+from fedglm.audit.empirical.probe import TrainingProbe
 from fedglm.autoglm.data.examples import Examples, concatenate
 from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.local import TrainingError
@@ -25,147 +25,154 @@ from fedglm.privacy.dp.dp_sgd import UnitSampler
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 
-_QUIET: Final = 1e-4
-"""Norm of the noise, in clipping norms, under which a sum shows as it is."""
-_NEVER: Final = 1e-9
+_QUIET_NORM: Final = 1e-4
+"""Norm of the noise, in clipping norms, under which a sum can be read exactly."""
+_QUIET_RATE: Final = 1e-9
 """Sampling rate at which no unit is drawn."""
-_BOUND: Final = 2e-3
-"""By which a contribution may exceed its bound: norms are in float32 whatever the pass computes in."""
+_NORM_TOLERANCE: Final = 2e-3
+"""Relative excess of a contribution over its bound: norms are in float32 whatever the pass computes in."""
 _SIGMAS: Final = 5.5
 _ALARM: Final = 1e-6
-"""Probability that the trial of the sampling fails right code; of the others it is less."""
+"""Probability that the trial of the sampling fails for correct code; of the others it is less."""
 _DRAWS: Final = 400
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial showed.
+    """Result of a trial.
 
     Attributes:
-        name: Of the trial.
-        outcome: Whether the code keeps to what privacy rests on; `not made` where the training ended with an error, as
-            where memory ran out, which shows neither.
-        said: What was measured, and what it should be; or the error.
+        name: Name of the trial.
+        outcome: Whether the code does what privacy rests on; `not made` if the training ended with an error, such as a
+            lack of memory, which shows neither.
+        detail: What was measured, and what it should be; or the error.
     """
 
     name: str
     outcome: Literal["passed", "failed", "not made"]
-    said: str
+    detail: str
 
 
-def run_trials(bench: Bench, mechanism: Mechanism, noise: GaussianNoise) -> Iterable[TrialResult]:
-    """All trials, one after the other; arguments as of `run_trial`."""
-    return (run_trial(name, bench, mechanism, noise) for name in TRIALS)
+def run_trials(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> Iterable[TrialResult]:
+    """Run all trials, one after the other; arguments as for `run_trial`."""
+    return (run_trial(name, probe, mechanism, noise) for name in TRIALS)
 
 
-def run_trial(name: str, bench: Bench, mechanism: Mechanism, noise: GaussianNoise) -> TrialResult:
-    """One trial.
+def run_trial(name: str, probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> TrialResult:
+    """Run one trial.
 
     Args:
         name: One of `TRIALS`.
-        bench: Model and records.
-        mechanism: Every unit in every step, in the units of the run.
-        noise: Draws crafted records.
+        probe: Model and records.
+        mechanism: Mechanism of the run; the trial uses it with every unit in a single step.
+        noise: Source of randomness for crafted records.
     """
     try:
-        passed, said = TRIALS[name](bench, replace(mechanism, sampling_rate=1.0, steps=1), noise)
+        passed, detail = TRIALS[name](probe, replace(mechanism, sampling_rate=1.0, steps=1), noise)
     except Exception as exc:
         first = (str(exc).splitlines() or [""])[0][:300]
         return TrialResult(name, "not made", f"the training ended with {type(exc).__name__}: {first}".rstrip(": "))
-    return TrialResult(name, "passed" if passed else "failed", said)
+    return TrialResult(name, "passed" if passed else "failed", detail)
 
 
-def _contribution(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """No record moves the sum by more than a clipping norm, however steep its loss is."""
-    crafted = bench.crafted(8, noise)
-    steep = float(np.median([np.linalg.norm(bench.gradient(crafted.select([n]))) for n in range(8)]))
-    quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=max(steep / 20, 1e-6))
-    most = max(_norm(bench.released(quiet, crafted.select([number]))) for number in range(8))
-    return most <= 1 + _BOUND, f"a steep record moves the sum by {most:.3f} clipping norms, at most 1 is right"
+def _try_contribution(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether a record can move the sum by more than a clipping norm, however steep its loss is."""
+    crafted = probe.craft_records(8, noise)
+    steep = float(np.median([np.linalg.norm(probe.compute_gradient(crafted.select([n]))) for n in range(8)]))
+    quiet = replace(mechanism, noise_multiplier=_get_quiet_multiplier(probe), clipping_norm=max(steep / 20, 1e-6))
+    largest = max(_compute_norm(probe.release(quiet, crafted.select([number]))) for number in range(8))
+    detail = f"a steep record moves the sum by {largest:.3f} clipping norms, at most 1 is right"
+    return largest <= 1 + _NORM_TOLERANCE, detail
 
 
-def _unit(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """All records of a unit together move the sum by no more than one record may."""
-    crafted = bench.crafted(1, noise)
+def _try_unit(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether all records of a unit together can move the sum by more than one record may."""
+    crafted = probe.craft_records(1, noise)
     many = crafted.select([0] * 6)  # the same record: their gradients add up
-    steep = _norm(bench.gradient(crafted))
-    quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=max(steep / 20, 1e-6), records_per_unit=6)
-    most = _norm(bench.released(quiet, many))
-    return most <= 1 + _BOUND, f"a unit of six records moves the sum by {most:.3f} clipping norms, at most 1"
-
-
-def _records(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """Of a unit, a step looks at no more records than it may."""
-    crafted = bench.crafted(6, noise)
-    unit = replace(crafted, units=torch.zeros(6, dtype=torch.int64))
-    moved = bench.released(replace(one, noise_multiplier=_quiet(bench), records_per_unit=1), unit)
-    own = (bench.gradient(crafted.select([number])).astype(np.float64) for number in range(6))
-    alike = max(float(row @ moved) / (_norm(row) * _norm(moved)) for row in own)
-    least = 1 - _rounding(bench, 2e-3, 2e-2)
-    return alike >= least, f"one record of a unit of six is looked at: alike by {alike:.3f}, 1 is right"
-
-
-def _independence(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """What a record adds to the sum does not depend on the others."""
-    crafted = bench.crafted(9, noise)
-    others, own = crafted.select(range(8)), crafted.select([8])
-    norms = [_norm(bench.gradient(crafted.select([number]))) for number in range(9)]
-    quiet = replace(one, noise_multiplier=_quiet(bench), clipping_norm=2 * max(norms))
-    off = _norm(
-        bench.released(quiet, concatenate([others, own])) - bench.released(quiet, others) - bench.released(quiet, own)
+    steep = _compute_norm(probe.compute_gradient(crafted))
+    quiet = replace(
+        mechanism,
+        noise_multiplier=_get_quiet_multiplier(probe),
+        clipping_norm=max(steep / 20, 1e-6),
+        records_per_unit=6,
     )
-    share = off / (norms[8] / quiet.clipping_norm)
-    most = _rounding(bench, 0.02, 0.2)
-    return share <= most, f"a record's part changes by {share:.1%} when others are there, 0 % is right"
+    largest = _compute_norm(probe.release(quiet, many))
+    detail = f"a unit of six records moves the sum by {largest:.3f} clipping norms, at most 1"
+    return largest <= 1 + _NORM_TOLERANCE, detail
 
 
-def _broken(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """A record whose gradient is not finite adds nothing that shows, and spoils nothing."""
-    crafted = bench.crafted(2, noise)
-    quiet = replace(one, noise_multiplier=_quiet(bench))
-    without = bench.released(quiet, crafted.select([1]))
+def _try_records(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether a step uses more records of a unit than it may."""
+    crafted = probe.craft_records(6, noise)
+    unit = replace(crafted, units=torch.zeros(6, dtype=torch.int64))
+    moved = probe.release(replace(mechanism, noise_multiplier=_get_quiet_multiplier(probe), records_per_unit=1), unit)
+    gradients = (probe.compute_gradient(crafted.select([number])).astype(np.float64) for number in range(6))
+    similarity = max(float(row @ moved) / (_compute_norm(row) * _compute_norm(moved)) for row in gradients)
+    required = 1 - _get_tolerance(probe, 2e-3, 2e-2)
+    return similarity >= required, f"one record of a unit of six is looked at: alike by {similarity:.3f}, 1 is right"
+
+
+def _try_independence(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether what a record adds to the sum depends on the other records."""
+    crafted = probe.craft_records(9, noise)
+    others, own = crafted.select(range(8)), crafted.select([8])
+    norms = [_compute_norm(probe.compute_gradient(crafted.select([number]))) for number in range(9)]
+    quiet = replace(mechanism, noise_multiplier=_get_quiet_multiplier(probe), clipping_norm=2 * max(norms))
+    difference = _compute_norm(
+        probe.release(quiet, concatenate([others, own])) - probe.release(quiet, others) - probe.release(quiet, own)
+    )
+    share = difference / (norms[8] / quiet.clipping_norm)
+    tolerance = _get_tolerance(probe, 0.02, 0.2)
+    return share <= tolerance, f"a record's part changes by {share:.1%} when others are there, 0 % is right"
+
+
+def _try_broken_record(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether a record whose gradient is not finite shows in the sum, or spoils it."""
+    crafted = probe.craft_records(2, noise)
+    quiet = replace(mechanism, noise_multiplier=_get_quiet_multiplier(probe))
+    without = probe.release(quiet, crafted.select([1]))
     try:
-        off = _norm(_spoiled(bench, crafted).released(quiet, crafted) - without)
+        difference = _compute_norm(_with_broken_record(probe, crafted).release(quiet, crafted) - without)
     except TrainingError as exc:
         return False, f"a record whose loss is not a number spoils the round: {exc}"
     return (
-        off <= _rounding(bench, 2e-3, 5e-2),
-        f"a record whose loss is not a number moves the sum by {off:.3f} clipping norms, 0 is right",
+        difference <= _get_tolerance(probe, 2e-3, 5e-2),
+        f"a record whose loss is not a number moves the sum by {difference:.3f} clipping norms, 0 is right",
     )
 
 
-def _scale(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """The noise has its full scale where nobody was drawn, once a step, on every part of the model."""
+def _try_noise_nobody_drawn(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether the noise has its full scale if nobody was drawn, once per step, on every part of the model."""
     steps = 4
-    alone = bench.released(replace(one, sampling_rate=_NEVER, steps=steps), bench.crafted(4, noise))
-    return _is_noise(bench, alone, one.noise_multiplier * steps**0.5, "with nobody drawn")
+    alone = probe.release(replace(mechanism, sampling_rate=_QUIET_RATE, steps=steps), probe.craft_records(4, noise))
+    return _check_noise(probe, alone, mechanism.noise_multiplier * steps**0.5, "with nobody drawn")
 
 
-def _once(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """The noise has its scale where all were drawn, in whatever pieces they were looked at."""
-    crafted = bench.crafted(6, noise)
-    first, second = (bench.released(one, crafted, micro_batch_size=1) for _ in range(2))
-    return _is_noise(bench, (first - second) / 2**0.5, one.noise_multiplier, "with all drawn")
+def _try_noise_all_drawn(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether the noise has its scale if all were drawn, whatever the size of micro-batches."""
+    crafted = probe.craft_records(6, noise)
+    first, second = (probe.release(mechanism, crafted, micro_batch_size=1) for _ in range(2))
+    return _check_noise(probe, (first - second) / 2**0.5, mechanism.noise_multiplier, "with all drawn")
 
 
-def _fresh(bench: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """No seed brings the same noise again."""
-    crafted, runs = bench.crafted(4, noise), []
+def _try_fresh_noise(probe: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether any seed reproduces the noise."""
+    crafted, runs = probe.craft_records(4, noise), []
     for _ in range(2):
         random.seed(7)
         np.random.seed(7)
         torch.manual_seed(7)
-        runs.append(bench.released(replace(one, sampling_rate=_NEVER), crafted))
+        runs.append(probe.release(replace(mechanism, sampling_rate=_QUIET_RATE), crafted))
     first, second = (run - run.mean() for run in runs)
-    alike = float(first @ second / max(_norm(first) * _norm(second), 1e-30))
-    passed = min(_norm(first), _norm(second)) > 0 and abs(alike) <= _SIGMAS / bench.size**0.5
-    return passed, f"two runs of the same seeds have noise that correlates by {alike:+.4f}, 0 is right"
+    correlation = float(first @ second / max(_compute_norm(first) * _compute_norm(second), 1e-30))
+    passed = min(_compute_norm(first), _compute_norm(second)) > 0 and abs(correlation) <= _SIGMAS / probe.size**0.5
+    return passed, f"two runs of the same seeds have noise that correlates by {correlation:+.4f}, 0 is right"
 
 
-def _sampling(_: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
-    """Each unit is drawn by a coin of its own, in every step anew."""
+def _try_sampling(_: TrainingProbe, mechanism: Mechanism, noise: GaussianNoise) -> tuple[bool, str]:
+    """Try whether each unit is drawn by an independent coin in every step."""
     units, rate = 200, 0.3
-    sampler = UnitSampler(np.arange(units), replace(one, sampling_rate=rate), noise)
+    sampler = UnitSampler(np.arange(units), replace(mechanism, sampling_rate=rate), noise)
     drawn = np.zeros((_DRAWS, units), bool)
     for row in drawn:
         row[[int(records[0]) for records in sampler.draw()]] = True
@@ -173,62 +180,66 @@ def _sampling(_: Bench, one: Mechanism, noise: GaussianNoise) -> tuple[bool, str
     chance = _ALARM / 4
     spread = float(sizes.var(ddof=1)) / (units * rate * (1 - rate))
     passed = (
-        _within(int(drawn.sum()), _DRAWS * units, rate, chance)
-        and all(_within(int(times), _DRAWS, rate, chance / units) for times in drawn.sum(axis=0))
+        _is_plausible(int(drawn.sum()), _DRAWS * units, rate, chance)
+        and all(_is_plausible(int(times), _DRAWS, rate, chance / units) for times in drawn.sum(axis=0))
         and chance / 2 < chi2.cdf(spread * (_DRAWS - 1), _DRAWS - 1) < 1 - chance / 2
     )
     return passed, f"samples' sizes have {spread:.2f} times a Poisson sample's spread, 1 is right"
 
 
-TRIALS: Final[dict[str, Callable[[Bench, Mechanism, GaussianNoise], tuple[bool, str]]]] = {
-    "contribution of a record": _contribution,
-    "contribution of a unit": _unit,
-    "records of a unit": _records,
-    "independence of records": _independence,
-    "a broken record": _broken,
-    "noise, nobody drawn": _scale,
-    "noise, all drawn": _once,
-    "fresh noise": _fresh,
-    "sampling": _sampling,
+TRIALS: Final[dict[str, Callable[[TrainingProbe, Mechanism, GaussianNoise], tuple[bool, str]]]] = {
+    "contribution of a record": _try_contribution,
+    "contribution of a unit": _try_unit,
+    "records of a unit": _try_records,
+    "independence of records": _try_independence,
+    "a broken record": _try_broken_record,
+    "noise, nobody drawn": _try_noise_nobody_drawn,
+    "noise, all drawn": _try_noise_all_drawn,
+    "fresh noise": _try_fresh_noise,
+    "sampling": _try_sampling,
 }
-"""Each by its name."""
+"""Trials by their names."""
 
 
-def _is_noise(bench: Bench, values: npt.NDArray[np.float64], expected: float, when: str) -> tuple[bool, str]:
-    """Whether values are normal noise of that spread on every part of the model, and no value serves twice."""
-    faults = noise_faults(values, expected, bench.parts)
-    said = f"{when} it has {float(values.std()) / expected:.3f} times the spread that is claimed, 1 is right"
-    shown = "; ".join(faults[:3])
-    return not faults, f"{said}, on each of {len(bench.parts)} parts" if not faults else f"{when}: {shown}"
+def _check_noise(probe: TrainingProbe, values: npt.NDArray[np.float64], expected: float, when: str) -> tuple[bool, str]:
+    """Check that values are normal noise of that spread on every part of the model, and no value is used twice.
+
+    Returns:
+        Whether they are, and a description.
+    """
+    faults = find_noise_faults(values, expected, probe.parts)
+    spread = f"{when} it has {float(values.std()) / expected:.3f} times the spread that is claimed, 1 is right"
+    faults_shown = "; ".join(faults[:3])
+    return not faults, f"{spread}, on each of {len(probe.parts)} parts" if not faults else f"{when}: {faults_shown}"
 
 
-def _within(seen: int, of: int, chance: float, level: float) -> bool:
-    """Whether so many of so many are no wonder."""
-    return bool(min(binom.cdf(seen, of, chance), binom.sf(seen - 1, of, chance)) > level / 2)
+def _is_plausible(count: int, trials: int, probability: float, level: float) -> bool:
+    """Return whether a binomial count is neither too small nor too large at a level."""
+    return bool(min(binom.cdf(count, trials, probability), binom.sf(count - 1, trials, probability)) > level / 2)
 
 
-def _rounding(bench: Bench, single: float, half: float) -> float:
-    """A tolerance, by the format that passes compute in."""
-    return single if bench.precision.name == "fp32" else half
+def _get_tolerance(probe: TrainingProbe, single: float, half: float) -> float:
+    """Return the tolerance for the format that passes compute in."""
+    return single if probe.precision.name == "fp32" else half
 
 
-def _quiet(bench: Bench) -> float:
-    """The noise multiplier for that: noise is on every coordinate."""
-    return float(_QUIET / bench.size**0.5)
+def _get_quiet_multiplier(probe: TrainingProbe) -> float:
+    """Return the noise multiplier at which the norm of all noise is `_QUIET_NORM` clipping norms."""
+    return float(_QUIET_NORM / probe.size**0.5)
 
 
-def _norm(vector: npt.NDArray[np.floating[Any]]) -> float:
+def _compute_norm(vector: npt.NDArray[np.floating[Any]]) -> float:
     return float(np.linalg.norm(vector))
 
 
-def _spoiled(bench: Bench, records: Examples) -> Bench:
-    """A bench whose task gives the first of some records a loss that is not a number."""
-    right, first = bench.task.sequence_losses, records.input_ids[0].to(torch.int64)
+def _with_broken_record(probe: TrainingProbe, records: Examples) -> TrainingProbe:
+    """Return a probe whose task gives the first of some records a loss that is not a number."""
+    sequence_losses, first = probe.task.sequence_losses, records.input_ids[0].to(torch.int64)
 
-    def spoiled(_: Task, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        losses = right(model, batch)
-        bad = (batch["input_ids"] == first.to(losses.device)).all(dim=1)
-        return losses * torch.where(bad, float("nan"), 1.0)
+    def broken_losses(_: Task, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        losses = sequence_losses(model, batch)
+        is_broken = (batch["input_ids"] == first.to(losses.device)).all(dim=1)
+        return losses * torch.where(is_broken, float("nan"), 1.0)
 
-    like = type("Spoiled", (type(bench.task),), {"sequence_losses": spoiled})
-    return replace(bench, task=like(**{field.name: getattr(bench.task, field.name) for field in fields(bench.task)}))
+    task = type("BrokenTask", (type(probe.task),), {"sequence_losses": broken_losses})
+    return replace(probe, task=task(**{field.name: getattr(probe.task, field.name) for field in fields(probe.task)}))

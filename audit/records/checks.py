@@ -1,4 +1,4 @@
-"""What a verification says: checks that hold, that do not, or that nothing can be said about, and what they come to."""
+"""Outcomes of a verification: the checks and the verdict that follows from all of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,74 +10,76 @@ class Check:
     """One line of `fedglm audit verify`.
 
     Attributes:
-        subject: Whose record: `server`, or a site's name.
-        name: What was looked at.
-        held: True; False where the record was changed, or contradicts itself or another; None where it does not show.
-        said: What was found; where it does not hold, which entry is wrong, and how.
-        missing: Of an open one, whether it is open because something is not here that whole records have.
+        subject: Owner of the record: `server`, or the name of a site.
+        name: Name of the check.
+        passed: True if the record is as it must be; False if it was changed or contradicts itself or another record;
+            None if the check cannot be decided.
+        detail: Explanation for people; of a failed check it names the entry that is wrong and how it is wrong.
+        missing: For an undecided check, whether it is undecided because a file or entry is absent that complete records
+            have.
     """
 
     subject: str
     name: str
-    held: bool | None
-    said: str
+    passed: bool | None
+    detail: str
     missing: bool = False
 
 
 class Scope(StrEnum):
-    """What was looked at, and so what a verdict is about."""
+    """Which records were verified, and so what a verdict is about."""
 
     RUN = "run"
-    """A server's log, and those of the sites."""
+    """The server's log and the logs of the sites."""
     SITE_AND_SERVER = "site and server"
-    """Sites' records, held to the servers'."""
+    """Records of sites, compared with those of servers."""
     SERVER = "server"
-    """A server's records alone: the sites are elsewhere, and so are theirs."""
+    """The server's records alone, where the sites and their records are elsewhere."""
     SITE = "site"
-    """A site's records alone."""
+    """One site's records alone."""
     PROOF = "proof"
     """A proof about a log."""
     REPORT = "report"
-    """A bundle for the public: a report, and no record."""
+    """A bundle for the public, which holds a report and no record."""
 
 
 class Verdict(StrEnum):
-    """What all checks come to."""
+    """The result of all checks together."""
 
     WHOLE = "whole"
-    """Nothing is wrong, nothing is missing, and each side's records are held to another's."""
+    """Nothing is wrong or missing, and each side's records agree with those of another side."""
     ALONE = "alone"
-    """The same of one side's records; its owner, who holds the key, could have made them anew."""
+    """Nothing is wrong or missing in one side's records, which the owner, who holds the key, could have remade."""
     OPEN = "open"
-    """Nothing that is here is wrong, and something is not here that whole records have."""
+    """Nothing present is wrong, but something is missing that complete records have."""
     WRONG = "wrong"
-    """Something was changed, or contradicts itself or another."""
+    """Something was changed, or contradicts itself or another record."""
 
 
-_ALONE = (Scope.SERVER, Scope.SITE, Scope.PROOF)
+_ONE_SIDED = (Scope.SERVER, Scope.SITE, Scope.PROOF)
 
 
-def verdict(checks: Iterable[Check], scope: Scope) -> Verdict:
-    """What checks come to."""
+def reach_verdict(checks: Iterable[Check], scope: Scope) -> Verdict:
+    """Return the verdict that checks of that scope lead to."""
     checks = list(checks)
-    if failed(checks):
+    if select_failed(checks):
         return Verdict.WRONG
-    if missing(checks):
+    if select_missing(checks):
         return Verdict.OPEN
-    return Verdict.ALONE if scope in _ALONE else Verdict.WHOLE
+    return Verdict.ALONE if scope in _ONE_SIDED else Verdict.WHOLE
 
 
-def told(checks: Sequence[Check]) -> str:
-    """How many hold, in words."""
-    held, open_ = (sum(check.held is state for check in checks) for state in (True, None))
-    return f"{held} of {len(checks)} checks hold" + (f", {open_} cannot be answered" if open_ else "")
+def describe_checks(checks: Sequence[Check]) -> str:
+    """Describe in words how many checks passed and how many are undecided."""
+    passed, undecided = (sum(check.passed is state for check in checks) for state in (True, None))
+    return f"{passed} of {len(checks)} checks hold" + (f", {undecided} cannot be answered" if undecided else "")
 
 
-def failed(checks: Iterable[Check]) -> list[Check]:
-    """Those that do not hold."""
-    return [check for check in checks if check.held is False]
+def select_failed(checks: Iterable[Check]) -> list[Check]:
+    """Return the checks that failed."""
+    return [check for check in checks if check.passed is False]
 
 
-def missing(checks: Iterable[Check]) -> list[Check]:
-    """Those that are open for something that is not here."""
-    return [check for check in checks if check.held is None and check.missing]
+def select_missing(checks: Iterable[Check]) -> list[Check]:
+    """Return the checks that are undecided because something is missing."""
+    return [check for check in checks if check.passed is None and check.missing]

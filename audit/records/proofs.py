@@ -1,7 +1,7 @@
-"""Proofs about a log that need none of its other entries: this entry is in it; it once was the beginning of this log.
+"""Proofs about a log that need none of its other entries: RFC 6962's inclusion and consistency proofs.
 
-A proof is JSON. It carries the owner's newest checkpoint, and for an entry its text. Whoever knows the owner's key can
-check it with `check_proof` alone.
+A proof is JSON. It carries the owner's newest signed tree head, and for an entry its text. Whoever knows the owner's
+key can check it with `check_proof` alone.
 """
 
 import itertools
@@ -23,42 +23,60 @@ from fedglm.privacy.log.merkle import (
 from fedglm.privacy.log.tree_head import SignedTreeHead
 
 _FORMAT = "fedglm-proof/1"
-_HEX = 64
-_SOUND = ("log", "signature")
+_HASH_DIGITS = 64
+_REQUIRED_CHECKS = ("log", "signature")
 
 
-def prove_entry(path: Path, number: int) -> dict[str, Any]:
-    """That an entry is in a log.
+def prove_inclusion(path: Path, number: int) -> dict[str, Any]:
+    """Prove that an entry is in a log.
 
     Args:
-        path: Of the log's file.
-        number: Of the entry, from 1.
+        path: Path of the log's file.
+        number: Number of the entry, from 1.
+
+    Returns:
+        The proof, ready to be written as JSON.
 
     Raises:
         LogError: The log is damaged.
         PrivacyError: There is no such entry.
     """
     with snapshot(path) as copy:
-        log, signed = sound_log(copy, path)
+        log, tree_head = read_sound_log(copy, path)
         if not 1 <= number <= log.size:
             raise PrivacyError(f"{path} has {log.size} entries, and no entry {number}")
-        text = next(itertools.islice(log.texts(), number - 1, None))
-    own = {"kind": "inclusion", "number": number, "entry": text.decode()}
-    return _proof(log, signed, own, inclusion_proof(log.scan.leaves, number - 1))
+        text = next(itertools.islice(log.read_texts(), number - 1, None))
+    content = {"kind": "inclusion", "number": number, "entry": text.decode()}
+    return _make_proof(log, tree_head, content, inclusion_proof(log.scan.leaves, number - 1))
 
 
-def prove_growth(path: Path, size: int) -> dict[str, Any]:
-    """That the first `size` entries of a log are still its first; raises as `prove_entry`."""
+def prove_consistency(path: Path, size: int) -> dict[str, Any]:
+    """Prove that the first entries of a log are still its first.
+
+    Args:
+        path: Path of the log's file.
+        size: Number of those entries, from 1.
+
+    Returns:
+        The proof, ready to be written as JSON.
+
+    Raises:
+        LogError: The log is damaged.
+        PrivacyError: The log has fewer entries.
+    """
     with snapshot(path) as copy:
-        log, signed = sound_log(copy, path)
+        log, tree_head = read_sound_log(copy, path)
     if not 1 <= size <= log.size:
         raise PrivacyError(f"{path} has {log.size} entries: it never stood at {size}")
-    own = {"kind": "consistency", "old_size": size, "old_root": log.root(size)}
-    return _proof(log, signed, own, consistency_proof(log.scan.leaves, size))
+    content = {"kind": "consistency", "old_size": size, "old_root": log.compute_root(size)}
+    return _make_proof(log, tree_head, content, consistency_proof(log.scan.leaves, size))
 
 
 def check_proof(proof: object) -> Check:
-    """Whether a stranger's proof proves what it says.
+    """Check a stranger's proof.
+
+    Args:
+        proof: The proof as it was read from JSON.
 
     Raises:
         PrivacyError: It is no proof.
@@ -67,66 +85,78 @@ def check_proof(proof: object) -> Check:
         # The owner's name is for people: the key is what says whose the log is.
         if not isinstance(proof, dict) or proof["format"] != _FORMAT or type(proof["owner"]) is not str:
             raise ValueError
-        signed, key = SignedTreeHead.from_fields(proof["log"], proof["checkpoint"]), PublicKey.from_hex(proof["key"])
-        steps = [_hash(step) for step in proof["path"]]
-        root = bytes.fromhex(signed.root)
+        tree_head, key = SignedTreeHead.from_fields(proof["log"], proof["checkpoint"]), PublicKey.from_hex(proof["key"])
+        steps = [_parse_hash(step) for step in proof["path"]]
+        root = bytes.fromhex(tree_head.root)
         if proof["kind"] == "inclusion":
-            number, leaf = _whole(proof["number"]), leaf_hash(str(proof["entry"]).encode())
-            good = root_by_inclusion(leaf, number - 1, signed.size, steps) == root
-            said = f"entry {number} is one of the {signed.size} that {key.fingerprint()} signed"
+            number, leaf = _parse_integer(proof["number"]), leaf_hash(str(proof["entry"]).encode())
+            proved = root_by_inclusion(leaf, number - 1, tree_head.size, steps) == root
+            detail = f"entry {number} is one of the {tree_head.size} that {key.fingerprint()} signed"
         elif proof["kind"] == "consistency":
-            size, old = _whole(proof["old_size"]), _hash(proof["old_root"])
-            good = is_consistent(size, old, signed.size, root, steps)
-            said = f"the first {size} entries, of root {old.hex()[:16]}, begin {signed.size}, by {key.fingerprint()}"
+            size, old = _parse_integer(proof["old_size"]), _parse_hash(proof["old_root"])
+            proved = is_consistent(size, old, tree_head.size, root, steps)
+            detail = (
+                f"the first {size} entries, of root {old.hex()[:16]}, begin {tree_head.size}, by {key.fingerprint()}"
+            )
         else:
             raise ValueError
     except (AttributeError, KeyError, ValueError, TypeError) as exc:
         raise PrivacyError("that is no proof about a log") from exc
-    if not signed.is_by(key):
-        return Check(subject="proof", name=proof["kind"], held=False, said="the checkpoint is not signed by the key")
-    if not good:
-        return Check(subject="proof", name=proof["kind"], held=False, said="the path does not lead to the signed root")
-    return Check(subject="proof", name=proof["kind"], held=True, said=said)
+    if not tree_head.is_by(key):
+        return Check(
+            subject="proof", name=proof["kind"], passed=False, detail="the checkpoint is not signed by the key"
+        )
+    if not proved:
+        return Check(
+            subject="proof", name=proof["kind"], passed=False, detail="the path does not lead to the signed root"
+        )
+    return Check(subject="proof", name=proof["kind"], passed=True, detail=detail)
 
 
-def proof_key(proof: Any) -> PublicKey:
-    """The key that signed the checkpoint of a proof, which `check_proof` has looked at."""
+def read_proof_key(proof: Any) -> PublicKey:
+    """Return the key that signed the tree head of a proof, which `check_proof` has checked before."""
     return PublicKey.from_hex(proof["key"])
 
 
-def sound_log(copy: Path, path: Path) -> tuple[LogRecord, SignedTreeHead]:
-    """A log whose chain holds and whose owner has signed all of it, and that signature.
+def read_sound_log(copy: Path, path: Path) -> tuple[LogRecord, SignedTreeHead]:
+    """Read a log whose chain is intact and whose owner has signed all of it.
 
-    What the owner's keys vouch for is left to whoever verifies: it changes nothing of what the newest one signed.
+    Whether the owner's keys vouch for each other is left to whoever verifies: it changes nothing of what the newest key
+    signed.
 
     Args:
-        copy: What is read.
-        path: What errors name.
+        copy: Path of the file that is read.
+        path: Path that errors name.
+
+    Returns:
+        The log, and the owner's signed tree head over all of it.
 
     Raises:
-        LogError: It is no such log.
+        LogError: The log is damaged, or not signed to its end.
     """
     log, checks = read_log(copy, "site", path.parent.name)
     for check in checks:
-        if check.name in _SOUND and check.held is False:
-            raise LogError(f"{path}: {check.said.replace(str(copy), str(path))}")
-    if log is None or log.checkpoint is None:
+        if check.name in _REQUIRED_CHECKS and check.passed is False:
+            raise LogError(f"{path}: {check.detail.replace(str(copy), str(path))}")
+    if log is None or log.tree_head is None:
         raise LogError(f"{path}: it is no signed log")
-    return log, log.checkpoint
+    return log, log.tree_head
 
 
-def _proof(log: LogRecord, signed: SignedTreeHead, own: dict[str, Any], path: list[bytes]) -> dict[str, Any]:
-    whole = {"format": _FORMAT, "log": log.origin, "owner": log.subject, "key": log.keys[-1].hex}
-    return {**whole, **own, "path": [step.hex() for step in path], "checkpoint": signed.to_fields()}
+def _make_proof(
+    log: LogRecord, tree_head: SignedTreeHead, content: dict[str, Any], path: list[bytes]
+) -> dict[str, Any]:
+    header = {"format": _FORMAT, "log": log.origin, "owner": log.subject, "key": log.keys[-1].hex}
+    return {**header, **content, "path": [step.hex() for step in path], "checkpoint": tree_head.to_fields()}
 
 
-def _whole(number: object) -> int:
+def _parse_integer(number: object) -> int:
     if type(number) is not int:
         raise ValueError
     return number
 
 
-def _hash(text: object) -> bytes:
-    if not isinstance(text, str) or len(text) != _HEX:
+def _parse_hash(text: object) -> bytes:
+    if not isinstance(text, str) or len(text) != _HASH_DIGITS:
         raise ValueError
     return bytes.fromhex(text)

@@ -7,7 +7,8 @@
     unit = "patient_id"
     require = ["countersignature", "canaries", "tls"]
 
-What a file does not name is not asked for, but for one thing: the records of server and sites are here, and verified.
+A rule that the file does not name is not checked. One is always checked: the records of server and sites are here, and
+verified.
 """
 
 import operator
@@ -19,7 +20,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedglm.audit.records.checks import failed, missing
+from fedglm.audit.records.checks import select_failed, select_missing
 from fedglm.audit.report.facts import AuditFacts, SiteFacts
 from fedglm.audit.report.items import Item
 from fedglm.core.validation_errors import explain
@@ -40,17 +41,17 @@ Requirement = Literal[
 
 
 class Gate(BaseModel):
-    """What is asked of a run.
+    """Rules that a run must meet.
 
     Attributes:
-        noise_multiplier_at_least: Of every release.
-        epsilon_at_most: Of every data set of every site, recomputed.
-        delta_at_most: At which each of those is told.
-        clipping_norm_at_most: Of every release.
-        records_per_unit_at_most: Of every release.
-        unit: What must be protected.
+        noise_multiplier_at_least: Minimum noise multiplier of every release.
+        epsilon_at_most: Maximum epsilon of every data set of every site, recomputed.
+        delta_at_most: Maximum delta at which each of those holds.
+        clipping_norm_at_most: Maximum clipping norm of every release of an update.
+        records_per_unit_at_most: Maximum number of records per unit of every release.
+        unit: Unit that every release must protect.
         require: What the records must show besides.
-        items: Numbers of the items of the report that must be held.
+        items: Numbers of the items of the report that must not be `not held`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,8 +69,11 @@ class Gate(BaseModel):
     def load(cls, path: Path) -> "Gate":
         """Read a rule file.
 
+        Args:
+            path: Path of the TOML file.
+
         Raises:
-            PolicyError: It cannot be read, or a rule is unknown or malformed.
+            PolicyError: The file cannot be read, or a rule is unknown or malformed.
         """
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -85,115 +89,126 @@ class Breach:
     """A rule that a run does not meet.
 
     Attributes:
-        rule: Its name.
-        said: What was found.
+        rule: Name of the rule.
+        detail: What the records show instead.
     """
 
     rule: str
-    said: str
+    detail: str
 
 
-def breaches(gate: Gate, facts: AuditFacts, found: list[Item]) -> list[Breach]:
-    """All rules that the run does not meet; records that are not whole, or not all here, break every gate.
+def find_breaches(gate: Gate, facts: AuditFacts, items: list[Item]) -> list[Breach]:
+    """Find all rules that the run does not meet; incomplete records break every gate.
 
     Args:
         gate: The rules.
-        facts: Of the run.
-        found: The items of its report.
+        facts: Facts of the run.
+        items: Items of its report.
     """
-    broken = [*_records(facts), *(breach for site in facts.sites for breach in _of_site(gate, site))]
-    broken += [Breach(name, _NOT[name]) for name in gate.require if name != "verified" and not _HOLDS[name](facts)]
-    status = {item.number: item for item in found}
+    breaches = [
+        *_find_record_breaches(facts),
+        *(breach for site in facts.sites for breach in _find_site_breaches(gate, site)),
+    ]
+    breaches += [
+        Breach(name, _NOT_MET[name]) for name in gate.require if name != "verified" and not _IS_MET[name](facts)
+    ]
+    by_number = {item.number: item for item in items}
     for number in gate.items:
-        item = status.get(number)
+        item = by_number.get(number)
         if item is None or item.status == "not held":
-            broken.append(Breach(f"item {number}", item.title if item else "there is no such item"))
-    return broken
+            breaches.append(Breach(f"item {number}", item.title if item else "there is no such item"))
+    return breaches
 
 
-def _records(facts: AuditFacts) -> Iterator[Breach]:
-    wrong = failed(facts.verification.checks)
-    if wrong:
-        yield Breach("verified", f"{wrong[0].subject}, {wrong[0].name}: {wrong[0].said}")
+def _find_record_breaches(facts: AuditFacts) -> Iterator[Breach]:
+    """Find what makes records incomplete or wrong, whatever the rules are."""
+    failed = select_failed(facts.verification.checks)
+    if failed:
+        yield Breach("verified", f"{failed[0].subject}, {failed[0].name}: {failed[0].detail}")
     if facts.verification.server is None:
         yield Breach("server", "the server's log is not here, or cannot be read: who took part is not known")
-    if facts.missing:
-        yield Breach("sites", f"no records that can be read of {', '.join(facts.missing)[:300]}")
+    if facts.missing_sites:
+        yield Breach("sites", f"no records that can be read of {', '.join(facts.missing_sites)[:300]}")
     elif not facts.sites:
         yield Breach("sites", "no site's log is here, so that nothing can be said about what left")
-    # Whether sites are sealed is a rule of its own.
-    for check in [check for check in missing(facts.verification.checks) if check.name not in _RULES_OF_THEIR_OWN][:1]:
-        yield Breach("verified", f"{check.subject}, {check.name}: {check.said}")
+    # Whether sites are countersigned is a rule of its own.
+    missing = [check for check in select_missing(facts.verification.checks) if check.name not in _RULED_ELSEWHERE]
+    for check in missing[:1]:
+        yield Breach("verified", f"{check.subject}, {check.name}: {check.detail}")
 
 
-_RULES_OF_THEIR_OWN: Final = ("sealed", "sites")
-"""Checks whose being open breaks a rule of another name."""
+_RULED_ELSEWHERE: Final = ("sealed", "sites")
+"""Checks that, when undecided, break a rule of another name."""
 
 
-def _of_site(gate: Gate, site: SiteFacts) -> Iterator[Breach]:
-    bare = [entry for entry in site.releases if entry["mechanism"] is None]
-    for rule, (name, wrong) in _OF_NOISE.items():
+def _find_site_breaches(gate: Gate, site: SiteFacts) -> Iterator[Breach]:
+    """Find the rules about noise and budget that a site's releases break."""
+    unnoised = [entry for entry in site.releases if entry["mechanism"] is None]
+    for rule, (name, violates) in _NOISE_RULES.items():
         limit = getattr(gate, rule)
         if limit is None:
             continue
-        if bare:
-            said = f"entry {bare[0]['number']} left without noise, {counted(len(bare), 'release')} in all"
-            yield Breach(rule, f"{site.name}: {said}")
+        if unnoised:
+            detail = f"entry {unnoised[0]['number']} left without noise, {counted(len(unnoised), 'release')} in all"
+            yield Breach(rule, f"{site.name}: {detail}")
             continue
-        # Measures are cut to their own bounds, in other units than gradients.
-        held = [e for e in site.releases if rule != "clipping_norm_at_most" or e["purpose"] == "update"]
-        odd = next((entry for entry in held if wrong(entry["mechanism"][name], limit)), None)
-        if odd is not None:
-            said = f"entry {odd['number']} has {odd['mechanism'][name]}, {limit} is asked for"
-            yield Breach(rule, f"{site.name}: {said}")
-    for rule, name in _TOLD.items():
+        # Measures are clipped to their own bounds, in other units than gradients.
+        checked = [e for e in site.releases if rule != "clipping_norm_at_most" or e["purpose"] == "update"]
+        violating = next((entry for entry in checked if violates(entry["mechanism"][name], limit)), None)
+        if violating is not None:
+            detail = f"entry {violating['number']} has {violating['mechanism'][name]}, {limit} is asked for"
+            yield Breach(rule, f"{site.name}: {detail}")
+    for rule, name in _BUDGET_RULES.items():
         limit = getattr(gate, rule)
-        if limit is not None and (beyond := _beyond(site, name, limit)) is not None:
-            yield Breach(rule, f"{site.name}: {beyond}, {limit:g} is asked for")
+        if limit is not None and (excess := _describe_excess(site, name, limit)) is not None:
+            yield Breach(rule, f"{site.name}: {excess}, {limit:g} is asked for")
 
 
-def _beyond(site: SiteFacts, name: str, limit: float) -> str | None:
-    """What the first of its data sets has that does not keep to the limit; None where all do."""
-    if site.promises is None:
+def _describe_excess(site: SiteFacts, name: str, limit: float) -> str | None:
+    """Describe the first data set of a site that exceeds a limit; None if all keep to it."""
+    if site.budgets is None:
         return "none holds"
-    for promise in site.promises:
-        value = getattr(promise, name)
-        if promise.epsilon is None or value is None:
-            return f"{promise.data_set}: none holds"
+    for budget in site.budgets:
+        value = getattr(budget, name)
+        if budget.epsilon is None or value is None:
+            return f"{budget.data_set}: none holds"
         if value > limit:
-            return f"{promise.data_set}: {value:.6g}"
+            return f"{budget.data_set}: {value:.6g}"
     return None
 
 
-_TOLD: Final = {"epsilon_at_most": "epsilon", "delta_at_most": "delta"}
-"""Rules of what each data set has spent, and the field."""
+_BUDGET_RULES: Final = {"epsilon_at_most": "epsilon", "delta_at_most": "delta"}
+"""Rules about what each data set has spent, each with the budget's field."""
 
 
-_OF_NOISE: Final[dict[str, tuple[str, Callable[[Any, Any], bool]]]] = {
+_NOISE_RULES: Final[dict[str, tuple[str, Callable[[Any, Any], bool]]]] = {
     "noise_multiplier_at_least": ("noise_multiplier", operator.lt),
     "clipping_norm_at_most": ("clipping_norm", operator.gt),
     "records_per_unit_at_most": ("records_per_unit", operator.gt),
     "unit": ("unit", operator.ne),
 }
-"""Rules of each release's noise: the field, and when it is wrong."""
+"""Rules about each release's noise, each with the mechanism's field and a comparison that is true for a breach."""
 
 
-def _sites(holds: Callable[[SiteFacts], object]) -> Callable[[AuditFacts], bool]:
-    return lambda facts: bool(facts.sites) and all(holds(site) for site in facts.sites)
+def _for_all_sites(is_met: Callable[[SiteFacts], object]) -> Callable[[AuditFacts], bool]:
+    """Make a requirement of a run that holds if there are sites and each of them meets it."""
+    return lambda facts: bool(facts.sites) and all(is_met(site) for site in facts.sites)
 
 
-_HOLDS: Final[dict[str, Callable[[AuditFacts], bool]]] = {
-    "countersignature": _sites(lambda site: site.holds("sealed")),
-    "signed-updates": lambda facts: any(check.name == "updates" and check.held for check in facts.verification.checks),
-    "tls": _sites(lambda site: site.is_linked),
-    "canaries": lambda facts: bool(facts.canaries and facts.canaries.passed and facts.canaries.is_of(facts.plan)),
-    "attack": lambda facts: bool(facts.attack and facts.attack.is_of(facts.plan)),
-    "no-metrics": _sites(lambda site: all(entry["purpose"] == "update" for entry in site.releases)),
-    "retention": _sites(lambda site: site.policy and site.policy.retention_days),
-    "encryption": _sites(lambda site: site.policy and site.policy.state_encrypted),
+_IS_MET: Final[dict[str, Callable[[AuditFacts], bool]]] = {
+    "countersignature": _for_all_sites(lambda site: site.passes("sealed")),
+    "signed-updates": lambda facts: any(
+        check.name == "updates" and check.passed for check in facts.verification.checks
+    ),
+    "tls": _for_all_sites(lambda site: site.is_linked),
+    "canaries": lambda facts: bool(facts.canaries and facts.canaries.passed and facts.canaries.matches(facts.plan)),
+    "attack": lambda facts: bool(facts.attack and facts.attack.matches(facts.plan)),
+    "no-metrics": _for_all_sites(lambda site: all(entry["purpose"] == "update" for entry in site.releases)),
+    "retention": _for_all_sites(lambda site: site.policy and site.policy.retention_days),
+    "encryption": _for_all_sites(lambda site: site.policy and site.policy.state_encrypted),
 }
 
-_NOT: Final = {
+_NOT_MET: Final = {
     "countersignature": "the server has not countersigned all that left a site",
     "signed-updates": "the server's log does not show the sites' signatures",
     "tls": "a site's log does not show by which TLS connection its updates left",
@@ -203,4 +218,4 @@ _NOT: Final = {
     "retention": "a policy sets no period",
     "encryption": "a policy does not ask for encrypted state",
 }
-"""What is found where a requirement is not met."""
+"""Details of a breach, by the requirement that is not met."""

@@ -1,4 +1,4 @@
-"""Epsilon by round and site, against what each site's policy permits."""
+"""Draws epsilon by round and site, beside what the sites' policies permit."""
 
 from matplotlib.figure import Figure
 
@@ -11,9 +11,9 @@ _MAX_SITES = 8
 _SERIES = [ink for ink in Ink if ink.name.startswith("SERIES")]
 
 
-def epsilon_by_site(facts: AuditFacts) -> Html | None:
-    """Curves of the sites that spent most, eight at the most; None where nothing was spent."""
-    runs = {entry["run"] for entry in facts.server if entry["kind"] == "begun"}
+def draw_epsilon_by_site(facts: AuditFacts) -> Html | None:
+    """Draw curves for the up to eight sites that spent most; None if nothing was spent."""
+    runs = {entry["run"] for entry in facts.server_entries if entry["kind"] == "begun"}
     curves = {
         site.name: curve((entry["round"], entry["epsilon"]) for entry in site.releases if entry["run"] in runs)
         for site in facts.sites
@@ -21,7 +21,7 @@ def epsilon_by_site(facts: AuditFacts) -> Html | None:
     drawn = sorted((name for name in curves if curves[name].x), key=lambda name: -curves[name].y[-1])[:_MAX_SITES]
     if not drawn:
         return None
-    permitted = [site.promise.limit for site in facts.sites if site.promise and site.promise.limit]
+    permitted = [site.weakest_budget.limit for site in facts.sites if site.weakest_budget and site.weakest_budget.limit]
     limit = min(permitted, default=None)
     values = [0.0, *(value for name in drawn for value in curves[name].y), *([limit] if limit else [])]
 
@@ -36,5 +36,7 @@ def epsilon_by_site(facts: AuditFacts) -> Html | None:
         legend_above(axes, columns=3, topmost_first=False)
 
     ends = "; ".join(f"{name} {curves[name].y[-1]:.2f}" for name in drawn)
-    words = f"Epsilon by round and site: at the end {ends}." + (f" The least limit is {limit:g}." if limit else "")
-    return inline_svg(draw, name="epsilon-sites", size=(640, 260), alternative=words)
+    alternative = f"Epsilon by round and site: at the end {ends}." + (
+        f" The least limit is {limit:g}." if limit else ""
+    )
+    return inline_svg(draw, name="epsilon-sites", size=(640, 260), alternative=alternative)

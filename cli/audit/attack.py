@@ -28,14 +28,14 @@ def attack(
     """
     from fedglm.audit.empirical.attacks import attack_run
 
-    found = attack_run(run, lambda what: None if as_json else typer.echo(f"{what} ...", err=True))
+    audit = attack_run(run, lambda part: None if as_json else typer.echo(f"{part} ...", err=True))
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        typer.echo(audit.model_dump_json(indent=1))
     else:
-        _print(found)
+        _print(audit)
 
 
-def _print(found: "AttackAudit") -> None:
+def _print(audit: "AttackAudit") -> None:
     from rich import box
     from rich.table import Table
 
@@ -43,25 +43,25 @@ def _print(found: "AttackAudit") -> None:
     from fedglm.cli.terminal.tables import wide_console
 
     console = wide_console()
-    names = list(dict.fromkeys(result.variant for result in found.results))
+    names = list(dict.fromkeys(result.variant for result in audit.results))
     title = "AUC of each attack, and its 95 % interval; 0.50 is a guess"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("attack")
     for name in names:
         table.add_column(name, justify="right")
-    for attack_name in dict.fromkeys(result.attack for result in found.results):
-        cells = {result.variant: result for result in found.results if result.attack == attack_name}
-        table.add_row(attack_name, *(_cell(cells.get(name)) for name in names))
+    for attack_name in dict.fromkeys(result.attack for result in audit.results):
+        cells = {result.variant: result for result in audit.results if result.attack == attack_name}
+        table.add_row(attack_name, *(_format_cell(cells.get(name)) for name in names))
     console.print(table)
     console.print(
-        f"One round is attacked: its noise spends epsilon {found.round_epsilon:.2f} of the run's {found.epsilon:g}, at "
-        f"delta {found.delta:g}."
+        f"One round is attacked: its noise spends epsilon {audit.round_epsilon:.2f} of the run's {audit.epsilon:g}, at "
+        f"delta {audit.delta:g}."
     )
     console.print("Attacks that fail prove nothing; compression alone is no protection.")
-    print_circumstances(console, found)
+    print_circumstances(console, audit)
 
 
-def _cell(result: "AttackFigures | None") -> str:
+def _format_cell(result: "AttackFigures | None") -> str:
     if result is None:
         return "-"
     colour = "red" if result.low > 0.6 else "yellow" if result.low > 0.5 else "green"

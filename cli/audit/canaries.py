@@ -1,4 +1,4 @@
-"""`fedglm audit canaries`: what a run's training really gives away, at the least."""
+"""`fedglm audit canaries`: a lower bound of what a run's training really gives away."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.audit.verify import NOT_HELD
+from fedglm.cli.audit.verify import WRONG_CODE
 
 if TYPE_CHECKING:  # else `--help` would wait for torch
     from fedglm.audit.empirical.results import CanaryAudit
@@ -34,13 +34,13 @@ def canaries(
     """
     from fedglm.audit.empirical.canary_run import audit_canaries
 
-    found = audit_canaries(run, epsilon, lambda what: None if as_json else typer.echo(f"{what} ...", err=True))
+    audit = audit_canaries(run, epsilon, lambda part: None if as_json else typer.echo(f"{part} ...", err=True))
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        typer.echo(audit.model_dump_json(indent=1))
     else:
-        _print(found)
-    if not found.passed:
-        raise typer.Exit(NOT_HELD)
+        _print(audit)
+    if not audit.passed:
+        raise typer.Exit(WRONG_CODE)
 
 
 _OUTCOMES = {
@@ -50,7 +50,7 @@ _OUTCOMES = {
 }
 
 
-def _print(found: "CanaryAudit") -> None:
+def _print(audit: "CanaryAudit") -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -59,12 +59,12 @@ def _print(found: "CanaryAudit") -> None:
     from fedglm.cli.terminal.tables import wide_console
 
     console = wide_console()
-    first = found.canaries[0]
+    first = audit.canaries[0]
     title = f"epsilon by canaries, at delta {first.delta:g}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for heading in ("canaries", "planted", "claimed", "one run", "f-DP", "estimate", ""):
         table.add_column(heading, justify="left" if heading in ("canaries", "") else "right")
-    for result in found.canaries:
+    for result in audit.canaries:
         word = "[green]held[/green]"
         if result.contradicts:
             word = "[bold red]CONTRADICTED[/bold red]"
@@ -74,17 +74,17 @@ def _print(found: "CanaryAudit") -> None:
         table.add_row(result.kind, f"{result.canaries:,}", *figures, word)
     console.print(table)
     trials = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="trials", title_justify="left", show_header=False)
-    for trial in found.trials:
-        trials.add_row(trial.name, _OUTCOMES[trial.outcome], escape(trial.said))
+    for trial in audit.trials:
+        trials.add_row(trial.name, _OUTCOMES[trial.outcome], escape(trial.detail))
     console.print(trials)
     console.print(
         f"one run and f-DP are rigorous lower bounds ({first.confidence:.0%}); the estimate is none; a pass proves no "
         "privacy"
     )
-    print_circumstances(console, found)
-    if found.passed:
+    print_circumstances(console, audit)
+    if audit.passed:
         console.print("[green]passed[/green]")
-    elif any(result.contradicts for result in found.canaries) or any(t.outcome == "failed" for t in found.trials):
+    elif any(result.contradicts for result in audit.canaries) or any(t.outcome == "failed" for t in audit.trials):
         console.print("[bold red]the claim of privacy is wrong[/bold red]")
     else:
         console.print("[bold yellow]not passed: a trial could not be made, which proves nothing[/bold yellow]")

@@ -1,4 +1,4 @@
-"""What must be known of an empirical audit beside its figures: whose records, which device, what was left out."""
+"""Circumstances of an empirical audit: whose records, which device, what was left out."""
 
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ _RECORDS = {
 }
 
 
-def print_circumstances(console: Console, found: "CanaryAudit | AttackAudit") -> None:
-    """Print them."""
-    console.print(f"{_RECORDS[found.records]}, in {found.precision}")
-    for said in found.left_out:
-        console.print(f"[yellow]left out:[/yellow] {escape(said)}")
+def print_circumstances(console: Console, audit: "CanaryAudit | AttackAudit") -> None:
+    """Print whose records and which precision an audit used, and what it left out."""
+    console.print(f"{_RECORDS[audit.records]}, in {audit.precision}")
+    for reason in audit.left_out:
+        console.print(f"[yellow]left out:[/yellow] {escape(reason)}")

@@ -1,4 +1,4 @@
-"""`fedglm audit export` and `fedglm audit prove`: records for somebody else."""
+"""`fedglm audit export` and `fedglm audit prove`: records for another party."""
 
 import json
 from pathlib import Path
@@ -28,13 +28,13 @@ def export(
     Whole files, and no private key, salt, state or model among them. Who gets
     it runs fedglm audit verify on the archive as it is.
     """
-    from fedglm.audit.bundle.export import ROLES
-    from fedglm.audit.bundle.export import export as write
+    from fedglm.audit.bundle.contents import ROLES
+    from fedglm.audit.bundle.export import export_bundle as write
 
     if role not in ROLES:
         raise typer.BadParameter(f"--role {role}: take {', '.join(ROLES)}")
     path = out or Path(f"{folder.absolute().name}-{role}.zip")
-    names = write(folder, path, role, _signing_key(folder, key))
+    names = write(folder, path, role, _load_signing_key(folder, key))
     if as_json:
         typer.echo(json.dumps({"bundle": str(path), "role": role, "files": names}, indent=1))
     else:
@@ -52,23 +52,25 @@ def prove(
 
     fedglm audit verify proof.json checks it.
     """
-    from fedglm.audit.records.proofs import prove_entry, prove_growth
+    from fedglm.audit.records.proofs import prove_consistency, prove_inclusion
 
     if (entry is None) == (since is None):
         raise typer.BadParameter("give --entry or --since, one of them")
-    path = _log(folder)
-    proof = prove_entry(path, entry) if entry is not None else prove_growth(path, since or 1)
+    path = _find_log(folder)
+    proof = prove_inclusion(path, entry) if entry is not None else prove_consistency(path, since or 1)
     typer.echo(json.dumps(proof, indent=1))
 
 
-def _log(folder: Path) -> Path:
+def _find_log(folder: Path) -> Path:
+    """Return the log in a folder of a run, a node or a site."""
     for path in (folder, folder / "log.sqlite", folder / "custody" / "log.sqlite", folder / "audit" / "log.sqlite"):
         if path.is_file():
             return path
     raise typer.BadParameter(f"{folder} holds no log: name the folder of a run, of a node or of a site")
 
 
-def _signing_key(folder: Path, named: Path | None) -> "SigningKey":
+def _load_signing_key(folder: Path, named: Path | None) -> "SigningKey":
+    """Load the named key, or that of the records' owner."""
     from fedglm.privacy.keys.signing import SigningKey
     from fedglm.run_folder.names import SERVER_KEY
 

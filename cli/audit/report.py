@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.audit.verify import NOT_HELD, exit_code
+from fedglm.cli.audit.verify import WRONG_CODE, choose_exit_code
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.audit.records.checks import Verdict
@@ -66,24 +66,24 @@ def report(
     encryption        each policy asks for encrypted state
     """
     from fedglm.audit.report.facts import read_facts
-    from fedglm.audit.report.gate import Gate, breaches
-    from fedglm.audit.report.items import items
-    from fedglm.audit.report.page import read_profile, report_json, require_run, write_audit_report
+    from fedglm.audit.report.gate import Gate, find_breaches
+    from fedglm.audit.report.items import assess_items
+    from fedglm.audit.report.page import build_report_json, check_run, read_profile, write_audit_report
 
-    require_run(run)
+    check_run(run)
     profiles = [read_profile(name.strip()) for name in profile.split(",") if name.strip()]
     gate = None if policy is None else Gate.load(policy)
     facts = read_facts(run, site or [])
-    found = items(facts)
-    broken = None if gate is None else breaches(gate, facts, found)
-    page, _ = write_audit_report(facts, found, profiles, broken)
+    items = assess_items(facts)
+    breaches = None if gate is None else find_breaches(gate, facts, items)
+    page, _ = write_audit_report(facts, items, profiles, breaches)
     if as_json:
         from fedglm.run_folder.rows import to_json
 
-        typer.echo(to_json(report_json(facts, found, profiles, broken), indent=1))
+        typer.echo(to_json(build_report_json(facts, items, profiles, breaches), indent=1))
     else:
-        _print(page, found, broken, facts.verification.verdict)
-    if code := NOT_HELD if broken else exit_code(facts.verification):
+        _print(page, items, breaches, facts.verification.verdict)
+    if code := WRONG_CODE if breaches else choose_exit_code(facts.verification):
         raise typer.Exit(code)
 
 
@@ -93,10 +93,10 @@ _RECORDS = {
     "open": "[yellow]NOT WHOLE[/yellow]: nothing is wrong, and something is missing, see the page",
     "wrong": "[bold red]NOT WHOLE[/bold red], see the page",
 }
-"""What is said of records, by the verdict on them."""
+"""Description of the records, by the verdict on them."""
 
 
-def _print(page: Path, found: "list[Item]", broken: "list[Breach] | None", verdict: "Verdict") -> None:
+def _print(page: Path, items: "list[Item]", breaches: "list[Breach] | None", verdict: "Verdict") -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -108,12 +108,12 @@ def _print(page: Path, found: "list[Item]", broken: "list[Breach] | None", verdi
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "item", "status"):
         table.add_column(heading, justify="right" if not heading else "left")
-    for item in found:
+    for item in items:
         table.add_row(str(item.number), item.title, f"[{styles[item.status]}]{item.status}[/]")
     console.print(table)
     console.print(f"records: {_RECORDS[verdict]}")
-    for breach in broken or []:
-        console.print(f"[bold red]not met[/bold red]: {breach.rule}: {escape(breach.said)}", soft_wrap=True)
-    if broken == []:
+    for breach in breaches or []:
+        console.print(f"[bold red]not met[/bold red]: {breach.rule}: {escape(breach.detail)}", soft_wrap=True)
+    if breaches == []:
         console.print("[green]all rules are met[/green]")
     console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)

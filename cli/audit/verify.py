@@ -1,4 +1,4 @@
-"""`fedglm audit verify`: yes or no, and why."""
+"""`fedglm audit verify`: whether records can be trusted, and why."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.audit.verify.verification import Verification
     from fedglm.privacy.keys.signing import PublicKey
 
-NOT_HELD = 1
-"""Exit code where a record was changed, or contradicts another."""
-NOT_WHOLE = 3
-"""Exit code where nothing is wrong, and something is not here that whole records have."""
+WRONG_CODE = 1
+"""Exit code if a record was changed, or contradicts another."""
+OPEN_CODE = 3
+"""Exit code if nothing is wrong, and something is missing that complete records have."""
 
 
 def verify(
@@ -56,42 +56,44 @@ def verify(
     """
     from fedglm.audit.verify.verification import verify as verify_records
 
-    found = verify_records(folder, server=server or [], sites=site or [], keys=[_key(text) for text in key or []])
+    verification = verify_records(
+        folder, server=server or [], sites=site or [], keys=[_parse_key(text) for text in key or []]
+    )
     if as_json:
-        typer.echo(json.dumps(about(found), indent=1))
+        typer.echo(json.dumps(build_json(verification), indent=1))
     else:
-        _print(found, every=every)
-    if code := exit_code(found):
+        _print(verification, every=every)
+    if code := choose_exit_code(verification):
         raise typer.Exit(code)
 
 
-def exit_code(found: "Verification") -> int:
-    """What a verdict ends a command with."""
+def choose_exit_code(verification: "Verification") -> int:
+    """Return the exit code of a command for a verdict."""
     from fedglm.audit.records.checks import Verdict
 
-    return {Verdict.WRONG: NOT_HELD, Verdict.OPEN: NOT_WHOLE}.get(found.verdict, 0)
+    return {Verdict.WRONG: WRONG_CODE, Verdict.OPEN: OPEN_CODE}.get(verification.verdict, 0)
 
 
-def about(found: "Verification") -> dict[str, Any]:
-    """All that is printed, as plain values."""
+def build_json(verification: "Verification") -> dict[str, Any]:
+    """Return all that is printed, as plain values."""
     checks = [
-        {"subject": c.subject, "check": c.name, "held": c.held, "missing": c.missing, "found": c.said}
-        for c in found.checks
+        {"subject": c.subject, "check": c.name, "held": c.passed, "missing": c.missing, "found": c.detail}
+        for c in verification.checks
     ]
     heads = [
-        {"subject": log.subject, "entries": log.size, "key": log.keys[-1].hex, "root": log.root(log.size)}
-        for log in found.logs
+        {"subject": log.subject, "entries": log.size, "key": log.keys[-1].hex, "root": log.compute_root(log.size)}
+        for log in verification.logs
     ]
-    verdict, scope = found.verdict.value, found.scope.value
-    return {"verdict": verdict, "scope": scope, "held": found.held, "checks": checks, "logs": heads}
+    verdict, scope = verification.verdict.value, verification.scope.value
+    return {"verdict": verdict, "scope": scope, "held": verification.passed, "checks": checks, "logs": heads}
 
 
-def _print(found: "Verification", *, every: bool) -> None:
+def _print(verification: "Verification", *, every: bool) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    from fedglm.audit.records.checks import Verdict, failed, missing
+    from fedglm.audit.records.checks import Verdict, select_failed, select_missing
     from fedglm.cli.terminal.tables import wide_console
 
     words = {True: "[green]held[/green]", False: "[bold red]NOT HELD[/bold red]", None: "[yellow]open[/yellow]"}
@@ -100,21 +102,21 @@ def _print(found: "Verification", *, every: bool) -> None:
     for heading in ("record", "check", ""):
         table.add_column(heading, no_wrap=True)
     table.add_column("found", overflow="fold")
-    for subject in dict.fromkeys(check.subject for check in found.checks):
-        own = [check for check in found.checks if check.subject == subject]
-        held = sum(check.held is True for check in own)
-        whole = words[False if failed(own) else None if missing(own) else True]
-        table.add_row(f"[bold]{escape(subject)}[/bold]", "", whole, f"{held} of {len(own)} checks hold")
+    for subject in dict.fromkeys(check.subject for check in verification.checks):
+        own = [check for check in verification.checks if check.subject == subject]
+        passed = sum(check.passed is True for check in own)
+        status = words[False if select_failed(own) else None if select_missing(own) else True]
+        table.add_row(f"[bold]{escape(subject)}[/bold]", "", status, f"{passed} of {len(own)} checks hold")
         for check in own:
-            if every or not check.held:
-                table.add_row("", check.name, words[check.held], escape(check.said))
+            if every or not check.passed:
+                table.add_row("", check.name, words[check.passed], escape(check.detail))
     console.print(table)
-    console.print(_words(found), soft_wrap=True)
-    if found.verdict is Verdict.WHOLE and not any(check.name == "known key" for check in found.checks):
+    console.print(_describe_verdict(verification), soft_wrap=True)
+    if verification.verdict is Verdict.WHOLE and not any(check.name == "known key" for check in verification.checks):
         console.print("whose keys these are, the records alone say; --key SITE.pub holds them to what you know")
 
 
-_ALONE = {
+_BASIS = {
     "server": "the server's records alone; --site holds them to a site's",
     "site": "a site's records alone; --server holds them to the server's",
     "proof": "by the key that it names itself; --key says whose it must be",
@@ -122,22 +124,25 @@ _ALONE = {
 """What a verdict on one side's records rests on, by its scope."""
 
 
-def _words(found: "Verification") -> str:
-    from fedglm.audit.records.checks import Verdict, failed, missing
+def _describe_verdict(verification: "Verification") -> str:
+    """Describe the verdict in a line of rich markup."""
+    from fedglm.audit.records.checks import Verdict, select_failed, select_missing
 
-    total = len(found.checks)
-    counted = f"{sum(log.size for log in found.logs)} entries, {total} checks, nothing is wrong"
-    if found.verdict is Verdict.WRONG:
-        return f"[bold red]not verified[/bold red]: {len(failed(found.checks))} of {total} checks do not hold"
-    if found.verdict is Verdict.OPEN:
-        count = len(missing(found.checks))
+    total = len(verification.checks)
+    counted = f"{sum(log.size for log in verification.logs)} entries, {total} checks, nothing is wrong"
+    if verification.verdict is Verdict.WRONG:
+        count = len(select_failed(verification.checks))
+        return f"[bold red]not verified[/bold red]: {count} of {total} checks do not hold"
+    if verification.verdict is Verdict.OPEN:
+        count = len(select_missing(verification.checks))
         return f"[yellow]open, not whole[/yellow]: nothing is wrong, and {count} of {total} checks lack what is missing"
-    if found.verdict is Verdict.ALONE:
-        return f"[green]verified alone[/green]: {counted}: {_ALONE[found.scope]}"
+    if verification.verdict is Verdict.ALONE:
+        return f"[green]verified alone[/green]: {counted}: {_BASIS[verification.scope]}"
     return f"[green]verified[/green]: {counted}"
 
 
-def _key(text: str) -> "PublicKey":
+def _parse_key(text: str) -> "PublicKey":
+    """Read a public key from its digits or a file."""
     from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.keys.signing import PublicKey
     from fedglm.privacy.keys.site_identity import MAX_BYTES, SiteIdentity
@@ -150,6 +155,8 @@ def _key(text: str) -> "PublicKey":
     except UnicodeDecodeError:
         raise typer.BadParameter(f"--key {text}: it is no text, so no site handed it over: name its SITE.pub") from None
     except OSError as exc:
-        said = f"--key {text[:100]}: it cannot be read ({exc.strerror}): name a SITE.pub, or give the key's 64 digits"
-        raise typer.BadParameter(said) from exc
+        message = (
+            f"--key {text[:100]}: it cannot be read ({exc.strerror}): name a SITE.pub, or give the key's 64 digits"
+        )
+        raise typer.BadParameter(message) from exc
     return SiteIdentity.from_text(content, origin=text).signing

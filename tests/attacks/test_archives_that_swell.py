@@ -11,7 +11,7 @@ import pytest
 from command_line import run_here
 from omitted_records import packed, signed
 
-from fedglm.audit.records.checks import failed
+from fedglm.audit.records.checks import select_failed
 from fedglm.audit.verify.verification import verify
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
@@ -92,7 +92,7 @@ def test_a_row_without_end(tmp_path):
         database.execute("INSERT INTO entries VALUES (2, CAST(zeroblob(?) AS TEXT), ?)", (32 * MIB, "0" * 64))
     database.close()
     with at_most(16 * MIB):
-        assert [check.name for check in failed(verify(tmp_path).checks)] == ["log"]
+        assert [check.name for check in select_failed(verify(tmp_path).checks)] == ["log"]
 
 
 def test_more_than_the_disk_has_room_for(tmp_path, monkeypatch):

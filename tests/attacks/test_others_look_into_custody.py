@@ -7,7 +7,7 @@ import pytest
 from custodies import OPEN, custody
 from site_folders import make_project, make_site
 
-from fedglm.audit.bundle.export import export
+from fedglm.audit.bundle.export import export_bundle
 from fedglm.client.site.site_keys import make_keys
 from fedglm.client.supernode.worker_link import Question, ask
 from fedglm.privacy.custody.store import Custody, initialize
@@ -43,7 +43,7 @@ def test_what_is_in_it_and_what_is_exported_of_it_is_its_owner_s_alone(tmp_path)
     files = [path for path in (tmp_path / "a" / "custody").iterdir() if not path.name.startswith("policy.toml")]
     assert {path.name for path in files} == {"site.key", "salt", "ledger.sqlite", "log.sqlite", "refusals.jsonl"}
     assert {rights(path) for path in files} == {0o600}
-    export(tmp_path / "a", tmp_path / "b.zip", "auditor", site.key)
+    export_bundle(tmp_path / "a", tmp_path / "b.zip", "auditor", site.key)
     assert rights(tmp_path / "b.zip") == 0o600
     assert rights(tmp_path / "a" / "custody") == 0o700
 

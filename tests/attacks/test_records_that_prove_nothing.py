@@ -9,7 +9,7 @@ from command_line import run_here
 from custodies import SERVER, custody
 from omitted_records import contents_of, packed, signed
 
-from fedglm.audit.bundle.export import export
+from fedglm.audit.bundle.export import export_bundle
 from fedglm.audit.verify.verification import verify as verified
 from fedglm.privacy.custody.site_log import CustodyLog, Release
 from fedglm.privacy.custody.transaction import ReleaseTransaction
@@ -45,7 +45,7 @@ def copy(record, tmp_path):
 @pytest.fixture
 def contents(record, tmp_path):
     """Of a bundle of the run for an auditor."""
-    export(record, tmp_path / "whole.zip", "auditor", SERVER)
+    export_bundle(record, tmp_path / "whole.zip", "auditor", SERVER)
     return contents_of(tmp_path / "whole.zip")
 
 
@@ -92,7 +92,7 @@ def test_forged_lines_of_a_log(tmp_path, contents, key):
 
 
 def test_a_report_for_the_public_is_no_record(tmp_path, record):
-    export(record, tmp_path / "public.zip", "public", SERVER)
+    export_bundle(record, tmp_path / "public.zip", "public", SERVER)
     said = verify(tmp_path / "public.zip")
     assert said.code == 3
     assert "the report alone" in " ".join(said.out.split())
@@ -183,7 +183,7 @@ def test_a_site_made_up_from_the_server_s_log(tmp_path):
     folder = run / "nodes" / "a" / "custody"
     shutil.rmtree(folder)
     site = custody(folder)
-    signed_plan = SignedPlan.from_text(record.of_kind("announced")[0]["signed"])
+    signed_plan = SignedPlan.from_text(record.rare_entries("announced")[0]["signed"])
     site.log.admitted(signed_plan, ["codecs"])
     for taken in [taken for taken in record.scan.accepted if taken.site == "a"]:
         charge = site.charge_of(

@@ -18,9 +18,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from prometheus_client import CollectorRegistry, generate_latest
 from site_folders import make_project, make_site, run_of
 
-from fedglm.audit.bundle.export import export
+from fedglm.audit.bundle.export import export_bundle
 from fedglm.audit.report.facts import read_facts
-from fedglm.audit.report.items import items
+from fedglm.audit.report.items import assess_items
 from fedglm.audit.report.page import write_audit_report
 from fedglm.cli.watch import about
 from fedglm.client import node as node_module
@@ -248,11 +248,11 @@ def test_the_server_writes_down_no_word_of_it_in_log_figure_or_view(tmp_path, mo
     # Nor in what an auditor gets: the server's log, the sites' logs, the report, the bundle.
     (tmp_path / "nodes").rename(folder / "nodes")
     facts = read_facts(folder)
-    assert facts.verification.held
-    write_audit_report(facts, items(facts), [], None)
-    export(folder, folder / "bundle.zip", "regulator", SERVER)
+    assert facts.verification.passed
+    write_audit_report(facts, assess_items(facts), [], None)
+    export_bundle(folder, folder / "bundle.zip", "regulator", SERVER)
     with ZipFile(folder / "bundle.zip") as bundle:
         for name in bundle.namelist():
             assert CANARY.encode() not in bundle.read(name), name
-    rejected = [entry for entry in facts.server if entry["kind"] == "rejected"]
+    rejected = [entry for entry in facts.server_entries if entry["kind"] == "rejected"]
     assert [(entry["fault"], entry["rule"]) for entry in rejected] == [("failed", None)]

@@ -1,4 +1,4 @@
-"""A run with its logs, as an auditor gets it, and hands that change it."""
+"""A run with its logs, as an auditor gets it, and ways to tamper with it."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ ROUNDS = 3
 
 
 def small_nodes(folder: Path, *, private: bool = True, **policies: dict[str, object]) -> dict[int, Answer]:
-    """Nodes a, b and c of few records; `policies` gives what one of them, or `every` one, permits otherwise."""
+    """Make nodes a, b and c with few records; `policies` changes what one of them, or `every` one, permits."""
     return {
         10 - i: answering(
             tiny_node(folder, name, data_seed=i, rows=20),
@@ -36,9 +36,9 @@ def small_nodes(folder: Path, *, private: bool = True, **policies: dict[str, obj
 
 
 def kept_run(folder: Path, nodes: dict[int, Answer], **changes: object) -> Coordinator:
-    """A run with noise, as `changes` say, and all that it leaves on the server's disk for an auditor."""
-    told = {"mechanism": MECHANISM, "log": folder / "audit" / "log.sqlite"}
-    coordinator, _, _ = federate(folder, nodes, **{**told, **changes})
+    """Run with noise, or as `changes` say, and write all that stays on the server's disk for an auditor."""
+    defaults = {"mechanism": MECHANISM, "log": folder / "audit" / "log.sqlite"}
+    coordinator, _, _ = federate(folder, nodes, **{**defaults, **changes})
     (folder / "rounds.jsonl").write_text(to_lines(coordinator.rows))
     (folder / "summary.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256}))
     return coordinator
@@ -47,13 +47,13 @@ def kept_run(folder: Path, nodes: dict[int, Answer], **changes: object) -> Coord
 def make_run(
     folder: Path, *, mechanism: Mechanism | None = MECHANISM, metrics: Mechanism | None = None, **policy: object
 ) -> Path:
-    """A run of three sites, sealed at its end; beside it, in `old`, the nodes as they were a round before.
+    """Make a run of three sites, countersigned at its end; beside it, in `old`, the nodes as they were a round before.
 
     Args:
-        folder: Of the run.
-        mechanism: How updates are noised; None for a run without noise.
-        metrics: How measures are; None for none.
-        policy: What the sites' policies say otherwise.
+        folder: Folder of the run.
+        mechanism: Mechanism of updates; None for a run without noise.
+        metrics: Mechanism of measures; None for no measures.
+        policy: Changes of the sites' policies.
     """
     every = {"share_metrics": metrics is not None, **policy}
     nodes = small_nodes(folder / "nodes", private=mechanism is not None, every=every)
@@ -68,7 +68,7 @@ def make_run(
 
 
 class Chain:
-    """The entries of a log or the rows of a ledger, to be changed and written back as somebody would who can."""
+    """The entries of a log or the rows of a ledger, to be changed and written back by an adversary."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,8 +91,8 @@ class Chain:
         """Write the entries back.
 
         Args:
-            chain: With hashes that follow; else each keeps the hash that stood in its place.
-            key: Signs them anew; None leaves the old signature.
+            chain: Whether to compute hashes that follow; else each entry keeps the hash that stood in its place.
+            key: Key that signs them anew; None leaves the old signature.
         """
         with sqlite3.connect(self.path) as database:
             old = [digest for (digest,) in database.execute(f"SELECT hash FROM {self.table} ORDER BY number")]  # noqa: S608
@@ -112,7 +112,7 @@ class Chain:
 
 
 def other_value(value: object, dice: random.Random) -> object:
-    """Something else that looks as right."""
+    """Return another plausible value of the same type."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -133,17 +133,17 @@ def other_value(value: object, dice: random.Random) -> object:
 
 
 def edited(text: str, dice: random.Random) -> str:
-    """An entry with one field changed."""
-    whole = json.loads(text)
-    name = dice.choice(sorted(whole.keys() - {"number"}))
-    return canonical_json({**whole, name: other_value(whole[name], dice)}).decode()
+    """Return an entry with one field changed."""
+    fields = json.loads(text)
+    name = dice.choice(sorted(fields.keys() - {"number"}))
+    return canonical_json({**fields, name: other_value(fields[name], dice)}).decode()
 
 
 class Mutations:
     """Ways to change a run's records, each drawn by `dice`.
 
     Args:
-        run: Made by `make_run`; it stays as it is.
+        run: Run made by `make_run`; it stays unchanged.
         work: Folder of the changed copy.
     """
 
@@ -171,7 +171,7 @@ class Mutations:
         return folder / name
 
     def _change(self, chain: Chain, dice: random.Random, before: int, *, append: bool = True) -> str:
-        """Change one of the first entries, up to `before`, or put one on, which an owner may: `append`."""
+        """Change one of the first entries, up to `before`, or append one if `append` permits, as an owner may."""
         texts, at = chain.texts, dice.randrange(before)
         texts_before = list(texts)
         how = dice.choice(("edit", "drop", "swap", "copy", "cut", "empty", *(["append"] if append else [])))
@@ -192,51 +192,53 @@ class Mutations:
             texts[at] = ""
         if how in ("drop", "swap", "copy", "append") and dice.random() < 0.7:
             chain.numbered()
-        if not append and texts_before == chain.texts[: len(texts_before)]:  # the last one once more is an append, too
+        if (
+            not append and texts_before == chain.texts[: len(texts_before)]
+        ):  # repeating the last entry is an append, too
             chain.texts = [*texts_before[:at], edited(texts_before[at], dice), *texts_before[at + 1 :]]
             how = "edit"
         return f"{how} at {at + 1}"
 
     def plain(self, dice: random.Random) -> str:
-        """Who has the file and knows nothing."""
+        """As somebody who has the file and knows nothing."""
         owner, chain = self._log(dice)
-        said = self._change(chain, dice, len(chain.texts))
+        change = self._change(chain, dice, len(chain.texts))
         chain.write(chain=False)
-        return f"{owner}, {said}"
+        return f"{owner}, {change}"
 
     def unsigned(self, dice: random.Random) -> str:
-        """Who computes the chain anew, and has no key."""
+        """As somebody who recomputes the chain, and has no key."""
         owner, chain = self._log(dice)
-        said = self._change(chain, dice, len(chain.texts))
+        change = self._change(chain, dice, len(chain.texts))
         chain.write(chain=True)
-        return f"{owner}, {said}"
+        return f"{owner}, {change}"
 
     def other_key(self, dice: random.Random) -> str:
-        """Who signs with a key of his own, and says that it is the owner's."""
+        """As somebody who signs with a key of their own, and claims that it is the owner's."""
         owner, chain = self._log(dice)
         key, old = SigningKey.generate(), SERVER if owner == "server" else self._keys[owner]
-        said = self._change(chain, dice, len(chain.texts)) if dice.random() < 0.5 else "nothing else"
+        change = self._change(chain, dice, len(chain.texts)) if dice.random() < 0.5 else "nothing else"
         chain.texts = [text.replace(old.public.hex, key.public.hex) for text in chain.texts]
         chain.write(chain=True, key=key)
-        return f"{owner}, {said}"
+        return f"{owner}, {change}"
 
     def own_key(self, dice: random.Random) -> str:
-        """The site itself, which changes what the server has seen."""
+        """As the site itself, which changes what the server has seen."""
         owner = dice.choice(SITES)
         chain = Chain(self._path(owner))
-        said = self._change(chain, dice, len(chain.texts), append=False)
+        change = self._change(chain, dice, len(chain.texts), append=False)
         chain.write(chain=True, key=self._keys[owner])
-        return f"{owner}, {said}"
+        return f"{owner}, {change}"
 
     def replay(self, dice: random.Random) -> str:
-        """A site's own folder as it was before, all of it signed."""
+        """Restore a site's own folder as it was before, all of it signed."""
         owner = dice.choice(SITES)
         shutil.rmtree(self._path(owner).parent)
         shutil.copytree(self._old / "nodes" / owner / "custody", self._path(owner).parent)
         return owner
 
     def fork(self, dice: random.Random) -> str:
-        """The same, and gone on with."""
+        """Restore a site's own folder as it was before, and append to it."""
         owner = self.replay(dice)
         chain = Chain(self._path(owner))
         last = json.loads(chain.texts[-1])
@@ -247,23 +249,23 @@ class Mutations:
         return owner
 
     def ledger(self, dice: random.Random) -> str:
-        """The ledger alone, its chain computed anew or not."""
+        """Change the ledger alone, its chain recomputed or not."""
         owner = dice.choice(SITES)
         chain = Chain(self._path(owner, "ledger.sqlite"))
-        said = self._change(chain, dice, len(chain.texts))
+        change = self._change(chain, dice, len(chain.texts))
         chain.write(chain=dice.random() < 0.7)
-        return f"{owner}, {said}"
+        return f"{owner}, {change}"
 
     def server(self, dice: random.Random) -> str:
-        """The server itself, which changes what the sites have seen."""
+        """As the server itself, which changes what the sites have seen."""
         chain = Chain(self._path("server"))
         seen = max(json.loads(text)["size"] for text in chain.texts if '"kind":"countersigned"' in text)
-        said = self._change(chain, dice, seen, append=False)
+        change = self._change(chain, dice, seen, append=False)
         chain.write(chain=True, key=SERVER)
-        return said
+        return change
 
     def files(self, dice: random.Random) -> str:
-        """The run's files beside the logs, or a policy."""
+        """Change the run's files beside the logs, or a policy."""
         name = dice.choice(("rounds.jsonl", "summary.json", "policy.toml", "policy.toml.sig"))
         path = self._work / name if "policy" not in name else self._path(dice.choice(SITES), name)
         if name == "rounds.jsonl":
@@ -283,7 +285,7 @@ class Mutations:
         return name
 
     def signature(self, dice: random.Random) -> str:
-        """The owner's signature beside the entries."""
+        """Change the owner's signature beside the entries."""
         owner, chain = self._log(dice)
         column = dice.choice(("size", "root", "made", "signature"))
         with sqlite3.connect(chain.path) as database:

@@ -1,4 +1,4 @@
-"""Records that are left out, emptied, or replaced whole, of runs, of sites and of bundles in every role."""
+"""Records that are left out, emptied, or replaced as a whole, of runs, of sites and of bundles for every role."""
 
 import hashlib
 import io
@@ -12,8 +12,9 @@ from pathlib import Path
 from audited_run import SITES, kept_run, make_run, small_nodes
 from custodies import SERVER
 
-from fedglm.audit.bundle.export import MANIFEST, SIGNATURE, export
-from fedglm.audit.records.proofs import prove_entry
+from fedglm.audit.bundle.contents import MANIFEST, SIGNATURE
+from fedglm.audit.bundle.export import export_bundle
+from fedglm.audit.records.proofs import prove_inclusion
 from fedglm.audit.verify.verification import Verification, verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
@@ -28,11 +29,11 @@ Look = Callable[[Path], Verification]
 
 @dataclass(frozen=True)
 class Omission:
-    """Something that is not there as it was.
+    """A change after which something is absent or replaced.
 
     Attributes:
-        name: What is done.
-        look: Does it in an empty folder, and verifies that; the name of a key is a key that whoever verifies knows.
+        name: Description of the change.
+        look: Makes the change in an empty folder, and verifies the result.
     """
 
     name: str
@@ -41,13 +42,13 @@ class Omission:
 
 @dataclass(frozen=True)
 class Runs:
-    """A run whose records are whole, and others that take their places.
+    """A run whose records are complete, and others that take their places.
 
     Attributes:
-        run: Of the server and of sites a, b and c.
-        other: Another one of the same server's, with other sites of those names.
-        strange: One of a stranger's, who calls himself the server.
-        old: The nodes of `run` as they were a round before its end.
+        run: Run of the server and of sites a, b and c.
+        other: Another run of the same server, with other sites of those names.
+        strange: Run of a stranger, who claims to be the server.
+        old: Nodes of `run` as they were a round before its end.
     """
 
     run: Path
@@ -57,7 +58,7 @@ class Runs:
 
     @classmethod
     def make(cls, home: Path) -> "Runs":
-        """Make them in a folder."""
+        """Make the runs in a folder."""
         run, other = make_run(home / "first" / "run"), make_run(home / "second" / "run")
         strange = home / "strange"
         kept_run(strange, small_nodes(strange / "nodes"), key=STRANGER)
@@ -68,12 +69,12 @@ class Runs:
 
 
 def key_of(folder: Path, site: str) -> PublicKey:
-    """A site's."""
+    """Return a site's public key."""
     return SigningKey.load(folder / "nodes" / site / "custody" / "site.key").public
 
 
 def omissions(runs: Runs) -> list[Omission]:
-    """All of them."""
+    """Return all omissions."""
     return [*_of_run(runs), *_of_site(runs), *_of_bundles(runs), *_of_proof(runs), *_of_keys(runs)]
 
 
@@ -110,10 +111,10 @@ def _ways(name: str, runs: Runs) -> Iterator[tuple[str, Callable[[Path], None]]]
 
 
 def _contents(name: str, runs: Runs) -> dict[str, Path | bytes | None]:
-    """What may stand in the place of a file or a folder of the run, but for the very same."""
+    """Return what may take the place of a file or folder of the run, except the same content."""
     others = {"another run's": runs.other, "a stranger's": runs.strange, "a round before": runs.old}
-    found = {how: folder / name for how, folder in others.items() if _is_another(folder / name, runs.run / name)}
-    return {"left out": None, "emptied": b"", **found}
+    replacements = {how: folder / name for how, folder in others.items() if _is_another(folder / name, runs.run / name)}
+    return {"left out": None, "emptied": b"", **replacements}
 
 
 def _is_another(path: Path, than: Path) -> bool:
@@ -165,13 +166,13 @@ def _of_site(runs: Runs) -> Iterator[Omission]:
 
 
 def contents_of(bundle: Path) -> dict[str, bytes]:
-    """Content of each file in a bundle."""
+    """Return the content of each file in a bundle."""
     with zipfile.ZipFile(bundle) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
 def packed(contents: dict[str, bytes], path: Path) -> Path:
-    """An archive of files."""
+    """Write an archive of files."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         for name, content in contents.items():
@@ -181,7 +182,7 @@ def packed(contents: dict[str, bytes], path: Path) -> Path:
 
 
 def signed(contents: dict[str, bytes], key: SigningKey, role: str) -> dict[str, bytes]:
-    """The files with a list of them that a key signs."""
+    """Return the files with a list of them that a key signs."""
     files = {name: content for name, content in contents.items() if name not in (MANIFEST, SIGNATURE)}
     listed = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     moment = "2027-01-04T10:00:00+00:00"
@@ -201,25 +202,27 @@ def _of_bundle(called: str, runs: Runs, place: str, role: str, key: SigningKey) 
     work.mkdir(exist_ok=True)
 
     def made(folder: Path, by: SigningKey) -> dict[str, bytes]:
-        export(folder / place, work / "bundle.zip", role, by)
+        export_bundle(folder / place, work / "bundle.zip", role, by)
         return contents_of(work / "bundle.zip")
 
-    whole, others, stranges = made(runs.run, key), made(runs.other, key), made(runs.strange, STRANGER)
+    original, others, strangers = made(runs.run, key), made(runs.other, key), made(runs.strange, STRANGER)
 
     def look(contents: dict[str, bytes], *keys: PublicKey) -> Look:
         return lambda folder: verify(packed(contents, folder / "bundle.zip"), keys=keys)
 
-    yield Omission(f"{called}: signed by a stranger", look(signed(whole, STRANGER, role)))
-    yield Omission(f"{called}: a stranger's", look(stranges, key.public))
-    yield Omission(f"{called}: without any log", look(signed(_without_logs(whole), key, role)))
+    yield Omission(f"{called}: signed by a stranger", look(signed(original, STRANGER, role)))
+    yield Omission(f"{called}: a stranger's", look(strangers, key.public))
+    yield Omission(f"{called}: without any log", look(signed(_without_logs(original), key, role)))
     for other in {"auditor", "regulator", "public"} - {role}:
-        yield Omission(f"{called}: for {other}, by a stranger", look(signed(whole, STRANGER, other)))
-    for name in sorted(whole.keys()):
-        changes = {"left out": None, "emptied": b"", "another run's": others.get(name), "a stranger's": stranges[name]}
+        yield Omission(f"{called}: for {other}, by a stranger", look(signed(original, STRANGER, other)))
+    for name in sorted(original.keys()):
+        changes = {"left out": None, "emptied": b"", "another run's": others.get(name), "a stranger's": strangers[name]}
         for how, content in changes.items():
-            if content == whole[name]:
+            if content == original[name]:
                 continue
-            changed = {**whole, name: content} if content is not None else {k: v for k, v in whole.items() if k != name}
+            changed = (
+                {**original, name: content} if content is not None else {k: v for k, v in original.items() if k != name}
+            )
             yield Omission(f"{called}: {name} {how}", look(changed))
             if name in (MANIFEST, SIGNATURE):
                 continue
@@ -237,7 +240,7 @@ def _without_logs(contents: dict[str, bytes]) -> dict[str, bytes]:
 
 def _of_proof(runs: Runs) -> Iterator[Omission]:
     def proof(folder: Path) -> dict[str, object]:
-        return prove_entry(folder / "nodes" / "a" / "custody" / "log.sqlite", 4)
+        return prove_inclusion(folder / "nodes" / "a" / "custody" / "log.sqlite", 4)
 
     def look(content: dict[str, object]) -> Look:
         def written(folder: Path) -> Verification:
@@ -246,19 +249,19 @@ def _of_proof(runs: Runs) -> Iterator[Omission]:
 
         return written
 
-    whole = proof(runs.run)
+    valid = proof(runs.run)
     yield Omission("proof: a stranger's", look(proof(runs.strange)))
     yield Omission("proof: empty", look({}))
-    for name in whole:
-        yield Omission(f"proof: {name} left out", look({k: v for k, v in whole.items() if k != name}))
-        if whole[name] != proof(runs.strange)[name]:
-            yield Omission(f"proof: {name} a stranger's", look({**whole, name: proof(runs.strange)[name]}))
+    for name in valid:
+        yield Omission(f"proof: {name} left out", look({k: v for k, v in valid.items() if k != name}))
+        if valid[name] != proof(runs.strange)[name]:
+            yield Omission(f"proof: {name} a stranger's", look({**valid, name: proof(runs.strange)[name]}))
 
 
 def _of_keys(runs: Runs) -> Iterator[Omission]:
-    """The key that is known is another's, or the records are another's."""
-    right = {"server": SERVER.public, **{site: key_of(runs.run, site) for site in SITES}}
-    for name, key in right.items():
+    """Yield verifications with a known key that is another's, or of records that are another's."""
+    keys = {"server": SERVER.public, **{site: key_of(runs.run, site) for site in SITES}}
+    for name, key in keys.items():
         yield Omission(f"keys: a stranger's for {name}", lambda _: verify(runs.run, keys=[STRANGER.public]))
         yield Omission(f"keys: all is a stranger's but that of {name}", _look_at(runs.strange, key))
         if name != "server":

@@ -1,4 +1,4 @@
-"""Bundles and proofs: what a role may read is in them and nothing else, and whatever is changed is found."""
+"""Bundles and proofs: a bundle contains what its role may read and nothing else, and every change is detected."""
 
 import io
 import json
@@ -11,10 +11,11 @@ from custodies import SERVER
 from killed_writers import kill_writer_of
 from site_folders import content_of
 
-from fedglm.audit.bundle.export import MANIFEST, ROLES, export
+from fedglm.audit.bundle.contents import MANIFEST, ROLES
+from fedglm.audit.bundle.export import export_bundle
 from fedglm.audit.empirical import results
-from fedglm.audit.records.checks import Verdict, failed
-from fedglm.audit.records.proofs import check_proof, prove_entry, prove_growth
+from fedglm.audit.records.checks import Verdict, select_failed
+from fedglm.audit.records.proofs import check_proof, prove_consistency, prove_inclusion
 from fedglm.audit.verify.verification import verify
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
@@ -32,7 +33,7 @@ def run(run):
 
 @pytest.fixture
 def bundle(run, tmp_path):
-    export(run, tmp_path / "bundle.zip", "auditor", KEY)
+    export_bundle(run, tmp_path / "bundle.zip", "auditor", KEY)
     return tmp_path / "bundle.zip"
 
 
@@ -50,15 +51,15 @@ def changed(bundle, change):
 
 
 def test_a_bundle_is_verified_as_its_folder_is(bundle):
-    found = verify(bundle)
-    assert found.verdict is Verdict.WHOLE
-    assert {check.subject for check in found.checks} == {"bundle", "server", "a", "b", "c"}
-    assert len(found.sites) == 3
+    verification = verify(bundle)
+    assert verification.verdict is Verdict.WHOLE
+    assert {check.subject for check in verification.checks} == {"bundle", "server", "a", "b", "c"}
+    assert len(verification.sites) == 3
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_reads_what_it_may_and_no_secret_is_in_any(run, tmp_path, role):
-    names = export(run, tmp_path / "bundle.zip", role, KEY)
+    names = export_bundle(run, tmp_path / "bundle.zip", role, KEY)
     assert ("nodes/a/custody/refusals.jsonl" in names) == (role == "regulator")
     assert ("nodes/a/custody/ledger.sqlite" in names) == (role != "public")
     assert "audit/report.html" in names
@@ -68,8 +69,8 @@ def test_a_role_reads_what_it_may_and_no_secret_is_in_any(run, tmp_path, role):
         custody = run / "nodes" / site / "custody"
         assert (custody / "site.key").read_bytes() not in content
         assert (custody / "salt").read_bytes() not in content
-    found = verify(tmp_path / "bundle.zip")
-    assert (found.verdict, found.held) == (Verdict.OPEN if role == "public" else Verdict.WHOLE, True)
+    verification = verify(tmp_path / "bundle.zip")
+    assert (verification.verdict, verification.passed) == (Verdict.OPEN if role == "public" else Verdict.WHOLE, True)
 
 
 def test_the_log_is_in_it_as_lines_too(bundle):
@@ -92,15 +93,15 @@ def test_the_log_is_in_it_as_lines_too(bundle):
     ids=["edited", "dropped", "added", "lines", "signature", "manifest"],
 )
 def test_a_bundle_that_was_changed_is_not_held(bundle, change):
-    assert failed(verify(changed(bundle, change)).checks)
+    assert select_failed(verify(changed(bundle, change)).checks)
 
 
 def test_a_bundle_signed_by_somebody_else_holds_the_same_records_and_says_by_whom(run, tmp_path, bundle):
     other = SigningKey.generate()
-    export(run, tmp_path / "other.zip", "auditor", other)
+    export_bundle(run, tmp_path / "other.zip", "auditor", other)
     first, second = verify(bundle), verify(tmp_path / "other.zip")
-    assert KEY.public.fingerprint() in first.checks[0].said
-    assert other.public.fingerprint() in second.checks[0].said
+    assert KEY.public.fingerprint() in first.checks[0].detail
+    assert other.public.fingerprint() in second.checks[0].detail
     assert (first.verdict, second.verdict) == (Verdict.WHOLE, Verdict.OPEN)
     # Whoever knows the key knows who vouches for what no log shows.
     known = verify(tmp_path / "other.zip", keys=[other.public, KEY.public])
@@ -144,12 +145,12 @@ def test_a_file_that_is_no_archive(tmp_path):
 
 def test_the_commands(fedglm, run, tmp_path):
     out = tmp_path / "b.zip"
-    said = fedglm("audit", "export", run / "nodes" / "a", "--role", "regulator", "--out", out)
-    assert (said.code, "for the role regulator, signed" in said.out) == (0, True)
+    result = fedglm("audit", "export", run / "nodes" / "a", "--role", "regulator", "--out", out)
+    assert (result.code, "for the role regulator, signed" in result.out) == (0, True)
     assert "verified alone" in fedglm("audit", "verify", out).out
     fedglm("audit", "export", run, "--out", out, "--key", run / "nodes/a/custody/site.key")
-    said = fedglm("audit", "verify", out)  # which a site signed, and it is not a site's
-    assert (said.code, "open, not whole" in said.out) == (3, True)
+    result = fedglm("audit", "verify", out)  # which a site signed, and it is not a site's
+    assert (result.code, "open, not whole" in result.out) == (3, True)
     assert "take regulator, auditor, public" in fedglm("audit", "export", run, "--role", "boss").line()
     assert "holds no key to sign with" in fedglm("audit", "export", run, "--out", out).line()
     proof = tmp_path / "proof.json"
@@ -162,8 +163,8 @@ def test_the_commands(fedglm, run, tmp_path):
 
 
 def test_a_key_that_is_not_there_is_named(fedglm, run, tmp_path):
-    said = fedglm("audit", "export", run, "--key", tmp_path / "nope", "--out", tmp_path / "b.zip").line()
-    assert f"--key {tmp_path / 'nope'}: there is no such file" in said
+    line = fedglm("audit", "export", run, "--key", tmp_path / "nope", "--out", tmp_path / "b.zip").line()
+    assert f"--key {tmp_path / 'nope'}: there is no such file" in line
 
 
 # --- a site's records against a bundle of the server's
@@ -175,38 +176,40 @@ def site(run):
 
 
 def test_a_site_is_held_to_the_server_in_a_bundle(bundle, run, site):
-    found, plain = verify(site, server=bundle), verify(site, server=run)
-    assert found.held
-    assert [(check.subject, check.name) for check in found.checks[:2]] == [
+    verification, plain = verify(site, server=bundle), verify(site, server=run)
+    assert verification.passed
+    assert [(check.subject, check.name) for check in verification.checks[:2]] == [
         ("server's bundle", "files"),
         ("server's bundle", "signer"),
     ]
-    own = [check for check in found.checks[2:] if check.name != "lines"]  # which stand beside a log in a bundle alone
+    own = [
+        check for check in verification.checks[2:] if check.name != "lines"
+    ]  # which stand beside a log in a bundle alone
     assert own == plain.checks
-    assert [log.subject for log in found.sites] == ["a"]
+    assert [log.subject for log in verification.sites] == ["a"]
 
 
 def test_a_site_s_bundle_is_held_to_the_server_in_a_bundle(bundle, site, tmp_path):
-    export(site, tmp_path / "site.zip", "auditor", KEY)
+    export_bundle(site, tmp_path / "site.zip", "auditor", KEY)
     for server in (bundle, site.parent.parent):
-        found = verify(tmp_path / "site.zip", server=server)
-        assert found.held
-        assert {"bundle", "server", "a"} <= {check.subject for check in found.checks}
+        verification = verify(tmp_path / "site.zip", server=server)
+        assert verification.passed
+        assert {"bundle", "server", "a"} <= {check.subject for check in verification.checks}
 
 
 def test_a_site_s_bundle_stands_in_for_its_folder(run, tmp_path):
-    export(run / "nodes" / "a", tmp_path / "a.zip", "auditor", KEY)
+    export_bundle(run / "nodes" / "a", tmp_path / "a.zip", "auditor", KEY)
     server = tmp_path / "server"
     shutil.copytree(run / "audit", server / "audit")
     shutil.copy(run / "rounds.jsonl", server)
-    found = verify(server, sites=[tmp_path / "a.zip"])
-    assert [log.subject for log in found.sites] == ["a"]
-    assert found.held
+    verification = verify(server, sites=[tmp_path / "a.zip"])
+    assert [log.subject for log in verification.sites] == ["a"]
+    assert verification.passed
 
 
 def test_a_tampered_bundle_of_the_server_is_not_held(bundle, site, fedglm):
     changed(bundle, lambda contents: contents.update({"rounds.jsonl": contents["rounds.jsonl"] + b" "}))
-    wrong = failed(verify(site, server=bundle).checks)
+    wrong = select_failed(verify(site, server=bundle).checks)
     assert "server's bundle" in {check.subject for check in wrong}
     assert fedglm("audit", "verify", site, "--server", bundle).code == 1
 
@@ -217,24 +220,24 @@ def test_a_site_that_changed_its_log_is_found_by_a_bundle_of_the_server(run, tmp
     chain = Chain(site / "custody" / "log.sqlite")
     chain.texts = chain.texts[:3]
     chain.write(chain=True, key=SigningKey.load(site / "custody" / "site.key"))
-    assert failed(verify(site, server=bundle).checks)
+    assert select_failed(verify(site, server=bundle).checks)
 
 
 def test_a_damaged_log_in_a_bundle_goes_by_the_bundle_s_name(bundle, site):
     changed(bundle, lambda contents: contents.update({"audit/log.sqlite": b"no database at all"}))
-    wrong = failed(verify(site, server=bundle).checks)
-    assert [check for check in wrong if f"{bundle}/audit/log.sqlite cannot be read" in check.said]
-    assert not [check for check in wrong if "fedglm-bundle-" in check.said]
+    wrong = select_failed(verify(site, server=bundle).checks)
+    assert [check for check in wrong if f"{bundle}/audit/log.sqlite cannot be read" in check.detail]
+    assert not [check for check in wrong if "fedglm-bundle-" in check.detail]
 
 
 def test_a_bundle_without_the_log_that_is_asked_for_is_named(run, bundle, site, tmp_path, fedglm):
     public, own = tmp_path / "public.zip", tmp_path / "own.zip"
-    export(run, public, "public", KEY)
-    export(site, own, "auditor", KEY)
+    export_bundle(run, public, "public", KEY)
+    export_bundle(site, own, "auditor", KEY)
     for server in (public, own):
-        said = fedglm("audit", "verify", site, "--server", server).line()
-        assert f"{server} holds no log of a server" in said
-        assert "role auditor or regulator" in said
+        line = fedglm("audit", "verify", site, "--server", server).line()
+        assert f"{server} holds no log of a server" in line
+        assert "role auditor or regulator" in line
     assert f"{public} holds no log of a site" in fedglm("audit", "verify", public, "--server", bundle).line()
     assert f"{public} holds no log of a site" in fedglm("audit", "verify", run, "--site", public).line()
     nowhere = tmp_path / "nowhere"
@@ -248,7 +251,7 @@ def test_a_bundle_without_the_log_that_is_asked_for_is_named(run, bundle, site, 
 
 @pytest.fixture
 def killed(run, tmp_path):
-    """A run whose site `a` was killed in the middle of a charge and of an entry, and whose server in one of its own."""
+    """A run whose site `a` was killed during a charge and an entry, and whose server during an entry of its own."""
     folder = tmp_path / "killed"
     shutil.copytree(run, folder)
     for name in ("nodes/a/custody/log.sqlite", "nodes/a/custody/ledger.sqlite", "audit/log.sqlite"):
@@ -271,11 +274,11 @@ def test_what_an_auditor_reads_stays_as_the_killed_writer_left_it(killed, tmp_pa
 
 
 def test_an_archive_holds_what_the_killed_writer_had_finished(killed, run, tmp_path):
-    names = export(killed, tmp_path / "killed.zip", "auditor", KEY)
-    assert names == export(run, tmp_path / "whole.zip", "auditor", KEY)
-    with zipfile.ZipFile(tmp_path / "killed.zip") as archive, zipfile.ZipFile(tmp_path / "whole.zip") as whole:
+    names = export_bundle(killed, tmp_path / "killed.zip", "auditor", KEY)
+    assert names == export_bundle(run, tmp_path / "whole.zip", "auditor", KEY)
+    with zipfile.ZipFile(tmp_path / "killed.zip") as archive, zipfile.ZipFile(tmp_path / "whole.zip") as unkilled:
         for name in ("nodes/a/custody/log.jsonl", "audit/log.jsonl"):
-            assert archive.read(name) == whole.read(name)
+            assert archive.read(name) == unkilled.read(name)
 
 
 def test_where_nobody_was_killed_an_archive_holds_the_file_s_own_bytes(run, bundle):
@@ -292,9 +295,9 @@ def test_a_damaged_log_is_neither_exported_nor_proved(run, tmp_path):
     del chain.texts[-1]
     chain.write(chain=True)
     for read in (
-        lambda: prove_entry(log, 1),
-        lambda: prove_growth(log, 1),
-        lambda: export(folder, log, "auditor", KEY),
+        lambda: prove_inclusion(log, 1),
+        lambda: prove_consistency(log, 1),
+        lambda: export_bundle(folder, log, "auditor", KEY),
     ):
         with pytest.raises(LogError, match="entries were cut off") as caught:
             read()
@@ -306,20 +309,20 @@ def test_a_damaged_log_is_neither_exported_nor_proved(run, tmp_path):
 
 def test_each_entry_and_each_beginning_is_proved(run):
     path = run / "nodes" / "a" / "custody" / "log.sqlite"
-    size = prove_entry(path, 1)["checkpoint"]["size"]
+    size = prove_inclusion(path, 1)["checkpoint"]["size"]
     for number in range(1, size + 1):
-        assert check_proof(prove_entry(path, number)).held
-        assert check_proof(prove_growth(path, number)).held
+        assert check_proof(prove_inclusion(path, number)).passed
+        assert check_proof(prove_consistency(path, number)).passed
     for number in (0, size + 1):
         with pytest.raises(PrivacyError):
-            prove_entry(path, number)
+            prove_inclusion(path, number)
         with pytest.raises(PrivacyError):
-            prove_growth(path, number)
+            prove_consistency(path, number)
 
 
 @pytest.mark.parametrize("name", ["number", "entry", "path", "log", "key", "checkpoint"])
 def test_a_proof_that_was_changed_proves_nothing(run, name):
-    proof = prove_entry(run / "nodes" / "a" / "custody" / "log.sqlite", 4)
+    proof = prove_inclusion(run / "nodes" / "a" / "custody" / "log.sqlite", 4)
     others = {
         "number": 5,
         "entry": proof["entry"].replace("release", "refused"),
@@ -328,7 +331,7 @@ def test_a_proof_that_was_changed_proves_nothing(run, name):
         "key": SigningKey.generate().public.hex,
         "checkpoint": {**proof["checkpoint"], "size": proof["checkpoint"]["size"] + 1},
     }
-    assert check_proof({**proof, name: others[name]}).held is False
+    assert check_proof({**proof, name: others[name]}).passed is False
 
 
 @pytest.mark.parametrize("proof", [None, [], {}, {"format": "fedglm-proof/1"}, {"format": "x"}])

@@ -1,4 +1,4 @@
-"""Bounds from one run: never above the truth more often than they say, and near it where there is much to see."""
+"""Bounds from one run: above the truth no more often than they state, and near it where canaries are many."""
 
 import math
 
@@ -7,14 +7,14 @@ import pytest
 
 from fedglm.audit.empirical.bounds import (
     Guesses,
+    bound_f_dp_epsilon,
+    bound_one_run_epsilon,
+    compute_one_run_p_value,
     contradicts_gaussian,
-    epsilon_of_gaussian,
-    f_dp_epsilon,
-    gaussian_estimate,
-    guesses,
-    mu_of_epsilon,
-    one_run_epsilon,
-    one_run_p_value,
+    convert_epsilon_to_mu,
+    convert_mu_to_epsilon,
+    estimate_gaussian,
+    make_guesses,
 )
 from fedglm.privacy.accounting.accountant import spent
 from fedglm.privacy.dp.mechanism import Event
@@ -33,113 +33,113 @@ def gaussian_run(mu, canaries, seed):
 def test_a_gaussian_mechanism_s_epsilon_is_the_accountants():
     for noise in (0.8, 1.5, 3.0):
         exact = spent([Event(noise, 1.0, 1)], DELTA)
-        assert epsilon_of_gaussian(1 / noise, DELTA) == pytest.approx(exact.epsilon, abs=0.02)
-    assert epsilon_of_gaussian(0.0, DELTA) == 0
+        assert convert_mu_to_epsilon(1 / noise, DELTA) == pytest.approx(exact.epsilon, abs=0.02)
+    assert convert_mu_to_epsilon(0.0, DELTA) == 0
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-3, 0.1, 1.0, 2.0, 8.0, 30.0, 60.0, 75.0, 1e3, 1e9, 1e15])
 @pytest.mark.parametrize("delta", [1e-10, 1e-5, 0.1])
 def test_mu_and_epsilon_are_each_the_other_s_inverse_at_any_size(epsilon, delta):
-    mu = mu_of_epsilon(epsilon, delta)
-    assert epsilon_of_gaussian(mu, delta) == pytest.approx(epsilon, rel=1e-6, abs=1e-9)
+    mu = convert_epsilon_to_mu(epsilon, delta)
+    assert convert_mu_to_epsilon(mu, delta) == pytest.approx(epsilon, rel=1e-6, abs=1e-9)
 
 
 def test_a_great_epsilon_s_mu_is_known_in_closed_form():
     """There e^epsilon Phi(-y) is a mere share of Phi(x), so that x is near the quantile of delta, and mu near that."""
-    assert mu_of_epsilon(1e9, DELTA) == pytest.approx(math.sqrt(2e9) - 4.265, abs=0.01)
-    assert mu_of_epsilon(75.0, DELTA) > mu_of_epsilon(60.0, DELTA) > mu_of_epsilon(59.0, DELTA)
-    assert mu_of_epsilon(60.0, DELTA) < 10
-    assert math.isfinite(mu_of_epsilon(1e300, DELTA))
+    assert convert_epsilon_to_mu(1e9, DELTA) == pytest.approx(math.sqrt(2e9) - 4.265, abs=0.01)
+    assert convert_epsilon_to_mu(75.0, DELTA) > convert_epsilon_to_mu(60.0, DELTA) > convert_epsilon_to_mu(59.0, DELTA)
+    assert convert_epsilon_to_mu(60.0, DELTA) < 10
+    assert math.isfinite(convert_epsilon_to_mu(1e300, DELTA))
     with pytest.raises(PrivacyError):
-        mu_of_epsilon(math.inf, DELTA)
+        convert_epsilon_to_mu(math.inf, DELTA)
 
 
 def test_mu_is_the_accountants():
     for noise in (0.3, 0.8, 3.0):
         exact = spent([Event(noise, 1.0, 1)], DELTA).epsilon
-        assert mu_of_epsilon(exact, DELTA) == pytest.approx(1 / noise, rel=1e-2)  # theirs is an upper bound
+        assert convert_epsilon_to_mu(exact, DELTA) == pytest.approx(1 / noise, rel=1e-2)  # theirs is an upper bound
 
 
 def test_an_estimate_of_hardly_any_noise_does_not_stop_at_60():
-    assert epsilon_of_gaussian(126.6, DELTA) == pytest.approx(126.6**2 / 2 + 126.6 * 4.265, rel=1e-3)
+    assert convert_mu_to_epsilon(126.6, DELTA) == pytest.approx(126.6**2 / 2 + 126.6 * 4.265, rel=1e-3)
 
 
 def test_the_p_value_is_the_binomial_tail_for_pure_privacy():
     """Of 10 guesses 9 or more right, each with probability 3/4 at epsilon = ln 3: 10 (3/4)^9 (1/4) + (3/4)^10."""
     tail = 10 * 0.75**9 * 0.25 + 0.75**10
-    assert one_run_p_value(Guesses(1000, 10, 9), math.log(3), 0.0) == pytest.approx(tail)
-    assert one_run_p_value(Guesses(1000, 10, 9), math.log(3), 1e-3) > tail
-    assert one_run_p_value(Guesses(1000, 10, 0), 1.0, 0.0) == 1
+    assert compute_one_run_p_value(Guesses(1000, 10, 9), math.log(3), 0.0) == pytest.approx(tail)
+    assert compute_one_run_p_value(Guesses(1000, 10, 9), math.log(3), 1e-3) > tail
+    assert compute_one_run_p_value(Guesses(1000, 10, 0), 1.0, 0.0) == 1
 
 
 @pytest.mark.parametrize("mu", [0.45, 1.5])
 def test_a_true_claim_is_contradicted_in_five_of_a_hundred_runs_at_the_most(mu):
-    claim = epsilon_of_gaussian(mu, DELTA)
+    claim = convert_mu_to_epsilon(mu, DELTA)
     alarms = 0
     for seed in range(200):
-        found = guesses(*gaussian_run(mu, 1000, seed))
-        alarms += max(one_run_epsilon(found, DELTA), f_dp_epsilon(found, DELTA)) > claim
+        guesses = make_guesses(*gaussian_run(mu, 1000, seed))
+        alarms += max(bound_one_run_epsilon(guesses, DELTA), bound_f_dp_epsilon(guesses, DELTA)) > claim
     assert alarms <= 16  # more have a probability of 2 % at a rate of 5 %
 
 
 def test_with_many_canaries_the_bound_is_near_the_truth():
     """0.24 of the claim was the best that was measured elsewhere."""
     mu = 0.45
-    claim = epsilon_of_gaussian(mu, DELTA)
+    claim = convert_mu_to_epsilon(mu, DELTA)
     assert claim < 2
     ratios = []
     for seed in range(5):
         scores, inside = gaussian_run(mu, 20_000, seed)
-        ratios.append(f_dp_epsilon(guesses(scores, inside), DELTA) / claim)
-        estimate = gaussian_estimate(scores, inside)
-        assert estimate.least < mu * 1.02
-        assert epsilon_of_gaussian(estimate.mu, DELTA) / claim > 0.9
+        ratios.append(bound_f_dp_epsilon(make_guesses(scores, inside), DELTA) / claim)
+        estimate = estimate_gaussian(scores, inside)
+        assert estimate.lower < mu * 1.02
+        assert convert_mu_to_epsilon(estimate.mu, DELTA) / claim > 0.9
     assert min(ratios) > 0.4
     assert max(ratios) < 1
 
 
 def test_the_f_dp_bound_is_the_tighter_one():
     for mu in (0.5, 2.0):
-        found = guesses(*gaussian_run(mu, 5000, 1))
-        assert f_dp_epsilon(found, DELTA) > one_run_epsilon(found, DELTA)
+        guesses = make_guesses(*gaussian_run(mu, 5000, 1))
+        assert bound_f_dp_epsilon(guesses, DELTA) > bound_one_run_epsilon(guesses, DELTA)
 
 
 def test_a_broken_mechanism_is_contradicted():
     """A fifth of the noise that is claimed."""
-    claim = epsilon_of_gaussian(0.45, DELTA)
-    found = guesses(*gaussian_run(5 * 0.45, 2000, 3))
-    assert f_dp_epsilon(found, DELTA) > claim
-    assert one_run_epsilon(found, DELTA) > claim
+    claim = convert_mu_to_epsilon(0.45, DELTA)
+    guesses = make_guesses(*gaussian_run(5 * 0.45, 2000, 3))
+    assert bound_f_dp_epsilon(guesses, DELTA) > claim
+    assert bound_one_run_epsilon(guesses, DELTA) > claim
 
 
 def test_nothing_is_found_where_there_is_nothing():
     dice = np.random.default_rng(5)
     scores, inside = dice.normal(size=2000), dice.random(2000) < 0.5
-    found = guesses(scores, inside)
-    assert (one_run_epsilon(found, DELTA), f_dp_epsilon(found, DELTA)) == (0, 0)
+    guesses = make_guesses(scores, inside)
+    assert (bound_one_run_epsilon(guesses, DELTA), bound_f_dp_epsilon(guesses, DELTA)) == (0, 0)
 
 
 def test_all_right_guesses_bound_epsilon_by_their_number():
     """With r guesses all right, no more than epsilon with (e^eps / (1 + e^eps))^r = level can be excluded."""
-    found = [Guesses(1000, 100, 100)]
+    guesses = [Guesses(1000, 100, 100)]
     level = 0.05 ** (1 / 100)
-    assert one_run_epsilon(found, 0.0) == pytest.approx(math.log(level / (1 - level)), abs=2e-3)
-    assert contradicts_gaussian(found[0], 0.5, 0.05)
+    assert bound_one_run_epsilon(guesses, 0.0) == pytest.approx(math.log(level / (1 - level)), abs=2e-3)
+    assert contradicts_gaussian(guesses[0], 0.5, 0.05)
 
 
 def test_guesses_take_both_ends():
     inside = np.arange(200) >= 100
-    (found,) = guesses(np.arange(200.0), inside, [0.1])
-    assert found == Guesses(200, 20, 20)
-    (found,) = guesses(-np.arange(200.0), inside, [0.1])
-    assert found.right == 0
+    (guesses,) = make_guesses(np.arange(200.0), inside, [0.1])
+    assert guesses == Guesses(200, 20, 20)
+    (guesses,) = make_guesses(-np.arange(200.0), inside, [0.1])
+    assert guesses.correct == 0
 
 
 def test_forty_canaries_that_are_all_found_contradict_a_small_claim():
     inside = np.arange(40) >= 20
-    found = guesses(np.arange(40.0), inside)
-    assert [one.made for one in found] == [8, 20, 40]
-    assert f_dp_epsilon(found, DELTA) > one_run_epsilon(found, DELTA) > 1.5
+    guesses = make_guesses(np.arange(40.0), inside)
+    assert [one.made for one in guesses] == [8, 20, 40]
+    assert bound_f_dp_epsilon(guesses, DELTA) > bound_one_run_epsilon(guesses, DELTA) > 1.5
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_forty_canaries_that_are_all_found_contradict_a_small_claim():
 )
 def test_what_is_no_audit_is_refused(scores, inside):
     with pytest.raises(PrivacyError):
-        guesses(scores, inside)
+        make_guesses(scores, inside)
 
 
 def test_scores_without_noise_are_no_estimate():
     with pytest.raises(PrivacyError, match="there is no noise"):
-        gaussian_estimate(np.r_[np.ones(50), np.zeros(50)], np.r_[np.ones(50, bool), np.zeros(50, bool)])
+        estimate_gaussian(np.r_[np.ones(50), np.zeros(50)], np.r_[np.ones(50, bool), np.zeros(50, bool)])

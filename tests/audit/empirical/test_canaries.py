@@ -1,5 +1,6 @@
-"""The empirical audit: right code passes it, near the truth; each seeded fault of the training fails it."""
+"""The empirical audit: correct code passes it, near the truth; each seeded fault of the training fails it."""
 
+import json
 import os
 from dataclasses import asdict, replace
 
@@ -10,9 +11,9 @@ import torch
 import typer
 
 from fedglm.audit.empirical import probe, results, trials
-from fedglm.audit.empirical.canaries import audited_mechanism, gradient_canaries, record_canaries
+from fedglm.audit.empirical.canaries import make_audited_mechanism, run_gradient_canaries, run_record_canaries
 from fedglm.audit.empirical.canary_run import audit_canaries
-from fedglm.audit.empirical.probe import Bench, DoesNotFit
+from fedglm.audit.empirical.probe import DoesNotFit, TrainingProbe
 from fedglm.audit.empirical.results import CANARIES, CanaryAudit, CanaryFigures
 from fedglm.audit.empirical.trials import TRIALS, run_trial, run_trials
 from fedglm.autoglm.settings import LocalTrainingSettings
@@ -26,47 +27,49 @@ from fedglm.scenarios.scenario import Scenario, scenario_text
 from fedglm.scenarios.stage import build_scenario
 
 NOISE = GaussianNoise()
-MECHANISM = audited_mechanism(2.0, 1.0, "record", 1)
+MECHANISM = make_audited_mechanism(2.0, 1.0, "record", 1)
 FP32 = LocalTrainingSettings(precision="fp32", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def bench():
+def training_probe():
     """The model of `hospital`, and 32 records of its first site."""
     torch.set_num_threads(1)
-    stage = build_scenario(Scenario.from_toml(scenario_text("hospital")).to_toml())
-    records = stage.data.sites[0].train.select(range(32))
-    return Bench(stage.model.module, stage.data.task, records, stage.model.initial, FP32)
+    built = build_scenario(Scenario.from_toml(scenario_text("hospital")).to_toml())
+    records = built.data.sites[0].train.select(range(32))
+    return TrainingProbe(built.model.module, built.data.task, records, built.model.initial, FP32)
 
 
-def by_gradients(bench):
-    return CanaryFigures(**asdict(gradient_canaries(bench, MECHANISM, NOISE)))
+def by_gradients(training_probe):
+    return CanaryFigures(**asdict(run_gradient_canaries(training_probe, MECHANISM, NOISE)))
 
 
-def by_records(bench, count):
-    return CanaryFigures(**asdict(record_canaries(bench, MECHANISM, NOISE, count)))
+def by_records(training_probe, count):
+    return CanaryFigures(**asdict(run_record_canaries(training_probe, MECHANISM, NOISE, count)))
 
 
-def wrong(bench):
-    """Names of what the audit finds wrong."""
-    found = [result.kind for result in [by_gradients(bench)] if result.contradicts]
-    return found + [trial.name for trial in run_trials(bench, MECHANISM, NOISE) if trial.outcome != "passed"]
+def wrong(training_probe):
+    """Return the names of what the audit finds wrong."""
+    contradicted = [result.kind for result in [by_gradients(training_probe)] if result.contradicts]
+    return contradicted + [
+        trial.name for trial in run_trials(training_probe, MECHANISM, NOISE) if trial.outcome != "passed"
+    ]
 
 
-def test_right_code_passes_and_its_bound_is_near_the_claim(bench):
+def test_correct_code_passes_and_its_bound_is_near_the_claim(training_probe):
     """In 300 audits the bound was 0.56 of the claim, with a deviation of 0.05; the estimate 0.99, with 0.03."""
-    result = by_gradients(bench)
+    result = by_gradients(training_probe)
     assert result.claimed <= 2
     assert 0.2 <= result.bound / result.claimed < 1
     assert 0.7 <= result.estimate / result.claimed < 1.3
     assert not result.contradicts
-    assert [trial for trial in run_trials(bench, MECHANISM, NOISE) if trial.outcome != "passed"] == []
+    assert [trial for trial in run_trials(training_probe, MECHANISM, NOISE) if trial.outcome != "passed"] == []
 
 
 @pytest.mark.slow
-def test_twenty_audits_of_right_code_raise_no_alarm(bench):
+def test_twenty_audits_of_correct_code_raise_no_alarm(training_probe):
     runs = int(os.environ.get("FEDGLM_AUDITS", "20"))
-    alarms = [found for found in (wrong(bench) for _ in range(runs)) if found]
+    alarms = [faults for faults in (wrong(training_probe) for _ in range(runs)) if faults]
     assert len(alarms) <= runs // 20, alarms
 
 
@@ -89,52 +92,52 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "finder"), FAULTS.items())
-def test_a_seeded_fault_fails_the_audit(bench, monkeypatch, fault, finder):
+def test_a_seeded_fault_fails_the_audit(training_probe, monkeypatch, fault, finder):
     getattr(seeded_faults, fault)(monkeypatch)
     if finder == "gradients":
-        assert by_gradients(bench).contradicts
+        assert by_gradients(training_probe).contradicts
     else:
-        assert run_trial(finder, bench, MECHANISM, NOISE).outcome == "failed"
+        assert run_trial(finder, training_probe, MECHANISM, NOISE).outcome == "failed"
 
 
 @pytest.mark.parametrize("error", [MemoryError("8 GiB"), RuntimeError("CUDA out of memory"), PrivacyError("no model")])
-def test_a_trial_whose_training_ends_with_an_error_shows_nothing(bench, monkeypatch, error):
+def test_a_trial_whose_training_ends_with_an_error_shows_nothing(training_probe, monkeypatch, error):
     def ended(*_, **__):
         raise error
 
     monkeypatch.setattr(probe, "train_privately", ended)
-    found = run_trial("contribution of a record", bench, MECHANISM, NOISE)
-    assert (found.outcome, found.said) == ("not made", f"the training ended with {type(error).__name__}: {error}")
+    trial = run_trial("contribution of a record", training_probe, MECHANISM, NOISE)
+    assert (trial.outcome, trial.detail) == ("not made", f"the training ended with {type(error).__name__}: {error}")
 
 
-def test_record_canaries_see_a_clipper_that_lets_through(bench, monkeypatch):
-    assert by_records(bench, 100).bound < 1.5
+def test_record_canaries_see_a_clipper_that_lets_through(training_probe, monkeypatch):
+    assert by_records(training_probe, 100).bound < 1.5
     monkeypatch.setattr("fedglm.privacy.dp.clipping.Clipper._coefficients", _six_hundred_times)
-    broken = by_records(bench, 100)
+    broken = by_records(training_probe, 100)
     assert broken.contradicts or broken.doubts
 
 
-def test_a_larger_model_gets_fewer_record_canaries_and_too_large_a_one_none(bench, monkeypatch):
-    monkeypatch.setattr(probe, "MAX_VALUES", 50 * bench.size)
-    assert by_records(bench, None).canaries == 50
-    monkeypatch.setattr(probe, "MAX_VALUES", 30 * bench.size)
+def test_a_larger_model_gets_fewer_record_canaries_and_too_large_a_one_none(training_probe, monkeypatch):
+    monkeypatch.setattr(probe, "MAX_VALUES", 50 * training_probe.size)
+    assert by_records(training_probe, None).canaries == 50
+    monkeypatch.setattr(probe, "MAX_VALUES", 30 * training_probe.size)
     with pytest.raises(DoesNotFit, match="40 are the least"):
-        by_records(bench, None)
+        by_records(training_probe, None)
 
 
-def test_record_canaries_without_any_noise_are_no_matter_of_memory(bench, monkeypatch):
-    monkeypatch.setattr(Bench, "released", lambda self, *_: np.zeros(self.size))
-    with pytest.raises(PrivacyError, match="there is no noise") as found:
-        by_records(bench, 50)
-    assert not isinstance(found.value, DoesNotFit)
+def test_record_canaries_without_any_noise_are_no_matter_of_memory(training_probe, monkeypatch):
+    monkeypatch.setattr(TrainingProbe, "release", lambda self, *_: np.zeros(self.size))
+    with pytest.raises(PrivacyError, match="there is no noise") as caught:
+        by_records(training_probe, 50)
+    assert not isinstance(caught.value, DoesNotFit)
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_right_code_in_bfloat16_passes_each_trial(bench, name):
-    half = replace(bench, training=FP32.model_copy(update={"precision": "bf16"}))
+def test_correct_code_in_bfloat16_passes_each_trial(training_probe, name):
+    half = replace(training_probe, training=FP32.model_copy(update={"precision": "bf16"}))
     assert half.precision.name == "bf16"
-    found = run_trial(name, half, MECHANISM, NOISE)
-    assert found.outcome == "passed", found.said
+    trial = run_trial(name, half, MECHANISM, NOISE)
+    assert trial.outcome == "passed", trial.detail
 
 
 def _six_hundred_times(_, squares):
@@ -144,7 +147,7 @@ def _six_hundred_times(_, squares):
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, 2.5, float("nan")])
 def test_a_claim_that_canaries_cannot_audit_is_refused(epsilon):
     with pytest.raises(PrivacyError, match="canaries audit a claim"):
-        audited_mechanism(epsilon, 1.0, "record", 1)
+        make_audited_mechanism(epsilon, 1.0, "record", 1)
 
 
 # --- of a run
@@ -152,7 +155,7 @@ def test_a_claim_that_canaries_cannot_audit_is_refused(epsilon):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """The folder of a run of `hospital`, as far as an audit looks at it, and with a result that is of no use."""
+    """The folder of a run of `hospital`, as far as an audit reads it, with an invalid earlier result."""
     monkeypatch.setattr("os.fsync", lambda _: None)
     (tmp_path / "scenario.toml").write_text(scenario_text("hospital"))
     (tmp_path / "audit").mkdir()
@@ -166,16 +169,18 @@ def few(monkeypatch, *names):
     monkeypatch.setattr(probe, "MAX_VALUES", 2**20)
 
 
-def test_an_audit_is_kept_as_it_is_told(run, monkeypatch):
+def test_an_audit_is_written_as_it_is_returned(run, monkeypatch):
     few(monkeypatch, "sampling", "noise, all drawn")
-    found = audit_canaries(run)
-    assert found.passed
-    assert found == CanaryAudit.read(run / "audit" / CANARIES)
-    assert (found.records, found.code, found.precision) == ("run", code_sha256(), "fp32 on cpu")
-    assert found.model == vector_sha256(build_scenario(scenario_of(run).to_toml()).model.initial)
-    assert [kind.claimed for kind in found.canaries] == [pytest.approx(2, abs=0.02)]
-    assert found.canaries[0].confidence == 0.95
-    assert "record canaries" in found.left_out[0]
+    audit = audit_canaries(run)
+    assert audit.passed
+    assert audit == CanaryAudit.read(run / "audit" / CANARIES)
+    written = json.loads((run / "audit" / CANARIES).read_text())
+    assert {tuple(trial) for trial in written["trials"]} == {("name", "outcome", "said")}
+    assert (audit.records, audit.code, audit.precision) == ("run", code_sha256(), "fp32 on cpu")
+    assert audit.model == vector_sha256(build_scenario(scenario_of(run).to_toml()).model.initial)
+    assert [kind.claimed for kind in audit.canaries] == [pytest.approx(2, abs=0.02)]
+    assert audit.canaries[0].confidence == 0.95
+    assert "record canaries" in audit.left_out[0]
 
 
 def scenario_of(run):
@@ -197,22 +202,22 @@ def test_an_audit_that_ends_with_an_error_leaves_no_earlier_result(run, monkeypa
     with pytest.raises(PrivacyError, match="canaries audit a claim"):
         audit_canaries(run, 3.0)
     assert (run / "audit" / CANARIES).exists()  # nothing was begun
-    monkeypatch.setattr(Bench, "released", lambda self, *_, **__: np.zeros(self.size))
+    monkeypatch.setattr(TrainingProbe, "release", lambda self, *_, **__: np.zeros(self.size))
     with pytest.raises(PrivacyError, match="there is no noise"):
         audit_canaries(run)
     assert not (run / "audit" / CANARIES).exists()
 
 
-def test_records_that_stand_in_for_those_of_real_sites_are_called_so(run, monkeypatch):
+def test_records_that_stand_in_for_those_of_real_sites_are_marked(run, monkeypatch):
     few(monkeypatch, "sampling")
     model = build_scenario(scenario_of(run).to_toml()).model
     (run / "run.json").write_text("{}")
     with pytest.raises(ReportError, match=r"initial\.f32 cannot be read"):
         audit_canaries(run)
     (run / "initial.f32").write_bytes((model.initial + 1).astype("<f4").tobytes())
-    found = audit_canaries(run)
-    assert found.records == "stand-in"
-    assert found.model == vector_sha256(model.initial + 1)
+    audit = audit_canaries(run)
+    assert audit.records == "stand-in"
+    assert audit.model == vector_sha256(model.initial + 1)
     absent = scenario_of(run).to_toml().replace('source = "breast-cancer"', 'source = "at-the-sites.csv"')
     (run / "scenario.toml").write_text(absent)
     with pytest.raises(ReportError, match="there are none to stand in"):

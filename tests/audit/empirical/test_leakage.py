@@ -1,9 +1,10 @@
-"""What released updates tell of the tokens that a site holds: nearly all without noise, nothing to speak of with it.
+"""Released updates and the tokens that a site holds: they reveal nearly all without noise, hardly anything with it.
 
-Every update is scored that left a site of a real federation, as its bytes crossed the grid. Six sites hold 120 records
-each, and of 256 tokens 95, drawn anew for each site. Where norms know nothing, the AUC of an update has a deviation of
-sqrt(257 / (12 * 95 * 161)) = 0.0374, and the mean of 24 of them 0.0076. What 120 records have in common does show, by
-0.005 to 0.01: privacy hides a record, not a site. So a mean of 0.55 is 5 deviations away, and 0.72 of one update too.
+Every update that left a site of a real federation is scored, as its bytes crossed the grid. Six sites hold 120 records
+each, and of 256 tokens 95, drawn anew for each site. For norms without information, the AUC of an update has a standard
+deviation of sqrt(257 / (12 * 95 * 161)) = 0.0374, and the mean of 24 of them 0.0076. What 120 records have in common
+does show, by 0.005 to 0.01: privacy protects a record, not a site. So a mean of 0.55 is 5 deviations away, and 0.72 of
+one update too.
 """
 
 import json
@@ -16,7 +17,7 @@ from fake_grid import FakeGrid, Watcher
 from flwr.app import Context, RecordDict
 from plans import make_spec
 
-from fedglm.audit.empirical.leakage import token_leak
+from fedglm.audit.empirical.leakage import measure_token_leak
 from fedglm.autoglm.federation import load_federation
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
@@ -64,8 +65,8 @@ class Sites:
         )
         self.data = load_federation(settings, seed=0)
 
-    def model(self):
-        """As in a process of its own: nothing of one federation's training is left for the next."""
+    def make_model(self):
+        """Make the model as in a process of its own: nothing of one federation's training is left for the next."""
         model = build_model(ModelSettings(preset="glm-0.1m"), self.data.task, seed=0)
         return FederatedModel(model, self.data.task, DownlinkSettings(codec="dense-fp16"))
 
@@ -95,10 +96,10 @@ def sites(tmp_path_factory):
 
 def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=ROUNDS):
     """AUC of every update that crossed the grid, (rounds * sites,)."""
-    model, coding = sites.model(), UpdateSettings(**update)
+    model, coding = sites.make_model(), UpdateSettings(**update)
     training = LocalTrainingSettings(
         local_steps=STEPS,
-        batch_size=RECORDS // STEPS,  # a round without noise passes over all records: what is held is trained on
+        batch_size=RECORDS // STEPS,  # a round without noise passes over all records: all held tokens are trained on
         optimizer=optimizer,
         momentum=0.0,
         learning_rate=RATES[optimizer],
@@ -154,13 +155,13 @@ def federate(sites, folder, optimizer, update, *, mechanism=MECHANISM, rounds=RO
         if UPDATE in fields:
             vector = decode(fields[UPDATE], size=model.layout.size).to_dense()
             rows = vector[model.layout.slices()[name]].reshape(256, -1)
-            scores.append(token_leak(rows, sites.held(reply.metadata.src_node_id - 1)).auc)
+            scores.append(measure_token_leak(rows, sites.held(reply.metadata.src_node_id - 1)).auc)
     assert len(scores) == rounds * SITES, "each site must answer in each round"
     return np.array(scores)
 
 
 def check_hidden(scores):
-    """Both ways: norms that are smaller where a token is held would tell it just as well."""
+    """Check both ways: norms that are smaller where a token is held would reveal it just as well."""
     assert abs(scores.mean() - 0.5) <= 0.05, f"mean AUC {scores.mean():.3f}"
     assert (np.abs(scores - 0.5) < 0.22).all(), f"AUC from {scores.min():.3f} to {scores.max():.3f}"
 
@@ -176,8 +177,8 @@ def test_the_sites_are_what_the_bounds_are_for(sites):
 
 @pytest.mark.parametrize(("optimizer", "update"), WAYS)
 def test_noise_hides_the_tokens_that_an_update_without_it_names(sites, tmp_path, optimizer, update):
-    bare = federate(sites, tmp_path / "bare", optimizer, update, mechanism=None, rounds=2)
-    assert bare.min() >= 0.9
+    unnoised = federate(sites, tmp_path / "bare", optimizer, update, mechanism=None, rounds=2)
+    assert unnoised.min() >= 0.9
     check_hidden(federate(sites, tmp_path / "noised", optimizer, update))
 
 
@@ -197,7 +198,7 @@ def noise_times(factor):
 
 
 def residual_before_noise(patch):
-    """The clean update is compensated and its largest values chosen; as much noise as is right follows on those."""
+    """The clean update is compensated and its largest values chosen; the proper amount of noise is added on those."""
     noise_times(1e-9)(patch)
 
     def late(state, delta, base, server_round, settings, layout, *, rate, **options):
@@ -234,7 +235,7 @@ def test_the_score_is_the_share_of_pairs_in_order():
         norms, held = rng.integers(0, 4, 30), rng.random(30) < 0.4
         rows = norms[:, None] * np.array([[0.6, 0.0, 0.8]], np.float32)
         pairs = np.subtract.outer(norms[held], norms[~held])
-        leak = token_leak(rows, held)
+        leak = measure_token_leak(rows, held)
         assert leak.auc == pytest.approx(np.mean((pairs > 0) + (pairs == 0) / 2))
         # However ties fall: the mean of many random orders.
         orders = [np.lexsort((rng.random(30), -norms))[: held.sum()] for _ in range(500)]
@@ -244,9 +245,9 @@ def test_the_score_is_the_share_of_pairs_in_order():
 
 def test_an_update_that_names_all_and_one_that_names_none():
     held = np.array([True, False, True, False])
-    named = token_leak(held[:, None] * np.full((1, 5), 1e-30, np.float32), held)
+    named = measure_token_leak(held[:, None] * np.full((1, 5), 1e-30, np.float32), held)
     assert (named.auc, named.precision) == (1.0, 1.0)
-    silent = token_leak(np.zeros((4, 5), np.float32), held)
+    silent = measure_token_leak(np.zeros((4, 5), np.float32), held)
     assert (silent.auc, silent.precision, silent.chance) == (0.5, 0.5, 0.5)
 
 
@@ -263,4 +264,4 @@ def test_an_update_that_names_all_and_one_that_names_none():
 )
 def test_what_cannot_be_scored_is_refused(rows, held, reason):
     with pytest.raises(PrivacyError, match=reason):
-        token_leak(rows, held)
+        measure_token_leak(rows, held)

@@ -1,10 +1,10 @@
-"""Noise that is right raises no alarm, small parts included; each way to have too little of it, or it twice, does."""
+"""Correct noise raises no alarm, small parts included; noise that is too weak, repeated or of another shape does."""
 
 import numpy as np
 import pytest
 
 from fedglm.audit.empirical import noise_checks
-from fedglm.audit.empirical.noise_checks import noise_faults
+from fedglm.audit.empirical.noise_checks import find_noise_faults
 from fedglm.privacy.dp.noise import GaussianNoise
 
 PARTS = {"body": slice(0, 99_000), "bias": slice(99_000, 99_064), "head": slice(99_064, 100_000)}
@@ -14,15 +14,15 @@ def noise():
     return GaussianNoise().fill(1.0, 100_000).astype(np.float64)
 
 
-def test_right_noise_raises_no_alarm():
-    assert [noise_faults(2.5 * noise(), 2.5, PARTS) for _ in range(20)] == [[]] * 20
+def test_correct_noise_raises_no_alarm():
+    assert [find_noise_faults(2.5 * noise(), 2.5, PARTS) for _ in range(20)] == [[]] * 20
     tiny = {str(place): slice(place, place + 2) for place in range(0, 200, 2)}
     for _ in range(20):
-        assert noise_faults(GaussianNoise().fill(1.0, 200).astype(np.float64), 1.0, tiny) == []
+        assert find_noise_faults(GaussianNoise().fill(1.0, 200).astype(np.float64), 1.0, tiny) == []
 
 
 def test_a_single_value_is_noise_too():
-    assert noise_faults(np.array([1.0]), 1.0, {"scale": slice(0, 1)}) == []
+    assert find_noise_faults(np.array([1.0]), 1.0, {"scale": slice(0, 1)}) == []
 
 
 def without(place):
@@ -63,7 +63,7 @@ def some_rows_without(values):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected"),
     [
         (without(PARTS["head"]), "head: 0.000 times"),
         (without(PARTS["bias"]), "bias: 0.000 times"),
@@ -79,17 +79,17 @@ def some_rows_without(values):
         (some_rows_without, "within"),
     ],
 )
-def test_noise_that_is_not_right_is_found(spoil, said):
+def test_incorrect_noise_is_detected(spoil, expected):
     values = noise()
     spoil(values)
-    found = noise_faults(values, 1.0, PARTS)
-    assert any(said in fault for fault in found), found
+    faults = find_noise_faults(values, 1.0, PARTS)
+    assert any(expected in fault for fault in faults), faults
 
 
-def test_right_noise_is_alarmed_at_no_more_often_than_the_limits_say(monkeypatch):
+def test_correct_noise_is_alarmed_at_no_more_often_than_the_limits_say(monkeypatch):
     """With limits so tight that there is something to count; 77 of 500 at a rate of 10 % have a probability of 1e-4."""
     monkeypatch.setattr(noise_checks, "ALARM", 0.1)
     dice = np.random.default_rng(8)
     parts = {"body": slice(0, 2900), "bias": slice(2900, 2910), "head": slice(2910, 3000)}
-    alarms = sum(bool(noise_faults(dice.normal(size=3000), 1.0, parts)) for _ in range(500))
+    alarms = sum(bool(find_noise_faults(dice.normal(size=3000), 1.0, parts)) for _ in range(500))
     assert 0 < alarms < 77

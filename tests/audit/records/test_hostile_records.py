@@ -1,4 +1,4 @@
-"""Records that somebody made to harm who reads them: nothing is deleted, nobody waits for ever, and each is named."""
+"""Records made to harm their reader: nothing is deleted, nobody waits for ever, and each is reported by name."""
 
 import hashlib
 import os
@@ -10,12 +10,14 @@ import zipfile
 
 import pytest
 
-from fedglm.audit.bundle.export import MANIFEST, SIGNATURE, export, unpacked
+from fedglm.audit.bundle.contents import MANIFEST, SIGNATURE
+from fedglm.audit.bundle.export import export_bundle
+from fedglm.audit.bundle.untrusted_bundle import unpack_bundle
 from fedglm.audit.empirical import results, trials
-from fedglm.audit.records.checks import failed
-from fedglm.audit.records.log_scan import scan
-from fedglm.audit.records.snapshot import content_of
-from fedglm.audit.records.untrusted_sqlite import opened
+from fedglm.audit.records.checks import select_failed
+from fedglm.audit.records.log_scan import scan_log
+from fedglm.audit.records.snapshot import read_snapshot
+from fedglm.audit.records.untrusted_sqlite import open_untrusted
 from fedglm.audit.verify.server_records import RunFiles
 from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
@@ -33,7 +35,7 @@ JOURNAL = bytes.fromhex("d9d505f920a163d7")
 
 @pytest.fixture
 def custody(run, tmp_path):
-    """Custody folder of a site's, to be changed."""
+    """Custody folder of a site, to be changed."""
     shutil.copytree(run / "nodes" / "a" / "custody", tmp_path / "custody")
     return tmp_path / "custody"
 
@@ -69,14 +71,14 @@ def test_a_journal_that_names_a_file_does_not_have_it_deleted(custody, tmp_path)
         victim.write_text("the auditor's own file")
         shutil.copytree(custody, tmp_path / name)
         journal(tmp_path / name / name, victim)
-        wrong = failed(verify(tmp_path / name).checks)
-        assert [check for check in wrong if "its journal names another file" in check.said and name in check.said]
+        wrong = select_failed(verify(tmp_path / name).checks)
+        assert [check for check in wrong if "its journal names another file" in check.detail and name in check.detail]
         assert victim.exists()
 
 
 def test_without_that_name_such_a_journal_is_rolled_back(log):
     journal(log)
-    assert len(scan(log).chain) == 1
+    assert len(scan_log(log).chain) == 1
 
 
 def interior(size, child):
@@ -104,7 +106,10 @@ def test_pages_that_refer_to_one_page_in_turn_are_not_read_for_ever(log, table):
     content[28:32] = struct.pack(">I", len(content) // size)
     log.write_bytes(content)
     start = time.monotonic()
-    with pytest.raises(LogError, match=r"log\.sqlite cannot be read: SQLite finds its pages inconsistent"), opened(log):
+    with (
+        pytest.raises(LogError, match=r"log\.sqlite cannot be read: SQLite finds its pages inconsistent"),
+        open_untrusted(log),
+    ):
         pass
     assert time.monotonic() - start < 20
 
@@ -112,8 +117,8 @@ def test_pages_that_refer_to_one_page_in_turn_are_not_read_for_ever(log, table):
 def test_an_end_of_nothing_is_not_read(log):
     """SQLite believes its header about where a file ends; on the disk there is nothing behind that."""
     os.truncate(log, 2**40)
-    assert scan(log).fault == ""
-    assert len(content_of(log)) < 2**20
+    assert scan_log(log).fault == ""
+    assert len(read_snapshot(log)) < 2**20
 
 
 def test_an_end_of_nothing_is_not_copied_where_a_writer_was_killed(log, tmp_path, monkeypatch):
@@ -123,7 +128,7 @@ def test_an_end_of_nothing_is_not_copied_where_a_writer_was_killed(log, tmp_path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     with (
         pytest.raises(LogError, match=r"takes 1,099,511,\d{3},\d{3} bytes of .*/tmp, which has [\d,]+; TMPDIR"),
-        opened(log),
+        open_untrusted(log),
     ):
         pass
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -134,7 +139,7 @@ def test_a_scheme_of_too_many_rows_is_not_read_for_ever(log):
         database.execute("PRAGMA writable_schema = ON")
         rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)"
         database.execute(f"INSERT INTO sqlite_master {rows} SELECT 'table', 't' || i, 't' || i, 3, NULL FROM n")  # noqa: S608
-    with pytest.raises(LogError, match=r"log\.sqlite"), opened(log):
+    with pytest.raises(LogError, match=r"log\.sqlite"), open_untrusted(log):
         pass
 
 
@@ -143,7 +148,7 @@ def test_a_pipe_in_place_of_a_log_or_beside_it_keeps_nobody_waiting(log, end):
     path = log.with_name(log.name + end)
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with pytest.raises(LogError, match=r"log\.sqlite cannot be read: .*it is a pipe or a device"), opened(log):
+    with pytest.raises(LogError, match=r"log\.sqlite cannot be read: .*it is a pipe or a device"), open_untrusted(log):
         pass
 
 
@@ -151,18 +156,18 @@ def test_what_is_wrong_with_a_log_is_not_told_as_the_ledger_s(custody):
     log, ledger = custody / "log.sqlite", custody / "ledger.sqlite"
     spoil(log)
     with pytest.raises(LogError, match=r"log\.sqlite cannot be read"):
-        scan(log, ledger)
+        scan_log(log, ledger)
 
 
 def test_what_is_wrong_with_a_ledger_is_not_told_as_the_log_s(custody):
     log, ledger = custody / "log.sqlite", custody / "ledger.sqlite"
     spoil(ledger)
     with pytest.raises(LogError, match=r"ledger\.sqlite cannot be read"):
-        scan(log, ledger)
+        scan_log(log, ledger)
 
 
 def spoil(path):
-    """Text that is no text."""
+    """Store text that is not valid UTF-8."""
     with sqlite3.connect(path) as database:
         table = "charges" if path.name == "ledger.sqlite" else "entries"
         database.execute(f"UPDATE {table} SET entry = CAST(x'ff' AS TEXT) WHERE number = 2")  # noqa: S608
@@ -184,7 +189,7 @@ def bundle(path, contents, method=zipfile.ZIP_DEFLATED, role="auditor"):
 def test_a_bundle_with_a_name_that_none_has_is_refused(tmp_path, name):
     with (
         pytest.raises(PrivacyError, match="a file that none may") as caught,
-        unpacked(bundle(tmp_path / "b.zip", {name: b""})),
+        unpack_bundle(bundle(tmp_path / "b.zip", {name: b""})),
     ):
         pass
     assert str(caught.value).isprintable()
@@ -196,7 +201,7 @@ def test_a_bundle_with_a_name_that_none_has_is_refused(tmp_path, name):
 def test_a_bundle_packed_or_meant_otherwise_is_refused(tmp_path, change):
     with (
         pytest.raises(PrivacyError, match="the bundle is"),
-        unpacked(bundle(tmp_path / "b.zip", {"rounds.jsonl": b""}, **change)),
+        unpack_bundle(bundle(tmp_path / "b.zip", {"rounds.jsonl": b""}, **change)),
     ):
         pass
 
@@ -210,7 +215,7 @@ def test_no_link_is_exported(tmp_path, name):
     to = "else" if name == "nodes/z" else "else/custody/policy.toml"
     (tmp_path / "run" / name).symlink_to(tmp_path / to)
     with pytest.raises(PrivacyError, match=f"{name}.* is a link"):
-        export(tmp_path / "run", tmp_path / "b.zip", "auditor", KEY)
+        export_bundle(tmp_path / "run", tmp_path / "b.zip", "auditor", KEY)
 
 
 def test_pipes_in_place_of_other_records_keep_nobody_waiting(tmp_path):
@@ -223,7 +228,7 @@ def test_pipes_in_place_of_other_records_keep_nobody_waiting(tmp_path):
     with pytest.raises(ReportError, match="a pipe"):
         read_run(tmp_path)
     with pytest.raises(PrivacyError, match="a pipe"):
-        export(tmp_path, tmp_path / "b.zip", "auditor", KEY)
+        export_bundle(tmp_path, tmp_path / "b.zip", "auditor", KEY)
     with pytest.raises(PrivacyError, match="a pipe"):
         RunFiles.read(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Reading a whole log quickly finds what reading it field by field finds, in however many pieces."""
+"""Reading a whole log quickly gives what reading it field by field gives, in however many pieces."""
 
 import contextlib
 import hashlib
@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedglm.audit.records import log_scan, release_entries
-from fedglm.audit.records.checks import failed
-from fedglm.audit.records.log_scan import scan
+from fedglm.audit.records.checks import select_failed
+from fedglm.audit.records.log_scan import scan_log
 from fedglm.audit.records.release_entries import EntryReader, ReleaseEntry
 from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
@@ -61,15 +61,15 @@ ALIKE = st.builds(
 )  # fmt: skip
 
 
-def told(reader, text, number):
-    """What a reader makes of a text: all that it says, or that it is none."""
+def parsed(reader, text, number):
+    """Return all that a reader makes of a text; None if it is no entry."""
     try:
-        found = reader.read(text, number)
+        result = reader.read(text, number)
     except PrivacyError:
         return None
-    if isinstance(found, ReleaseEntry):
-        return (found.common.fields, found.common.key, *found[1:])
-    return found
+    if isinstance(result, ReleaseEntry):
+        return (result.common.fields, result.common.key, *result[1:])
+    return result
 
 
 def number_of(text):
@@ -80,8 +80,8 @@ def number_of(text):
 def test_an_entry_like_one_before_says_the_same_as_one_read_alone(texts):
     reader, number = EntryReader(), number_of(texts[1])
     reader.read(texts[0], number_of(texts[0]))
-    assert told(reader, texts[1], number) == told(EntryReader(), texts[1], number) is not None
-    assert told(reader, texts[1], number + 1) is None
+    assert parsed(reader, texts[1], number) == parsed(EntryReader(), texts[1], number) is not None
+    assert parsed(reader, texts[1], number + 1) is None
 
 
 @given(ALIKE, st.data())
@@ -92,7 +92,7 @@ def test_a_text_that_is_none_is_none_after_one_like_it(texts, data):
     changed = text[:place] + put + text[place + data.draw(st.integers(0, 3)) :]
     reader, number = EntryReader(), number_of(text)
     reader.read(first, number_of(first))
-    assert told(reader, changed, number) == told(EntryReader(), changed, number)
+    assert parsed(reader, changed, number) == parsed(EntryReader(), changed, number)
 
 
 FIXED = {"number": 7, "row": 5, "row_hash": "a" * 64, "release": "b" * 64, "round": 5, "epsilon": 1.5, "bytes": 20,
@@ -100,7 +100,7 @@ FIXED = {"number": 7, "row": 5, "row_hash": "a" * 64, "release": "b" * 64, "roun
          "policy": "e" * 64, "purpose": "update", "mechanism": MECHANISM.to_fields(), "delta": 1e-5, "codec": "x",
          "rules": ["size"], "id": "f" * 32}  # fmt: skip
 PLAIN = text_of("release", {}, FIXED)
-ODD = [
+MISSPELLED = [
     ('"row":5', put)
     for put in ('"row":05', '"row":5.0', '"row": 5', '"row":-5', '"row":5e0', '"row":"5"', '"row":true', '"row":null',
                 f'"row":{2**63}', f'"row":{10**40}', '"row":5,"row":5', '"row":\u0665')
@@ -118,12 +118,12 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new"), ODD)
-def test_an_odd_spelling_is_no_entry_after_a_right_one(old, new):
+@pytest.mark.parametrize(("old", "new"), MISSPELLED)
+def test_another_spelling_is_no_entry_after_a_canonical_one(old, new):
     reader = EntryReader()
-    assert told(reader, PLAIN, 7) is not None
+    assert parsed(reader, PLAIN, 7) is not None
     assert old in PLAIN
-    assert told(reader, PLAIN.replace(old, new), 7) is None
+    assert parsed(reader, PLAIN.replace(old, new), 7) is None
 
 
 def test_numbers_that_patterns_do_not_take_are_read_all_the_same():
@@ -131,13 +131,15 @@ def test_numbers_that_patterns_do_not_take_are_read_all_the_same():
     reader.read(PLAIN, 7)
     for own in ({"epsilon": 2}, {"epsilon": -0.5}, {"epsilon": 1e-7}, {"epsilon": 1e22}, {"bytes": 2**63 - 1}):
         fields = {**FIXED, **own}
-        found = reader.read(text_of("release", {}, fields), 7)
-        assert (found.epsilon, found.size) == (fields["epsilon"], fields["bytes"])
+        release_entry = reader.read(text_of("release", {}, fields), 7)
+        assert (release_entry.epsilon, release_entry.size) == (fields["epsilon"], fields["bytes"])
 
 
 def test_entries_like_one_before_are_not_parsed_and_others_are(monkeypatch):
     read, made = [], []
-    monkeypatch.setattr(release_entries, "read_entry", lambda *told: read.append(told) or read_entry(*told))
+    monkeypatch.setattr(
+        release_entries, "read_entry", lambda *arguments: read.append(arguments) or read_entry(*arguments)
+    )
     monkeypatch.setattr(release_entries.re, "compile", lambda text, make=re.compile: made.append(text) or make(text))
     reader = EntryReader()
     for number in range(2, 200):
@@ -158,8 +160,8 @@ def test_a_row_s_text_is_the_ledger_s(shared, number, release, at, attempt):
     fields |= {"id": attempt}
     if attempt is None:
         del fields["id"]
-    found = EntryReader().read(text_of("release", {}, fields), 7)
-    assert found.common.row_text(number, release, at, found.id) + TIME + '"}' == row
+    release_entry = EntryReader().read(text_of("release", {}, fields), 7)
+    assert release_entry.common.make_row_text(number, release, at, release_entry.id) + TIME + '"}' == row
 
 
 def test_what_patterns_do_not_take_pushes_none_of_them_out(monkeypatch):
@@ -168,7 +170,9 @@ def test_what_patterns_do_not_take_pushes_none_of_them_out(monkeypatch):
     reader.read(PLAIN, 7)
     for number in range(8, 40):
         reader.read(text_of("release", {}, {**FIXED, "number": number, "epsilon": 1e-7}), number)
-    monkeypatch.setattr(release_entries, "read_entry", lambda *told: read.append(told) or read_entry(*told))
+    monkeypatch.setattr(
+        release_entries, "read_entry", lambda *arguments: read.append(arguments) or read_entry(*arguments)
+    )
     assert reader.read(PLAIN, 7).epsilon == 1.5
     assert read == []
 
@@ -177,7 +181,7 @@ def test_no_release_opens_a_log():
     reader = EntryReader()
     reader.read(PLAIN, 7)
     first = text_of("release", {}, {**FIXED, "number": 1})
-    assert told(reader, first, 1) is told(EntryReader(), first, 1) is None
+    assert parsed(reader, first, 1) is parsed(EntryReader(), first, 1) is None
 
 
 # --- in pieces, and with the ledger
@@ -194,15 +198,19 @@ def site_key(custody):
 
 def test_pieces_say_what_the_whole_says(custody):
     log, ledger = custody / "log.sqlite", custody / "ledger.sqlite"
-    whole = scan(log, ledger)
-    assert (whole.fault, whole.rows) == ("", 3)
-    size = len(whole.chain)
+    at_once = scan_log(log, ledger)
+    assert (at_once.fault, at_once.rows) == ("", 3)
+    size = len(at_once.chain)
     for piece in (1, 3, size - 1):
-        found = scan(log, ledger, piece)
-        assert [group.__dict__ for group in found.groups.values()] == [g.__dict__ for g in whole.groups.values()]
-        assert (found.chain, found.leaves, found.rare) == (whole.chain, whole.leaves, whole.rare)
-        assert (found.releases, found.rows, found.epoch) == (whole.releases, whole.rows, whole.epoch)
-        assert found.fault == ""
+        in_pieces = scan_log(log, ledger, piece)
+        assert [group.__dict__ for group in in_pieces.groups.values()] == [g.__dict__ for g in at_once.groups.values()]
+        assert (in_pieces.chain, in_pieces.leaves, in_pieces.rare) == (at_once.chain, at_once.leaves, at_once.rare)
+        assert (in_pieces.releases, in_pieces.rows, in_pieces.policy_entry) == (
+            at_once.releases,
+            at_once.rows,
+            at_once.policy_entry,
+        )
+        assert in_pieces.fault == ""
 
 
 def test_what_is_wrong_in_a_piece_is_named_by_its_entry(custody):
@@ -211,7 +219,7 @@ def test_what_is_wrong_in_a_piece_is_named_by_its_entry(custody):
     chain.texts[number - 1] = chain.texts[number - 1].replace('"kind"', '"kimd"')
     chain.write(chain=True, key=site_key(custody))
     for piece in (1, 4, 50_000):
-        assert scan(custody / "log.sqlite", custody / "ledger.sqlite", piece).fault.startswith(f"entry {number}: ")
+        assert scan_log(custody / "log.sqlite", custody / "ledger.sqlite", piece).fault.startswith(f"entry {number}: ")
 
 
 @given(
@@ -232,17 +240,17 @@ def test_any_pieces_say_what_the_whole_says(releases, place, change, piece):
                 put("release", {name: own[name] for name in own if name not in ("number", "time")})
         if change == "hash":
             rewrite(path, place, b"\0", table="entries")
-        whole = scan(path)
+        at_once = scan_log(path)
         patched.setattr(log_scan, "in_processes", lambda work, pieces: (work(*arguments) for arguments in pieces))
-        found = scan(path, piece=piece)
-        assert found.fault == whole.fault
-        if not whole.fault:  # else what is found says nothing
-            assert shown(found) == shown(whole)
+        in_pieces = scan_log(path, piece=piece)
+        assert in_pieces.fault == at_once.fault
+        if not at_once.fault:  # a scan with a fault is not complete
+            assert plain(in_pieces) == plain(at_once)
 
 
-def shown(found):
-    groups = [{**vars(group), "fields": dict(group.fields)} for group in found.groups.values()]
-    return {**vars(found), "groups": groups}
+def plain(scan):
+    groups = [{**vars(group), "fields": dict(group.fields)} for group in scan.groups.values()]
+    return {**vars(scan), "groups": groups}
 
 
 def killed(*_):
@@ -250,9 +258,9 @@ def killed(*_):
 
 
 def test_a_reader_that_is_killed_leaves_no_verdict(custody, monkeypatch):
-    monkeypatch.setattr(log_scan, "_piece", killed)
+    monkeypatch.setattr(log_scan, "_scan_piece", killed)
     with pytest.raises(LogError, match="not read to the end: a process that did a part of it was killed"):
-        scan(custody / "log.sqlite", piece=3)
+        scan_log(custody / "log.sqlite", piece=3)
 
 
 def test_a_release_charged_for_twice_is_found_in_any_pieces(custody):
@@ -267,11 +275,11 @@ def test_a_release_charged_for_twice_is_found_in_any_pieces(custody):
     again = {**last, "id": first["id"], "row_hash": digest}
     log.texts[releases[-1]] = canonical_json(again).decode()
     log.write(chain=True, key=site_key(custody))
-    said = "its row of the ledger charges for what was charged before"
+    fault = "its row of the ledger charges for what was charged before"
     for piece in (1, 2, 50_000):
-        found = scan(custody / "log.sqlite", custody / "ledger.sqlite", piece)
-        assert (found.fault, found.ledger_fault) == ("", (releases[-1] + 1, said))
-    assert wrong(custody)["ledger"] == f"entry {releases[-1] + 1}: {said}"
+        log_scan = scan_log(custody / "log.sqlite", custody / "ledger.sqlite", piece)
+        assert (log_scan.fault, log_scan.ledger_fault) == ("", (releases[-1] + 1, fault))
+    assert wrong(custody)["ledger"] == f"entry {releases[-1] + 1}: {fault}"
 
 
 def test_a_row_that_does_not_follow_is_found_though_the_log_shows_its_hash(custody):
@@ -282,15 +290,15 @@ def test_a_row_that_does_not_follow_is_found_though_the_log_shows_its_hash(custo
     at = next(n for n, text in enumerate(log.texts) if json.loads(text).get("row") == 2)
     log.texts[at] = canonical_json({**json.loads(log.texts[at]), "row_hash": made_up}).decode()
     log.write(chain=True, key=site_key(custody))
-    said = "row 2 of the ledger does not follow from the row before it"
+    fault = "row 2 of the ledger does not follow from the row before it"
     for piece in (1, 50_000):
-        found = scan(custody / "log.sqlite", custody / "ledger.sqlite", piece)
-        assert (found.fault, found.ledger_fault) == ("", (at + 1, said))
-    assert wrong(custody)["ledger"] == f"entry {at + 1}: {said}"
+        log_scan = scan_log(custody / "log.sqlite", custody / "ledger.sqlite", piece)
+        assert (log_scan.fault, log_scan.ledger_fault) == ("", (at + 1, fault))
+    assert wrong(custody)["ledger"] == f"entry {at + 1}: {fault}"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fault"),
     [
         ("DELETE FROM origin", "row 1 of the ledger follows a row that is missing"),
         ("INSERT INTO origin SELECT hash FROM origin", "row 1 of the ledger follows a row that is missing"),
@@ -303,13 +311,13 @@ def test_a_row_that_does_not_follow_is_found_though_the_log_shows_its_hash(custo
          "row -1: a ledger begins with row 1"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_the_ledger_leaves_the_log_its_verdict(custody, change, said):
+def test_what_is_wrong_with_the_ledger_leaves_the_log_its_verdict(custody, change, fault):
     with contextlib.closing(sqlite3.connect(custody / "ledger.sqlite")) as database:
         database.execute(change)
         database.commit()
-    (name, found), *more = wrong(custody).items()
+    (name, detail), *more = wrong(custody).items()
     assert (name, more) == ("ledger", [])
-    assert found.endswith(said)
+    assert detail.endswith(fault)
 
 
 def test_a_row_beyond_the_log_must_follow_and_charge_for_something_new(custody):
@@ -319,24 +327,24 @@ def test_a_row_beyond_the_log_must_follow_and_charge_for_something_new(custody):
     cut.texts = cut.texts[:last]
     cut.write(chain=True, key=site_key(custody))
 
-    def found():
-        return {check.name: (check.held, check.said) for check in verify(custody).checks}["ledger"]
+    def check_ledger():
+        return {check.name: (check.passed, check.detail) for check in verify(custody).checks}["ledger"]
 
-    assert found()[0] is None
-    assert "row 3 was charged and its entry is missing" in found()[1]
+    assert check_ledger()[0] is None
+    assert "row 3 was charged and its entry is missing" in check_ledger()[1]
     again = json.loads(ledger.texts[0])["id"]
     kept = ledger.texts[2]
     ledger.texts[2] = canonical_json({**json.loads(kept), "id": again}).decode()
     ledger.write(chain=True)
-    assert found() == (False, "row 3: it charges for nothing, or for what was charged before")
+    assert check_ledger() == (False, "row 3: it charges for nothing, or for what was charged before")
     ledger.texts[2] = kept
     ledger.write(chain=True)
     rewrite(custody / "ledger.sqlite", 3, "0" * 64)
-    assert found() == (False, "row 3: its hash does not follow from the row before and its text")
+    assert check_ledger() == (False, "row 3: its hash does not follow from the row before and its text")
 
 
 def wrong(folder):
-    return {check.name: check.said for check in failed(verify(folder).checks)}
+    return {check.name: check.detail for check in select_failed(verify(folder).checks)}
 
 
 def hashes(path):

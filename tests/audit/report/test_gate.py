@@ -1,4 +1,4 @@
-"""The gate: it names each rule that is not met, and records that are not whole, or not here, break any of them."""
+"""The gate: it names each rule that is not met; records that are incomplete or absent break every gate."""
 
 import shutil
 import sqlite3
@@ -9,9 +9,9 @@ from audit_files import broken_by, statuses
 from audited_run import SITES, Chain, make_run
 from custodies import MECHANISM, SERVER
 
-from fedglm.audit.records.checks import failed
+from fedglm.audit.records.checks import select_failed
 from fedglm.audit.report.facts import read_facts
-from fedglm.audit.report.words import headline, summary_sentences
+from fedglm.audit.report.sentences import write_headline, write_summary
 from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.custody.site_log import CustodyLog
@@ -28,7 +28,7 @@ from fedglm.server.rounds.countersigning import Countersigning
 pytestmark = pytest.mark.usefixtures("unsynced")
 
 NOISE = ["noise_multiplier_at_least", "clipping_norm_at_most", "records_per_unit_at_most", "unit"]
-TOLD = ["epsilon_at_most", "delta_at_most"]
+BUDGET = ["epsilon_at_most", "delta_at_most"]
 RULES = {
     'noise_multiplier_at_least = 1.0\nepsilon_at_most = 50.0\nrequire = ["verified", "countersignature"]': [],
     "noise_multiplier_at_least = 2.0": ["noise_multiplier_at_least"],
@@ -76,11 +76,11 @@ def test_the_gate_names_each_rule_that_is_not_met(run, rules, broken):
 def test_the_command_is_a_gate(fedglm, run, tmp_path):
     rules = tmp_path / "rules.toml"
     rules.write_text("epsilon_at_most = 50.0\n")
-    said = fedglm("audit", "report", run, "--policy", rules)
-    assert (said.code, "all rules are met" in said.out) == (0, True)
+    result = fedglm("audit", "report", run, "--policy", rules)
+    assert (result.code, "all rules are met" in result.out) == (0, True)
     rules.write_text("epsilon_at_most = 0.5\n")
-    said = fedglm("audit", "report", run, "--policy", rules)
-    assert (said.code, "not met: epsilon_at_most" in said.out) == (1, True)
+    result = fedglm("audit", "report", run, "--policy", rules)
+    assert (result.code, "not met: epsilon_at_most" in result.out) == (1, True)
     assert fedglm("audit", "report", run, "--policy", rules, "--json").code == 1
     rules.write_text("epsilon_most = 0.5\n")
     assert "the rules are noise_multiplier_at_least" in fedglm("audit", "report", run, "--policy", rules).line()
@@ -90,7 +90,7 @@ def test_the_command_is_a_gate(fedglm, run, tmp_path):
 
 def test_what_left_without_noise_breaks_each_rule_about_noise(tmp_path):
     folder = make_run(tmp_path / "run", mechanism=None)
-    assert broken_by(folder, ALL) == [*NOISE, *TOLD]
+    assert broken_by(folder, ALL) == [*NOISE, *BUDGET]
     for rule in ALL.strip().splitlines():
         assert broken_by(folder, rule) == [rule.split(" ")[0]]
     assert broken_by(folder, "") == []
@@ -148,16 +148,16 @@ def test_records_that_are_not_whole_or_not_here_break_every_gate(copy, change, b
     assert broken_by(copy, ALL)[: len(broken)] == broken
     facts = read_facts(copy)
     assert not facts.is_whole
-    assert "at epsilon" not in headline(facts)
-    assert "not shown" in summary_sentences(facts)[1]
+    assert "at epsilon" not in write_headline(facts)
+    assert "not shown" in write_summary(facts)[1]
 
 
 @pytest.mark.parametrize("change", [without_server, garbled_server, without_site, without_sites])
 def test_what_only_missing_records_could_show_is_not_held(copy, change):
     change(copy)
-    found = statuses(copy)
-    assert [found[number] for number in (1, 2, 4, 5, 6, 9, 11)] == ["not held"] * 7
-    assert found[10] != "held"
+    by_item = statuses(copy)
+    assert [by_item[number] for number in (1, 2, 4, 5, 6, 9, 11)] == ["not held"] * 7
+    assert by_item[10] != "held"
 
 
 # --- countersignatures
@@ -170,7 +170,7 @@ def unsealed(folder, monkeypatch):
 
 def test_logs_that_nobody_countersigned(tmp_path, monkeypatch):
     folder = unsealed(tmp_path / "run", monkeypatch)
-    assert failed(verify(folder).checks) == []
+    assert select_failed(verify(folder).checks) == []
     assert broken_by(folder, 'require = ["countersignature"]\nitems = [11]') == ["countersignature", "item 11"]
 
 
@@ -182,9 +182,9 @@ def test_an_owner_s_other_key_countersigns_nothing(tmp_path, monkeypatch):
         log.append(
             "countersigned", {**own.to_fields(), "by": other.public.hex, "countersignature": own.countersign(other)}
         )
-    wrong = failed(verify(folder).checks)
+    wrong = select_failed(verify(folder).checks)
     assert [check.name for check in wrong] == ["countersigner"] * 3
-    assert "signed none of the plans" in wrong[0].said
+    assert "signed none of the plans" in wrong[0].detail
 
 
 def test_a_countersignature_must_be_over_the_last_release(tmp_path, monkeypatch):
@@ -192,11 +192,13 @@ def test_a_countersignature_must_be_over_the_last_release(tmp_path, monkeypatch)
     folder = unsealed(tmp_path / "run", monkeypatch)
     for site in SITES:
         log = SignedLog(log_of(folder, site), key_of(folder, site))
-        (record,) = (found for found in verify(folder).sites if found.origin == log.origin)
-        early = SignedTreeHead.sign(log.origin, 2, record.root(2), "2027-01-04T10:00:00+00:00", key_of(folder, site))
+        (record,) = (site_log for site_log in verify(folder).sites if site_log.origin == log.origin)
+        early = SignedTreeHead.sign(
+            log.origin, 2, record.compute_root(2), "2027-01-04T10:00:00+00:00", key_of(folder, site)
+        )
         own = {**early.to_fields(), "by": SERVER.public.hex, "countersignature": early.countersign(SERVER)}
         log.append("countersigned", own)
-    assert failed(verify(folder).checks) == []
+    assert select_failed(verify(folder).checks) == []
     assert broken_by(folder, 'require = ["countersignature"]') == ["countersignature"]
 
 
@@ -204,7 +206,7 @@ def test_a_countersignature_must_be_over_the_last_release(tmp_path, monkeypatch)
 
 
 def test_a_policy_that_is_signed_after_the_run_changes_nothing_of_what_was_spent(copy):
-    before = {site.name: site.promise for site in read_facts(copy).sites}
+    before = {site.name: site.weakest_budget for site in read_facts(copy).sites}
     for change in ({"delta": 9e-3}, {"delta": None, "epsilon": None}):
         folder, key = copy / "nodes" / "a" / "custody", key_of(copy)
         later = load_policy(folder / "policy.toml", key.public).model_copy(update=change)
@@ -213,7 +215,7 @@ def test_a_policy_that_is_signed_after_the_run_changes_nothing_of_what_was_spent
         signed = load_policy(folder / "policy.toml", key.public)
         ledger, log = Ledger(folder / "ledger.sqlite"), CustodyLog(folder / "log.sqlite", key)
         ReleaseTransaction(ledger, log).put_in_force(signed)
-        assert {site.name: site.promise for site in read_facts(copy).sites} == before
+        assert {site.name: site.weakest_budget for site in read_facts(copy).sites} == before
         assert broken_by(copy, "epsilon_at_most = 3.0") == ["epsilon_at_most"]
 
 
@@ -223,12 +225,12 @@ def test_measures_have_a_norm_of_their_own(tmp_path):
     folder = make_run(
         tmp_path / "run", mechanism=narrow, metrics=metrics_mechanism(narrow, 20.0), clipping_norm_at_most=0.5
     )
-    assert failed(verify(folder).checks) == []
+    assert select_failed(verify(folder).checks) == []
     assert broken_by(folder, 'clipping_norm_at_most = 0.5\nrequire = ["no-metrics"]') == ["no-metrics"]
 
 
 def test_a_report_leaves_the_records_as_they_are(copy, fedglm):
-    """A writer was killed: its journal says how the file was before, and an auditor's SQLite would set it right."""
+    """A writer was killed: its journal says how the file was before, and an auditor's SQLite would roll it back."""
     path = log_of(copy)
     scratch = path.with_name("scratch")
     shutil.copy(path, scratch)
@@ -241,8 +243,8 @@ def test_a_report_leaves_the_records_as_they_are(copy, fedglm):
     scratch.unlink()
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     assert len(before["log.sqlite-journal"]) > 512
-    said = fedglm("audit", "report", copy)
-    assert (said.code, "records: whole" in said.out) == (0, True)
+    result = fedglm("audit", "report", copy)
+    assert (result.code, "records: whole" in result.out) == (0, True)
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
@@ -252,4 +254,4 @@ def test_a_log_that_is_changed_while_it_is_read_is_named(copy):
     chain.texts[-1] = chain.texts[-1].replace("2", "3", 1)
     chain.write(chain=True)
     with pytest.raises(PrivacyError, match="changed while it was read"):
-        list(record.texts())
+        list(record.read_texts())

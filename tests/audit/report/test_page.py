@@ -9,44 +9,45 @@ from audit_files import attack_audit, broken_by, canary_audit, keep, statuses
 from audited_run import Chain, make_run
 from run_files import checked, read
 
-from fedglm.audit.bundle.export import export
+from fedglm.audit.bundle.export import export_bundle
 from fedglm.audit.report.facts import read_facts
-from fedglm.audit.report.items import items
-from fedglm.audit.report.page import profile_names, read_profile, write_audit_report
+from fedglm.audit.report.gate import Breach
+from fedglm.audit.report.items import assess_items
+from fedglm.audit.report.page import build_report_json, list_profiles, read_profile, write_audit_report
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.run_folder.record import ReportError
 
 
 def test_what_the_records_show_is_held(run):
-    found = statuses(run)
-    assert {number for number, status in found.items() if status == "held"} >= {1, 2, 3, 4, 5, 6, 7, 9, 11}
-    assert (found[8], found[12], found[10]) == ("not held", "not held", "not applicable")
+    by_item = statuses(run)
+    assert {number for number, status in by_item.items() if status == "held"} >= {1, 2, 3, 4, 5, 6, 7, 9, 11}
+    assert (by_item[8], by_item[12], by_item[10]) == ("not held", "not held", "not applicable")
 
 
 def test_without_sites_records_their_items_are_not_held(copy, tmp_path):
     (copy / "nodes").rename(tmp_path / "elsewhere")
-    found = statuses(copy)
-    assert [found[number] for number in (1, 4, 5, 6, 9, 11)] == ["not held"] * 6
-    page, _ = write_audit_report(read_facts(copy), items(read_facts(copy)), [], None)
+    by_item = statuses(copy)
+    assert [by_item[number] for number in (1, 4, 5, 6, 9, 11)] == ["not held"] * 6
+    page, _ = write_audit_report(read_facts(copy), assess_items(read_facts(copy)), [], None)
     assert "The server's records alone" in read(page)
     beside = read_facts(copy, [tmp_path / "elsewhere" / name for name in "abc"])
-    assert [item.status for item in items(beside) if item.number in (1, 4, 5, 6, 9, 11)] == ["held"] * 6
+    assert [item.status for item in assess_items(beside) if item.number in (1, 4, 5, 6, 9, 11)] == ["held"] * 6
     bundles = [tmp_path / f"{name}.zip" for name in "abc"]
     for name, path in zip("abc", bundles, strict=True):
         folder = tmp_path / "elsewhere" / name
-        export(folder, path, "auditor", SigningKey.load(folder / "custody" / "site.key"))
+        export_bundle(folder, path, "auditor", SigningKey.load(folder / "custody" / "site.key"))
     sent = read_facts(copy, bundles)
-    assert [(site.name, site.promise, site.releases) for site in sent.sites] == [
-        (site.name, site.promise, site.releases) for site in beside.sites
+    assert [(site.name, site.weakest_budget, site.releases) for site in sent.sites] == [
+        (site.name, site.weakest_budget, site.releases) for site in beside.sites
     ]
     assert sent.is_whole
 
 
 def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(copy):
-    right = canary_audit(copy)
-    (figures,), (trial, *others) = right["canaries"], right["trials"]
+    valid = canary_audit(copy)
+    (figures,), (trial, *others) = valid["canaries"], valid["trials"]
     assert broken_by(copy, 'require = ["canaries", "attack"]') == ["canaries", "attack"]
-    keep(copy, "canaries", right)
+    keep(copy, "canaries", valid)
     assert statuses(copy)[8] == "held"
     assert broken_by(copy, 'require = ["canaries"]') == []
     for change in (
@@ -57,10 +58,10 @@ def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(c
         {"code": "0" * 64},
         {"model": "0" * 64},
     ):
-        keep(copy, "canaries", {**right, **change})
+        keep(copy, "canaries", {**valid, **change})
         assert statuses(copy)[8] == "not held", change
         assert broken_by(copy, 'require = ["canaries"]') == ["canaries"], change
-    keep(copy, "canaries", right)
+    keep(copy, "canaries", valid)
     keep(copy, "attack", attack_audit(copy))
     assert (statuses(copy)[8], broken_by(copy, 'require = ["attack"]')) == ("held", [])
     keep(copy, "attack", attack_audit(copy, code="0" * 64))
@@ -83,8 +84,8 @@ def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(c
 )
 def test_a_file_of_an_empirical_audit_that_is_none_is_named(copy, fedglm, name, change):
     keep(copy, name, {**(canary_audit(copy) if name == "canaries" else attack_audit(copy)), **change})
-    said = fedglm("audit", "report", copy)
-    assert f"{name}.json is damaged at {next(iter(change))}" in said.line()
+    result = fedglm("audit", "report", copy)
+    assert f"{name}.json is damaged at {next(iter(change))}" in result.line()
 
 
 def test_a_result_that_is_none_is_named_or_left_out(copy, fedglm):
@@ -98,16 +99,16 @@ def test_a_result_that_is_none_is_named_or_left_out(copy, fedglm):
 def test_a_run_without_noise_holds_little(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
     folder = make_run(tmp_path / "run", mechanism=None)
-    found = statuses(folder)
-    assert [found[number] for number in (1, 2, 4, 5)] == ["not held"] * 4
-    page, _ = write_audit_report(read_facts(folder), items(read_facts(folder)), [], None)
+    by_item = statuses(folder)
+    assert [by_item[number] for number in (1, 2, 4, 5)] == ["not held"] * 4
+    page, _ = write_audit_report(read_facts(folder), assess_items(read_facts(folder)), [], None)
     assert "no epsilon holds" in page.read_text()
 
 
-def test_the_page_is_whole_and_says_what_was_found(run):
+def test_the_page_is_complete_and_shows_all_items(run):
     facts = read_facts(run)
-    profiles = [read_profile(name) for name in profile_names()]
-    page, data = write_audit_report(facts, items(facts), profiles, None)
+    profiles = [read_profile(name) for name in list_profiles()]
+    page, data = write_audit_report(facts, assess_items(facts), profiles, None)
     checked(page)
     text = page.read_text()
     assert "<script" not in text
@@ -115,9 +116,18 @@ def test_the_page_is_whole_and_says_what_was_found(run):
     assert "compliant" not in text.lower()
     assert "164.312(b) audit controls" in text
     assert text.count("<article") == 13
-    told = json.loads(data.read_text())
-    assert (told["verified"], len(told["items"]), len(told["sites"])) == (True, 13, 3)
-    assert len(told["sites"][0]["releases"]) == 3
+    report = json.loads(data.read_text())
+    assert (report["verified"], len(report["items"]), len(report["sites"])) == (True, 13, 3)
+    assert len(report["sites"][0]["releases"]) == 3
+    assert {tuple(check) for check in report["checks"]} == {("subject", "name", "held", "said", "missing")}
+
+
+def test_broken_rules_have_the_keys_of_published_reports(run):
+    facts = read_facts(run)
+    breaches = [Breach("unit", "none is protected")]
+    rules = build_report_json(facts, [], [], breaches)["rules"]
+    assert rules == {"met": False, "broken": [{"rule": "unit", "said": "none is protected"}]}
+    assert build_report_json(facts, [], [], [])["rules"] == {"met": True, "broken": []}
 
 
 def test_a_record_that_was_changed_stands_at_the_top(copy, fedglm):
@@ -125,14 +135,14 @@ def test_a_record_that_was_changed_stands_at_the_top(copy, fedglm):
     chain.texts[1] = chain.texts[1].replace('"round":2', '"round":3')
     chain.write(chain=False)
     facts = read_facts(copy)
-    page, _ = write_audit_report(facts, items(facts), [], None)
+    page, _ = write_audit_report(facts, assess_items(facts), [], None)
     assert "The records are not whole" in page.read_text()
     assert statuses(copy)[11] == "not held"
-    said = fedglm("audit", "report", copy)
-    assert (said.code, "NOT WHOLE" in said.out) == (1, True)
+    result = fedglm("audit", "report", copy)
+    assert (result.code, "NOT WHOLE" in result.out) == (1, True)
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", list_profiles())
 def test_a_profile_has_words_for_each_item(name):
     profile = read_profile(name)
     assert set(profile.references) == {str(number) for number in range(1, 14)}
@@ -148,7 +158,7 @@ def test_no_profile_of_that_name():
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here")
 def test_the_page_prints(run, tmp_path):
     facts = read_facts(run)
-    page, _ = write_audit_report(facts, items(facts), [read_profile("hipaa")], None)
+    page, _ = write_audit_report(facts, assess_items(facts), [read_profile("hipaa")], None)
     out = tmp_path / "report.pdf"
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--print-to-pdf={out}", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

@@ -1,4 +1,4 @@
-"""What a server saw of a site's log in earlier runs, and tells when it admits the site: an old copy is found by it."""
+"""Anchors that a server keeps of a site's log between runs: they reveal a log that was restored from an older copy."""
 
 import shutil
 
@@ -8,7 +8,7 @@ from custodies import custody
 from fake_grid import answering
 from tiny_federation import tiny_node
 
-from fedglm.audit.records.checks import Verdict, failed
+from fedglm.audit.records.checks import Verdict, select_failed
 from fedglm.audit.verify.verification import verify
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.keys.signing import SigningKey
@@ -36,15 +36,15 @@ def test_a_log_that_was_put_back_between_runs_is_found_in_the_records_of_the_nex
     shutil.copytree(site / "custody", tmp_path / "old")
     second = run(tmp_path, "second")
     honest = verify(site, server=second)
-    assert [check.held for check in honest.checks if check.name == "earlier anchor"] == [True]
+    assert [check.passed for check in honest.checks if check.name == "earlier anchor"] == [True]
     assert honest.verdict is Verdict.WHOLE
     shutil.rmtree(site / "custody")
     shutil.copytree(tmp_path / "old", site / "custody")
     with monkeypatch.context() as patch:
         patch.setattr(CustodyLog, "holds", lambda *_: True)  # the site's own software looks away
         third = run(tmp_path, "third")
-    assert [(check.subject, check.name) for check in failed(verify(site, server=third).checks)] == [
+    assert [(check.subject, check.name) for check in select_failed(verify(site, server=third).checks)] == [
         ("a", "earlier anchor")
     ]
     assert verify(tmp_path / "nodes" / "b", server=third).verdict is Verdict.WHOLE
-    assert failed(verify(site, server=[first, second]).checks)
+    assert select_failed(verify(site, server=[first, second]).checks)

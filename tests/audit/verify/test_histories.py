@@ -1,4 +1,4 @@
-"""Histories that are unusual and right: verification must not cry wolf."""
+"""Histories that are unusual and correct: verification must raise no false alarm."""
 
 import random
 import shutil
@@ -9,7 +9,7 @@ from custodies import MECHANISM, SERVER, custody
 from fake_grid import FakeGrid, Watcher, answering, errs, federate, plan, spoiled
 from tiny_federation import tiny_node
 
-from fedglm.audit.records.checks import Verdict, failed
+from fedglm.audit.records.checks import Verdict, select_failed
 from fedglm.audit.verify import verification
 from fedglm.audit.verify.verification import verify
 from fedglm.autoglm.training.local import TrainingError
@@ -39,7 +39,7 @@ def run(folder, made=None, **changes):
 
 
 def assert_whole(folder):
-    assert failed(verify(folder).checks) == []
+    assert select_failed(verify(folder).checks) == []
 
 
 class Killed(Exception):
@@ -82,7 +82,7 @@ def test_a_run_that_is_under_way(tmp_path):
 
     def look(kind, *_):
         if kind == "done":
-            seen.append(failed(verify(tmp_path).checks))
+            seen.append(select_failed(verify(tmp_path).checks))
 
     run(tmp_path, hook=look)
     assert seen == [[], [], []]
@@ -106,12 +106,12 @@ def test_a_site_with_a_new_key_and_a_new_policy_between_two_runs(tmp_path):
     sign_policy(folder / "policy.toml", key)
     second = tmp_path / "second"
     run(second, nodes(tmp_path))
-    assert failed(verify(folder, server=second).checks) == []
-    assert failed(verify(tmp_path, keys=[key.public]).checks) == []
+    assert select_failed(verify(folder, server=second).checks) == []
+    assert select_failed(verify(tmp_path, keys=[key.public]).checks) == []
     # Nobody vouched for it, and the first server has never seen it.
-    (wrong,) = failed(verify(tmp_path).checks)
+    (wrong,) = select_failed(verify(tmp_path).checks)
     assert (wrong.subject, wrong.name) == ("a", "key")
-    assert "no old key vouched for this one" in wrong.said
+    assert "no old key vouched for this one" in wrong.detail
 
 
 def custody_policy(folder):
@@ -125,13 +125,13 @@ def test_a_site_in_two_federations(tmp_path):
     run(other, nodes(tmp_path), key=SERVER)
     for server in (tmp_path, other):
         for name in SITES:
-            assert failed(verify(tmp_path / "nodes" / name, server=server).checks) == []
+            assert select_failed(verify(tmp_path / "nodes" / name, server=server).checks) == []
 
 
 def test_a_run_without_noise(tmp_path):
     folder = make_run(tmp_path / "run", mechanism=None)
     assert_whole(folder)
-    open_checks = {check.name for check in verify(folder).checks if check.held is None}
+    open_checks = {check.name for check in verify(folder).checks if check.passed is None}
     assert {"epsilon", "anchors"} <= open_checks
 
 
@@ -141,29 +141,29 @@ def test_a_node_that_was_killed_between_charge_and_entry(tmp_path):
     site = custody(folder, private=True)
     charge = site.charge_of("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="1" * 32)
     site.ledger.charge(charge, None)
-    found = verify(tmp_path)
-    assert failed(found.checks) == []
-    (ledger,) = [check for check in found.checks if (check.subject, check.name) == ("a", "ledger")]
-    assert (ledger.held, "the node was killed there, or the log was cut" in ledger.said) == (None, True)
+    verification = verify(tmp_path)
+    assert select_failed(verification.checks) == []
+    (ledger,) = [check for check in verification.checks if (check.subject, check.name) == ("a", "ledger")]
+    assert (ledger.passed, "the node was killed there, or the log was cut" in ledger.detail) == (None, True)
 
 
 def test_training_that_met_data_and_then_failed(tmp_path, monkeypatch):
     """A row of the ledger for which nothing left; the site is asked again, and takes part again later."""
-    right, calls = node.train_privately, []
+    original, calls = node.train_privately, []
 
     def fails(*arguments, **options):
         calls.append(1)
         if len(calls) == 4:  # one of the sites, in the second round
             raise TrainingError("a trained weight is not finite")
-        return right(*arguments, **options)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(node, "train_privately", fails)
     run(tmp_path)
-    found = verify(tmp_path)
-    assert found.verdict is Verdict.WHOLE
-    charged = [entry for site in found.sites for entry in site.entries("charged")]
+    verification = verify(tmp_path)
+    assert verification.verdict is Verdict.WHOLE
+    charged = [entry for site in verification.sites for entry in site.read_entries("charged")]
     assert len(charged) == 1
-    (received,) = [check.said for check in found.checks if "not folded in" in check.said]
+    (received,) = [check.detail for check in verification.checks if "not folded in" in check.detail]
     assert received.startswith("2 updates are those that the site released; 1 more were charged for")
 
 
@@ -178,8 +178,8 @@ def test_a_site_that_never_seals(tmp_path):
         patch.setattr(countersigning, "_PATIENCE_S", 0.3)
         run(tmp_path, made)
     assert_whole(tmp_path)
-    said = {check.said for check in verify(tmp_path).checks if check.held is None}
-    assert any("nobody has countersigned" in words for words in said)
+    details = {check.detail for check in verify(tmp_path).checks if check.passed is None}
+    assert any("nobody has countersigned" in words for words in details)
 
 
 def test_many_random_kills_of_server_and_nodes(tmp_path):
@@ -248,7 +248,7 @@ def test_a_policy_that_was_changed_and_changed_back(tmp_path):
         sign_policy(folder / "policy.toml", SigningKey.load(folder / "site.key"))
         made[10] = answering(tiny_node(tmp_path / "nodes", "a", data_seed=0, rows=20), private=True)
         run(tmp_path / f"run-{number}", made)
-        assert failed(verify(folder).checks) == []
+        assert select_failed(verify(folder).checks) == []
 
 
 def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
@@ -267,17 +267,17 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             puts = []
-            right = SignedLog._put
+            original = SignedLog._put
 
-            def put(*arguments, right=right, puts=puts, first=number):
+            def put(*arguments, original=original, puts=puts, first=number):
                 puts.append(1)
-                return right(*arguments[1:]) if len(puts) == 1 and first else full()
+                return original(*arguments[1:]) if len(puts) == 1 and first else full()
 
             patch.setattr(SignedLog, "_put", put)
             with pytest.raises(LogError, match="the disk is full"):
                 site.charge(Release(charge, 100))
-    found = verify(folder)
-    assert failed(found.checks) == []
+    verification = verify(folder)
+    assert select_failed(verification.checks) == []
 
 
 def test_keys_made_anew_vouch_for_each_other(tmp_path):
@@ -288,9 +288,9 @@ def test_keys_made_anew_vouch_for_each_other(tmp_path):
     new = SigningKey.create(folder / "site.key")
     CustodyLog(folder / "log.sqlite", new, old)
     sign_policy(folder / "policy.toml", new)
-    assert failed(verify(tmp_path).checks) == []
-    said = {check.name: check.said for check in verify(folder).checks}
-    assert "changed 1 times" in said["key"]
+    assert select_failed(verify(tmp_path).checks) == []
+    details = {check.name: check.detail for check in verify(folder).checks}
+    assert "changed 1 times" in details["key"]
 
 
 def test_updates_of_zeros_are_the_same_bytes_in_each_round(tmp_path):
@@ -305,7 +305,7 @@ def test_a_site_that_refuses_the_plan_took_no_part(tmp_path):
     run(tmp_path, nodes(tmp_path, b={"steps_at_most": 1}))
     assert_whole(tmp_path)
     (sites,) = [check for check in verify(tmp_path).checks if check.name == "sites"]
-    assert "all 2 that took part are here; b took no part" in sites.said
+    assert "all 2 that took part are here; b took no part" in sites.detail
 
 
 def test_a_run_that_goes_on_with_other_code_has_another_plan(tmp_path, monkeypatch):
@@ -333,11 +333,11 @@ def test_logs_that_seal_each_other_while_they_are_read(tmp_path, monkeypatch):
             chain = Chain(path)
             chain.texts = chain.texts[: next(n for n, text in enumerate(chain.texts) if '"finished"' in text)]
             chain.write(chain=True, key=SERVER)
-        found = original(path, *args)
+        verification = original(path, *args)
         if not seen:
             shutil.copy(later, log)
-        seen.append(found)
-        return found
+        seen.append(verification)
+        return verification
 
     monkeypatch.setattr(verification, "audit_server", read)
     (tmp_path / "summary.json").unlink()

@@ -1,4 +1,4 @@
-"""Records that are left out, emptied or replaced whole are never verified as whole."""
+"""Records that are left out, emptied or replaced as a whole are never verified as whole."""
 
 import pytest
 from omitted_records import Omission, Runs, key_of, omissions
@@ -17,23 +17,23 @@ def runs(tmp_path_factory):
     return Runs.make(tmp_path_factory.mktemp("omitted"))
 
 
-def believed(chosen: list[Omission], work) -> list[str]:
-    """Those after which the records still seem good."""
-    found = []
+def list_accepted(chosen: list[Omission], work) -> list[str]:
+    """Return the omissions after which the records still seem good."""
+    accepted = []
     for number, omission in enumerate(chosen):
         (work / str(number)).mkdir()
         try:
             verdict = omission.look(work / str(number)).verdict
         except PrivacyError:  # exit code 2: it is not looked at
             continue
-        found += [f"{omission.name}: {verdict}"] if verdict in GOOD else []
-    return found
+        accepted += [f"{omission.name}: {verdict}"] if verdict in GOOD else []
+    return accepted
 
 
 def test_what_nobody_touched_is_good(runs):
     for folder in (runs.run, runs.other, runs.strange):
-        found = verify(folder)
-        assert (found.verdict, found.scope) == (Verdict.WHOLE, Scope.RUN)
+        verification = verify(folder)
+        assert (verification.verdict, verification.scope) == (Verdict.WHOLE, Scope.RUN)
     site = runs.run / "nodes" / "a"
     alone, against = verify(site, keys=[key_of(runs.run, "a")]), verify(site, server=runs.run)
     assert (alone.verdict, alone.scope) == (Verdict.ALONE, Scope.SITE)
@@ -43,7 +43,7 @@ def test_what_nobody_touched_is_good(runs):
 def test_what_is_left_out_or_replaced_is_never_whole(runs, tmp_path):
     """Each twentieth of all, so that each kind is among them."""
     chosen = omissions(runs)[::20]
-    assert believed(chosen, tmp_path) == []
+    assert list_accepted(chosen, tmp_path) == []
 
 
 @pytest.mark.slow
@@ -52,4 +52,4 @@ def test_whatever_is_left_out_or_replaced_is_never_whole(runs, tmp_path):
     chosen = omissions(runs)
     print(f"{len(chosen)} omissions")
     assert len(chosen) >= 200
-    assert believed(chosen, tmp_path) == []
+    assert list_accepted(chosen, tmp_path) == []

@@ -1,4 +1,4 @@
-"""`fedglm audit verify`: a good run is verified, and whatever is changed in its records is found and named."""
+"""`fedglm audit verify`: a good run is verified, and every change of its records is detected and named."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from custodies import MECHANISM, SERVER
 from ledgers import tamper
 from plans import change_plan
 
-from fedglm.audit.records.checks import failed
+from fedglm.audit.records.checks import select_failed
 from fedglm.audit.verify.verification import verify
 from fedglm.client import gate
 from fedglm.core.canonical_json import canonical_json
@@ -38,31 +38,31 @@ def run(tmp_path_factory):
 
 
 def test_a_run_as_it_was_is_verified(run):
-    found = verify(run)
-    assert failed(found.checks) == []
-    assert {check.subject for check in found.checks} == {"server", *SITES}
-    open_checks = {(check.subject, check.name) for check in found.checks if check.held is None}
+    verification = verify(run)
+    assert select_failed(verification.checks) == []
+    assert {check.subject for check in verification.checks} == {"server", *SITES}
+    open_checks = {(check.subject, check.name) for check in verification.checks if check.passed is None}
     assert open_checks == {("server", "updates")}
-    said = {(check.subject, check.name): check.said for check in found.checks}
-    assert said["a", "ledger"] == f"{ROUNDS} rows, each of which the log shows"
-    assert said["a", "releases received"].startswith(f"{ROUNDS} updates are those")
-    assert re.search(r"PRV \d+\.\d+, PLD \d+\.\d+", said["a", "epsilon"])
+    details = {(check.subject, check.name): check.detail for check in verification.checks}
+    assert details["a", "ledger"] == f"{ROUNDS} rows, each of which the log shows"
+    assert details["a", "releases received"].startswith(f"{ROUNDS} updates are those")
+    assert re.search(r"PRV \d+\.\d+, PLD \d+\.\d+", details["a", "epsilon"])
 
 
 def test_a_site_is_verified_alone_and_against_the_server(run):
     for folder in (run / "nodes" / "a", run / "nodes" / "a" / "custody"):
         alone, against = verify(folder), verify(folder, server=run)
-        assert alone.held
-        assert against.held
+        assert alone.passed
+        assert against.passed
         assert "seen by server" not in {check.name for check in alone.checks}
-        assert "seen by server" in {check.name for check in against.checks if check.held}
+        assert "seen by server" in {check.name for check in against.checks if check.passed}
 
 
 def test_a_key_that_is_known_from_elsewhere_must_sign(run):
     own = SigningKey.load(run / "nodes" / "a" / "custody" / "site.key").public
-    assert verify(run, keys=[own, SERVER.public]).held
-    (wrong,) = failed(verify(run, keys=[SigningKey.generate().public]).checks)
-    assert "signs none of the logs" in wrong.said
+    assert verify(run, keys=[own, SERVER.public]).passed
+    (wrong,) = select_failed(verify(run, keys=[SigningKey.generate().public]).checks)
+    assert "signs none of the logs" in wrong.detail
 
 
 def test_a_folder_without_a_log_is_named(tmp_path):
@@ -71,17 +71,17 @@ def test_a_folder_without_a_log_is_named(tmp_path):
 
 
 def mutations(run, work, count):
-    """What was not found, or found and not named, of so many changes."""
+    """Return the changes, out of so many, that were not detected, or not named."""
     hands, missed = Mutations(run, work), []
     for seed in range(count):
         done = hands.apply(random.Random(seed))  # noqa: S311 - repeatable on purpose
         try:
-            wrong = failed(verify(work).checks)
+            wrong = select_failed(verify(work).checks)
         except PrivacyError as exc:
             wrong = [str(exc)]
             named = True
         else:
-            named = any(NAMED.search(check.said) for check in wrong)
+            named = any(NAMED.search(check.detail) for check in wrong)
         if not wrong or not named:
             missed.append((seed, done, wrong))
     return missed
@@ -99,14 +99,14 @@ def test_ten_thousand_changes_are_found_and_named(run, tmp_path):
 
 def test_the_hands_change_nothing_where_they_are_idle(run, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
-    assert verify(tmp_path / "copy").held
+    assert verify(tmp_path / "copy").passed
 
 
 # --- what no key, or the wrong one, must be enough for
 
 
 def wrong(folder, **options):
-    return {(check.subject, check.name) for check in failed(verify(folder, **options).checks)}
+    return {(check.subject, check.name) for check in select_failed(verify(folder, **options).checks)}
 
 
 def test_a_log_that_somebody_takes_over_with_a_key_of_his_own(copy):
@@ -136,12 +136,12 @@ def test_a_site_in_another_s_place_and_one_that_nobody_admitted(copy):
     shutil.rmtree(copy / "nodes" / "b" / "custody")
     initialize(copy / "nodes" / "b" / "custody", Policy(data_set="z"), name="z")
     (sites,) = [check for check in verify(copy).checks if check.name == "sites"]
-    assert (sites.held, "1 of 3 that took part are not here: b" in sites.said) == (None, True)
+    assert (sites.passed, "1 of 3 that took part are not here: b" in sites.detail) == (None, True)
 
 
 def test_a_server_s_log_of_a_run_that_no_site_knows(copy):
     """The server's own key, another plan: the sites would seem to have taken part in a run of more noise."""
-    signed = SignedPlan.from_text(verify(copy).server.of_kind("announced")[0]["signed"])
+    signed = SignedPlan.from_text(verify(copy).server.rare_entries("announced")[0]["signed"])
     (copy / "audit" / "log.sqlite").unlink()
     (copy / "rounds.jsonl").unlink()
     (copy / "summary.json").unlink()
@@ -170,9 +170,9 @@ def test_a_plan_that_the_policy_does_not_permit_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "check_plan", lambda *_: None)
     for change, rule in (({"codecs": ()}, "codecs"), ({"steps_at_most": 1}, "steps"), ({"servers": ()}, "servers")):
         run = make_run(tmp_path / rule / "run", **change)
-        said = [check.said for check in failed(verify(run).checks)]
-        assert len(said) == 3
-        assert all(f"breaks the policy's rule {rule}" in line for line in said)
+        details = [check.detail for check in select_failed(verify(run).checks)]
+        assert len(details) == 3
+        assert all(f"breaks the policy's rule {rule}" in line for line in details)
 
 
 def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
@@ -190,8 +190,8 @@ def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
         site.ledger.rows()[-1].charge.run, 3, MECHANISM, plan, "f" * 64, purpose="update", attempt="f" * 32
     )
     site.charge(Release(charge, 100, 1, "topk-fp16", ["size"]))
-    (found,) = [check for check in failed(verify(run).checks) if (check.subject, check.name) == ("a", "epsilon")]
-    assert "more was spent than the policy permits that was in force" in found.said
+    (check,) = [check for check in select_failed(verify(run).checks) if (check.subject, check.name) == ("a", "epsilon")]
+    assert "more was spent than the policy permits that was in force" in check.detail
 
 
 def test_rounds_of_other_numbers_are_no_rounds(copy):
@@ -203,7 +203,7 @@ def test_rounds_of_other_numbers_are_no_rounds(copy):
 
 def test_a_run_without_its_server_s_log_says_so(copy):
     (copy / "audit" / "log.sqlite").unlink()
-    assert [(check.held, check.said) for check in verify(copy).checks if check.subject == "server"] == [
+    assert [(check.passed, check.detail) for check in verify(copy).checks if check.subject == "server"] == [
         (None, "the server's log is not here")
     ]
 

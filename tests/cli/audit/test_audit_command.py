@@ -32,40 +32,40 @@ main()
 """
 
 
-def test_yes_is_said_with_exit_code_0(fedglm, run):
-    said = fedglm("audit", "verify", run)
-    assert said.code == 0
-    assert "verified: " in said.out
-    assert "NOT HELD" not in said.out
-    assert max(map(len, said.out.splitlines())) <= 100
-    told = fedglm("audit", "verify", run, "--json").json
-    assert told["held"] is True
-    assert {log["subject"] for log in told["logs"]} == {"server", "a", "b", "c"}
+def test_a_verified_run_is_exit_code_0(fedglm, run):
+    result = fedglm("audit", "verify", run)
+    assert result.code == 0
+    assert "verified: " in result.out
+    assert "NOT HELD" not in result.out
+    assert max(map(len, result.out.splitlines())) <= 100
+    report = fedglm("audit", "verify", run, "--json").json
+    assert report["held"] is True
+    assert {log["subject"] for log in report["logs"]} == {"server", "a", "b", "c"}
 
 
-def test_no_is_said_with_exit_code_1_and_the_entry(fedglm, run, tmp_path):
+def test_a_changed_run_is_exit_code_1_and_names_the_entry(fedglm, run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     chain = Chain(copy / "nodes" / "b" / "custody" / "log.sqlite")
     chain.texts[3] = chain.texts[3].replace('"round":1', '"round":2')
     chain.write(chain=False)
-    said = fedglm("audit", "verify", copy)
-    assert said.code == 1
-    assert "not verified: " in said.out
-    assert "entry 4" in said.out
-    told = json.loads(fedglm("audit", "verify", copy, "--json").out)
-    assert told["held"] is False
-    assert [check["subject"] for check in told["checks"] if check["held"] is False] == ["b"]
+    result = fedglm("audit", "verify", copy)
+    assert result.code == 1
+    assert "not verified: " in result.out
+    assert "entry 4" in result.out
+    report = json.loads(fedglm("audit", "verify", copy, "--json").out)
+    assert report["held"] is False
+    assert [check["subject"] for check in report["checks"] if check["held"] is False] == ["b"]
 
 
-def test_what_cannot_be_looked_at_is_exit_code_2(fedglm, tmp_path, run):
+def test_what_cannot_be_read_is_exit_code_2(fedglm, tmp_path, run):
     assert "holds no log" in fedglm("audit", "verify", tmp_path).line()
     assert "holds no log of a server" in fedglm("audit", "verify", run / "nodes" / "a", "--server", tmp_path).line()
     assert "64 digits" in fedglm("audit", "verify", run, "--key", "x").line()
     assert "64 digits" in fedglm("audit", "verify", run, "--key", "x" * 5000).line()
     assert "64 digits" in fedglm("audit", "verify", run, "--key", tmp_path).line()
-    said = fedglm("audit", "verify", run, "--key", tmp_path / "nothere.pub").line()
-    assert f"--key {tmp_path / 'nothere.pub'}: it cannot be read (No such file or directory)" in said
+    line = fedglm("audit", "verify", run, "--key", tmp_path / "nothere.pub").line()
+    assert f"--key {tmp_path / 'nothere.pub'}: it cannot be read (No such file or directory)" in line
     (tmp_path / "binary.pub").write_bytes(b"\xff\xfe\x00")
     assert "binary.pub: it is no text" in fedglm("audit", "verify", run, "--key", tmp_path / "binary.pub").line()
     (tmp_path / "empty.pub").touch()
@@ -95,11 +95,11 @@ def test_names_that_strangers_chose_are_shown_as_they_are(fedglm, tmp_path):
             run, number, MECHANISM, sha256("plan"), sha256(run), purpose="update", attempt=sha256(run)[:32]
         )
         site.charge(Release(charge, 100, 7, "topk-fp16", ["bytes"]))
-    said = fedglm("audit", "ledger", folder)
-    assert said.code == 0, said.err
+    result = fedglm("audit", "ledger", folder)
+    assert result.code == 0, result.err
     for name in ("[/x]", "[b]", "run\\", "[/red]"):
-        assert name in said.out
-    assert str(folder) in said.out
+        assert name in result.out
+    assert str(folder) in result.out
 
 
 def test_the_help_of_report_teaches_every_rule_and_every_word(fedglm, tmp_path):

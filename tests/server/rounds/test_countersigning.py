@@ -10,7 +10,7 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from ledgers import sha256
 
-from fedglm.audit.records.checks import failed
+from fedglm.audit.records.checks import select_failed
 from fedglm.audit.verify.verification import verify
 from fedglm.privacy.custody import tree_heads
 from fedglm.privacy.errors import Refusal
@@ -51,7 +51,7 @@ def saying(name, value):
 def test_an_anchor_that_is_none_is_rejected_and_the_run_goes_on(tmp_path, anchor):
     coordinator = run(tmp_path, saying("log", anchor))
     assert coordinator.rows[1]["nodes_rejected"] == 1
-    assert failed(verify(tmp_path).checks) == []
+    assert select_failed(verify(tmp_path).checks) == []
 
 
 def test_a_refusal_in_words_of_no_rule_does_the_server_no_harm(tmp_path):
@@ -80,14 +80,14 @@ def test_a_refusal_in_words_of_no_rule_does_the_server_no_harm(tmp_path):
 def test_a_seal_that_is_none_is_left_out_and_the_others_are_kept(tmp_path, name, value):
     run(tmp_path, saying(name, value), kinds=("query.seal",))
     found = verify(tmp_path)
-    assert failed(found.checks) == []
-    held = {check.subject for check in found.checks if check.name == "countersignature" and check.held}
+    assert select_failed(found.checks) == []
+    held = {check.subject for check in found.checks if check.name == "countersignature" and check.passed}
     assert held == {"server", "b", "c"}
 
 
 def test_a_site_that_fails_at_the_seal(tmp_path):
     run(tmp_path, errs, kinds=("query.seal",))
-    assert failed(verify(tmp_path).checks) == []
+    assert select_failed(verify(tmp_path).checks) == []
 
 
 # --- what a server gone wrong asks of a site
@@ -118,7 +118,7 @@ def test_a_server_cannot_make_a_site_keep_a_checkpoint_that_it_never_signed(tmp_
     for own in (forged, other):
         with pytest.raises(Refusal, match="no checkpoint of this log"):
             site.log.seal(signed, checkpoint(log, 90), (own, own.countersign(SERVER)))
-    assert failed(verify(tmp_path).checks) == []
+    assert select_failed(verify(tmp_path).checks) == []
 
 
 def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site, monkeypatch):

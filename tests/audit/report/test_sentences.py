@@ -1,4 +1,4 @@
-"""What an audit report says of unusual runs: no more than their records show."""
+"""The sentences of an audit report about unusual runs: they claim no more than the records show."""
 
 import json
 from dataclasses import replace
@@ -11,10 +11,10 @@ from custodies import custody as custody_of
 from flwr.app import Error, Message
 
 from fedglm.audit.report.facts import read_facts
-from fedglm.audit.report.flow import data_flow
-from fedglm.audit.report.items import items
-from fedglm.audit.report.page import report_json, report_page
-from fedglm.audit.report.words import headline, summary_sentences
+from fedglm.audit.report.flow import draw_data_flow
+from fedglm.audit.report.items import assess_items
+from fedglm.audit.report.page import build_report_json, render_report_page
+from fedglm.audit.report.sentences import write_headline, write_summary
 from fedglm.privacy.custody import store
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import metrics_mechanism
@@ -46,7 +46,7 @@ def idle(node):
 
 def page_of(folder):
     facts = read_facts(folder)
-    return report_page(facts, items(facts), [], None)
+    return render_report_page(facts, assess_items(facts), [], None)
 
 
 def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
@@ -60,13 +60,13 @@ def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
     permit(tmp_path, "a", data_set="a", delta=1e-3)
     kept_run(tmp_path, small_nodes(tmp_path / "nodes"), rounds=3)
     facts = read_facts(tmp_path)
-    own, old = facts.sites[0].promises
+    own, old = facts.sites[0].budgets
     assert (own.data_set, own.delta, old.data_set, old.delta) == ("a", 1e-3, "old", 0.04)
     assert broken_by(tmp_path, "delta_at_most = 2e-3") == ["delta_at_most"]
     assert broken_by(tmp_path, f"epsilon_at_most = {own.epsilon + 1}\ndelta_at_most = 0.04") == []
     assert broken_by(tmp_path, f"epsilon_at_most = {own.epsilon - 0.1}")[0] == "epsilon_at_most"
-    assert "delta 0.04" in summary_sentences(facts)[1]
-    assert [one["data_set"] for one in report_json(facts, [], [], None)["sites"][0]["data_sets"]] == ["a", "old"]
+    assert "delta 0.04" in write_summary(facts)[1]
+    assert [one["data_set"] for one in build_report_json(facts, [], [], None)["sites"][0]["data_sets"]] == ["a", "old"]
     assert "<bdi>old</bdi>" in page_of(tmp_path)
 
 
@@ -78,9 +78,9 @@ def test_an_epsilon_over_releases_that_protect_several_units_is_none_s(tmp_path)
     kept_run(tmp_path, made, rounds=1, mechanism=replace(MECHANISM, unit="patient_id"))
     facts = read_facts(tmp_path)
     assert facts.is_whole
-    assert "protect several units (patient_id and record)" in headline(facts)
-    assert "not shown for each patient_id" in summary_sentences(facts)[1]
-    for item in items(facts)[:2]:
+    assert "protect several units (patient_id and record)" in write_headline(facts)
+    assert "not shown for each patient_id" in write_summary(facts)[1]
+    for item in assess_items(facts)[:2]:
         assert item.status == "not held"
         assert "protect each patient_id and record, the plan each patient_id" in item.evidence[0]
     assert broken_by(tmp_path, "items = [1, 2]") == ["item 1", "item 2"]
@@ -93,12 +93,14 @@ def test_where_nothing_left_nothing_is_said_to_have_left(tmp_path):
         kept_run(tmp_path, made, mechanism=None)
     facts = read_facts(tmp_path)
     assert facts.is_whole
-    found = items(facts)
-    said = " ".join([headline(facts), *summary_sentences(facts), *found[0].evidence, *found[4].evidence])
-    assert headline(facts) == "Nothing left 3 sites, by their own logs"
-    assert summary_sentences(facts)[0] == "What left: nothing, by the sites' logs that are here."
-    assert found[0].evidence == ["Nothing left, by the sites' logs that are here; the plan has no noise."]
-    assert not any(words in said for words in ("Updates left", "had no noise", "at epsilon"))
+    report_items = assess_items(facts)
+    all_sentences = " ".join(
+        [write_headline(facts), *write_summary(facts), *report_items[0].evidence, *report_items[4].evidence]
+    )
+    assert write_headline(facts) == "Nothing left 3 sites, by their own logs"
+    assert write_summary(facts)[0] == "What left: nothing, by the sites' logs that are here."
+    assert report_items[0].evidence == ["Nothing left, by the sites' logs that are here; the plan has no noise."]
+    assert not any(words in all_sentences for words in ("Updates left", "had no noise", "at epsilon"))
     assert "Nothing left 3 sites" in page_of(tmp_path)
 
 
@@ -106,7 +108,7 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
     """A node is killed between its ledger and its log, twice; one of the messages it sends later after all."""
     kept_run(tmp_path, small_nodes(tmp_path / "nodes"))
     (own,) = (site for site in read_facts(tmp_path).sites if site.name == "a")
-    before, last = own.bytes, own.releases[-1]
+    before, last = own.sent_bytes, own.releases[-1]
     assert before == sum(entry["bytes"] for entry in own.releases)
 
     def site():
@@ -122,18 +124,18 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
     site().charge(Release(charge(last["release"], last["id"]), last["bytes"]))
     facts = read_facts(tmp_path)
     (own,) = (site for site in facts.sites if site.name == "a")
-    assert facts.verification.held
-    assert (facts.left, facts.charged, own.bytes) == (10, 1, before + 10 + last["bytes"])
+    assert facts.verification.passed
+    assert (facts.sent_count, facts.unsent_count, own.sent_bytes) == (10, 1, before + 10 + last["bytes"])
     more = "1 more was charged for by nodes that were killed, and may never have left"
-    assert headline(facts).startswith("10 releases of 3 sites, at epsilon")
-    assert summary_sentences(facts)[0].startswith("What left: 10 releases of")
-    assert summary_sentences(facts)[0].endswith(f"{more}.")
-    assert f"{more}." in items(facts)[5].evidence
+    assert write_headline(facts).startswith("10 releases of 3 sites, at epsilon")
+    assert write_summary(facts)[0].startswith("What left: 10 releases of")
+    assert write_summary(facts)[0].endswith(f"{more}.")
+    assert f"{more}." in assess_items(facts)[5].evidence
     page = page_of(tmp_path)
     assert f"Releases, 10 in all. {more}<" in page
     assert page.count("update, charged for") == 2
     (tmp_path / "nodes").rename(tmp_path / "elsewhere")
-    assert summary_sentences(read_facts(tmp_path))[0] == "What left: not known. No site's log is here."
+    assert write_summary(read_facts(tmp_path))[0] == "What left: not known. No site's log is here."
 
 
 def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_path):
@@ -142,14 +144,18 @@ def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_pa
     path = tmp_path / "run" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"client_epsilon": 7.5}))
     facts = read_facts(tmp_path / "run")
-    found = items(facts)
-    assert headline(facts).endswith("without noise: no epsilon holds for single records")
-    assert "none for single records" in summary_sentences(facts)[1]
-    assert found[0].evidence == [
+    report_items = assess_items(facts)
+    assert write_headline(facts).endswith("without noise: no epsilon holds for single records")
+    assert "none for single records" in write_summary(facts)[1]
+    assert report_items[0].evidence == [
         "Updates left without noise: no epsilon holds for single records.",
         "Of whole nodes, see item 3.",
     ]
-    assert found[2].evidence[-1].startswith("By the run's own files, whole nodes are protected by noise of the server")
+    assert (
+        report_items[2]
+        .evidence[-1]
+        .startswith("By the run's own files, whole nodes are protected by noise of the server")
+    )
 
 
 def test_the_data_flow_shows_the_measures_that_left_and_claims_no_machines(tmp_path):
@@ -158,10 +164,10 @@ def test_the_data_flow_shows_the_measures_that_left_and_claims_no_machines(tmp_p
     assert "Coded updates and noised measures alone go to the server" in page
     assert "each of 3 sites, on one machine here" in page
     assert "own machine" not in page
-    bare = data_flow(3, noised=True)
-    assert "Coded updates alone go to the server" in bare
-    assert "machine" not in bare
-    assert "measures" not in bare
+    without_measures = draw_data_flow(3, noised=True)
+    assert "Coded updates alone go to the server" in without_measures
+    assert "machine" not in without_measures
+    assert "measures" not in without_measures
 
 
 def test_a_plan_without_noise_by_which_nothing_left_after_a_run_with_noise(tmp_path):
@@ -172,6 +178,6 @@ def test_a_plan_without_noise_by_which_nothing_left_after_a_run_with_noise(tmp_p
         kept_run(tmp_path, made, mechanism=None)
     facts = read_facts(tmp_path)
     assert facts.is_whole
-    assert headline(facts).startswith("3 releases of 3 sites, at epsilon")
-    assert summary_sentences(facts)[1].endswith("What left is of other runs, and had noise.")
-    assert items(facts)[0].evidence[0].startswith("Nothing left without noise")
+    assert write_headline(facts).startswith("3 releases of 3 sites, at epsilon")
+    assert write_summary(facts)[1].endswith("What left is of other runs, and had noise.")
+    assert assess_items(facts)[0].evidence[0].startswith("Nothing left without noise")
