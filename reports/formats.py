@@ -1,4 +1,4 @@
-"""How the report writes a figure: bytes, shares, losses, times. A figure that is absent is a dash, never a zero."""
+"""Formats of figures in reports: bytes, ratios, losses, durations. An absent figure is a dash, never a zero."""
 
 import math
 
@@ -8,7 +8,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def significant(value: float | None, digits: int = 4) -> str:
-    """The value to so many significant digits, without exponent while it can be read so."""
+    """Format a value with this many significant digits, without an exponent from 1e-4 up to 1e6."""
     if value is None:
         return ABSENT
     if not math.isfinite(value):
@@ -22,12 +22,12 @@ def significant(value: float | None, digits: int = 4) -> str:
 
 
 def whole(value: int | None) -> str:
-    """A count, with commas between the thousands."""
+    """Format an integer, with commas between the thousands."""
     return ABSENT if value is None else f"{value:,}"
 
 
 def byte_count(value: float | None) -> str:
-    """Bytes in decimal units: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes."""
+    """Format bytes in decimal units: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes."""
     if value is None:
         return ABSENT
     unit = 0
@@ -41,7 +41,7 @@ def byte_count(value: float | None) -> str:
 
 
 def share(ratio: float | None) -> str:
-    """A ratio as a percentage, three significant digits."""
+    """Format a ratio as a percentage with three significant digits."""
     if ratio is None:
         return ABSENT
     if not math.isfinite(ratio):
@@ -51,12 +51,17 @@ def share(ratio: float | None) -> str:
 
 
 def times(factor: float) -> str:
-    """A factor in as many digits as it deserves: 1.94, 39.6, 128."""
+    """Format a factor with three significant digits: 1.94, 39.6, 128."""
     return f"{factor:.2f}" if factor < 9.995 else f"{factor:.1f}" if factor < 99.95 else f"{factor:,.0f}"
 
 
 def fewer(ratio: float | None, *, rough: bool = False) -> str:
-    """What a ratio of bytes means, in words: "39.6 times fewer" (roughly, 40), "about as many", "1.20 times more"."""
+    """Describe a ratio of bytes in words: "39.6 times fewer", "about as many", "1.20 times more".
+
+    Args:
+        ratio: Coded bytes over dense bytes.
+        rough: Round a factor of 10 or more to a whole number ("40 times fewer").
+    """
     if ratio is None or not math.isfinite(ratio) or ratio <= 0:
         return ABSENT
     if ratio < 0.95:
@@ -66,14 +71,14 @@ def fewer(ratio: float | None, *, rough: bool = False) -> str:
 
 
 def metric_value(metric: str, value: float | None, digits: int = 4) -> str:
-    """An accuracy as a percentage, a perplexity as a number of so many significant digits."""
+    """Format an accuracy (0 to 1) as a percentage, a perplexity with this many significant digits."""
     if metric != "accuracy" or value is None or not math.isfinite(value):
         return significant(value, digits)
     return f"{100 * value:.1f}%"
 
 
 def difference(metric: str, value: float | None, reference: float | None) -> str:
-    """How far a value lies from another, signed: accuracies in percentage points, perplexities in their own unit."""
+    """Format `value - reference` with its sign: accuracies in percentage points, perplexities as they are."""
     if value is None or reference is None or not math.isfinite(value - reference):
         return ABSENT
     gap = value - reference
@@ -83,7 +88,7 @@ def difference(metric: str, value: float | None, reference: float | None) -> str
 
 
 def duration(seconds: float | None) -> str:
-    """A time for people: "0.8 s", "41 s", "12 min 5 s", "3 h 20 min"."""
+    """Format a duration in seconds for people: "0.8 s", "41 s", "12 min 5 s", "3 h 20 min"."""
     if seconds is None or not math.isfinite(seconds):
         return ABSENT
     if seconds < 9.95:
@@ -98,5 +103,11 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A number of things, in the singular where it is one: 1 round, 20 rounds, 3 replies."""
+    """Format a number of things, in the singular for one: 1 round, 20 rounds, 3 replies.
+
+    Args:
+        count: Number of things.
+        one: Noun in the singular.
+        many: Noun in the plural; by default `one` with an s.
+    """
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -1,83 +1,83 @@
-"""A comparison as JSON: for each codec what it came to over the seeds, and every run by itself."""
+"""A comparison as JSON: the results of each codec over the seeds, and of every run."""
 
 from typing import Any
 
-from fedglm.reports.comparison.formats import times_fewer
-from fedglm.reports.comparison.peers import stands_for
-from fedglm.reports.comparison.to_target import Comparison, SeedRun, Spread, Standing, Way
+from fedglm.reports.comparison.formats import invert_ratio
+from fedglm.reports.comparison.peers import describe_method
+from fedglm.reports.comparison.to_target import CodecResult, Comparison, Direction, SeedRun, Spread
 from fedglm.reports.run.guarantees import node_guarantee
 
-_WAYS: dict[str, Way] = {"uplink": "up", "downlink": "down", "roundtrip": "total"}
+_DIRECTIONS: dict[str, Direction] = {"uplink": "up", "downlink": "down", "roundtrip": "total"}
 
 
-def comparison_json(found: Comparison) -> dict[str, Any]:
-    """The comparison as plain values.
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as values that JSON can represent.
 
-    Under each codec a plain figure is the mean over the seeds, and `..._range` holds the least and the greatest. What
-    is said of the target (`..._to_target`, `..._times_fewer`, `rounds_of_...`) is over the seeds that reached it, which
-    `seeds_reached` counts; `..._times_fewer` is a geometric mean. `runs` holds the same for each seed.
+    For each codec, a plain key is the mean over the seeds, and `..._range` its minimum and maximum. Figures on the
+    target (`..._to_target`, `..._times_fewer`, `rounds_of_...`) are taken over the seeds that reached it, which
+    `seeds_reached` counts; `..._times_fewer` is a geometric mean. `runs` has the figures of each seed.
     """
-    target = found.target
+    target = comparison.target
     return {
-        "tolerance": found.tolerance,
-        "metric": found.standings[0].run.metric,
-        "seeds": [trial.run.summary.get("seed") for trial in found.standings[0].trials],
-        "baseline": found.standings[0].label,
+        "tolerance": comparison.tolerance,
+        "metric": comparison.codecs[0].run.metric,
+        "seeds": [seed_run.run.summary.get("seed") for seed_run in comparison.codecs[0].seed_runs],
+        "baseline": comparison.codecs[0].label,
         "target_loss": target.mean if target else None,
-        "codecs": [_codec(standing) for standing in found.standings],
+        "codecs": [_codec_values(codec) for codec in comparison.codecs],
     }
 
 
-def _codec(standing: Standing) -> dict[str, Any]:
-    metric = standing.run.metric
+def _codec_values(codec: CodecResult) -> dict[str, Any]:
+    metric = codec.run.metric
     figures: dict[str, Spread | None] = {
-        "loss": standing.over_seeds(lambda trial: trial.run.final.loss),
-        "best_loss": standing.over_seeds(lambda trial: trial.best_loss),
-        metric: standing.over_seeds(lambda trial: trial.run.final.metric),
-        "uplink_bytes": standing.over_seeds(lambda trial: trial.run.traffic.up),
-        "downlink_bytes": standing.over_seeds(lambda trial: trial.run.traffic.down),
-        "bytes": standing.over_seeds(lambda trial: trial.run.traffic.total),
-        "rounds_to_target": standing.rounds_to_target,
-        "rounds_of_baseline_to_target": standing.over_seeds(lambda trial: trial.of_rounds),
-        "rounds_of_baseline_run": standing.over_seeds(lambda trial: trial.of_run),
-        "uplink_bytes_to_target": standing.bytes_to_target("up"),
-        "downlink_bytes_to_target": standing.bytes_to_target("down"),
-        "bytes_to_target": standing.bytes_to_target("total"),
-        "epsilon": standing.over_seeds(lambda trial: trial.run.epsilon),
-        "client_epsilon": standing.over_seeds(_client_epsilon),
-        **{f"{name}_times_fewer": times_fewer(standing.ratio(way)) for name, way in _WAYS.items()},
+        "loss": codec.over_seeds(lambda each: each.run.final.loss),
+        "best_loss": codec.over_seeds(lambda each: each.best_loss),
+        metric: codec.over_seeds(lambda each: each.run.final.metric),
+        "uplink_bytes": codec.over_seeds(lambda each: each.run.traffic.up),
+        "downlink_bytes": codec.over_seeds(lambda each: each.run.traffic.down),
+        "bytes": codec.over_seeds(lambda each: each.run.traffic.total),
+        "rounds_to_target": codec.rounds_to_target,
+        "rounds_of_baseline_to_target": codec.over_seeds(lambda each: each.rounds_over_baseline),
+        "rounds_of_baseline_run": codec.over_seeds(lambda each: each.rounds_over_baseline_run),
+        "uplink_bytes_to_target": codec.bytes_to_target("up"),
+        "downlink_bytes_to_target": codec.bytes_to_target("down"),
+        "bytes_to_target": codec.bytes_to_target("total"),
+        "epsilon": codec.over_seeds(lambda each: each.run.epsilon),
+        "client_epsilon": codec.over_seeds(_client_epsilon),
+        **{f"{name}_times_fewer": invert_ratio(codec.ratio(direction)) for name, direction in _DIRECTIONS.items()},
     }
     return {
-        "label": standing.label,
-        "codec": standing.run.text("codec"),
-        "stands_for": stands_for(standing.run),
-        "rounds": len(standing.run.rounds),
-        "seeds_reached": standing.reached,
+        "label": codec.label,
+        "codec": codec.run.text("codec"),
+        "stands_for": describe_method(codec.run),
+        "rounds": len(codec.run.rounds),
+        "seeds_reached": codec.reached,
         **{name: spread.mean if spread else None for name, spread in figures.items()},
         **{f"{name}_range": [spread.low, spread.high] if spread else None for name, spread in figures.items()},
-        "runs": [_run(trial) for trial in standing.trials],
+        "runs": [_run_values(seed_run) for seed_run in codec.seed_runs],
     }
 
 
-def _run(trial: SeedRun) -> dict[str, Any]:
-    run, reached = trial.run, trial.reached
-    ratios = {name: trial.ratio(way) for name, way in _WAYS.items()}
+def _run_values(seed_run: SeedRun) -> dict[str, Any]:
+    run, reached = seed_run.run, seed_run.reached
+    ratios = {name: seed_run.ratio(direction) for name, direction in _DIRECTIONS.items()}
     return {
         "seed": run.summary.get("seed"),
-        "folder": str(trial.folder),
-        "target_loss": trial.target,
+        "folder": str(seed_run.folder),
+        "target_loss": seed_run.target,
         "loss": run.final.loss,
-        "best_loss": trial.best_loss,
+        "best_loss": seed_run.best_loss,
         run.metric: run.final.metric,
         "rounds": len(run.rounds),
         "uplink_bytes": run.traffic.up,
         "downlink_bytes": run.traffic.down,
         "bytes": run.traffic.total,
         "epsilon": run.epsilon,
-        "client_epsilon": _client_epsilon(trial),
+        "client_epsilon": _client_epsilon(seed_run),
         "rounds_to_target": reached.round if reached else None,
-        "rounds_of_baseline_to_target": trial.of_rounds,
-        "rounds_of_baseline_run": trial.of_run,
+        "rounds_of_baseline_to_target": seed_run.rounds_over_baseline,
+        "rounds_of_baseline_run": seed_run.rounds_over_baseline_run,
         "uplink_bytes_to_target": reached.traffic.up if reached else None,
         "downlink_bytes_to_target": reached.traffic.down if reached else None,
         "bytes_to_target": reached.traffic.total if reached else None,
@@ -85,6 +85,6 @@ def _run(trial: SeedRun) -> dict[str, Any]:
     }
 
 
-def _client_epsilon(trial: SeedRun) -> float | None:
-    nodes = node_guarantee(trial.run)
+def _client_epsilon(seed_run: SeedRun) -> float | None:
+    nodes = node_guarantee(seed_run.run)
     return nodes.epsilon if nodes else None

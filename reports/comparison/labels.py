@@ -1,13 +1,13 @@
-"""A codec's label with the epsilon that it ran under, and without."""
+"""Labels of codecs with the epsilon that they ran under, and without it."""
 
 import re
 
 
 def with_epsilon(label: str, epsilon: float) -> str:
-    """A variant's label in a comparison over epsilons; `inf` is without noise."""
+    """Add an epsilon to a codec's label, for a comparison over epsilons; `inf` means without noise."""
     return f"{label}{'+' if '@' in label else '@'}epsilon={epsilon:g}"
 
 
 def without_epsilon(label: str) -> str:
-    """The label that `with_epsilon` was given."""
+    """Return the label without the epsilon that `with_epsilon` added."""
     return re.sub(r"[@+]epsilon=[^+@]*$", "", label)

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: the loss of every codec by bytes and by round, and the bytes to the target."""
+"""Pictures of a comparison: the loss of every codec by bytes and by round, and the bytes to the target."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedglm.reports.comparison.formats import name_of
-from fedglm.reports.comparison.to_target import Comparison, Standing
+from fedglm.reports.comparison.formats import choose_name
+from fedglm.reports.comparison.to_target import CodecResult, Comparison
 from fedglm.reports.formats import byte_count, significant
 from fedglm.reports.html.axes import (
     DASH_DOT,
@@ -27,21 +27,28 @@ from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html, clean
 from fedglm.run_folder.record import RunRecord, Traffic
 
-# Colour, line and marker all differ: no codec is told by its colour alone.
+# Colour, line and marker all differ, so that no codec is identified by its colour alone.
 _INKS = tuple(ink for ink in Ink if ink.name.startswith("SERIES"))
 _LINES = ("solid", DASH_DOT, DOTTED, (0, (7, 1.5)))
 _MARKERS = "osD^vPX<"
 _NAME_LENGTH = 44
-_TWO_COLUMNS = 19  # letters of a name, up to which two stand side by side in a legend
-_TIMES_TARGET = 2.0
-_FEW_SEEDS = 3  # below, each seed has a thin line of its own
+_TWO_COLUMNS = 19  # longest name, in characters, with which a legend has two columns
+_MAX_OVER_TARGET = 2.0
+_FEW_SEEDS = 3  # with fewer seeds, each is also drawn as a thin line
 
-Place = Callable[[Traffic], float | None]
+TrafficMeasure = Callable[[Traffic], float | None]
 
 
 @dataclass(frozen=True)
-class _Learning:
-    """The loss of a codec: the mean over its seeds at each round, the least and the greatest, and every seed's own."""
+class _LearningCurve:
+    """Loss of a codec by round.
+
+    Attributes:
+        mean: Mean over the seeds.
+        low: Minimum over the seeds at each point of `mean`.
+        high: Maximum, likewise.
+        seeds: Curve of each seed.
+    """
 
     mean: Curve
     low: tuple[float, ...]
@@ -49,24 +56,24 @@ class _Learning:
     seeds: tuple[Curve, ...]
 
 
-def _short(label: str) -> str:
+def _shorten(label: str) -> str:
     shown = " ".join(clean(label).split())
     return shown if len(shown) <= _NAME_LENGTH else shown[: _NAME_LENGTH - 1] + "…"
 
 
-def _points(run: RunRecord, place: Place | None) -> list[tuple[float | None, float | None]]:
-    """Where each round's loss is drawn: at its number, or at what `place` makes of the bytes sent until its end."""
+def _collect_points(run: RunRecord, measure: TrafficMeasure | None) -> list[tuple[float | None, float | None]]:
+    """Return the points of a run: loss by round, or by what `measure` takes of the bytes sent so far."""
     losses = [record.score.loss for record in run.rounds]
-    if place is None:
+    if measure is None:
         start = [(0.0, run.initial.loss)] if run.initial else []
         return [*start, *((float(r.round), loss) for r, loss in zip(run.rounds, losses, strict=True))]
     spent = list(accumulate((record.traffic for record in run.rounds), initial=Traffic()))[1:]
-    return [(place(traffic) or None, loss) for traffic, loss in zip(spent, losses, strict=True)]
+    return [(measure(traffic) or None, loss) for traffic, loss in zip(spent, losses, strict=True)]
 
 
-def _learning(standing: Standing, place: Place | None) -> _Learning:
-    rows = zip(*(_points(trial.run, place) for trial in standing.trials), strict=False)
-    # A round counts where every seed has a loss: the mean of those that did not diverge would flatter.
+def _average_learning(codec: CodecResult, measure: TrafficMeasure | None) -> _LearningCurve:
+    rows = zip(*(_collect_points(seed_run.run, measure) for seed_run in codec.seed_runs), strict=False)
+    # Only rounds in which every seed has a loss: a mean without the seeds that diverged would be biased.
     kept = [
         [(x, y) for x, y in row if drawable(x) and drawable(y)]
         for row in rows
@@ -74,24 +81,24 @@ def _learning(standing: Standing, place: Place | None) -> _Learning:
     ]
     xs = tuple(math.fsum(x for x, _ in row) / len(row) for row in kept)
     ys = tuple(math.fsum(y for _, y in row) / len(row) for row in kept)
-    return _Learning(
+    return _LearningCurve(
         mean=Curve(xs, ys),
         low=tuple(min(y for _, y in row) for row in kept),
         high=tuple(max(y for _, y in row) for row in kept),
         seeds=tuple(
             Curve(tuple(row[seed][0] for row in kept), tuple(row[seed][1] for row in kept))
-            for seed in range(len(standing.trials))
+            for seed in range(len(codec.seed_runs))
         ),
     )
 
 
-def _spaced(points: int, index: int) -> tuple[int, int]:
-    # About ten markers a line, each line's set off from the others', so that those of equal curves do not coincide.
+def _space_markers(points: int, index: int) -> tuple[int, int]:
+    # About ten markers a line, shifted from line to line, so that the markers of equal curves do not coincide.
     every = max(1, points // 10)
     return index % every, every
 
 
-def _draw_learning(axes: Axes, index: int, label: str, learning: _Learning) -> None:
+def _draw_learning(axes: Axes, index: int, label: str, learning: _LearningCurve) -> None:
     ink = _INKS[index % len(_INKS)].value
     if len(learning.seeds) > 1:
         axes.fill_between(learning.mean.x, learning.low, learning.high, color=ink, alpha=0.16, linewidth=0)
@@ -104,32 +111,32 @@ def _draw_learning(axes: Axes, index: int, label: str, learning: _Learning) -> N
         linestyle=_LINES[index % len(_LINES)],
         marker=_MARKERS[index % len(_MARKERS)],
         markersize=4,
-        markevery=_spaced(len(learning.mean.x), index),
+        markevery=_space_markers(len(learning.mean.x), index),
         linewidth=1.6,
         label=label,
     )
 
 
-def greatest_drawn(comparison: Comparison) -> float | None:
-    """The loss above which pictures are cut off; None where all is drawn.
+def max_drawn_loss(comparison: Comparison) -> float | None:
+    """Return the loss above which pictures are cut off; None where all losses are drawn.
 
-    Codecs part near the target, and the steep beginning would press that part flat.
+    Codecs differ near the target, and a scale that includes the steep beginning would flatten that part.
     """
     target = comparison.target
     if target is None or not target.mean > 0:
         return None
-    losses = (r.score.loss for standing in comparison.standings for t in standing.trials for r in t.run.rounds)
-    top = _TIMES_TARGET * target.high
+    losses = (r.score.loss for codec in comparison.codecs for t in codec.seed_runs for r in t.run.rounds)
+    top = _MAX_OVER_TARGET * target.high
     return top if any(drawable(loss) and loss > top for loss in losses) else None
 
 
-def _losses(comparison: Comparison, name: str, what: str, place: Place | None) -> Html | None:
-    learnings = [_learning(standing, place) for standing in comparison.standings]
+def _draw_losses(comparison: Comparison, name: str, axis_label: str, measure: TrafficMeasure | None) -> Html | None:
+    learnings = [_average_learning(codec, measure) for codec in comparison.codecs]
     values = [y for learning in learnings for y in (*learning.low, *learning.high)]
     if not values:
         return None
     target = comparison.target
-    names = [_short(name_of(comparison, standing)) for standing in comparison.standings]
+    names = [_shorten(choose_name(comparison, codec)) for codec in comparison.codecs]
     columns = 2 if max(map(len, names)) <= _TWO_COLUMNS else 1
 
     def draw(figure: Figure) -> None:
@@ -140,63 +147,63 @@ def _losses(comparison: Comparison, name: str, what: str, place: Place | None) -
             if target.high > target.low:
                 axes.axhspan(target.low, target.high, color=Ink.MUTED.value, alpha=0.13, linewidth=0)
             axes.axhline(target.mean, color=Ink.MUTED.value, linewidth=1.1, linestyle=DASHED, label="target")
-        top = greatest_drawn(comparison)
+        top = max_drawn_loss(comparison)
         shown = [value for value in values if top is None or value <= top]
         low, high = limits([*shown, *([target.low] if target else [])], log=False)
         value_axis(axes, "y", "loss", low, high if top is None else top)
         points = [xy for learning in learnings for xy in zip(learning.mean.x, learning.mean.y, strict=True)]
-        near = [x for x, y in points if place is None or top is None or y <= top]
+        near = [x for x, y in points if measure is None or top is None or y <= top]
         xs = near or [x for x, _ in points]
-        if place is None:
+        if measure is None:
             round_axis(axes, max(xs), first=min(xs))
         else:
             byte_axis(axes, "x", *limits(xs, log=True, below=0.05, above=0.05))
-            axes.set_xlabel(f"{what} (log scale)")
+            axes.set_xlabel(f"{axis_label} (log scale)")
         legend_above(axes, columns, topmost_first=False)
 
     ends = "; ".join(
-        f"{standing.label} {significant(learning.mean.y[-1])}"
-        + (f" after {byte_count(learning.mean.x[-1])}" if place else "")
-        for standing, learning in zip(comparison.standings, learnings, strict=True)
+        f"{codec.label} {significant(learning.mean.y[-1])}"
+        + (f" after {byte_count(learning.mean.x[-1])}" if measure else "")
+        for codec, learning in zip(comparison.codecs, learnings, strict=True)
         if learning.mean.x
     )
-    alternative = f"Loss by {what}, where each codec ends: {ends}."
+    alternative = f"Loss by {axis_label}, where each codec ends: {ends}."
     height = 220 + 15 * math.ceil((len(names) + 1) / columns)
     return inline_svg(draw, name=name, size=(350, height), alternative=alternative)
 
 
-def losses_by_round(comparison: Comparison) -> Html | None:
-    """The loss of every codec after each round, and the target."""
-    return _losses(comparison, "compare-round", "round", None)
+def draw_losses_by_round(comparison: Comparison) -> Html | None:
+    """Draw the loss of every codec after each round, and the target."""
+    return _draw_losses(comparison, "compare-round", "round", None)
 
 
-def losses_by_upload(comparison: Comparison) -> Html | None:
-    """The loss of every codec over all bytes that its nodes have sent (log), and the target."""
-    return _losses(comparison, "compare-upload", "bytes uploaded", lambda traffic: traffic.up)
+def draw_losses_by_upload(comparison: Comparison) -> Html | None:
+    """Draw the loss of every codec over the bytes that its nodes have sent (log), and the target."""
+    return _draw_losses(comparison, "compare-upload", "bytes uploaded", lambda traffic: traffic.up)
 
 
-def losses_by_bytes(comparison: Comparison) -> Html | None:
-    """The loss of every codec over all bytes sent both ways (log), and the target."""
-    return _losses(comparison, "compare-bytes", "bytes sent, both ways", lambda traffic: traffic.total)
+def draw_losses_by_bytes(comparison: Comparison) -> Html | None:
+    """Draw the loss of every codec over the bytes sent in both directions (log), and the target."""
+    return _draw_losses(comparison, "compare-bytes", "bytes sent, both ways", lambda traffic: traffic.total)
 
 
-def bytes_to_target(comparison: Comparison) -> Html | None:
-    """One row a codec: the bytes sent until the target, up and both ways (log); or that it was not reached."""
-    standings = comparison.standings
-    spent = [(s.bytes_to_target("up"), s.bytes_to_target("total")) for s in standings]
+def draw_bytes_to_target(comparison: Comparison) -> Html | None:
+    """Draw one row a codec: bytes sent until the target, uplink and both ways (log), or that it was not reached."""
+    codecs = comparison.codecs
+    spent = [(s.bytes_to_target("up"), s.bytes_to_target("total")) for s in codecs]
     known = [spread.mean for pair in spent for spread in pair if spread and spread.mean > 0]
     if not known:
         return None
     places = [[spread.mean for spread in pair if spread and spread.mean > 0] for pair in spent]
 
-    def note(standing: Standing) -> str:
-        up, total = standing.bytes_to_target("up"), standing.bytes_to_target("total")
+    def format_bytes_sent(codec: CodecResult) -> str:
+        up, total = codec.bytes_to_target("up"), codec.bytes_to_target("total")
         return f"{byte_count(up.mean)}, {byte_count(total.mean)}" if up and total else "not reached"
 
-    def title(standing: Standing) -> str:
-        part = 0 < standing.reached < len(standing.trials)
-        return _short(name_of(comparison, standing)) + (
-            f" ({standing.reached} of {len(standing.trials)} seeds)" if part else ""
+    def format_name(codec: CodecResult) -> str:
+        is_partial = 0 < codec.reached < len(codec.seed_runs)
+        return _shorten(choose_name(comparison, codec)) + (
+            f" ({codec.reached} of {len(codec.seed_runs)} seeds)" if is_partial else ""
         )
 
     def draw(figure: Figure) -> None:
@@ -206,21 +213,23 @@ def bytes_to_target(comparison: Comparison) -> Html | None:
         byte_axis(axes, "x", low, high)
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
-        for row, (standing, xs) in enumerate(zip(standings, places, strict=True)):
+        for row, (codec, xs) in enumerate(zip(codecs, places, strict=True)):
             ink = _INKS[row % len(_INKS)].value
             axes.annotate(
-                title(standing), (low, row), (0, 9), textcoords="offset points", fontsize=9.5, color=Ink.MUTED.value
+                format_name(codec), (low, row), (0, 9), textcoords="offset points", fontsize=9.5, color=Ink.MUTED.value
             )
             axes.hlines([row] * len(xs[1:]), xs[:1], xs[1:], color=ink, linewidth=1.6)
             axes.plot(xs[:1], [row] * len(xs[:1]), marker="o", markersize=5, color=ink)
             axes.plot(xs[1:], [row] * len(xs[1:]), marker="o", markersize=9, markerfacecolor="none", color=ink)
-            place = (max(xs, default=low), row)
+            anchor = (max(xs, default=low), row)
             shift = (10 if xs else 0, 0)
-            axes.annotate(note(standing), place, shift, textcoords="offset points", va="center", fontsize=9.5)
+            axes.annotate(
+                format_bytes_sent(codec), anchor, shift, textcoords="offset points", va="center", fontsize=9.5
+            )
         axes.set_yticks([])
         axes.set_ylim(len(spent) - 0.5, -0.75)
         axes.set_xlabel("bytes sent until the target (log scale)")
 
-    said = "; ".join(f"{title(standing)} {note(standing)}" for standing in standings)
-    alternative = f"Bytes to the target, up and both ways: {said}."
+    rows = "; ".join(f"{format_name(codec)} {format_bytes_sent(codec)}" for codec in codecs)
+    alternative = f"Bytes to the target, up and both ways: {rows}."
     return inline_svg(draw, name="compare-target", size=(350, 62 + 38 * len(spent)), alternative=alternative)

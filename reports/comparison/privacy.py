@@ -1,4 +1,4 @@
-"""What privacy costs: codecs under several epsilons, by loss and bytes, for whoever sets the policy."""
+"""Cost of privacy: codecs under several epsilons, by loss and bytes, for those who set the policy."""
 
 import math
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from fedglm.reports.comparison.labels import without_epsilon
-from fedglm.reports.comparison.to_target import Comparison, Standing
+from fedglm.reports.comparison.to_target import CodecResult, Comparison
 from fedglm.reports.formats import byte_count, metric_value, significant
 from fedglm.reports.html.axes import DASH_DOT, DASHED, DOTTED, byte_axis, legend_above, limits, value_axis
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Column, Html, element, section, table
 from fedglm.reports.run.sections import figure
 
-_SAME = 0.02
-"""Of bytes: what noise alone makes of a run's size."""
+_SIZE_TOLERANCE = 0.02
+"""Relative difference in bytes that noise alone makes; smaller differences do not count."""
 
 _INKS = tuple(ink for ink in Ink if ink.name.startswith("SERIES"))
 _MARKERS = "osD^vPX<"
@@ -22,15 +22,15 @@ _LINES = ("solid", DASHED, DASH_DOT, DOTTED)
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What one codec gives under one epsilon.
+class TradeoffPoint:
+    """Results of one codec under one epsilon.
 
     Attributes:
-        codec: Its name and settings, without the epsilon.
-        epsilon: That the run was asked for; infinite without noise.
-        loss: At the end, mean over the seeds; None where one was not finite.
-        metric: Accuracy or perplexity, likewise.
-        bytes: Of the whole run, both ways.
+        codec: Label of the codec, without the epsilon.
+        epsilon: Epsilon of the scenario; infinite without noise.
+        loss: Final loss, mean over the seeds; None where one is not finite.
+        metric: Final accuracy or perplexity, likewise.
+        bytes: Bytes of a run in both directions, mean over the seeds.
     """
 
     codec: str
@@ -40,44 +40,51 @@ class Offer:
     bytes: float
 
 
-def offers(comparison: Comparison) -> list[Offer]:
-    """Of all runs; those under no more than one epsilon are no price list, and there are none."""
-    found = [_offer(standing) for standing in comparison.standings]
-    return found if len({offer.epsilon for offer in found}) > 1 else []
+def collect_tradeoff_points(comparison: Comparison) -> list[TradeoffPoint]:
+    """Return a point for each codec and epsilon; none where all runs have the same epsilon."""
+    points = [_make_tradeoff_point(codec) for codec in comparison.codecs]
+    return points if len({point.epsilon for point in points}) > 1 else []
 
 
-def best_offers(found: list[Offer]) -> list[Offer]:
-    """Those that no other beats: as private, with no more bytes and no more loss, and better in one of them."""
+def select_pareto_front(points: list[TradeoffPoint]) -> list[TradeoffPoint]:
+    """Return the points that no other dominates: none has at most its epsilon, bytes and loss, and less of one.
 
-    def beats(one: Offer, other: Offer) -> bool:
+    Bytes that differ by less than `_SIZE_TOLERANCE` count as equal.
+    """
+
+    def dominates(one: TradeoffPoint, other: TradeoffPoint) -> bool:
         if one.loss is None or other.loss is None:
             return one.loss is not None
         pairs = [(one.epsilon, other.epsilon), (one.loss, other.loss)]
-        no_worse = all(mine <= theirs for mine, theirs in pairs) and one.bytes <= (1 + _SAME) * other.bytes
-        return no_worse and (any(mine < theirs for mine, theirs in pairs) or one.bytes < (1 - _SAME) * other.bytes)
+        is_larger = one.bytes > (1 + _SIZE_TOLERANCE) * other.bytes
+        is_smaller = one.bytes < (1 - _SIZE_TOLERANCE) * other.bytes
+        no_worse = all(mine <= theirs for mine, theirs in pairs) and not is_larger
+        return no_worse and (is_smaller or any(mine < theirs for mine, theirs in pairs))
 
-    return [offer for offer in found if offer.loss is not None and not any(beats(other, offer) for other in found)]
+    return [
+        point for point in points if point.loss is not None and not any(dominates(other, point) for other in points)
+    ]
 
 
-def price(comparison: Comparison) -> Html:
-    """The section; nothing where the runs have one epsilon."""
-    found = offers(comparison)
-    if not found:
+def render_privacy_cost(comparison: Comparison) -> Html:
+    """Render the section; nothing where all runs have the same epsilon."""
+    points = collect_tradeoff_points(comparison)
+    if not points:
         return Html()
-    metric = comparison.standings[0].run.metric
+    metric = comparison.codecs[0].run.metric
     pictures = element(
         "div",
-        figure("Loss by epsilon", _by_epsilon(found)),
-        figure("Loss by bytes, both ways", _by_bytes(found), "One mark a run; a ring: no other run beats it."),
+        figure("Loss by epsilon", _draw_by_epsilon(points)),
+        figure("Loss by bytes, both ways", _draw_by_bytes(points), "One mark a run; a ring: no other run beats it."),
         class_="pictures",
     )
     columns = [Column("Codec", figures=False), *map(Column, ("Epsilon", "Loss", metric.capitalize(), "Bytes"))]
     columns.append(Column("Not beaten", figures=False))
-    unbeaten = best_offers(found)
+    pareto_front = select_pareto_front(points)
     rows = [
-        (offer.codec, _named(offer.epsilon), significant(offer.loss), metric_value(metric, offer.metric),
-         byte_count(offer.bytes), "yes" if offer in unbeaten else "")
-        for offer in sorted(found, key=lambda offer: (offer.codec, -offer.epsilon))
+        (point.codec, _format_epsilon(point.epsilon), significant(point.loss), metric_value(metric, point.metric),
+         byte_count(point.bytes), "yes" if point in pareto_front else "")
+        for point in sorted(points, key=lambda point: (point.codec, -point.epsilon))
     ]  # fmt: skip
     note = (
         "Not beaten: no other run here has no more epsilon, no more bytes and no more loss. Noise differs from run to "
@@ -87,86 +94,90 @@ def price(comparison: Comparison) -> Html:
     return section("price", "What privacy costs", pictures, grid, element("p", note, class_="note"))
 
 
-def _offer(standing: Standing) -> Offer:
-    privacy = standing.run.settings.get("privacy")
-    asked = privacy.get("epsilon") if isinstance(privacy, dict) else None
-    losses = [trial.run.final.loss for trial in standing.trials]
-    metrics = [trial.run.final.metric for trial in standing.trials]
-    return Offer(
-        codec=without_epsilon(standing.label),
-        epsilon=math.inf if asked is None else float(asked),
+def _make_tradeoff_point(codec: CodecResult) -> TradeoffPoint:
+    privacy = codec.run.settings.get("privacy")
+    epsilon = privacy.get("epsilon") if isinstance(privacy, dict) else None
+    losses = [seed_run.run.final.loss for seed_run in codec.seed_runs]
+    metrics = [seed_run.run.final.metric for seed_run in codec.seed_runs]
+    return TradeoffPoint(
+        codec=without_epsilon(codec.label),
+        epsilon=math.inf if epsilon is None else float(epsilon),
         loss=_mean(losses),
         metric=_mean(metrics),
-        bytes=sum(trial.run.traffic.total for trial in standing.trials) / len(standing.trials),
+        bytes=sum(seed_run.run.traffic.total for seed_run in codec.seed_runs) / len(codec.seed_runs),
     )
 
 
 def _mean(values: list[float | None]) -> float | None:
-    good = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(good) / len(good) if values and len(good) == len(values) else None
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(finite) / len(finite) if values and len(finite) == len(values) else None
 
 
-def _named(epsilon: float) -> str:
+def _format_epsilon(epsilon: float) -> str:
     return "no noise" if math.isinf(epsilon) else f"{epsilon:g}"
 
 
-def _drawn(found: list[Offer]) -> list[tuple[Offer, float]]:
-    return [(offer, offer.loss) for offer in found if offer.loss is not None]
+def _select_drawable(points: list[TradeoffPoint]) -> list[tuple[TradeoffPoint, float]]:
+    return [(point, point.loss) for point in points if point.loss is not None]
 
 
-def _by_epsilon(found: list[Offer]) -> Html | None:
-    places = {epsilon: place for place, epsilon in enumerate(sorted({offer.epsilon for offer in found}))}
-    codecs = list(dict.fromkeys(offer.codec for offer in found))
-    losses = [loss for _, loss in _drawn(found)]
+def _draw_by_epsilon(points: list[TradeoffPoint]) -> Html | None:
+    places = {epsilon: place for place, epsilon in enumerate(sorted({point.epsilon for point in points}))}
+    codecs = list(dict.fromkeys(point.codec for point in points))
+    losses = [loss for _, loss in _select_drawable(points)]
     if not losses:
         return None
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for number, codec in enumerate(codecs):
-            points = sorted((places[offer.epsilon], loss) for offer, loss in _drawn(found) if offer.codec == codec)
+            own = [(point, loss) for point, loss in _select_drawable(points) if point.codec == codec]
+            coordinates = sorted((places[point.epsilon], loss) for point, loss in own)
             axes.plot(
-                [x for x, _ in points], [y for _, y in points], color=_INKS[number % len(_INKS)].value,
+                [x for x, _ in coordinates], [y for _, y in coordinates], color=_INKS[number % len(_INKS)].value,
                 linestyle=_LINES[number % len(_LINES)], marker=_MARKERS[number % len(_MARKERS)], markersize=5,
                 label=codec,
             )  # fmt: skip
         value_axis(axes, "y", "loss", *limits(losses, log=False))
-        axes.set_xticks(list(places.values()), [_named(epsilon) for epsilon in places])
+        axes.set_xticks(list(places.values()), [_format_epsilon(epsilon) for epsilon in places])
         axes.set_xlim(-0.3, len(places) - 0.7)
         axes.set_xlabel("epsilon: to the left, more private")
         legend_above(axes, columns=2, topmost_first=False)
 
-    said = "; ".join(f"{o.codec} at {_named(o.epsilon)}: {significant(loss)}" for o, loss in _drawn(found))
-    return inline_svg(draw, name="price-epsilon", size=(350, 240), alternative=f"Loss by epsilon. {said}.")
+    values = "; ".join(
+        f"{o.codec} at {_format_epsilon(o.epsilon)}: {significant(loss)}" for o, loss in _select_drawable(points)
+    )
+    return inline_svg(draw, name="price-epsilon", size=(350, 240), alternative=f"Loss by epsilon. {values}.")
 
 
-def _by_bytes(found: list[Offer]) -> Html | None:
-    drawn = _drawn(found)
-    epsilons, codecs = sorted({o.epsilon for o in found}), list(dict.fromkeys(o.codec for o in found))
-    unbeaten = best_offers(found)
+def _draw_by_bytes(points: list[TradeoffPoint]) -> Html | None:
+    drawn = _select_drawable(points)
+    epsilons, codecs = sorted({o.epsilon for o in points}), list(dict.fromkeys(o.codec for o in points))
+    pareto_front = select_pareto_front(points)
     if not drawn:
         return None
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for offer, loss in drawn:
-            ink = _INKS[epsilons.index(offer.epsilon) % len(_INKS)].value
-            mark = _MARKERS[codecs.index(offer.codec) % len(_MARKERS)]
-            axes.plot([offer.bytes], [loss], color=ink, marker=mark, markersize=6, linestyle="none")
-            if offer in unbeaten:
+        for point, loss in drawn:
+            ink = _INKS[epsilons.index(point.epsilon) % len(_INKS)].value
+            mark = _MARKERS[codecs.index(point.codec) % len(_MARKERS)]
+            axes.plot([point.bytes], [loss], color=ink, marker=mark, markersize=6, linestyle="none")
+            if point in pareto_front:
                 axes.plot(
-                    [offer.bytes], [loss], marker="o", markersize=12, markerfacecolor="none",
+                    [point.bytes], [loss], marker="o", markersize=12, markerfacecolor="none",
                     markeredgecolor=Ink.MUTED.value, linestyle="none",
                 )  # fmt: skip
         for epsilon in epsilons:
             ink = _INKS[epsilons.index(epsilon) % len(_INKS)].value
-            axes.plot([], [], color=ink, marker="o", linestyle="none", label=f"epsilon {_named(epsilon)}")
+            axes.plot([], [], color=ink, marker="o", linestyle="none", label=f"epsilon {_format_epsilon(epsilon)}")
         value_axis(axes, "y", "loss", *limits([loss for _, loss in drawn], log=False))
-        byte_axis(axes, "x", *limits([offer.bytes for offer, _ in drawn], log=True, below=0.15, above=0.15))
+        byte_axis(axes, "x", *limits([point.bytes for point, _ in drawn], log=True, below=0.15, above=0.15))
         axes.set_xlabel("bytes of the whole run, both ways (log scale)")
         legend_above(axes, columns=2, topmost_first=False)
 
-    said = "; ".join(
-        f"{o.codec}, epsilon {_named(o.epsilon)}: {significant(loss)} for {byte_count(o.bytes)}" for o, loss in drawn
+    values = "; ".join(
+        f"{o.codec}, epsilon {_format_epsilon(o.epsilon)}: {significant(loss)} for {byte_count(o.bytes)}"
+        for o, loss in drawn
     )
-    return inline_svg(draw, name="price-bytes", size=(350, 240), alternative=f"Loss by bytes. {said}.")
+    return inline_svg(draw, name="price-bytes", size=(350, 240), alternative=f"Loss by bytes. {values}.")

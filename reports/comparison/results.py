@@ -1,4 +1,4 @@
-"""The tables of a comparison's page: who reaches the baseline's final loss, and for how many bytes; each run whole."""
+"""Tables of a comparison's page: bytes and rounds to the baseline's final loss, and the results of whole runs."""
 
 import os
 from collections.abc import Callable
@@ -6,103 +6,104 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from fedglm.reports.comparison.formats import label_lines, mean_and_range, rounds, times_fewer
-from fedglm.reports.comparison.peers import stands_for
-from fedglm.reports.comparison.to_target import Comparison, SeedRun, Spread, Standing, Way
+from fedglm.reports.comparison.formats import format_mean_and_range, format_rounds, invert_ratio, split_label
+from fedglm.reports.comparison.peers import describe_method
+from fedglm.reports.comparison.to_target import CodecResult, Comparison, Direction, SeedRun, Spread
 from fedglm.reports.formats import ABSENT, byte_count, metric_value, significant, times, whole
 from fedglm.reports.html.markup import Column, Html, element, folded, join, section, table
 from fedglm.run_folder.names import REPORT
 from fedglm.run_folder.record import number
 
-_WAYS: tuple[Way, ...] = ("up", "down", "total")
+_DIRECTIONS: tuple[Direction, ...] = ("up", "down", "total")
 
 
-def best_of(comparison: Comparison) -> Standing | None:
-    """The later codec that reaches the target under every seed for the fewest bytes both ways, if for fewer at all."""
+def select_best_codec(comparison: Comparison) -> CodecResult | None:
+    """Return the codec that reaches the target under every seed with the fewest bytes; None if none saves any."""
     saving = [
-        (ratio.mean, standing)
-        for standing in comparison.standings[1:]
-        if standing.always_reached and (ratio := standing.ratio("total")) is not None and ratio.mean < 1
+        (ratio.mean, codec)
+        for codec in comparison.codecs[1:]
+        if codec.always_reached and (ratio := codec.ratio("total")) is not None and ratio.mean < 1
     ]
     return min(saving, key=lambda pair: pair[0])[1] if saving else None
 
 
-def to_target(comparison: Comparison) -> Html:
-    """Bytes and rounds to the target, as a table."""
+def render_target_table(comparison: Comparison) -> Html:
+    """Render bytes and rounds to the target, as a table."""
     several = len(comparison.seeds) > 1
     titles = ["Round", "Rounds over the baseline's", "Rounds over its whole run", "Bytes up", "Bytes down", "Both ways"]
     titles += ["Up, times fewer", "Both ways, times fewer"]
     columns = [Column("Codec", figures=False), *([Column("Seeds")] if several else [])]
     columns += map(Column, titles)
-    best = best_of(comparison)
-    rows = [_row(standing, standing is best, several) for standing in comparison.standings]
+    best = select_best_codec(comparison)
+    rows = [_build_target_row(codec, codec is best, several) for codec in comparison.codecs]
     grid = table("Until the loss is at most the target", columns, rows)
-    return section("target", "Bytes and rounds to equal loss", grid, element("p", _reading(comparison), class_="note"))
+    note = element("p", _explain_table(comparison), class_="note")
+    return section("target", "Bytes and rounds to equal loss", grid, note)
 
 
-def _row(standing: Standing, best: bool, several: bool) -> tuple[str, ...]:
-    name = _named(standing, best)
-    reached = (f"{standing.reached} of {len(standing.trials)}",) if several else ()
-    if not standing.reached:
-        best_loss = standing.over_seeds(lambda trial: trial.best_loss)
+def _build_target_row(codec: CodecResult, best: bool, several: bool) -> tuple[str, ...]:
+    name = _name_codec(codec, best)
+    reached = (f"{codec.reached} of {len(codec.seed_runs)}",) if several else ()
+    if not codec.reached:
+        best_loss = codec.over_seeds(lambda each: each.best_loss)
         least = f"best {significant(best_loss.mean if best_loss else None)}"
-        return (name, *reached, _two_lines("not reached", least), *[ABSENT] * 7)
+        return (name, *reached, _stack_lines("not reached", least), *[ABSENT] * 7)
     cells = (
-        _cell(standing.rounds_to_target, rounds),
+        _build_cell(codec.rounds_to_target, format_rounds),
         *(
-            times(share.mean) if (share := standing.over_seeds(measure)) else ABSENT
-            for measure in (lambda trial: trial.of_rounds, lambda trial: trial.of_run)
+            times(share.mean) if (share := codec.over_seeds(measure)) else ABSENT
+            for measure in (lambda each: each.rounds_over_baseline, lambda each: each.rounds_over_baseline_run)
         ),
-        *(byte_count(sent.mean if (sent := standing.bytes_to_target(way)) else None) for way in _WAYS),
-        *(_cell(times_fewer(standing.ratio(way)), times) for way in _WAYS if way != "down"),
+        *(byte_count(sent.mean if (sent := codec.bytes_to_target(direction)) else None) for direction in _DIRECTIONS),
+        *(_build_cell(invert_ratio(codec.ratio(direction)), times) for direction in _DIRECTIONS if direction != "down"),
     )
     return (name, *reached, *cells)
 
 
-def _reading(comparison: Comparison) -> str:
-    """What the table's figures are, and what they are not."""
-    first = comparison.standings[0]
-    said = ["The first round whose loss is at most the target, and every byte sent until that round's end."]
+def _explain_table(comparison: Comparison) -> str:
+    """Explain what the table's figures mean, and what they do not show."""
+    first = comparison.codecs[0]
+    sentences = ["The first round whose loss is at most the target, and every byte sent until that round's end."]
     if len(comparison.seeds) > 1:
-        said.append(
+        sentences.append(
             "Each run is held against the baseline's of the same seed. Figures are means over the seeds that reached "
             "the target (geometric for the factors), with the least and the greatest below; best "
             "losses are means over all seeds."
         )
     else:
-        said.append("One run a codec: small differences may be chance, and several seeds (--seeds 7,8,9) tell.")
-    if len({len(standing.run.rounds) for standing in comparison.standings}) > 1:
-        said.append("Codecs with more rounds do more local work, and their learning rate falls more slowly.")
+        sentences.append("One run a codec: small differences may be chance, and several seeds (--seeds 7,8,9) tell.")
+    if len({len(codec.run.rounds) for codec in comparison.codecs}) > 1:
+        sentences.append("Codecs with more rounds do more local work, and their learning rate falls more slowly.")
     downlink = first.run.text("downlink_codec")
     if first.run.text("codec") == "dense-fp32" and downlink and downlink != "dense-fp32":
-        said.append(f"The baseline is dense on the way up alone: it, too, comes down as {downlink}.")
-    return " ".join(said)
+        sentences.append(f"The baseline is dense on the way up alone: it, too, comes down as {downlink}.")
+    return " ".join(sentences)
 
 
-def _label(standing: Standing) -> Html:
-    first, *others = label_lines(standing.label)
+def _render_label(codec: CodecResult) -> Html:
+    first, *others = split_label(codec.label)
     return element("bdi", first, *(part for other in others for part in (element("br"), other)))
 
 
-def _named(standing: Standing, best: bool) -> Html:
-    label = _label(standing)
-    line = ". ".join(filter(None, ("Fewest bytes" if best else None, stands_for(standing.run))))
+def _name_codec(codec: CodecResult, best: bool) -> Html:
+    label = _render_label(codec)
+    line = ". ".join(filter(None, ("Fewest bytes" if best else None, describe_method(codec.run))))
     title = element("strong", label) if best else label
-    return _two_lines(title, line) if line else title
+    return _stack_lines(title, line) if line else title
 
 
-def _cell(spread: Spread | None, form: Callable[[float], str]) -> str:
-    mean, span = mean_and_range(spread, form)
-    return _two_lines(mean, span) if span else mean
+def _build_cell(spread: Spread | None, form: Callable[[float], str]) -> str:
+    mean, span = format_mean_and_range(spread, form)
+    return _stack_lines(mean, span) if span else mean
 
 
-def _two_lines(first: str, second: str) -> Html:
+def _stack_lines(first: str, second: str) -> Html:
     return join([first, element("br"), element("span", second, class_="note")])
 
 
-def whole_runs(comparison: Comparison, folder: Path) -> Html:
-    """Each codec to its end, and where there are several seeds, each run."""
-    metric = comparison.standings[0].run.metric
+def render_whole_runs(comparison: Comparison, folder: Path) -> Html:
+    """Render the results of each codec after its last round and, with several seeds, those of each run."""
+    metric = comparison.codecs[0].run.metric
     titles = (
         "Density",
         "Comes down as",
@@ -119,65 +120,73 @@ def whole_runs(comparison: Comparison, folder: Path) -> Html:
         table(
             "Every codec, to its last round" + (", mean over the seeds, the least and the greatest" if several else ""),
             columns,
-            [_whole(standing, None if several else folder) for standing in comparison.standings],
+            [_build_whole_row(codec, None if several else folder) for codec in comparison.codecs],
         )
     ]
     if several:
-        parts.append(folded("Every run in figures", _every_run(comparison, folder)))
+        parts.append(folded("Every run in figures", _render_every_run(comparison, folder)))
     return section("runs", "Each run to its end", *parts)
 
 
-def _whole(standing: Standing, folder: Path | None) -> tuple[str, ...]:
-    run = standing.run
+def _build_whole_row(codec: CodecResult, folder: Path | None) -> tuple[str, ...]:
+    run = codec.run
     density = number(run.summary.get("density"))
-    label = _label(standing)
+    label = _render_label(codec)
     return (
-        _linked(label, standing.trials[0], folder) if folder else label,
+        _link_report(label, codec.seed_runs[0], folder) if folder else label,
         ABSENT if density is None else f"{density:g}",
         run.text("downlink_codec") or ABSENT,
         whole(len(run.rounds)),
-        _cell(standing.over_seeds(lambda trial: trial.run.final.loss), significant),
-        _cell(standing.over_seeds(lambda trial: trial.best_loss), significant),
-        _cell(standing.over_seeds(lambda trial: trial.run.final.metric), partial(metric_value, run.metric)),
+        _build_cell(codec.over_seeds(lambda each: each.run.final.loss), significant),
+        _build_cell(codec.over_seeds(lambda each: each.best_loss), significant),
+        _build_cell(codec.over_seeds(lambda each: each.run.final.metric), partial(metric_value, run.metric)),
         *(
             (f"{sent.mean:,.0f}" if folder else byte_count(sent.mean))
-            if (sent := standing.over_seeds(measure))
+            if (sent := codec.over_seeds(measure))
             else ABSENT
             for measure in (
-                lambda trial: trial.run.traffic.up,
-                lambda trial: trial.run.traffic.down,
-                lambda trial: trial.run.traffic.dense_total,
+                lambda each: each.run.traffic.up,
+                lambda each: each.run.traffic.down,
+                lambda each: each.run.traffic.dense_total,
             )
         ),
     )
 
 
-def _every_run(comparison: Comparison, folder: Path) -> Html:
-    metric = comparison.standings[0].run.metric
+def _render_every_run(comparison: Comparison, folder: Path) -> Html:
+    metric = comparison.codecs[0].run.metric
     titles = ["Seed", "Target", "Final loss", "Best loss", f"Final {metric}", "Round", "Bytes up", "Bytes down"]
     titles += ["Up, times fewer", "Both ways, times fewer"]
     rows = [
         (
-            _linked(_label(standing), trial, folder),
-            trial.seed,
-            significant(trial.target),
-            significant(trial.run.final.loss),
-            significant(trial.best_loss),
-            metric_value(metric, trial.run.final.metric),
-            whole(trial.reached.round) if trial.reached else "not reached",
-            *(byte_count(trial.reached.bytes(way) if trial.reached else None) for way in _WAYS if way != "total"),
-            *(times(1 / ratio) if (ratio := trial.ratio(way)) else ABSENT for way in _WAYS if way != "down"),
+            _link_report(_render_label(codec), seed_run, folder),
+            seed_run.seed,
+            significant(seed_run.target),
+            significant(seed_run.run.final.loss),
+            significant(seed_run.best_loss),
+            metric_value(metric, seed_run.run.final.metric),
+            whole(seed_run.reached.round) if seed_run.reached else "not reached",
+            *(
+                byte_count(seed_run.reached.bytes(direction) if seed_run.reached else None)
+                for direction in _DIRECTIONS
+                if direction != "total"
+            ),
+            *(
+                times(1 / ratio) if (ratio := seed_run.ratio(direction)) else ABSENT
+                for direction in _DIRECTIONS
+                if direction != "down"
+            ),
         )
-        for standing in comparison.standings
-        for trial in standing.trials
+        for codec in comparison.codecs
+        for seed_run in codec.seed_runs
     ]
     columns = [Column("Codec", figures=False), *map(Column, titles)]
     return table("Every run: its end, and round and bytes to its seed's target", columns, rows)
 
 
-def _linked(label: Html, trial: SeedRun, folder: Path) -> Html:
-    # A link only to what lies inside the folder: it moves with the page, and leads nowhere else.
-    page = trial.folder.resolve() / REPORT
+def _link_report(label: Html, seed_run: SeedRun, folder: Path) -> Html:
+    # Link only to reports inside the folder: they move with the page, and a link must not lead anywhere else.
+    page = seed_run.folder.resolve() / REPORT
     if not page.is_file() or not page.is_relative_to(folder.resolve()):
         return label
     inside = Path(os.path.relpath(page, folder.resolve())).as_posix()

@@ -1,24 +1,24 @@
-"""A comparison's page in words and pictures; `comparison_results` has its tables."""
+"""Sections of a comparison's page: headline, summary, warnings and pictures; `results.py` has the tables."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from fedglm.reports.comparison.formats import in_line, name_of, noise_line
+from fedglm.reports.comparison.formats import choose_name, describe_noise, format_in_line
 from fedglm.reports.comparison.pictures import (
-    bytes_to_target,
-    greatest_drawn,
-    losses_by_bytes,
-    losses_by_round,
-    losses_by_upload,
+    draw_bytes_to_target,
+    draw_losses_by_bytes,
+    draw_losses_by_round,
+    draw_losses_by_upload,
+    max_drawn_loss,
 )
-from fedglm.reports.comparison.results import best_of
+from fedglm.reports.comparison.results import select_best_codec
 from fedglm.reports.comparison.to_target import Comparison, SeedRun
 from fedglm.reports.formats import counted, fewer, significant
 from fedglm.reports.html.markup import Html, element, section
-from fedglm.reports.run.sections import figure, nodes_of
+from fedglm.reports.run.sections import count_nodes, figure
 
-# What a codec is, and what may go with it: not worth a warning where it differs.
-_THE_CODECS_OWN = (
+# Settings that may differ between codecs without a warning.
+_CODEC_SETTINGS = (
     "update.",
     "downlink.",
     "privacy.epsilon",
@@ -30,8 +30,8 @@ _THE_CODECS_OWN = (
 
 
 def headline(comparison: Comparison) -> str:
-    """The comparison in one sentence."""
-    first, best = name_of(comparison, comparison.standings[0]), best_of(comparison)
+    """Write the result of the comparison in one sentence."""
+    first, best = choose_name(comparison, comparison.codecs[0]), select_best_codec(comparison)
     if comparison.target is None:
         return f"{first} ended without a finite loss: there is nothing to compare with"
     if best is None:
@@ -40,83 +40,84 @@ def headline(comparison: Comparison) -> str:
     up, total = best.ratio("up"), best.ratio("total")
     saved = f"{fewer(total.mean if total else None, rough=True)} bytes"
     also = f" ({fewer(up.mean, rough=True)} up)" if up else ""
-    return f"{name_of(comparison, best)} reaches the final loss of {first} with {saved}{also}"
+    return f"{choose_name(comparison, best)} reaches the final loss of {first} with {saved}{also}"
 
 
-def summary_line(comparison: Comparison) -> str:
-    """The target and what was run."""
-    first, name = comparison.standings[0], name_of(comparison, comparison.standings[0])
-    nodes, seeds = nodes_of(first.run), comparison.seeds
-    lengths = sorted({len(standing.run.rounds) for standing in comparison.standings})
+def summary(comparison: Comparison) -> str:
+    """Write what was run and the target, in sentences."""
+    first, name = comparison.codecs[0], choose_name(comparison, comparison.codecs[0])
+    nodes, seeds = count_nodes(first.run), comparison.seeds
+    lengths = sorted({len(codec.run.rounds) for codec in comparison.codecs})
     rounds = counted(lengths[0], "round") if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} rounds"
     shape = f"{first.run.scenario}, {rounds}" + (f", {counted(nodes, 'site')}" if nodes else "")
-    said = f"The same federation ({shape}) under {counted(len(comparison.standings), 'codec')}"
-    said += f" and {counted(len(seeds), 'seed')} ({', '.join(seeds)})." if len(seeds) > 1 else "."
+    sentences = f"The same federation ({shape}) under {counted(len(comparison.codecs), 'codec')}"
+    sentences += f" and {counted(len(seeds), 'seed')} ({', '.join(seeds)})." if len(seeds) > 1 else "."
     target = comparison.target
     if target is None:
-        return said
+        return sentences
     allowance = f" times {comparison.tolerance:g}" if comparison.tolerance != 1 else ""
     if len(seeds) > 1:
-        mean = f"{in_line(target, significant)} on average"
-        return f"{said} Under each seed the target is the loss at which {name} ended{allowance}: {mean}."
+        mean = f"{format_in_line(target, significant)} on average"
+        return f"{sentences} Under each seed the target is the loss at which {name} ended{allowance}: {mean}."
     ended = significant(first.run.final.loss)
-    return f"{said} The target is a loss of {significant(target.mean)}: where {name} ended ({ended}){allowance}."
+    return f"{sentences} The target is a loss of {significant(target.mean)}: where {name} ended ({ended}){allowance}."
 
 
-def unlike(comparison: Comparison) -> list[str]:
-    """What differs between the runs of a seed besides codec, downlink and rounds, in plain words."""
-    found: dict[str, list[str]] = {}
+def find_differences(comparison: Comparison) -> list[str]:
+    """List what differs between the runs of a seed besides codec, downlink and rounds, as `key (values)`."""
+    differences: dict[str, list[str]] = {}
     for place in range(len(comparison.seeds)):
-        facts = [_facts(standing.trials[place]) for standing in comparison.standings]
+        facts = [_list_facts(codec.seed_runs[place]) for codec in comparison.codecs]
         for key in dict.fromkeys(key for each in facts for key in each):
             values = [each.get(key, "not set") for each in facts]
             if len(set(values)) > 1:
-                found[key] = list(dict.fromkeys([*found.get(key, []), *values]))
-    return [f"{key} ({', '.join(values)})" for key, values in found.items()]
+                differences[key] = list(dict.fromkeys([*differences.get(key, []), *values]))
+    return [f"{key} ({', '.join(values)})" for key, values in differences.items()]
 
 
-def _facts(trial: SeedRun) -> dict[str, str]:
-    summary = {key: str(trial.run.summary.get(key)) for key in ("scenario", "seed", "nodes", "parameters", "precision")}
-    settings = {key: value for key, value in _flat(trial.run.settings) if not key.startswith(_THE_CODECS_OWN)}
+def _list_facts(seed_run: SeedRun) -> dict[str, str]:
+    keys = ("scenario", "seed", "nodes", "parameters", "precision")
+    summary = {key: str(seed_run.run.summary.get(key)) for key in keys}
+    settings = {key: value for key, value in _flatten(seed_run.run.settings) if not key.startswith(_CODEC_SETTINGS)}
     return summary | settings
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
-        pairs += _flat(value, f"{dotted}.") if isinstance(value, dict) else [(dotted, str(value))]
+        pairs += _flatten(value, f"{dotted}.") if isinstance(value, dict) else [(dotted, str(value))]
     return pairs
 
 
-def warning(comparison: Comparison) -> Html:
-    """Said where the runs differ in more than the codec."""
-    found = unlike(comparison)
-    if not found:
+def render_warning(comparison: Comparison) -> Html:
+    """Render a warning where the runs differ in more than the codec."""
+    differences = find_differences(comparison)
+    if not differences:
         return Html()
-    text = f"These runs differ in more than the codec: {'; '.join(found)}. Their bytes do not compare like with like."
-    return element("p", text, class_="notice warning")
+    text = f"These runs differ in more than the codec: {'; '.join(differences)}."
+    return element("p", f"{text} Their bytes do not compare like with like.", class_="notice warning")
 
 
-def noise(comparison: Comparison) -> Html:
-    """Said where runs are noised: chance is then in every figure."""
-    line = noise_line(comparison)
+def render_noise(comparison: Comparison) -> Html:
+    """Render a warning where runs are noised, since every figure is then random."""
+    line = describe_noise(comparison)
     return element("p", line, class_="notice warning") if line else Html()
 
 
-def losses(comparison: Comparison) -> Html:
-    """The losses of all codecs by bytes and by round, and the bytes until the target."""
+def render_losses(comparison: Comparison) -> Html:
+    """Render the losses of all codecs by bytes and by round, and the bytes until the target."""
     seeds = len(comparison.seeds)
-    over = f"Lines are means over {seeds} seeds; bands reach from the least loss to the greatest." if seeds > 1 else ""
-    if (top := greatest_drawn(comparison)) is not None:
-        over = f"{over} Losses above {significant(top, 3)} are cut off.".strip()
-    dots = "Dots: bytes up. Rings: both ways."
+    note = f"Lines are means over {seeds} seeds; bands reach from the least loss to the greatest." if seeds > 1 else ""
+    if (top := max_drawn_loss(comparison)) is not None:
+        note = f"{note} Losses above {significant(top, 3)} are cut off.".strip()
+    legend = "Dots: bytes up. Rings: both ways."
     pictures = element(
         "div",
-        figure("Loss by bytes uploaded", losses_by_upload(comparison), over),
-        figure("Loss by bytes sent, both ways", losses_by_bytes(comparison), over),
-        figure("Loss by round", losses_by_round(comparison), over),
-        figure("Bytes until the target", bytes_to_target(comparison), dots),
+        figure("Loss by bytes uploaded", draw_losses_by_upload(comparison), note),
+        figure("Loss by bytes sent, both ways", draw_losses_by_bytes(comparison), note),
+        figure("Loss by round", draw_losses_by_round(comparison), note),
+        figure("Bytes until the target", draw_bytes_to_target(comparison), legend),
         class_="pictures",
     )
     return section("losses", "Loss by bytes and by round", pictures)

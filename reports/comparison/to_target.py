@@ -1,7 +1,7 @@
-"""Bytes and rounds to equal loss: how soon, and for how many bytes, a run gets to where another one ended.
+"""Bytes and rounds to equal loss: after how many of each a run reaches the loss at which the baseline ended.
 
-A *trial* is one run; it is held against the baseline's run of the same seed, so that neither the split of the data nor
-the initialisation counts for or against a codec. A *standing* is what all trials of a codec come to.
+Each run is compared with the baseline's run of the same seed, so that neither the split of the data nor the
+initialisation favours a codec. A codec's result summarises its runs over all seeds.
 """
 
 import math
@@ -13,12 +13,17 @@ from typing import Literal, Self
 from fedglm.run_folder.record import RoundRecord, RunRecord, Traffic, read_run
 
 TOLERANCE = 1.01
-Way = Literal["up", "down", "total"]
+Direction = Literal["up", "down", "total"]
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A codec that is compared: what it is called, and its run folders, one a seed."""
+    """Codec to compare.
+
+    Attributes:
+        label: Name of the codec, with its settings.
+        folders: Its run folders, one a seed.
+    """
 
     label: str
     folders: tuple[Path, ...]
@@ -26,19 +31,24 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Reached:
-    """The first round at or below the target, and all bytes sent until its end, that round's included."""
+    """Point at which a run reached the target.
+
+    Attributes:
+        round: Number of the first round whose loss is at or below the target.
+        traffic: Bytes of all rounds up to and including that one.
+    """
 
     round: int
     traffic: Traffic
 
-    def bytes(self, way: Way) -> int:
-        """Bytes up, down or both ways."""
-        return {"up": self.traffic.up, "down": self.traffic.down, "total": self.traffic.total}[way]
+    def bytes(self, direction: Direction) -> int:
+        """Return the uplink, downlink or total bytes."""
+        return {"up": self.traffic.up, "down": self.traffic.down, "total": self.traffic.total}[direction]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the seeds: its mean, the least and the greatest. All are NaN where one seed's is not finite."""
+    """Mean, minimum and maximum of a figure over the seeds; all NaN where one seed's is not finite."""
 
     mean: float
     low: float
@@ -46,11 +56,11 @@ class Spread:
 
     @classmethod
     def over(cls, values: Iterable[float | None], *, geometric: bool = False) -> Self | None:
-        """The spread of the values that are there; None where none is.
+        """Summarise the values that are not None; None where there are none.
 
         Args:
-            values: One a seed; None where there is no figure.
-            geometric: Take the geometric mean, as is right for ratios; the values are positive then.
+            values: One value a seed; None where there is no figure.
+            geometric: Take the geometric mean, the usual mean of ratios; values must then be positive.
         """
         known = [value for value in values if value is not None]
         if not known:
@@ -66,13 +76,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One run against the target of its seed.
+    """One run, compared with the baseline of the same seed.
 
     Attributes:
-        target: The loss to reach; None where the baseline ended without a finite one.
-        reached: When this run reached it, if ever.
-        base: When the baseline of the same seed first reached it.
-        base_rounds: All rounds of that baseline.
+        folder: Folder of the run.
+        run: Its record.
+        target: Loss to reach; None where the baseline ended without a finite one.
+        reached: Point at which this run reached the target; None if it never did.
+        base: Point at which the baseline of the same seed first reached it.
+        base_rounds: Number of all rounds of that baseline.
     """
 
     folder: Path
@@ -89,88 +101,88 @@ class SeedRun:
 
     @property
     def best_loss(self) -> float | None:
-        """The least finite loss of any round."""
+        """The smallest finite loss of any round."""
         losses = (record.score.loss for record in self.run.rounds)
         return min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=None)
 
-    def ratio(self, way: Way) -> float | None:
-        """Bytes to the target over the baseline's; None where it was not reached or nothing was sent."""
+    def ratio(self, direction: Direction) -> float | None:
+        """Return bytes to the target over the baseline's; None where it was not reached or nothing was sent."""
         if self.reached is None or self.base is None:
             return None
-        own, base = self.reached.bytes(way), self.base.bytes(way)
+        own, base = self.reached.bytes(direction), self.base.bytes(direction)
         return own / base if own and base else None
 
     @property
-    def of_rounds(self) -> float | None:
-        """Rounds to the target over the rounds that the baseline took to it."""
+    def rounds_over_baseline(self) -> float | None:
+        """Rounds to the target over the baseline's rounds to it."""
         return self.reached.round / self.base.round if self.reached and self.base and self.base.round else None
 
     @property
-    def of_run(self) -> float | None:
-        """Rounds to the target over all rounds of the baseline's run."""
+    def rounds_over_baseline_run(self) -> float | None:
+        """Rounds to the target over all rounds of the baseline."""
         return self.reached.round / self.base_rounds if self.reached and self.base_rounds else None
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A codec over all seeds; `trials` has one a seed, in the seeds' order."""
+class CodecResult:
+    """Results of a codec over all seeds; `seed_runs` has one run a seed, in the order of the seeds."""
 
     label: str
-    trials: tuple[SeedRun, ...]
+    seed_runs: tuple[SeedRun, ...]
 
     @property
     def run(self) -> RunRecord:
-        """The first seed's run, for what all of them share."""
-        return self.trials[0].run
+        """The first seed's run, for the fields that all runs share."""
+        return self.seed_runs[0].run
 
     @property
     def reached(self) -> int:
-        """Under how many seeds the target was reached."""
-        return sum(trial.reached is not None for trial in self.trials)
+        """Number of seeds under which the target was reached."""
+        return sum(seed_run.reached is not None for seed_run in self.seed_runs)
 
     @property
     def always_reached(self) -> bool:
-        """Whether it was reached under every seed."""
-        return self.reached == len(self.trials)
+        """Whether the target was reached under every seed."""
+        return self.reached == len(self.seed_runs)
 
     def over_seeds(self, measure: Callable[[SeedRun], float | None]) -> Spread | None:
-        """A figure over the seeds that have it."""
-        return Spread.over(map(measure, self.trials))
+        """Summarise a figure over the seeds that have it."""
+        return Spread.over(map(measure, self.seed_runs))
 
-    def ratio(self, way: Way) -> Spread | None:
-        """Bytes to the target over the baseline's: the geometric mean over the seeds that reached it."""
-        return Spread.over((trial.ratio(way) for trial in self.trials), geometric=True)
+    def ratio(self, direction: Direction) -> Spread | None:
+        """Summarise bytes to the target over the baseline's, by geometric mean over the seeds that reached it."""
+        return Spread.over((seed_run.ratio(direction) for seed_run in self.seed_runs), geometric=True)
 
-    def bytes_to_target(self, way: Way) -> Spread | None:
-        """Bytes until the target, over the seeds that reached it."""
-        return self.over_seeds(lambda trial: trial.reached.bytes(way) if trial.reached else None)
+    def bytes_to_target(self, direction: Direction) -> Spread | None:
+        """Summarise the bytes until the target, over the seeds that reached it."""
+        return self.over_seeds(lambda seed_run: seed_run.reached.bytes(direction) if seed_run.reached else None)
 
     @property
     def rounds_to_target(self) -> Spread | None:
         """Rounds until the target, over the seeds that reached it."""
-        return self.over_seeds(lambda trial: trial.reached.round if trial.reached else None)
+        return self.over_seeds(lambda seed_run: seed_run.reached.round if seed_run.reached else None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Codecs side by side, the baseline first, each under the same seeds."""
+    """Results of several codecs under the same seeds, the baseline first."""
 
     tolerance: float
-    standings: tuple[Standing, ...]
+    codecs: tuple[CodecResult, ...]
 
     @property
     def target(self) -> Spread | None:
-        """The loss to reach, over the seeds whose baseline ended with a finite one; None where none did."""
-        return self.standings[0].over_seeds(lambda trial: trial.target)
+        """Loss to reach, over the seeds whose baseline ended with a finite one; None where none did."""
+        return self.codecs[0].over_seeds(lambda seed_run: seed_run.target)
 
     @property
     def seeds(self) -> tuple[str, ...]:
-        """The seeds, as the baseline has them."""
-        return tuple(trial.seed for trial in self.standings[0].trials)
+        """Seeds of the baseline's runs, as text."""
+        return tuple(seed_run.seed for seed_run in self.codecs[0].seed_runs)
 
 
-def target_loss(baseline: RunRecord, tolerance: float = TOLERANCE) -> float | None:
-    """The loss to reach: the baseline's at its end, times the tolerance; None where that end has no finite loss.
+def compute_target_loss(baseline: RunRecord, tolerance: float = TOLERANCE) -> float | None:
+    """Compute the loss to reach: the baseline's final loss times the tolerance; None where that loss is not finite.
 
     Raises:
         ValueError: The tolerance is not a finite factor of at least 1.
@@ -181,8 +193,8 @@ def target_loss(baseline: RunRecord, tolerance: float = TOLERANCE) -> float | No
     return loss * tolerance if loss is not None and math.isfinite(loss) else None
 
 
-def first_round_at_most(rounds: Sequence[RoundRecord], target: float) -> int | None:
-    """The number of the first round whose loss is at most the target; rounds without a finite loss do not count."""
+def find_first_round_at_most(rounds: Sequence[RoundRecord], target: float) -> int | None:
+    """Return the number of the first round whose loss is at most the target; non-finite losses do not count."""
     for record in rounds:
         loss = record.score.loss
         if loss is not None and math.isfinite(loss) and loss <= target:
@@ -190,40 +202,40 @@ def first_round_at_most(rounds: Sequence[RoundRecord], target: float) -> int | N
     return None
 
 
-def traffic_until(rounds: Sequence[RoundRecord], last: int) -> Traffic:
-    """All bytes of the rounds up to and including the one numbered `last`."""
+def sum_traffic_until(rounds: Sequence[RoundRecord], last: int) -> Traffic:
+    """Sum the bytes of the rounds up to and including number `last`."""
     return sum((record.traffic for record in rounds if record.round <= last), Traffic())
 
 
-def reach(rounds: Sequence[RoundRecord], target: float | None) -> Reached | None:
-    """When a run reaches the target, and what it has sent by then; None if it never does or there is no target."""
-    found = None if target is None else first_round_at_most(rounds, target)
-    return None if found is None else Reached(found, traffic_until(rounds, found))
+def find_reached(rounds: Sequence[RoundRecord], target: float | None) -> Reached | None:
+    """Find where a run reaches the target, and the bytes until then; None if it never does or there is no target."""
+    first = None if target is None else find_first_round_at_most(rounds, target)
+    return None if first is None else Reached(first, sum_traffic_until(rounds, first))
 
 
 def compare_runs(rows: Sequence[ComparisonRow], *, tolerance: float = TOLERANCE) -> Comparison:
-    """Reads the runs and measures each against the first row's run of the same place in `folders`.
+    """Read the runs, and compare each with the baseline's run at the same index in `folders`.
 
     Args:
-        rows: The codecs, the baseline (dense, as a rule) first.
-        tolerance: The factor on the baseline's final loss that still counts as equal.
+        rows: Codecs, the baseline (usually dense) first.
+        tolerance: Factor on the baseline's final loss that still counts as equal.
 
     Raises:
         ReportError: A folder does not hold a finished run.
-        ValueError: No run was given, the rows have other numbers of runs, or the tolerance is below 1.
+        ValueError: There is no run, the codecs have different numbers of runs, or the tolerance is below 1.
     """
     if not rows or not rows[0].folders:
         raise ValueError("nothing to compare: give at least one run, the dense one first")
     if len({len(row.folders) for row in rows}) > 1:
         raise ValueError("give every codec one run a seed: " + ", ".join(f"{r.label} {len(r.folders)}" for r in rows))
     runs = [[read_run(folder) for folder in row.folders] for row in rows]
-    targets = [target_loss(run, tolerance) for run in runs[0]]
-    bases = [reach(run.rounds, target) for run, target in zip(runs[0], targets, strict=True)]
-    standings = []
+    targets = [compute_target_loss(run, tolerance) for run in runs[0]]
+    base_points = [find_reached(run.rounds, target) for run, target in zip(runs[0], targets, strict=True)]
+    codecs = []
     for row, own in zip(rows, runs, strict=True):
-        trials = (
-            SeedRun(folder, run, target, reach(run.rounds, target), base, len(baseline.rounds))
-            for folder, run, target, base, baseline in zip(row.folders, own, targets, bases, runs[0], strict=True)
+        seed_runs = (
+            SeedRun(folder, run, target, find_reached(run.rounds, target), base, len(baseline.rounds))
+            for folder, run, target, base, baseline in zip(row.folders, own, targets, base_points, runs[0], strict=True)
         )
-        standings.append(Standing(row.label, tuple(trials)))
-    return Comparison(tolerance, tuple(standings))
+        codecs.append(CodecResult(row.label, tuple(seed_runs)))
+    return Comparison(tolerance, tuple(codecs))

@@ -1,4 +1,4 @@
-"""The page of a comparison, `FOLDER/report.html`."""
+"""Report page of a comparison, `FOLDER/report.html`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,25 +10,28 @@ from fedglm.reports.html.page import footer, header, write_page
 
 
 def write_comparison(folder: Path, runs: Sequence[ComparisonRow], *, tolerance: float = TOLERANCE) -> Path:
-    """Writes `FOLDER/report.html`, the comparison of several runs of one federation, atomically.
+    """Write `FOLDER/report.html`, the comparison of several runs of one federation, atomically.
 
     Args:
-        folder: Where the page goes; it is made if it is not there. Runs inside it are linked to.
-        runs: The codecs with their labels and run folders, one a seed; the baseline (dense, as a rule) first.
-        tolerance: The factor on the baseline's final loss that still counts as equal.
+        folder: Folder for the page, created if missing. The reports of runs inside it are linked.
+        runs: Codecs with their labels and run folders, one a seed; the baseline (usually dense) first.
+        tolerance: Factor on the baseline's final loss that still counts as equal.
+
+    Returns:
+        Path of the page.
 
     Raises:
         ReportError: A run is not finished, or its files are damaged.
-        ValueError: No run was given, not every codec has as many, or the tolerance is below 1.
+        ValueError: There is no run, the codecs have different numbers of runs, or the tolerance is below 1.
     """
     comparison = compare_runs(runs, tolerance=tolerance)
     body = join([
-        header(f"Comparison · {comparison.standings[0].run.scenario}", sections.headline(comparison),
-                sections.summary_line(comparison)),
-        element("main", sections.warning(comparison), sections.noise(comparison),
-                privacy.price(comparison),
-                results.to_target(comparison), sections.losses(comparison),
-                results.whole_runs(comparison, folder)),
-        footer(comparison.standings[0].run),
+        header(f"Comparison · {comparison.codecs[0].run.scenario}", sections.headline(comparison),
+                sections.summary(comparison)),
+        element("main", sections.render_warning(comparison), sections.render_noise(comparison),
+                privacy.render_privacy_cost(comparison),
+                results.render_target_table(comparison), sections.render_losses(comparison),
+                results.render_whole_runs(comparison, folder)),
+        footer(comparison.codecs[0].run),
     ])  # fmt: skip
     return write_page(folder, sections.headline(comparison), body)

@@ -1,7 +1,7 @@
-"""A matplotlib figure as SVG inside the page: coloured by the page's CSS, the same bytes for the same figures.
+"""Matplotlib figures as inline SVG: coloured by the page's CSS, the same bytes for the same data.
 
-Figures are drawn in the colours of `Ink`, each of which stands for a CSS variable and is replaced by it, so that a
-picture follows the page's light, dark and printed colours. Text stays text, in the page's font.
+Figures are drawn in the colours of `Ink`, which are placeholders: each is replaced by a CSS variable, so that a picture
+follows the page's light, dark and printed colours. Text stays text, in the page's font.
 """
 
 import re
@@ -20,7 +20,7 @@ _UNITS_PER_INCH = 72
 
 
 class Ink(StrEnum):
-    """Colours by what they mean. `report.css` gives each its value (`--ink-…`) in every colour scheme."""
+    """Placeholder colours by role. `report.css` defines each (`--ink-…`) for every colour scheme."""
 
     TEXT = "#0a0001"
     MUTED = "#0a0002"
@@ -82,13 +82,13 @@ _STYLE: Final[dict[Any, Any]] = {
 
 
 def inline_svg(draw: Callable[[Figure], None], *, name: str, size: tuple[float, float], alternative: str) -> Html:
-    """Draws a figure and returns it as an `<svg role="img">` without size, to fill the width it is given.
+    """Draw a figure and return it as an `<svg role="img">` without a size, so that it fills the available width.
 
     Args:
-        draw: Fills the empty figure it is given, in the colours of `Ink`.
-        name: Unique on the page; goes before every id inside the picture.
+        draw: Draws into an empty figure, in the colours of `Ink`.
+        name: Name unique on the page; prefixes every id inside the picture.
         size: Width and height in SVG units; text is 10 units high.
-        alternative: What the picture shows, for whoever does not see it.
+        alternative: Text alternative for readers who do not see the picture.
     """
     target = StringIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
@@ -97,24 +97,24 @@ def inline_svg(draw: Callable[[Figure], None], *, name: str, size: tuple[float, 
         figure = Figure(figsize=(size[0] / _UNITS_PER_INCH, size[1] / _UNITS_PER_INCH), layout="constrained")
         draw(figure)
         figure.savefig(target, format="svg", metadata={"Date": None})
-    return _embedded(target.getvalue(), name, alternative)
+    return _make_inline(target.getvalue(), name, alternative)
 
 
-def _embedded(document: str, name: str, alternative: str) -> Html:
+def _make_inline(document: str, name: str, alternative: str) -> Html:
     opening, body = document[document.index("<svg") :].split(">", 1)
     view_box = re.search(r'viewBox="([^"]*)"', opening)
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
-    referenced = {one or other for one, other in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body)}
+    referenced = {link or url for link, url in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body)}
 
-    def tag(match: re.Match[str]) -> str:
-        written = match[0].replace("xlink:href=", "href=")
-        written = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in referenced else "", written)
-        written = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", written)
-        written = re.sub(r"font-family:[^;\"]*;?\s*", "", written)
-        written = re.sub(r"#0a00[0-9a-f]{2}", lambda colour: _VARIABLES.get(colour[0], colour[0]), written)
-        return re.sub(r"(\.\d\d)\d+", r"\1", written)  # a hundredth of a unit is finer than any screen
+    def rewrite_tag(match: re.Match[str]) -> str:
+        tag = match[0].replace("xlink:href=", "href=")
+        tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in referenced else "", tag)
+        tag = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", tag)
+        tag = re.sub(r"font-family:[^;\"]*;?\s*", "", tag)
+        tag = re.sub(r"#0a00[0-9a-f]{2}", lambda colour: _VARIABLES.get(colour[0], colour[0]), tag)
+        return re.sub(r"(\.\d\d)\d+", r"\1", tag)  # a hundredth of a unit is finer than any screen
 
-    body = re.sub(r"<[^>]+>", tag, body)  # tags alone: a name that looks like markup stays the text it is
+    body = re.sub(r"<[^>]+>", rewrite_tag, body)  # only inside tags: text that looks like an attribute stays as it is
     body = re.sub(r"\n\s*", "\n", body).removesuffix("\n")
     start = element("svg", viewBox=view_box[1] if view_box else None, role="img", aria_label=alternative)
     return Html(start.removesuffix("</svg>") + body)

@@ -1,6 +1,6 @@
-"""A page: one file without a script and without a request to anywhere (its own Content-Security-Policy forbids both).
+"""Report pages: one file each, without scripts or requests, both of which its Content-Security-Policy forbids.
 
-It can be mailed, archived and printed. The same files in the run folder give the same bytes.
+A page can be mailed, archived and printed. The same files in the run folder give the same bytes.
 """
 
 from pathlib import Path
@@ -17,14 +17,14 @@ def write_page(folder: Path, title: str, body: Html) -> Path:
     """Write `FOLDER/report.html` atomically, and return its path.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The page cannot be written.
     """
     write_atomically(folder / REPORT, page(title, body))
     return folder / REPORT
 
 
 def page(title: str, body: Html) -> str:
-    """A whole page around `body`, which makes no request and runs no script."""
+    """Make the complete HTML document around `body`."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     head = element(
         "head",
@@ -39,15 +39,15 @@ def page(title: str, body: Html) -> str:
     return f"<!DOCTYPE html>\n{element('html', head, element('body', body), lang='en')}\n"
 
 
-def header(above: str, title: str, summary_line: str) -> Html:
-    """The head of a page: what it is about, its one sentence, and what follows from it."""
+def header(above: str, title: str, summary: str) -> Html:
+    """Make the header of a page: a line of context, the headline, and a summary."""
     return element(
-        "header", element("p", above, class_="above"), element("h1", title), element("p", summary_line, class_="lede")
+        "header", element("p", above, class_="above"), element("h1", title), element("p", summary, class_="lede")
     )
 
 
 def footer(run: RunRecord) -> Html:
-    """The foot of a page: which fedglm wrote the run."""
+    """Make the footer of a page, with the version of fedglm that wrote the run."""
     versions = run.summary.get("versions")
     version = versions.get("fedglm") if isinstance(versions, dict) else None
     name = f"fedglm {version}" if version else "fedglm"

@@ -1,4 +1,4 @@
-"""A run's privacy on its page: each guarantee, for whom and against whom; where there is none, that, loudly."""
+"""Privacy of a run on its page: each guarantee, whom it protects and from whom, or a warning that there is none."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,13 @@ from fedglm.privacy.accounting.statement import NO_GUARANTEE_AGAINST_SERVER, TIT
 from fedglm.reports.formats import ABSENT, significant
 from fedglm.reports.html.markup import Html, element, join, pairs, prose
 from fedglm.reports.run.guarantees import NodeGuarantee, delta_text, node_guarantee, statements
-from fedglm.reports.run.pictures import epsilon_by_round
+from fedglm.reports.run.pictures import draw_epsilon_by_round
 from fedglm.reports.run.sections import figure
 from fedglm.run_folder.record import RunRecord, number
 
 
-def privacy(run: RunRecord) -> Html:
-    """The privacy statements: a warning where the run gives no guarantee, or none against the server."""
+def render_privacy(run: RunRecord) -> Html:
+    """Render the privacy statements: a warning where the run has no guarantee, or none against the server."""
     nodes, stated = node_guarantee(run), {each.code: each for each in statements(run.summary, run.settings)}
     of_units, of_nodes = stated.get(Guarantee.UNITS), stated.get(Guarantee.NODES)
     if nodes is None:
@@ -41,7 +41,7 @@ def _of_units(run: RunRecord, stated: Statement | None, title: str) -> Html:
     delta = delta_text(number(run.summary.get("delta")))
     facts = pairs([("ε, greatest over the sites", significant(run.epsilon, 3)), ("δ", delta)])
     note = "Each site's own ledger decides; the greatest is drawn."
-    picture = figure("ε spent, by round", epsilon_by_round(run), note)
+    picture = figure("ε spent, by round", draw_epsilon_by_round(run), note)
     return _notice("privacy", "assurance", title, element("p", prose(body)), facts, picture)
 
 
@@ -53,17 +53,17 @@ def _of_nodes(nodes: NodeGuarantee, stated: Statement | None) -> Html:
         ("Against", "whoever sees the models, but not the server"),
         ("ε, over all rounds", significant(nodes.epsilon, 3)),
         ("δ", delta_text(nodes.delta)),
-        ("An update's norm, clipped to", _given(nodes.clipping_norm)),
-        ("Noise on a round's sum", f"{_given(nodes.noise_multiplier)} times that norm"),
-        ("Noise on the mean, each parameter", _given(nodes.noise_on_mean)),
-        ("A node's chance to be in a round", _given(nodes.sampling_rate)),
+        ("An update's norm, clipped to", _format_value(nodes.clipping_norm)),
+        ("Noise on a round's sum", f"{_format_value(nodes.noise_multiplier)} times that norm"),
+        ("Noise on the mean, each parameter", _format_value(nodes.noise_on_mean)),
+        ("A node's chance to be in a round", _format_value(nodes.sampling_rate)),
     ]
-    title, kept = "Privacy guarantee for whole nodes", element("p", _to_be_kept(nodes), class_="note")
+    title, kept = "Privacy guarantee for whole nodes", element("p", _describe_confidentiality(nodes), class_="note")
     return _notice("privacy-nodes", "assurance", title, element("p", prose(body)), pairs(facts), kept)
 
 
-def _to_be_kept(nodes: NodeGuarantee) -> str:
-    """What must not be passed on, or else the guarantee is another: this page says some of it."""
+def _describe_confidentiality(nodes: NodeGuarantee) -> str:
+    """Describe what must stay with the server for the guarantee to hold; this page shows some of it."""
     secret = (
         "ε counts on nobody but the server knowing who took part in which round. "
         if nodes.counts_on_secret_samples
@@ -75,7 +75,7 @@ def _to_be_kept(nodes: NodeGuarantee) -> str:
     )
 
 
-def _given(value: float | None) -> str:
+def _format_value(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""The sections of a run's page: what it reached, what it sent, what was rejected, how to repeat it."""
+"""Sections of a run's page: results, traffic, rejected replies, rounds, and how to repeat the run."""
 
 import math
 from statistics import median
@@ -18,31 +18,31 @@ from fedglm.reports.formats import (
 from fedglm.reports.html.markup import Column, Html, element, folded, isolated, join, pairs, section, table
 from fedglm.reports.run.guarantees import delta_text, is_noised, node_guarantee
 from fedglm.reports.run.pictures import (
-    learning_by_bytes,
-    learning_by_round,
-    traffic_by_round,
-    written,
+    draw_learning_by_bytes,
+    draw_learning_by_round,
+    draw_traffic_by_round,
+    format_measure,
 )
 from fedglm.run_folder.record import RoundRecord, RunRecord, Score, Traffic, count, number
 
 
-def ratio_of(coded: int, dense: int) -> float | None:
-    """Coded over dense bytes, None where nothing was sent or would have been."""
+def compute_byte_ratio(coded: int, dense: int) -> float | None:
+    """Return coded over dense bytes; None where either is 0."""
     return coded / dense if coded and dense else None
 
 
-def nodes_of(run: RunRecord) -> int | None:
-    """How many sites took part."""
+def count_nodes(run: RunRecord) -> int | None:
+    """Return the number of nodes of a run; None where its files do not say."""
     return count(run.summary.get("nodes")) or len(run.sites) or None
 
 
-def rounds_of(run: RunRecord) -> int:
-    """How many rounds were run."""
+def count_rounds(run: RunRecord) -> int:
+    """Return the number of rounds of a run."""
     return count(run.summary.get("rounds")) or len(run.rounds)
 
 
 def headline(run: RunRecord) -> str:
-    """The run in one sentence."""
+    """Write the result of the run in one sentence."""
     value = run.final.metric
     if value is None or not math.isfinite(value):
         reached = "No finite result"
@@ -50,15 +50,15 @@ def headline(run: RunRecord) -> str:
         reached = f"{metric_value(run.metric, value)} accuracy"
     else:
         reached = f"Perplexity {metric_value(run.metric, value, 3)}"
-    nodes = nodes_of(run)
+    nodes = count_nodes(run)
     where = f" at {counted(nodes, 'site')}" if nodes else ""
     ratio = run.ratio
     sent = f", with {fewer(ratio, rough=True)} bytes than dense FP32" if ratio is not None and 0 < ratio < 0.95 else ""
-    return f"{reached} after {counted(rounds_of(run), 'round')}{where}{sent}"
+    return f"{reached} after {counted(count_rounds(run), 'round')}{where}{sent}"
 
 
-def summary_line(run: RunRecord) -> str:
-    """Where the run started, what it sent, and how it stands beside its baselines."""
+def summary(run: RunRecord) -> str:
+    """Write the result before and after training, the bytes sent, and the baselines' results, in sentences."""
     metric = run.metric
     parts = []
     before = run.initial.metric if run.initial else None
@@ -73,8 +73,8 @@ def summary_line(run: RunRecord) -> str:
     compared = [
         f"{words} {metric_value(metric, score.metric)}"
         for words, score in (
-            (f"one model on all data pooled{_bare(run)} reaches", run.pooled),
-            (f"a model trained at one site alone{_bare(run)}, on average,", run.alone),
+            (f"one model on all data pooled{_mark_unnoised(run)} reaches", run.pooled),
+            (f"a model trained at one site alone{_mark_unnoised(run)}, on average,", run.alone),
         )
         if score and score.metric is not None
     ]
@@ -84,19 +84,19 @@ def summary_line(run: RunRecord) -> str:
     return " ".join(parts)
 
 
-def key_figures(run: RunRecord) -> Html:
-    """The figures that decide, as tiles."""
+def render_key_figures(run: RunRecord) -> Html:
+    """Render the main figures as tiles."""
     traffic, metric = run.traffic, run.metric
     before = run.initial.metric if run.initial else None
     loss = f"loss {significant(run.final.loss)}"
     tiles = [
-        (metric.capitalize(), metric_value(metric, run.final.metric), loss + _after(before, metric), "lead"),
-        ("Bytes, both ways", byte_count(traffic.total), _against(traffic.total, traffic.dense_total), "lead"),
-        ("Up, sites to server", byte_count(traffic.up), _against(traffic.up, traffic.dense_up), None),
-        ("Down, server to sites", byte_count(traffic.down), _against(traffic.down, traffic.dense_down), None),
-        ("Rounds", whole(rounds_of(run)), _rejected_note(run), None),
-        ("Sites", whole(nodes_of(run)), _parameters_note(run), None),
-        ("Time", duration(number(run.summary.get("wall_s"))), _time_note(run), None),
+        (metric.capitalize(), metric_value(metric, run.final.metric), loss + _describe_start(before, metric), "lead"),
+        ("Bytes, both ways", byte_count(traffic.total), _describe_saving(traffic.total, traffic.dense_total), "lead"),
+        ("Up, sites to server", byte_count(traffic.up), _describe_saving(traffic.up, traffic.dense_up), None),
+        ("Down, server to sites", byte_count(traffic.down), _describe_saving(traffic.down, traffic.dense_down), None),
+        ("Rounds", whole(count_rounds(run)), _describe_rejections(run), None),
+        ("Sites", whole(count_nodes(run)), _describe_parameters(run), None),
+        ("Time", duration(number(run.summary.get("wall_s"))), _describe_time(run), None),
     ]
     of_nodes = node_guarantee(run)
     kind = "lead" if of_nodes and run.epsilon is not None else None  # two tiles: a row of their own
@@ -116,74 +116,74 @@ def key_figures(run: RunRecord) -> Html:
     )
 
 
-def _after(before: float | None, metric: str) -> str:
+def _describe_start(before: float | None, metric: str) -> str:
     return "" if before is None else f"; {metric_value(metric, before)} before training"
 
 
-def _against(coded: int, dense: int) -> str:
-    ratio = ratio_of(coded, dense)
+def _describe_saving(coded: int, dense: int) -> str:
+    ratio = compute_byte_ratio(coded, dense)
     return "" if ratio is None else f"{fewer(ratio)}; {share(ratio)} of dense, {byte_count(dense)}"
 
 
-def _rejected_note(run: RunRecord) -> str:
+def _describe_rejections(run: RunRecord) -> str:
     rejected = sum(record.rejected or 0 for record in run.rounds)
     return "no reply rejected" if not rejected else f"{counted(rejected, 'reply', 'replies')} rejected"
 
 
-def _parameters_note(run: RunRecord) -> str:
+def _describe_parameters(run: RunRecord) -> str:
     parameters = count(run.summary.get("parameters"))
     return "" if parameters is None else f"{parameters:,} parameters federated"
 
 
-def _time_note(run: RunRecord) -> str:
+def _describe_time(run: RunRecord) -> str:
     virtual = number(run.summary.get("virtual_s"))
     on = run.text("engine")
     parts = [f"{duration(virtual)} on the simulated devices"] if virtual is not None else []
     return "; ".join([*parts, *([f"wall clock, engine {on}"] if on else ["wall clock"])])
 
 
-def _bare(run: RunRecord) -> str:
-    """What to know of a baseline beside a run with noise: it has none."""
+def _mark_unnoised(run: RunRecord) -> str:
+    """Return a note for a baseline that it was trained without noise; empty where the run has none either."""
     return ", without noise" if is_noised(run) else ""
 
 
 def figure(title: str, picture: Html | None, note: str = "") -> Html:
-    """A picture under its title, with a note where one helps; nothing where there is no picture."""
+    """Render a picture with its title and, if given, a note; nothing where there is no picture."""
     if picture is None:
         return Html()
-    under = element("p", note, class_="note") if note else ""
-    return element("figure", element("figcaption", title), picture, under)
+    remark = element("p", note, class_="note") if note else ""
+    return element("figure", element("figcaption", title), picture, remark)
 
 
-def learning(run: RunRecord) -> Html:
-    """What was learned, by round and by bytes, and the same in figures beside the baselines."""
+def render_learning(run: RunRecord) -> Html:
+    """Render loss and metric by round and by bytes, and the final results beside the baselines."""
     name = run.metric.capitalize()
     shifted = (
         "The dashed line is this run, each round put where dense float32 of the same messages would have put it. "
         "What a dense run would have learned instead, fedglm compare measures."
     )
     pictures = [
-        figure(f"{name} by round", learning_by_round(run, "metric")),
-        figure(f"{name} by bytes sent", learning_by_bytes(run, "metric"), shifted),
+        figure(f"{name} by round", draw_learning_by_round(run, "metric")),
+        figure(f"{name} by bytes sent", draw_learning_by_bytes(run, "metric"), shifted),
     ]
     if run.metric == "accuracy":
         pictures += [
-            figure("Loss by round", learning_by_round(run, "loss")),
-            figure("Loss by bytes sent", learning_by_bytes(run, "loss")),
+            figure("Loss by round", draw_learning_by_round(run, "loss")),
+            figure("Loss by bytes sent", draw_learning_by_bytes(run, "loss")),
         ]
     rows = [
-        (label, written(run, "loss", score.loss), written(run, "metric", score.metric),
+        (label, format_measure(run, "loss", score.loss), format_measure(run, "metric", score.metric),
          difference(run.metric, run.final.metric, score.metric) if score is not run.final else ABSENT)
         for label, score in (
             ("Federated, this run", run.final), ("Before training", run.initial),
-            (f"One model on all data pooled{_bare(run)}", run.pooled),
-            (f"Each site alone (mean){_bare(run)}", run.alone),
+            (f"One model on all data pooled{_mark_unnoised(run)}", run.pooled),
+            (f"Each site alone (mean){_mark_unnoised(run)}", run.alone),
         )
         if score is not None
     ]  # fmt: skip
     sense = "higher accuracy is better" if run.metric == "accuracy" else "lower is better"
     columns = [Column("Model", figures=False), Column("Loss"), Column(name), Column("This run against it")]
-    first = _first_not_finite(run)
+    first = _find_first_non_finite_round(run)
     diverged = (
         element(
             "p",
@@ -199,24 +199,24 @@ def learning(run: RunRecord) -> Html:
     return section("learning", "What was learned", diverged, body, results)
 
 
-def _first_not_finite(run: RunRecord) -> int | None:
-    # JSON knows no NaN: a summary whose loss is null tells that the nulls of the rounds are such losses.
-    null_too = "loss" in run.summary and run.summary["loss"] is None
+def _find_first_non_finite_round(run: RunRecord) -> int | None:
+    # JSON has no NaN: where the summary's loss is null, so that null stands for NaN, the nulls of the rounds do, too.
+    null_is_nan = "loss" in run.summary and run.summary["loss"] is None
     losses = ((r.round, r.score.loss) for r in run.rounds)
-    return next((at for at, loss in losses if (null_too if loss is None else not math.isfinite(loss))), None)
+    return next((at for at, loss in losses if (null_is_nan if loss is None else not math.isfinite(loss))), None)
 
 
-def traffic(run: RunRecord) -> Html:
-    """What was sent, each way, against dense."""
+def render_traffic(run: RunRecord) -> Html:
+    """Render the bytes sent in each direction, beside those of dense float32."""
     pictures = element(
         "div",
-        figure("Up: bytes a round, sites to server", traffic_by_round(run, "up")),
-        figure("Down: bytes a round, server to sites", traffic_by_round(run, "down")),
+        figure("Up: bytes a round, sites to server", draw_traffic_by_round(run, "up")),
+        figure("Down: bytes a round, server to sites", draw_traffic_by_round(run, "down")),
         class_="pictures",
     )
     total, rounds = run.traffic, max(1, len(run.rounds))
     rows = [
-        (label, f"{sent:,}", f"{dense:,}", share(ratio_of(sent, dense)), fewer(ratio_of(sent, dense)),
+        (label, f"{sent:,}", f"{dense:,}", share(ratio := compute_byte_ratio(sent, dense)), fewer(ratio),
          byte_count(sent / rounds))
         for label, sent, dense in (
             ("Up", total.up, total.dense_up), ("Down", total.down, total.dense_down),
@@ -235,34 +235,37 @@ def traffic(run: RunRecord) -> Html:
                    element("p", note, class_="note"))  # fmt: skip
 
 
-def rejected(run: RunRecord) -> Html:
-    """The rounds in which a reply was rejected or missing; nothing where every reply was taken."""
-    hit = [record for record in run.rounds if record.rejected or _silent(record)]
-    if not hit:
+def render_rejections(run: RunRecord) -> Html:
+    """Render the rounds in which a reply was rejected or missing; nothing where every reply was accepted."""
+    affected = [record for record in run.rounds if record.rejected or _count_missing_replies(record)]
+    if not affected:
         return Html()
-    total, silent = sum(r.rejected or 0 for r in hit), sum(_silent(r) for r in hit)
+    total, silent = sum(r.rejected or 0 for r in affected), sum(_count_missing_replies(r) for r in affected)
     sampled = sum(record.sampled or 0 for record in run.rounds)
     words = [f"{counted(total, 'was', 'were')} rejected"] if total else []
     words += [f"{silent:,} never answered"] if silent else []
-    said = (
+    sentence = (
         f"Of {counted(sampled, 'reply', 'replies')} asked for, {' and '.join(words)}, "
-        f"in {counted(len(hit), 'round')}. The server left these out of the model."
+        f"in {counted(len(affected), 'round')}. The server left these out of the model."
     )
     columns = [Column("Round"), *map(Column, ("Sites asked", "Accepted", "Rejected", "No reply"))]
-    rows = [(whole(r.round), whole(r.sampled), whole(r.accepted), whole(r.rejected), whole(_silent(r))) for r in hit]
+    rows = [
+        (whole(r.round), whole(r.sampled), whole(r.accepted), whole(r.rejected), whole(_count_missing_replies(r)))
+        for r in affected
+    ]
     grid = table("Rounds with replies rejected or missing", columns, rows, class_="narrow")
-    shown = grid if len(hit) <= 8 else folded(f"The {len(hit)} rounds", grid)
-    return section("rejected", "Rejected replies", element("p", said), shown)
+    shown = grid if len(affected) <= 8 else folded(f"The {len(affected)} rounds", grid)
+    return section("rejected", "Rejected replies", element("p", sentence), shown)
 
 
-def _silent(record: RoundRecord) -> int:
+def _count_missing_replies(record: RoundRecord) -> int:
     if record.sampled is None or record.accepted is None:
         return 0
     return max(0, record.sampled - record.accepted - (record.rejected or 0))
 
 
-def every_round(run: RunRecord) -> Html:
-    """All that was recorded of each round, folded."""
+def render_rounds(run: RunRecord) -> Html:
+    """Render all figures of each round, in a table that the reader can open."""
     if not run.rounds:
         return Html()
     private = any(record.epsilon is not None for record in run.rounds)
@@ -281,7 +284,7 @@ def every_round(run: RunRecord) -> Html:
         spent += record.traffic
         sent = record.traffic
         rows.append(
-            (whole(record.round), significant(record.score.loss), written(run, "metric", record.score.metric))
+            (whole(record.round), significant(record.score.loss), format_measure(run, "metric", record.score.metric))
             + (f"{sent.up:,}", f"{sent.dense_up:,}", f"{sent.down:,}", f"{sent.dense_down:,}", f"{spent.total:,}")
             + (whole(record.sampled), whole(record.accepted), whole(record.rejected))
             + ((significant(record.epsilon),) if private else ())
@@ -292,8 +295,8 @@ def every_round(run: RunRecord) -> Html:
     return section("rounds", "Round by round", folded(f"All {counted(len(rows), 'round')} in figures", grid))
 
 
-def spread(run: RunRecord, scores: list[Score]) -> str:
-    """The least, the middle and the greatest metric of several models."""
+def describe_range(run: RunRecord, scores: list[Score]) -> str:
+    """Describe the smallest, median and largest metric of several models."""
     values = sorted(v for s in scores if (v := s.metric) is not None and math.isfinite(v))
     if not values:
         return ABSENT
@@ -301,12 +304,12 @@ def spread(run: RunRecord, scores: list[Score]) -> str:
     return f"{low} to {high}, median {middle}"
 
 
-def provenance(run: RunRecord) -> Html:
-    """What was run, on what, and the command that repeats it."""
+def render_provenance(run: RunRecord) -> Html:
+    """Render scenario, data, model and versions, and the command that repeats the run."""
     data = run.summary.get("data")
     data = data if isinstance(data, dict) else {}
     classes = data.get("classes")
-    named = ", ".join(str(c) for c in classes) if isinstance(classes, list) else None
+    class_names = ", ".join(str(c) for c in classes) if isinstance(classes, list) else None
     settings = run.settings.get("model")
     settings = settings if isinstance(settings, dict) else {}
     density = number(run.summary.get("density"))
@@ -314,11 +317,11 @@ def provenance(run: RunRecord) -> Html:
     versions = versions if isinstance(versions, dict) else {}
     facts: list[tuple[str, str | None]] = [
         ("Scenario", run.scenario),
-        ("Data", _text(data.get("source"))),
-        ("Task", _text(data.get("task"))),
-        ("Classes", named),
-        ("Model", _text(settings.get("preset") or settings.get("path"))),
-        ("Adapter", _text(settings.get("adapter"))),
+        ("Data", _as_text(data.get("source"))),
+        ("Task", _as_text(data.get("task"))),
+        ("Classes", class_names),
+        ("Model", _as_text(settings.get("preset") or settings.get("path"))),
+        ("Adapter", _as_text(settings.get("adapter"))),
         ("Parameters federated", whole(count(run.summary.get("parameters")))),
         ("Update", run.text("coding") or run.text("codec")),
         ("Downlink", run.text("downlink_coding") or run.text("downlink_codec")),
@@ -332,26 +335,26 @@ def provenance(run: RunRecord) -> Html:
     rows = [(term, isolated(value)) for term, value in facts if value is not None and value != ABSENT]
     if digest := run.text("model_sha256"):
         rows.append(("Model SHA-256", element("code", digest)))
-    same = (
+    reproducibility = (
         "The privacy noise is drawn afresh each time, so the figures come out close but not the same."
         if is_noised(run)
         else "With the versions above, on the same kind of machine, it gives a model of the same SHA-256."
     )
-    repeat = join([
+    instructions = join([
         element("h3", "To repeat it"),
         element("p", "In the folder that holds this page and its scenario.toml:"),
         element("pre", element("code", "fedglm simulate scenario.toml --out again"), tabindex=0),
-        element("p", same, class_="note"),
+        element("p", reproducibility, class_="note"),
     ])  # fmt: skip
-    shown = (
+    scenario = (
         folded(
             "scenario.toml, every default written out", element("pre", element("code", run.scenario_toml), tabindex=0)
         )
         if run.scenario_toml
         else ""
     )
-    return section("provenance", "What was run", pairs(rows, class_="facts"), repeat, shown)
+    return section("provenance", "What was run", pairs(rows, class_="facts"), instructions, scenario)
 
 
-def _text(value: object) -> str | None:
+def _as_text(value: object) -> str | None:
     return None if value is None or value == "" else str(value)

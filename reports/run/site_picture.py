@@ -1,4 +1,4 @@
-"""The picture of the sites: the federated model at each, how sure that is, and the model trained there alone."""
+"""Picture of the sites: the federated model's result at each, its interval, and the model trained there alone."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ _Z = 1.959964  # two-sided 95 %
 
 
 def wilson_interval(accuracy: float, rows: int) -> tuple[float, float]:
-    """The 95 % interval for an accuracy seen on so many independent rows (Wilson 1927).
+    """Compute the 95 % score interval of an accuracy measured on independent rows (Wilson 1927).
 
     Args:
-        accuracy: The share of rows that are right, 0 to 1.
-        rows: How many there are, at least 1.
+        accuracy: Share of rows that are classified correctly, 0 to 1.
+        rows: Number of rows, at least 1.
     """
     weight = _Z * _Z / rows
     centre = (accuracy + weight / 2) / (1 + weight)
@@ -31,49 +31,49 @@ def wilson_interval(accuracy: float, rows: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def measured(run: RunRecord) -> tuple[SiteRecord, ...]:
-    """The sites that have a finite figure for the federated model."""
+def select_measured_sites(run: RunRecord) -> tuple[SiteRecord, ...]:
+    """Return the sites at which the federated model has a finite metric."""
     return tuple(s for s in run.sites if drawable(s.score.metric))
 
 
-def ranked(run: RunRecord) -> tuple[SiteRecord, ...]:
-    """The measured sites from best to worst; equals by name."""
+def rank_sites(run: RunRecord) -> tuple[SiteRecord, ...]:
+    """Return the measured sites from best to worst, ties by name."""
     sign = -1 if run.metric == "accuracy" else 1
-    return tuple(sorted(measured(run), key=lambda site: (sign * (site.score.metric or 0), site.name)))
+    return tuple(sorted(select_measured_sites(run), key=lambda site: (sign * (site.score.metric or 0), site.name)))
 
 
-def drawn(run: RunRecord) -> tuple[SiteRecord, ...]:
-    """The sites as the picture shows them: in their own order while few, from best to worst when many."""
-    sites = measured(run)
+def _select_drawn_sites(run: RunRecord) -> tuple[SiteRecord, ...]:
+    """Return the sites that the picture shows: in their own order up to 30, else from best to worst, 150 at most."""
+    sites = select_measured_sites(run)
     if len(sites) <= NAMED_SITES:
         return sites
-    in_order = ranked(run)
+    in_order = rank_sites(run)
     if len(in_order) <= DRAWN_SITES:
         return in_order
     step = (len(in_order) - 1) / (DRAWN_SITES - 1)
     return tuple(in_order[round(index * step)] for index in range(DRAWN_SITES))
 
 
-def _interval(run: RunRecord, site: SiteRecord) -> tuple[float, float] | None:
+def _compute_interval(run: RunRecord, site: SiteRecord) -> tuple[float, float] | None:
     value = site.score.metric
     if run.metric != "accuracy" or value is None or not site.held_out or not 0 <= value <= 1:
         return None
     return wilson_interval(value, site.held_out)
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     shown = " ".join(clean(name).split())
     return shown if len(shown) <= _NAME_LENGTH else shown[: _NAME_LENGTH - 1] + "…"
 
 
-def site_results(run: RunRecord) -> Html | None:
-    """One row a site: a dot for the federated model (with its 95 % interval), a diamond for the model trained alone."""
-    sites = drawn(run)
+def draw_sites(run: RunRecord) -> Html | None:
+    """Draw one row a site: a dot for the federated model, its 95 % interval, a diamond for the model trained alone."""
+    sites = _select_drawn_sites(run)
     if not sites:
         return None
     named = len(sites) <= NAMED_SITES
     pitch = 19.0 if named else max(3.6, 420 / len(sites))
-    intervals = [_interval(run, site) for site in sites]
+    intervals = [_compute_interval(run, site) for site in sites]
     alone = [site.alone.metric if site.alone else None for site in sites]
     level = run.pooled.metric if run.pooled else None
     pooled = level if drawable(level) else None
@@ -98,7 +98,7 @@ def site_results(run: RunRecord) -> Html | None:
         if pooled is not None:
             axes.axvline(pooled, color=Ink.POOLED.value, linestyle=DASH_DOT, linewidth=1.5, label="all data pooled")
         if others:
-            _alone(axes, federated, alone, named)
+            _draw_models_trained_alone(axes, federated, alone, named)
         axes.plot(
             federated, rows, linestyle="none", marker="o", markersize=5 if named else 3, color=Ink.CODED.value,
             label="federated",
@@ -110,10 +110,10 @@ def site_results(run: RunRecord) -> Html | None:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"{run.metric} on the site's held-out rows")
         if named:
-            axes.set_yticks(list(rows), [_short(site.name) for site in sites])
+            axes.set_yticks(list(rows), [_shorten(site.name) for site in sites])
         else:
             marks = sorted({0, len(sites) // 2, len(sites) - 1})
-            axes.set_yticks(marks, [_short(sites[mark].name) for mark in marks])
+            axes.set_yticks(marks, [_shorten(sites[mark].name) for mark in marks])
         legend_above(axes)
 
     lowest, highest = min(federated), max(federated)
@@ -125,7 +125,9 @@ def site_results(run: RunRecord) -> Html | None:
     return inline_svg(draw, name="sites", size=(330, 86 + pitch * len(sites)), alternative=alternative)
 
 
-def _alone(axes: Axes, federated: Sequence[float], alone: Sequence[float | None], named: bool) -> None:
+def _draw_models_trained_alone(
+    axes: Axes, federated: Sequence[float], alone: Sequence[float | None], named: bool
+) -> None:
     kept = [
         (row, here, there) for row, (here, there) in enumerate(zip(federated, alone, strict=True)) if drawable(there)
     ]

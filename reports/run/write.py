@@ -1,4 +1,4 @@
-"""The page of a run, `RUN/report.html`."""
+"""Report page of a run, `RUN/report.html`."""
 
 from pathlib import Path
 
@@ -18,35 +18,41 @@ _ANCHORS = {
 
 
 def write_report(run: Path) -> Path:
-    """Writes `RUN/report.html` from the run's `summary.json`, `rounds.jsonl` and `scenario.toml`, atomically.
+    """Write `RUN/report.html` from the run's `summary.json`, `rounds.jsonl` and `scenario.toml`, atomically.
+
+    Args:
+        run: Folder of the run.
+
+    Returns:
+        Path of the page.
 
     Raises:
         ReportError: The run is not finished, or its files are damaged.
         StorageError: The page cannot be written.
     """
     record = read_run(run)
-    return write_page(run, _title(record), _body(record))
+    return write_page(run, _write_title(record), _render_body(record))
 
 
-def _title(run: RunRecord) -> str:
+def _write_title(run: RunRecord) -> str:
     return f"{run.scenario}: {sections.headline(run)}"
 
 
-def _body(run: RunRecord) -> Html:
+def _render_body(run: RunRecord) -> Html:
     parts = {
-        "learning": sections.learning(run),
-        "bytes": sections.traffic(run),
-        "sites": sites.sites(run),
-        "rejected": sections.rejected(run),
-        "rounds": sections.every_round(run),
-        "provenance": sections.provenance(run),
+        "learning": sections.render_learning(run),
+        "bytes": sections.render_traffic(run),
+        "sites": sites.render_sites(run),
+        "rejected": sections.render_rejections(run),
+        "rounds": sections.render_rounds(run),
+        "provenance": sections.render_provenance(run),
     }
     links = [element("a", _ANCHORS[name], href=f"#{name}") for name, content in parts.items() if content]
     seed = run.text("seed")
     above = " · ".join(["Federated run", run.scenario, *([f"seed {seed}"] if seed else [])])
     return join([
-        header(above, sections.headline(run), sections.summary_line(run)),
-        element("main", sections.key_figures(run), privacy.privacy(run),
+        header(above, sections.headline(run), sections.summary(run)),
+        element("main", sections.render_key_figures(run), privacy.render_privacy(run),
                 element("nav", *links, aria_label="Sections of this page"), *parts.values()),
         footer(run),
     ])  # fmt: skip

@@ -18,10 +18,10 @@ from fedglm.reports.comparison.to_target import (
     ComparisonRow,
     Spread,
     compare_runs,
-    first_round_at_most,
-    reach,
-    target_loss,
-    traffic_until,
+    compute_target_loss,
+    find_first_round_at_most,
+    find_reached,
+    sum_traffic_until,
 )
 from fedglm.reports.comparison.write import write_comparison
 from fedglm.reports.run.write import write_report
@@ -70,16 +70,16 @@ def rows(tmp_path: Path) -> list[ComparisonRow]:
 
 def test_the_first_round_at_the_target_and_the_bytes_until_then() -> None:
     rounds = rounds_of(0.9, math.nan, None, 0.5, 0.6, 0.4)
-    assert first_round_at_most(rounds, 0.5) == 4
-    assert first_round_at_most(rounds, 0.45) == 6
-    assert first_round_at_most(rounds, 0.1) is None
-    assert first_round_at_most([], 0.1) is None
-    assert traffic_until(rounds, 4) == Traffic(40, 80, 4000, 8000)
-    reached = reach(rounds, 0.5)
+    assert find_first_round_at_most(rounds, 0.5) == 4
+    assert find_first_round_at_most(rounds, 0.45) == 6
+    assert find_first_round_at_most(rounds, 0.1) is None
+    assert find_first_round_at_most([], 0.1) is None
+    assert sum_traffic_until(rounds, 4) == Traffic(40, 80, 4000, 8000)
+    reached = find_reached(rounds, 0.5)
     assert reached is not None
     assert (reached.round, reached.traffic.total) == (4, 120)
-    assert reach(rounds, 0.1) is None
-    assert reach(rounds, None) is None
+    assert find_reached(rounds, 0.1) is None
+    assert find_reached(rounds, None) is None
 
 
 @given(st.lists(st.floats(1e-3, 1e6), min_size=1), st.booleans())
@@ -103,20 +103,20 @@ def test_a_spread_hides_no_figure_that_is_not_finite() -> None:
 def test_each_run_is_held_against_the_baseline_of_its_own_seed(rows: list[ComparisonRow]) -> None:
     found = compare_runs(rows, tolerance=1.0)
     assert found.seeds == ("7", "8")
-    assert [trial.target for trial in found.standings[1].trials] == [1.0, 2.0]
-    dense, sparse, once = found.standings
-    assert [t.reached.round if t.reached else None for t in dense.trials] == [3, 4]
-    assert [t.reached.round if t.reached else None for t in sparse.trials] == [6, 3]
-    assert [t.reached.round if t.reached else None for t in once.trials] == [3, None]
+    assert [seed_run.target for seed_run in found.codecs[1].seed_runs] == [1.0, 2.0]
+    dense, sparse, once = found.codecs
+    assert [t.reached.round if t.reached else None for t in dense.seed_runs] == [3, 4]
+    assert [t.reached.round if t.reached else None for t in sparse.seed_runs] == [6, 3]
+    assert [t.reached.round if t.reached else None for t in once.seed_runs] == [3, None]
     # 3 rounds of 1000 against 6 of 10, and 4 of 1000 against 3 of 10: 50 and 133 times fewer.
     up = sparse.ratio("up")
     assert up is not None
     assert 1 / up.mean == pytest.approx(math.sqrt(50 * 4000 / 30))
     assert (1 / up.high, 1 / up.low) == pytest.approx((50, 4000 / 30))
-    assert [t.of_rounds for t in sparse.trials] == [2.0, 0.75]
-    assert [t.of_run for t in sparse.trials] == [1.5, 0.75]
+    assert [t.rounds_over_baseline for t in sparse.seed_runs] == [2.0, 0.75]
+    assert [t.rounds_over_baseline_run for t in sparse.seed_runs] == [1.5, 0.75]
     assert (once.reached, once.always_reached, sparse.always_reached) == (1, False, True)
-    assert once.trials[1].best_loss == 2.4
+    assert once.seed_runs[1].best_loss == 2.4
 
 
 def test_the_json_says_the_same_for_each_codec_and_each_run(rows: list[ComparisonRow]) -> None:
@@ -174,7 +174,7 @@ def test_a_comparison_measures_all_against_the_first(tmp_path: Path) -> None:
     sparse = write(tmp_path / "sparse", *run_files(8))
     for folder in (dense, sparse):
         write_report(folder)
-    assert target_loss(read_run(dense), 1.01) == pytest.approx(2.0**-6 * 1.01)
+    assert compute_target_loss(read_run(dense), 1.01) == pytest.approx(2.0**-6 * 1.01)
     rows = [ComparisonRow("dense", (dense,)), ComparisonRow("sparse", (sparse,))]
     page = write_comparison(tmp_path, rows)
     text = read(page)
@@ -205,7 +205,7 @@ def test_a_seed_whose_baseline_diverged_has_no_target(tmp_path: Path, rows: list
     broken = run(tmp_path / "broken", DENSE, [3.0, math.nan], 1000, 100, seed=8)
     row = ComparisonRow(DENSE, (rows[0].folders[0], broken))
     found = compare_runs([row, rows[1]], tolerance=1.0)
-    assert (found.target, found.standings[1].reached) == (Spread(1.0, 1.0, 1.0), 1)
+    assert (found.target, found.codecs[1].reached) == (Spread(1.0, 1.0, 1.0), 1)
     assert "under every seed" in read(write_comparison(tmp_path, [row, rows[1]], tolerance=1.0))
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from run_files import read, run_files, write
 
-from fedglm.reports.comparison.privacy import Offer, best_offers, offers
+from fedglm.reports.comparison.privacy import TradeoffPoint, collect_tradeoff_points, select_pareto_front
 from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
 from fedglm.reports.comparison.write import write_comparison
 
@@ -34,8 +34,8 @@ def test_the_page_shows_what_privacy_costs(tmp_path):
     page = read(write_comparison(tmp_path, rows(tmp_path, LOSSES)))
     assert "What privacy costs" in page
     assert "Loss by epsilon" in page
-    found = offers(compare_runs(rows(tmp_path / "more", LOSSES)))
-    assert [(offer.codec, offer.epsilon, offer.loss) for offer in found] == [
+    found = collect_tradeoff_points(compare_runs(rows(tmp_path / "more", LOSSES)))
+    assert [(point.codec, point.epsilon, point.loss) for point in found] == [
         ("dense-fp32", math.inf, 0.2),
         ("dense-fp32", 3, 0.4),
         ("topk-sign@0.01", math.inf, 0.3),
@@ -43,21 +43,21 @@ def test_the_page_shows_what_privacy_costs(tmp_path):
     ]
 
 
-def test_runs_of_one_epsilon_are_no_price_list(tmp_path):
+def test_runs_of_one_epsilon_have_no_tradeoff(tmp_path):
     alone = {label: loss for label, loss in LOSSES.items() if label.endswith("inf")}
     assert "What privacy costs" not in read(write_comparison(tmp_path, rows(tmp_path, alone)))
 
 
-def offer(epsilon, size, loss):
-    return Offer("codec", epsilon, loss, None, size)
+def point(epsilon, size, loss):
+    return TradeoffPoint("codec", epsilon, loss, None, size)
 
 
-def test_an_offer_is_beaten_by_one_that_is_nowhere_worse():
-    private, dear, cheap = offer(1, 100, 0.5), offer(8, 100, 0.2), offer(8, 10, 0.3)
-    worse, diverged = offer(8, 100, 0.6), offer(1, 1, None)
-    assert best_offers([private, dear, cheap, worse, diverged]) == [private, dear, cheap]
+def test_a_point_is_dominated_by_one_that_is_nowhere_worse():
+    private, dear, cheap = point(1, 100, 0.5), point(8, 100, 0.2), point(8, 10, 0.3)
+    worse, diverged = point(8, 100, 0.6), point(1, 1, None)
+    assert select_pareto_front([private, dear, cheap, worse, diverged]) == [private, dear, cheap]
     # Sizes that differ by a hundredth are the same: noise makes as much of a difference.
-    assert best_offers([offer(3, 100.5, 0.4), offer(3, 100, 0.5)]) == [offer(3, 100.5, 0.4)]
+    assert select_pareto_front([point(3, 100.5, 0.4), point(3, 100, 0.5)]) == [point(3, 100.5, 0.4)]
 
 
 @pytest.mark.parametrize(
