@@ -18,7 +18,7 @@ from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.policy import policy
+from fedglm.privacy.policy import policy_file
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 
@@ -56,7 +56,7 @@ so that a log comes to a tenth; a report's list of releases, with one hash each,
 _MAX_OF: Final[Mapping[str, int]] = {
     **dict.fromkeys((LOG, LINES, LEDGER, "report.json"), _MAX_LOG),
     ROUNDS: MAX_ROUNDS_BYTES,
-    **dict.fromkeys(("policy.toml", "policy.toml.sig"), policy.MAX_BYTES),
+    **dict.fromkeys(("policy.toml", "policy.toml.sig"), policy_file.MAX_BYTES),
     **dict.fromkeys(_WORDS, 2 * refusal_log.MAX_BYTES),  # the last line may begin right before the limit
 }
 

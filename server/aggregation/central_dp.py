@@ -23,7 +23,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA, calibrate, spent, usual_delta, within
+from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA, spent, usual_delta, within
+from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.dp.sampling import poisson
