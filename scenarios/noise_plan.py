@@ -8,7 +8,8 @@ import numpy as np
 
 from fedglm.autoglm.federation import SiteRecords
 from fedglm.compression.layout import Layout
-from fedglm.privacy.accounting.accountant import calibrate, usual_delta
+from fedglm.privacy.accounting.accountant import usual_delta
+from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.accounting.statement import (
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,

@@ -18,7 +18,7 @@ from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.policy import policy
+from fedglm.privacy.policy import policy_file
 from fedglm.run_folder.names import DONE, ROUNDS, SCENARIO, SUMMARY
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
@@ -58,7 +58,7 @@ not compress, so that a log shrinks to a tenth; a report's list of releases, wit
 _MAX_BYTES_BY_NAME: Final[Mapping[str, int]] = {
     **dict.fromkeys((LOG, LINES, LEDGER, "report.json"), _MAX_LOG),
     ROUNDS: MAX_ROUNDS_BYTES,
-    **dict.fromkeys(("policy.toml", "policy.toml.sig"), policy.MAX_BYTES),
+    **dict.fromkeys(("policy.toml", "policy.toml.sig"), policy_file.MAX_BYTES),
     **dict.fromkeys(_REFUSALS, 2 * refusal_log.MAX_BYTES),  # the last line may begin just before the limit
 }
 

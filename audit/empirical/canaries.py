@@ -26,7 +26,8 @@ from fedglm.audit.empirical.bounds import (
 )
 from fedglm.audit.empirical.probe import DoesNotFit, TrainingProbe, max_gradients
 from fedglm.autoglm.data.examples import concatenate
-from fedglm.privacy.accounting.accountant import calibrate, spent
+from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError

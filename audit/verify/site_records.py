@@ -17,7 +17,8 @@ from fedglm.privacy.dp.mechanism import MAX_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.charges import one_data_set
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.policy.policy import Policy, load_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import load_policy
 from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 

@@ -71,7 +71,8 @@ def ledger(
 def _policy(path: Path) -> "Policy":
     from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.errors import PolicyError
-    from fedglm.privacy.policy.policy import MAX_BYTES, Policy
+    from fedglm.privacy.policy.policy import Policy
+    from fedglm.privacy.policy.policy_file import MAX_BYTES
 
     try:
         text = read_regular(path, MAX_BYTES).decode()

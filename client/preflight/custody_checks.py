@@ -9,7 +9,8 @@ from fedglm.core.findings import Finding, failure, ok, warning
 from fedglm.privacy.custody.budget_left import read_budget
 from fedglm.privacy.custody.store import POLICY, is_established
 from fedglm.privacy.errors import PolicyError, PrivacyError
-from fedglm.privacy.policy.policy import ANY, Policy, load_policy
+from fedglm.privacy.policy.policy import ANY, Policy
+from fedglm.privacy.policy.policy_file import load_policy
 from fedglm.privacy.policy.rules import missing_keys
 
 SIGN = "run fedglm client sign-policy"

@@ -15,7 +15,8 @@ from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, initialize, is_est
 from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.policy.policy import MAX_BYTES, Policy, sign_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import MAX_BYTES, sign_policy
 
 
 class Signed(NamedTuple):

@@ -7,7 +7,8 @@ from fedglm.client.site.folder import Site
 from fedglm.privacy.custody.budget_left import BudgetState, read_budget
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import POLICY, REFUSALS, is_established
-from fedglm.privacy.policy.policy import Policy, load_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import load_policy
 from fedglm.privacy.policy.rules import missing_keys
 
 

@@ -18,7 +18,8 @@ from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.ledger import Ledger
-from fedglm.privacy.policy.policy import Policy, load_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import load_policy
 
 _WORK = ("run.plan", "*/state.json")  # what a node writes when a server's message has come
 _UPDATES = "*/pending_blob-*"

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from fedglm.privacy.accounting.accountant import calibrate, within
+from fedglm.privacy.accounting.accountant import within
+from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.ledger.charges import Budget
 from fedglm.privacy.ledger.spending import Spending

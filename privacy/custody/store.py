@@ -29,7 +29,8 @@ from fedglm.privacy.ledger.charges import Budget, Charge
 from fedglm.privacy.ledger.commitment import Field, commitment, site_salt
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import RunPlan
 
 FOLDER = "custody"

@@ -1,32 +1,23 @@
 """A site's policy: what may leave its node, whatever a server asks.
 
-The policy is a TOML file that a person writes and the site's key signs: `policy.toml` and, beside it,
-`policy.toml.sig` with the Ed25519 signature over the exact bytes, in hexadecimal. Without a valid signature the file
-is not even parsed. Whatever the policy does not permit is refused; the rules stand in `fedglm.privacy.policy.rules`.
+A person writes it as TOML, and the site's key signs the file (`policy_file`). Whatever the policy does not permit is
+refused; the rules stand in `fedglm.privacy.policy.rules`.
 """
 
 import hashlib
 import textwrap
 import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from fedglm.core.files import write_atomically
-from fedglm.core.untrusted_files import read_regular
 from fedglm.core.validation_errors import explain
 from fedglm.privacy.errors import PolicyError
-from fedglm.privacy.keys.signing import PublicKey, SigningKey
-
-MAX_BYTES = 65536
-"""Longest policy file that is read."""
 
 ANY = "*"
 """In a list of what is allowed, alone: everything is."""
 
-_CONTEXT = "fedglm/policy/1"
 _WIDTH = 100
 _MAX_NUMBER = 2**53
 _EXAMPLE = "0123456789abcdef" * 4
@@ -239,59 +230,6 @@ class Policy(BaseModel):
         if text != policy.to_toml():  # else there is nothing to remember, and the two stay equal
             policy._file_sha256 = hashlib.sha256(text.encode()).hexdigest()
         return policy
-
-
-def sign_policy(path: Path, key: SigningKey) -> Policy:
-    """Sign the policy at `path` as it lies there, into the file of its name with `.sig` after it.
-
-    Raises:
-        PolicyError: The file cannot be read or is no policy; nothing is signed.
-        StorageError: The signature cannot be written.
-    """
-    content = _read(path, "write a policy there")
-    policy = _parse(content, path)
-    write_atomically(_signature_path(path), key.sign(_CONTEXT, content).hex() + "\n")
-    return policy
-
-
-def load_policy(path: Path, public_key: PublicKey) -> Policy:
-    """The policy at `path`, if the owner of `public_key` signed it.
-
-    Raises:
-        PolicyError: A file is missing or too long, the signature is not this key's under these bytes, or the file is
-            no policy.
-    """
-    content = _read(path, "without a policy nothing leaves")
-    signature = _read(_signature_path(path), "sign the policy with the site's key")
-    try:
-        raw = bytes.fromhex(signature.decode("ascii"))
-    except ValueError:
-        raw = b""
-    if signature != raw.hex().encode() + b"\n" or not public_key.verify(_CONTEXT, content, raw):
-        raise PolicyError(
-            f"{path} does not carry the signature of the site's key {public_key.fingerprint()}: somebody changed it "
-            f"after it was signed, or signed with another key; read it through, then sign it again"
-        )
-    return _parse(content, path)
-
-
-def _signature_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sig")
-
-
-def _read(path: Path, remedy: str) -> bytes:
-    try:
-        return read_regular(path, MAX_BYTES)
-    except OSError as exc:
-        raise PolicyError(f"cannot read {path}: {exc.strerror}; {remedy}") from exc
-
-
-def _parse(content: bytes, path: Path) -> Policy:
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as exc:
-        raise PolicyError(f"{path} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
-    return Policy.from_toml(text, origin=str(path))
 
 
 def _comment(text: str) -> str:

@@ -22,7 +22,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accounting.accountant import calibrate, spent, within
+from fedglm.privacy.accounting.accountant import spent, within
+from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.dp.sampling import poisson

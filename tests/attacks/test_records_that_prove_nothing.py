@@ -16,7 +16,7 @@ from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.policy.policy import load_policy, sign_policy
+from fedglm.privacy.policy.policy_file import load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.rounds.countersigning import Countersigning

@@ -11,7 +11,8 @@ from fedglm.compression.codec import decode
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.store import KEY, POLICY, Custody
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.policy.policy import Policy, sign_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import sign_policy
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 SPARSE = {"codec": "topk-fp16", "density": 0.5, "residual_decay": 1.0}

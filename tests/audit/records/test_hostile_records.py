@@ -25,7 +25,7 @@ from fedglm.privacy.errors import LogError, PolicyError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.entries import KINDS
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.policy.policy import load_policy
+from fedglm.privacy.policy.policy_file import load_policy
 from fedglm.run_folder.record import ReportError, read_run
 
 KEY = SigningKey.generate()

@@ -22,7 +22,7 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import SignedTreeHead
-from fedglm.privacy.policy.policy import load_policy, sign_policy
+from fedglm.privacy.policy.policy_file import load_policy, sign_policy
 from fedglm.server.rounds.countersigning import Countersigning
 
 pytestmark = pytest.mark.usefixtures("unsynced")

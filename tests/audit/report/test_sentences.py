@@ -19,7 +19,8 @@ from fedglm.privacy.custody import store
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.policy.policy import Policy, sign_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import sign_policy
 from fedglm.server.rounds.participants import FederationError
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -19,7 +19,8 @@ from fedglm.privacy.custody.site_log import CustodyLog, Release
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.policy.policy import Policy, sign_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import sign_policy
 from fedglm.run_folder.rows import to_lines
 from fedglm.server import run_setup
 from fedglm.server.coordinator import Coordinator

@@ -21,7 +21,8 @@ from fedglm.privacy.custody.store import Custody, initialize
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import load_policy, sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 pytestmark = pytest.mark.usefixtures("unsynced")

@@ -21,7 +21,8 @@ from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.site_identity import SiteIdentity
-from fedglm.privacy.policy.policy import Policy, load_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import load_policy
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 

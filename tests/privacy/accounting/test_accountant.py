@@ -12,7 +12,8 @@ from dp_accounting.pld import PLDAccountant
 from opacus.accountants import GaussianAccountant, PRVAccountant
 
 from fedglm.privacy.accounting import accountant
-from fedglm.privacy.accounting.accountant import Spent, calibrate, spent, usual_delta, within
+from fedglm.privacy.accounting.accountant import Spent, spent, usual_delta, within
+from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
 
@@ -162,7 +163,7 @@ def test_below_the_budget_the_slowest_accountant_is_not_asked(monkeypatch):
     """Each charge asks anew, for each one makes another history."""
     history = [Event(1.2, 0.0123, 450), Event(1.4, 0.0321, 450)]
     found = spent(history, 1e-5)
-    monkeypatch.setattr(accountant, "_prv", None)
+    monkeypatch.setattr(accountant, "prv", None)
     assert found.rdp > found.epsilon + 0.1
     assert within(history, found.epsilon + 0.05, 1e-5)
     with pytest.raises(TypeError):

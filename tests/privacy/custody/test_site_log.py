@@ -15,7 +15,7 @@ from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import LOG, SignedLog
-from fedglm.privacy.policy.policy import sign_policy
+from fedglm.privacy.policy.policy_file import sign_policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 

@@ -10,7 +10,8 @@ from plans import PLAN, WITHOUT_NOISE, change_plan, with_mechanism, with_metrics
 
 from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.policy.policy import Policy, load_policy, sign_policy
+from fedglm.privacy.policy.policy import Policy
+from fedglm.privacy.policy.policy_file import load_policy, sign_policy
 from fedglm.privacy.policy.rules import (
     MESSAGE_RULES,
     PLAN_RULES,
