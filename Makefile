@@ -10,8 +10,10 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
+# Tests start many processes, each of which would compile all of this again.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help simulate test test-all lint bench lock lock-torch sbom clean
+.PHONY: help simulate test quick-tests test-all lint bench lock lock-torch sbom clean
 
 help:
 	@echo "make simulate   four hospitals learn on real data, in half a minute after installation"
@@ -36,8 +38,12 @@ $(STAMP): pyproject.toml locks/dev.txt locks/torch-cpu.txt
 simulate: $(STAMP)
 	$(BIN)/fedglm simulate hospital
 
+# What reads the sources and what runs them side by side: tests often wait for processes.
+test: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
+
 # Tests that share a file share its runs, so that files are dealt to the processes whole.
-test: lint
+quick-tests: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not slow" --numprocesses $(WORKERS) --dist loadfile
 
 test-all: lint

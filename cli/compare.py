@@ -69,6 +69,9 @@ def compare(
     times the tolerance. Bytes count up to that round's end, for all nodes.
     A table is printed; the page is OUT/report.html.
     """
+    from fedglm.client.supernode.lean_imports import import_lean
+
+    import_lean()
     chosen = options.chosen(locals())
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the comparison to go on with")

@@ -45,6 +45,9 @@ def simulate(
     if show is not None:
         _print_scenario(show)
         return
+    from fedglm.client.supernode.lean_imports import import_lean
+
+    import_lean()
     chosen = options.chosen(locals())
 
     from fedglm.cli.terminal.progress import Progress

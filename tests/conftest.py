@@ -1,5 +1,8 @@
 """Fixtures that several files need: the command in this process, a tiny scenario, and one finished run of it."""
 
+import fcntl
+import os
+import pickle
 import shutil
 
 import pytest
@@ -58,5 +61,19 @@ def plain(tmp_path):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """The undisturbed run of the tiny scenario, by a real process, with --json."""
-    return Finished(tmp_path_factory.mktemp("finished"))
+    """The undisturbed run of the tiny scenario, by a real process, with --json.
+
+    It is made once, however many processes test; each has a copy, for a run folder is for one process at a time.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    kept = shared / "finished.pickle"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            home = shared / "finished"
+            home.mkdir()
+            kept.write_bytes(pickle.dumps(Finished(home)))
+    run = pickle.loads(kept.read_bytes())  # noqa: S301 - written by a process of this very run
+    run.folder = shutil.copytree(run.folder, own / "finished-run")
+    return run

@@ -1,4 +1,4 @@
-"""The libraries without the parts that a node never uses: a worker that starts sooner and fits on a small machine.
+"""The libraries without the parts that a node never uses: it starts sooner, and fits on a small machine.
 
 Transformers imports torch's compiler, its distributed tensors and whatever else it finds installed, though a GLM that
 is trained on one machine needs none of it. `benchmarks/node_memory.py --imports` prints what that would cost. No
@@ -23,10 +23,12 @@ _INDEXING = "torch._dynamo._trace_wrapped_higher_order_op"
 
 
 def import_lean() -> None:
-    """Import transformers' GLM and Flower without what they do not need; to be called before anything imports them.
+    """Import transformers' GLM and Flower without what they do not need, unless something has imported them before.
 
     Later imports of what was left out find it as usual, but transformers takes it for not installed.
     """
+    if "transformers" in sys.modules:
+        return
     import torch.distributed
 
     if _COMPILER not in sys.modules:

@@ -36,7 +36,7 @@ AppFactory = Callable[[], ClientApp]
 """Makes the ClientApp in a worker; must be importable there (a function of a module, or a `partial` of one)."""
 
 RUN_ID = 1
-_PRELOAD = ["fedglm.simulations.nodes"]
+_PRELOAD = ["fedglm.simulations.engines.worker_imports"]
 
 
 class InlineGrid(Grid):

@@ -10,8 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from lock_files import LOCKS, ROLES, TORCH, entries, make_wheel, options_of, versions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -158,6 +156,9 @@ def sbom(environment, *options):
 
 
 def test_the_bill_of_materials_is_valid_and_names_what_is_there(tmp_path):
+    from cyclonedx.schema import SchemaVersion  # here, for the validator takes seconds to import
+    from cyclonedx.validation.json import JsonStrictValidator
+
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (packages,) = environment.glob("lib/python3*/site-packages")

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
+
+from fedglm.client.supernode.lean_imports import import_lean
 
 TRAINED = """
 import hashlib, torch
@@ -31,14 +34,27 @@ def run(*lines):
     return done.stdout.split()
 
 
-def test_a_model_trains_to_the_same_bits():
-    assert run(LEAN, TRAINED) == run(TRAINED)
-
-
-def test_nothing_of_what_is_left_out_is_loaded():
+@pytest.fixture(scope="module")
+def lean():
+    """What a worker's process prints: the weights that it trained, and what it loaded of the rest."""
     heavy = ("accelerate", "pandas", "peft", "PIL", "sklearn", "sympy", "torchvision", "torch._dynamo.utils")
     code = f"import sys; print([name for name in {heavy} if name in sys.modules])"
-    assert run(LEAN, "import fedglm.client.supernode.worker, fedglm.client.site.site_node", TRAINED, code)[1:] == ["[]"]
+    return run(LEAN, "import fedglm.client.supernode.worker, fedglm.client.site.site_node", TRAINED, code)
+
+
+def test_a_model_trains_to_the_same_bits(lean):
+    assert lean[:1] == run(TRAINED)
+
+
+def test_nothing_of_what_is_left_out_is_loaded(lean):
+    assert lean[1:] == ["[]"]
+
+
+def test_where_transformers_is_there_already_nothing_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    before = dict(sys.modules)
+    import_lean()
+    assert sys.modules == before
 
 
 @pytest.mark.slow
