@@ -102,7 +102,7 @@ def compare(
             label = variant.label if epsilon is None else with_epsilon(variant.label, epsilon)
             contenders.append(Contender(label, tuple(scenarios)))
     folder = out or default_folder(f"compare-{scenario}")
-    found = run(
+    comparison = run(
         contenders,
         folder,
         engine=checked_engine(engine),
@@ -112,13 +112,13 @@ def compare(
         workers=workers,
     )
     if as_json:
-        typer.echo(to_json(comparison_json(found), indent=1))
+        typer.echo(to_json(comparison_json(comparison), indent=1))
     else:
-        print_comparison(found, folder)
+        print_comparison(comparison, folder)
 
 
 def _epsilons(text: str | None, chosen: "ScenarioOptions") -> "list[tuple[float | None, ScenarioOptions]]":
-    """Each epsilon, and what it changes in the scenario; the least private first. None where none are given."""
+    """Parse `--epsilons`: each epsilon with the options that it sets, the least private first; None without it."""
     if text is None:
         return [(None, {})]
     if "epsilon" in chosen or "no_dp" in chosen:
@@ -134,7 +134,7 @@ def _epsilons(text: str | None, chosen: "ScenarioOptions") -> "list[tuple[float 
 
 
 def _seeds(text: str | None, single: int | None) -> "list[ScenarioOptions]":
-    """What each seed changes in the scenario; one that changes nothing where no seeds are given."""
+    """Parse `--seeds`: the options that each seed sets; one empty set of options without it."""
     if text is None:
         return [{}]
     if single is not None:

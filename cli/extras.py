@@ -1,7 +1,7 @@
-"""What commands need beyond the base install: asked before any work starts, and named with its pip line if missing.
+"""Optional dependencies of the commands, checked before any work starts; an error names the pip line to install them.
 
-The base verifies, exports and watches. `node` trains at a site, `server` also evaluates and draws, and `simulation`
-brings Ray, which only `--engine ray` asks for (`simulations/engines/run.py`).
+The base install verifies, exports and watches. `node` trains at a site, `server` also evaluates and draws, and
+`simulation` adds Ray, which only `--engine ray` needs (`simulations/engines/run.py`).
 """
 
 import functools
@@ -21,7 +21,7 @@ _SERVER = (*_NODE, "matplotlib", "sklearn")
 MODULES: Final[Mapping[Extra, tuple[str, ...]]] = MappingProxyType(
     {"node": _NODE, "server": _SERVER, "simulation": (*_SERVER, "ray")}
 )
-"""Top-level modules of what pyproject.toml asks for by each extra."""
+"""Top-level modules of the packages of each extra in pyproject.toml."""
 
 NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
     {
@@ -43,31 +43,36 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
         "client metrics": "node",
     }
 )
-"""The extra of each command; a command that is not here runs on the base."""
+"""Extra that each command needs; a command that is not listed runs on the base install."""
 
 
 class MissingExtra(click.ClickException):
-    """Something that a command needs is not installed."""
+    """A package that a command needs is not installed."""
 
 
-def ask_for_extras(app: typer.Typer, path: str = "") -> None:
-    """Have each command of `NEEDS` look for its extra first; `--help` needs none."""
+def require_extras(app: typer.Typer, path: str = "") -> None:
+    """Make each command of `NEEDS` check for its extra before it runs; `--help` works without.
+
+    Args:
+        app: Application whose commands are wrapped, with those of its groups.
+        path: Name of its group, with a trailing space.
+    """
     for command in app.registered_commands:
         if command.callback is not None:
             name = command.name or command.callback.__name__.replace("_", "-")
             if extra := NEEDS.get(f"{path}{name}"):
-                command.callback = _asking(extra, command.callback)
+                command.callback = _check_extra_first(extra, command.callback)
     for group in app.registered_groups:
         if group.typer_instance is not None:
-            ask_for_extras(group.typer_instance, f"{path}{group.name} ")
+            require_extras(group.typer_instance, f"{path}{group.name} ")
 
 
-def _asking(extra: Extra, command: Callable[..., Any]) -> Callable[..., Any]:
+def _check_extra_first(extra: Extra, command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
-    def asked(*args: Any, **options: Any) -> Any:
-        wanted = (module for module in MODULES[extra] if module != "ray")
-        if missing := [module for module in wanted if importlib.util.find_spec(module) is None]:
+    def checked(*args: Any, **options: Any) -> Any:
+        required = (module for module in MODULES[extra] if module != "ray")
+        if missing := [module for module in required if importlib.util.find_spec(module) is None]:
             raise MissingExtra(f"not installed: {', '.join(missing)}; this command needs pip install 'fedglm[{extra}]'")
         return command(*args, **options)
 
-    return asked
+    return checked

@@ -1,4 +1,4 @@
-"""The command `fedglm`: one file a subcommand; this one puts them together and turns errors into one clear line."""
+"""The command `fedglm`: collects the subcommands, one file each, and turns errors into one line."""
 
 import sys
 from typing import Annotated
@@ -10,7 +10,7 @@ from fedglm.cli.audit import app as audit
 from fedglm.cli.client import app as client
 from fedglm.cli.compare import compare
 from fedglm.cli.errors import INTERRUPTED, explain
-from fedglm.cli.extras import ask_for_extras
+from fedglm.cli.extras import require_extras
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
 from fedglm.cli.server import app as server
@@ -34,11 +34,11 @@ app.command()(run)
 app.command()(watch)
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
-ask_for_extras(app)
+require_extras(app)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"fedglm {version('fedglm')}")
@@ -54,15 +54,15 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 2 the user can mend it, 130 Ctrl-C, 1 a bug (with traceback)."""
+    """Run the command line; exit codes: 0 success, 2 an error the user can fix, 130 Ctrl-C, 1 a bug (traceback)."""
     if sys.stdin is not None and sys.stdin.isatty():
         ask_with(lambda path: str(typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)))
     try:
-        code = app(standalone_mode=False)  # typer returns the exit code that a command asked for
+        code = app(standalone_mode=False)  # typer returns the exit code of the command
         if code == INTERRUPTED:  # it swallows Ctrl-C too
             raise KeyboardInterrupt
         sys.exit(code or 0)
-    except NoArgsIsHelpError:  # the help is on the screen already
+    except NoArgsIsHelpError:  # typer has printed the help already
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped by Ctrl-C; what was finished is kept, and --resume goes on", err=True)

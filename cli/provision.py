@@ -1,4 +1,4 @@
-"""`fedglm provision`: the project folder of a server, and a kit for each site."""
+"""`fedglm provision`: the project folder of a server, and a startup kit for each site."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,21 +53,21 @@ def provision(
 
     wanted = [checked_site_name(one) for one in site or []]  # before anything is made
     given = {"name": name, "hosts": host or None, "port": port, "control_port": control_port, "listen": listen}
-    settings = _settings(folder, given)
+    settings = _merge_settings(folder, given)
     project = Project.make(folder, settings, days=days, renew=renew)
-    # All kits anew: where the server is may have changed.
+    # Write all startup kits again, since the server's address may have changed.
     kits = {one: write_kit(project, one) for one in sorted({*provisioned_sites(project), *wanted})}
-    about = _about(project, kits)
+    description = _describe_project(project, kits)
     if as_json:
         import json
 
-        typer.echo(json.dumps(about, indent=1))
+        typer.echo(json.dumps(description, indent=1))
     else:
-        _print(project, about)
+        _print_project(project, description)
 
 
-def _settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
-    """What the options say, on top of what the project says if there is one."""
+def _merge_settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
+    """Combine the options with the settings of the project, if there is one."""
     from fedglm.server.project.folder import Project, is_project
     from fedglm.server.project.settings import checked_settings
 
@@ -88,8 +88,8 @@ def _settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
     return checked_settings(values, origin=str(folder))
 
 
-def _about(project: "Project", kits: dict[str, Path]) -> dict[str, Any]:
-    """All that is printed, as plain values."""
+def _describe_project(project: "Project", kits: dict[str, Path]) -> dict[str, Any]:
+    """Return all that is printed, as values that JSON can represent."""
     from fedglm.server.project.certificates import read_certificate
     from fedglm.server.project.kits import short
 
@@ -105,24 +105,26 @@ def _about(project: "Project", kits: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def _print(project: "Project", about: dict[str, Any]) -> None:
+def _print_project(project: "Project", description: dict[str, Any]) -> None:
     from rich.markup import escape
 
     from fedglm.cli.terminal.tables import wide_console
 
     console = wide_console()
-    console.print(f"project [bold]{escape(about['name'])}[/bold] in {escape(about['folder'])}", soft_wrap=True)
-    address = escape(about["address"])  # one of IPv6 has brackets
-    console.print(f"sites reach it at {address}; certificate until {about['certificate']['ends'][:10]}, for")
-    console.print(f"  {', '.join(about['certificate']['hosts'])}", markup=False, highlight=False)
+    console.print(
+        f"project [bold]{escape(description['name'])}[/bold] in {escape(description['folder'])}", soft_wrap=True
+    )
+    address = escape(description["address"])  # an IPv6 address has brackets
+    console.print(f"sites reach it at {address}; certificate until {description['certificate']['ends'][:10]}, for")
+    console.print(f"  {', '.join(description['certificate']['hosts'])}", markup=False, highlight=False)
     console.print("fingerprints, for the sites to compare by telephone:")
-    console.print(f"  server's key  {about['signing']}", highlight=False)
-    console.print(f"  authority     {about['authority']}", highlight=False)
-    if not about["kits"]:
+    console.print(f"  server's key  {description['signing']}", highlight=False)
+    console.print(f"  authority     {description['authority']}", highlight=False)
+    if not description["kits"]:
         console.print(f"no kit yet: fedglm provision {project.folder} --site NAME", markup=False, soft_wrap=True)
         return
     console.print("kits, one for each site; nothing in them is secret:")
-    for name, path in about["kits"].items():
+    for name, path in description["kits"].items():
         console.print(f"  {name}: {path}", markup=False, highlight=False, soft_wrap=True)
-    said = f"when a site has sent its SITE.pub: fedglm server enrol SITE.pub -C {project.folder}"
-    console.print(said, markup=False, soft_wrap=True)
+    instruction = f"when a site has sent its SITE.pub: fedglm server enrol SITE.pub -C {project.folder}"
+    console.print(instruction, markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # else `--help` would wait for torch
     from fedglm.server.project.folder import Project
 
 _POLL_S = 1.0
-_SUBMISSIONS = 3  # that fail one after the other, before the failure counts
+_MAX_FAILED_SUBMISSIONS = 3  # in succession, before the failure counts
 
 
 def run(
@@ -70,11 +70,11 @@ def run(
             raise typer.BadParameter(f"{folder} already holds a run: add --resume to go on, or give another --name")
         asked = [key for key, value in option_changes(given).items() if value is not None]
         asked += changes
-        chosen = _begun_as(folder / SCENARIO, chosen, [*asked, *(["name"] if scenario else [])])
+        chosen = _read_begun_scenario(folder / SCENARIO, chosen, [*asked, *(["name"] if scenario else [])])
     elif resume:
         raise typer.BadParameter(f"{opened.runs} holds no run {called}")
     console = wide_console()
-    summary = _conduct(opened, called, chosen, tries=tries, patience=patience, quiet=as_json)
+    summary = _execute_run(opened, called, chosen, tries=tries, patience=patience, quiet=as_json)
     if as_json:
         from fedglm.run_folder.rows import to_json
 
@@ -87,8 +87,8 @@ def run(
     ]
     console.print(f"traffic: {'; '.join(ways)}", highlight=False)
     if summary["superlink_uplink_bytes"] is not None:
-        whole = [f"{summary[f'superlink_{way}link_bytes'] / 1e3:.1f} kB {way}" for way in ("up", "down")]
-        console.print(f"with the messages around it, by the SuperLink's count: {', '.join(whole)}", highlight=False)
+        totals = [f"{summary[f'superlink_{way}link_bytes'] / 1e3:.1f} kB {way}" for way in ("up", "down")]
+        console.print(f"with the messages around it, by the SuperLink's count: {', '.join(totals)}", highlight=False)
     console.print(f"model: {folder / 'model'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -102,14 +102,14 @@ def _write_terms(project: "Project", scenario: "Scenario", path: Path) -> None:
     typer.echo(f"SHA-256 of the terms: {signed.plan.terms_sha256}")
 
 
-def _begun_as(path: Path, chosen: "Scenario", asked: list[str]) -> "Scenario":
-    """The scenario that a run was begun with; what is asked for now must not contradict it."""
+def _read_begun_scenario(path: Path, chosen: "Scenario", asked: list[str]) -> "Scenario":
+    """Read the scenario that a run was started with, and refuse options that contradict it."""
     from fedglm.scenarios.scenario import Scenario
 
     begun = Scenario.from_toml(path.read_text(), origin=str(path))
     before, now = begun.model_dump(), chosen.model_dump()
     for dotted in asked:
-        was, wanted = _at(before, dotted), _at(now, dotted)
+        was, wanted = _get_setting(before, dotted), _get_setting(now, dotted)
         if was != wanted:
             raise typer.BadParameter(
                 f"the run was begun with {dotted} = {was!r}, and goes on with it: leave {wanted!r} out, or begin "
@@ -118,16 +118,16 @@ def _begun_as(path: Path, chosen: "Scenario", asked: list[str]) -> "Scenario":
     return begun
 
 
-def _at(tree: dict[str, Any], dotted: str) -> Any:
+def _get_setting(tree: dict[str, Any], dotted: str) -> Any:
     for key in dotted.split("."):
         tree = tree[key]
     return tree
 
 
-def _conduct(
+def _execute_run(
     project: "Project", name: str, scenario: "Scenario", *, tries: int, patience: float, quiet: bool
 ) -> dict[str, Any]:
-    """Prepare the run, see it through, and write down what it came to."""
+    """Prepare the run, wait until it is done, and write its summary."""
     import json
 
     from fedglm.core.files import write_atomically
@@ -143,11 +143,11 @@ def _conduct(
     if not sites:
         raise ProjectError("no site is enrolled: fedglm server enrol SITE.pub takes what a site hands over")
     made = build_deployed_model(scenario)
-    _refuse_a_second(project, name)
+    _refuse_second_run(project, name)
     if not is_prepared(folder):
         prepare(made, folder, sites)
     try:
-        counted = _see_through(project, name, tries=tries, patience=patience, quiet=quiet)
+        superlink_bytes = _wait_for_run(project, name, tries=tries, patience=patience, quiet=quiet)
     except KeyboardInterrupt:
         typer.echo(
             f"the run goes on; fedglm watch {folder} shows it, --name {name} --resume waits for it again, and "
@@ -168,8 +168,8 @@ def _conduct(
         "density": scenario.update.effective_density,
         **summary_fields(stated(scenario, sites)),
         **totals,
-        "superlink_uplink_bytes": counted and counted[0],
-        "superlink_downlink_bytes": counted and counted[1],
+        "superlink_uplink_bytes": superlink_bytes and superlink_bytes[0],
+        "superlink_downlink_bytes": superlink_bytes and superlink_bytes[1],
         "uplink_ratio": totals["uplink_bytes"] / (totals["dense_uplink_bytes"] or 1),
         "downlink_ratio": totals["downlink_bytes"] / (totals["dense_downlink_bytes"] or 1),
         "model_sha256": done["model_sha256"],
@@ -178,8 +178,8 @@ def _conduct(
     return summary
 
 
-def _refuse_a_second(project: "Project", name: str) -> None:
-    """A site keeps to one plan at a time: one run must end before another one begins."""
+def _refuse_second_run(project: "Project", name: str) -> None:
+    """Refuse to start a run while another is under way, since a site follows one plan at a time."""
     from fedglm.server.deployment.submission import runs_under_way
     from fedglm.server.errors import ProjectError
     from fedglm.server.superlink.control import Control
@@ -187,7 +187,7 @@ def _refuse_a_second(project: "Project", name: str) -> None:
     with Control(project) as control:
         try:
             others = [run for run in runs_under_way(project, control) if run != name]
-        except ProjectError:  # it is away, and is waited for
+        except ProjectError:  # the SuperLink is away; the caller waits for it
             return
     if others:
         raise ProjectError(
@@ -196,11 +196,21 @@ def _refuse_a_second(project: "Project", name: str) -> None:
         )
 
 
-def _see_through(project: "Project", name: str, *, tries: int, patience: float, quiet: bool) -> tuple[int, int] | None:
-    """Wait until the run is done; hand it over, and again whenever it was lost.
+def _wait_for_run(project: "Project", name: str, *, tries: int, patience: float, quiet: bool) -> tuple[int, int] | None:
+    """Wait until the run is done; submit it, and again whenever it is lost.
+
+    Args:
+        project: Project of the run.
+        name: Name of the run.
+        tries: Maximum number of submissions.
+        patience: Seconds to wait for a SuperLink that does not answer.
+        quiet: Print no progress.
 
     Returns:
-        The SuperLink's own count of its bytes, up and down; None where it does not answer any more.
+        The SuperLink's own count of bytes, uplink and downlink; None where it no longer answers.
+
+    Raises:
+        ProjectError: The run was lost `tries` times, or the SuperLink did not answer for `patience` seconds.
     """
     from fedglm.cli.process.flower_environment import flower_environment
     from fedglm.server.deployment.run_news import RunNews
@@ -209,29 +219,29 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
     from fedglm.server.errors import AwayError, ProjectError
     from fedglm.server.superlink.control import Control
 
-    folder, served, news = project.runs / name, False, RunNews(project, name, partial(_say, quiet=quiet))
-    handed, failed, last_seen = 0, 0, time.monotonic()
+    folder, served, news = project.runs / name, False, RunNews(project, name, partial(_print_progress, quiet=quiet))
+    submitted, failed, last_seen = 0, 0, time.monotonic()
     with Control(project) as control:
-        while not ended(folder, after=handed > 0):
+        while not ended(folder, after=submitted > 0):
             try:
                 was, served = served, is_served(folder)
                 if was and not served and not ended(folder, after=True):
-                    stop(project, control, name)  # its process is dead; Flower would notice in a minute
-                if not served and not is_under_way(project, control, name) and not ended(folder, after=handed > 0):
-                    if handed == tries:
+                    stop(project, control, name)  # its process is dead, which Flower notices only after a minute
+                if not served and not is_under_way(project, control, name) and not ended(folder, after=submitted > 0):
+                    if submitted == tries:
                         raise ProjectError(f"the run was lost {tries} times: see {folder} and fedglm server status")
                     failed += 1
                     submit(project, name, flower_environment(project.flower_home))
-                    handed, failed = handed + 1, 0
-                    _say(f"handed to the SuperLink{' again' if handed > 1 else ''}", quiet)
+                    submitted, failed = submitted + 1, 0
+                    _print_progress(f"handed to the SuperLink{' again' if submitted > 1 else ''}", quiet)
                 last_seen = time.monotonic()
             except AwayError as exc:
                 if time.monotonic() - last_seen > patience:
                     remedy = f"fedglm server start -C {project.folder}, then run again with --name {name} --resume"
                     raise ProjectError(f"the SuperLink has been away for {patience:g} s: {remedy}") from exc
             except ProjectError:
-                # Flower's command does not tell a refusal from a SuperLink that dies meanwhile.
-                if not 0 < failed < _SUBMISSIONS and control.answers():
+                # Flower's command cannot distinguish a refusal from a SuperLink that dies during the call.
+                if not 0 < failed < _MAX_FAILED_SUBMISSIONS and control.answers():
                     raise
             news.tell()
             time.sleep(_POLL_S)
@@ -242,6 +252,6 @@ def _see_through(project: "Project", name: str, *, tries: int, patience: float, 
             return None
 
 
-def _say(line: str, quiet: bool) -> None:
+def _print_progress(line: str, quiet: bool) -> None:
     if not quiet:
         typer.echo(line, err=True)

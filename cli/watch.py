@@ -1,4 +1,4 @@
-"""`fedglm watch`: a run while it goes on, in the terminal, from what lies in its folder."""
+"""`fedglm watch`: a run in progress, shown in the terminal from the files in its folder."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # else `--help` would wait for rich's tables
 
     from fedglm.run_folder.progress import RunView
 
-_LOOK_S = 1.0
-_MAX_KEPT_OUT = 8  # in the table, the latest
+_POLL_S = 1.0
+_MAX_NON_PARTICIPANTS = 8  # rows in the table, the latest
 
 _COLOURS = {"prepared": "default", "running": "green", "done": "green", "lost": "yellow", "failed": "red"}
 
@@ -40,7 +40,7 @@ def watch(
     if not is_run(folder):
         raise ProjectError(f"{folder} holds no run: name a folder in runs/, of a project or of fedglm simulate")
     if as_json:
-        typer.echo(json.dumps(about(read_view(folder)), indent=1, allow_nan=False))
+        typer.echo(json.dumps(describe_run(read_view(folder)), indent=1, allow_nan=False))
         return
     from rich.live import Live
 
@@ -49,35 +49,35 @@ def watch(
     console = wide_console()
     view = read_view(folder)
     if once:
-        console.print(frame(view, time.time()))
+        console.print(render_run(view, time.time()))
         return
     with contextlib.suppress(KeyboardInterrupt):
         if not console.is_terminal:
             _print_changes(folder, console)
             return
-        with Live(frame(view, time.time()), console=console, auto_refresh=False) as live:
+        with Live(render_run(view, time.time()), console=console, auto_refresh=False) as live:
             while view.state not in ("done", "failed"):
-                time.sleep(_LOOK_S)
+                time.sleep(_POLL_S)
                 view = read_view(folder)
-                live.update(frame(view, time.time()), refresh=True)
+                live.update(render_run(view, time.time()), refresh=True)
 
 
 def _print_changes(folder: Path, console: "Console") -> None:
-    """For a file or a pipe: a frame whenever a round or the state is another one, until the run ends."""
+    """Print the run whenever its round or state changes, until it ends; for a file or a pipe."""
     from fedglm.run_folder.progress import read_view
 
-    told = None
-    while told is None or told[0] not in ("done", "failed"):
+    printed = None
+    while printed is None or printed[0] not in ("done", "failed"):
         view = read_view(folder)
-        if (now := (view.state, len(view.rows))) != told:
-            console.print(frame(view, time.time()))
-            told = now
-        time.sleep(_LOOK_S)
+        if (now := (view.state, len(view.rows))) != printed:
+            console.print(render_run(view, time.time()))
+            printed = now
+        time.sleep(_POLL_S)
 
 
-def about(view: "RunView") -> dict[str, Any]:
-    """All that is shown, as plain values."""
-    last = {key: _or_none(value) for key, value in view.rows[-1].items()} if view.rows else {}
+def describe_run(view: "RunView") -> dict[str, Any]:
+    """Return all that is shown, as values that JSON can represent."""
+    last = {key: _finite_or_none(value) for key, value in view.rows[-1].items()} if view.rows else {}
     return {
         "run": view.name,
         "state": view.state,
@@ -111,29 +111,29 @@ def about(view: "RunView") -> dict[str, Any]:
             }
             for site in view.sites.values()
         ],
-        "refused": [{"node": found.node, "reason": found.reason} for found in view.refused.values()],
-        "turned_away": [{"node": found.node, "reason": found.reason} for found in view.rejected_nodes.values()],
+        "refused": [{"node": entry.node, "reason": entry.reason} for entry in view.refused.values()],
+        "turned_away": [{"node": entry.node, "reason": entry.reason} for entry in view.rejected_nodes.values()],
         "model_sha256": view.model_sha256,
         "failure": view.failure,
         "unreadable_lines": view.unreadable,
     }
 
 
-def frame(view: "RunView", now: float) -> "Group":
-    """The same for people.
+def render_run(view: "RunView", now: float) -> "Group":
+    """Render a run for the terminal.
 
     Args:
-        view: The run.
-        now: Seconds since the epoch.
+        view: Snapshot of the run.
+        now: Current time in seconds since the epoch.
     """
     from rich.console import Group
     from rich.markup import escape
 
-    parts: list[Any] = [_head(view, now), _traffic(view), _words(view), ""]
+    parts: list[Any] = [_render_head(view, now), _render_traffic(view), _describe_last_round(view), ""]
     if view.sites:
-        parts.append(_sites(view, now))
+        parts.append(_render_sites(view, now))
     if view.refused or view.rejected_nodes:
-        parts.append(_kept_out(view, now))
+        parts.append(_render_non_participants(view, now))
     if view.failure:
         remedy = "fedglm run --resume goes on" if view.state == "lost" else "it cannot go on as it is"
         parts.append(f"[red]{escape(view.failure)}[/red]\n{remedy}")
@@ -144,19 +144,19 @@ def frame(view: "RunView", now: float) -> "Group":
     return Group(*parts)
 
 
-def _head(view: "RunView", now: float) -> "Table":
+def _render_head(view: "RunView", now: float) -> "Table":
     from rich.markup import escape
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     done = len(view.rows)
-    said = f"[bold]{escape(view.name)}[/bold] [{_COLOURS[view.state]}]{view.state}[/]"
+    status = f"[bold]{escape(view.name)}[/bold] [{_COLOURS[view.state]}]{view.state}[/]"
     if view.round is not None:
-        said += f", round {view.round}: {view.replies} of {view.sampled} have answered"
+        status += f", round {view.round}: {view.replies} of {view.sampled} have answered"
     elif view.state == "running" and view.last_event is not None:
-        said += f", last sign {_ago(view.last_event.timestamp(), now)}"
+        status += f", last sign {_format_age(view.last_event.timestamp(), now)}"
     table = Table.grid(padding=(0, 1))
-    table.add_row(said)
+    table.add_row(status)
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         f"{done} of {view.rounds} rounds" if view.rounds else f"{done} rounds",
@@ -166,7 +166,7 @@ def _head(view: "RunView", now: float) -> "Table":
     return table
 
 
-def _traffic(view: "RunView") -> "Table":
+def _render_traffic(view: "RunView") -> "Table":
     from rich import box
     from rich.table import Table
 
@@ -185,8 +185,8 @@ def _traffic(view: "RunView") -> "Table":
     return table
 
 
-def _words(view: "RunView") -> str:
-    """What the last round brought."""
+def _describe_last_round(view: "RunView") -> str:
+    """Describe the results of the last round, and the updates accepted and rejected so far."""
     from fedglm.cli.terminal.tables import finite, metric_form
 
     last, words = (view.rows[-1] if view.rows else {}), []
@@ -203,7 +203,7 @@ def _words(view: "RunView") -> str:
     return ", ".join(words)
 
 
-def _sites(view: "RunView", now: float) -> "Table":
+def _render_sites(view: "RunView", now: float) -> "Table":
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -218,7 +218,7 @@ def _sites(view: "RunView", now: float) -> "Table":
         behind = view.round is not None and (site.last_round or 0) < view.round
         table.add_row(
             escape(site.name),
-            _ago(site.last_time.timestamp(), now) if site.last_time else "-",
+            _format_age(site.last_time.timestamp(), now) if site.last_time else "-",
             str(site.last_round or "-"),
             str(site.answers) if view.last_event else "-",
             f"[red]{site.rejected}[/red]" if site.rejected else "0",
@@ -228,26 +228,26 @@ def _sites(view: "RunView", now: float) -> "Table":
     return table
 
 
-def _kept_out(view: "RunView", now: float) -> "Table":
+def _render_non_participants(view: "RunView", now: float) -> "Table":
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    notices = [("refuses the plan", found) for found in view.refused.values()]
-    notices += [("turned away", found) for found in view.rejected_nodes.values()]
-    notices.sort(key=lambda pair: pair[1].time)
-    more = len(notices) - _MAX_KEPT_OUT
-    title = f"nodes that take no part, {len(notices)} in all" + (", the latest" if more > 0 else "")
+    nodes = [("refuses the plan", entry) for entry in view.refused.values()]
+    nodes += [("turned away", entry) for entry in view.rejected_nodes.values()]
+    nodes.sort(key=lambda pair: pair[1].time)
+    hidden = len(nodes) - _MAX_NON_PARTICIPANTS
+    title = f"nodes that take no part, {len(nodes)} in all" + (", the latest" if hidden > 0 else "")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=title, title_justify="left")
     for heading in ("node", "", "when"):
         table.add_column(heading, no_wrap=True)
     table.add_column("why", ratio=1, overflow="fold")
-    for how, found in notices[-_MAX_KEPT_OUT:]:
-        table.add_row(escape(found.node), how, _ago(found.time.timestamp(), now), escape(found.reason))
+    for how, entry in nodes[-_MAX_NON_PARTICIPANTS:]:
+        table.add_row(escape(entry.node), how, _format_age(entry.time.timestamp(), now), escape(entry.reason))
     return table
 
 
-def _ago(moment: float, now: float) -> str:
+def _format_age(moment: float, now: float) -> str:
     seconds = now - moment
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
@@ -255,6 +255,6 @@ def _ago(moment: float, now: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def _or_none(value: Any) -> Any:
-    """None for a number that JSON cannot say: a run that diverged."""
+def _finite_or_none(value: Any) -> Any:
+    """Return None for a NaN or infinity, which JSON cannot represent: the run diverged."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -53,21 +53,21 @@ def keygen(
     from fedglm.client.site.site_keys import make_keys
 
     if out is not None:
-        _take_kit(kit, out)
+        _copy_startup_kit(kit, out)
     site = open_site(out or kit)
-    chosen = _new_passphrase() if passphrase else None
+    chosen = _ask_new_passphrase() if passphrase else None
     done = make_keys(site.folder, site.name, site.flower_key, site.signing_key, replace=replace, passphrase=chosen)
-    sealing = _state_key(site, chosen) if state_key else None
+    state_key_note = _create_state_key(site, chosen) if state_key else None
     if as_json:
-        about = {"site": site.name, "file": str(done.path), "new": done.is_new, "made": done.identity.made}
-        typer.echo(json.dumps({**about, "fingerprints": done.identity.fingerprints}, indent=1))
+        output = {"site": site.name, "file": str(done.path), "new": done.is_new, "made": done.identity.made}
+        typer.echo(json.dumps({**output, "fingerprints": done.identity.fingerprints}, indent=1))
         return
     typer.echo(f"{site.name}: keys {'made' if done.is_new else 'were there already'}; hand over {done.path}")
     typer.echo("and compare by telephone with the people who run the server:")
     for name, fingerprint in done.identity.fingerprints.items():
         typer.echo(f"  {name:<8} {fingerprint}")
-    if sealing is not None:
-        typer.echo(sealing)
+    if state_key_note is not None:
+        typer.echo(state_key_note)
     if replace:
         typer.echo("the policy must be signed with the new key: fedglm client sign-policy")
 
@@ -158,10 +158,12 @@ def start(
         )
     except DaemonError:
         if any(NOT_ENROLLED in line for line in daemon.tail(200, since=since)):
-            _explain_turned_away(site)
+            _raise_rejected(site)
         raise
-    found = f"connected to {site.server}" if connected() else f"{site.server} has not let it in yet; it goes on trying"
-    typer.echo(f"the node of {site.name} is process {pid}; {found}; log {daemon.log}")
+    connection = (
+        f"connected to {site.server}" if connected() else f"{site.server} has not let it in yet; it goes on trying"
+    )
+    typer.echo(f"the node of {site.name} is process {pid}; {connection}; log {daemon.log}")
 
 
 @app.command()
@@ -177,41 +179,41 @@ def stop(folder: Folder = _HERE) -> None:
 @app.command()
 def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
     """Show whether the node runs, what the site permits, what has left, and what it refused."""
-    from fedglm.cli.client.status import about, print_status
+    from fedglm.cli.client.status import describe_site, print_status
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
-    found = about(site, _daemon(site))
+    description = describe_site(site, _daemon(site))
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(description, indent=1))
     else:
-        print_status(found)
+        print_status(description)
 
 
 app.command()(metrics)
 app.command()(plan)
 
 
-def _state_key(site: "Site", passphrase: str | None) -> str:
-    """Make the key for the node's state, unless it is there; says what is still to be done."""
+def _create_state_key(site: "Site", passphrase: str | None) -> str:
+    """Create the key for the node's state unless there is one, and return what is left to do."""
     from fedglm.privacy.keys.vault import Vault
 
     named = site.settings.site.state_key
     path = site.path(named or "state.key")
     if not path.exists():
         Vault.create(path, passphrase)
-    told = "site.toml names it" if named else f'put state_key = "{path.name}" into [site] of site.toml'
-    return f"the key for the node's state is {path}: {told}; without the key that state is lost"
+    remaining = "site.toml names it" if named else f'put state_key = "{path.name}" into [site] of site.toml'
+    return f"the key for the node's state is {path}: {remaining}; without the key that state is lost"
 
 
-def _new_passphrase() -> str:
+def _ask_new_passphrase() -> str:
     from fedglm.privacy.keys.passphrase import given_or
 
     return given_or(lambda: str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)))
 
 
-def _take_kit(kit: Path, out: Path) -> None:
-    """Copy what the kit holds, but for what is there already: somebody may have filled it in."""
+def _copy_startup_kit(kit: Path, out: Path) -> None:
+    """Copy the files of the startup kit, except those that exist already and may have been edited."""
     from fedglm.client.site.settings import KIT_FILE, SITE_FILE, SiteError
     from fedglm.core.files import storage_errors
 
@@ -224,7 +226,7 @@ def _take_kit(kit: Path, out: Path) -> None:
                 shutil.copy(kit / name, out / name)
 
 
-def _explain_turned_away(site: "Site") -> None:
+def _raise_rejected(site: "Site") -> NoReturn:
     from fedglm.client.site.settings import SiteError
 
     raise SiteError(
@@ -234,7 +236,11 @@ def _explain_turned_away(site: "Site") -> None:
 
 
 def node_command(site: "Site") -> list[str]:
-    """What runs the site's node; raises SiteError where Flower cannot be told of the folder."""
+    """Return the command that runs the site's node.
+
+    Raises:
+        SiteError: The path of the folder cannot be passed to Flower.
+    """
     from fedglm.client.supernode.main import node_config
 
     node_config(site)

@@ -35,7 +35,7 @@ def metrics(
 
 
 def collectors(site: "Site") -> "list[Collector]":
-    """What a site's figures come from."""
+    """Return the Prometheus collectors of a site."""
     from fedglm.cli.process.daemon import Daemon
     from fedglm.cli.process.exporter import ProcessCollector
     from fedglm.client.supernode.metrics import SiteCollector

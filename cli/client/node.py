@@ -16,7 +16,7 @@ LOG: Final = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Be the node and, where `site.toml` names a port for them, show its figures to Prometheus."""
+    """Run the node and, where `site.toml` names a port for it, serve its metrics to Prometheus."""
     end_with_parent()
     os.umask(0o077)
     threading.excepthook = _end_with_thread
@@ -30,11 +30,11 @@ def main() -> None:
     watch.start()
     run_node(site, watch.wake)
     LOG.error("the node ends, for its connection to the server has ended")
-    os._exit(1)  # threads of Flower's would go on, and nobody would see that nothing happens any more
+    os._exit(1)  # Flower's threads would otherwise keep a process alive that does nothing
 
 
 def _end_with_thread(failed: threading.ExceptHookArgs) -> None:
-    """A node without one of its threads only seems to work: it ends, and whoever watches over it starts it again."""
+    """End the process when a thread fails, since a node without it only seems to work; its supervisor restarts it."""
     if failed.exc_type is SystemExit:
         return
     name = failed.thread.name if failed.thread is not None else "unknown"

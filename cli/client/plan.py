@@ -27,16 +27,16 @@ def plan(
     from fedglm.client.site.folder import open_site
     from fedglm.client.site.plan_terms import read_terms, terms_for
 
-    found = terms_for(open_site(folder), read_terms(terms))
+    result = terms_for(open_site(folder), read_terms(terms))
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        typer.echo(json.dumps(asdict(result), indent=1))
     else:
-        _print(found.sha256, found.meaning, found.epsilon, found.broken)
-    if found.broken:
+        _print_terms(result.sha256, result.meaning, result.epsilon, result.broken)
+    if result.broken:
         raise typer.Exit(2)
 
 
-def _print(sha256: str, meaning: dict[str, str], epsilon: float | None, broken: dict[str, str]) -> None:
+def _print_terms(sha256: str, meaning: dict[str, str], epsilon: float | None, broken: dict[str, str]) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table

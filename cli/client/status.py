@@ -1,4 +1,4 @@
-"""What `fedglm client status` tells."""
+"""Output of `fedglm client status`: values for machines, a table for people."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +9,17 @@ if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.client.site.folder import Site
 
 
-def about(site: "Site", daemon: "Daemon") -> dict[str, Any]:
-    """All that is printed, as plain values.
+def describe_site(site: "Site", daemon: "Daemon") -> dict[str, Any]:
+    """Return the state of a site, as values that JSON can represent.
 
     Raises:
-        PrivacyError: Key, policy, ledger or log of refusals are damaged.
+        PrivacyError: Key, policy, ledger or log of refusals is damaged.
     """
     from fedglm.client.site.status import read_status
 
-    found = read_status(site)
-    budget = found.budget
-    last = found.last_refusal
+    status = read_status(site)
+    budget = status.budget
+    last = status.last_refusal
     return {
         "site": site.name,
         "federation": site.kit.federation,
@@ -27,24 +27,24 @@ def about(site: "Site", daemon: "Daemon") -> dict[str, Any]:
         "pid": daemon.pid(),
         "connected": is_connected(daemon.members(), site.server),
         "log": str(daemon.log),
-        "last_work": found.last_work.isoformat(timespec="seconds") if found.last_work else None,
-        "policy": found.policy.sha256 if found.policy else None,
-        "data_set": found.policy.data_set if found.policy else None,
-        "lacking": list(found.missing_keys),
+        "last_work": status.last_work.isoformat(timespec="seconds") if status.last_work else None,
+        "policy": status.policy.sha256 if status.policy else None,
+        "data_set": status.policy.data_set if status.policy else None,
+        "lacking": list(status.missing_keys),
         "releases": budget.releases if budget else 0,
         "last_release": budget.last if budget else None,
-        # Infinite once something was released without noise, which JSON cannot say.
+        # Infinite once something was released without noise; JSON has no infinity.
         "epsilon_spent": None if budget is None or budget.without_noise else budget.spent,
         "epsilon": budget.epsilon if budget else None,
         "epsilon_left": budget.left if budget else None,
         "without_noise": bool(budget and budget.without_noise),
-        "refusals": found.refusals,
+        "refusals": status.refusals,
         "last_refusal": dict(zip(("time", "rule", "reason"), last, strict=True)) if last else None,
     }
 
 
-def print_status(found: dict[str, Any]) -> None:
-    """The same for people."""
+def print_status(status: dict[str, Any]) -> None:
+    """Print the state of a site as a table."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -52,39 +52,43 @@ def print_status(found: dict[str, Any]) -> None:
     from fedglm.cli.terminal.tables import wide_console
 
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
-    runs = f"[green]runs[/green], process {found['pid']}" if found["pid"] else "[yellow]does not run[/yellow]"
-    table.add_row("node", f"{escape(found['site'])} of {escape(found['federation'])} {runs}")
-    link = "[green]connected[/green]" if found["connected"] else "[yellow]not connected[/yellow]"
-    table.add_row("server", f"{escape(found['server'])}, {link}" if found["pid"] else escape(found["server"]))
-    table.add_row("last work", _when(found["last_work"]))
-    table.add_row("policy", _policy(found))
-    released = f"{found['releases']}, the last {_when(found['last_release'])}" if found["releases"] else "nothing"
+    runs = f"[green]runs[/green], process {status['pid']}" if status["pid"] else "[yellow]does not run[/yellow]"
+    table.add_row("node", f"{escape(status['site'])} of {escape(status['federation'])} {runs}")
+    link = "[green]connected[/green]" if status["connected"] else "[yellow]not connected[/yellow]"
+    table.add_row("server", f"{escape(status['server'])}, {link}" if status["pid"] else escape(status["server"]))
+    table.add_row("last work", _format_time(status["last_work"]))
+    table.add_row("policy", _describe_policy(status))
+    released = (
+        f"{status['releases']}, the last {_format_time(status['last_release'])}" if status["releases"] else "nothing"
+    )
     table.add_row("released", released)
-    table.add_row("budget", _budget(found))
-    refused, last = found["refusals"], found["last_refusal"]
-    said = f"{refused}, the last {_when(last['time'])} by rule {last['rule']}: {last['reason']}" if last else "none"
-    table.add_row("refused", escape(said))
-    table.add_row("log", escape(found["log"]))
+    table.add_row("budget", _describe_budget(status))
+    refused, last = status["refusals"], status["last_refusal"]
+    refusals = (
+        f"{refused}, the last {_format_time(last['time'])} by rule {last['rule']}: {last['reason']}" if last else "none"
+    )
+    table.add_row("refused", escape(refusals))
+    table.add_row("log", escape(status["log"]))
     wide_console().print(table)
 
 
-def _when(time: str | None) -> str:
+def _format_time(time: str | None) -> str:
     return f"{time[:10]} {time[11:19]} UTC" if time else "never"
 
 
-def _policy(found: dict[str, Any]) -> str:
+def _describe_policy(status: dict[str, Any]) -> str:
     from rich.markup import escape
 
-    if found["policy"] is None:
+    if status["policy"] is None:
         return "[yellow]none is signed: nothing may leave[/yellow]"
-    if found["lacking"]:
-        return f"[yellow]permits no run at all: not given are {', '.join(found['lacking'])}[/yellow]"
-    return f"{escape(found['data_set'])}, {found['policy'][:16]}"
+    if status["lacking"]:
+        return f"[yellow]permits no run at all: not given are {', '.join(status['lacking'])}[/yellow]"
+    return f"{escape(status['data_set'])}, {status['policy'][:16]}"
 
 
-def _budget(found: dict[str, Any]) -> str:
-    if found["without_noise"]:
+def _describe_budget(status: dict[str, Any]) -> str:
+    if status["without_noise"]:
         return "[yellow]something was released without noise: no epsilon holds[/yellow]"
-    if found["epsilon"] is None:
-        return "-" if found["policy"] is None or found["lacking"] else "the policy sets no limit"
-    return f"epsilon {found['epsilon_left']:.2f} left of {found['epsilon']:g}"
+    if status["epsilon"] is None:
+        return "-" if status["policy"] is None or status["lacking"] else "the policy sets no limit"
+    return f"epsilon {status['epsilon_left']:.2f} left of {status['epsilon']:g}"

@@ -36,21 +36,21 @@ def enrol(
     Call the site, at a number that you know from elsewhere, and compare the
     two fingerprints before the next run.
     """
-    from fedglm.server.project.enrolment import enrol as take
+    from fedglm.server.project.enrolment import enrol as enrol_site
 
     opened = _open(project)
-    done = take(opened, file, replace=replace)
-    changes = _bring_in_line(opened)
+    done = enrol_site(opened, file, replace=replace)
+    changes = _update_superlink(opened)
     name, fingerprints = done.identity.name, done.identity.fingerprints
     if as_json:
-        about = {
+        output = {
             "site": name,
             "new": done.is_new,
             "replaced": done.replaced.fingerprints if done.replaced else None,
             "fingerprints": fingerprints,
             "registered": changes is not None,
         }
-        typer.echo(json.dumps(about, indent=1))
+        typer.echo(json.dumps(output, indent=1))
         return
     typer.echo(f"{name} is enrolled{'' if done.is_new else ' already'}, with keys made {done.identity.made}")
     if done.replaced is not None:
@@ -58,7 +58,7 @@ def enrol(
     typer.echo("compare by telephone, before the next run:")
     typer.echo(f"  flower   {fingerprints['flower']}")
     typer.echo(f"  signing  {fingerprints['signing']}")
-    _tell(changes, "its node is registered when the SuperLink starts: fedglm server start")
+    _print_changes(changes, "its node is registered when the SuperLink starts: fedglm server start")
 
 
 @app.command()
@@ -67,12 +67,12 @@ def revoke(
     project: ProjectFolder = _HERE,
 ) -> None:
     """Let a site take part no longer; its keys are never taken again."""
-    from fedglm.server.project.enrolment import revoke as put_out
+    from fedglm.server.project.enrolment import revoke as revoke_site
 
     opened = _open(project)
-    identity = put_out(opened, site)
+    identity = revoke_site(opened, site)
     typer.echo(f"{site} is revoked, with keys made {identity.made}; with new keys it can be enrolled again")
-    _tell(_bring_in_line(opened), "the SuperLink does not run; it will not know the site when it starts")
+    _print_changes(_update_superlink(opened), "the SuperLink does not run; it will not know the site when it starts")
 
 
 @app.command()
@@ -97,18 +97,18 @@ def start(
     def is_up() -> bool:
         return read_report(opened) is not None
 
-    def tell() -> None:
-        if (report := read_report(opened)) is None:  # it has ended meanwhile
+    def print_report() -> None:
+        if (report := read_report(opened)) is None:  # the SuperLink has ended meanwhile
             return
         typer.echo(f"the SuperLink is up; sites reach it at {opened.settings.address}")
         if report.orphans:
             typer.echo("a run was under way when the last SuperLink ended: fedglm run --resume goes on with it")
-        _tell(report.changes, "")
+        _print_changes(report.changes, "")
 
     if foreground:
-        raise typer.Exit(daemon.run(argv, env, ready=is_up, once_ready=tell))
+        raise typer.Exit(daemon.run(argv, env, ready=is_up, once_ready=print_report))
     pid = daemon.start(kept(argv, daemon.log), env, ready=is_up)
-    tell()
+    print_report()
     typer.echo(f"process {pid}; log {daemon.log}")
 
 
@@ -126,26 +126,26 @@ def cancel(
 ) -> None:
     """End a run that is under way; fedglm run --name RUN --resume goes on with it later."""
     from fedglm.server.deployment.run_file import checked_run_name
-    from fedglm.server.deployment.submission import cancel as end
+    from fedglm.server.deployment.submission import cancel as cancel_run
     from fedglm.server.superlink.control import Control
 
     opened = _open(project)
     with Control(opened) as control:
-        end(opened, control, checked_run_name(run))
+        cancel_run(opened, control, checked_run_name(run))
     typer.echo(f"{run} is cancelled; fedglm run -C {project} --name {run} --resume goes on with it")
 
 
 @app.command()
 def status(project: ProjectFolder = _HERE, as_json: options.Json = False) -> None:
     """Show the SuperLink, the certificate, the sites and the runs."""
-    from fedglm.cli.server.status import about, print_status
+    from fedglm.cli.server.status import describe_server, print_status
 
     opened = _open(project)
-    found = about(opened, _daemon(opened))
+    description = describe_server(opened, _daemon(opened))
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(description, indent=1))
     else:
-        print_status(found)
+        print_status(description)
 
 
 app.command()(metrics)
@@ -164,7 +164,7 @@ def _daemon(project: "Project") -> "Daemon":
 
 
 def _check(project: "Project", daemon: "Daemon") -> None:
-    """Refuse to start where something stands in the way; say what may, soon."""
+    """Refuse to start if a check fails, and print warnings of what will fail soon."""
     from fedglm.cli.process.daemon import DaemonError
     from fedglm.cli.terminal.findings import refuse_failures
     from fedglm.server.errors import ProjectError
@@ -175,8 +175,8 @@ def _check(project: "Project", daemon: "Daemon") -> None:
     refuse_failures(check(project), ProjectError, lambda finding: finding.sentence(": "), labels=("note", "also"))
 
 
-def _bring_in_line(project: "Project") -> "Changes | None":
-    """Tell a running SuperLink who is enrolled; None where none runs."""
+def _update_superlink(project: "Project") -> "Changes | None":
+    """Register the enrolled sites with a running SuperLink, and remove others; None where none runs."""
     if _daemon(project).pid() is None:
         return None
     from fedglm.server.superlink.control import Control, reconcile
@@ -185,7 +185,7 @@ def _bring_in_line(project: "Project") -> "Changes | None":
         return reconcile(project, control)
 
 
-def _tell(changes: "Changes | None", otherwise: str) -> None:
+def _print_changes(changes: "Changes | None", otherwise: str) -> None:
     if changes is None:
         typer.echo(otherwise)
         return

@@ -1,4 +1,4 @@
-"""What `fedglm server status` shows: plain values for machines, tables for people."""
+"""Output of `fedglm server status`: values for machines, tables for people."""
 
 import datetime
 from dataclasses import asdict
@@ -20,17 +20,17 @@ from fedglm.server.project.folder import Project
 from fedglm.server.superlink.control import Control, EnrolledNode
 from fedglm.server.superlink.preflight import check_certificates
 
-_MAX_RUNS = 10  # the newest, in the table
+_MAX_RUNS = 10  # rows in the table, the newest
 
 _COLOURS = {"online": "green", "offline": "yellow", "not enrolled": "yellow", "unregistered": "red"}
 
 
-def about(project: Project, daemon: Daemon) -> dict[str, Any]:
-    """All that is known of a server.
+def describe_server(project: Project, daemon: Daemon) -> dict[str, Any]:
+    """Return the state of a server, as values that JSON can represent.
 
     Raises:
         ProjectError: The certificate cannot be read.
-        PrivacyError: What a site handed over is damaged.
+        PrivacyError: The public keys of a site are damaged.
     """
     pid = daemon.pid()
     warnings: list[str] = []
@@ -39,7 +39,7 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
     if pid is not None:
         try:
             with Control(project) as control:
-                nodes, runs = control.nodes(), _runs_of(project, control)
+                nodes, runs = control.nodes(), _list_runs(project, control)
         except ProjectError as exc:
             warnings.append(str(exc))
     certificate = read_certificate(project.certificate)
@@ -60,31 +60,31 @@ def about(project: Project, daemon: Daemon) -> dict[str, Any]:
             "days_left": int(certificate.days_left()),
             "hosts": list(certificate.hosts),
         },
-        "sites": _sites(project, nodes),
+        "sites": _list_sites(project, nodes),
         "revoked": [
             {"name": identity.name, "made": identity.made, "fingerprints": identity.fingerprints}
             for identity in revoked_sites(project)
         ],
-        "runs": _runs_in_folders(project) if runs is None else runs,
+        "runs": _list_runs_in_folders(project) if runs is None else runs,
         "warnings": warnings,
     }
 
 
-def _runs_of(project: Project, control: Control) -> list[dict[str, Any]]:
-    """The SuperLink's runs, each with the name of its folder; an app that somebody else ran has none."""
+def _list_runs(project: Project, control: Control) -> list[dict[str, Any]]:
+    """List the SuperLink's runs, each with the name of its folder; None for apps that others submitted."""
     folders = [path.name for path in project.runs.iterdir() if path.is_dir()]
     names = {number: name for name in folders for number in submissions(project, name)}
     return [{"name": names.get(run.run_id), **asdict(run)} for run in control.runs()]
 
 
-def _runs_in_folders(project: Project) -> list[dict[str, Any]]:
-    """What the folders tell of the runs while the SuperLink does not answer: bytes are those of the updates alone."""
-    found = []
+def _list_runs_in_folders(project: Project) -> list[dict[str, Any]]:
+    """List the runs by their folders, while the SuperLink does not answer; bytes are those of the updates alone."""
+    runs = []
     for path in project.runs.iterdir():
         if path.is_dir() and is_run(path):
             view, numbers = read_view(path), submissions(project, path.name)
             status = "interrupted" if view.state == "running" else view.state
-            found.append(
+            runs.append(
                 {
                     "name": path.name,
                     "run_id": numbers[-1] if numbers else None,
@@ -94,16 +94,16 @@ def _runs_in_folders(project: Project) -> list[dict[str, Any]]:
                     "downlink_bytes": view.traffic.downlink,
                 }
             )
-    return sorted(found, key=lambda run: str(run["started"]), reverse=True)
+    return sorted(runs, key=lambda run: str(run["started"]), reverse=True)
 
 
-def _sites(project: Project, nodes: list[EnrolledNode]) -> list[dict[str, Any]]:
+def _list_sites(project: Project, nodes: list[EnrolledNode]) -> list[dict[str, Any]]:
     sites, by_key = enrolled_sites(project), {node.key: node for node in nodes}
-    found = []
+    entries = []
     for name in sorted({*sites, *provisioned_sites(project)}):
         identity = sites.get(name)
         node = by_key.get(identity.flower) if identity else None
-        found.append(
+        entries.append(
             {
                 "name": name,
                 "status": node.status if node else "enrolled" if identity else "not enrolled",
@@ -113,39 +113,39 @@ def _sites(project: Project, nodes: list[EnrolledNode]) -> list[dict[str, Any]]:
                 "fingerprints": identity.fingerprints if identity else None,
             }
         )
-    return found
+    return entries
 
 
-def print_status(found: dict[str, Any]) -> None:
-    """The same for people."""
+def print_status(status: dict[str, Any]) -> None:
+    """Print the state of a server as tables."""
     console = wide_console()
-    how = f"[green]runs[/green] as process {found['pid']}" if found["running"] else "[yellow]does not run[/yellow]"
-    address = escape(found["address"])  # one of IPv6 has brackets
-    console.print(f"[bold]{escape(found['name'])}[/bold]: the SuperLink {how}; sites reach it at {address}")
-    certificate = found["certificate"]
+    state = f"[green]runs[/green] as process {status['pid']}" if status["running"] else "[yellow]does not run[/yellow]"
+    address = escape(status["address"])  # an IPv6 address has brackets
+    console.print(f"[bold]{escape(status['name'])}[/bold]: the SuperLink {state}; sites reach it at {address}")
+    certificate = status["certificate"]
     console.print(f"certificate until {certificate['ends'][:10]} ({certificate['days_left']} days)")
-    sites = Table(box=box.SIMPLE_HEAD, title=f"sites, {len(found['sites'])} in all", title_justify="left")
+    sites = Table(box=box.SIMPLE_HEAD, title=f"sites, {len(status['sites'])} in all", title_justify="left")
     for heading in ("site", "status", "last seen", "node", "signing key"):
         sites.add_column(heading, overflow="fold")
-    for site in found["sites"]:
+    for site in status["sites"]:
         colour = _COLOURS.get(site["status"], "default")
         sites.add_row(
             escape(site["name"]),
             f"[{colour}]{site['status']}[/{colour}]",
-            _ago(site["last_seen"]),
+            _format_age(site["last_seen"]),
             str(site["node_id"] or "-"),
             site["fingerprints"]["signing"][:19] if site["fingerprints"] else "-",
         )
     console.print(sites)
-    if found["revoked"]:
-        console.print(f"revoked: {', '.join(sorted(escape(site['name']) for site in found['revoked']))}")
-    if found["runs"]:
-        console.print(_run_table(found["runs"]))
-    for warning in found["warnings"]:
+    if status["revoked"]:
+        console.print(f"revoked: {', '.join(sorted(escape(site['name']) for site in status['revoked']))}")
+    if status["runs"]:
+        console.print(_build_run_table(status["runs"]))
+    for warning in status["warnings"]:
         console.print(f"[yellow]note: {escape(warning)}[/yellow]", soft_wrap=True)
 
 
-def _run_table(runs: list[dict[str, Any]]) -> Table:
+def _build_run_table(runs: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"runs, {len(runs)} in all", title_justify="left")
     for heading in ("run", "status", "submitted", "up", "down"):
         table.add_column(heading, justify="right" if heading in ("up", "down") else "left", overflow="fold")
@@ -156,7 +156,7 @@ def _run_table(runs: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _ago(moment: str | None) -> str:
+def _format_age(moment: str | None) -> str:
     if moment is None:
         return "never"
     seconds = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(moment)).total_seconds()

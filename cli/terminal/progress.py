@@ -1,4 +1,4 @@
-"""What a person sees while a federation runs: a bar, the figures of the last round, and each fault once."""
+"""Progress of a simulation in the terminal: a bar, the figures of the latest round, and each fault once."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ class Progress(SimulationCallbacks):
 
     Args:
         quiet: Show nothing.
-        label: Stands before the rounds, as where several runs follow each other.
+        label: Name to show instead of the scenario's, for one of several runs.
     """
 
     def __init__(self, *, quiet: bool, label: str = "") -> None:
@@ -50,7 +50,7 @@ class Progress(SimulationCallbacks):
             self._bars.stop()
 
     def prepared(self, about: Row) -> None:
-        """Say what is about to run."""
+        """Show what is about to run."""
         self._about = about
         self._bars.start()
         self._bars.console.print(
@@ -63,27 +63,27 @@ class Progress(SimulationCallbacks):
         self._rounds = self._bars.add_task("rounds", total=about["rounds"], figures="")
 
     def resumed(self, rows: list[Row]) -> None:
-        """Take up the rounds that an earlier process did."""
+        """Show the rounds that an earlier process completed."""
         if rows and self._rounds is not None:
             self._bars.console.print(f"going on after round {len(rows)}")
             self._bars.update(self._rounds, completed=len(rows))
 
     def round_started(self, server_round: int, sampled: int) -> None:
-        """A bar for the replies of the round."""
+        """Start a bar for the replies of the round."""
         if self._replies is None:
             self._replies = self._bars.add_task("replies", total=sampled, figures="")
         self._bars.reset(self._replies, total=sampled, description="replies", figures=f"round {server_round}")
 
     def plan_refused(self, node_id: int, reason: str) -> None:
-        """Say that a node takes no part."""
+        """Print that a node refuses the plan, and why."""
         self._bars.console.print(f"[red]node {node_id} takes no part:[/red] {escape(reason)}")
 
     def rejected(self, node_id: int, reason: str) -> None:
-        """Say that a node may not take part."""
+        """Print that the server rejected a node, and why."""
         self._bars.console.print(f"[red]node {node_id} was turned away:[/red] {escape(reason)}")
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
-        """Count a reply; print a fault."""
+        """Count a reply, and print its fault if it has one."""
         if self._replies is not None:
             self._bars.advance(self._replies)
         if fault is not None:
@@ -91,7 +91,7 @@ class Progress(SimulationCallbacks):
             self._bars.console.print(f"[red]round {server_round}: {who} was rejected:[/red] {why}")
 
     def round_done(self, rows: list[Row]) -> None:
-        """Show the newest figures."""
+        """Show the figures of the latest round."""
         row, metric = rows[-1], self._about["metric"]
         if self._rounds is not None:
             figures = f"loss {finite(row['loss'], '.4f')}, {metric} {finite(row[metric], '.4f')}"
@@ -103,10 +103,10 @@ class Progress(SimulationCallbacks):
             self._replies = None
 
     def baseline_started(self, jobs: int) -> None:
-        """A bar for the baselines."""
+        """Start a bar for the baselines."""
         self._baselines = self._bars.add_task("baselines", total=jobs, figures="")
 
     def baseline_done(self) -> None:
-        """Count a baseline."""
+        """Count a finished baseline."""
         if self._baselines is not None:
             self._bars.advance(self._baselines)

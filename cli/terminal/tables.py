@@ -16,12 +16,17 @@ from fedglm.reports.run.guarantees import statements
 
 
 def finite(value: float | None, form: str) -> str:
-    """The figure, or a dash where there is none that is finite."""
+    """Format a figure; a dash where it is missing or not finite."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
-    """The result of a run, for people."""
+    """Print the result of a run as tables.
+
+    Args:
+        summary: Contents of `summary.json`.
+        folder: Folder of the run.
+    """
     console = wide_console()
     metric = summary["metric"]
     console.print()
@@ -45,26 +50,24 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         results.add_column(heading, justify="right")
     baselines = summary["baselines"]
     noised = (summary["epsilon"], summary.get("client_epsilon")) != (None, None)
-    bare = ", no noise" if noised else ""
+    unnoised = ", no noise" if noised else ""
     lines = [
         ("before training", summary["initial"]),
-        (f"each site alone (mean){bare}", baselines["alone"]),
+        (f"each site alone (mean){unnoised}", baselines["alone"]),
         (f"federated, {summary['rounds']} rounds of {summary['nodes']} nodes", summary),
-        (f"all data pooled{bare}", baselines["pooled"]),
+        (f"all data pooled{unnoised}", baselines["pooled"]),
     ]
-    for name, measured in lines:
-        if measured is None:
+    for name, result in lines:
+        if result is None:
             continue
-        style = "bold" if measured is summary else ""
-        results.add_row(
-            name, finite(measured["loss"], ".4f"), finite(measured[metric], metric_form(metric)), style=style
-        )
+        style = "bold" if result is summary else ""
+        results.add_row(name, finite(result["loss"], ".4f"), finite(result[metric], metric_form(metric)), style=style)
     console.print(results)
     print_statements(console, statements(summary, {}))
     if summary["epsilon"] is not None:
         console.print(f"spent: epsilon {summary['epsilon']:.2f}, the greatest that a site's ledger shows")
     if summary.get("client_epsilon") is not None:
-        console.print(f"spent: {_of_nodes(summary)}")
+        console.print(f"spent: {_describe_node_epsilon(summary)}")
     if left_out := summary.get("updates_left_out"):
         of_all = f"{left_out} of {summary['updates']} updates"
         console.print(f"left out as harmful or odd: {of_all} (counted in rounds.jsonl)")
@@ -79,25 +82,25 @@ def print_statements(console: Console, stated: Sequence[Statement]) -> None:
         console.print(f"[{style}]{escape(statement.text)}[/{style}]")
 
 
-def _of_nodes(summary: dict[str, Any]) -> str:
-    """What the guarantee for whole nodes cost, and the noise behind it."""
-    said = f"epsilon {summary['client_epsilon']:.2f} for each whole node, against whoever sees the models"
+def _describe_node_epsilon(summary: dict[str, Any]) -> str:
+    """Describe the epsilon spent for whole nodes, and the noise of the server."""
+    spent = f"epsilon {summary['client_epsilon']:.2f} for each whole node, against whoever sees the models"
     if (mechanism := summary.get("client_mechanism")) is None:
-        return said
+        return spent
     noise, norm = mechanism["noise_multiplier"], mechanism["clipping_norm"]
-    return f"{said}; noise of {noise:.3g} x the clipping norm {norm:g}, a round"
+    return f"{spent}; noise of {noise:.3g} x the clipping norm {norm:g}, a round"
 
 
 def wide_console() -> Console:
-    """Standard output, at most 100 columns wide."""
+    """Return a console on standard output, at most 100 columns wide."""
     return Console(width=min(100, Console().width), emoji=False)
 
 
 def metric_form(metric: str) -> str:
-    """How a metric is formatted."""
+    """Return the format specification of a metric."""
     return ".2%" if metric == "accuracy" else ".3g"
 
 
 def print_report(console: Console, folder: Path) -> None:
-    """Where the page is, in one piece, so that it can be copied."""
+    """Print the path of the report page, unwrapped, so that it can be copied."""
     console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)

@@ -141,7 +141,7 @@ def finishing(going, *, pause_s):
 
 
 def test_it_goes_along_until_the_run_is_done(going, watch, monkeypatch):
-    monkeypatch.setattr(command, "_LOOK_S", 0.02)
+    monkeypatch.setattr(command, "_POLL_S", 0.02)
 
     with finishing(going, pause_s=0.1):
         result = watch(going.folder)
@@ -182,7 +182,7 @@ def test_a_folder_without_a_run_is_named(tmp_path, watch):
 
 
 def test_to_a_pipe_it_writes_a_frame_a_round(going, watch, monkeypatch):
-    monkeypatch.setattr(command, "_LOOK_S", 0.02)
+    monkeypatch.setattr(command, "_POLL_S", 0.02)
 
     with finishing(going, pause_s=0.2):
         said = watch(going.folder).out

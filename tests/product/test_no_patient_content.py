@@ -22,7 +22,7 @@ from fedglm.audit.bundle.export import export_bundle
 from fedglm.audit.report.facts import read_facts
 from fedglm.audit.report.items import assess_items
 from fedglm.audit.report.page import write_audit_report
-from fedglm.cli.watch import about
+from fedglm.cli.watch import describe_run
 from fedglm.client import node as node_module
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
@@ -241,7 +241,7 @@ def test_the_server_writes_down_no_word_of_it_in_log_figure_or_view(tmp_path, mo
     for line in (folder / "events.jsonl").read_text().splitlines():
         assert json.loads(line)["event"]
     figures = str([family.samples for family in run_figures([view])])
-    for text in (written, json.dumps(about(view)), figures):
+    for text in (written, json.dumps(describe_run(view)), figures):
         assert CANARY not in text
     assert NO_ANSWER in written
     assert "RuntimeError" not in written
