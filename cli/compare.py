@@ -72,7 +72,7 @@ def compare(
     from fedglm.client.supernode.lean_imports import import_lean
 
     import_lean()
-    chosen = options.chosen(locals())
+    chosen = options.collect_options(locals())
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the comparison to go on with")
     if math.isnan(tolerance):  # which min and max let through
@@ -93,7 +93,7 @@ def compare(
     chosen.pop("density", None)  # is for those codecs that take one
     contenders = []
     for variant in parse_variants(codecs, density):
-        own = options.parsed([*(settings or []), *variant.settings])  # a codec's own settings win
+        own = options.parse_settings([*(settings or []), *variant.settings])  # a codec's own settings win
         for epsilon, private in _epsilons(epsilons, chosen):
             scenarios = [
                 _seeded(load_scenario(scenario, settings=own, **(chosen | private | over)), over)

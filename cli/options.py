@@ -44,8 +44,8 @@ Settings = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 
-def chosen(parameters: Mapping[str, Any]) -> "ScenarioOptions":
-    """The scenario's options that were given, from a command's parameters by name."""
+def collect_options(parameters: Mapping[str, Any]) -> "ScenarioOptions":
+    """Collect the scenario options that were given, from a command's parameters by name."""
     from fedglm.scenarios.overrides import ScenarioOptions
 
     given = {name: parameters.get(name) for name in ScenarioOptions.__annotations__}
@@ -54,11 +54,11 @@ def chosen(parameters: Mapping[str, Any]) -> "ScenarioOptions":
     )
 
 
-def parsed(settings: list[str] | None) -> dict[str, Any]:
-    """Values by dotted key, from the texts of `--set`.
+def parse_settings(settings: list[str] | None) -> dict[str, Any]:
+    """Parse the texts of `--set` into values by dotted key.
 
     Raises:
-        ScenarioError: One is not `section.key=value`.
+        ScenarioError: A text is not `section.key=value`.
     """
     from fedglm.scenarios.scenario import parse_setting
 

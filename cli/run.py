@@ -57,7 +57,7 @@ def run(
     opened = Project.open(project)
     if resume and name is None:
         raise typer.BadParameter("--resume needs --name, the run to go on with")
-    given, changes = options.chosen(locals()), options.parsed(settings)
+    given, changes = options.collect_options(locals()), options.parse_settings(settings)
     nodes = {"federation.nodes": None}  # those that are enrolled
     chosen = load_scenario(scenario or "hospital", settings=nodes | changes, **given)
     if terms is not None:
@@ -134,7 +134,13 @@ def _execute_run(
     from fedglm.privacy.accounting.statement import summary_fields
     from fedglm.run_folder.names import DONE, MODEL, ROUNDS, SUMMARY
     from fedglm.run_folder.rows import to_json, total_bytes
-    from fedglm.scenarios.deployment import build_deployed_model, is_prepared, prepare, save_final_model, stated
+    from fedglm.scenarios.deployment import (
+        build_deployed_model,
+        is_prepared,
+        prepare,
+        save_final_model,
+        state_run_guarantees,
+    )
     from fedglm.server.deployment.run_file import read_lines
     from fedglm.server.errors import ProjectError
     from fedglm.server.project.enrolment import enrolled_sites
@@ -142,10 +148,10 @@ def _execute_run(
     sites, folder = len(enrolled_sites(project)), project.runs / name
     if not sites:
         raise ProjectError("no site is enrolled: fedglm server enrol SITE.pub takes what a site hands over")
-    made = build_deployed_model(scenario)
+    built = build_deployed_model(scenario)
     _refuse_second_run(project, name)
     if not is_prepared(folder):
-        prepare(made, folder, sites)
+        prepare(built, folder, sites)
     try:
         superlink_bytes = _wait_for_run(project, name, tries=tries, patience=patience, quiet=quiet)
     except KeyboardInterrupt:
@@ -155,7 +161,7 @@ def _execute_run(
             err=True,
         )
         sys.exit(INTERRUPTED)
-    save_final_model(made, folder, folder / MODEL)
+    save_final_model(built, folder, folder / MODEL)
     totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
     summary = {
         "run": name,
@@ -163,10 +169,10 @@ def _execute_run(
         "seed": scenario.federation.seed,
         "rounds": done["rounds"],
         "sites": sites,
-        "parameters": made.model.layout.size,
+        "parameters": built.model.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
-        **summary_fields(stated(scenario, sites)),
+        **summary_fields(state_run_guarantees(scenario, sites)),
         **totals,
         "superlink_uplink_bytes": superlink_bytes and superlink_bytes[0],
         "superlink_downlink_bytes": superlink_bytes and superlink_bytes[1],

@@ -48,7 +48,7 @@ def simulate(
     from fedglm.client.supernode.lean_imports import import_lean
 
     import_lean()
-    chosen = options.chosen(locals())
+    chosen = options.collect_options(locals())
 
     from fedglm.cli.terminal.progress import Progress
     from fedglm.cli.terminal.tables import print_summary
@@ -58,7 +58,7 @@ def simulate(
     with Progress(quiet=as_json) as progress:
         result = run(
             scenario,
-            settings=options.parsed(settings),
+            settings=options.parse_settings(settings),
             engine=engine,
             workers=workers,
             out=out,

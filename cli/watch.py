@@ -170,7 +170,7 @@ def _render_traffic(view: "RunView") -> "Table":
     from rich import box
     from rich.table import Table
 
-    from fedglm.reports.formats import byte_count, share
+    from fedglm.reports.formats import format_bytes, format_percent
 
     traffic = view.traffic
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -181,7 +181,7 @@ def _render_traffic(view: "RunView") -> "Table":
         ("downlink", traffic.downlink, traffic.dense_downlink),
         ("both ways", traffic.uplink + traffic.downlink, traffic.dense_uplink + traffic.dense_downlink),
     ):
-        table.add_row(name, byte_count(coded), byte_count(dense), share(coded / dense if dense else None))
+        table.add_row(name, format_bytes(coded), format_bytes(dense), format_percent(coded / dense if dense else None))
     return table
 
 

@@ -7,7 +7,7 @@ NOT_FINITE = "not finite"
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def significant(value: float | None, digits: int = 4) -> str:
+def format_number(value: float | None, digits: int = 4) -> str:
     """Format a value with this many significant digits, without an exponent from 1e-4 up to 1e6."""
     if value is None:
         return ABSENT
@@ -21,12 +21,12 @@ def significant(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def whole(value: int | None) -> str:
+def format_integer(value: int | None) -> str:
     """Format an integer, with commas between the thousands."""
     return ABSENT if value is None else f"{value:,}"
 
 
-def byte_count(value: float | None) -> str:
+def format_bytes(value: float | None) -> str:
     """Format bytes in decimal units: 1 kB is 1,000 bytes, 1 MB is 1,000,000 bytes."""
     if value is None:
         return ABSENT
@@ -40,7 +40,7 @@ def byte_count(value: float | None) -> str:
     return f"{value:.{decimals}f} {_UNITS[unit]}"
 
 
-def share(ratio: float | None) -> str:
+def format_percent(ratio: float | None) -> str:
     """Format a ratio as a percentage with three significant digits."""
     if ratio is None:
         return ABSENT
@@ -50,12 +50,12 @@ def share(ratio: float | None) -> str:
     return f"{percent:.2f}%" if percent < 9.995 else f"{percent:.1f}%" if percent < 99.95 else f"{percent:,.0f}%"
 
 
-def times(factor: float) -> str:
+def format_factor(factor: float) -> str:
     """Format a factor with three significant digits: 1.94, 39.6, 128."""
     return f"{factor:.2f}" if factor < 9.995 else f"{factor:.1f}" if factor < 99.95 else f"{factor:,.0f}"
 
 
-def fewer(ratio: float | None, *, rough: bool = False) -> str:
+def describe_saving(ratio: float | None, *, rough: bool = False) -> str:
     """Describe a ratio of bytes in words: "39.6 times fewer", "about as many", "1.20 times more".
 
     Args:
@@ -66,28 +66,28 @@ def fewer(ratio: float | None, *, rough: bool = False) -> str:
         return ABSENT
     if ratio < 0.95:
         factor = 1 / ratio
-        return f"{f'{factor:,.0f}' if rough and factor >= 9.5 else times(factor)} times fewer"
-    return "about as many" if ratio <= 1.05 else f"{times(ratio)} times more"
+        return f"{f'{factor:,.0f}' if rough and factor >= 9.5 else format_factor(factor)} times fewer"
+    return "about as many" if ratio <= 1.05 else f"{format_factor(ratio)} times more"
 
 
-def metric_value(metric: str, value: float | None, digits: int = 4) -> str:
+def format_metric(metric: str, value: float | None, digits: int = 4) -> str:
     """Format an accuracy (0 to 1) as a percentage, a perplexity with this many significant digits."""
     if metric != "accuracy" or value is None or not math.isfinite(value):
-        return significant(value, digits)
+        return format_number(value, digits)
     return f"{100 * value:.1f}%"
 
 
-def difference(metric: str, value: float | None, reference: float | None) -> str:
+def format_difference(metric: str, value: float | None, reference: float | None) -> str:
     """Format `value - reference` with its sign: accuracies in percentage points, perplexities as they are."""
     if value is None or reference is None or not math.isfinite(value - reference):
         return ABSENT
     gap = value - reference
-    text = f"{abs(100 * gap):.1f} pt" if metric == "accuracy" else significant(abs(gap), 3)
+    text = f"{abs(100 * gap):.1f} pt" if metric == "accuracy" else format_number(abs(gap), 3)
     sign = "\N{MINUS SIGN}" if gap < 0 else "+" if gap > 0 else ""
     return f"{sign}{text}"
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Format a duration in seconds for people: "0.8 s", "41 s", "12 min 5 s", "3 h 20 min"."""
     if seconds is None or not math.isfinite(seconds):
         return ABSENT
@@ -102,7 +102,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
+def pluralize(count: int, one: str, many: str | None = None) -> str:
     """Format a number of things, in the singular for one: 1 round, 20 rounds, 3 replies.
 
     Args:

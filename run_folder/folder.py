@@ -138,10 +138,10 @@ class RunFolder:
 
 
 def default_folder(name: str) -> Path:
-    """`runs/NAME-TIME`, for a run that was given no folder; one that is not there yet, however short the runs are.
+    """Choose `runs/NAME-TIME` for a run without `--out`; a number is appended while that folder exists.
 
     Args:
-        name: Of the scenario, or the path of its file.
+        name: Name of the scenario, or the path of its file.
     """
     folder = Path("runs") / f"{Path(name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     others = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))

@@ -143,7 +143,7 @@ class RunRecord:
 
     @property
     def epsilon(self) -> float | None:
-        """The greatest privacy loss over the nodes; None where the run gives no guarantee (an infinite one is none)."""
+        """Largest privacy loss over the nodes; None where the run gives no guarantee (an infinite epsilon is none)."""
         return epsilon_of(self.summary)
 
     def text(self, key: str) -> str | None:
@@ -153,7 +153,7 @@ class RunRecord:
 
 
 def epsilon_of(summary: Mapping[str, Any]) -> float | None:
-    """The greatest privacy loss over the nodes that a summary tells; None where it is no guarantee."""
+    """Return the largest privacy loss over the nodes in a summary; None where it is not a guarantee."""
     epsilon = number(summary.get("epsilon"))
     return epsilon if epsilon is not None and math.isfinite(epsilon) and epsilon >= 0 else None
 

@@ -23,7 +23,7 @@ from fedglm.privacy.policy.run_spec import NoisePlan
 from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.recipe import Recipe
 from fedglm.run_folder.names import CHECKPOINTS, RUN, SCENARIO
-from fedglm.scenarios.noise_plan import calibrated_noise, run_spec, statements
+from fedglm.scenarios.noise_plan import calibrate_noise, run_spec, state_guarantees
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.deployment.run_file import RunFile
@@ -38,8 +38,8 @@ class BuiltModel:
 
     Attributes:
         scenario: Scenario that it was built from.
-        task: What is learned.
-        model: The model, and its version 0.
+        task: Learning task.
+        model: Model with version 0 of its parameters.
     """
 
     scenario: Scenario
@@ -59,11 +59,11 @@ def build_deployed_model(scenario: Scenario) -> BuiltModel:
     return BuiltModel(scenario, task, FederatedModel(model, task, scenario.downlink))
 
 
-def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
+def prepare(built: BuiltModel, folder: Path, sites: int) -> RunFile:
     """Create a run's folder with `run.json`, version 0 of the model and the scenario.
 
     Args:
-        made: Model of the scenario.
+        built: Model of the scenario.
         folder: Folder to create.
         sites: Number of enrolled sites.
 
@@ -76,14 +76,14 @@ def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
         DataError: The reference records cannot be used.
         StorageError: A file cannot be written.
     """
-    scenario, model = made.scenario, made.model
+    scenario, model = built.scenario, built.model
     if scenario.federation.nodes not in (None, sites):
         raise ScenarioError(
             f"federation.nodes is {scenario.federation.nodes}, and {sites} sites are enrolled: take the key away, or "
             "enrol the others"
         )
-    run = _run_file(made)
-    reference = usable_reference(scenario, made.task)
+    run = _run_file(built)
+    reference = usable_reference(scenario, built.task)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / SCENARIO, scenario.to_toml())
@@ -95,11 +95,11 @@ def prepare(made: BuiltModel, folder: Path, sites: int) -> RunFile:
     return run
 
 
-def sign_terms(made: BuiltModel, key: SigningKey) -> SignedPlan:
+def sign_terms(built: BuiltModel, key: SigningKey) -> SignedPlan:
     """Sign a plan with the terms of such runs before there is one, for sites to inspect.
 
     Args:
-        made: Model of the scenario.
+        built: Model of the scenario.
         key: The server's signing key.
 
     Raises:
@@ -108,13 +108,13 @@ def sign_terms(made: BuiltModel, key: SigningKey) -> SignedPlan:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # Noise that the server adds is no part of a plan, and depends on the number of sites, unknown here.
-        run = _run_file(made).model_copy(update={"client_privacy": ClientPrivacySettings()})
-        run.save(folder, made.model.initial)
+        run = _run_file(built).model_copy(update={"client_privacy": ClientPrivacySettings()})
+        run.save(folder, built.model.initial)
         return RunFile.load(folder).plan(folder, key=key, sites={}).signed(TERMS)
 
 
-def _run_file(made: BuiltModel) -> RunFile:
-    scenario, model = made.scenario, made.model
+def _run_file(built: BuiltModel) -> RunFile:
+    scenario, model = built.scenario, built.model
     recipe = Recipe.of(
         seed=scenario.federation.seed,
         weighting=scenario.federation.weighting,
@@ -128,7 +128,7 @@ def _run_file(made: BuiltModel) -> RunFile:
     return RunFile(
         federation=_restrict(scenario.federation, RunFile, "federation"),
         optimizer=_restrict(scenario.training, RunFile, "optimizer"),
-        spec=run_spec(scenario, _noise(scenario), recipe.to_toml()),
+        spec=run_spec(scenario, _plan_noise(scenario), recipe.to_toml()),
         downlink=scenario.downlink,
         client_privacy=scenario.client_privacy,
         learning_rate=scenario.training.learning_rate,
@@ -136,7 +136,7 @@ def _run_file(made: BuiltModel) -> RunFile:
         shapes=model.layout.shapes,
         initial_sha256=hashlib.sha256(initial.tobytes()).hexdigest(),
         reference_sha256=None,
-        metric=made.task.metric,
+        metric=built.task.metric,
     )
 
 
@@ -145,11 +145,11 @@ def is_prepared(folder: Path) -> bool:
     return (folder / RUN).is_file()
 
 
-def save_final_model(made: BuiltModel, folder: Path, target: Path) -> None:
+def save_final_model(built: BuiltModel, folder: Path, target: Path) -> None:
     """Save the model of a finished run, as transformers does.
 
     Args:
-        made: Model of the scenario; its parameters are overwritten.
+        built: Model of the scenario; its parameters are overwritten.
         folder: Folder of the run.
         target: Folder for the model.
 
@@ -158,32 +158,32 @@ def save_final_model(made: BuiltModel, folder: Path, target: Path) -> None:
         ScenarioError: There is no checkpoint.
         StorageError: The model cannot be written.
     """
-    found = load_latest(folder / CHECKPOINTS)
-    if found is None:
+    checkpoint = load_latest(folder / CHECKPOINTS)
+    if checkpoint is None:
         raise ScenarioError(f"{folder} holds no checkpoint: the run has not begun")
-    load_vector(made.model.module, found.versions["vector"])
+    load_vector(built.model.module, checkpoint.versions["vector"])
     with storage_errors(target):
-        save_release(made.model.module, made.task, target)
+        save_release(built.model.module, built.task, target)
 
 
-def stated(scenario: Scenario, sites: int) -> list[Statement]:
-    """What the run may say of its privacy."""
-    return statements(scenario, None if scenario.privacy.epsilon is None else _delta(scenario), sites)
+def state_run_guarantees(scenario: Scenario, sites: int) -> list[Statement]:
+    """State the privacy guarantees of a run with this number of enrolled sites."""
+    return state_guarantees(scenario, None if scenario.privacy.epsilon is None else _choose_delta(scenario), sites)
 
 
-def _noise(scenario: Scenario) -> NoisePlan:
+def _plan_noise(scenario: Scenario) -> NoisePlan:
     # Which nodes are sampled depends on which are online, so how often one takes part is not known beforehand.
     rounds = scenario.federation.rounds
     if scenario.privacy.epsilon is None:
         return NoisePlan(max_participations=rounds)
-    return calibrated_noise(scenario, rounds, _units(scenario), _delta(scenario))
+    return calibrate_noise(scenario, rounds, _read_units(scenario), _choose_delta(scenario))
 
 
-def _delta(scenario: Scenario) -> float:
-    return usual_delta(_units(scenario)) if scenario.privacy.delta is None else scenario.privacy.delta
+def _choose_delta(scenario: Scenario) -> float:
+    return usual_delta(_read_units(scenario)) if scenario.privacy.delta is None else scenario.privacy.delta
 
 
-def _units(scenario: Scenario) -> int:
+def _read_units(scenario: Scenario) -> int:
     if scenario.privacy.units is None:
         raise ScenarioError(
             "privacy.units is missing: noise is planned from the number of units that a site declares, the smallest "

@@ -81,10 +81,10 @@ def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float)
         PrivacyError: No noise multiplier keeps the run within so small an epsilon.
     """
     mean = sum(declared_units(site) for site in sites) / len(sites)
-    return calibrated_noise(scenario, _max_participations(scenario, len(sites)), mean, delta)
+    return calibrate_noise(scenario, _max_participations(scenario, len(sites)), mean, delta)
 
 
-def calibrated_noise(scenario: Scenario, participations: int, units: float, delta: float) -> NoisePlan:
+def calibrate_noise(scenario: Scenario, participations: int, units: float, delta: float) -> NoisePlan:
     """Calibrate the noise of nodes that take part in at most `participations` rounds.
 
     Args:
@@ -195,8 +195,8 @@ def establish_site(
     initialize(folder, policy, name=site.name)
 
 
-def statements(scenario: Scenario, delta: float | None, nodes: int) -> list[Statement]:
-    """What a run may say of its privacy: of the sites' noise, and of the server's where it adds some.
+def state_guarantees(scenario: Scenario, delta: float | None, nodes: int) -> list[Statement]:
+    """State the privacy guarantees of a run: that of the sites' noise, then that of the server's where it adds some.
 
     Args:
         scenario: Scenario of the run.
@@ -205,19 +205,19 @@ def statements(scenario: Scenario, delta: float | None, nodes: int) -> list[Stat
     """
     private, client = scenario.privacy, scenario.client_privacy
     if private.epsilon is None or delta is None:
-        stated = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
+        statements = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
     else:
-        stated = [guarantee(private.epsilon, delta, unit_of(scenario))]
+        statements = [guarantee(private.epsilon, delta, unit_of(scenario))]
     if client.epsilon is not None:
-        stated.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
-    return stated
+        statements.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
+    return statements
 
 
 def max_epsilon(ledgers: list[Ledger], delta: float) -> float:
     """Return the largest epsilon spent in these ledgers, each of which has one data set."""
-    worst = 0.0
+    largest = 0.0
     for ledger in ledgers:
         rows = ledger.rows()
         if rows:
-            worst = max(worst, ledger.spending(rows[0].charge.data_set).at(delta).epsilon)
-    return worst
+            largest = max(largest, ledger.spending(rows[0].charge.data_set).at(delta).epsilon)
+    return largest

@@ -1,4 +1,4 @@
-"""A scenario with what a user changes in it: options by name, and settings by dotted key."""
+"""Changes that a user makes to a scenario: options by name, and settings by dotted key."""
 
 import difflib
 import os
@@ -10,7 +10,7 @@ from fedglm.scenarios.scenario import Scenario, ScenarioError, scenario_text
 
 
 class ScenarioOptions(TypedDict, total=False):
-    """What can be changed by a name of its own, in Python as on the command line; None is the scenario's own value."""
+    """Options with names of their own, in Python as on the command line; None keeps the scenario's value."""
 
     data: str | os.PathLike[str] | None
     text_field: str | None
@@ -39,12 +39,12 @@ _KEYS: Final = {
     "epsilon": "privacy.epsilon",
     "seed": "federation.seed",
 }
-"""The setting of each option but `no_dp`, which takes epsilon away."""
+"""Setting that each option changes, except `no_dp`, which removes epsilon."""
 
 _PATHS: Final = {"data": ("source", "public_reference"), "model": ("path",), "federation": ("reference",)}
-"""Settings that are paths."""
+"""Settings that are paths, by section."""
 _OR_NAMES: Final = {"source", "reference"}
-"""Of these, those that may be a name instead, which has no dot and no slash."""
+"""Those of `_PATHS` that may also be a name, which contains no dot and no slash."""
 
 
 def load_scenario(
@@ -74,11 +74,11 @@ def load_scenario(
         name = os.fspath(scenario)
         text, home, origin = scenario_text(name), Path(name).absolute().parent, f"scenario {name}"
     changes = option_changes(options)
-    changes |= {key: _anchored(key, value, Path.cwd()) for key, value in (settings or {}).items()}
+    changes |= {key: _make_paths_absolute(key, value, Path.cwd()) for key, value in (settings or {}).items()}
     changed = Scenario.from_toml(text, changes, origin=origin)
     for section, keys in _PATHS.items():
         part = getattr(changed, section)
-        paths = {key: _anchored(f"{section}.{key}", getattr(part, key), home) for key in keys}
+        paths = {key: _make_paths_absolute(f"{section}.{key}", getattr(part, key), home) for key in keys}
         changed = changed.model_copy(update={section: part.model_copy(update=paths)})
     if options.get("density") is not None and not changed.update.is_sparse:
         raise ScenarioError(f"{changed.update.codec} sends every coordinate: leave --density out")
@@ -86,7 +86,7 @@ def load_scenario(
 
 
 def option_changes(options: ScenarioOptions) -> dict[str, Any]:
-    """Settings by dotted key that options stand for; None takes one away.
+    """Return the settings that options change, by dotted key; None removes a setting.
 
     Raises:
         ScenarioError: There is no such option, or `epsilon` and `no_dp` are both given.
@@ -108,8 +108,8 @@ def option_changes(options: ScenarioOptions) -> dict[str, Any]:
     return changes
 
 
-def _anchored(dotted: str, value: Any, home: Path) -> Any:
-    """The value of a setting; where it is a path, absolute, a relative one counting from `home`."""
+def _make_paths_absolute(dotted: str, value: Any, home: Path) -> Any:
+    """Return the value of a setting, made absolute if it is a path; relative paths start from `home`."""
     section, _, key = dotted.partition(".")
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     is_path = key in _PATHS.get(section, ()) and isinstance(value, str) and value

@@ -15,8 +15,8 @@ class BuiltScenario:
 
     Attributes:
         scenario: Scenario that they were built from.
-        data: Task and sites.
-        model: Model with version 0.
+        data: Task, and records of each site.
+        model: Model with version 0 of its parameters.
     """
 
     scenario: Scenario

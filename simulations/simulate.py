@@ -31,7 +31,7 @@ from fedglm.scenarios.noise_plan import (
     plan_noise,
     run_spec,
     server_key,
-    statements,
+    state_guarantees,
 )
 from fedglm.scenarios.references import reference_losses
 from fedglm.scenarios.scenario import Scenario
@@ -210,7 +210,7 @@ def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),
-        **summary_fields(statements(scenario, delta, nodes)),
+        **summary_fields(state_guarantees(scenario, delta, nodes)),
         "epsilon": None,
         "delta": delta,
         "client_epsilon": None,

@@ -25,7 +25,7 @@ from fedglm.audit.report.facts import AuditFacts, SiteFacts
 from fedglm.audit.report.items import Item
 from fedglm.core.validation_errors import explain
 from fedglm.privacy.errors import PolicyError
-from fedglm.reports.formats import counted
+from fedglm.reports.formats import pluralize
 
 Requirement = Literal[
     "verified",
@@ -149,7 +149,7 @@ def _find_site_breaches(gate: Gate, site: SiteFacts) -> Iterator[Breach]:
         if limit is None:
             continue
         if unnoised:
-            detail = f"entry {unnoised[0]['number']} left without noise, {counted(len(unnoised), 'release')} in all"
+            detail = f"entry {unnoised[0]['number']} left without noise, {pluralize(len(unnoised), 'release')} in all"
             yield Breach(rule, f"{site.name}: {detail}")
             continue
         # Measures are clipped to their own bounds, in other units than gradients.

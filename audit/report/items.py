@@ -15,7 +15,7 @@ from fedglm.audit.report.facts import AuditFacts, SiteFacts
 from fedglm.audit.report.sentences import describe_charged, describe_no_epsilon
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.mechanism import Mechanism
-from fedglm.reports.formats import metric_value, significant
+from fedglm.reports.formats import format_metric, format_number
 
 _NEED_SITES: Final = frozenset({1, 2, 4, 5, 6, 9, 10, 11, 12})
 """Items that only the sites' own records can show."""
@@ -313,7 +313,7 @@ def _assess_utility(facts: AuditFacts) -> Assessment:
     others = {"One model on all data pooled": result.pooled, "A site alone, on average": result.alone}
     scores = {"This run": result.final, **{f"{words}, without noise": score for words, score in others.items()}}
     return _to_status(any(others.values())), [
-        f"{words}: loss {significant(score.loss)}, {result.metric} {metric_value(result.metric, score.metric)}."
+        f"{words}: loss {format_number(score.loss)}, {result.metric} {format_metric(result.metric, score.metric)}."
         for words, score in scores.items()
         if score is not None
     ]

@@ -23,7 +23,7 @@ from fedglm.audit.report.sentences import (
     write_summary,
 )
 from fedglm.core.files import write_atomically
-from fedglm.reports.formats import counted
+from fedglm.reports.formats import pluralize
 from fedglm.reports.html.markup import Column, Html, element, folded, isolated, section, table
 from fedglm.reports.html.page import page
 from fedglm.reports.run.sections import figure
@@ -195,7 +195,9 @@ _HEADINGS: Final = {
 
 def _render_rules(breaches: list[Breach]) -> Html:
     heading = (
-        f"{counted(len(breaches), 'rule is', 'rules are')} not met" if breaches else "All rules that were asked are met"
+        f"{pluralize(len(breaches), 'rule is', 'rules are')} not met"
+        if breaches
+        else "All rules that were asked are met"
     )
     lines = [element("li", element("b", breach.rule), f": {breach.detail}") for breach in breaches]
     return element(

@@ -3,7 +3,14 @@
 from matplotlib.figure import Figure
 
 from fedglm.audit.report.facts import AuditFacts
-from fedglm.reports.html.axes import DASHED, curve, legend_above, limits, round_axis, value_axis
+from fedglm.reports.html.axes import (
+    DASHED,
+    compute_limits,
+    make_curve,
+    place_legend_above,
+    set_round_axis,
+    set_value_axis,
+)
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html
 
@@ -15,7 +22,7 @@ def draw_epsilon_by_site(facts: AuditFacts) -> Html | None:
     """Draw curves for the up to eight sites that spent most; None if nothing was spent."""
     runs = {entry["run"] for entry in facts.server_entries if entry["kind"] == "begun"}
     curves = {
-        site.name: curve((entry["round"], entry["epsilon"]) for entry in site.releases if entry["run"] in runs)
+        site.name: make_curve((entry["round"], entry["epsilon"]) for entry in site.releases if entry["run"] in runs)
         for site in facts.sites
     }
     drawn = sorted((name for name in curves if curves[name].x), key=lambda name: -curves[name].y[-1])[:_MAX_SITES]
@@ -31,9 +38,9 @@ def draw_epsilon_by_site(facts: AuditFacts) -> Html | None:
             axes.axhline(limit, color=Ink.ALONE.value, linestyle=DASHED, linewidth=1.5, label="least limit")
         for name, ink in zip(drawn, _SERIES, strict=False):
             axes.plot(curves[name].x, curves[name].y, color=ink.value, label=name, marker="o", markersize=3)
-        value_axis(axes, "y", "epsilon", *limits(values, log=False, below=0))
-        round_axis(axes, max(curves[name].x[-1] for name in drawn), first=1)
-        legend_above(axes, columns=3, topmost_first=False)
+        set_value_axis(axes, "y", "epsilon", *compute_limits(values, log=False, below=0))
+        set_round_axis(axes, max(curves[name].x[-1] for name in drawn), first=1)
+        place_legend_above(axes, columns=3, topmost_first=False)
 
     ends = "; ".join(f"{name} {curves[name].y[-1]:.2f}" for name in drawn)
     alternative = f"Epsilon by round and site: at the end {ends}." + (

@@ -4,7 +4,7 @@ import math
 from typing import Final
 
 from fedglm.audit.report.facts import AuditFacts
-from fedglm.reports.formats import byte_count, counted, significant
+from fedglm.reports.formats import format_bytes, format_number, pluralize
 
 _WEAK_EPSILON: Final = 10.0
 """An epsilon above it promises little by itself (Ponomareva et al., How to DP-fy ML, arXiv 2303.00654, section 5.2)."""
@@ -49,7 +49,7 @@ NOT_PROTECTED: Final = (
 
 def write_headline(facts: AuditFacts) -> str:
     """Write the report in one sentence."""
-    sites, releases = counted(len(facts.sites), "site"), counted(facts.sent_count, "release")
+    sites, releases = pluralize(len(facts.sites), "site"), pluralize(facts.sent_count, "release")
     if not facts.sites:
         return "The server's records alone: what left the sites, their own logs show"
     if not facts.verification.passed:
@@ -105,7 +105,7 @@ def _describe_releases(facts: AuditFacts) -> str:
         return "not known. No site's log is here."
     if facts.nothing_left:
         return "nothing, by the sites' logs that are here."
-    sent = f"{counted(facts.sent_count, 'release')} of model updates and measures, {byte_count(facts.sent_bytes)}."
+    sent = f"{pluralize(facts.sent_count, 'release')} of model updates and measures, {format_bytes(facts.sent_bytes)}."
     return " ".join([sent, *describe_charged(facts)])
 
 
@@ -113,7 +113,7 @@ def describe_charged(facts: AuditFacts) -> list[str]:
     """Describe what nodes charged for before they were killed; empty if there is none."""
     if not facts.unsent_count:
         return []
-    more = counted(facts.unsent_count, "more was", "more were")
+    more = pluralize(facts.unsent_count, "more was", "more were")
     return [f"{more} charged for by nodes that were killed, and may never have left."]
 
 
@@ -144,5 +144,6 @@ def _describe_guarantee(facts: AuditFacts) -> str:
         return f"{guarantee} So high an epsilon promises little about one {unit}."
     return (
         f"{guarantee} Whatever is learned from the updates, the odds of a guess about one {unit} are at most "
-        f"{significant(math.exp(max_epsilon), 2)} times what they would be without it, but for a chance of about delta."
+        f"{format_number(math.exp(max_epsilon), 2)} times what they would be without it, but for a chance of about "
+        "delta."
     )

@@ -19,8 +19,8 @@ from fedglm.reports.comparison.formats import (
 )
 from fedglm.reports.comparison.peers import describe_method
 from fedglm.reports.comparison.to_target import CodecResult, Comparison, Direction, Spread
-from fedglm.reports.formats import byte_count, times
-from fedglm.reports.run.guarantees import statements
+from fedglm.reports.formats import format_bytes, format_factor
+from fedglm.reports.run.guarantees import read_statements
 
 _DIRECTIONS: tuple[Direction, ...] = ("up", "down", "total")
 Form = Callable[[float], str]
@@ -38,7 +38,7 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
     for line in _write_notes(comparison):
         console.print(line)
     base = comparison.codecs[0].run
-    print_statements(console, statements(base.summary, base.settings))
+    print_statements(console, read_statements(base.summary, base.settings))
     print_report(console, folder)
 
 
@@ -58,9 +58,9 @@ def _build_final_table(comparison: Comparison, gap: int) -> Table:
                 (codec.over_seeds(lambda each: each.run.final.loss), _loss),
                 (codec.over_seeds(lambda each: each.best_loss), _loss),
                 (codec.over_seeds(lambda each: each.run.final.metric), partial(finite, form=metric_form(metric))),
-                (codec.over_seeds(lambda each: each.run.traffic.up), byte_count),
-                (codec.over_seeds(lambda each: each.run.traffic.down), byte_count),
-                (codec.over_seeds(lambda each: each.run.traffic.total), byte_count),
+                (codec.over_seeds(lambda each: each.run.traffic.up), format_bytes),
+                (codec.over_seeds(lambda each: each.run.traffic.down), format_bytes),
+                (codec.over_seeds(lambda each: each.run.traffic.total), format_bytes),
             ],
         )
     return table
@@ -86,11 +86,11 @@ def _build_target_table(comparison: Comparison, gap: int) -> Table:
             reached,
             [
                 (codec.rounds_to_target, format_rounds),
-                (codec.over_seeds(lambda each: each.rounds_over_baseline), times),
-                (codec.over_seeds(lambda each: each.rounds_over_baseline_run), times),
-                *((codec.bytes_to_target(direction), byte_count) for direction in _DIRECTIONS),
-                (invert_ratio(codec.ratio("up")), times),
-                (invert_ratio(codec.ratio("total")), times),
+                (codec.over_seeds(lambda each: each.rounds_over_baseline), format_factor),
+                (codec.over_seeds(lambda each: each.rounds_over_baseline_run), format_factor),
+                *((codec.bytes_to_target(direction), format_bytes) for direction in _DIRECTIONS),
+                (invert_ratio(codec.ratio("up")), format_factor),
+                (invert_ratio(codec.ratio("total")), format_factor),
             ],
         )
     return table

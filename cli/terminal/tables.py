@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedglm.privacy.accounting.statement import Guarantee, Statement
-from fedglm.reports.formats import byte_count
-from fedglm.reports.run.guarantees import statements
+from fedglm.reports.formats import format_bytes
+from fedglm.reports.run.guarantees import read_statements
 
 
 def finite(value: float | None, form: str) -> str:
@@ -37,8 +37,10 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         table.add_column(heading, justify="right")
     up, down = summary["uplink_bytes"], summary["downlink_bytes"]
     dense_up, dense_down = summary["dense_uplink_bytes"], summary["dense_downlink_bytes"]
-    table.add_row("coded", byte_count(up), byte_count(down), byte_count(up + down))
-    table.add_row("dense float32", byte_count(dense_up), byte_count(dense_down), byte_count(dense_up + dense_down))
+    table.add_row("coded", format_bytes(up), format_bytes(down), format_bytes(up + down))
+    table.add_row(
+        "dense float32", format_bytes(dense_up), format_bytes(dense_down), format_bytes(dense_up + dense_down)
+    )
     ratios = [summary[f"{way}_ratio"] for way in ("uplink", "downlink", "roundtrip")]
     table.add_row("ratio", *(f"[bold]{finite(ratio, '.2%')}[/bold]" for ratio in ratios))
     table.add_row("times fewer", *(finite(1 / ratio if ratio else None, ".0f") for ratio in ratios))
@@ -63,7 +65,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         style = "bold" if result is summary else ""
         results.add_row(name, finite(result["loss"], ".4f"), finite(result[metric], metric_form(metric)), style=style)
     console.print(results)
-    print_statements(console, statements(summary, {}))
+    print_statements(console, read_statements(summary, {}))
     if summary["epsilon"] is not None:
         console.print(f"spent: epsilon {summary['epsilon']:.2f}, the greatest that a site's ledger shows")
     if summary.get("client_epsilon") is not None:

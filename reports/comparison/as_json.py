@@ -5,7 +5,7 @@ from typing import Any
 from fedglm.reports.comparison.formats import invert_ratio
 from fedglm.reports.comparison.peers import describe_method
 from fedglm.reports.comparison.to_target import CodecResult, Comparison, Direction, SeedRun, Spread
-from fedglm.reports.run.guarantees import node_guarantee
+from fedglm.reports.run.guarantees import read_node_guarantee
 
 _DIRECTIONS: dict[str, Direction] = {"uplink": "up", "downlink": "down", "roundtrip": "total"}
 
@@ -86,5 +86,5 @@ def _run_values(seed_run: SeedRun) -> dict[str, Any]:
 
 
 def _client_epsilon(seed_run: SeedRun) -> float | None:
-    nodes = node_guarantee(seed_run.run)
+    nodes = read_node_guarantee(seed_run.run)
     return nodes.epsilon if nodes else None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from fedglm.reports.comparison.to_target import CodecResult, Comparison, Spread
 from fedglm.reports.formats import ABSENT
-from fedglm.reports.run.guarantees import epsilons, is_noised, node_guarantee
+from fedglm.reports.run.guarantees import describe_epsilons, is_noised, read_node_guarantee
 from fedglm.run_folder.record import RunRecord
 
 _ONE_LINE = 28  # letters of a label
@@ -66,9 +66,9 @@ def describe_noise(comparison: Comparison) -> str | None:
 def _describe_spent(codec: CodecResult) -> str:
     """Describe the epsilon that a codec's run spent; with several seeds, that of the run that spent most."""
     noised = [seed_run.run for seed_run in codec.seed_runs if is_noised(seed_run.run)]
-    return epsilons(max(noised, key=_spent_epsilons)) if noised else ""
+    return describe_epsilons(max(noised, key=_spent_epsilons)) if noised else ""
 
 
 def _spent_epsilons(run: RunRecord) -> tuple[float, float]:
-    nodes = node_guarantee(run)
+    nodes = read_node_guarantee(run)
     return run.epsilon or 0.0, nodes.epsilon if nodes else 0.0

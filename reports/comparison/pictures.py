@@ -10,18 +10,18 @@ from matplotlib.figure import Figure
 
 from fedglm.reports.comparison.formats import choose_name
 from fedglm.reports.comparison.to_target import CodecResult, Comparison
-from fedglm.reports.formats import byte_count, significant
+from fedglm.reports.formats import format_bytes, format_number
 from fedglm.reports.html.axes import (
     DASH_DOT,
     DASHED,
     DOTTED,
     Curve,
-    byte_axis,
-    drawable,
-    legend_above,
-    limits,
-    round_axis,
-    value_axis,
+    compute_limits,
+    is_drawable,
+    place_legend_above,
+    set_byte_axis,
+    set_round_axis,
+    set_value_axis,
 )
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html, clean
@@ -75,9 +75,9 @@ def _average_learning(codec: CodecResult, measure: TrafficMeasure | None) -> _Le
     rows = zip(*(_collect_points(seed_run.run, measure) for seed_run in codec.seed_runs), strict=False)
     # Only rounds in which every seed has a loss: a mean without the seeds that diverged would be biased.
     kept = [
-        [(x, y) for x, y in row if drawable(x) and drawable(y)]
+        [(x, y) for x, y in row if is_drawable(x) and is_drawable(y)]
         for row in rows
-        if all(drawable(x) and drawable(y) for x, y in row)
+        if all(is_drawable(x) and is_drawable(y) for x, y in row)
     ]
     xs = tuple(math.fsum(x for x, _ in row) / len(row) for row in kept)
     ys = tuple(math.fsum(y for _, y in row) / len(row) for row in kept)
@@ -127,7 +127,7 @@ def max_drawn_loss(comparison: Comparison) -> float | None:
         return None
     losses = (r.score.loss for codec in comparison.codecs for t in codec.seed_runs for r in t.run.rounds)
     top = _MAX_OVER_TARGET * target.high
-    return top if any(drawable(loss) and loss > top for loss in losses) else None
+    return top if any(is_drawable(loss) and loss > top for loss in losses) else None
 
 
 def _draw_losses(comparison: Comparison, name: str, axis_label: str, measure: TrafficMeasure | None) -> Html | None:
@@ -149,21 +149,21 @@ def _draw_losses(comparison: Comparison, name: str, axis_label: str, measure: Tr
             axes.axhline(target.mean, color=Ink.MUTED.value, linewidth=1.1, linestyle=DASHED, label="target")
         top = max_drawn_loss(comparison)
         shown = [value for value in values if top is None or value <= top]
-        low, high = limits([*shown, *([target.low] if target else [])], log=False)
-        value_axis(axes, "y", "loss", low, high if top is None else top)
+        low, high = compute_limits([*shown, *([target.low] if target else [])], log=False)
+        set_value_axis(axes, "y", "loss", low, high if top is None else top)
         points = [xy for learning in learnings for xy in zip(learning.mean.x, learning.mean.y, strict=True)]
         near = [x for x, y in points if measure is None or top is None or y <= top]
         xs = near or [x for x, _ in points]
         if measure is None:
-            round_axis(axes, max(xs), first=min(xs))
+            set_round_axis(axes, max(xs), first=min(xs))
         else:
-            byte_axis(axes, "x", *limits(xs, log=True, below=0.05, above=0.05))
+            set_byte_axis(axes, "x", *compute_limits(xs, log=True, below=0.05, above=0.05))
             axes.set_xlabel(f"{axis_label} (log scale)")
-        legend_above(axes, columns, topmost_first=False)
+        place_legend_above(axes, columns, topmost_first=False)
 
     ends = "; ".join(
-        f"{codec.label} {significant(learning.mean.y[-1])}"
-        + (f" after {byte_count(learning.mean.x[-1])}" if measure else "")
+        f"{codec.label} {format_number(learning.mean.y[-1])}"
+        + (f" after {format_bytes(learning.mean.x[-1])}" if measure else "")
         for codec, learning in zip(comparison.codecs, learnings, strict=True)
         if learning.mean.x
     )
@@ -198,7 +198,7 @@ def draw_bytes_to_target(comparison: Comparison) -> Html | None:
 
     def format_bytes_sent(codec: CodecResult) -> str:
         up, total = codec.bytes_to_target("up"), codec.bytes_to_target("total")
-        return f"{byte_count(up.mean)}, {byte_count(total.mean)}" if up and total else "not reached"
+        return f"{format_bytes(up.mean)}, {format_bytes(total.mean)}" if up and total else "not reached"
 
     def format_name(codec: CodecResult) -> str:
         is_partial = 0 < codec.reached < len(codec.seed_runs)
@@ -208,9 +208,9 @@ def draw_bytes_to_target(comparison: Comparison) -> Html | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        low, high = limits(known, log=True, below=0.06, above=0.55)
+        low, high = compute_limits(known, log=True, below=0.06, above=0.55)
         low, high = low / 1.3, high * 1.3
-        byte_axis(axes, "x", low, high)
+        set_byte_axis(axes, "x", low, high)
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
         for row, (codec, xs) in enumerate(zip(codecs, places, strict=True)):

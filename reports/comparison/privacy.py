@@ -7,8 +7,16 @@ from matplotlib.figure import Figure
 
 from fedglm.reports.comparison.labels import without_epsilon
 from fedglm.reports.comparison.to_target import CodecResult, Comparison
-from fedglm.reports.formats import byte_count, metric_value, significant
-from fedglm.reports.html.axes import DASH_DOT, DASHED, DOTTED, byte_axis, legend_above, limits, value_axis
+from fedglm.reports.formats import format_bytes, format_metric, format_number
+from fedglm.reports.html.axes import (
+    DASH_DOT,
+    DASHED,
+    DOTTED,
+    compute_limits,
+    place_legend_above,
+    set_byte_axis,
+    set_value_axis,
+)
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Column, Html, element, section, table
 from fedglm.reports.run.sections import figure
@@ -82,8 +90,8 @@ def render_privacy_cost(comparison: Comparison) -> Html:
     columns.append(Column("Not beaten", figures=False))
     pareto_front = select_pareto_front(points)
     rows = [
-        (point.codec, _format_epsilon(point.epsilon), significant(point.loss), metric_value(metric, point.metric),
-         byte_count(point.bytes), "yes" if point in pareto_front else "")
+        (point.codec, _format_epsilon(point.epsilon), format_number(point.loss), format_metric(metric, point.metric),
+         format_bytes(point.bytes), "yes" if point in pareto_front else "")
         for point in sorted(points, key=lambda point: (point.codec, -point.epsilon))
     ]  # fmt: skip
     note = (
@@ -138,14 +146,14 @@ def _draw_by_epsilon(points: list[TradeoffPoint]) -> Html | None:
                 linestyle=_LINES[number % len(_LINES)], marker=_MARKERS[number % len(_MARKERS)], markersize=5,
                 label=codec,
             )  # fmt: skip
-        value_axis(axes, "y", "loss", *limits(losses, log=False))
+        set_value_axis(axes, "y", "loss", *compute_limits(losses, log=False))
         axes.set_xticks(list(places.values()), [_format_epsilon(epsilon) for epsilon in places])
         axes.set_xlim(-0.3, len(places) - 0.7)
         axes.set_xlabel("epsilon: to the left, more private")
-        legend_above(axes, columns=2, topmost_first=False)
+        place_legend_above(axes, columns=2, topmost_first=False)
 
     values = "; ".join(
-        f"{o.codec} at {_format_epsilon(o.epsilon)}: {significant(loss)}" for o, loss in _select_drawable(points)
+        f"{o.codec} at {_format_epsilon(o.epsilon)}: {format_number(loss)}" for o, loss in _select_drawable(points)
     )
     return inline_svg(draw, name="price-epsilon", size=(350, 240), alternative=f"Loss by epsilon. {values}.")
 
@@ -171,13 +179,13 @@ def _draw_by_bytes(points: list[TradeoffPoint]) -> Html | None:
         for epsilon in epsilons:
             ink = _INKS[epsilons.index(epsilon) % len(_INKS)].value
             axes.plot([], [], color=ink, marker="o", linestyle="none", label=f"epsilon {_format_epsilon(epsilon)}")
-        value_axis(axes, "y", "loss", *limits([loss for _, loss in drawn], log=False))
-        byte_axis(axes, "x", *limits([point.bytes for point, _ in drawn], log=True, below=0.15, above=0.15))
+        set_value_axis(axes, "y", "loss", *compute_limits([loss for _, loss in drawn], log=False))
+        set_byte_axis(axes, "x", *compute_limits([point.bytes for point, _ in drawn], log=True, below=0.15, above=0.15))
         axes.set_xlabel("bytes of the whole run, both ways (log scale)")
-        legend_above(axes, columns=2, topmost_first=False)
+        place_legend_above(axes, columns=2, topmost_first=False)
 
     values = "; ".join(
-        f"{o.codec}, epsilon {_format_epsilon(o.epsilon)}: {significant(loss)} for {byte_count(o.bytes)}"
+        f"{o.codec}, epsilon {_format_epsilon(o.epsilon)}: {format_number(loss)} for {format_bytes(o.bytes)}"
         for o, loss in drawn
     )
     return inline_svg(draw, name="price-bytes", size=(350, 240), alternative=f"Loss by bytes. {values}.")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fedglm.reports.comparison.formats import format_mean_and_range, format_rounds, invert_ratio, split_label
 from fedglm.reports.comparison.peers import describe_method
 from fedglm.reports.comparison.to_target import CodecResult, Comparison, Direction, SeedRun, Spread
-from fedglm.reports.formats import ABSENT, byte_count, metric_value, significant, times, whole
+from fedglm.reports.formats import ABSENT, format_bytes, format_factor, format_integer, format_metric, format_number
 from fedglm.reports.html.markup import Column, Html, element, folded, join, section, table
 from fedglm.run_folder.names import REPORT
 from fedglm.run_folder.record import number
@@ -46,16 +46,20 @@ def _build_target_row(codec: CodecResult, best: bool, several: bool) -> tuple[st
     reached = (f"{codec.reached} of {len(codec.seed_runs)}",) if several else ()
     if not codec.reached:
         best_loss = codec.over_seeds(lambda each: each.best_loss)
-        least = f"best {significant(best_loss.mean if best_loss else None)}"
+        least = f"best {format_number(best_loss.mean if best_loss else None)}"
         return (name, *reached, _stack_lines("not reached", least), *[ABSENT] * 7)
     cells = (
         _build_cell(codec.rounds_to_target, format_rounds),
         *(
-            times(share.mean) if (share := codec.over_seeds(measure)) else ABSENT
+            format_factor(share.mean) if (share := codec.over_seeds(measure)) else ABSENT
             for measure in (lambda each: each.rounds_over_baseline, lambda each: each.rounds_over_baseline_run)
         ),
-        *(byte_count(sent.mean if (sent := codec.bytes_to_target(direction)) else None) for direction in _DIRECTIONS),
-        *(_build_cell(invert_ratio(codec.ratio(direction)), times) for direction in _DIRECTIONS if direction != "down"),
+        *(format_bytes(sent.mean if (sent := codec.bytes_to_target(direction)) else None) for direction in _DIRECTIONS),
+        *(
+            _build_cell(invert_ratio(codec.ratio(direction)), format_factor)
+            for direction in _DIRECTIONS
+            if direction != "down"
+        ),
     )
     return (name, *reached, *cells)
 
@@ -136,12 +140,12 @@ def _build_whole_row(codec: CodecResult, folder: Path | None) -> tuple[str, ...]
         _link_report(label, codec.seed_runs[0], folder) if folder else label,
         ABSENT if density is None else f"{density:g}",
         run.text("downlink_codec") or ABSENT,
-        whole(len(run.rounds)),
-        _build_cell(codec.over_seeds(lambda each: each.run.final.loss), significant),
-        _build_cell(codec.over_seeds(lambda each: each.best_loss), significant),
-        _build_cell(codec.over_seeds(lambda each: each.run.final.metric), partial(metric_value, run.metric)),
+        format_integer(len(run.rounds)),
+        _build_cell(codec.over_seeds(lambda each: each.run.final.loss), format_number),
+        _build_cell(codec.over_seeds(lambda each: each.best_loss), format_number),
+        _build_cell(codec.over_seeds(lambda each: each.run.final.metric), partial(format_metric, run.metric)),
         *(
-            (f"{sent.mean:,.0f}" if folder else byte_count(sent.mean))
+            (f"{sent.mean:,.0f}" if folder else format_bytes(sent.mean))
             if (sent := codec.over_seeds(measure))
             else ABSENT
             for measure in (
@@ -161,18 +165,18 @@ def _render_every_run(comparison: Comparison, folder: Path) -> Html:
         (
             _link_report(_render_label(codec), seed_run, folder),
             seed_run.seed,
-            significant(seed_run.target),
-            significant(seed_run.run.final.loss),
-            significant(seed_run.best_loss),
-            metric_value(metric, seed_run.run.final.metric),
-            whole(seed_run.reached.round) if seed_run.reached else "not reached",
+            format_number(seed_run.target),
+            format_number(seed_run.run.final.loss),
+            format_number(seed_run.best_loss),
+            format_metric(metric, seed_run.run.final.metric),
+            format_integer(seed_run.reached.round) if seed_run.reached else "not reached",
             *(
-                byte_count(seed_run.reached.bytes(direction) if seed_run.reached else None)
+                format_bytes(seed_run.reached.bytes(direction) if seed_run.reached else None)
                 for direction in _DIRECTIONS
                 if direction != "total"
             ),
             *(
-                times(1 / ratio) if (ratio := seed_run.ratio(direction)) else ABSENT
+                format_factor(1 / ratio) if (ratio := seed_run.ratio(direction)) else ABSENT
                 for direction in _DIRECTIONS
                 if direction != "down"
             ),

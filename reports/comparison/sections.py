@@ -13,7 +13,7 @@ from fedglm.reports.comparison.pictures import (
 )
 from fedglm.reports.comparison.results import select_best_codec
 from fedglm.reports.comparison.to_target import Comparison, SeedRun
-from fedglm.reports.formats import counted, fewer, significant
+from fedglm.reports.formats import describe_saving, format_number, pluralize
 from fedglm.reports.html.markup import Html, element, section
 from fedglm.reports.run.sections import count_nodes, figure
 
@@ -38,8 +38,8 @@ def headline(comparison: Comparison) -> str:
         under = " under every seed" if len(comparison.seeds) > 1 else ""
         return f"None reaches the final loss of {first} with fewer bytes{under}"
     up, total = best.ratio("up"), best.ratio("total")
-    saved = f"{fewer(total.mean if total else None, rough=True)} bytes"
-    also = f" ({fewer(up.mean, rough=True)} up)" if up else ""
+    saved = f"{describe_saving(total.mean if total else None, rough=True)} bytes"
+    also = f" ({describe_saving(up.mean, rough=True)} up)" if up else ""
     return f"{choose_name(comparison, best)} reaches the final loss of {first} with {saved}{also}"
 
 
@@ -48,19 +48,19 @@ def summary(comparison: Comparison) -> str:
     first, name = comparison.codecs[0], choose_name(comparison, comparison.codecs[0])
     nodes, seeds = count_nodes(first.run), comparison.seeds
     lengths = sorted({len(codec.run.rounds) for codec in comparison.codecs})
-    rounds = counted(lengths[0], "round") if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} rounds"
-    shape = f"{first.run.scenario}, {rounds}" + (f", {counted(nodes, 'site')}" if nodes else "")
-    sentences = f"The same federation ({shape}) under {counted(len(comparison.codecs), 'codec')}"
-    sentences += f" and {counted(len(seeds), 'seed')} ({', '.join(seeds)})." if len(seeds) > 1 else "."
+    rounds = pluralize(lengths[0], "round") if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,} rounds"
+    shape = f"{first.run.scenario}, {rounds}" + (f", {pluralize(nodes, 'site')}" if nodes else "")
+    sentences = f"The same federation ({shape}) under {pluralize(len(comparison.codecs), 'codec')}"
+    sentences += f" and {pluralize(len(seeds), 'seed')} ({', '.join(seeds)})." if len(seeds) > 1 else "."
     target = comparison.target
     if target is None:
         return sentences
     allowance = f" times {comparison.tolerance:g}" if comparison.tolerance != 1 else ""
     if len(seeds) > 1:
-        mean = f"{format_in_line(target, significant)} on average"
+        mean = f"{format_in_line(target, format_number)} on average"
         return f"{sentences} Under each seed the target is the loss at which {name} ended{allowance}: {mean}."
-    ended = significant(first.run.final.loss)
-    return f"{sentences} The target is a loss of {significant(target.mean)}: where {name} ended ({ended}){allowance}."
+    ended = format_number(first.run.final.loss)
+    return f"{sentences} The target is a loss of {format_number(target.mean)}: where {name} ended ({ended}){allowance}."
 
 
 def find_differences(comparison: Comparison) -> list[str]:
@@ -110,7 +110,7 @@ def render_losses(comparison: Comparison) -> Html:
     seeds = len(comparison.seeds)
     note = f"Lines are means over {seeds} seeds; bands reach from the least loss to the greatest." if seeds > 1 else ""
     if (top := max_drawn_loss(comparison)) is not None:
-        note = f"{note} Losses above {significant(top, 3)} are cut off.".strip()
+        note = f"{note} Losses above {format_number(top, 3)} are cut off.".strip()
     legend = "Dots: bytes up. Rings: both ways."
     pictures = element(
         "div",

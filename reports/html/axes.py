@@ -8,7 +8,7 @@ from typing import TypeGuard
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from fedglm.reports.formats import byte_count, metric_value, significant
+from fedglm.reports.formats import format_bytes, format_metric, format_number
 from fedglm.reports.html.inline_svg import Ink
 
 DASHED = (0, (4, 2.2))
@@ -31,14 +31,14 @@ class Curve:
         return list(range(len(self.x))) if len(self.x) <= _MARKED_POINTS else [len(self.x) - 1]
 
 
-def drawable(value: float | None) -> TypeGuard[float]:
+def is_drawable(value: float | None) -> TypeGuard[float]:
     """Return whether a picture can show the value: present, finite, and small enough for a scale."""
     return value is not None and math.isfinite(value) and abs(value) < _MAX_DRAWABLE
 
 
-def curve(points: Iterable[tuple[float | None, float | None]]) -> Curve:
+def make_curve(points: Iterable[tuple[float | None, float | None]]) -> Curve:
     """Make a curve of the points whose two coordinates can both be drawn."""
-    kept = [(x, y) for x, y in points if drawable(x) and drawable(y)]
+    kept = [(x, y) for x, y in points if is_drawable(x) and is_drawable(y)]
     return Curve(tuple(x for x, _ in kept), tuple(y for _, y in kept))
 
 
@@ -47,7 +47,9 @@ def spans_decades(values: Sequence[float], factor: float = 4.0) -> bool:
     return min(values) > 0 and max(values) / min(values) > factor
 
 
-def limits(values: Sequence[float], *, log: bool, below: float = 0.07, above: float = 0.07) -> tuple[float, float]:
+def compute_limits(
+    values: Sequence[float], *, log: bool, below: float = 0.07, above: float = 0.07
+) -> tuple[float, float]:
     """Compute axis limits around the values.
 
     Args:
@@ -77,17 +79,19 @@ def _choose_log_ticks(low: float, high: float) -> list[float]:
     return inside if len(inside) > 1 else [low, high] if low < high else [low]
 
 
-def byte_axis(axes: Axes, which: str, low: float, high: float) -> None:
+def set_byte_axis(axes: Axes, which: str, low: float, high: float) -> None:
     """Make an axis ("x" or "y") a log axis in bytes."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     axis.set_major_locator(FixedLocator(_choose_log_ticks(low, high)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: byte_count(value).replace(".00 ", " ").replace(".0 ", " ")))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: format_bytes(value).replace(".00 ", " ").replace(".0 ", " "))
+    )
 
 
-def value_axis(axes: Axes, which: str, kind: str, low: float, high: float, *, log: bool = False) -> None:
+def set_value_axis(axes: Axes, which: str, kind: str, low: float, high: float, *, log: bool = False) -> None:
     """Make an axis ("x" or "y") one for values of this kind: loss, accuracy, perplexity or epsilon."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     if log:
@@ -101,14 +105,14 @@ def value_axis(axes: Axes, which: str, kind: str, low: float, high: float, *, lo
 
     def format_tick(value: float, _: int | None) -> str:
         if kind == "accuracy":
-            return metric_value(kind, value).replace(".0%", "%")
-        text = significant(value, 3)
+            return format_metric(kind, value).replace(".0%", "%")
+        text = format_number(value, 3)
         return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
     axis.set_major_formatter(FuncFormatter(format_tick))
 
 
-def round_axis(axes: Axes, last: float, *, first: float = 0) -> None:
+def set_round_axis(axes: Axes, last: float, *, first: float = 0) -> None:
     """Make the x axis one of rounds, with integer ticks."""
     margin = max(0.03 * (last - first), 0.12)
     axes.set_xlim(first - margin, last + margin)
@@ -116,7 +120,7 @@ def round_axis(axes: Axes, last: float, *, first: float = 0) -> None:
     axes.set_xlabel("round")
 
 
-def legend_above(axes: Axes, columns: int = 2, *, topmost_first: bool = True) -> None:
+def place_legend_above(axes: Axes, columns: int = 2, *, topmost_first: bool = True) -> None:
     """Put the legend above the plot, where it covers no data."""
     step = -1 if topmost_first else 1
     handles, labels = axes.get_legend_handles_labels()

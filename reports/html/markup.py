@@ -98,7 +98,7 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]
     )
 
 
-def pairs(rows: Iterable[tuple[str, str]], *, class_: str | None = None) -> Html:
+def description_list(rows: Iterable[tuple[str, str]], *, class_: str | None = None) -> Html:
     """Make a description list (`<dl>`) of terms and values."""
     return element(
         "dl", *(element("div", element("dt", term), element("dd", value)) for term, value in rows), class_=class_

@@ -7,20 +7,20 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedglm.reports.formats import byte_count, counted, fewer, metric_value, significant, times
+from fedglm.reports.formats import describe_saving, format_bytes, format_factor, format_metric, format_number, pluralize
 from fedglm.reports.html.axes import (
     DASH_DOT,
     DASHED,
     DOTTED,
     Curve,
-    byte_axis,
-    curve,
-    drawable,
-    legend_above,
-    limits,
-    round_axis,
+    compute_limits,
+    is_drawable,
+    make_curve,
+    place_legend_above,
+    set_byte_axis,
+    set_round_axis,
+    set_value_axis,
     spans_decades,
-    value_axis,
 )
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html
@@ -37,7 +37,7 @@ def select_value(score: Score | None, measure: Measure) -> float | None:
 
 def format_measure(run: RunRecord, measure: Measure, value: float | None) -> str:
     """Format a loss, or a value of the run's metric."""
-    return significant(value) if measure == "loss" else metric_value(run.metric, value)
+    return format_number(value) if measure == "loss" else format_metric(run.metric, value)
 
 
 def _name_measure(run: RunRecord, measure: Measure) -> str:
@@ -50,11 +50,11 @@ def _plot_line(axes: Axes, points: Curve, ink: Ink, label: str) -> None:
 
 def draw_learning_by_round(run: RunRecord, measure: Measure) -> Html | None:
     """Draw loss or metric after each round, with the pooled and the stand-alone models as horizontal lines."""
-    points = curve((record.round, select_value(record.score, measure)) for record in run.rounds)
+    points = make_curve((record.round, select_value(record.score, measure)) for record in run.rounds)
     if not points.x:
         return None
     start = select_value(run.initial, measure)
-    if drawable(start):
+    if is_drawable(start):
         points = Curve((0, *points.x), (start, *points.y))
     levels = [
         (label, level, style, ink)
@@ -62,7 +62,7 @@ def draw_learning_by_round(run: RunRecord, measure: Measure) -> Html | None:
             ("all data pooled", run.pooled, DASH_DOT, Ink.POOLED),
             ("alone (mean)", run.alone, DOTTED, Ink.ALONE),
         )
-        if drawable(level := select_value(score, measure))
+        if is_drawable(level := select_value(score, measure))
     ]
     values = [*points.y, *(level for _, level, _, _ in levels)]
     log = _name_measure(run, measure) == "perplexity" and spans_decades(values)
@@ -72,10 +72,10 @@ def draw_learning_by_round(run: RunRecord, measure: Measure) -> Html | None:
         for label, level, style, ink in levels:
             axes.axhline(level, color=ink.value, linestyle=style, linewidth=1.5, label=label)
         _plot_line(axes, points, Ink.CODED, "federated")
-        value_axis(axes, "y", _name_measure(run, measure), *limits(values, log=log), log=log)
-        round_axis(axes, points.x[-1], first=min(points.x[0], 1))
+        set_value_axis(axes, "y", _name_measure(run, measure), *compute_limits(values, log=log), log=log)
+        set_round_axis(axes, points.x[-1], first=min(points.x[0], 1))
         if levels:
-            legend_above(axes, columns=3)
+            place_legend_above(axes, columns=3)
 
     baselines = [f"{label} {format_measure(run, measure, level)}" for label, level, _, _ in levels]
     alternative = (
@@ -91,24 +91,24 @@ def draw_learning_by_bytes(run: RunRecord, measure: Measure) -> Html | None:
     """Draw loss or metric over the bytes sent so far (log), and the same rounds at the bytes of dense float32."""
     spent = list(accumulate((record.traffic for record in run.rounds), initial=Traffic()))[1:]
     scores = [select_value(record.score, measure) for record in run.rounds]
-    coded = curve((t.total or None, y) for t, y in zip(spent, scores, strict=True))
-    dense = curve((t.dense_total or None, y) for t, y in zip(spent, scores, strict=True))
+    coded = make_curve((t.total or None, y) for t, y in zip(spent, scores, strict=True))
+    dense = make_curve((t.dense_total or None, y) for t, y in zip(spent, scores, strict=True))
     if not coded.x:
         return None
     ratio = coded.x[-1] / dense.x[-1] if dense.x else None
     saves = ratio is not None and ratio < 0.95
     ends = [*coded.x, *dense.x] if saves else [*coded.x]
     start = select_value(run.initial, measure)
-    levels = [*coded.y, *([start] if drawable(start) else [])]
+    levels = [*coded.y, *([start] if is_drawable(start) else [])]
     log = _name_measure(run, measure) == "perplexity" and spans_decades(levels)
     at_top = coded.y[-1] > coded.y[0] or (len(coded.y) == 1 and _name_measure(run, measure) == "accuracy")
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         room = 0.3 if saves else 0.07
-        low, high = limits(levels, log=log, below=0.07 if at_top else room, above=room if at_top else 0.07)
-        value_axis(axes, "y", _name_measure(run, measure), low, high, log=log)
-        byte_axis(axes, "x", *limits(ends, log=True, below=0.05, above=0.05))
+        low, high = compute_limits(levels, log=log, below=0.07 if at_top else room, above=room if at_top else 0.07)
+        set_value_axis(axes, "y", _name_measure(run, measure), low, high, log=log)
+        set_byte_axis(axes, "x", *compute_limits(ends, log=True, below=0.05, above=0.05))
         axes.set_xlabel("bytes sent, both ways (log scale)")
         if saves:
             axes.plot(
@@ -124,13 +124,19 @@ def draw_learning_by_bytes(run: RunRecord, measure: Measure) -> Html | None:
             )
         _plot_line(axes, coded, Ink.CODED, "as sent")
         if saves and ratio is not None:
-            _draw_bracket(axes, coded.x[-1], dense.x[-1], coded.y[-1], at_top, f"{times(1 / ratio)} times fewer bytes")
-            legend_above(axes)
+            _draw_bracket(
+                axes, coded.x[-1], dense.x[-1], coded.y[-1], at_top, f"{format_factor(1 / ratio)} times fewer bytes"
+            )
+            place_legend_above(axes)
 
     alternative = (
         f"{_name_measure(run, measure).capitalize()} by bytes sent, both ways: "
-        f"{format_measure(run, measure, coded.y[-1])} after {byte_count(coded.x[-1])}"
-        + (f"; dense float32 would have taken {byte_count(dense.x[-1])}, {fewer(ratio)} sent" if saves else "")
+        f"{format_measure(run, measure, coded.y[-1])} after {format_bytes(coded.x[-1])}"
+        + (
+            f"; dense float32 would have taken {format_bytes(dense.x[-1])}, {describe_saving(ratio)} sent"
+            if saves
+            else ""
+        )
         + "."
     )
     return inline_svg(draw, name=f"{measure}-bytes", size=_SIZE, alternative=alternative)
@@ -170,10 +176,10 @@ def _draw_bracket(axes: Axes, left: float, right: float, value: float, at_top: b
 def draw_traffic_by_round(run: RunRecord, direction: Literal["up", "down"]) -> Html | None:
     """Draw the bytes of each round in one direction, as sent and dense, on a log axis that both directions share."""
     sent = [record.traffic for record in run.rounds]
-    coded = curve(
+    coded = make_curve(
         (r.round, (t.up if direction == "up" else t.down) or None) for r, t in zip(run.rounds, sent, strict=True)
     )
-    dense = curve(
+    dense = make_curve(
         (r.round, (t.dense_up if direction == "up" else t.dense_down) or None)
         for r, t in zip(run.rounds, sent, strict=True)
     )
@@ -184,7 +190,7 @@ def draw_traffic_by_round(run: RunRecord, direction: Literal["up", "down"]) -> H
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        byte_axis(axes, "y", *limits(every, log=True, below=0.12, above=0.12))
+        set_byte_axis(axes, "y", *compute_limits(every, log=True, below=0.12, above=0.12))
         if dense.x:
             axes.plot(
                 dense.x,
@@ -197,29 +203,29 @@ def draw_traffic_by_round(run: RunRecord, direction: Literal["up", "down"]) -> H
                 label="dense FP32",
             )
         _plot_line(axes, coded, Ink.CODED, "as sent")
-        round_axis(axes, coded.x[-1], first=min(1, coded.x[0]))
-        legend_above(axes)
+        set_round_axis(axes, coded.x[-1], first=min(1, coded.x[0]))
+        place_legend_above(axes)
 
     mean = sum(coded.y) / len(coded.y)
-    dense_mean = f", dense {byte_count(sum(dense.y) / len(dense.y))}" if dense.x else ""
+    dense_mean = f", dense {format_bytes(sum(dense.y) / len(dense.y))}" if dense.x else ""
     alternative = (
-        f"Bytes {direction} by round, {counted(len(coded.x), 'round')}: {byte_count(mean)} a round on average"
-        f"{dense_mean}; least {byte_count(min(coded.y))}, most {byte_count(max(coded.y))}."
+        f"Bytes {direction} by round, {pluralize(len(coded.x), 'round')}: {format_bytes(mean)} a round on average"
+        f"{dense_mean}; least {format_bytes(min(coded.y))}, most {format_bytes(max(coded.y))}."
     )
     return inline_svg(draw, name=f"bytes-{direction}", size=(350, 200), alternative=alternative)
 
 
 def draw_epsilon_by_round(run: RunRecord) -> Html | None:
     """Draw the privacy loss spent after each round, the largest over the nodes."""
-    points = curve((record.round, record.epsilon) for record in run.rounds)
+    points = make_curve((record.round, record.epsilon) for record in run.rounds)
     if not points.x:
         return None
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         _plot_line(axes, points, Ink.CODED, "ε spent")
-        value_axis(axes, "y", "epsilon", *limits([0, *points.y], log=False, below=0))
-        round_axis(axes, points.x[-1], first=min(1, points.x[0]))
+        set_value_axis(axes, "y", "epsilon", *compute_limits([0, *points.y], log=False, below=0))
+        set_round_axis(axes, points.x[-1], first=min(1, points.x[0]))
 
-    alternative = f"ε by round: {significant(points.y[0], 3)} at first, {significant(points.y[-1], 3)} at the end."
+    alternative = f"ε by round: {format_number(points.y[0], 3)} at first, {format_number(points.y[-1], 3)} at the end."
     return inline_svg(draw, name="epsilon", size=(350, 170), alternative=alternative)

@@ -5,18 +5,18 @@ from statistics import median
 
 from fedglm.reports.formats import (
     ABSENT,
-    byte_count,
-    counted,
-    difference,
-    duration,
-    fewer,
-    metric_value,
-    share,
-    significant,
-    whole,
+    describe_saving,
+    format_bytes,
+    format_difference,
+    format_duration,
+    format_integer,
+    format_metric,
+    format_number,
+    format_percent,
+    pluralize,
 )
-from fedglm.reports.html.markup import Column, Html, element, folded, isolated, join, pairs, section, table
-from fedglm.reports.run.guarantees import delta_text, is_noised, node_guarantee
+from fedglm.reports.html.markup import Column, Html, description_list, element, folded, isolated, join, section, table
+from fedglm.reports.run.guarantees import format_delta, is_noised, read_node_guarantee
 from fedglm.reports.run.pictures import (
     draw_learning_by_bytes,
     draw_learning_by_round,
@@ -47,14 +47,18 @@ def headline(run: RunRecord) -> str:
     if value is None or not math.isfinite(value):
         reached = "No finite result"
     elif run.metric == "accuracy":
-        reached = f"{metric_value(run.metric, value)} accuracy"
+        reached = f"{format_metric(run.metric, value)} accuracy"
     else:
-        reached = f"Perplexity {metric_value(run.metric, value, 3)}"
+        reached = f"Perplexity {format_metric(run.metric, value, 3)}"
     nodes = count_nodes(run)
-    where = f" at {counted(nodes, 'site')}" if nodes else ""
+    where = f" at {pluralize(nodes, 'site')}" if nodes else ""
     ratio = run.ratio
-    sent = f", with {fewer(ratio, rough=True)} bytes than dense FP32" if ratio is not None and 0 < ratio < 0.95 else ""
-    return f"{reached} after {counted(count_rounds(run), 'round')}{where}{sent}"
+    sent = (
+        f", with {describe_saving(ratio, rough=True)} bytes than dense FP32"
+        if ratio is not None and 0 < ratio < 0.95
+        else ""
+    )
+    return f"{reached} after {pluralize(count_rounds(run), 'round')}{where}{sent}"
 
 
 def summary(run: RunRecord) -> str:
@@ -63,15 +67,15 @@ def summary(run: RunRecord) -> str:
     parts = []
     before = run.initial.metric if run.initial else None
     if before is not None:
-        moved = f"from {metric_value(metric, before)} before training to {metric_value(metric, run.final.metric)}"
+        moved = f"from {format_metric(metric, before)} before training to {format_metric(metric, run.final.metric)}"
         parts.append(f"{metric.capitalize()} on held-out data went {moved}.")
     traffic = run.traffic
     if traffic.total and traffic.dense_total:
-        dense = byte_count(traffic.dense_total)
-        sent = byte_count(traffic.total)
+        dense = format_bytes(traffic.dense_total)
+        sent = format_bytes(traffic.total)
         parts.append(f"All training messages together took {sent}; dense float32 would have taken {dense}.")
     compared = [
-        f"{words} {metric_value(metric, score.metric)}"
+        f"{words} {format_metric(metric, score.metric)}"
         for words, score in (
             (f"one model on all data pooled{_mark_unnoised(run)} reaches", run.pooled),
             (f"a model trained at one site alone{_mark_unnoised(run)}, on average,", run.alone),
@@ -88,24 +92,24 @@ def render_key_figures(run: RunRecord) -> Html:
     """Render the main figures as tiles."""
     traffic, metric = run.traffic, run.metric
     before = run.initial.metric if run.initial else None
-    loss = f"loss {significant(run.final.loss)}"
+    loss = f"loss {format_number(run.final.loss)}"
     tiles = [
-        (metric.capitalize(), metric_value(metric, run.final.metric), loss + _describe_start(before, metric), "lead"),
-        ("Bytes, both ways", byte_count(traffic.total), _describe_saving(traffic.total, traffic.dense_total), "lead"),
-        ("Up, sites to server", byte_count(traffic.up), _describe_saving(traffic.up, traffic.dense_up), None),
-        ("Down, server to sites", byte_count(traffic.down), _describe_saving(traffic.down, traffic.dense_down), None),
-        ("Rounds", whole(count_rounds(run)), _describe_rejections(run), None),
-        ("Sites", whole(count_nodes(run)), _describe_parameters(run), None),
-        ("Time", duration(number(run.summary.get("wall_s"))), _describe_time(run), None),
+        (metric.capitalize(), format_metric(metric, run.final.metric), loss + _describe_start(before, metric), "lead"),
+        ("Bytes, both ways", format_bytes(traffic.total), _compare_dense(traffic.total, traffic.dense_total), "lead"),
+        ("Up, sites to server", format_bytes(traffic.up), _compare_dense(traffic.up, traffic.dense_up), None),
+        ("Down, server to sites", format_bytes(traffic.down), _compare_dense(traffic.down, traffic.dense_down), None),
+        ("Rounds", format_integer(count_rounds(run)), _describe_rejections(run), None),
+        ("Sites", format_integer(count_nodes(run)), _describe_parameters(run), None),
+        ("Time", format_duration(number(run.summary.get("wall_s"))), _describe_time(run), None),
     ]
-    of_nodes = node_guarantee(run)
+    of_nodes = read_node_guarantee(run)
     kind = "lead" if of_nodes and run.epsilon is not None else None  # two tiles: a row of their own
     if run.epsilon is not None:
-        note = f"δ = {delta_text(number(run.summary.get('delta')))}; each unit of a site"
-        tiles.append(("Privacy loss", f"ε = {significant(run.epsilon, 3)}", note, kind))
+        note = f"δ = {format_delta(number(run.summary.get('delta')))}; each unit of a site"
+        tiles.append(("Privacy loss", f"ε = {format_number(run.epsilon, 3)}", note, kind))
     if of_nodes is not None:
-        note = f"δ = {delta_text(of_nodes.delta)}; not against the server"
-        tiles.append(("Privacy loss, whole node", f"ε = {significant(of_nodes.epsilon, 3)}", note, kind))
+        note = f"δ = {format_delta(of_nodes.delta)}; not against the server"
+        tiles.append(("Privacy loss, whole node", f"ε = {format_number(of_nodes.epsilon, 3)}", note, kind))
     return element(
         "dl",
         *(
@@ -117,17 +121,17 @@ def render_key_figures(run: RunRecord) -> Html:
 
 
 def _describe_start(before: float | None, metric: str) -> str:
-    return "" if before is None else f"; {metric_value(metric, before)} before training"
+    return "" if before is None else f"; {format_metric(metric, before)} before training"
 
 
-def _describe_saving(coded: int, dense: int) -> str:
+def _compare_dense(coded: int, dense: int) -> str:
     ratio = compute_byte_ratio(coded, dense)
-    return "" if ratio is None else f"{fewer(ratio)}; {share(ratio)} of dense, {byte_count(dense)}"
+    return "" if ratio is None else f"{describe_saving(ratio)}; {format_percent(ratio)} of dense, {format_bytes(dense)}"
 
 
 def _describe_rejections(run: RunRecord) -> str:
     rejected = sum(record.rejected or 0 for record in run.rounds)
-    return "no reply rejected" if not rejected else f"{counted(rejected, 'reply', 'replies')} rejected"
+    return "no reply rejected" if not rejected else f"{pluralize(rejected, 'reply', 'replies')} rejected"
 
 
 def _describe_parameters(run: RunRecord) -> str:
@@ -138,7 +142,7 @@ def _describe_parameters(run: RunRecord) -> str:
 def _describe_time(run: RunRecord) -> str:
     virtual = number(run.summary.get("virtual_s"))
     on = run.text("engine")
-    parts = [f"{duration(virtual)} on the simulated devices"] if virtual is not None else []
+    parts = [f"{format_duration(virtual)} on the simulated devices"] if virtual is not None else []
     return "; ".join([*parts, *([f"wall clock, engine {on}"] if on else ["wall clock"])])
 
 
@@ -173,7 +177,7 @@ def render_learning(run: RunRecord) -> Html:
         ]
     rows = [
         (label, format_measure(run, "loss", score.loss), format_measure(run, "metric", score.metric),
-         difference(run.metric, run.final.metric, score.metric) if score is not run.final else ABSENT)
+         format_difference(run.metric, run.final.metric, score.metric) if score is not run.final else ABSENT)
         for label, score in (
             ("Federated, this run", run.final), ("Before training", run.initial),
             (f"One model on all data pooled{_mark_unnoised(run)}", run.pooled),
@@ -216,8 +220,8 @@ def render_traffic(run: RunRecord) -> Html:
     )
     total, rounds = run.traffic, max(1, len(run.rounds))
     rows = [
-        (label, f"{sent:,}", f"{dense:,}", share(ratio := compute_byte_ratio(sent, dense)), fewer(ratio),
-         byte_count(sent / rounds))
+        (label, f"{sent:,}", f"{dense:,}", format_percent(ratio := compute_byte_ratio(sent, dense)),
+         describe_saving(ratio), format_bytes(sent / rounds))
         for label, sent, dense in (
             ("Up", total.up, total.dense_up), ("Down", total.down, total.dense_down),
             ("Both ways", total.total, total.dense_total),
@@ -242,15 +246,21 @@ def render_rejections(run: RunRecord) -> Html:
         return Html()
     total, silent = sum(r.rejected or 0 for r in affected), sum(_count_missing_replies(r) for r in affected)
     sampled = sum(record.sampled or 0 for record in run.rounds)
-    words = [f"{counted(total, 'was', 'were')} rejected"] if total else []
+    words = [f"{pluralize(total, 'was', 'were')} rejected"] if total else []
     words += [f"{silent:,} never answered"] if silent else []
     sentence = (
-        f"Of {counted(sampled, 'reply', 'replies')} asked for, {' and '.join(words)}, "
-        f"in {counted(len(affected), 'round')}. The server left these out of the model."
+        f"Of {pluralize(sampled, 'reply', 'replies')} asked for, {' and '.join(words)}, "
+        f"in {pluralize(len(affected), 'round')}. The server left these out of the model."
     )
     columns = [Column("Round"), *map(Column, ("Sites asked", "Accepted", "Rejected", "No reply"))]
     rows = [
-        (whole(r.round), whole(r.sampled), whole(r.accepted), whole(r.rejected), whole(_count_missing_replies(r)))
+        (
+            format_integer(r.round),
+            format_integer(r.sampled),
+            format_integer(r.accepted),
+            format_integer(r.rejected),
+            format_integer(_count_missing_replies(r)),
+        )
         for r in affected
     ]
     grid = table("Rounds with replies rejected or missing", columns, rows, class_="narrow")
@@ -284,15 +294,19 @@ def render_rounds(run: RunRecord) -> Html:
         spent += record.traffic
         sent = record.traffic
         rows.append(
-            (whole(record.round), significant(record.score.loss), format_measure(run, "metric", record.score.metric))
+            (
+                format_integer(record.round),
+                format_number(record.score.loss),
+                format_measure(run, "metric", record.score.metric),
+            )
             + (f"{sent.up:,}", f"{sent.dense_up:,}", f"{sent.down:,}", f"{sent.dense_down:,}", f"{spent.total:,}")
-            + (whole(record.sampled), whole(record.accepted), whole(record.rejected))
-            + ((significant(record.epsilon),) if private else ())
-            + (significant(record.wall_s, 3),)
-            + ((significant(record.virtual_s, 3),) if timed else ())
+            + (format_integer(record.sampled), format_integer(record.accepted), format_integer(record.rejected))
+            + ((format_number(record.epsilon),) if private else ())
+            + (format_number(record.wall_s, 3),)
+            + ((format_number(record.virtual_s, 3),) if timed else ())
         )
     grid = table("Each round: results on held-out data, bytes, replies, seconds", [Column(t) for t in titles], rows)
-    return section("rounds", "Round by round", folded(f"All {counted(len(rows), 'round')} in figures", grid))
+    return section("rounds", "Round by round", folded(f"All {pluralize(len(rows), 'round')} in figures", grid))
 
 
 def describe_range(run: RunRecord, scores: list[Score]) -> str:
@@ -300,7 +314,7 @@ def describe_range(run: RunRecord, scores: list[Score]) -> str:
     values = sorted(v for s in scores if (v := s.metric) is not None and math.isfinite(v))
     if not values:
         return ABSENT
-    low, middle, high = (metric_value(run.metric, value) for value in (values[0], median(values), values[-1]))
+    low, middle, high = (format_metric(run.metric, value) for value in (values[0], median(values), values[-1]))
     return f"{low} to {high}, median {middle}"
 
 
@@ -322,7 +336,7 @@ def render_provenance(run: RunRecord) -> Html:
         ("Classes", class_names),
         ("Model", _as_text(settings.get("preset") or settings.get("path"))),
         ("Adapter", _as_text(settings.get("adapter"))),
-        ("Parameters federated", whole(count(run.summary.get("parameters")))),
+        ("Parameters federated", format_integer(count(run.summary.get("parameters")))),
         ("Update", run.text("coding") or run.text("codec")),
         ("Downlink", run.text("downlink_coding") or run.text("downlink_codec")),
         ("Density", None if density is None else f"{density:g}"),
@@ -353,7 +367,7 @@ def render_provenance(run: RunRecord) -> Html:
         if run.scenario_toml
         else ""
     )
-    return section("provenance", "What was run", pairs(rows, class_="facts"), instructions, scenario)
+    return section("provenance", "What was run", description_list(rows, class_="facts"), instructions, scenario)
 
 
 def _as_text(value: object) -> str | None:

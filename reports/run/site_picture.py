@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedglm.reports.formats import metric_value
-from fedglm.reports.html.axes import DASH_DOT, drawable, legend_above, limits, value_axis
+from fedglm.reports.formats import format_metric
+from fedglm.reports.html.axes import DASH_DOT, compute_limits, is_drawable, place_legend_above, set_value_axis
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html, clean
 from fedglm.run_folder.record import RunRecord, SiteRecord
@@ -33,7 +33,7 @@ def wilson_interval(accuracy: float, rows: int) -> tuple[float, float]:
 
 def select_measured_sites(run: RunRecord) -> tuple[SiteRecord, ...]:
     """Return the sites at which the federated model has a finite metric."""
-    return tuple(s for s in run.sites if drawable(s.score.metric))
+    return tuple(s for s in run.sites if is_drawable(s.score.metric))
 
 
 def rank_sites(run: RunRecord) -> tuple[SiteRecord, ...]:
@@ -76,9 +76,9 @@ def draw_sites(run: RunRecord) -> Html | None:
     intervals = [_compute_interval(run, site) for site in sites]
     alone = [site.alone.metric if site.alone else None for site in sites]
     level = run.pooled.metric if run.pooled else None
-    pooled = level if drawable(level) else None
+    pooled = level if is_drawable(level) else None
     federated = [site.score.metric or 0.0 for site in sites]
-    others = [value for value in alone if drawable(value)]
+    others = [value for value in alone if is_drawable(value)]
     edges = [edge for interval in intervals if interval for edge in interval]
     values = [*federated, *others, *edges, *([] if pooled is None else [pooled])]
 
@@ -103,8 +103,8 @@ def draw_sites(run: RunRecord) -> Html | None:
             federated, rows, linestyle="none", marker="o", markersize=5 if named else 3, color=Ink.CODED.value,
             label="federated",
         )  # fmt: skip
-        low, high = limits(values, log=False, below=0.06, above=0.06)
-        value_axis(axes, "x", run.metric, low, min(high, 1.015) if run.metric == "accuracy" else high)
+        low, high = compute_limits(values, log=False, below=0.06, above=0.06)
+        set_value_axis(axes, "x", run.metric, low, min(high, 1.015) if run.metric == "accuracy" else high)
         axes.set_ylim(len(sites) - 0.4, -0.6)
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
@@ -114,12 +114,12 @@ def draw_sites(run: RunRecord) -> Html | None:
         else:
             marks = sorted({0, len(sites) // 2, len(sites) - 1})
             axes.set_yticks(marks, [_shorten(sites[mark].name) for mark in marks])
-        legend_above(axes)
+        place_legend_above(axes)
 
     lowest, highest = min(federated), max(federated)
     alternative = (
         f"{run.metric.capitalize()} of the federated model at {len(sites)} sites: from "
-        f"{metric_value(run.metric, lowest)} to {metric_value(run.metric, highest)}"
+        f"{format_metric(run.metric, lowest)} to {format_metric(run.metric, highest)}"
         + ". The table beside it gives each site's figures."
     )
     return inline_svg(draw, name="sites", size=(330, 86 + pitch * len(sites)), alternative=alternative)
@@ -129,7 +129,7 @@ def _draw_models_trained_alone(
     axes: Axes, federated: Sequence[float], alone: Sequence[float | None], named: bool
 ) -> None:
     kept = [
-        (row, here, there) for row, (here, there) in enumerate(zip(federated, alone, strict=True)) if drawable(there)
+        (row, here, there) for row, (here, there) in enumerate(zip(federated, alone, strict=True)) if is_drawable(there)
     ]
     rows = [row for row, _, _ in kept]
     heres, theirs = [here for _, here, _ in kept], [there for _, _, there in kept]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedglm.reports.formats import difference, metric_value, significant, whole
+from fedglm.reports.formats import format_difference, format_integer, format_metric, format_number
 from fedglm.reports.html.markup import Column, Html, element, folded, isolated, join, section, table
 from fedglm.reports.run.sections import describe_range, figure
 from fedglm.reports.run.site_picture import DRAWN_SITES, NAMED_SITES, draw_sites, rank_sites, select_measured_sites
@@ -74,8 +74,10 @@ def _build_table(run: RunRecord, shown: Sequence[SiteRecord]) -> tuple[list[Colu
 
 
 def _build_row(run: RunRecord, site: SiteRecord, alone: bool) -> tuple[str, ...]:
-    own = (whole(site.units), whole(site.train), whole(site.held_out))
-    here = (significant(site.score.loss), metric_value(run.metric, site.score.metric))
+    own = (format_integer(site.units), format_integer(site.train), format_integer(site.held_out))
+    here = (format_number(site.score.loss), format_metric(run.metric, site.score.metric))
     there = site.alone.metric if site.alone else None
-    beside = (metric_value(run.metric, there), difference(run.metric, site.score.metric, there)) if alone else ()
+    beside = (
+        (format_metric(run.metric, there), format_difference(run.metric, site.score.metric, there)) if alone else ()
+    )
     return (isolated(site.name), *own, *here, *beside)

@@ -130,7 +130,7 @@ def test_the_command_and_the_function_take_the_same_options():
 
 def test_options_of_zero_are_given_and_those_of_none_are_not():
     given = {"seed": 0, "rounds": 0, "epsilon": None, "no_dp": False, "density": 0.0, "workers": 2}
-    assert options.chosen(given) == {"seed": 0, "rounds": 0, "density": 0.0}
+    assert options.collect_options(given) == {"seed": 0, "rounds": 0, "density": 0.0}
 
 
 class Heard(api.SimulationCallbacks):

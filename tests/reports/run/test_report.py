@@ -13,7 +13,14 @@ from run_files import checked, read, run_files, site, write
 
 from fedglm.reports.comparison.to_target import ComparisonRow
 from fedglm.reports.comparison.write import write_comparison
-from fedglm.reports.formats import byte_count, difference, duration, fewer, share, significant
+from fedglm.reports.formats import (
+    describe_saving,
+    format_bytes,
+    format_difference,
+    format_duration,
+    format_number,
+    format_percent,
+)
 from fedglm.reports.run.site_picture import wilson_interval
 from fedglm.reports.run.write import write_report
 from fedglm.run_folder.record import ReportError
@@ -176,16 +183,16 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
 
 
 def test_figures_are_written_for_people() -> None:
-    assert [byte_count(n) for n in (0, 999, 1000, 999_499, 999_500, 12_345_678)] == [
+    assert [format_bytes(n) for n in (0, 999, 1000, 999_499, 999_500, 12_345_678)] == [
         "0 B", "999 B", "1.00 kB", "999 kB", "1.00 MB", "12.3 MB"
     ]  # fmt: skip
-    assert [fewer(r) for r in (0.02, 1.0, 1.5, None, 0.0)] == [
+    assert [describe_saving(r) for r in (0.02, 1.0, 1.5, None, 0.0)] == [
         "50.0 times fewer", "about as many", "1.50 times more", "\N{EN DASH}", "\N{EN DASH}"
     ]  # fmt: skip
-    assert [share(r) for r in (0.0251, 0.5, 1.0003)] == ["2.51%", "50.0%", "100%"]
-    assert [significant(v) for v in (0.14, 12.3456, 1e-7, math.inf)] == ["0.1400", "12.35", "1.000e-07", "not finite"]
-    assert [duration(s) for s in (0.5, 41.2, 725, 12_000)] == ["0.5 s", "41 s", "12 min 5 s", "3 h 20 min"]
-    assert difference("accuracy", 0.9, 0.95) == "\N{MINUS SIGN}5.0 pt"
+    assert [format_percent(r) for r in (0.0251, 0.5, 1.0003)] == ["2.51%", "50.0%", "100%"]
+    assert [format_number(v) for v in (0.14, 12.3456, 1e-7, math.inf)] == ["0.1400", "12.35", "1.000e-07", "not finite"]
+    assert [format_duration(s) for s in (0.5, 41.2, 725, 12_000)] == ["0.5 s", "41 s", "12 min 5 s", "3 h 20 min"]
+    assert format_difference("accuracy", 0.9, 0.95) == "\N{MINUS SIGN}5.0 pt"
 
 
 def test_wilson_interval_against_published_values() -> None:
