@@ -45,10 +45,13 @@ def simulate(
     if show is not None:
         _print_scenario(show)
         return
-    from fedglm.client.supernode.lean_imports import import_lean
+    chosen, changes = options.collect_options(locals()), options.parse_settings(settings)
 
+    from fedglm.client.supernode.lean_imports import import_lean
+    from fedglm.scenarios.overrides import load_scenario
+
+    load_scenario(scenario, settings=changes, **chosen)  # a mistake is told before torch is waited for
     import_lean()
-    chosen = options.collect_options(locals())
 
     from fedglm.cli.terminal.progress import Progress
     from fedglm.cli.terminal.tables import print_summary
@@ -58,7 +61,7 @@ def simulate(
     with Progress(quiet=as_json) as progress:
         result = run(
             scenario,
-            settings=options.parse_settings(settings),
+            settings=changes,
             engine=engine,
             workers=workers,
             out=out,

@@ -13,10 +13,6 @@ from flwr.common.constant import ErrorCode
 
 from fedglm.privacy.errors import Refusal
 
-NOT_ENROLLED: Final = "is not enrolled, or was revoked"
-"""How the reason ends for which a server turns away a node whose key it does not know. There Flower carries no code
-either, so that the node's own commands look for these words."""
-
 _REFUSED: Final = int(ErrorCode.MOD_FAILED_PRECONDITION)
 _RULE: Final = re.compile(r"refused by rule ([a-z][a-z0-9-]{0,63}):")
 

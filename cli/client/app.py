@@ -13,7 +13,7 @@ from fedglm.cli import options
 from fedglm.cli.client.metrics import metrics
 from fedglm.cli.client.plan import plan
 from fedglm.client.supernode.flower_log import CONNECTED
-from fedglm.protocol.refusals import NOT_ENROLLED
+from fedglm.protocol.rejections import NOT_ENROLLED
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.process.daemon import Daemon

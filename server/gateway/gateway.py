@@ -16,7 +16,7 @@ from flwr.proto.fleet_pb2 import PullMessagesResponse
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedglm.privacy.errors import PrivacyError
-from fedglm.protocol.refusals import NOT_ENROLLED
+from fedglm.protocol.rejections import NOT_ENROLLED
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.activation import REFUSED, TRY_AGAIN, sign_on
 from fedglm.server.gateway.activation_times import ActivationTimes

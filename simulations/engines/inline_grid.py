@@ -7,7 +7,6 @@ lock of this process is copied. They die with this process, however it dies.
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.reduction import ForkingPickler
 from types import ModuleType, TracebackType
 from typing import Self
 from uuid import uuid4
@@ -259,7 +259,7 @@ def _without_script(app_factory: AppFactory) -> Iterator[None]:
     Else each script that simulates would have to guard itself by `if __name__ == "__main__"`.
     """
     script = sys.modules["__main__"]
-    if b"__main__" not in pickle.dumps(app_factory):
+    if b"__main__" not in bytes(ForkingPickler.dumps(app_factory)):
         sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield

@@ -38,7 +38,7 @@ def killed_before_its_charge(site, monkeypatch, number):
         def killed(*_):
             raise Killed
 
-        dying.setattr(Custody, "pay", killed)
+        dying.setattr(Custody, "charge", killed)
         assert site.train(number) is None
     assert site.rows == []
 
