@@ -42,9 +42,11 @@ simulate: $(STAMP)
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
 
-# Tests that share a file share its runs, so that files are dealt to the processes whole.
+# Tests that share a file share its runs, so that files are dealt to the processes whole; those of whole runs first, so
+# that none of them is left alone at the end.
 quick-tests: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow" --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		tests/simulations tests/product tests/client tests/cli tests/server tests/attacks tests
 
 test-all: lint
 	$(BIN)/python -m pytest -q

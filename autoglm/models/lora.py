@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from importlib import import_module
 
 import torch
 from transformers import PreTrainedModel
@@ -22,7 +23,10 @@ def attach_lora(model: PreTrainedModel, *, rank: int, alpha: float, classifier: 
         alpha: adapters are scaled by alpha / rank.
         classifier: whether what stands on top of the model's body is a new head that must train.
     """
-    import peft  # only here: most models have no adapters, and it is slow to load
+    # Only here: most models have no adapters, and both are slow to load. peft uses the first, and leaves it to
+    # transformers to import it, which a node's transformers does not.
+    import_module("torch.distributed.tensor")
+    import peft
 
     parts = [name for name, part in model.named_children() if next(part.parameters(), None) is not None]
     heads = [name for name in parts if name not in (model.base_model_prefix, *_KNOWN_HEADS)]

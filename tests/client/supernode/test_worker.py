@@ -19,6 +19,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from site_folders import make_project, make_site, run_of
 
+from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.supernode import worker_link
 from fedglm.client.supernode.worker_link import LOG, SOCKET, Question, WorkerError, ask
 from fedglm.protocol.messages import PLAN, RECORD, JoinReply
@@ -139,13 +140,15 @@ def test_a_file_that_was_changed_ends_the_worker_that_had_read_it(site, name):
     ask(site.folder, NO_PLAN)
     (before,) = workers(site.folder)
     path = site.custody_folder / name if name == "policy.toml" else site.folder / name
-    text = path.read_text()
+    text, logged = path.read_text(), (site.state / LOG).stat().st_size
     path.write_text(text + "\n# a comment\n")
     try:
         answer = ask(site.folder, NO_PLAN)
         assert before not in workers(site.folder)
         if name == "policy.toml":
-            assert "PolicyError" in answer.error[1]  # not signed as it lies there
+            # It is not signed as it lies there, which the site's own log says, and the answer does not.
+            assert answer.error[1] == NO_ANSWER
+            assert "PolicyError" in (site.state / LOG).read_text()[logged:]
     finally:
         path.write_text(text)
 
