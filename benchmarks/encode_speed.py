@@ -35,7 +35,7 @@ from fedglm.compression.kernels import selection as selection_kernels
 from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import coding, signed
-from fedglm.compression.positions.signed import with_signs
+from fedglm.compression.positions.signed import apply_signs
 from fedglm.compression.values import bits, magnitudes
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire.envelope import Reader
@@ -135,7 +135,7 @@ class Encoding:
 def measure(kind: str, size: int, layout: Layout | None) -> None:
     """Print the table of one vector; with a layout, without the selections that are there to compare with."""
     drawn = deltas(kind, size, layout)
-    delta, count = drawn[0], selection.kept(DENSITY, size)
+    delta, count = drawn[0], selection.count_kept(DENSITY, size)
     fast = Encoding(make_codec("topk-sign", density=DENSITY, coder="fast"), drawn)
     smallest = Encoding(make_codec("topk-sign", density=DENSITY, layout=layout), drawn)
     blobs = {"fast": fast.step(), "smallest": smallest.step()}
@@ -150,7 +150,7 @@ def measure(kind: str, size: int, layout: Layout | None) -> None:
         return selection_kernels.compensate(delta, residual, one, np.int32(threshold), head, out, at, values)
 
     found = one_pass()
-    chosen = selection.largest_compensated(delta, residual, one, count, out)
+    chosen = selection.select_largest_compensated(delta, residual, one, count, out)
     magnitude = magnitudes.unpack(Reader(memoryview(magnitudes.pack(chosen.values))), count)
 
     def dense_add() -> None:
@@ -165,14 +165,14 @@ def measure(kind: str, size: int, layout: Layout | None) -> None:
         "  part: boundary of the candidates": lambda: selection_kernels.nth_largest(values[:found], count),
         "  part: magnitude": lambda: magnitudes.pack(chosen.values),
         "  part: signs, fast": lambda: bits.pack(chosen.values < 0),
-        "  part: values as the other end will see them": lambda: with_signs(magnitude, chosen.values < 0),
+        "  part: values as the other end will see them": lambda: apply_signs(magnitude, chosen.values < 0),
         "  part: positions, fast": lambda: coding.pack(chosen.positions, size, None, "fast"),
         "  part: positions, smallest": lambda: coding.pack(chosen.positions, size, layout, "smallest"),
         "  part: positions and signs, smallest": lambda: signed.pack(
             chosen.positions, chosen.values < 0, size, layout, "smallest"
         ),
         "  part: subtract what is sent": lambda: add_at(out, chosen.positions, chosen.values),
-        "selection without feedback": lambda: selection.largest(delta, count),
+        "selection without feedback": lambda: selection.select_largest(delta, count),
         "dense += (float32)": dense_add,
         "decode + add_to, fast coder": lambda: decode(blobs["fast"], size=size).add_to(total, 0.25),
         "decode + add_to, smallest coder": lambda: decode(blobs["smallest"], size=size).add_to(total, 0.25),

@@ -21,7 +21,7 @@ from updates import CACHE, ROUNDS, from_file, real
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import coding
 from fedglm.compression.positions import signed as signed_positions
-from fedglm.compression.positions.signed import with_signs
+from fedglm.compression.positions.signed import apply_signs
 from fedglm.compression.values import blocks, fp16_blocks, int8_blocks, magnitudes
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire.envelope import Reader
@@ -52,7 +52,7 @@ def signed(pack: Callable[[Vector], bytes], unpack: Callable[[Reader, int], Vect
     def code(values: Vector, at: Positions, layout: Layout) -> Coded:
         data = pack(values)
         support = signed_positions.pack(at, values < 0, layout.size, layout, "smallest")
-        sent = with_signs(unpack(Reader(memoryview(data)), values.size), values < 0)
+        sent = apply_signs(unpack(Reader(memoryview(data)), values.size), values < 0)
         return sent, 8 * (len(data) + len(support))
 
     return code

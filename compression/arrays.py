@@ -1,8 +1,8 @@
 """Named arrays as one flat float32 vector, and back.
 
 Only floating-point arrays join the vector. Integer and boolean buffers (counters, masks) are no place for a lossy code
-and travel as they are, outside error feedback. So do the running statistics of batch normalisation: a variance that has
-got a part of its steps, or another's scale, may fall below zero, and the model answers NaN.
+and travel as they are, outside error feedback. So do the running statistics of batch normalisation: a variance that is
+updated by a part of its steps, or on the scale of another's, may fall below zero, and the model's outputs become NaN.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,11 @@ STATISTICS = frozenset({"running_mean", "running_var", "moving_mean", "moving_va
 
 
 def float_layout(arrays: Mapping[str, np.ndarray]) -> Layout:
-    """Layout of the arrays to code, by name, so that both ends agree whatever order a transport keeps."""
+    """Return the layout of the arrays to code, sorted by name, so that both ends agree whatever the transport's order.
+
+    Raises:
+        CodecError: No array is floating-point.
+    """
     names = tuple(sorted(name for name, array in arrays.items() if _is_coded(name, array)))
     if not names:
         raise CodecError("no floating-point array to code among: " + (", ".join(sorted(arrays)) or "none at all"))
@@ -30,21 +34,21 @@ def _is_coded(name: str, array: np.ndarray) -> bool:
 
 
 def flatten(arrays: Mapping[str, np.ndarray], layout: Layout) -> np.ndarray:
-    """The layout's arrays end to end, as a float32 vector.
+    """Concatenate the layout's arrays into one vector of shape (layout.size,), float32.
 
     Raises:
         CodecError: An array is missing or has another shape.
     """
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         if name not in arrays or arrays[name].shape != shape:
-            found = arrays[name].shape if name in arrays else "nothing"
-            raise CodecError(f"array {name!r}: shape {shape} expected, found {found}")
+            actual = arrays[name].shape if name in arrays else "nothing"
+            raise CodecError(f"array {name!r}: shape {shape} expected, found {actual}")
     parts = [np.asarray(arrays[name], dtype=np.float32).reshape(-1) for name in layout.names]
     return np.concatenate(parts)
 
 
 def unflatten(vector: np.ndarray, layout: Layout, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cut `vector` into the layout's arrays, with the dtypes of `like`."""
+    """Split `vector`, shape (layout.size,), into the layout's arrays, by name, with the dtypes of `like`."""
     slices = layout.slices()
     return {
         name: vector[slices[name]].reshape(shape).astype(like[name].dtype)

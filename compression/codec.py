@@ -1,12 +1,12 @@
-"""From a vector to bytes and back: the codecs, by name.
+"""The codecs by name: each turns a vector into bytes and back.
 
     codec = make_codec("topk-sign", density=0.01)
     blob = codec.encode(update)                    # bytes; the same for the same update
     decode(blob, size=update.size).add_to(total, weight)
 
-A blob says by which codec it was made, so a reader needs no settings. Its bytes are described in `wire` and in each
-codec. A new codec is a class with `name`, a `wire_id` that was never used before, the model of its options, `encode`
-and `decode`, and a line in the registry.
+A blob names its codec, so a reader needs no settings. Its byte format is described in `wire` and in each codec. A new
+codec is a class with `name`, a `wire_id` that was never used before, the model of its options, `encode` and `decode`,
+and a line in the registry.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
 from fedglm.compression.updates import Accumulator
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire.envelope import UPDATE, Blob, kind_of
+from fedglm.compression.wire.envelope import UPDATE, Blob, read_kind
 from fedglm.core.suggestions import did_you_mean
 
 __all__ = ["Codec", "CodecError", "FusedCodec", "Update", "codec_names", "codec_options", "decode", "make_codec"]
@@ -36,36 +36,36 @@ class Update(Protocol):
 
     @property
     def size(self) -> int:
-        """Elements of the vector."""
+        """Number of elements of the vector."""
 
     @property
     def work(self) -> int:
-        """What it took to decode: about so many elements of an entropy-coded vector take as long."""
+        """Cost of decoding, as the number of elements that an entropy decoder reads in the same time."""
 
     def to_dense(self) -> Vector:
-        """The vector, shape (size,), float32, a copy."""
+        """Return the vector as a copy of shape (size,), float32."""
 
     def add_to(self, accumulator: Accumulator, weight: float) -> None:
-        """Fold `weight * self` into `accumulator` of shape (size,), in place.
+        """Add `weight * self` to `accumulator` of shape (size,), in place.
 
         A float32 or float64 accumulator gets `weight * value` in its own precision. An int64 accumulator is
         fixed-point: it gets `rint(weight * value)`, so `weight` holds the power-of-two scale, and the sum of any
-        updates has the same bits in any order. Terms are bounded here; the sum is the caller's to bound.
+        updates has the same bits in any order. Terms are bounded here; bounding the sum is left to the caller.
 
         Raises:
-            CodecError: a fixed-point term outside +-2**62; the accumulator is then as it was.
-            ValueError, TypeError: an accumulator of another shape or dtype.
+            CodecError: A fixed-point term is outside +-2**62; the accumulator is unchanged.
+            ValueError, TypeError: The accumulator has another shape or dtype.
         """
 
     def max_abs(self) -> float:
-        """The largest magnitude; time grows with the values sent, not with `size`."""
+        """Return the largest magnitude, in time proportional to the values sent, not to `size`."""
 
     def norm(self) -> float:
-        """The Euclidean norm in float64; time grows with the values sent, not with `size`."""
+        """Return the Euclidean norm, summed in float64, in time proportional to the values sent, not to `size`."""
 
 
 class Codec(Protocol):
-    """One way to code a vector. Settings are the coder's alone: any instance decodes what any other coded."""
+    """A way to code a vector. Options affect encoding alone: any instance decodes what any other encoded."""
 
     name: ClassVar[str]
     wire_id: ClassVar[int]
@@ -74,43 +74,45 @@ class Codec(Protocol):
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,); the same vector gives the same bytes.
 
-        On one machine, for the low-rank codecs: what they send rests on its linear algebra. What a blob says does not.
+        For the low-rank codecs this holds on one machine only, since encoding depends on its linear algebra library.
+        Decoding gives the same bits everywhere.
 
         Raises:
-            ValueError: an empty vector, another dtype or shape, or NaN or infinity (which and where).
+            ValueError: The vector is empty, has another dtype or shape, or holds NaN or infinity; the message gives
+                the value and its position.
         """
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> Update:
-        """Decode a vector of `size` elements, from a stranger too.
+        """Decode a vector of `size` elements from an untrusted blob.
 
         Time and memory are bounded by `size` and the blob's length.
 
         Raises:
-            CodecError: anything but a blob that this codec could have made.
+            CodecError: The blob is none that this codec could have made.
         """
 
 
 @runtime_checkable
 class FusedCodec(Codec, Protocol):
-    """A codec that adds the residual and keeps what it leaves out in the same pass in which it codes.
+    """A codec that adds the residual, codes the sum and keeps what the code leaves out, in one pass.
 
-    It is faster, and gives the same bits, as `encode`, `decode` and a subtraction after one another.
+    It gives the same bits as `encode`, `decode` and a subtraction one after the other, and is faster.
     """
 
     def encode_compensated(self, delta: Vector, residual: Vector, factor: np.float32, left: Vector) -> bytes:
         """Code `delta + residual * factor`, rounded after each step, as `encode` would.
 
         Args:
-            delta: shape (n,), float32.
-            residual: shape (n,), float32, finite, contiguous.
-            factor: from 0 to 1.
-            left: shape (n,), float32, contiguous: is overwritten with the sum less what the blob holds of it. It shares
-                no memory with the others.
+            delta: Shape (n,), float32.
+            residual: Shape (n,), float32, finite, contiguous.
+            factor: Factor on the residual, from 0 to 1.
+            left: Shape (n,), float32, contiguous, sharing no memory with the others; overwritten with the sum minus
+                what the blob decodes to.
 
         Raises:
-            ValueError: a delta of another shape or with NaN or infinity (which and where), or a sum that overflows.
-                What `left` then holds is not defined.
+            ValueError: The delta has another shape or holds NaN or infinity (the message gives the value and its
+                position), or the sum overflows. The content of `left` is then undefined.
         """
 
 
@@ -129,54 +131,54 @@ _BY_WIRE_ID = {codec.wire_id: codec for codec in _REGISTRY.values()}
 
 
 def codec_names() -> tuple[str, ...]:
-    """The names that `make_codec` takes."""
+    """Return the names that `make_codec` takes."""
     return tuple(_REGISTRY)
 
 
 def codec_options(name: str) -> tuple[str, ...]:
-    """The options that `make_codec` takes for a codec, besides `layout`.
+    """Return the names of the options that `make_codec` takes for a codec, besides `layout`.
 
     Raises:
-        CodecError: no codec of that name.
+        CodecError: There is no codec of that name.
     """
-    return tuple(_named(name).options_type.model_fields)
+    return tuple(_find_codec(name).options_type.model_fields)
 
 
 def make_codec(name: str, *, layout: Layout | None = None, **options: object) -> Codec:
     """Make the codec `name`.
 
     Args:
-        name: one of `codec_names()`.
-        layout: the tensors behind the vector, for codecs that look at rows and columns; the others do without.
-        options: what `codec_options(name)` lists: `density` and `coder` for the sparse ones,
-            `rank` for those of low rank, `max_bytes` for all but the dense ones, `overshoot` for `topk-sign`.
+        name: One of `codec_names()`.
+        layout: Tensors behind the vector, for codecs that use rows and columns; the others ignore it.
+        options: Options that `codec_options(name)` lists: `density` and `coder` for the sparse codecs, `rank` for the
+            low-rank ones, `max_bytes` for all but the dense ones, `overshoot` for `topk-sign`.
 
     Raises:
-        CodecError: a name, an option or a value that does not exist, with the near ones.
+        CodecError: The name or an option is unknown (the message suggests near names), or a value is out of range.
     """
-    codec = _named(name)
+    codec = _find_codec(name)
     try:
         checked = codec.options_type(**options)
     except ValidationError as exc:
-        raise CodecError(_explain(name, codec.options_type, exc.errors()[0])) from exc
+        raise CodecError(_describe_option_error(name, codec.options_type, exc.errors()[0])) from exc
     build: Callable[[CodecOptions, Layout | None], Codec] = codec
     return build(checked, layout)
 
 
 def decode(blob: Blob, *, size: int, codec: str | None = None) -> Update:
-    """Decode a blob; what a server or a verifier uses.
+    """Decode an untrusted blob, as a server or a verifier does.
 
     Args:
-        blob: from a stranger too.
-        size: elements that the update must have.
-        codec: the one by which it must be coded; None takes any. Where the sender was told which, say so: codecs differ
-            in the time and the memory that a blob may ask for.
+        blob: The bytes.
+        size: Number of elements that the update must have.
+        codec: Name of the codec that must have made it; None takes any. Give it where the codec was agreed with the
+            sender: codecs differ in the time and the memory that a blob can demand.
 
     Raises:
-        CodecError: no update of `size` elements made by a codec known here, or by another one.
+        CodecError: The blob is no update of `size` elements, or its codec is unknown here or not `codec`.
     """
-    kind = kind_of(blob, UPDATE)
-    if codec is not None and kind != _named(codec).wire_id:
+    kind = read_kind(blob, UPDATE)
+    if codec is not None and kind != _find_codec(codec).wire_id:
         other = _BY_WIRE_ID[kind].name if kind in _BY_WIRE_ID else f"codec {kind}"
         raise CodecError(f"the update is coded by {other}, not by {codec}, as was agreed")
     if kind not in _BY_WIRE_ID:
@@ -184,15 +186,15 @@ def decode(blob: Blob, *, size: int, codec: str | None = None) -> Update:
     return _BY_WIRE_ID[kind].decode(blob, size)
 
 
-def _named(name: str) -> type[Codec]:
+def _find_codec(name: str) -> type[Codec]:
     try:
         return _REGISTRY[name]
     except KeyError:
         raise CodecError(f"there is no codec {name!r}; {did_you_mean(name, _REGISTRY)}") from None
 
 
-def _explain(name: str, options: type[CodecOptions], fault: ErrorDetails) -> str:
-    """One clause for one of pydantic's errors."""
+def _describe_option_error(name: str, options: type[CodecOptions], fault: ErrorDetails) -> str:
+    """Return one clause for one of pydantic's errors."""
     option = str(fault["loc"][0])
     if fault["type"] == "extra_forbidden":
         known = list(options.model_fields)

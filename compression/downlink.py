@@ -1,28 +1,29 @@
-"""The model's way down, in versions: both ends hold the same bits, and what travels is what changed.
+"""The versioned downlink: server and nodes hold the same bits, and messages carry coded deltas.
 
 The server codes a step, **adopts what the nodes will decode**, and numbers the result. A node that holds version 5 gets
-the coded deltas 6, 7, ... that it lacks; a newcomer, or one away for too long, gets a snapshot. Every version lies on a
-grid: with float16 a snapshot of half the size holds the very bits that the others have replayed. What coding and
-rounding leave out waits in the server's residual.
+the coded deltas 6, 7, ... that it is missing; a new node, or one absent for too long, gets a snapshot. Every version is
+rounded to a grid of floats: with float16 a snapshot of half the size holds exactly the bits that the other nodes have
+replayed. The server's residual keeps what coding and rounding leave out.
 
 A message is the envelope of `wire` (magic FD, kind 1 deltas, kind 2 snapshot, kind 3 coded snapshot) around:
 
     bytes   what
     1       grid: 1 float16, 2 float32
     8       first bytes of the layout's SHA-256
-    32      SHA-256 of the version that results, as n little-endian float32
+    32      SHA-256 of the resulting version, as n little-endian float32
     varint  version it starts from (a snapshot: the one it holds)
-    varint  version that results
+    varint  resulting version
     ...     deltas: for each version on the way, the length as a varint and the codec's blob
             snapshot: n float16 or float32, as the grid says
             coded snapshot: n float16 without loss, as in `snapshots`; the server sends the shorter of the two
 
-To replay a delta: add each decoded value to the version before, in float32, and round to the grid, ties to even. What
-is held is rounded to the grid first: version 0 may be an initialisation that both ends computed for themselves. On
-either grid no value is beyond 65504, the largest float16.
+To replay a delta: add each decoded value to the previous version, in float32, and round to the grid, ties to even. The
+node's vector is rounded to the grid first: version 0 may be an initialisation that each end computed itself. On either
+grid no magnitude is above 65504, the largest float16.
 
-What a message may ask of a node is bounded by the model's size: at most `MAX_DELTAS` deltas, shorter together than a
-plain snapshot, whose decoding takes no longer than that of `MAX_WORK` snapshots. A server keeps no more than that.
+The work that a message can demand of a node is bounded by the model's size: at most `MAX_DELTAS` deltas, shorter
+together than a plain snapshot, whose decoding takes no longer than that of `MAX_WORK` snapshots. A server keeps no more
+than that.
 """
 
 import hashlib
@@ -37,9 +38,9 @@ from fedglm.compression.codec import Codec, Update, decode
 from fedglm.compression.errors import CodecError, VersionMismatch
 from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.updates import SparseUpdate
-from fedglm.compression.vectors import Positions, Vector, checked
+from fedglm.compression.vectors import Positions, Vector, check_vector
 from fedglm.compression.wire import snapshots
-from fedglm.compression.wire.envelope import DOWNLINK, Blob, Reader, seal, unseal, varint
+from fedglm.compression.wire.envelope import DOWNLINK, Blob, Reader, unwrap, varint, wrap
 
 Grid: TypeAlias = Literal["fp16", "fp32"]
 
@@ -49,45 +50,45 @@ _GRIDS = {grid_id: grid for grid, grid_id in _GRID_IDS.items()}
 _DELTAS, _SNAPSHOT, _CODED_SNAPSHOT = 1, 2, 3
 _LAYOUT_BYTES = 8
 _MAX_CODED = 1 << 24
-"""Elements of a snapshot that is worth coding: beyond, a seventh of its bytes takes more seconds than it saves."""
+"""Maximum elements of a coded snapshot: for larger ones, coding takes more time than sending the saved seventh."""
 HEADER = 64
-"""Most bytes of a message around one delta."""
+"""Maximum bytes of a message around one delta."""
 
 MAX_DELTAS = 64
-"""Deltas of a message. Even one of nothing takes a node some milliseconds."""
+"""Maximum deltas of a message. Even an empty one takes a node some milliseconds."""
 MAX_WORK = 16
-"""Work of a message's deltas (`fedglm.compression.codec.Update.work`) for each element of the model."""
+"""Maximum work of a message's deltas (`fedglm.compression.codec.Update.work`) per element of the model."""
 LARGEST = float(np.finfo(np.float16).max)
-"""Magnitude of a weight: base weights without a bound would be a way to choose what local training can answer."""
+"""Maximum magnitude of a weight: with unbounded base weights a server could choose what local training can answer."""
 
 
 class _Delta(NamedTuple):
-    """A published delta, its length before it, and what it takes a node."""
+    """A published delta with its length prefix, and the work that it takes a node."""
 
     code: bytes
     work: int
 
 
 class ModelVersions:
-    """The server's side: the model as every node holds it, and the deltas that lead there.
+    """The server's side: the published model, and the deltas that lead to it.
 
-    Keeps the newest deltas that together are shorter than the model, and few enough for one message: an older node is
-    served better by a snapshot.
+    Keeps the newest deltas that together are shorter than the model, and few enough for one message: for an older node
+    a snapshot is shorter.
 
     Args:
-        vector: shape (n,), float32: version 0, before it is rounded to the grid.
-        layout_sha256: hex hash of the vector's layout (`Layout.sha256`).
-        codec: codes the deltas.
-        feedback: keep what coding and rounding leave out for the next step.
-        grid: the values that a published version may have.
+        vector: Version 0, before it is rounded to the grid, shape (n,), float32.
+        layout_sha256: Hex SHA-256 of the vector's layout (`Layout.sha256`).
+        codec: Codec of the deltas.
+        feedback: Whether what coding and rounding leave out is added to the next step.
+        grid: Float format to which every published version is rounded.
 
     Attributes:
-        version: number of the last published version.
-        vector: that version, shape (n,), float32, read-only.
-        sha256: its hex SHA-256, over n little-endian float32.
+        version: Number of the last published version.
+        vector: The last published version, shape (n,), float32, read-only.
+        sha256: Hex SHA-256 of `vector`, over n little-endian float32.
 
     Raises:
-        ValueError: a vector that is empty, not finite or outside the grid's range, or a hash that is none.
+        ValueError: The vector is empty, not finite or outside the grid's range, or the hash is malformed.
     """
 
     def __init__(
@@ -95,87 +96,87 @@ class ModelVersions:
     ) -> None:
         if grid not in _DTYPES:
             raise ValueError(f"the grid is fp16 or fp32, not {grid!r}")
-        vector = checked(vector, "the model")
+        vector = check_vector(vector, "the model")
         self._layout = _layout_prefix(layout_sha256)
         self._codec = codec
         self._grid: Grid = grid
         self._deltas: deque[_Delta] = deque()
-        rounded = on_grid(vector, grid)
+        rounded = round_to_grid(vector, grid)
         self._feedback = ErrorFeedback(vector.size, residual=vector - rounded) if feedback else None
-        self._hold(0, rounded)
+        self._set_version(0, rounded)
 
     def publish(self, step: Vector, scale: float = 1.0) -> int:
-        """Code a step, adopt what the nodes will decode as the next version, and return the coded bytes.
+        """Code a step, adopt what the nodes will decode as the next version, and return the code's length in bytes.
 
         Args:
-            step: shape (n,), float32: what the server's optimizer adds to the model.
-            scale: factor on the residual, from 0 to 1; see `ErrorFeedback.encode`.
+            step: Step of the server's optimizer, shape (n,), float32.
+            scale: Factor on the residual, from 0 to 1; see `ErrorFeedback.encode`.
 
         Raises:
-            ValueError: a step of another shape or not finite, or a model that leaves the grid's range; the version
-                is then the old one.
+            ValueError: The step has another shape or is not finite, or the model leaves the grid's range; the version
+                is unchanged.
         """
-        delta, decoded, vector, _ = self._coded(step, scale)
+        delta, decoded, vector, _ = self._encode_step(step, scale)
         if self._feedback is not None:
             self._feedback.commit(vector - self.vector)
-        self._hold(self.version + 1, vector)
+        self._set_version(self.version + 1, vector)
         self._deltas.append(_Delta(varint(len(delta)) + delta, decoded.work))
         self._drop_old()
         return len(delta)
 
     def preview(self, step: Vector, scale: float = 1.0) -> tuple[Vector, Vector]:
-        """What `publish` would lead to, without publishing: two models of shape (n,), float32.
+        """Compute what `publish` would lead to, without publishing: two models of shape (n,), float32.
 
-        The first is the version that it would make; the second has what coding and rounding would leave out as well, of
-        this step and of earlier ones. Without feedback, which keeps that, both are one.
+        The first is the version that it would make; the second includes what coding and rounding would leave out, of
+        this step and of earlier ones. Without feedback, which keeps that, both are the same.
 
         Raises:
-            ValueError: see `publish`.
+            ValueError: As by `publish`.
         """
-        _, _, vector, update = self._coded(step, scale)
+        _, _, vector, update = self._encode_step(step, scale)
         if self._feedback is None:
             return vector, vector
         self._feedback.rollback()
         return vector, self.vector + update
 
-    def _coded(self, step: Vector, scale: float) -> tuple[bytes, Update, Vector, Vector]:
-        """The code of a step, what it decodes to, the version that this makes, and what was to be coded."""
-        step = checked(step, "the step", self.vector.size)
+    def _encode_step(self, step: Vector, scale: float) -> tuple[bytes, Update, Vector, Vector]:
+        """Encode a step; return its code, the decoded update, the resulting version, and the update before coding."""
+        step = check_vector(step, "the step", self.vector.size)
         update = step if self._feedback is None else self._feedback.compensate(step, scale=scale)
         delta = self._codec.encode(update)
         decoded, vector = self._codec.decode(delta, self.vector.size), self.vector.copy()
         _advance(vector, decoded, self._grid)
         return delta, decoded, vector, update
 
-    def frames_since(self, held: int | None) -> bytes:
-        """The message for a node that holds version `held`, or nothing (None).
+    def message_since(self, version: int | None) -> bytes:
+        """Return the message for a node that holds `version`, or none (None): the missing deltas, or a snapshot.
 
         A version that this server never published, as after a restart from an older checkpoint, gets a snapshot.
         """
-        if held is None or not 0 <= self.version - held <= len(self._deltas):
+        if version is None or not 0 <= self.version - version <= len(self._deltas):
             return self.snapshot()
-        if held not in self._messages:
-            lacking = list(self._deltas)[len(self._deltas) - (self.version - held) :]
-            message = self._message(_DELTAS, held, *(delta.code for delta in lacking))
-            # A snapshot takes time to code: only where the deltas come near to what one may take.
+        if version not in self._messages:
+            missing = list(self._deltas)[len(self._deltas) - (self.version - version) :]
+            message = self._build_message(_DELTAS, version, *(delta.code for delta in missing))
+            # A snapshot takes time to code: only where the deltas come near to its length.
             if len(message) > self.vector.size and len(self.snapshot()) < len(message):
                 message = self.snapshot()
-            self._messages[held] = message
-        return self._messages[held]
+            self._messages[version] = message
+        return self._messages[version]
 
     def snapshot(self) -> bytes:
-        """The message that holds the whole model."""
+        """Return the message that holds the complete model."""
         if None not in self._messages:
             kind, content = _SNAPSHOT, self.vector.astype(_DTYPES[self._grid]).tobytes()
             if self._grid == "fp16" and self.vector.size <= _MAX_CODED:
                 coded = snapshots.pack(self.vector)
                 if len(coded) < len(content):
                     kind, content = _CODED_SNAPSHOT, coded
-            self._messages[None] = self._message(kind, self.version, content)
+            self._messages[None] = self._build_message(kind, self.version, content)
         return self._messages[None]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All that `restore` needs besides the codec, as arrays that safetensors and `np.savez` store."""
+        """Return all that `restore` needs besides the codec, as arrays that safetensors and `np.savez` store."""
         state: dict[str, npt.NDArray[Any]] = {
             "version": np.array([self.version], np.int64),
             "vector": self.vector.astype(_DTYPES[self._grid]),
@@ -196,10 +197,10 @@ class ModelVersions:
         feedback: bool = True,
         grid: Grid = "fp16",
     ) -> "ModelVersions":
-        """Go on from what `state` returned; the other arguments are those of the constructor.
+        """Restore from what `state` returned; the other arguments are those of the constructor.
 
         Raises:
-            CodecError: a state that `state` did not return, or that is of another grid.
+            CodecError: The state is malformed, or of another grid.
         """
         try:
             if state["vector"].dtype != np.dtype(_DTYPES[grid]):
@@ -223,8 +224,8 @@ class ModelVersions:
             raise CodecError(f"the stored model versions cannot be read: {exc}") from exc
         return versions
 
-    def _hold(self, version: int, vector: Vector) -> None:
-        self._messages: dict[int | None, bytes] = {}  # by the version held: many nodes lack the same
+    def _set_version(self, version: int, vector: Vector) -> None:
+        self._messages: dict[int | None, bytes] = {}  # by the node's version: many nodes get the same message
         vector.flags.writeable = False
         self.version = version
         self.vector = vector
@@ -238,27 +239,28 @@ class ModelVersions:
             oldest = deltas.popleft()
             length, work = length - len(oldest.code), work - oldest.work
 
-    def _message(self, kind: int, start: int, *parts: bytes) -> bytes:
+    def _build_message(self, kind: int, start: int, *parts: bytes) -> bytes:
         head = bytes([_GRID_IDS[self._grid]]) + self._layout + bytes.fromhex(self.sha256)
-        return seal(DOWNLINK, kind, head, varint(start), varint(self.version), *parts)
+        return wrap(DOWNLINK, kind, head, varint(start), varint(self.version), *parts)
 
 
 class Replica:
-    """A node's side: the model it holds, moved on by the server's messages.
+    """A node's side: its copy of the model, updated by the server's messages.
 
     Args:
-        version: the version it holds.
-        vector: that version, shape (n,), float32. A newcomer gives zeros of the right size and applies a snapshot.
-        layout_sha256: hex hash of the layout; when given, messages for any other are refused.
-        grid: of the run's versions; when given, messages on any other are refused.
-        codec: of the run's deltas; when given, deltas by any other are refused.
+        version: Number of the node's version.
+        vector: The node's model, shape (n,), float32. A new node gives zeros of the correct size and applies a
+            snapshot.
+        layout_sha256: Hex SHA-256 of the layout; when given, messages for any other are refused.
+        grid: Grid of the run; when given, messages on any other are refused.
+        codec: Name of the codec of the run's deltas; when given, deltas by any other are refused.
 
     Attributes:
-        version: the version it holds.
-        vector: that version, shape (n,), float32, read-only.
+        version: Number of the node's version.
+        vector: The node's model, shape (n,), float32, read-only.
 
     Raises:
-        ValueError: a vector that is empty or not finite, or a hash that is none.
+        ValueError: The vector is empty or not finite, or the hash is malformed.
     """
 
     def __init__(
@@ -271,7 +273,7 @@ class Replica:
         codec: str | None = None,
     ) -> None:
         self.version = version
-        self.vector = checked(vector, "the model").copy()
+        self.vector = check_vector(vector, "the model").copy()
         self.vector.flags.writeable = False
         self._layout = None if layout_sha256 is None else _layout_prefix(layout_sha256)
         self._grid, self._codec = grid, codec
@@ -282,14 +284,14 @@ class Replica:
         return vector_sha256(self.vector)
 
     def apply(self, blob: Blob) -> None:
-        """Move to the version that a message leads to, all or nothing.
+        """Apply an untrusted message completely, or change nothing.
 
         Raises:
-            VersionMismatch: deltas that start from another version, or from other bits, than those held: ask for a
+            VersionMismatch: The deltas start from another version, or from other bits, than this node's: ask for a
                 snapshot.
-            CodecError: a message that is damaged or meant for another model; nothing is changed.
+            CodecError: The message is damaged or for another model.
         """
-        kind, reader = unseal(blob, DOWNLINK)
+        kind, reader = unwrap(blob, DOWNLINK)
         if kind not in (_DELTAS, _SNAPSHOT, _CODED_SNAPSHOT):
             raise CodecError(f"a downlink message of unknown kind {kind}")
         (grid_id,) = reader.take(1)
@@ -320,7 +322,7 @@ class Replica:
         self.version, self.vector = version, vector
 
     def _replay(self, reader: Reader, version: int, grid: Grid) -> Vector:
-        """What is held, moved on delta by delta to `version`."""
+        """Apply deltas one by one to a copy of the vector, up to `version`."""
         size, count = self.vector.size, version - self.version
         if count < 0:
             raise CodecError(f"deltas that lead back from version {self.version} to {version}")
@@ -328,7 +330,7 @@ class Replica:
             raise CodecError(f"a message of {count} deltas; the limit is {MAX_DELTAS}")
         if reader.remaining >= size * np.dtype(_DTYPES[grid]).itemsize:
             raise CodecError("the deltas are longer than a snapshot")
-        vector, work = on_grid(self.vector, grid), 0
+        vector, work = round_to_grid(self.vector, grid), 0
         for _ in range(count):
             update = decode(reader.take(reader.varint()), size=size, codec=self._codec)
             work += update.work
@@ -342,26 +344,26 @@ class Replica:
 def _advance(vector: Vector, update: Update, grid: Grid) -> None:
     """Move a vector on the grid to the next version, in place: the same additions and roundings at both ends.
 
-    What a sparse update does not touch lies on the grid already, so the time is that of the values sent.
+    Elements that a sparse update does not touch are on the grid already, so the time depends on the values sent alone.
     """
-    with np.errstate(over="ignore"):  # reported by on_grid
+    with np.errstate(over="ignore"):  # reported by round_to_grid
         update.add_to(vector, 1.0)
     if isinstance(update, SparseUpdate):
-        vector[update.positions] = on_grid(vector[update.positions], grid, update.positions)
+        vector[update.positions] = round_to_grid(vector[update.positions], grid, update.positions)
     else:
-        vector[:] = on_grid(vector, grid)
+        vector[:] = round_to_grid(vector, grid)
 
 
-def on_grid(vector: Vector, grid: Grid, positions: Positions | None = None) -> Vector:
-    """`vector` with each value rounded to the grid, ties to even.
+def round_to_grid(vector: Vector, grid: Grid, positions: Positions | None = None) -> Vector:
+    """Return `vector` with each value rounded to the grid, ties to even.
 
     Args:
-        vector: shape (k,), float32.
-        grid: the values that there are.
-        positions: where the values stand in the model, for the error; 0 to k - 1 without.
+        vector: Shape (k,), float32.
+        grid: Float format to round to.
+        positions: Positions of the values in the model, for the error; 0 to k - 1 without.
 
     Raises:
-        CodecError: a value that is beyond `LARGEST`, or none.
+        CodecError: A magnitude is above `LARGEST`, or a value is NaN.
     """
     with np.errstate(over="ignore"):  # reported just below
         rounded = vector.astype(_DTYPES[grid]).astype(np.float32)
@@ -372,9 +374,9 @@ def on_grid(vector: Vector, grid: Grid, positions: Positions | None = None) -> V
 def _check_range(rounded: Vector, vector: Vector, grid: Grid, positions: Positions | None = None) -> None:
     fits = np.abs(rounded) <= LARGEST  # a NaN does not
     if not fits.all():
-        where = int(np.argmin(fits))
-        place = where if positions is None else int(positions[where])
-        raise CodecError(f"the model holds {vector[where]} at position {place}, out of range of the {grid} grid")
+        index = int(np.argmin(fits))
+        position = index if positions is None else int(positions[index])
+        raise CodecError(f"the model holds {vector[index]} at position {position}, out of range of the {grid} grid")
 
 
 def _read_snapshot(reader: Reader, size: int, grid: Grid, *, coded: bool) -> Vector:
@@ -387,12 +389,12 @@ def _read_snapshot(reader: Reader, size: int, grid: Grid, *, coded: bool) -> Vec
 
 
 def vector_sha256(vector: Vector) -> str:
-    """Hex SHA-256 of a vector of shape (n,), as n little-endian float32."""
+    """Return the hex SHA-256 of a vector of shape (n,), over n little-endian float32."""
     return hashlib.sha256(np.ascontiguousarray(vector, "<f4").data).hexdigest()
 
 
 def _layout_prefix(layout_sha256: str) -> bytes:
-    """The first bytes of a hex SHA-256, which travel with each message."""
+    """Return the first bytes of a hex SHA-256, which each message carries."""
     digest = bytes.fromhex(layout_sha256)
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError(f"a layout's SHA-256 has 64 hex digits, not {len(layout_sha256)}")

@@ -1,4 +1,4 @@
-"""Error feedback: what a coder leaves out of one update is added to the next.
+"""Error feedback: what a codec leaves out of one update is added to the next.
 
 Seide et al., "1-bit SGD" (Interspeech 2014); Karimireddy et al., arXiv 1901.09847, algorithm 2.
 
@@ -6,7 +6,7 @@ Seide et al., "1-bit SGD" (Interspeech 2014); Karimireddy et al., arXiv 1901.098
     ...                                        # once the other end has acknowledged it:
     feedback.commit()
 
-Where what the other end applies is not just the decoded blob, in three steps:
+Where the other end applies something else than the decoded blob, in three steps:
 
     update = feedback.compensate(delta)
     blob = codec.encode(update)
@@ -15,9 +15,9 @@ Where what the other end applies is not just the decoded blob, in three steps:
 
 Then `sent + residual == delta + factor * old residual`: exactly for each element that was not sent, and to the rounding
 of one float32 subtraction for one that was. The factor is 1 unless rounds were missed or learning rates have fallen.
-Until `commit` the residual is the old one, so an update that is lost on its way loses no mass of earlier rounds.
+Until `commit` the residual is the old one, so an update that is lost in transit loses no mass of earlier rounds.
 
-Under differential privacy the delta is clipped and noised before it comes here: a residual of un-noised data would let
+Under differential privacy the delta is clipped and noised before error feedback: a residual of un-noised data would let
 one record leak over many rounds.
 """
 
@@ -26,23 +26,23 @@ from typing import Literal
 import numpy as np
 
 from fedglm.compression.codec import Codec, FusedCodec, Update
-from fedglm.compression.vectors import Vector, checked
+from fedglm.compression.vectors import Vector, check_vector
 
 
 class ErrorFeedback:
-    """One end's residual.
+    """The residual of one end.
 
-    It owns two vectors, the residual and the one that is to take its place, which change roles at each `commit`: memory
-    for a large model is taken once. What it hands out are copies.
+    It owns two vectors, the residual and its successor, which swap at each `commit`, so that memory for a large model
+    is allocated once. It returns copies.
 
     Args:
-        size: elements of the vector.
-        decay: factor on the residual for each round missed, from 0 to 1; it was computed for a model that has moved on.
-        drop_after: a residual that missed more rounds than this is dropped; None keeps it.
-        residual: shape (size,), float32, finite: one stored earlier; None starts from zero.
+        size: Number of elements of the vector.
+        decay: Factor on the residual for each round missed, from 0 to 1, since it was computed for an older model.
+        drop_after: Number of missed rounds after which the residual is dropped; None keeps it.
+        residual: Residual stored earlier, shape (size,), float32, finite; None starts from zero.
 
     Raises:
-        ValueError: a setting out of range, or a residual of another shape or not finite.
+        ValueError: A setting is out of range, or the residual has another shape or is not finite.
     """
 
     def __init__(
@@ -58,31 +58,31 @@ class ErrorFeedback:
         self.decay = decay
         self.drop_after = drop_after
         self._residual = (
-            np.zeros(size, np.float32) if residual is None else checked(residual, "the residual", size).copy()
+            np.zeros(size, np.float32) if residual is None else check_vector(residual, "the residual", size).copy()
         )
         self._next = np.empty(size, np.float32)
         self._next_is: Literal["nothing", "the update", "what is left"] = "nothing"
 
     @property
     def residual(self) -> Vector:
-        """A copy of what has not been sent so far, shape (size,), float32."""
+        """Copy of what has not been sent so far, shape (size,), float32."""
         return self._residual.copy()
 
     def encode(self, codec: Codec, delta: Vector, rounds_missed: int = 0, scale: float = 1.0) -> bytes:
-        """Code `delta + residual * scale * decay**rounds_missed`; what the code leaves out waits for `commit()`.
+        """Code `delta + residual * scale * decay**rounds_missed`; what the code leaves out is kept by `commit()`.
 
-        An earlier update that was not committed is forgotten, as by `rollback`.
+        An earlier update that was not committed is dropped, as by `rollback`.
 
         Args:
-            codec: codes the sum; the blob is that of `codec.encode`. A `FusedCodec` takes one pass for all.
-            delta: shape (size,), float32.
-            rounds_missed: rounds that passed since the last update without one.
-            scale: what else the residual is worth by now, from 0 to 1: as learning rates fall, so do the updates, and a
-                residual of larger ones would drown them.
+            codec: Codec of the sum; the blob is that of `codec.encode`. A `FusedCodec` does all in one pass.
+            delta: Shape (size,), float32.
+            rounds_missed: Number of rounds without an update since the last one.
+            scale: Further factor on the residual, from 0 to 1: as learning rates fall, so do the updates, and a
+                residual of larger updates would dominate them.
 
         Raises:
-            ValueError: a delta of another shape or not finite; the residual is untouched.
-            CodecError: a budget of the codec's that no code of the update fits; the residual is untouched.
+            ValueError: The delta has another shape or is not finite; the residual is unchanged.
+            CodecError: No code of the update fits the codec's budget; the residual is unchanged.
         """
         if isinstance(codec, FusedCodec):
             factor = self._factor(rounds_missed, scale)
@@ -96,38 +96,38 @@ class ErrorFeedback:
         return blob
 
     def compensate(self, delta: Vector, rounds_missed: int = 0, scale: float = 1.0) -> Vector:
-        """Return `delta + residual * scale * decay**rounds_missed`, to be coded.
+        """Return `delta + residual * scale * decay**rounds_missed`, shape (size,), float32, for the codec.
 
-        An earlier update that was not committed is forgotten, as by `rollback`.
+        An earlier update that was not committed is dropped, as by `rollback`.
 
         Args:
-            delta: shape (size,), float32.
-            rounds_missed: rounds that passed since the last update without one.
-            scale: see `encode`.
+            delta: Shape (size,), float32.
+            rounds_missed: Number of rounds without an update since the last one.
+            scale: See `encode`.
 
         Raises:
-            ValueError: a delta of another shape or not finite; the residual is untouched.
+            ValueError: The delta has another shape or is not finite; the residual is unchanged.
         """
         factor = self._factor(rounds_missed, scale)
-        delta = checked(delta, "the delta", self.size)
+        delta = check_vector(delta, "the delta", self.size)
         np.multiply(self._residual, factor, out=self._next)
         with np.errstate(over="ignore"):  # reported just below
             np.add(delta, self._next, out=self._next)
-        checked(self._next, "the delta with its residual")
+        check_vector(self._next, "the delta with its residual")
         self._next_is = "the update"
         return self._next.copy()
 
     def commit(self, sent: Update | Vector | None = None) -> None:
-        """Keep as the new residual what was left out of the last update.
+        """Make what the last update left out the new residual.
 
         Args:
-            sent: after `compensate`, what the other end decoded, or applied; after `encode` nothing, for that is known.
+            sent: After `compensate`, what the other end decoded or applied; None after `encode`, which knows it.
 
         Raises:
-            RuntimeError: no update to commit.
-            TypeError: `sent` after `encode`, or none after `compensate`; nothing is changed.
-            ValueError: `sent` has another size; nothing is changed. Or it is not finite; the residual is the old one
-                and the update is forgotten.
+            RuntimeError: There is no update to commit.
+            TypeError: `sent` was given after `encode`, or None after `compensate`; nothing is changed.
+            ValueError: `sent` has another size, and nothing is changed; or it is not finite, and the residual is the
+                old one and the update is dropped.
         """
         if self._next_is == "nothing":
             raise RuntimeError("nothing to commit: call compensate or encode first")
@@ -139,11 +139,11 @@ class ErrorFeedback:
         self._next_is = "nothing"
 
     def rollback(self) -> None:
-        """Forget the last update, which did not arrive; the residual stays what it was before."""
+        """Drop the last update, which did not arrive; the residual stays the one before it."""
         self._next_is = "nothing"
 
     def _factor(self, rounds_missed: int, scale: float) -> np.float32:
-        """What is left of the residual; from here on the next vector holds nothing."""
+        """Return the factor on the residual, and mark the next vector as unused."""
         if rounds_missed < 0:
             raise ValueError(f"rounds_missed is a number from 0, not {rounds_missed!r}")
         if not 0 <= scale <= 1:
@@ -153,7 +153,7 @@ class ErrorFeedback:
         return np.float32(0 if dropped else scale * self.decay**rounds_missed)
 
     def _subtract(self, sent: Update | Vector) -> None:
-        """Turn the update in the next vector into what `sent` leaves out of it."""
+        """Subtract `sent` from the update in the next vector."""
         if sent.size != self.size:
             raise ValueError(f"what was sent has {sent.size} elements, not {self.size}")
         self._next_is = "nothing"
@@ -162,4 +162,4 @@ class ErrorFeedback:
                 self._next -= sent
             else:
                 sent.add_to(self._next, -1.0)
-        checked(self._next, "the residual after what was sent")
+        check_vector(self._next, "the residual after what was sent")

@@ -1,4 +1,4 @@
-"""How a model's tensors lie in one flat vector, and the hash by which two ends know that they mean the same."""
+"""The layout of a model's tensors in one flat vector, and its hash, by which two ends check that they agree."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ from functools import cached_property
 from fedglm.compression.errors import CodecError
 
 MAX_TEXT = 1 << 24
-"""Characters of JSON that `Layout.from_json` reads."""
+"""Maximum characters of JSON that `Layout.from_json` reads."""
 MAX_TENSORS = 1 << 16
 MAX_NAME = 1024
 MAX_DIMENSIONS = 64
 MAX_SIZE = 1 << 40
-"""Elements of the largest vector that a layout or a blob may speak of."""
+"""Maximum number of elements of a vector in a layout or a blob."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Layout:
     """Names and shapes of float32 tensors that lie end to end, each in C order, in one flat vector.
 
     Attributes:
-        names: one a tensor, unique.
-        shapes: one a tensor; `()` is a scalar, every dimension is at least 1.
+        names: Names of the tensors, unique.
+        shapes: Shapes of the tensors; `()` is a scalar, every dimension is at least 1.
 
     Raises:
-        CodecError: no tensors, a name twice, a dimension below 1, or more than the limits of this module.
+        CodecError: There are no tensors, a name occurs twice, a dimension is below 1, or a limit of this module is
+            exceeded.
     """
 
     names: tuple[str, ...]
@@ -40,7 +41,7 @@ class Layout:
                 f"not {len(self.names)} names and {len(self.shapes)} shapes"
             )
         object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "shapes", tuple(_checked_shape(shape) for shape in self.shapes))
+        object.__setattr__(self, "shapes", tuple(_check_shape(shape) for shape in self.shapes))
         seen: set[str] = set()
         for name in self.names:
             if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
@@ -53,7 +54,7 @@ class Layout:
 
     @cached_property
     def size(self) -> int:
-        """Elements of the flat vector."""
+        """Number of elements of the flat vector."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     @cached_property
@@ -62,7 +63,7 @@ class Layout:
         return hashlib.sha256(self.to_json().encode("ascii")).hexdigest()
 
     def slices(self) -> dict[str, slice]:
-        """Where each tensor lies in the flat vector, in the layout's order."""
+        """Return each tensor's slice of the flat vector, by name, in the layout's order."""
         slices: dict[str, slice] = {}
         start = 0
         for name, shape in zip(self.names, self.shapes, strict=True):
@@ -72,15 +73,15 @@ class Layout:
         return slices
 
     def to_json(self) -> str:
-        """The canonical text, ASCII without spaces: `[["embed.weight",[256,64]],["scale",[]]]`."""
+        """Return the canonical JSON, ASCII without spaces: `[["embed.weight",[256,64]],["scale",[]]]`."""
         return json.dumps(list(zip(self.names, self.shapes, strict=True)), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Layout":
-        """Read what `to_json` wrote, from a stranger too.
+        """Parse the untrusted text of a layout, as `to_json` writes it.
 
         Raises:
-            CodecError: text that is too long, no JSON, or no layout.
+            CodecError: The text is too long, is not JSON, or is no layout.
         """
         if len(text) > MAX_TEXT:
             raise CodecError(f"a layout of {len(text)} characters; the limit is {MAX_TEXT}")
@@ -95,8 +96,8 @@ class Layout:
         return cls(tuple(name for name, _ in entries), tuple(tuple(shape) for _, shape in entries))
 
 
-def _checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
-    """`shape` as a plain tuple; a bool or a float is no dimension."""
+def _check_shape(shape: Iterable[int]) -> tuple[int, ...]:
+    """Return `shape` as a plain tuple; a bool or a float is no dimension."""
     dimensions = tuple(shape)
     if len(dimensions) > MAX_DIMENSIONS:
         raise CodecError(f"a tensor of {len(dimensions)} dimensions; the limit is {MAX_DIMENSIONS}")

@@ -1,4 +1,4 @@
-"""How updates and models are coded, as a scenario or a deployment states it."""
+"""Settings of the coding of updates and models, in a scenario or a deployment."""
 
 from typing import Any, Final, Literal, Self
 
@@ -10,21 +10,21 @@ from fedglm.compression.codecs.options import Density, Overshoot, Rank
 from fedglm.compression.layout import Layout
 
 _OPTIONS: Final = ("density", "rank", "overshoot")
-"""Options of codecs that are settings by the same name; a codec takes those that it has."""
+"""Codec options that are settings of the same name; each codec takes those that it has."""
 
 
 class CodingSettings(BaseModel):
-    """A codec, and whether what it leaves out is kept for later.
+    """A codec with its options, and whether error feedback is on.
 
     Attributes:
         codec: Name of the codec; see `fedglm.compression.codec`.
         density: Share of the coordinates that a sparse codec sends, in (0, 1]; dense codecs send all.
-        rank: Components that a low-rank codec gives a matrix on average.
-        max_ratio: Most bytes of a message, as a share of dense float32; towards the nodes, for each version that they
-            lack. When given, the codec sends what fits: density and rank follow from it, update by update. Codecs of a
-            fixed size take none.
-        overshoot: Of `topk-sign`: how far ahead of its drift a coordinate is sent, from 1 (not at all) to 2. Only with
-            feedback, which takes back what was too much.
+        rank: Average number of components per matrix of a low-rank codec.
+        max_ratio: Maximum bytes of a message, as a share of dense float32; on the downlink, for each version that a
+            node is missing. When given, the codec sends what fits: density and rank follow from it, update by update.
+            Codecs of a fixed size take none.
+        overshoot: Option of `topk-sign`: how far ahead of its drift a coordinate is sent, from 1 (not at all) to 2.
+            Used only with feedback, which corrects the excess.
         feedback: Keep what was not sent and add it to the next update (Seide et al. 2014; Karimireddy et al. 2019).
     """
 
@@ -39,15 +39,14 @@ class CodingSettings(BaseModel):
 
     @classmethod
     def of(cls, codec: str, **given: Any) -> Self:
-        """Settings that are given in code, where nothing stands for a codec that does not have it.
+        """Build settings in code, refusing options that the codec does not have.
 
         Args:
             codec: Name of the codec.
-            given: Settings by name; None for what is not given.
+            given: Settings by name; None leaves a setting at its default.
 
         Raises:
-            CodecError: There is no such codec, it does not have an option, or a value is none of it; near names are
-                listed.
+            CodecError: The codec or an option is unknown (near names are listed), or a value is out of range.
         """
         given = {name: value for name, value in given.items() if value is not None}
         make_codec(codec, **{name: given[name] for name in _OPTIONS if name in given})
@@ -73,25 +72,25 @@ class CodingSettings(BaseModel):
 
     @property
     def effective_density(self) -> float | None:
-        """Share of the coordinates that travel; None where each update has its own."""
+        """Share of the coordinates that are sent; None where it differs from update to update."""
         if self.max_ratio is not None:
             return None
         return self.density if self.is_sparse else 1.0
 
     @property
     def in_words(self) -> str:
-        """The codec with what it was set to, for people."""
+        """The codec with its options, for display."""
         known = codec_options(self.codec)
         if self.max_ratio is not None:
             return f"{self.codec} within {self.max_ratio:.3g} of float32"
-        said = [f"{name} {getattr(self, name):.3g}" for name in ("rank", "density") if name in known]
-        return " ".join([self.codec, *(["at", " and ".join(said)] if said else [])])
+        options = [f"{name} {getattr(self, name):.3g}" for name in ("rank", "density") if name in known]
+        return " ".join([self.codec, *(["at", " and ".join(options)] if options else [])])
 
     def make_codec(self, layout: Layout, *, envelope: int = 0) -> Codec:
-        """The codec itself.
+        """Make the codec.
 
         Args:
-            layout: Tensors behind the vectors.
+            layout: Layout of the vectors to code.
             envelope: Bytes of the message around the blob, which count towards `max_ratio`.
 
         Raises:
@@ -114,11 +113,11 @@ class CodingSettings(BaseModel):
 
 
 class UpdateSettings(CodingSettings):
-    """`[update]`: what a node sends.
+    """Section `[update]`: coding of what a node sends.
 
     Attributes:
-        residual_decay: Factor on the residual for each round that the node missed; 1 keeps it whole.
-        residual_limit: Missed rounds after which a residual is too stale and is dropped.
+        residual_decay: Factor on the residual for each round that the node missed; 1 keeps it unchanged.
+        residual_limit: Number of missed rounds after which a stale residual is dropped.
     """
 
     residual_decay: float = Field(default=1.0, ge=0, le=1)
@@ -126,10 +125,10 @@ class UpdateSettings(CodingSettings):
 
 
 class DownlinkSettings(CodingSettings):
-    """`[downlink]`: what the server sends.
+    """Section `[downlink]`: coding of what the server sends.
 
     Attributes:
-        grid: Every published model lies on this grid of floats, so that a snapshot in it is exact.
+        grid: Float format to which every published model is rounded, so that a snapshot in that format is exact.
     """
 
     density: Density = 0.1

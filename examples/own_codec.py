@@ -22,8 +22,8 @@ import numpy as np
 
 from fedglm import ErrorFeedback, make_codec
 from fedglm.compression.updates import DenseUpdate
-from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.wire.envelope import Blob, seal_update, unseal_update
+from fedglm.compression.vectors import Vector, check_vector
+from fedglm.compression.wire.envelope import Blob, unwrap_update, wrap_update
 
 
 class OneBit:
@@ -37,14 +37,14 @@ class OneBit:
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")  # refuses NaN and infinity
+        vector = check_vector(update, "the update")  # refuses NaN and infinity
         magnitude = np.abs(vector).mean(dtype=np.float64).astype("<f4")
-        return seal_update(self.wire_id, vector.size, magnitude.tobytes(), np.packbits(vector > 0).tobytes())
+        return wrap_update(self.wire_id, vector.size, magnitude.tobytes(), np.packbits(vector > 0).tobytes())
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> DenseUpdate:
         """Decode what `encode` wrote; whatever else it is given is a CodecError before memory is taken."""
-        reader = unseal_update(blob, size, cls.wire_id)
+        reader = unwrap_update(blob, size, cls.wire_id)
         (magnitude,) = reader.array("<f4", 1)
         signs = np.unpackbits(reader.array("u1", -(-size // 8)), count=size)
         reader.finish()

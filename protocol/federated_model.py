@@ -4,7 +4,7 @@ import torch
 
 from fedglm.autoglm.models.parameters import federated_parameters, to_vector
 from fedglm.autoglm.tasks.task import Task
-from fedglm.compression.downlink import on_grid
+from fedglm.compression.downlink import round_to_grid
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
 
@@ -25,8 +25,8 @@ class FederatedModel:
     def __init__(self, module: torch.nn.Module, task: Task, downlink: DownlinkSettings) -> None:
         self.module = module
         self.task = task
-        self.layout = model_layout(module)
-        self.initial = on_grid(to_vector(module), downlink.grid)
+        self.layout = make_layout(module)
+        self.initial = round_to_grid(to_vector(module), downlink.grid)
         self.downlink = downlink
 
 

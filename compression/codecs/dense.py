@@ -1,4 +1,4 @@
-"""Codecs that send every element: the reference, half of it, and a quarter of it."""
+"""Codecs that send every element: float32 as the reference, float16 at half and int8 at a quarter of its size."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,13 +10,13 @@ from fedglm.compression.errors import CodecError
 from fedglm.compression.layout import Layout
 from fedglm.compression.updates import DenseUpdate
 from fedglm.compression.values import fp16_blocks, int8_blocks
-from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.wire.envelope import Blob, seal_update, unseal_update
+from fedglm.compression.vectors import Vector, check_vector
+from fedglm.compression.wire.envelope import Blob, unwrap_update, wrap_update
 
 
 @dataclass(frozen=True)
 class _Dense:
-    """A code of every element: it has no options, and looks at no tensors."""
+    """Base of the dense codecs, which have no options and use no layout."""
 
     options_type: ClassVar[type[CodecOptions]] = CodecOptions
 
@@ -33,13 +33,13 @@ class DenseFp32(_Dense):
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")
-        return seal_update(self.wire_id, vector.size, vector.astype("<f4", copy=False).data)
+        vector = check_vector(update, "the update")
+        return wrap_update(self.wire_id, vector.size, vector.astype("<f4", copy=False).data)
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> DenseUpdate:
         """Decode what `encode` wrote; NaN and infinity are refused."""
-        reader = unseal_update(blob, size, cls.wire_id)
+        reader = unwrap_update(blob, size, cls.wire_id)
         values = reader.array("<f4", size).astype(np.float32)
         reader.finish()
         if not np.isfinite(values).all():
@@ -49,20 +49,20 @@ class DenseFp32(_Dense):
 
 @dataclass(frozen=True)
 class DenseFp16(_Dense):
-    """Float16 with a power-of-two scale a block, 16.01 bits an element. Payload: as in `fp16_blocks`."""
+    """Float16 with a power-of-two scale per block, 16.01 bits an element. Payload: as in `fp16_blocks`."""
 
     name: ClassVar[str] = "dense-fp16"
     wire_id: ClassVar[int] = 2
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")
-        return seal_update(self.wire_id, vector.size, fp16_blocks.pack(vector))
+        vector = check_vector(update, "the update")
+        return wrap_update(self.wire_id, vector.size, fp16_blocks.pack(vector))
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> DenseUpdate:
         """Decode what `encode` wrote, without rounding."""
-        reader = unseal_update(blob, size, cls.wire_id)
+        reader = unwrap_update(blob, size, cls.wire_id)
         values = fp16_blocks.unpack(reader, size)
         reader.finish()
         return DenseUpdate(values)
@@ -70,7 +70,7 @@ class DenseFp16(_Dense):
 
 @dataclass(frozen=True)
 class Int8(_Dense):
-    """Whole numbers from -127 to 127 with one scale a block, 8.03 bits an element.
+    """Integers from -127 to 127 with one scale per block, 8.03 bits an element.
 
     Payload: as in `int8_blocks`.
     """
@@ -80,13 +80,13 @@ class Int8(_Dense):
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        vector = checked(update, "the update")
-        return seal_update(self.wire_id, vector.size, int8_blocks.pack(vector))
+        vector = check_vector(update, "the update")
+        return wrap_update(self.wire_id, vector.size, int8_blocks.pack(vector))
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> DenseUpdate:
         """Decode what `encode` wrote."""
-        reader = unseal_update(blob, size, cls.wire_id)
+        reader = unwrap_update(blob, size, cls.wire_id)
         values = int8_blocks.unpack(reader, size)
         reader.finish()
         return DenseUpdate(values)

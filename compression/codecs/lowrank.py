@@ -1,8 +1,9 @@
-"""The codec `lowrank`: the strongest directions of each matrix, as entropy-coded whole numbers.
+"""The codec `lowrank`: the strongest directions of each matrix, as entropy-coded integers.
 
 The updates of several local steps are nearly of low rank in a run's first rounds. PowerSGD (Vogels et al., arXiv
-1905.13727) sends two float factors of one rank for every matrix; here rank and precision follow what each direction
-explains (`water_filling`). Tensors that are no matrix, or too thin for one, go element by element with the same step.
+1905.13727) sends two float factors of one rank for every matrix; here rank and precision follow from the singular
+values (`water_filling`). Tensors that are no matrix, or too thin for one, are coded element by element with the same
+step.
 
 Payload: the vector's shapes (`geometry`), and the factors (`factors`), which take the rest of the blob.
 """
@@ -16,19 +17,19 @@ from fedglm.compression.codecs.budget import check_room, fill
 from fedglm.compression.codecs.options import CodecOptions, MaxBytes, Rank
 from fedglm.compression.layout import Layout
 from fedglm.compression.lowrank.factors import Factors, Frame
-from fedglm.compression.lowrank.water_filling import LARGEST, Analysis, rank_of
+from fedglm.compression.lowrank.water_filling import LARGEST, Analysis, estimate_rank
 from fedglm.compression.positions import geometry
 from fedglm.compression.updates import DenseUpdate
-from fedglm.compression.vectors import Vector, checked
-from fedglm.compression.wire.envelope import Blob, seal_update, unseal_update
+from fedglm.compression.vectors import Vector, check_vector
+from fedglm.compression.wire.envelope import Blob, unwrap_update, wrap_update
 
 
 class LowRankOptions(CodecOptions):
     """Options of `lowrank`.
 
     Attributes:
-        rank: components of a matrix, on average over the matrices by their sides; one matrix alone gets no more.
-        max_bytes: length of the whole blob; when given, rank and precision are what fits.
+        rank: Average number of components per matrix, weighted by the sum of its sides; a single matrix gets no more.
+        max_bytes: Maximum length of the whole blob; when given, rank and precision follow from it.
     """
 
     rank: Rank = 4
@@ -40,8 +41,8 @@ class LowRank:
     """Quantized low-rank factors.
 
     Attributes:
-        options: see `LowRankOptions`.
-        layout: tensors behind the vector. Without one it is one row, and its elements are quantized one by one.
+        options: See `LowRankOptions`.
+        layout: Tensors behind the vector. Without one it is one row, and its elements are quantized one by one.
     """
 
     name: ClassVar[str] = "lowrank"
@@ -56,21 +57,21 @@ class LowRank:
 
     def encode(self, update: Vector) -> bytes:
         """Code a float32 vector of shape (n,)."""
-        vector = np.clip(checked(update, "the update"), -LARGEST, LARGEST)
-        shapes = geometry.shapes_of(self.layout, vector.size)
+        vector = np.clip(check_vector(update, "the update"), -LARGEST, LARGEST)
+        shapes = geometry.to_shapes(self.layout, vector.size)
         frame = Frame(shapes)
         head = geometry.pack(shapes)
-        rank = self.options.rank if self.options.max_bytes is None else rank_of(self.options.max_bytes, frame)
+        rank = self.options.rank if self.options.max_bytes is None else estimate_rank(self.options.max_bytes, frame)
         analysis = Analysis(vector, frame, rank)
 
-        def code(step: float) -> bytes:
-            return seal_update(self.wire_id, vector.size, head, analysis.quantize(step).pack(frame))
+        def encode_with(step: float) -> bytes:
+            return wrap_update(self.wire_id, vector.size, head, analysis.quantize(step).pack(frame))
 
-        step = analysis.step_of_rank(rank)
+        step = analysis.step_for_rank(rank)
         if self.options.max_bytes is None or analysis.coarsest == 0:
-            return code(step)
+            return encode_with(step)
         return fill(
-            lambda fineness: code(1 / fineness),
+            lambda fineness: encode_with(1 / fineness),
             self.options.max_bytes,
             1 / step,
             1 / analysis.coarsest,
@@ -79,8 +80,8 @@ class LowRank:
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> DenseUpdate:
-        """Decode what `encode` wrote, from a stranger too; each value is rounded once."""
-        reader = unseal_update(blob, size, cls.wire_id)
+        """Decode an untrusted blob as `encode` writes it; each value is rounded once."""
+        reader = unwrap_update(blob, size, cls.wire_id)
         frame = Frame(geometry.unpack(reader, size))
         factors = Factors.unpack(reader, frame)
         return DenseUpdate(factors.to_vector(frame), factors.work(frame))

@@ -1,6 +1,6 @@
-"""Options of codecs: each codec has a model of its own, and these are the values that several take.
+"""Options of codecs: each codec has a model of its own; the types here are shared by several.
 
-A field's description is what an error says that the option is.
+Error messages quote a field's description.
 """
 
 from typing import Annotated, Any
@@ -19,9 +19,9 @@ CoderName = Annotated[Coder, Field(description="smallest or fast")]
 
 
 class CodecOptions(BaseModel):
-    """Options of a codec; those that have none take this itself.
+    """Options of a codec; codecs without options use this class itself.
 
-    Numbers are numbers, numpy's too: neither texts nor truth values.
+    Numbers may be numpy's; strings and bools are refused for them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -36,9 +36,9 @@ class SparseOptions(CodecOptions):
     """Options of codecs that send the largest magnitudes only.
 
     Attributes:
-        density: share of the elements that is sent.
-        max_bytes: length of the whole blob; when given, so many elements are sent as fit.
-        coder: of the positions: the one with the fewest bytes, or the fastest.
+        density: Share of the elements that is sent.
+        max_bytes: Maximum length of the whole blob; when given, as many elements are sent as fit.
+        coder: Coder of the positions: the one with the fewest bytes (`smallest`), or the fastest (`fast`).
     """
 
     density: Density = 0.01

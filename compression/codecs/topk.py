@@ -1,7 +1,7 @@
-"""Codecs that send the largest magnitudes only; what they leave out is the error feedback's to keep.
+"""Codecs that send the largest magnitudes only; error feedback keeps what they leave out.
 
-Payload of all: k as a varint, the k values, and the k positions, which take the rest of the blob. They differ in how
-they code the values; where those are magnitudes, the signs come with the positions (`signed_positions`).
+Payload of all: k as a varint, the k values, and the k positions, which take the rest of the blob. They differ in the
+code of the values; where those are magnitudes, the signs come with the positions (`positions.signed`).
 """
 
 from collections.abc import Callable
@@ -12,26 +12,26 @@ import numpy as np
 
 from fedglm.compression.codecs.budget import fill
 from fedglm.compression.codecs.options import CodecOptions, Overshoot, SparseOptions
-from fedglm.compression.codecs.selection import Largest, kept, largest, largest_compensated
+from fedglm.compression.codecs.selection import Largest, count_kept, select_largest, select_largest_compensated
 from fedglm.compression.errors import CodecError
 from fedglm.compression.kernels.scatter import add_at
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import coding
 from fedglm.compression.positions import signed as signed_positions
-from fedglm.compression.positions.signed import with_signs
+from fedglm.compression.positions.signed import apply_signs
 from fedglm.compression.updates import SparseUpdate
 from fedglm.compression.values import fp16_blocks, int8_blocks, magnitudes
 from fedglm.compression.vectors import Vector
-from fedglm.compression.wire.envelope import Blob, Reader, seal_update, unseal_update, varint
+from fedglm.compression.wire.envelope import Blob, Reader, unwrap_update, varint, wrap_update
 
 
 class ValueCode(NamedTuple):
-    """One way to code the values: to bytes, and back from a reader and a count.
+    """A code of the values.
 
     Attributes:
-        pack: the values' code.
-        unpack: the values as they arrive, or their magnitudes.
-        signed: it is the magnitudes, and the signs come with the positions.
+        pack: Encodes the values.
+        unpack: Decodes so many values from a reader, or their magnitudes.
+        signed: Whether the code holds magnitudes, and the signs come with the positions.
     """
 
     pack: Callable[[Vector], bytes]
@@ -44,8 +44,8 @@ class _TopK:
     """The `round(density * n)` largest magnitudes, at least one; of equal ones those with the lower index; no zeros.
 
     Attributes:
-        options: see `SparseOptions`.
-        layout: tensors behind the vector, whose rows and columns make the positions shorter.
+        options: See `SparseOptions`.
+        layout: Tensors behind the vector, whose rows and columns make the code of the positions shorter.
     """
 
     name: ClassVar[str]
@@ -60,55 +60,57 @@ class _TopK:
         """Code a float32 vector of shape (n,)."""
         if self.options.max_bytes is not None:
             return self._fill(update, self.options.max_bytes)
-        chosen = largest(update, kept(self.options.density, np.size(update)))
-        return self._seal(update.size, chosen, self._pack(chosen.values))
+        chosen = select_largest(update, count_kept(self.options.density, np.size(update)))
+        return self._wrap(update.size, chosen, self._pack(chosen.values))
 
     def encode_compensated(self, delta: Vector, residual: Vector, factor: np.float32, left: Vector) -> bytes:
-        """Code `delta + residual * factor`, and put what the code leaves out of it into `left`."""
-        chosen = largest_compensated(delta, residual, factor, kept(self.options.density, residual.size), left)
+        """Code `delta + residual * factor`, and write what the code leaves out of it to `left`; see `FusedCodec`."""
+        chosen = select_largest_compensated(
+            delta, residual, factor, count_kept(self.options.density, residual.size), left
+        )
         if self.options.max_bytes is not None:
             blob = self._fill(left, self.options.max_bytes)
             sent = self.decode(blob, residual.size)
             add_at(left, sent.positions, -sent.values)
             return blob
         code = self._pack(chosen.values)
-        blob = self._seal(residual.size, chosen, code)
-        arrives = self._values.unpack(Reader(memoryview(code)), chosen.values.size)
-        less = with_signs(arrives, chosen.values > 0) if self._values.signed else -arrives
-        add_at(left, chosen.positions, less)
+        blob = self._wrap(residual.size, chosen, code)
+        decoded = self._values.unpack(Reader(memoryview(code)), chosen.values.size)
+        negated = apply_signs(decoded, chosen.values > 0) if self._values.signed else -decoded
+        add_at(left, chosen.positions, negated)
         return blob
 
     def _pack(self, values: Vector) -> bytes:
         return self._values.pack(values)
 
     def _fill(self, update: Vector, limit: int) -> bytes:
-        """The blob with the most elements that fit."""
+        """Encode as many elements as fit into `limit` bytes."""
 
-        def code(count: float) -> bytes:
-            chosen = largest(update, round(count))
-            return self._seal(update.size, chosen, self._pack(chosen.values))
+        def encode_count(count: float) -> bytes:
+            chosen = select_largest(update, round(count))
+            return self._wrap(update.size, chosen, self._pack(chosen.values))
 
-        return fill(code, limit, limit, 1, np.size(update))
+        return fill(encode_count, limit, limit, 1, np.size(update))
 
-    def _seal(self, size: int, chosen: Largest, code: bytes) -> bytes:
+    def _wrap(self, size: int, chosen: Largest, code: bytes) -> bytes:
         if self._values.signed:
             negative = chosen.values < 0
             support = signed_positions.pack(chosen.positions, negative, size, self.layout, self.options.coder)
         else:
             support = coding.pack(chosen.positions, size, self.layout, self.options.coder)
-        return seal_update(self.wire_id, size, varint(chosen.positions.size), code, support)
+        return wrap_update(self.wire_id, size, varint(chosen.positions.size), code, support)
 
     @classmethod
     def decode(cls, blob: Blob, size: int) -> SparseUpdate:
-        """Decode what `encode` wrote, from a stranger too."""
-        reader = unseal_update(blob, size, cls.wire_id)
-        if (count := reader.varint()) > size:  # before any memory is taken for them
+        """Decode an untrusted blob as `encode` writes it."""
+        reader = unwrap_update(blob, size, cls.wire_id)
+        if (count := reader.varint()) > size:  # before memory is allocated for them
             raise CodecError(f"{count} values in a vector of {size}")
         values = cls._values.unpack(reader, count)
         if not cls._values.signed:
             return SparseUpdate(size, coding.unpack(reader, count, size).positions, values)
         at, negative = signed_positions.unpack(reader, count, size)
-        return SparseUpdate(size, at, with_signs(values, negative))
+        return SparseUpdate(size, at, apply_signs(values, negative))
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,10 @@ class TopKSignOptions(SparseOptions):
     """Options of `topk-sign`.
 
     Attributes:
-        overshoot: the magnitude is at least this times the smallest that is sent; and at least the mean. 1 is the mean:
-            it errs least. With error feedback more is better: a coordinate that was sent has drifted, and will drift
-            on. What is sent ahead of it spares the next sending. At 2 the code rounds to the nearest multiple of its
-            magnitude; above, coordinates would be sent to and fro.
+        overshoot: The magnitude is at least this times the smallest that is sent, and at least the mean. 1 gives the
+            mean, whose error is smallest. With error feedback a larger value is better: a coordinate that is sent has
+            drifted, and will drift on, and what is sent ahead of it saves sending it again. At 2 the code rounds to the
+            nearest multiple of its magnitude; above 2, coordinates would oscillate.
     """
 
     overshoot: Overshoot = 1.0
@@ -159,7 +161,7 @@ class TopK2Bit(_TopK):
 
 @dataclass(frozen=True)
 class TopKInt8(_TopK):
-    """Whole numbers from -127 to 127 with one scale for each 1024 values: see `int8_blocks`."""
+    """Integers from -127 to 127 with one scale for each 1024 values: see `int8_blocks`."""
 
     name = "topk-int8"
     wire_id = 7

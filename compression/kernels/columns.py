@@ -1,4 +1,4 @@
-"""What the context code of positions learns about the columns of a tensor."""
+"""Column weights of the context code of positions, learnt tensor by tensor."""
 
 from typing import Final
 
@@ -12,13 +12,21 @@ _HEAVIEST: Final = 1 << 20
 
 @kernel
 def learn_columns(hits: Positions, totals: Positions, weight: Positions, rank: Positions, column: Positions) -> int:
-    """New cumulative weights by rank, the heavy columns first and else in order; returns how many are heavy.
+    """Recompute the cumulative weights by rank, heavy columns first and otherwise in order; return the heavy columns.
 
-    hits: (columns,) hits of each column.
-    totals: their sum, rows, and sum of hits (hits - 1), from which the spread of the columns' rates follows.
+    Args:
+        hits: Hits of each column, (columns,).
+        totals: Sum of the hits, number of rows, and sum of hits (hits - 1), which gives the variance of the columns'
+            rates.
+        weight: Receives the cumulative weights, (columns + 1,).
+        rank: Receives the rank of each column, (columns,).
+        column: Receives the column of each rank, (columns,).
+
+    Returns:
+        Number of heavy columns.
     """
     columns = hits.size
-    if totals[0] > columns << 12:  # from now on half; so that `total` stays below 2**31
+    if totals[0] > columns << 12:  # halve all counts, so that `total` stays below 2**31
         totals[0] = 0
         totals[1] = max(1, totals[1] >> 1)
         totals[2] = 0
@@ -27,7 +35,7 @@ def learn_columns(hits: Positions, totals: Positions, weight: Positions, rank: P
             totals[0] += hits[at]
             totals[2] += hits[at] * (hits[at] - 1)
     total = totals[0]
-    shape = shape_of(total * total // columns, totals[2], 2)
+    shape = estimate_shape(total * total // columns, totals[2], 2)
     inverse = (columns << 32) // (shape * columns + (total << 8))
     mean = min(1 << 16, (total << 16) // (totals[1] * columns))
     heavy = 0
@@ -62,9 +70,12 @@ def learn_columns(hits: Positions, totals: Positions, weight: Positions, rank: P
 
 
 @kernel
-def shape_of(even: int, pairs: int, prior: int) -> int:
-    """Shape (in 2**-8, 0.02 to 200) of the Gamma distribution of rates under which counts have so many pairs.
+def estimate_shape(even: int, pairs: int, prior: int) -> int:
+    """Estimate the shape (in units of 2**-8, 0.02 to 200) of the Gamma distribution of rates from pairs of hits.
 
-    even: the square of their sum, by how many they are: pairs under one rate. prior: 4 by the shape before any data.
+    Args:
+        even: Pairs expected if all rates were equal: the square of the sum of the counts, divided by their number.
+        pairs: Pairs observed: the sum of count (count - 1).
+        prior: 4 divided by the shape before any data.
     """
     return max(5, min(51200, ((even + 4) << 8) // (max(pairs - even, 0) + prior)))

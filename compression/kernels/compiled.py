@@ -1,11 +1,11 @@
-"""The loops that numpy cannot say, compiled by numba; the tests hold a plain Python twin of each that defines it.
+"""Loops that numpy cannot express, compiled by numba; the tests hold a plain Python twin of each, which defines it.
 
-Each kernel takes one fixed set of types, so it is compiled once a machine (in a second or less, but some twelve for the
-context code of positions) and loaded from numba's cache afterwards: beside its file, or in the user's cache where the
-package is read-only.
+Each kernel takes one fixed set of types, so it is compiled once per machine (in a second or less, about twelve for the
+context code of positions) and then loaded from numba's cache: beside its file, or in the user's cache where the package
+is read-only.
 """
 
-# ruff: noqa: ARG001 - numba hands an intrinsic more than it needs
+# ruff: noqa: ARG001 - numba passes an intrinsic more arguments than it needs
 
 import hashlib
 from collections.abc import Callable
@@ -33,10 +33,10 @@ TRAILING: Final = 3
 
 
 def kernel(function: _Function) -> _Function:
-    """Compile at the first call, without Python's lock; the next process finds it in numba's cache.
+    """Compile a function at its first call, to run without the GIL; the next process loads it from numba's cache.
 
-    That cache notices a change to a kernel's own file, but not to what it calls in others. So the stamp by which it
-    knows a file gets the hash of all of them.
+    That cache notices a change to a kernel's own file, but not to the functions it calls in other files. So the stamp
+    by which it knows a file includes the hash of all of them.
     """
     if cast(Any, numba.config).DISABLE_JIT:
         return function
@@ -44,19 +44,19 @@ def kernel(function: _Function) -> _Function:
         compiled = numba.njit(nogil=True, cache=True)(function)
         index = cast(Any, compiled)._cache._cache_file
         index._source_stamp = (index._source_stamp, _SOURCES)
-    except RuntimeError:  # numba finds no folder it may write, not even the user's: compile once a process then
+    except RuntimeError:  # no cache folder is writable, not even the user's: compile once per process
         compiled = numba.njit(nogil=True)(function)
     return cast(_Function, compiled)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """What makes LLVM's instructions of a call within a kernel; `intrinsic`, which has no types."""
+    """Decorate a function that emits LLVM instructions for a call within a kernel: a typed alias of `intrinsic`."""
     return intrinsic(function)
 
 
 @inlined
 def lowest_bit(_: Any, bits: Any) -> Any:
-    """Index of the lowest bit that is set in an int64 other than 0."""
+    """Return the index of the lowest bit that is set in an int64 other than 0."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
@@ -65,8 +65,8 @@ def lowest_bit(_: Any, bits: Any) -> Any:
 
 
 @inlined
-def _eight_bytes(_: Any, code: Any, at: Any) -> Any:
-    """The bytes `code[at : at + 8]` as an int64, the first as its lowest."""
+def _load_eight_bytes(_: Any, code: Any, at: Any) -> Any:
+    """Return the bytes `code[at : at + 8]` as an int64, the first as its lowest."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, values[0]).data
@@ -78,13 +78,13 @@ def _eight_bytes(_: Any, code: Any, at: Any) -> Any:
 
 @kernel
 def rice_encode(positions: Positions, parameter: int, out: npt.NDArray[np.uint8]) -> None:
-    """Golomb-Rice code of ascending `positions` (k,) into `out`, which has the exact length and is overwritten.
+    """Write the Golomb-Rice code of ascending `positions` (k,) to `out`, which has the exact length.
 
-    Bits fill each byte from the lowest. A gap (the positions skipped since the last one) is its quotient by
-    2**parameter in zeros, a one, and the remainder in `parameter` bits, the lowest first.
+    Bits fill each byte from the lowest. A gap (the number of positions skipped since the last one) is coded as its
+    quotient by 2**parameter in zeros, a one, and the remainder in `parameter` bits, the lowest first.
     """
     mask = (1 << parameter) - 1
-    waiting = 0  # bits not yet written, at most 7 + 1 + 48
+    pending = 0  # bits not yet written, at most 7 + 1 + 48
     bits = 0
     at = 0
     previous = -1
@@ -93,36 +93,36 @@ def rice_encode(positions: Positions, parameter: int, out: npt.NDArray[np.uint8]
         previous = position
         bits += gap >> parameter
         while bits >= 8:
-            out[at] = waiting & 0xFF
-            waiting >>= 8
+            out[at] = pending & 0xFF
+            pending >>= 8
             bits -= 8
             at += 1
-        waiting |= (((gap & mask) << 1) | 1) << bits
+        pending |= (((gap & mask) << 1) | 1) << bits
         bits += parameter + 1
         while bits >= 8:
-            out[at] = waiting & 0xFF
-            waiting >>= 8
+            out[at] = pending & 0xFF
+            pending >>= 8
             bits -= 8
             at += 1
     if bits:
-        out[at] = waiting
+        out[at] = pending
 
 
 @kernel
 def rice_decode(code: npt.NDArray[np.uint8], parameter: int, size: int, positions: Positions) -> int:
     """Fill `positions` (k,) from what `rice_encode` wrote; every position must be below `size`.
 
-    Returns DECODED, or what is wrong: ENDS_EARLY, OUT_OF_RANGE, or TRAILING (bits after the last code word that are
-    not the zeros that fill its byte). It reads each byte once, whatever the bits say.
+    Returns DECODED, or the fault: ENDS_EARLY, OUT_OF_RANGE, or TRAILING (bits after the last code word other than the
+    zeros that fill its byte). It reads each byte once, whatever the bits are.
     """
     mask = (1 << parameter) - 1
     largest = size >> parameter
     position = np.int64(-1)
     index = 0
     start = 0  # in bits
-    # A code word within the 57 bits that one load surely brings takes no loop; the first other one ends this.
+    # A code word within the 57 bits that one load always provides needs no loop; the first longer one ends this.
     while index < positions.size and start <= 8 * (code.size - 8):
-        word = (_eight_bytes(code, start >> 3) >> (start & 7)) & ((1 << 57) - 1)
+        word = (_load_eight_bytes(code, start >> 3) >> (start & 7)) & ((1 << 57) - 1)
         if word == 0:
             break
         quotient = lowest_bit(word)
@@ -136,43 +136,43 @@ def rice_decode(code: npt.NDArray[np.uint8], parameter: int, size: int, position
         index += 1
         start += length
     at = start >> 3
-    waiting = np.int64(0)
+    pending = np.int64(0)
     bits = 0
     if start & 7:
-        waiting = np.int64(code[at]) >> (start & 7)
+        pending = np.int64(code[at]) >> (start & 7)
         bits = 8 - (start & 7)
         at += 1
     for rest in range(index, positions.size):
         quotient = 0
-        while waiting == 0:  # the run of zeros goes on past all that is waiting
+        while pending == 0:  # the run of zeros goes on past all pending bits
             quotient += bits
             bits = 0
             if at == code.size:
                 return ENDS_EARLY
             while bits < 48 and at < code.size:
-                waiting |= np.int64(code[at]) << bits
+                pending |= np.int64(code[at]) << bits
                 bits += 8
                 at += 1
-        while waiting & 1 == 0:
-            waiting >>= 1
+        while pending & 1 == 0:
+            pending >>= 1
             bits -= 1
             quotient += 1
-        waiting >>= 1
+        pending >>= 1
         bits -= 1
         if quotient > largest:  # before the shift below can overflow
             return OUT_OF_RANGE
         while bits < parameter:
             if at == code.size:
                 return ENDS_EARLY
-            waiting |= np.int64(code[at]) << bits
+            pending |= np.int64(code[at]) << bits
             bits += 8
             at += 1
-        position += 1 + (quotient << parameter) + (waiting & mask)
-        waiting >>= parameter
+        position += 1 + (quotient << parameter) + (pending & mask)
+        pending >>= parameter
         bits -= parameter
         if position >= size:
             return OUT_OF_RANGE
         positions[rest] = position
-    if waiting != 0 or bits + 8 * (code.size - at) >= 8:
+    if pending != 0 or bits + 8 * (code.size - at) >= 8:
         return TRAILING
     return DECODED

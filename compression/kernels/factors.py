@@ -1,9 +1,9 @@
-"""Compiled model of low-rank factors: how many components a matrix has, how large they are, and their whole numbers.
+"""Compiled model of low-rank factors: the number of components of a matrix, their sizes, and their integer entries.
 
 The plain twins in the tests define these loops. A component's size is its *octave* k: its singular value is about 2**k
-steps, so an entry of a factor of length d is about 2**k / sqrt(d) steps large. That is what a reader knows before the
-first entry, and it chooses the contexts; the entries before it in the same factor, and those at the same place in the
-factors before, say whether this row or column is a quiet one.
+steps, so an entry of a factor of length d is about 2**k / sqrt(d) steps large. A reader knows that before the first
+entry, and it chooses the contexts; the previous entries of the same factor, and the entries at the same place in the
+previous factor, tell whether this row or column has small entries.
 """
 
 from typing import Final, TypeAlias
@@ -18,19 +18,19 @@ Numbers: TypeAlias = npt.NDArray[np.int64]
 Levels: TypeAlias = npt.NDArray[np.int32]
 
 SLACK: Final = 16
-"""Bytes of zeros that a reader adds to the end of a code. A code may well have lost a few that stood there; one that
-lives on them only makes work."""
+"""Maximum zero bytes that a reader adds after the end of a code. A code may end with a few zeros that are not sent; one
+that needs more only costs the reader time."""
 
 MAX_OCTAVE: Final = 31
 MAX_LEVEL: Final = (1 << 24) - 1
 
 CLASSES: Final = 16
-"""Of entries by their expected size: class c is 2**(c / 2 - 1) steps; the last holds all that are larger."""
+"""Number of classes of entries by expected size: class c is 2**(c / 2 - 1) steps; the last holds all larger ones."""
 
 _STATIONARY: Final = 255
 _ACTIVITIES: Final = 6
 _UNARY: Final = 20
-"""Quotients told apart one by one; what is beyond them is an Elias gamma code."""
+"""Number of quotients with a unary code; larger ones have an Elias gamma code."""
 
 LEVEL_CONTEXTS: Final = CLASSES * _ACTIVITIES * _UNARY
 SHAPE_CONTEXTS: Final = 4 + 4 + 64 + CLASSES
@@ -39,7 +39,7 @@ _MORE, _SAME, _FIRST, _PLAIN = 0, 4, 8, 72
 
 @kernel
 def level_class(octave: int, length: int) -> int:
-    """The class of the entries of a factor."""
+    """Return the size class of the entries of a factor."""
     log = 0
     while length > 1:
         length >>= 1
@@ -48,8 +48,8 @@ def level_class(octave: int, length: int) -> int:
 
 
 @kernel
-def spent(state: rc.State, code: rc.Code) -> bool:
-    """Whether a decoder is far beyond the end of its code."""
+def is_exhausted(state: rc.State, code: rc.Code) -> bool:
+    """Return whether a decoder is more than `SLACK` bytes beyond the end of its code."""
     return bool(state[2] - code.size > rc.WIDTH // 8 + SLACK)
 
 
@@ -57,7 +57,7 @@ def spent(state: rc.State, code: rc.Code) -> bool:
 def encode_shapes(
     state: rc.State, out: rc.Code, model: rc.Model, counts: Numbers, octaves: Numbers, plain: Numbers
 ) -> None:
-    """Code the components of each matrix, `counts` (T,), with their falling `octaves`, and the classes of the rest."""
+    """Code the components of each matrix, `counts` (T,), with their descending `octaves`, and the other classes."""
     at = 0
     last = 0
     for count in counts:
@@ -90,15 +90,15 @@ def encode_shapes(
 def decode_shapes(
     state: rc.State, code: rc.Code, model: rc.Model, limits: Numbers, counts: Numbers, octaves: Numbers, plain: Numbers
 ) -> bool:
-    """Fill `counts`, each at most its limit, `octaves` and `plain`; False for more than that, or past the end."""
+    """Fill `counts`, each at most its limit, `octaves` and `plain`; return False beyond a limit or the code's end."""
     at = 0
     last = 0
     for matrix in range(counts.size):
-        if spent(state, code):
+        if is_exhausted(state, code):
             return False
         count = 0
         while rc.decode_bit(state, code, model, _MORE + min(count, 3), _STATIONARY) == 1:
-            if count == limits[matrix] or spent(state, code):
+            if count == limits[matrix] or is_exhausted(state, code):
                 return False
             if count == 0:
                 node = 1
@@ -113,7 +113,7 @@ def decode_shapes(
             count += 1
         counts[matrix] = count
     for index in range(plain.size):
-        if spent(state, code):
+        if is_exhausted(state, code):
             return False
         node = 1
         for _ in range(4):
@@ -123,8 +123,8 @@ def decode_shapes(
 
 
 @kernel
-def _context(levels: Levels, start: int, at: int, above: int, kind: int, above_kind: int) -> int:
-    """Class and activity as a number: what the neighbours, brought to this class's size, add up to."""
+def _choose_context(levels: Levels, start: int, at: int, above: int, kind: int, above_kind: int) -> int:
+    """Return the context of an entry: its class, and the activity of its neighbours scaled to that class."""
     near = 0
     if at > 0:
         near += 2 * abs(int(levels[start + at - 1]))
@@ -153,10 +153,10 @@ def encode_levels(
     above: int,
     above_kind: int,
 ) -> None:
-    """Code `length` entries from `start`, of a class; `above` is where the factor before starts, or -1."""
-    spare = max(0, (kind - 6) // 2)  # low bits that are as good as random
+    """Code `length` entries of class `kind` from `start`; `above` is the start of the previous factor, or -1."""
+    spare = max(0, (kind - 6) // 2)  # low bits that are practically random
     for at in range(length):
-        context = _context(levels, start, at, above, kind, above_kind)
+        context = _choose_context(levels, start, at, above, kind, above_kind)
         level = int(levels[start + at])
         size = abs(level)
         quotient = size >> spare
@@ -189,11 +189,11 @@ def decode_levels(
     above: int,
     above_kind: int,
 ) -> bool:
-    """Fill `length` entries from `start`; False for one beyond MAX_LEVEL, for zeros alone, or past the code's end."""
+    """Fill `length` entries from `start`; return False beyond MAX_LEVEL, for zeros alone, or past the code's end."""
     spare = max(0, (kind - 6) // 2)
     empty = True
     for at in range(length):
-        context = _context(levels, start, at, above, kind, above_kind)
+        context = _choose_context(levels, start, at, above, kind, above_kind)
         quotient = 0
         while quotient < _UNARY and rc.decode_bit(state, code, model, context + quotient, _STATIONARY) == 1:
             quotient += 1
@@ -212,16 +212,16 @@ def decode_levels(
             if rc.decode_raw(state, code, 1) == 1:
                 size = -size
         levels[start + at] = size
-    return not empty and not spent(state, code)
+    return not empty and not is_exhausted(state, code)
 
 
 @kernel
-def spans(shapes: Numbers, counts: Numbers, octaves: Numbers, lengths: Numbers, plain: Numbers) -> Numbers:
-    """Where the factors lie in `levels`, and the plain tensors that are not zero, in the order in which they are coded.
+def locate_spans(shapes: Numbers, counts: Numbers, octaves: Numbers, lengths: Numbers, plain: Numbers) -> Numbers:
+    """Locate the factors, and the plain tensors that are not zero, in `levels`, in the order in which they are coded.
 
-    Returns (V, 5): start, length and class of each; start (or -1) and class of the factor before it of the same side.
+    Returns (V, 5): start, length and class of each; start (or -1) and class of the previous factor of the same side.
     """
-    found = np.empty((2 * counts.sum() + np.count_nonzero(plain), 5), np.int64)
+    spans = np.empty((2 * counts.sum() + np.count_nonzero(plain), 5), np.int64)
     at = 0
     component = 0
     span = 0
@@ -231,54 +231,54 @@ def spans(shapes: Numbers, counts: Numbers, octaves: Numbers, lengths: Numbers, 
             octave = octaves[component]
             before = octaves[component - 1] if index > 0 else 0
             for length in (columns, rows):
-                found[span, 0] = at
-                found[span, 1] = length
-                found[span, 2] = level_class(octave, length)
-                found[span, 3] = at - rows - columns if index > 0 else -1
-                found[span, 4] = level_class(before, length)
+                spans[span, 0] = at
+                spans[span, 1] = length
+                spans[span, 2] = level_class(octave, length)
+                spans[span, 3] = at - rows - columns if index > 0 else -1
+                spans[span, 4] = level_class(before, length)
                 at += length
                 span += 1
             component += 1
     for index in range(plain.size):
         if plain[index] > 0:
-            found[span, 0] = at
-            found[span, 1] = lengths[index]
-            found[span, 2] = plain[index]
-            found[span, 3] = -1
-            found[span, 4] = 0
+            spans[span, 0] = at
+            spans[span, 1] = lengths[index]
+            spans[span, 2] = plain[index]
+            spans[span, 3] = -1
+            spans[span, 4] = 0
             at += lengths[index]
             span += 1
-    return found
+    return spans
 
 
 @kernel
 def encode_factors(
     shapes: Numbers, counts: Numbers, octaves: Numbers, lengths: Numbers, plain: Numbers, levels: Levels, out: rc.Code
 ) -> int:
-    """Code everything; returns the code's length, above `out.size` where it does not fit.
+    """Code all factors and plain tensors; return the code's length, above `out.size` where it does not fit.
 
     Args:
-        shapes: rows and columns of each matrix, (T, 2), int64.
-        counts: components of each matrix, (T,).
-        octaves: of each component, falling within a matrix, (sum of counts,).
-        lengths: elements of each plain tensor, (P,).
-        plain: class of each plain tensor, (P,); 0 is a tensor of zeros alone.
-        levels: for each component its column factor, then its row factor; then the plain tensors that are not zero.
-        out: receives the code.
+        shapes: Rows and columns of each matrix, (T, 2), int64.
+        counts: Number of components of each matrix, (T,).
+        octaves: Octave of each component, descending within a matrix, (sum of counts,).
+        lengths: Number of elements of each plain tensor, (P,).
+        plain: Class of each plain tensor, (P,); 0 is a tensor of zeros alone.
+        levels: For each component its column factor, then its row factor; then the plain tensors that are not zero.
+        out: Receives the code.
     """
     state = rc.start_encoding()
-    rules = rc.fresh_model(SHAPE_CONTEXTS)
+    rules = rc.new_model(SHAPE_CONTEXTS)
     encode_shapes(state, out, rules, counts, octaves, plain)
-    model = rc.fresh_model(LEVEL_CONTEXTS)
-    for start, length, kind, above, above_kind in spans(shapes, counts, octaves, lengths, plain):
+    model = rc.new_model(LEVEL_CONTEXTS)
+    for start, length, kind, above, above_kind in locate_spans(shapes, counts, octaves, lengths, plain):
         encode_levels(state, out, model, levels, start, length, kind, above, above_kind)
     return rc.end_encoding(state, out)
 
 
 @kernel
 def read_shapes(code: rc.Code, limits: Numbers, counts: Numbers, octaves: Numbers, plain: Numbers) -> bool:
-    """`decode_shapes` from the start of a code: what has to be known before there is memory for the rest."""
-    return decode_shapes(rc.start_decoding(code), code, rc.fresh_model(SHAPE_CONTEXTS), limits, counts, octaves, plain)
+    """Run `decode_shapes` from the start of a code, to know the size of the rest before memory is allocated for it."""
+    return decode_shapes(rc.start_decoding(code), code, rc.new_model(SHAPE_CONTEXTS), limits, counts, octaves, plain)
 
 
 @kernel
@@ -292,12 +292,12 @@ def decode_factors(
     code: rc.Code,
     levels: Levels,
 ) -> bool:
-    """Fill `levels` from what `encode_factors` wrote, once `read_shapes` has told how many; False for a bad code."""
+    """Fill `levels`, whose size `read_shapes` gave, from what `encode_factors` wrote; return False for a bad code."""
     state = rc.start_decoding(code)
-    if not decode_shapes(state, code, rc.fresh_model(SHAPE_CONTEXTS), limits, counts, octaves, plain):
+    if not decode_shapes(state, code, rc.new_model(SHAPE_CONTEXTS), limits, counts, octaves, plain):
         return False
-    model = rc.fresh_model(LEVEL_CONTEXTS)
-    for start, length, kind, above, above_kind in spans(shapes, counts, octaves, lengths, plain):
+    model = rc.new_model(LEVEL_CONTEXTS)
+    for start, length, kind, above, above_kind in locate_spans(shapes, counts, octaves, lengths, plain):
         if not decode_levels(state, code, model, levels, start, length, kind, above, above_kind):
             return False
-    return bool(rc.finished(state, code))
+    return bool(rc.is_finished(state, code))

@@ -2,10 +2,10 @@
 
 Martin, "Range encoding" (1979); the adaptive bit and its rate of one over the number of bits seen as in Mahoney's paq.
 
-A message is an interval [low, low + range) of [0, 1), narrowed symbol by symbol; 56 bits of it are at work at a time.
-Its code is the shortest byte string that lies within the interval when zeros without end follow it; of those the least.
-So a code never ends in a zero byte, the empty code is a message too, and each message has one code: `finished` tells a
-decoder whether it has read just that one.
+A message is an interval [low, low + range) of [0, 1), narrowed symbol by symbol; a window of 56 bits of it is processed
+at a time. Its code is the shortest byte string that lies within the interval when followed by infinitely many zeros; of
+several the smallest. So a code never ends in a zero byte, the empty code is a message too, and each message has exactly
+one code: `is_finished` tells a decoder whether it has read that one.
 
     encoder = start_encoding()                        decoder = start_decoding(code)
     encode(encoder, out, start, width, bits)          value = decode_value(decoder, bits); find its symbol
@@ -14,8 +14,9 @@ decoder whether it has read just that one.
     encode_raw(encoder, out, value, bits)             value = decode_raw(decoder, code, bits)
     length = end_encoding(encoder, out)               finished(decoder, code)
 
-What does not fit in `out` is counted but not written: a length above `out.size` says that the code is not in there. A
-decoder reads zeros after the end of `code`; whoever loops over what it says has to bound the loop.
+Bytes that do not fit in `out` are counted but not written: a length above `out.size` means that `out` does not hold the
+code. A decoder reads zeros after the end of `code`, so the caller has to bound every loop that depends on decoded
+values.
 
 All state is int64, because numba takes int64 with uint64 for float64.
 """
@@ -28,21 +29,21 @@ import numpy.typing as npt
 from fedglm.compression.kernels.compiled import kernel
 
 State: TypeAlias = npt.NDArray[np.int64]
-"""Shape (3,): low end (encoder) or the code's distance from it (decoder), range, bytes written or read."""
+"""Shape (3,): low end (encoder) or distance of the code from it (decoder), range, bytes written or read."""
 
 Code: TypeAlias = npt.NDArray[np.uint8]
 
 Model: TypeAlias = npt.NDArray[np.int64]
-"""Adaptive bits, shape (contexts, 2): probability of a one in 2**-16, and bits seen up to the limit."""
+"""Adaptive bits, shape (contexts, 2): probability of a one in units of 2**-16, and bits seen, up to the limit."""
 
 WIDTH: Final = 56
 _FULL: Final = 1 << WIDTH
-_LEAST: Final = 1 << (WIDTH - 8)
+_MIN_RANGE: Final = 1 << (WIDTH - 8)
 _BELOW_TOP: Final = WIDTH - 8
-_MASK: Final = _LEAST - 1
+_MASK: Final = _MIN_RANGE - 1
 
 MAX_BITS: Final = 32
-"""Of the total that `encode` shares out, and of a raw value: 2**16 units of the range at least are left a step."""
+"""Maximum bits of the total frequency of `encode` and of a raw value; it leaves 2**16 units of the range or more."""
 
 MAX_LIMIT: Final = 1023
 _SURE: Final = 24  # no bit is surer than 1 - 24 / 2**16, so none costs more than 11.4 bits
@@ -50,8 +51,8 @@ _RATE: Final = np.array([(2 << 16) // (2 * seen + 3) for seen in range(MAX_LIMIT
 
 
 @kernel
-def fresh_model(contexts: int) -> Model:
-    """Adaptive bits that have seen nothing."""
+def new_model(contexts: int) -> Model:
+    """Return adaptive bits that have seen nothing, shape (contexts, 2)."""
     model = np.zeros((contexts, 2), np.int64)
     model[:, 0] = 1 << 15
     return model
@@ -59,7 +60,7 @@ def fresh_model(contexts: int) -> Model:
 
 @kernel
 def start_encoding() -> State:
-    """An encoder's state before the first symbol."""
+    """Return an encoder's state before the first symbol."""
     state = np.zeros(3, np.int64)
     state[1] = _FULL
     return state
@@ -68,7 +69,7 @@ def start_encoding() -> State:
 @kernel
 def _carry(out: Code, at: int) -> None:
     """Add one to the number that ends just before `at`."""
-    at = min(at, out.size) - 1  # a code that does not fit is of no use: its carries may go astray
+    at = min(at, out.size) - 1  # a code that does not fit is discarded: a carry may be lost in it
     while at >= 0 and out[at] == 0xFF:
         out[at] = 0
         at -= 1
@@ -78,13 +79,13 @@ def _carry(out: Code, at: int) -> None:
 
 @kernel
 def _narrow(state: State, out: Code, offset: int, width: int) -> None:
-    """Go on with `width` units of the range from `offset`."""
+    """Narrow the interval to `width` units of the range, from `offset` on."""
     low = state[0] + offset
     at = state[2]
     if low >= _FULL:
         low -= _FULL
         _carry(out, at)
-    while width < _LEAST:
+    while width < _MIN_RANGE:
         if at < out.size:
             out[at] = low >> _BELOW_TOP
         at += 1
@@ -97,7 +98,7 @@ def _narrow(state: State, out: Code, offset: int, width: int) -> None:
 
 @kernel
 def encode(state: State, out: Code, start: int, width: int, bits: int) -> None:
-    """Code a symbol that has `width` > 0 of 2**bits from `start`; bits are at most MAX_BITS."""
+    """Code a symbol of cumulative frequency `start` and frequency `width` > 0 out of 2**bits; at most MAX_BITS."""
     unit = state[1] >> bits
     offset = start * unit
     # the last symbol gets what the division left over
@@ -106,20 +107,20 @@ def encode(state: State, out: Code, start: int, width: int, bits: int) -> None:
 
 @kernel
 def encode_raw(state: State, out: Code, value: int, bits: int) -> None:
-    """Code the `bits` low bits of a value, each worth one bit; bits are at most MAX_BITS."""
+    """Code the `bits` low bits of a value, each at the cost of one bit; at most MAX_BITS."""
     encode(state, out, value, 1, bits)
 
 
 @kernel
-def _likely(model: Model, at: int) -> int:
-    """The probability of a one in 2**-16, never quite sure."""
+def _clamp_probability(model: Model, at: int) -> int:
+    """Return the probability of a one in units of 2**-16, kept away from 0 and 1."""
     probability: int = model[at, 0]
     return max(_SURE, min((1 << 16) - _SURE, probability))
 
 
 @kernel
 def _learn(model: Model, at: int, bit: int, limit: int) -> None:
-    """Move towards what was seen, by one over the bits seen so far: fast at first, by 1 / limit in the end."""
+    """Move the probability towards `bit` by one over the bits seen so far: fast at first, by 1 / limit in the end."""
     seen = model[at, 1]
     model[at, 0] += (((bit << 16) - model[at, 0]) * _RATE[seen]) >> 16
     if seen < limit:
@@ -128,8 +129,8 @@ def _learn(model: Model, at: int, bit: int, limit: int) -> None:
 
 @kernel
 def encode_bit(state: State, out: Code, model: Model, at: int, bit: int, limit: int) -> None:
-    """Code a bit by the adaptive context `at`, which learns from it; limit is at most MAX_LIMIT."""
-    ones = (state[1] >> 16) * _likely(model, at)
+    """Code a bit by the adaptive context `at`, and update the context; limit is at most MAX_LIMIT."""
+    ones = (state[1] >> 16) * _clamp_probability(model, at)
     if bit:
         _narrow(state, out, 0, ones)
     else:
@@ -139,7 +140,7 @@ def encode_bit(state: State, out: Code, model: Model, at: int, bit: int, limit: 
 
 @kernel
 def end_encoding(state: State, out: Code) -> int:
-    """Write the shortest end; returns the code's length, above `out.size` where it did not fit."""
+    """Write the shortest ending; return the code's length, above `out.size` where it did not fit."""
     low = state[0]
     last = low + state[1] - 1
     at: int = state[2]
@@ -164,7 +165,7 @@ def end_encoding(state: State, out: Code) -> int:
 
 @kernel
 def start_decoding(code: Code) -> State:
-    """A decoder's state before the first symbol."""
+    """Return a decoder's state before the first symbol."""
     state = np.zeros(3, np.int64)
     for at in range(WIDTH // 8):
         state[0] = state[0] << 8 | (code[at] if at < code.size else 0)
@@ -175,10 +176,10 @@ def start_decoding(code: Code) -> State:
 
 @kernel
 def _follow(state: State, code: Code, offset: int, width: int) -> None:
-    """Go on with `width` units of the range from `offset`."""
+    """Narrow the interval to `width` units of the range, from `offset` on."""
     distance = state[0] - offset
     at = state[2]
-    while width < _LEAST:
+    while width < _MIN_RANGE:
         distance <<= 8
         if at < code.size:
             distance |= np.int64(code[at])
@@ -191,14 +192,14 @@ def _follow(state: State, code: Code, offset: int, width: int) -> None:
 
 @kernel
 def decode_value(state: State, bits: int) -> int:
-    """Which of 2**bits the code lies in; its symbol's start and width go to `decode_step`."""
+    """Return the frequency, 0 to below 2**bits, at which the code lies; `decode_step` takes its symbol's interval."""
     value: int = state[0] // (state[1] >> bits)
     return min(value, (1 << bits) - 1)
 
 
 @kernel
 def decode_step(state: State, code: Code, start: int, width: int, bits: int) -> None:
-    """Take the symbol that has `width` of 2**bits from `start`."""
+    """Consume the symbol of cumulative frequency `start` and frequency `width` out of 2**bits."""
     unit = state[1] >> bits
     offset = start * unit
     _follow(state, code, offset, state[1] - offset if start + width == 1 << bits else width * unit)
@@ -206,7 +207,7 @@ def decode_step(state: State, code: Code, start: int, width: int, bits: int) -> 
 
 @kernel
 def decode_raw(state: State, code: Code, bits: int) -> int:
-    """What `encode_raw` coded."""
+    """Decode what `encode_raw` coded."""
     value = decode_value(state, bits)
     decode_step(state, code, value, 1, bits)
     return value
@@ -214,8 +215,8 @@ def decode_raw(state: State, code: Code, bits: int) -> int:
 
 @kernel
 def decode_bit(state: State, code: Code, model: Model, at: int, limit: int) -> int:
-    """What `encode_bit` coded with the same context and limit."""
-    ones = (state[1] >> 16) * _likely(model, at)
+    """Decode what `encode_bit` coded with the same context and limit."""
+    ones = (state[1] >> 16) * _clamp_probability(model, at)
     if state[0] < ones:
         _follow(state, code, 0, ones)
         bit = 1
@@ -227,17 +228,17 @@ def decode_bit(state: State, code: Code, model: Model, at: int, limit: int) -> i
 
 
 @kernel
-def finished(state: State, code: Code) -> bool:
-    """Whether `code` is the one code of the message that was decoded, with no byte too many, too few or other."""
+def is_finished(state: State, code: Code) -> bool:
+    """Return whether `code` is the one code of the decoded message, with no byte too many, too few or different."""
     if code.size > 0 and code[code.size - 1] == 0:
         return False
     left = state[2] - code.size  # zeros that were read after the end
     if left < 0:
         return False
-    if left >= WIDTH // 8:  # the end of the code lies before the bytes at work: it cannot be shorter
+    if left >= WIDTH // 8:  # the code ends before the current window: it cannot be shorter
         return True
-    # In the bytes at work the code is a multiple of `step`, the least one in the interval, and no multiple of 256
-    # steps lies in it.
+    # In the current window the code must be the smallest multiple of `step` in the interval, and no multiple of 256
+    # steps may lie in it.
     step = 1 << 8 * left
     coarse: int = (code[code.size - 1] if code.size > 0 else 0) * step
     distance: int = state[0]

@@ -1,10 +1,10 @@
 """Adding a sparse update to a dense vector; the tests hold a numpy twin that defines it.
 
-Each position lies in a line of memory of its own, for which the processor waits. It fetches more lines at a time into
-its second-level cache than into the first, so they are asked for there, well ahead: that takes half the time.
+Each position lies in a cache line of its own, for which the processor waits. It fetches more lines at a time into its
+second-level cache than into the first, so they are prefetched there, well ahead: that takes half the time.
 """
 
-# ruff: noqa: ARG001 - numba hands an intrinsic more than it needs
+# ruff: noqa: ARG001 - numba passes an intrinsic more arguments than it needs
 
 from typing import Any, Final
 
@@ -16,12 +16,12 @@ from fedglm.compression.kernels.compiled import inlined, kernel
 from fedglm.compression.vectors import Positions
 
 AHEAD: Final = 64
-"""Elements between the one that is asked for and the one that is at work."""
+"""Number of elements between the one that is prefetched and the one that is processed."""
 
 
 @inlined
 def prefetch(_: Any, array: Any, index: Any) -> Any:
-    """Ask for the line of `array[index]`, into the second-level cache; a hint that changes no result."""
+    """Prefetch the cache line of `array[index]` into the second-level cache; a hint that changes no result."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, values[0]).data
@@ -38,7 +38,7 @@ def prefetch(_: Any, array: Any, index: Any) -> Any:
 
 @kernel
 def add_at(accumulator: npt.NDArray[Any], positions: Positions, terms: npt.NDArray[Any]) -> bool:
-    """`accumulator[positions] += terms` in one pass, for three arrays of which the first and the last are of one dtype.
+    """Compute `accumulator[positions] += terms` in one pass; `accumulator` and `terms` have the same dtype.
 
     Returns False, with nothing changed, where a position lies outside.
     """

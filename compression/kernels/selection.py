@@ -1,16 +1,16 @@
 """Finding the largest magnitudes at the speed of memory, compiled by numba; the tests hold a numpy twin of each kernel.
 
-A float32 without its sign bit orders as an integer just as its magnitude does, with infinity and NaN on top. So all
-compare magnitudes as int32 *bits*: nothing depends on how a machine treats subnormals, and whatever is not finite comes
-among the largest.
+A float32 without its sign bit orders as an integer exactly as its magnitude does, with infinity and NaN on top. So all
+kernels compare magnitudes as int32 *bits*: nothing depends on how a machine treats subnormals, and values that are not
+finite are among the largest.
 
-The loops over whole vectors work on 32 elements at a time, which the intrinsics below write in LLVM's vector types:
-numba's own vectorizer compiles no loop that also says *where* it found something. What is stored goes past the cache,
-for it would push out what is read and its lines would be fetched just to be overwritten: 1.2 instead of 1.6 times the
-time of `np.copyto`.
+The loops over whole vectors process 32 elements at a time, which the intrinsics below express in LLVM's vector types:
+numba's own vectorizer compiles no loop that also records *where* an element is. Stores bypass the cache: they would
+evict what is read, and their lines would be fetched only to be overwritten. That takes 1.2 instead of 1.6 times as long
+as `np.copyto`.
 """
 
-# ruff: noqa: ARG001 - numba hands an intrinsic more than each of them needs
+# ruff: noqa: ARG001 - numba passes an intrinsic more arguments than it needs
 
 from typing import Any, Final
 
@@ -24,67 +24,67 @@ from fedglm.compression.vectors import Positions, Vector
 
 LANES: Final = 32
 ALIGNMENT: Final = 64
-"""Bytes at whose multiples a store past the cache may start."""
+"""Alignment in bytes of a store that bypasses the cache."""
 _MAGNITUDE: Final = 0x7FFFFFFF
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 
 
-def _lanes(context: Any, builder: Any, array: Any, value: Any, start: Any) -> Any:
-    """Pointer to `array[start : start + LANES]` as a vector."""
+def _lane_pointer(context: Any, builder: Any, array: Any, value: Any, start: Any) -> Any:
+    """Return a pointer to `array[start : start + LANES]` as a vector."""
     data = context.make_array(array)(context, builder, value).data
     return builder.bitcast(builder.gep(data, [start]), _FLOATS.as_pointer())
 
 
-def _spread(builder: Any, scalar: Any, kind: ir.VectorType) -> Any:
-    """`scalar` in each lane."""
+def _broadcast(builder: Any, scalar: Any, kind: ir.VectorType) -> Any:
+    """Return a vector with `scalar` in each lane."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
 
 
-def _mask(builder: Any, floats: Any, threshold: Any) -> Any:
-    """Bit j is set where the magnitude in lane j has at least the bits `threshold`."""
+def _compare_magnitudes(builder: Any, floats: Any, threshold: Any) -> Any:
+    """Return a mask whose bit j is set where the magnitude bits in lane j are at least `threshold`."""
     magnitudes = builder.and_(builder.bitcast(floats, _INTS), ir.Constant(_INTS, [_MAGNITUDE] * LANES))
-    reached = builder.icmp_signed(">=", magnitudes, _spread(builder, threshold, _INTS))
+    reached = builder.icmp_signed(">=", magnitudes, _broadcast(builder, threshold, _INTS))
     return builder.zext(builder.bitcast(reached, ir.IntType(LANES)), ir.IntType(64))
 
 
 @inlined
 def _compensate_lanes(_: Any, delta: Any, residual: Any, factor: Any, threshold: Any, out: Any, start: Any) -> Any:
-    """Store `delta + residual * factor` of LANES elements, past the cache, and return their mask."""
+    """Store `delta + residual * factor` of LANES elements, bypassing the cache, and return their mask."""
     signature = types.int64(delta, residual, types.float32, types.int32, out, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         delta, residual, factor, threshold, out, start = values
         delta, residual, out = (
-            _lanes(context, builder, signature.args[at], value, start)
+            _lane_pointer(context, builder, signature.args[at], value, start)
             for at, value in ((0, delta), (1, residual), (4, out))
         )
-        old = builder.fmul(builder.load(residual, align=4), _spread(builder, factor, _FLOATS))
+        old = builder.fmul(builder.load(residual, align=4), _broadcast(builder, factor, _FLOATS))
         update = builder.fadd(builder.load(delta, align=4), old)
         store = builder.store(update, out, align=ALIGNMENT)
         store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-        return _mask(builder, update, threshold)
+        return _compare_magnitudes(builder, update, threshold)
 
     return signature, generate
 
 
 @inlined
 def _compare_lanes(_: Any, vector: Any, threshold: Any, start: Any) -> Any:
-    """The mask of LANES elements."""
+    """Return the mask of LANES elements."""
     signature = types.int64(vector, types.int32, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         vector, threshold, start = values
-        floats = builder.load(_lanes(context, builder, signature.args[0], vector, start), align=4)
-        return _mask(builder, floats, threshold)
+        floats = builder.load(_lane_pointer(context, builder, signature.args[0], vector, start), align=4)
+        return _compare_magnitudes(builder, floats, threshold)
 
     return signature, generate
 
 
 @inlined
-def _magnitude(_: Any, number: Any) -> Any:
-    """The bits of a float32 without its sign."""
+def _magnitude_bits(_: Any, number: Any) -> Any:
+    """Return the bits of a float32 without its sign."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.and_(builder.bitcast(values[0], ir.IntType(32)), ir.Constant(ir.IntType(32), _MAGNITUDE))
@@ -94,7 +94,7 @@ def _magnitude(_: Any, number: Any) -> Any:
 
 @inlined
 def _fence(_: Any) -> Any:
-    """Let no other thread see later stores before those that went past the cache."""
+    """Order the stores that bypassed the cache before all later ones, as other threads see them."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         builder.fence("seq_cst")
@@ -114,13 +114,13 @@ def compensate(
     positions: Positions,
     values: Vector,
 ) -> int:
-    """`delta + residual * factor` into `out`, and where its magnitude reaches the bits `threshold`: position and value.
+    """Write `delta + residual * factor` to `out`, and collect the elements whose magnitude bits reach `threshold`.
 
-    The bits are those of numpy's multiplication and addition, each rounded. `out` shares no memory with the others and
-    `out[head]` lies at a multiple of `ALIGNMENT` bytes. `positions` and `values` have room for as many as is expected:
-    what does not fit in is counted, not written. Returns the count.
+    The sums have the bits of numpy's multiplication and addition, each rounded. `out` shares no memory with the others,
+    and `out[head]` lies at a multiple of `ALIGNMENT` bytes. `positions` and `values` have room for the expected number
+    of elements: those that do not fit are counted, not written. Returns the count.
     """
-    found = 0
+    count = 0
     start = 0
     while start < delta.size:
         if start >= head and start + LANES <= delta.size:
@@ -129,54 +129,54 @@ def compensate(
         else:
             update = delta[start] + residual[start] * factor
             out[start] = update
-            mask = np.int64(_magnitude(update) >= threshold)
+            mask = np.int64(_magnitude_bits(update) >= threshold)
             step = 1
         while mask != 0:
             position = start + lowest_bit(mask)
             mask &= mask - 1
-            if found < positions.size:
-                positions[found] = position
-                # Not read from `out`: what has just been stored past the cache comes back from memory.
-                values[found] = delta[position] + residual[position] * factor
-            found += 1
+            if count < positions.size:
+                positions[count] = position
+                # Not read from `out`: a store that bypassed the cache would be read back from memory.
+                values[count] = delta[position] + residual[position] * factor
+            count += 1
         start += step
     _fence()
-    return found
+    return count
 
 
 @kernel
 def collect(vector: Vector, threshold: np.int32, ties: int, positions: Positions, values: Vector) -> int:
-    """Where the magnitude exceeds the bits `threshold`, and the first `ties` where it equals them: position and value.
+    """Collect the elements whose magnitude bits exceed `threshold`, and the first `ties` elements that equal it.
 
     `positions` and `values` are as in `compensate`. Returns the count.
     """
-    found = 0
+    count = 0
     start = 0
     while start < vector.size:
         if start + LANES <= vector.size:
             mask = _compare_lanes(vector, threshold, start)
             step = LANES
         else:
-            mask = np.int64(_magnitude(vector[start]) >= threshold)
+            mask = np.int64(_magnitude_bits(vector[start]) >= threshold)
             step = 1
         while mask != 0:
             position = start + lowest_bit(mask)
             mask &= mask - 1
-            if _magnitude(vector[position]) == threshold:
+            if _magnitude_bits(vector[position]) == threshold:
                 if ties == 0:
                     continue
                 ties -= 1
-            if found < positions.size:
-                positions[found] = position
-                values[found] = vector[position]
-            found += 1
+            if count < positions.size:
+                positions[count] = position
+                values[count] = vector[position]
+            count += 1
         start += step
-    return found
+    return count
 
 
 @kernel
-def _sampled(index: int, count: int, size: int) -> int:
-    """A position in the stretch `index` of `count` that `size` elements fall into: Knuth's multiplicative hash."""
+def _sample_position(index: int, count: int, size: int) -> int:
+    """Choose a position in segment `index` of the `count` segments of `size` elements: Knuth's multiplicative hash."""
     start = index * size // count
     width = (index + 1) * size // count - start
     return start + (((index * 0x9E3779B1) & 0xFFFFFFFF) * width >> 32)
@@ -184,18 +184,18 @@ def _sampled(index: int, count: int, size: int) -> int:
 
 @kernel
 def sample(delta: Vector, residual: Vector, factor: np.float32, out: Vector) -> None:
-    """One value of `delta + residual * factor` from each of `out.size` stretches of about the same length, into `out`.
+    """Fill `out` with one value of `delta + residual * factor` from each of `out.size` segments of about equal length.
 
-    A hash says where in its stretch, so that no pattern of rows or columns hides from the sample. `residual` may be
-    empty: then it is one of `delta` alone.
+    A hash chooses the place within a segment, so that the sample misses no pattern of rows or columns. `residual` may
+    be empty: then the sample is one of `delta` alone.
     """
     for index in range(out.size):
         if index + AHEAD < out.size:
-            ahead = _sampled(index + AHEAD, out.size, delta.size)
+            ahead = _sample_position(index + AHEAD, out.size, delta.size)
             prefetch(delta, ahead)
             if residual.size:
                 prefetch(residual, ahead)
-        position = _sampled(index, out.size, delta.size)
+        position = _sample_position(index, out.size, delta.size)
         value = delta[position]
         if residual.size:
             value = value + residual[position] * factor
@@ -204,19 +204,19 @@ def sample(delta: Vector, residual: Vector, factor: np.float32, out: Vector) -> 
 
 @kernel
 def nth_largest(vector: Vector, rank: int) -> tuple[int, int]:
-    """The bits of the `rank`-th largest magnitude, and how many that equal it are among the `rank` largest.
+    """Return the bits of the `rank`-th largest magnitude, and how many that equal it are among the `rank` largest.
 
     A radix selection, the highest bits first, in one pass for each 11 or 10 bits; `rank` is from 1 to `vector.size`.
     """
-    found = 0
+    prefix = 0
     for shift, width in ((20, 11), (10, 10), (0, 10)):
-        # Four counts of each digit take turns, for to count the same one twice in a row is to wait for the memory. The
-        # last is for what lies elsewhere: a branch would be guessed wrong too often.
+        # Four counters per digit are used in turn, because counting the same one twice in a row waits for the memory.
+        # The last digit is for elements with another prefix: a branch would be mispredicted too often.
         counts = np.zeros((4, (1 << width) + 1), np.int64)
         for index in range(vector.size):
-            magnitude = int(_magnitude(vector[index]))
+            magnitude = int(_magnitude_bits(vector[index]))
             digit = (magnitude >> shift) & ((1 << width) - 1)
-            if magnitude >> (shift + width) != found:
+            if magnitude >> (shift + width) != prefix:
                 digit = 1 << width
             counts[index & 3, digit] += 1
         total = counts[0] + counts[1] + counts[2] + counts[3]
@@ -224,21 +224,21 @@ def nth_largest(vector: Vector, rank: int) -> tuple[int, int]:
         while total[digit] < rank:
             rank -= total[digit]
             digit -= 1
-        found = (found << width) | digit
-    return found, rank
+        prefix = (prefix << width) | digit
+    return prefix, rank
 
 
 @kernel
 def keep(positions: Positions, values: Vector, threshold: np.int32, ties: int) -> int:
-    """Move to the front what `collect` would find among `values`, in order. Returns the count."""
+    """Move the elements that `collect` would choose among `values` to the front, in order. Returns the count."""
     kept = 0
     for index in range(values.size):
-        magnitude = _magnitude(values[index])
+        magnitude = _magnitude_bits(values[index])
         taken = int(magnitude > threshold)
         if magnitude == threshold and ties > 0:
             ties -= 1
             taken = 1
-        # Written in any case, and overwritten if not taken: a branch would be guessed wrong too often.
+        # Written in any case, and overwritten if not taken: a branch would be mispredicted too often.
         positions[kept] = positions[index]
         values[kept] = values[index]
         kept += taken

@@ -1,9 +1,9 @@
-"""The model of signs by rows and columns, in whole numbers, over the range coder.
+"""The model of signs by rows and columns, in integers, over the range coder.
 
-The gradient of a matrix is a sum of outer products, so that signs go along with a column's earlier ones, or against all
-of them in a row that is turned. Two scores foretell a sign: the column's earlier signs, and its signs relative to those
-of their rows, times how this row has turned out so far. Each has a weight, which follows what it was worth: logistic
-mixing, as in Mahoney's paq.
+The gradient of a matrix is a sum of outer products, so a sign tends to agree with its column's earlier ones, or, in a
+row of the opposite orientation, to disagree with all of them. Two scores predict a sign: the column's earlier signs,
+and the column's signs relative to the orientations of their rows, times this row's orientation so far. Each has a
+weight that adapts to how well it predicted: logistic mixing, as in Mahoney's paq.
 """
 
 from math import isqrt
@@ -18,16 +18,16 @@ from fedglm.compression.vectors import Flags, Positions
 
 _BITS: Final = 16
 _ALL: Final = 1 << _BITS
-_UNIT: Final = 1 << 8  # what a sign adds to a score
-_FORGET: Final = 4  # a score loses a sixteenth with each sign
-_BOUND: Final = 1 << 11  # of the second score
-_WEIGHT: Final = 3 << 13  # at first; 2**20 make a sixteenth of a bit of each unit
+_UNIT: Final = 1 << 8  # increment of a score by a sign
+_FORGET: Final = 4  # a score decays by a sixteenth with each sign
+_BOUND: Final = 1 << 11  # bound of the second score
+_WEIGHT: Final = 3 << 13  # initial weight; a weight of 2**20 makes a sixteenth of a bit of each unit
 _RATE: Final = 14  # weights move by error * score / 2**14
 _SURE: Final = 192  # sixteenths of a bit: the odds are 2**12 at most
 
 
-def _chances() -> npt.NDArray[np.int64]:
-    """2**16 / (1 + 2**(-i / 16)) for i from -192 to 192, from integer roots; the same on every machine."""
+def _compute_probabilities() -> npt.NDArray[np.int64]:
+    """Compute 2**16 / (1 + 2**(-i / 16)) for i from -192 to 192, by integer roots; the same on every machine."""
     scale = 64
     one = 1 << scale
     root = 2 * one
@@ -40,19 +40,26 @@ def _chances() -> npt.NDArray[np.int64]:
     return np.array([_ALL - chance for chance in upper[:0:-1]] + upper, np.int64)
 
 
-_CHANCES = _chances()
+_PROBABILITIES = _compute_probabilities()
 
 
 @kernel
 def code_signs(
     encoding: bool, code: rc.Code, rows: Positions, columns: Positions, positions: Positions, negative: Flags
 ) -> int:
-    """Code the signs of ascending `positions` (k,) into `code`, or fill `negative` (k,) from it.
+    """Encode the signs of ascending `positions` (k,) into `code`, or fill `negative` (k,) from it.
 
-    rows, columns: (tensors,), laid end to end, every position within them. What is one row has no columns.
+    Args:
+        encoding: Whether to encode; else decode.
+        code: Bytes to write, or to read.
+        rows: Rows of each tensor, (tensors,), laid end to end. A tensor of one row has no columns.
+        columns: Columns of each tensor, (tensors,).
+        positions: Ascending, each within the tensors.
+        negative: Whether each value is negative, (k,).
 
-    Returns the code's length when encoding (above `code.size` where it did not fit). When decoding, 1, or 0 if this is
-    not the one code of any signs.
+    Returns:
+        When encoding, the code's length, above `code.size` where it did not fit. When decoding, 1, or 0 if `code` is
+        not the one code of any signs.
     """
     state = rc.start_encoding() if encoding else rc.start_decoding(code)
     widest = 1
@@ -60,24 +67,24 @@ def code_signs(
         if rows[tensor] > 1:
             widest = max(widest, columns[tensor])
     plain = np.zeros(widest, np.int64)  # score of each column by its signs
-    turned = np.zeros(widest, np.int64)  # and by its signs relative to those of their rows
+    relative = np.zeros(widest, np.int64)  # score of each column by its signs relative to their rows' orientations
     plain_weight = np.int64(_WEIGHT)
-    turned_weight = np.int64(_WEIGHT)
+    relative_weight = np.int64(_WEIGHT)
     tensor = -1
-    start = np.int64(0)  # of the tensor
+    start = np.int64(0)  # first position of the tensor
     end = np.int64(0)
     row = np.int64(0)
     row_end = np.int64(0)
-    first = 0  # of the row's positions
-    turn = np.int64(0)
+    first = 0  # index of the row's first position
+    orientation = np.int64(0)
     for at in range(positions.size):
         position = positions[at]
         if position >= row_end:
             if position < end:
                 for earlier in range(first, at):
                     here = positions[earlier] - row
-                    sign = _UNIT if negative[earlier] == (turn >= 0) else -_UNIT
-                    turned[here] += sign - (turned[here] >> _FORGET)
+                    sign = _UNIT if negative[earlier] == (orientation >= 0) else -_UNIT
+                    relative[here] += sign - (relative[here] >> _FORGET)
             else:
                 while position >= end:
                     tensor += 1
@@ -85,15 +92,15 @@ def code_signs(
                     end += rows[tensor] * columns[tensor]
                 for here in range(columns[tensor] if rows[tensor] > 1 else 1):
                     plain[here] = 0
-                    turned[here] = 0
+                    relative[here] = 0
             row = start + (position - start) // columns[tensor] * columns[tensor]
             row_end = row + columns[tensor]
             first = at
-            turn = np.int64(0)
+            orientation = np.int64(0)
         here = position - row if rows[tensor] > 1 else np.int64(0)
-        score = max(-_BOUND, min(_BOUND, (turn * turned[here]) >> 9))
-        mixed = (plain_weight * plain[here] + turned_weight * score) >> 20
-        chance: int = _CHANCES[max(-_SURE, min(_SURE, mixed)) + _SURE]
+        score = max(-_BOUND, min(_BOUND, (orientation * relative[here]) >> 9))
+        mixed = (plain_weight * plain[here] + relative_weight * score) >> 20
+        chance: int = _PROBABILITIES[max(-_SURE, min(_SURE, mixed)) + _SURE]
         bit = negative[at] if encoding else rc.decode_value(state, _BITS) < chance
         lower: int = 0 if bit else chance
         width: int = chance if bit else _ALL - chance
@@ -104,9 +111,9 @@ def code_signs(
             negative[at] = bit
         error = _ALL - chance if bit else -chance
         plain_weight += (error * plain[here]) >> _RATE
-        turned_weight += (error * score) >> _RATE
+        relative_weight += (error * score) >> _RATE
         plain[here] += (_UNIT if bit else -_UNIT) - (plain[here] >> _FORGET)
-        turn += turned[here] if bit else -turned[here]
+        orientation += relative[here] if bit else -relative[here]
     if encoding:
         return rc.end_encoding(state, code)
-    return 1 if rc.finished(state, code) else 0
+    return 1 if rc.is_finished(state, code) else 0

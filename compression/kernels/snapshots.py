@@ -1,4 +1,4 @@
-"""Compiled model of float16 numbers: each exponent by the one before it, the rest of the bits as they are."""
+"""Compiled model of float16 numbers: each exponent is predicted from the previous one, other bits are stored raw."""
 
 from typing import Final, TypeAlias
 
@@ -8,16 +8,16 @@ import numpy.typing as npt
 from fedglm.compression.kernels import range_coder as rc
 from fedglm.compression.kernels.compiled import kernel
 
-Halves: TypeAlias = npt.NDArray[np.uint16]
+Fp16Bits: TypeAlias = npt.NDArray[np.uint16]
 
 _STATIONARY: Final = 1023
 
 
 @kernel
-def encode_halves(words: Halves, out: rc.Code) -> int:
-    """Code the bits of float16 numbers, shape (n,); returns the code's length, above `out.size` if it does not fit."""
+def encode_fp16(words: Fp16Bits, out: rc.Code) -> int:
+    """Code the bits of float16 numbers, shape (n,); return the code's length, above `out.size` if it does not fit."""
     state = rc.start_encoding()
-    model = rc.fresh_model(1024)
+    model = rc.new_model(1024)
     before = 0
     for word in words:
         bits = int(word)
@@ -33,10 +33,10 @@ def encode_halves(words: Halves, out: rc.Code) -> int:
 
 
 @kernel
-def decode_halves(code: rc.Code, words: Halves) -> bool:
-    """Fill `words`, shape (n,), from what `encode_halves` wrote; False for any other code."""
+def decode_fp16(code: rc.Code, words: Fp16Bits) -> bool:
+    """Fill `words`, shape (n,), from what `encode_fp16` wrote; return False for any other code."""
     state = rc.start_decoding(code)
-    model = rc.fresh_model(1024)
+    model = rc.new_model(1024)
     before = 0
     for index in range(words.size):
         node = 1
@@ -45,4 +45,4 @@ def decode_halves(code: rc.Code, words: Halves) -> bool:
         before = node - 32
         rest = rc.decode_raw(state, code, 11)
         words[index] = rest >> 10 << 15 | before << 10 | rest & 1023
-    return rc.finished(state, code)
+    return rc.is_finished(state, code)

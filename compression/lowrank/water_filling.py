@@ -1,9 +1,9 @@
-"""How finely to quantize what: one step for every factor and every element.
+"""Bit allocation by reverse water-filling: one quantization step for every factor and every element.
 
-Where error falls as fast with one more bit here as there, nothing is won by moving bits: every entry of every factor
-(with the singular value in) then errs by the same amount, and a direction too weak for that is left out. That is
-reverse water-filling (Cover and Thomas, "Elements of Information Theory", section 10.3) over all tensors and singular
-values at once, and it leaves a single number to choose: the step.
+The error is smallest where one more bit reduces it equally everywhere: every entry of every factor (with the singular
+value in) then has the same error, and a direction too weak for that is left out. That is reverse water-filling (Cover
+and Thomas, "Elements of Information Theory", section 10.3) over all tensors and singular values at once, and it leaves
+a single number to choose: the step.
 """
 
 import math
@@ -14,38 +14,42 @@ import numpy.typing as npt
 
 from fedglm.compression.kernels.factors import CLASSES, MAX_LEVEL, MAX_OCTAVE, Levels
 from fedglm.compression.lowrank.factors import MIN_EXPONENT, STEPS, Factors, Frame
-from fedglm.compression.lowrank.spectrum import Matrix, spectrum
+from fedglm.compression.lowrank.spectrum import Matrix, compute_spectrum
 from fedglm.compression.vectors import Vector
 
 WORTH = 0.6
 """Singular value, in steps times the root of the longer side, from which a component is worth its bits (measured)."""
 ROUNDING = 0.4
-"""Added before a magnitude is cut to whole steps: below one half, since zeros cost least (measured)."""
+"""Added before a magnitude is truncated to whole steps: below one half, since zeros cost least (measured)."""
 LARGEST = np.float32(2.0**120)
-"""Magnitude that is sent for all beyond it, so that no sum of factors leaves float32."""
+"""Magnitude to which larger ones are clipped, so that no sum of factors overflows float32."""
 _FINEST = 2.0**-20
-"""Of the largest singular value: no step is smaller, so that the sums of the factors stay exact."""
+"""Smallest step, as a share of the largest singular value, so that the sums of the factors stay exact."""
 _PLAIN_LEVELS = 127
-"""Of the largest element, where there is no matrix to choose the step by."""
+"""Largest element in steps, where there is no matrix to choose the step by."""
 _FINER = 8
-"""How much finer than its limit the weakest component may be quantized, where a rank is given and not a size."""
-_BITS_AN_ENTRY = 2
-"""About what an entry of a factor takes; where the search for a budget starts."""
+"""Maximum factor by which the weakest component is quantized finer than its threshold, where a rank is given and not a
+size."""
+_BITS_PER_ENTRY = 2
+"""Approximate bits of an entry of a factor, from which the search for a budget starts."""
 _MIN_DIRECTIONS = 16
-"""Looked at in each matrix, at the least; and four for each component that it gets on average."""
+"""Minimum number of directions computed for each matrix; else four for each component that it gets on average."""
 
 
 class Analysis:
-    """A vector's matrices by their singular values, ready to be quantized with any step.
+    """The singular values of a vector's matrices, from which it can be quantized with any step.
 
     Args:
-        vector: shape (n,), float32, finite, with magnitudes up to `LARGEST`.
-        frame: where its matrices are.
-        rank: components that a matrix will get on average, more or less; it bounds how many are looked at.
+        vector: Shape (n,), float32, finite, with magnitudes up to `LARGEST`.
+        frame: The vector's matrices.
+        rank: Expected average number of components per matrix; it bounds how many are computed.
+
+    Attributes:
+        finest: Smallest step with which the sums of the factors stay exact.
     """
 
     def __init__(self, vector: Vector, frame: Frame, rank: float) -> None:
-        # Brought to below one by a power of two, so that nothing on the way overflows or vanishes.
+        # Scaled to below one by a power of two, so that no intermediate value overflows or underflows.
         largest = float(np.abs(vector).max())
         _, self._exponent = math.frexp(largest)
         self._vector, self._frame = np.ldexp(vector, -self._exponent), frame
@@ -55,7 +59,7 @@ class Analysis:
             matrix = self._vector[start : start + rows * columns].reshape(rows, columns)
             self._matrices.append(matrix if rows >= columns else matrix.T)
         self._spectra = [
-            spectrum(matrix, min(directions, limit))
+            compute_spectrum(matrix, min(directions, limit))
             for matrix, limit in zip(self._matrices, frame.limits.tolist(), strict=True)
         ]
         self._peak = max((float(np.abs(self._vector[part]).max()) for part in frame.plain), default=0.0)
@@ -68,18 +72,18 @@ class Analysis:
 
     @property
     def coarsest(self) -> float:
-        """A step at which nothing is sent; 0 for a vector of zeros."""
+        """Step at which nothing is sent; 0 for a vector of zeros."""
         strongest: float = self._strengths.max(initial=self._peak)
         return 2 * strongest / WORTH
 
-    def absolute(self, step: float) -> float:
-        """A step in the units of the vector that was given."""
+    def to_vector_units(self, step: float) -> float:
+        """Return a step in the units of the original vector."""
         return math.ldexp(max(step, self.finest), self._exponent)
 
-    def step_of_rank(self, rank: float) -> float:
-        """The finest step that keeps no more than `rank` components a matrix on average, weighted by their entries.
+    def step_for_rank(self, rank: float) -> float:
+        """Return the finest step that keeps at most `rank` components per matrix on average, weighted by their entries.
 
-        Where the rest is much weaker than the weakest of them, no finer than tells that one's entries well apart.
+        Where the other components are much weaker than the weakest of these, it is bounded by `_FINER`.
         """
         order = np.argsort(-self._strengths, kind="stable")
         strengths = self._strengths[order]
@@ -90,26 +94,26 @@ class Analysis:
         return max(next_one / WORTH, float(strengths[count - 1]) / WORTH / _FINER, self.finest)
 
     def quantize(self, step: float) -> Factors:
-        """The whole numbers for a step; no finer than what stays exact."""
+        """Quantize with a step, or with `finest` where that is larger."""
         step = max(step, self.finest)
         if step == 0:  # nothing but zeros
             step = 1.0
-        least = MIN_EXPONENT - self._exponent
+        min_exponent = MIN_EXPONENT - self._exponent
         log_step = max(round(math.log2(step)), STEPS[0] - self._exponent)
         counts: list[int] = []
         octaves: list[int] = []
         levels: list[Levels] = [np.zeros(0, np.int32)]
         for matrix, (values, vectors) in zip(self._matrices, self._spectra, strict=True):
             count = int(np.count_nonzero(values > WORTH * step * math.sqrt(len(matrix))))
-            exponents = _exponents(values[:count], step, log_step, least)
-            exponents, factors = _quantized(matrix, values[:count], vectors[:count], exponents)
+            exponents = _choose_exponents(values[:count], step, log_step, min_exponent)
+            exponents, factors = _quantize_components(matrix, values[:count], vectors[:count], exponents)
             counts.append(len(exponents))
             octaves += (log_step - exponents).tolist()
             levels += factors
         plain: list[int] = []
         for part in self._frame.plain:
-            numbers = _whole(np.ldexp(self._vector[part].astype(np.float64), -log_step))
-            plain.append(_class(numbers))
+            numbers = _round_to_levels(np.ldexp(self._vector[part].astype(np.float64), -log_step))
+            plain.append(_choose_class(numbers))
             if plain[-1]:
                 levels.append(numbers)
         return Factors(
@@ -121,39 +125,41 @@ class Analysis:
         )
 
 
-def rank_of(max_bytes: int, frame: Frame) -> float:
-    """About how many components a matrix will get on average from a budget."""
-    rank = 8 * max_bytes / (_BITS_AN_ENTRY * max(int(frame.sides.sum()), 1))
+def estimate_rank(max_bytes: int, frame: Frame) -> float:
+    """Estimate how many components a matrix gets on average from a budget of `max_bytes`."""
+    rank = 8 * max_bytes / (_BITS_PER_ENTRY * max(int(frame.sides.sum()), 1))
     return min(rank, float(frame.limits.max(initial=1)))
 
 
-def _exponents(values: npt.NDArray[np.float64], step: float, log_step: int, least: int) -> npt.NDArray[np.int64]:
-    """Of two for each component: rising, and such that the octaves are from 0 to MAX_OCTAVE."""
+def _choose_exponents(
+    values: npt.NDArray[np.float64], step: float, log_step: int, min_exponent: int
+) -> npt.NDArray[np.int64]:
+    """Return each component's exponent of two, ascending, and such that the octaves are from 0 to MAX_OCTAVE."""
     exponents = np.rint(np.log2(step * step / values)).astype(np.int64)
-    exponents = np.clip(exponents, max(log_step - MAX_OCTAVE, least), max(log_step, least))
+    exponents = np.clip(exponents, max(log_step - MAX_OCTAVE, min_exponent), max(log_step, min_exponent))
     rising: npt.NDArray[np.int64] = np.maximum.accumulate(exponents)
     return rising
 
 
-def _quantized(
+def _quantize_components(
     matrix: Matrix,
     values: npt.NDArray[np.float64],
     vectors: npt.NDArray[np.float64],
     exponents: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], list[Levels]]:
-    """Exponents and factors of the components that are not zero: of each the shorter factor, then the longer.
+    """Quantize components; return exponents and factors (the shorter, then the longer) of those that are not zero.
 
-    `p q^T 2**e` has steps a for p (the singular value in) and b for q, a b = 2**e. Best would be a = step and
-    b = step / value: each takes half of what rounding e has added or taken away.
+    `p q^T 2**e` has steps a for p (the singular value in) and b for q, a b = 2**e. Optimal would be a = step and
+    b = step / value; each takes half of the error of rounding e.
     """
-    q = _whole(vectors * np.sqrt(values / np.exp2(exponents))[:, None])
+    q = _round_to_levels(vectors * np.sqrt(values / np.exp2(exponents))[:, None])
     kept = q.any(axis=1)
     while kept.any():
         q, exponents = q[kept], exponents[kept]
-        # The best longer factors for the shorter ones as they were rounded, not as they were.
-        whole = q.astype(np.float64)
-        image = (matrix @ whole.T.astype(np.float32)).astype(np.float64)
-        p = _whole(np.linalg.solve(whole @ whole.T, image.T) * np.exp2(-exponents)[:, None])
+        # The longer factors that are optimal for the rounded shorter ones, not for the exact ones.
+        rounded = q.astype(np.float64)
+        image = (matrix @ rounded.T.astype(np.float32)).astype(np.float64)
+        p = _round_to_levels(np.linalg.solve(rounded @ rounded.T, image.T) * np.exp2(-exponents)[:, None])
         kept = p.any(axis=1)
         if kept.all():
             break
@@ -162,14 +168,14 @@ def _quantized(
     return exponents, [factor for pair in zip(q, p, strict=True) for factor in pair]
 
 
-def _whole(values: npt.NDArray[Any]) -> Levels:
+def _round_to_levels(values: npt.NDArray[Any]) -> Levels:
     magnitudes = np.minimum(np.floor(np.abs(values) + ROUNDING), MAX_LEVEL)
-    whole: Levels = np.copysign(magnitudes, values).astype(np.int32)
-    return whole
+    levels: Levels = np.copysign(magnitudes, values).astype(np.int32)
+    return levels
 
 
-def _class(levels: Levels) -> int:
-    """By their mean magnitude; 0 for zeros alone."""
+def _choose_class(levels: Levels) -> int:
+    """Return the class of a plain tensor's levels by their mean magnitude; 0 for zeros alone."""
     if not levels.any():
         return 0
     mean = float(np.abs(levels).mean()) + 0.25

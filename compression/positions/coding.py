@@ -1,6 +1,7 @@
 """The support of a sparse update as bytes: the shortest of the codes, or the fastest.
 
-The first byte says which code it is: 0 to 40 is the Rice parameter of `golomb_rice`, 0x80 begins `context_positions`.
+The first byte tells the code: 0 to 40 is the Rice parameter of `positions.golomb_rice`, 0x80 begins a code of
+`positions.context`.
 """
 
 from collections.abc import Iterator
@@ -16,14 +17,14 @@ Coder: TypeAlias = Literal["smallest", "fast"]
 
 
 class Code(NamedTuple):
-    """One code of some positions, and rows and columns of the tensors that it tells its reader of."""
+    """One code of some positions, and the rows and columns of the tensors that its reader learns from it."""
 
     code: bytes
     shapes: Shapes
 
 
 class Support(NamedTuple):
-    """Decoded positions, strictly ascending, and the rows and columns that their code told of."""
+    """Decoded positions, strictly ascending, and the rows and columns of the tensors in their code."""
 
     positions: Positions
     shapes: Shapes
@@ -33,33 +34,34 @@ def pack(positions: Positions, size: int, layout: Layout | None, coder: Coder) -
     """Code strictly ascending `positions` of shape (k,), each from 0 to below `size`.
 
     Args:
-        positions: int64.
-        size: elements of the vector.
-        layout: its tensors, whose rows and columns the context code learns; None for a vector that is one row.
+        positions: Shape (k,), int64.
+        size: Number of elements of the vector.
+        layout: Tensors of the vector, whose rows and columns the context code learns; None for a vector that is one
+            row.
         coder: `fast` takes the Golomb-Rice code; `smallest` the shortest of that, the context code with the layout and,
-            where that is none the shorter for it, the one without.
+            where the layout makes it no shorter, the context code without.
 
     Raises:
-        ValueError: positions that do not ascend within the vector, or the layout of another vector.
+        ValueError: The positions do not ascend within the vector, or the layout is of another vector.
     """
     if coder == "fast":
         return golomb_rice.pack(positions)
-    return min((code.code for code in codes(positions, size, layout)), key=len)
+    return min((code.code for code in encode_candidates(positions, size, layout)), key=len)
 
 
-def codes(positions: Positions, size: int, layout: Layout | None, worth: int = 0) -> Iterator[Code]:
-    """The codes among which `smallest` has to look.
+def encode_candidates(positions: Positions, size: int, layout: Layout | None, worth: int = 0) -> Iterator[Code]:
+    """Yield the codes of which `smallest` takes the shortest.
 
     Args:
-        positions: as for `pack`.
-        size: as for `pack`.
-        layout: as for `pack`.
-        worth: bytes that rows and columns may spare the caller elsewhere.
+        positions: As for `pack`.
+        size: As for `pack`.
+        layout: As for `pack`.
+        worth: Bytes that rows and columns may save the caller elsewhere.
     """
     rice = golomb_rice.pack(positions)
     yield Code(rice, [(1, size)])
     if layout is not None and (code := context.pack(positions, size, layout, len(rice) + worth)):
-        yield Code(code, context.shapes_of(layout, size))
+        yield Code(code, context.to_learnable_shapes(layout, size))
         if len(code) < len(rice):
             return
     if code := context.pack(positions, size, None, len(rice)):
@@ -67,10 +69,10 @@ def codes(positions: Positions, size: int, layout: Layout | None, worth: int = 0
 
 
 def unpack(reader: Reader, count: int, size: int) -> Support:
-    """Decode `count` positions below `size` from all that is left of `reader`.
+    """Decode `count` positions below `size` from the rest of `reader`.
 
     Raises:
-        CodecError: no code of so many positions; see the codes.
+        CodecError: The bytes are no code of so many positions.
     """
     (first,) = reader.take(1)
     if first == context.MARK:

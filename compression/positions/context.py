@@ -1,29 +1,30 @@
-"""Ascending positions by a model of rows and columns that learns as it goes, and a range coder.
+"""Ascending positions by an adaptive model of rows and columns, and a range coder.
 
     bytes  what
     1      0x80 (a Rice parameter ends at 40)
     ...    the tensors' rows and columns (`geometry`), those with fewer than 4 rows, or rows of other than 32 to 2**18
            columns, as one row
-    ...    the code: one symbol of the range coder (`range_kernels`) for each position, to the end
+    ...    the code: one symbol of the range coder (`kernels.range_coder`) for each position, to the end
 
 The model is a Poisson process in the order of the vector: element c of row r is hit with hazard a_r w_c, that is with
-probability 1 - 2**-(a_r w_c). The next position is coded by how much hazard lies before it: 2**-H is the probability
-that none comes in elements of hazard H in all. So a symbol jumps over any number of elements and rows, and what is
-coded is one interval a position, however long the vector is.
+probability 1 - 2**-(a_r w_c). The next position is coded by the hazard that lies before it: 2**-H is the probability of
+no hit in elements of total hazard H. So a symbol can skip any number of elements and rows, and each position is coded
+as one interval, however long the vector is.
 
-w_c: columns of a tensor are Gamma distributed; w_c is the posterior mean after the hits so far, and the distribution's
-shape follows from the second factorial moment of the columns' hits. It is taken anew after an eighth more hits.
+w_c: the weights of a tensor's columns are Gamma distributed; w_c is the posterior mean after the hits so far, and the
+distribution's shape follows from the second factorial moment of the columns' hits. It is recomputed after an eighth
+more hits.
 
-a_r: the row's rate is Gamma distributed too, around a mean that the last rows and all rows of the tensor give, with a
-shape that follows from the rows' hits. Its posterior mean follows the hits within the row, at each of them and at each
-quarter of the row. Columns of more than twice the average weight come first in a row and have a rate of their own:
-rows of a token embedding that nobody used differ from the others in just those.
+a_r: the row's rate is Gamma distributed too, around a mean estimated from the last rows and all rows of the tensor,
+with a shape that follows from the rows' hits. Its posterior mean is updated within the row, at each hit and at each
+quarter of the row. Columns of more than twice the average weight come first in a row and have a rate of their own: the
+rows of a token embedding that were not used differ from the others in exactly those.
 
-Each tensor starts from the density of what is left: the number of positions is known. A tensor of one row has even
+Each tensor starts from the density of the remaining positions, whose number is known. A tensor of one row has equal
 weights and a rate that is the average of its last few thousand positions.
 
-All of this is in whole numbers, so that two machines agree on every bit: rates and weights have fixed points, and
-2**-H and its inverse are tables with lines between. The tables hold integer roots, not floats.
+All of this is in integers, so that two machines agree on every bit: rates and weights are fixed-point, and 2**-H and
+its inverse are linearly interpolated tables, computed from integer roots, not floats.
 """
 
 import numpy as np
@@ -44,25 +45,25 @@ from fedglm.compression.vectors import Positions
 from fedglm.compression.wire.envelope import Reader
 
 MARK = 0x80
-_DENSEST = 64
-"""Positions a byte, at most (and as many bytes on top as a short code may lack): bounds what a reader allocates."""
-_SHORT = 16
+_MAX_PER_BYTE = 64
+"""Maximum positions per byte of the code plus `_SPARE_BYTES`: bounds the memory that a reader allocates."""
+_SPARE_BYTES = 16
 
 
-def shapes_of(layout: Layout | None, size: int) -> Shapes:
-    """The tensors as the code takes them: what has too few rows, or too short or too long ones, is one row.
+def to_learnable_shapes(layout: Layout | None, size: int) -> Shapes:
+    """Return the rows and columns as the code takes them: a tensor with too few, short or long rows is one row.
 
     Raises:
-        ValueError: the layout of a vector of another size.
+        ValueError: The layout is of a vector of another size.
     """
-    return _learnable(geometry.shapes_of(layout, size))
+    return _flatten_unlearnable(geometry.to_shapes(layout, size))
 
 
-def check(positions: Positions, size: int) -> None:
-    """Refuse what the kernels would follow out of their memory.
+def check_positions(positions: Positions, size: int) -> None:
+    """Check positions, which the kernels use as indices without a bounds check.
 
     Raises:
-        ValueError: positions that do not strictly ascend from 0 to below `size`.
+        ValueError: The positions do not strictly ascend from 0 to below `size`.
     """
     if positions.size and (positions[0] < 0 or positions[-1] >= size or not (positions[1:] > positions[:-1]).all()):
         raise ValueError(f"positions must ascend from 0 to below {size}")
@@ -71,51 +72,51 @@ def check(positions: Positions, size: int) -> None:
 def pack(positions: Positions, size: int, layout: Layout | None, below: int) -> bytes | None:
     """Code strictly ascending `positions` of shape (k,), each from 0 to below `size`.
 
-    Returns the code if it has fewer than `below` bytes; None for a longer one, and for a support that this code is not
-    for: fewer than one position in 2**17 elements, 2**30 or more, or next to all elements.
+    Returns the code if it has fewer than `below` bytes; None for a longer one, and for a support that this code does
+    not take: fewer than one position in 2**17 elements, 2**30 positions or more, or nearly all elements.
 
     Raises:
-        ValueError: positions that do not ascend within the vector, or the layout of another vector.
+        ValueError: The positions do not ascend within the vector, or the layout is of another vector.
     """
-    shapes = shapes_of(layout, size)
+    shapes = to_learnable_shapes(layout, size)
     count = positions.size
-    if not _codable(count, size):
+    if not _is_codable(count, size):
         return None
-    check(positions, size)
+    check_positions(positions, size)
     head = bytes([MARK]) + geometry.pack(shapes)
     room = max(0, below - 1 - len(head))
-    code = np.empty(room + _SHORT, np.uint8)  # some more, because zeros at the end do not count
-    length = walk(True, code, *geometry.arrays(shapes), size, positions)
-    if length > room or count > _DENSEST * (length + _SHORT):
+    code = np.empty(room + _SPARE_BYTES, np.uint8)  # some more, because trailing zeros are dropped
+    length = walk(True, code, *geometry.to_arrays(shapes), size, positions)
+    if length > room or count > _MAX_PER_BYTE * (length + _SPARE_BYTES):
         return None
     return head + code[:length].tobytes()
 
 
 def unpack(reader: Reader, count: int, size: int) -> tuple[Positions, Shapes]:
-    """Decode `count` positions below `size`, and the tensors, from all that is left of `reader` after the mark.
+    """Decode `count` positions below `size`, and the tensors, from the rest of `reader` after the mark.
 
     Raises:
-        CodecError: anything but the one code of a support of this size.
+        CodecError: The bytes are not the one code of a support of this size.
     """
-    if not _codable(count, size):
+    if not _is_codable(count, size):
         raise CodecError(f"{count} positions in a vector of {size} cannot have this code")
     shapes = geometry.unpack(reader, size)
-    if shapes != _learnable(shapes):
+    if shapes != _flatten_unlearnable(shapes):
         raise CodecError("the geometry has rows that are too few, too short or too long to learn from")
-    if count > _DENSEST * (reader.remaining + _SHORT):
+    if count > _MAX_PER_BYTE * (reader.remaining + _SPARE_BYTES):
         raise CodecError(f"{count} positions do not fit in {reader.remaining} bytes")
     positions = np.empty(count, np.int64)
     code = reader.array("<u1", reader.remaining).copy()  # the kernel is compiled for writable bytes
-    if not walk(False, code, *geometry.arrays(shapes), size, positions):
+    if not walk(False, code, *geometry.to_arrays(shapes), size, positions):
         raise CodecError("the position code leads outside the vector, ends early or has bytes after its end")
     return positions, shapes
 
 
-def _codable(count: int, size: int) -> bool:
+def _is_codable(count: int, size: int) -> bool:
     return 0 < count <= size <= count * SPARSEST and count < MAX_POSITIONS
 
 
-def _learnable(shapes: Shapes) -> Shapes:
+def _flatten_unlearnable(shapes: Shapes) -> Shapes:
     return [
         shape if shape[0] >= FEWEST_ROWS and SHORTEST_ROW <= shape[1] <= LONGEST_ROW else (1, shape[0] * shape[1])
         for shape in shapes

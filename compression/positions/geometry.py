@@ -3,12 +3,12 @@
     number   what
     t        tensors, at most 65536; 0 for a vector that is one row, and then there is nothing more
     ...      steps, until there are so many tensors:
-             2 i        the i-th of the shapes so far; where i is their number a new one follows: rows, columns
-             2 d + 1    a copy of tensors from d before here, and how many: layers repeat
+             2 i        the i-th of the distinct shapes so far; where i is their number a new one follows: rows, columns
+             2 d + 1    a copy of earlier tensors, starting d tensors back, and how many: layers repeat
 
-Rows and columns are a number each: (m << 6 | e) for (2 m + 1) 2**e, since most are round in binary. A number takes half
-bytes, the lower half of a byte first: three bits each, the lowest first, and the top bit set on all but the last; a
-half that is left over is 0. Each geometry has one code, and `unpack` refuses any other.
+Rows and columns are a number each: (m << 6 | e) for (2 m + 1) 2**e, since most are multiples of a power of two. A
+number takes nibbles (half bytes), the lower nibble of a byte first: three bits each, the lowest first, and the top bit
+set on all but the last; an unused last nibble is 0. Each geometry has one code, and `unpack` refuses any other.
 """
 
 import math
@@ -22,20 +22,20 @@ from fedglm.compression.vectors import Positions
 from fedglm.compression.wire.envelope import Reader
 
 Shapes: TypeAlias = list[tuple[int, int]]
-"""Rows and columns of the tensors of a vector, laid end to end."""
+"""Rows and columns of each tensor of a vector, in order."""
 
 _SHORTEST_COPY = 3
-_HALVES = 21
-"""Of a number, at most: 63 bits."""
+_MAX_NIBBLES = 21
+"""Maximum nibbles of a number: 63 bits."""
 
 
-def shapes_of(layout: Layout | None, size: int) -> Shapes:
-    """(rows, columns) of each tensor of a vector of `size` elements: its first dimension, and all others.
+def to_shapes(layout: Layout | None, size: int) -> Shapes:
+    """Return (rows, columns) of each tensor of a vector of `size` elements: its first dimension, and all others.
 
-    What has one dimension or none is a row, and so is the whole vector where there is no layout.
+    A tensor of one dimension or none is a row, and so is the vector where there is no layout.
 
     Raises:
-        ValueError: the layout of a vector of another size.
+        ValueError: The layout is of a vector of another size.
     """
     if layout is None:
         return [(1, size)]
@@ -44,19 +44,19 @@ def shapes_of(layout: Layout | None, size: int) -> Shapes:
     return [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape)) for shape in layout.shapes]
 
 
-def arrays(shapes: Shapes) -> tuple[Positions, Positions]:
-    """Rows and columns as the kernels take them, each of shape (tensors,), int64."""
+def to_arrays(shapes: Shapes) -> tuple[Positions, Positions]:
+    """Return rows and columns as the kernels take them, each of shape (tensors,), int64."""
     rows, columns = np.array(shapes, np.int64).T.copy()
     return rows, columns
 
 
 def pack(shapes: Shapes) -> bytes:
-    """The one code of these rows and columns."""
+    """Return the one code of these rows and columns."""
     if len(shapes) == 1 and shapes[0][0] == 1:
-        return _halves([0])
+        return _pack_nibbles([0])
     numbers = [len(shapes)]
     table: dict[tuple[int, int], int] = {}
-    seen: dict[tuple[tuple[int, int], ...], int] = {}  # where two shapes in a row came last
+    seen: dict[tuple[tuple[int, int], ...], int] = {}  # last index of each two successive shapes
     at = 0
     while at < len(shapes):
         source = seen.get(tuple(shapes[at : at + 2]), at)
@@ -70,35 +70,35 @@ def pack(shapes: Shapes) -> bytes:
             numbers.append(2 * table.get(shapes[at], len(table)))
             if shapes[at] not in table:
                 table[shapes[at]] = len(table)
-                numbers += map(_number_code, shapes[at])
+                numbers += map(_encode_dimension, shapes[at])
         for index in range(at, at + length):
             seen[tuple(shapes[index : index + 2])] = index
         at += length
-    return _halves(numbers)
+    return _pack_nibbles(numbers)
 
 
 def unpack(reader: Reader, size: int) -> Shapes:
     """Read what `pack` wrote for a vector of `size` elements.
 
     Raises:
-        CodecError: anything but the one code of rows and columns that make up so many elements.
+        CodecError: The bytes are not the one code of tensors with so many elements.
     """
     code = bytearray()
-    waiting: list[int] = []  # the upper half of the last byte
+    pending: list[int] = []  # the upper nibble of the last byte
 
-    def number() -> int:
+    def read_number() -> int:
         value = 0
-        for index in range(_HALVES):
-            if not waiting:
+        for index in range(_MAX_NIBBLES):
+            if not pending:
                 code.extend(reader.take(1))
-                waiting.extend((code[-1] >> 4, code[-1] & 15))
-            half = waiting.pop()
-            value |= (half & 7) << 3 * index
-            if half < 8:
+                pending.extend((code[-1] >> 4, code[-1] & 15))
+            nibble = pending.pop()
+            value |= (nibble & 7) << 3 * index
+            if nibble < 8:
                 return value
         raise CodecError("the geometry holds a number that does not end")
 
-    tensors = number()
+    tensors = read_number()
     if tensors == 0 and code == b"\0":
         return [(1, size)]
     if tensors > MAX_TENSORS:
@@ -106,10 +106,10 @@ def unpack(reader: Reader, size: int) -> Shapes:
     shapes: Shapes = []
     table: list[tuple[int, int]] = []
     while len(shapes) < tensors:
-        step = number()
+        step = read_number()
         index = step >> 1
         if step & 1:
-            length = number()
+            length = read_number()
             if not 0 < index <= len(shapes) or length > tensors - len(shapes):
                 raise CodecError("the geometry copies tensors that are not there")
             for _ in range(length):
@@ -118,7 +118,7 @@ def unpack(reader: Reader, size: int) -> Shapes:
             if index > len(table):
                 raise CodecError("the geometry uses a shape before it is there")
             if index == len(table):
-                table.append((_number(number()), _number(number())))
+                table.append((_decode_dimension(read_number()), _decode_dimension(read_number())))
             shapes.append(table[index])
     if sum(rows * columns for rows, columns in shapes) != size:
         raise CodecError(f"the geometry is not one of {size} elements")
@@ -127,24 +127,24 @@ def unpack(reader: Reader, size: int) -> Shapes:
     return shapes
 
 
-def _halves(numbers: list[int]) -> bytes:
-    halves = []
+def _pack_nibbles(numbers: list[int]) -> bytes:
+    nibbles = []
     for number in numbers:
         while number > 7:
-            halves.append(number & 7 | 8)
+            nibbles.append(number & 7 | 8)
             number >>= 3
-        halves.append(number)
-    if len(halves) % 2:
-        halves.append(0)
-    return bytes(low | high << 4 for low, high in zip(halves[::2], halves[1::2], strict=True))
+        nibbles.append(number)
+    if len(nibbles) % 2:
+        nibbles.append(0)
+    return bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=True))
 
 
-def _number_code(number: int) -> int:
+def _encode_dimension(number: int) -> int:
     twos = (number & -number).bit_length() - 1
     return number >> twos + 1 << 6 | twos
 
 
-def _number(code: int) -> int:
+def _decode_dimension(code: int) -> int:
     twos = code & 63
     number = (code >> 6 << 1 | 1) << twos
     if number > MAX_SIZE:

@@ -7,8 +7,8 @@ Golomb, "Run-length encodings" (1966); Rice and Plaunt (1971); for updates Sattl
     ...    k code words, bits from the lowest of each byte, the last byte filled with zeros
 
 The gaps of a memoryless support of density d are geometric, for which the best r comes within 3 % of the Shannon bound
-of (-d log2 d - (1-d) log2 (1-d)) / d bits a position. r is chosen for the support at hand, but it is one for all of it:
-rows and columns in which the support clusters are no shorter for it.
+of (-d log2 d - (1-d) log2 (1-d)) / d bits per position. r is chosen for each support, but one r codes all of it: rows
+and columns in which the support clusters make the code no shorter.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from fedglm.compression.vectors import Positions
 from fedglm.compression.wire.envelope import Reader
 
 MAX_PARAMETER = 40
-"""2**40 is the largest vector; the kernels have room for a code word of 48 bits beside a started byte."""
+"""The largest vector has 2**40 elements; the kernels have room for a code word of 48 bits beside a partial byte."""
 
 _FAULTS = {
     compiled.ENDS_EARLY: "the position code ends early",
@@ -37,20 +37,20 @@ def pack(positions: Positions) -> bytes:
 
 
 def unpack(reader: Reader, count: int, size: int) -> Positions:
-    """Decode `count` positions below `size` from all that is left of `reader`.
+    """Decode `count` positions below `size` from the rest of `reader`.
 
     Raises:
-        CodecError: a parameter out of range, or a code that is too short, too long or leads outside the vector.
+        CodecError: The parameter is out of range, or the code is too short, too long or leads outside the vector.
     """
     (parameter,) = reader.take(1)
     return unpack_code(parameter, reader, count, size)
 
 
 def unpack_code(parameter: int, reader: Reader, count: int, size: int) -> Positions:
-    """`unpack` for a reader that has just read the parameter."""
+    """Decode as `unpack` does, from a reader whose parameter is already read."""
     if parameter > MAX_PARAMETER:
         raise CodecError(f"a Rice parameter of {parameter}; the limit is {MAX_PARAMETER}")
-    # A code word has at least parameter + 1 bits: no memory for positions that cannot be there.
+    # A code word has at least parameter + 1 bits: allocate no memory for positions that cannot be there.
     if count > size or count * (parameter + 1) > 8 * reader.remaining:
         raise CodecError(f"{count} positions do not fit in {reader.remaining} bytes and a vector of {size}")
     positions = np.empty(count, np.int64)
@@ -61,10 +61,10 @@ def unpack_code(parameter: int, reader: Reader, count: int, size: int) -> Positi
 
 
 def _best_parameter(positions: Positions) -> tuple[int, int]:
-    """The Rice parameter with the shortest code, and that code's bits.
+    """Return the Rice parameter with the shortest code, and that code's length in bits.
 
-    The length k (1 + r) + sum(gap >> r) is convex in r, since halving a number again and again takes less and less off
-    it. Past the logarithm of the mean gap a further bit saves nothing, so the search walks down from there.
+    The length k (1 + r) + sum(gap >> r) is convex in r, since each further halving of a number removes less. Above the
+    logarithm of the mean gap a further bit saves nothing, so the search goes down from there.
     """
     gaps = np.diff(positions, prepend=-1) - 1
     mean = int(gaps.sum()) // max(gaps.size, 1)

@@ -1,4 +1,4 @@
-"""A bit a value: each byte is filled from its lowest bit, and the last byte with zeros."""
+"""Flags of one bit each: a byte is filled from its lowest bit, and the last byte is padded with zeros."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from fedglm.compression.wire.envelope import Reader
 
 
 def pack(flags: Flags) -> bytes:
-    """Code `flags` of shape (m,) in ceil(m / 8) bytes."""
+    """Code `flags`, bool of shape (m,), in ceil(m / 8) bytes."""
     return np.packbits(flags, bitorder="little").tobytes()
 
 
 def unpack(reader: Reader, count: int) -> Flags:
-    """Decode `count` flags.
+    """Decode `count` flags to bool of shape (count,).
 
     Raises:
-        CodecError: too few bytes, or bits after the end.
+        CodecError: There are too few bytes, or bits are set after the end.
     """
     code = reader.array("<u1", -(-count // 8))
     if count % 8 and code[-1] >> count % 8:

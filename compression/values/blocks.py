@@ -11,27 +11,27 @@ from fedglm.compression.vectors import Vector
 BLOCK = 1024
 
 _PART = 32
-"""Blocks at a time: what is computed on the way to the code then stays in the processor's cache."""
+"""Number of blocks processed at a time, so that intermediate results stay in the processor's cache."""
 
 
 def count(size: int) -> int:
-    """Blocks of a vector of `size` elements; the last may be short."""
+    """Return the number of blocks of a vector of `size` elements; the last may be short."""
     return -(-size // BLOCK)
 
 
-def parts(size: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a vector of `size` elements into runs of whole blocks: the elements of each, and its blocks."""
+def split(size: int) -> Iterator[tuple[slice, slice]]:
+    """Split a vector of `size` elements into runs of blocks; yield each run's slice of elements and slice of blocks."""
     for first in range(0, count(size), _PART):
         last = min(first + _PART, count(size))
         yield slice(first * BLOCK, min(last * BLOCK, size)), slice(first, last)
 
 
-def peaks(values: Vector) -> Vector:
-    """The largest magnitude of each block of `values`, which are not empty; shape (count,)."""
-    peaks: Vector = np.maximum.reduceat(np.abs(values), np.arange(0, values.size, BLOCK))
-    return peaks
+def block_maxima(values: Vector) -> Vector:
+    """Return the largest magnitude of each block of `values`, which are not empty; shape (count,)."""
+    maxima: Vector = np.maximum.reduceat(np.abs(values), np.arange(0, values.size, BLOCK))
+    return maxima
 
 
-def spread(scales: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Each block's scale beside each of its values, shape (size,)."""
+def repeat_scales(scales: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Repeat each block's scale for each of its values, shape (size,)."""
     return np.repeat(scales, BLOCK)[:size]

@@ -1,4 +1,4 @@
-"""Float32 values as whole numbers from -127 to 127 with one scale for each 1024 of them.
+"""Float32 values as integers from -127 to 127 with one scale for each 1024 of them.
 
     bytes               what
     4 ceil(m / 1024)    float32 scale of each block, 0 or from 2**-126 to 2**121
@@ -24,21 +24,21 @@ def pack(values: Vector) -> bytes:
     """Code finite float32 `values` of shape (m,)."""
     scales = np.empty(blocks.count(values.size), "<f4")
     levels = np.empty(values.size, np.int8)
-    for elements, its_blocks in blocks.parts(values.size):
-        scale = np.minimum(blocks.peaks(values[elements]) / np.float32(_LEVELS), _LARGEST)
+    for elements, its_blocks in blocks.split(values.size):
+        scale = np.minimum(blocks.block_maxima(values[elements]) / np.float32(_LEVELS), _LARGEST)
         scale[scale < _SMALLEST] = 0
         divisors = np.where(scale > 0, scale, np.float32(np.inf))
-        level = np.rint(values[elements] / blocks.spread(divisors, values[elements].size))
+        level = np.rint(values[elements] / blocks.repeat_scales(divisors, values[elements].size))
         scales[its_blocks] = scale
         levels[elements] = np.clip(level, -_LEVELS, _LEVELS)
     return b"".join((scales.data, levels.data))
 
 
 def unpack(reader: Reader, count: int) -> Vector:
-    """Decode `count` values.
+    """Decode `count` values to float32 of shape (count,).
 
     Raises:
-        CodecError: too few bytes, a scale out of its range, or an int8 of -128.
+        CodecError: There are too few bytes, a scale is out of its range, or an int8 is -128.
     """
     scales = reader.array("<f4", blocks.count(count)).astype(np.float32)
     levels = reader.array("<i1", count)
@@ -47,6 +47,8 @@ def unpack(reader: Reader, count: int) -> Vector:
     if (levels < -_LEVELS).any():
         raise CodecError("an int8 value of -128")
     values = np.empty(count, np.float32)
-    for elements, its_blocks in blocks.parts(count):
-        np.multiply(levels[elements], blocks.spread(scales[its_blocks], levels[elements].size), out=values[elements])
+    for elements, its_blocks in blocks.split(count):
+        np.multiply(
+            levels[elements], blocks.repeat_scales(scales[its_blocks], levels[elements].size), out=values[elements]
+        )
     return values

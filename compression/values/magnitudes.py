@@ -1,13 +1,13 @@
-"""Magnitudes that many values share; their signs travel beside them (`signed_positions`).
+"""One or two magnitudes shared by many values; the signs are coded with the positions (`positions.signed`).
 
-Under error feedback what top-k sends lies within a factor of 1.2, and its mean is nearly all there is to say. Where the
-magnitudes lie further apart, a second one for the larger of them takes a bit a value.
+Under error feedback the magnitudes that top-k sends lie within a factor of 1.2, and their mean is nearly sufficient.
+Where they lie further apart, a second magnitude for the larger of them takes one bit per value.
 
     bytes          what
     4              one magnitude: the mean or more, float32, 0 or at least 2**-126
 
     8              two magnitudes: that of the smaller values and that of the larger ones, as above and in this order
-    ceil(m / 8)    a bit a value, 1 for one of the larger, as in `bits`
+    ceil(m / 8)    one bit per value, 1 for one of the larger, as in `bits`
 
 Decoding has no arithmetic.
 """
@@ -23,13 +23,13 @@ _SMALLEST = np.finfo(np.float32).tiny
 _LARGEST = float(np.finfo(np.float32).max)
 _ITERATIONS = 32
 _SAMPLE = 1 << 14
-"""Values that are looked at to tell the smaller from the larger ones."""
+"""Number of values from which the boundary between the smaller and the larger ones is estimated."""
 
 
 def pack(values: Vector, overshoot: float = 1.0) -> bytes:
     """Code finite `values` of shape (m,) by one magnitude.
 
-    It is the mean, or `overshoot` times the smallest where that is more.
+    It is the mean, or `overshoot` times the smallest value where that is larger.
     """
     magnitudes = np.abs(values)
     magnitude = _mean(magnitudes)
@@ -40,40 +40,44 @@ def pack(values: Vector, overshoot: float = 1.0) -> bytes:
 
 
 def unpack(reader: Reader, count: int) -> Vector:
-    """Decode `count` magnitudes, as a view of the one: it takes no memory, whatever a stranger's count is.
+    """Decode `count` magnitudes as a view of the one, float32: it takes no memory, whatever an untrusted count is.
 
     Raises:
-        CodecError: too few bytes, or a magnitude out of its range.
+        CodecError: There are too few bytes, or the magnitude is out of its range.
     """
-    return np.broadcast_to(_magnitudes(reader, 1), count)
+    return np.broadcast_to(_read_magnitudes(reader, 1), count)
 
 
 def pack_two(values: Vector) -> bytes:
     """Code finite `values` of shape (m,) by the nearer of two magnitudes.
 
-    The two lie where the squared error is least (Lloyd, "Least squares quantization in PCM", 1982): each is the mean of
-    those nearer to it than to the other.
+    The two minimize the squared error (Lloyd, "Least squares quantization in PCM", 1982): each is the mean of the
+    values nearer to it than to the other.
     """
     magnitudes = np.abs(values)
-    large = magnitudes >= _boundary(magnitudes[:: max(1, magnitudes.size // _SAMPLE)])
+    large = magnitudes >= _find_boundary(magnitudes[:: max(1, magnitudes.size // _SAMPLE)])
     means = (_mean(magnitudes[~large]), _mean(magnitudes[large]))
     return b"".join((means[0].tobytes(), means[1].tobytes(), bits.pack(large)))
 
 
 def unpack_two(reader: Reader, count: int) -> Vector:
-    """Decode `count` magnitudes; errors as in `unpack`, and bits after the end."""
-    magnitudes = _magnitudes(reader, 2)
+    """Decode `count` magnitudes, float32 of shape (count,).
+
+    Raises:
+        CodecError: As by `unpack`, or bits are set after the end.
+    """
+    magnitudes = _read_magnitudes(reader, 2)
     return magnitudes[bits.unpack(reader, count).view(np.uint8)]
 
 
 def _mean(magnitudes: Vector) -> np.float32:
-    """The mean as it is sent: a subnormal one is 0, for some machines flush it."""
+    """Return the mean as it is sent: a subnormal one becomes 0, since some machines flush it."""
     mean = np.float32(magnitudes.mean(dtype=np.float64) if magnitudes.size else 0)
     return mean if mean >= _SMALLEST else np.float32(0)
 
 
-def _boundary(magnitudes: Vector) -> np.float32:
-    """The magnitude from which on the larger of two means is the nearer one."""
+def _find_boundary(magnitudes: Vector) -> np.float32:
+    """Return the magnitude from which on the larger of the two means is the nearer one."""
     boundary = np.float32(magnitudes.mean(dtype=np.float64) if magnitudes.size else 0)
     for _ in range(_ITERATIONS):
         large = magnitudes >= boundary
@@ -86,7 +90,7 @@ def _boundary(magnitudes: Vector) -> np.float32:
     return boundary
 
 
-def _magnitudes(reader: Reader, count: int) -> Vector:
+def _read_magnitudes(reader: Reader, count: int) -> Vector:
     magnitudes: Vector = reader.array("<f4", count).astype(np.float32)
     for magnitude in magnitudes:
         if not (magnitude == 0 or _SMALLEST <= magnitude < np.inf):

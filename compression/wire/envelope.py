@@ -1,4 +1,4 @@
-"""The envelope of everything that travels, and the reader that trusts no length in it.
+"""The envelope of every message, and a reader that trusts no length in it.
 
 An envelope, little-endian, the same for an update (`magic` FU) and for a downlink message (`magic` FD):
 
@@ -13,7 +13,7 @@ An envelope, little-endian, the same for an update (`magic` FU) and for a downli
 The body of an update is `n`, the elements of the vector, as a varint, and the codec's payload. A varint is LEB128:
 seven bits a byte, the lowest first, the top bit set on all but the last, in the shortest form, below 2**63.
 
-The CRC notices accidents. It is no protection against a person: that is the signature around the message.
+The CRC detects accidental damage, not tampering: the signature around the message protects against that.
 """
 
 import struct
@@ -37,8 +37,8 @@ _BODY = _HEAD.size + _CRC.size
 _VARINT_BYTES = 9
 
 
-def seal(magic: bytes, kind: int, *parts: Blob) -> bytes:
-    """The envelope around `parts`, laid end to end."""
+def wrap(magic: bytes, kind: int, *parts: Blob) -> bytes:
+    """Wrap the concatenation of `parts` in an envelope."""
     head = _HEAD.pack(magic, FORMAT, kind, 0)
     crc = zlib.crc32(head)
     for part in parts:
@@ -46,18 +46,18 @@ def seal(magic: bytes, kind: int, *parts: Blob) -> bytes:
     return b"".join((head, _CRC.pack(crc), *parts))
 
 
-def kind_of(blob: Blob, magic: bytes) -> int:
-    """The kind that an envelope claims, from its header alone.
+def read_kind(blob: Blob, magic: bytes) -> int:
+    """Read the kind that an envelope claims, from its header alone.
 
     Raises:
-        CodecError: too short, or another magic, format or flag.
+        CodecError: The blob is too short, or has another magic, format or flag.
     """
     view = memoryview(blob).cast("B")
     if len(view) < _BODY:
         raise CodecError(f"a blob of {len(view)} bytes is too short; the header alone has {_BODY}")
-    found, version, kind, flags = _HEAD.unpack_from(view)
-    if found != magic:
-        raise CodecError(f"the blob starts with {found!r}, not {magic!r}")
+    actual, version, kind, flags = _HEAD.unpack_from(view)
+    if actual != magic:
+        raise CodecError(f"the blob starts with {actual!r}, not {magic!r}")
     if version != FORMAT:
         raise CodecError(f"the blob has format version {version}; this end reads {FORMAT}")
     if flags:
@@ -65,13 +65,13 @@ def kind_of(blob: Blob, magic: bytes) -> int:
     return int(kind)
 
 
-def unseal(blob: Blob, magic: bytes) -> tuple[int, "Reader"]:
-    """The kind of an envelope and a reader at the start of its body.
+def unwrap(blob: Blob, magic: bytes) -> tuple[int, "Reader"]:
+    """Check an envelope; return its kind, and a reader at the start of its body.
 
     Raises:
-        CodecError: what `kind_of` raises, or a CRC that differs.
+        CodecError: As by `read_kind`, or the CRC differs.
     """
-    kind = kind_of(blob, magic)
+    kind = read_kind(blob, magic)
     view = memoryview(blob).cast("B")
     (crc,) = _CRC.unpack_from(view, _HEAD.size)
     if crc != zlib.crc32(view[_BODY:], zlib.crc32(view[: _HEAD.size])):
@@ -79,29 +79,33 @@ def unseal(blob: Blob, magic: bytes) -> tuple[int, "Reader"]:
     return kind, Reader(view[_BODY:])
 
 
-def seal_update(codec_id: int, size: int, *parts: Blob) -> bytes:
-    """The blob of an update of `size` elements."""
-    return seal(UPDATE, codec_id, varint(size), *parts)
+def wrap_update(codec_id: int, size: int, *parts: Blob) -> bytes:
+    """Make the blob of an update of `size` elements from the codec's payload, `parts` end to end."""
+    return wrap(UPDATE, codec_id, varint(size), *parts)
 
 
-def unseal_update(blob: Blob, size: int, codec_id: int) -> "Reader":
-    """A reader at the payload of an update that must have `size` elements and be coded by `codec_id`.
+def unwrap_update(blob: Blob, size: int, codec_id: int) -> "Reader":
+    """Return a reader at the payload of an update, which must have `size` elements and be coded by `codec_id`.
 
     Raises:
-        CodecError: what `unseal` raises, another codec, or another size.
+        CodecError: As by `unwrap`, or the update has another codec or size, or no elements.
     """
-    kind, reader = unseal(blob, UPDATE)
+    kind, reader = unwrap(blob, UPDATE)
     if kind != codec_id:
         raise CodecError(f"the blob was coded by codec {kind}, not {codec_id}")
-    if (found := reader.varint()) != size:
-        raise CodecError(f"the blob holds an update of {found} elements, not {size}")
-    if found == 0:
+    if (elements := reader.varint()) != size:
+        raise CodecError(f"the blob holds an update of {elements} elements, not {size}")
+    if elements == 0:
         raise CodecError("the blob holds an update of no elements")
     return reader
 
 
 def varint(number: int) -> bytes:
-    """LEB128 of a number from 0 to 2**63 - 1."""
+    """Return the LEB128 code of a number from 0 to 2**63 - 1.
+
+    Raises:
+        ValueError: The number is out of range.
+    """
     if not 0 <= number < 1 << 63:
         raise ValueError(f"{number} is no varint")
     coded = bytearray()
@@ -113,7 +117,10 @@ def varint(number: int) -> bytes:
 
 
 class Reader:
-    """A cursor over received bytes; each step checks that its bytes are there before it takes memory for them."""
+    """A cursor over untrusted bytes, which checks that bytes are there before memory is allocated for them.
+
+    Each method raises `CodecError` where the bytes end early or are malformed.
+    """
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
@@ -121,11 +128,11 @@ class Reader:
 
     @property
     def remaining(self) -> int:
-        """Bytes not yet read."""
+        """Number of bytes not yet read."""
         return len(self._view) - self._at
 
     def take(self, count: int) -> memoryview:
-        """The next `count` bytes, not copied."""
+        """Read the next `count` bytes, without a copy."""
         if count > self.remaining:
             raise CodecError(f"the blob ends early: {count} bytes wanted, {self.remaining} left")
         start = self._at
@@ -133,11 +140,11 @@ class Reader:
         return self._view[start : self._at]
 
     def array(self, dtype: str, count: int) -> npt.NDArray[Any]:
-        """The next `count` elements of a little-endian `dtype` such as `<f4`; read-only and not copied."""
+        """Read the next `count` elements of a little-endian `dtype` such as `<f4`; read-only, without a copy."""
         return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype=dtype)
 
     def varint(self) -> int:
-        """The next number."""
+        """Read the next varint."""
         number = 0
         for index in range(_VARINT_BYTES):
             (byte,) = self.take(1)
@@ -149,6 +156,6 @@ class Reader:
         raise CodecError("the blob holds a varint that does not end")
 
     def finish(self) -> None:
-        """Refuse bytes after the end."""
+        """Check that no bytes are left."""
         if self.remaining:
             raise CodecError(f"the blob has {self.remaining} bytes after its end")

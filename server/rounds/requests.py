@@ -95,7 +95,7 @@ class Requests:
         request.message = message
         if request.times > self._plan.federation.resends + _FOR_MODEL:
             return False
-        content = _content(message, self._versions.frames_since(member.version))
+        content = _content(message, self._versions.message_since(member.version))
         self._traffic.downlink += recorddict_to_proto(content).ByteSize()
         self._traffic.dense_downlink += 0 if known else 4 * self._plan.layout.size
         request.times, request.lost, request.sent_at = request.times + 1, "", now

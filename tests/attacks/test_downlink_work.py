@@ -13,7 +13,7 @@ from fedglm.compression.downlink import ModelVersions, Replica, vector_sha256
 from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import context, geometry
-from fedglm.compression.wire.envelope import DOWNLINK, seal, seal_update, varint
+from fedglm.compression.wire.envelope import DOWNLINK, varint, wrap, wrap_update
 
 SIDE = 1000
 LAYOUT = Layout(("w",), ((SIDE, SIDE),))
@@ -26,12 +26,12 @@ def head(result, grid):
 
 def deltas(code, count, result=BASE, grid=1):
     """A message of the same delta again and again."""
-    return seal(DOWNLINK, 1, head(result, grid), varint(0), varint(count), *([varint(len(code)) + code] * count))
+    return wrap(DOWNLINK, 1, head(result, grid), varint(0), varint(count), *([varint(len(code)) + code] * count))
 
 
 def snapshot(vector, grid, version=0):
     content = vector.astype("<f2" if grid == 1 else "<f4").tobytes()
-    return seal(DOWNLINK, 2, head(vector, grid), varint(version), varint(version), content)
+    return wrap(DOWNLINK, 2, head(vector, grid), varint(version), varint(version), content)
 
 
 def nothing():
@@ -66,9 +66,9 @@ def test_deltas_that_are_short_and_hold_much_are_refused():
     at = np.sort(np.random.default_rng(0).choice(LAYOUT.size, count, replace=False)).astype(np.int64)
     places = context.pack(at, LAYOUT.size, LAYOUT, 10**9)
     signs = np.empty(count // 8, np.uint8)
-    length = code_signs(True, signs, *geometry.arrays([(SIDE, SIDE)]), at, np.zeros(count, np.bool_))
+    length = code_signs(True, signs, *geometry.to_arrays([(SIDE, SIDE)]), at, np.zeros(count, np.bool_))
     small = np.float32(1e-9).tobytes()
-    code = seal_update(5, LAYOUT.size, varint(count), small, varint(length + 1), signs[:length].tobytes(), places)
+    code = wrap_update(5, LAYOUT.size, varint(count), small, varint(length + 1), signs[:length].tobytes(), places)
     assert decode(code, size=LAYOUT.size).work == count
     message = deltas(code, 50)
     assert len(message) < 2 * LAYOUT.size

@@ -146,7 +146,7 @@ def test_chance_does_not_decide_how_much_memory_a_noised_step_takes(site, monkey
         learning_rate=2e-3,
         evaluate=False,
     )
-    downlink = ModelVersions(model.initial, model.layout.sha256, make_codec("topk-sign")).frames_since(0)
+    downlink = ModelVersions(model.initial, model.layout.sha256, make_codec("topk-sign")).message_since(0)
     node.train(order, downlink, Authorization(noise, None, 20, lambda: None, lambda _: True))
     assert sum(sizes) > 60
     assert max(sizes) <= 8

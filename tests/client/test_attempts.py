@@ -47,7 +47,7 @@ def test_training_that_fails_is_one_attempt_and_the_residual_of_the_round_before
 def test_measures_are_made_once_for_a_round_and_a_model(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     private = Authorization(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None, lambda _: True)
-    blob = server.versions.frames_since(0)
+    blob = server.versions.message_since(0)
     first, again = (node.evaluate(server.order(1), blob, private) for _ in range(2))
     assert (again.evaluation, again.attempt) == (first.evaluation, first.attempt)
     other = node.evaluate(server.order(2), blob, private)
@@ -65,7 +65,7 @@ def test_version_0_is_the_plan_s_whoever_sends_it(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     permit = replace(FREELY, model="0" * 64)
     with pytest.raises(Refusal, match="rule models"):
-        node.train(server.order(1), server.versions.frames_since(0), permit)
+        node.train(server.order(1), server.versions.message_since(0), permit)
     other = ModelVersions(FEDERATED.initial * 2, FEDERATED.layout.sha256, make_codec("dense-fp32"), grid="fp16")
     permit = replace(FREELY, model=server.versions.sha256)
     with pytest.raises(Refusal, match="rule models"):
@@ -76,7 +76,7 @@ def test_version_0_is_the_plan_s_whoever_sends_it(tmp_path):
 def test_what_was_not_charged_for_yet_is_made_anew_where_the_data_are_others(tmp_path):
     """The node was killed before the charge, and its records were replaced: the charge is for those."""
     node, server = tiny_node(tmp_path), Server()
-    blob = server.versions.frames_since(0)
+    blob = server.versions.message_since(0)
 
     def answer(commitment, charged):
         permit = replace(FREELY, has_charged=lambda _: charged, commitment=commitment)

@@ -254,7 +254,7 @@ def test_other_bits_under_the_same_version_make_it_ask_for_a_snapshot(tmp_path):
 def test_a_damaged_message_makes_it_ask_for_a_snapshot(tmp_path, spoil):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
-    outcome = node.train(server.order(1), spoil(server.versions.frames_since(0)), FREELY)
+    outcome = node.train(server.order(1), spoil(server.versions.message_since(0)), FREELY)
     assert outcome.report.holds is not None
 
 
@@ -310,7 +310,7 @@ def test_a_damaged_file_is_a_state_error_that_names_the_folder(tmp_path):
 def test_it_measures_the_received_model_before_it_trains(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     trained = server.ask(node, 1, evaluate=True)
-    plain = node.evaluate(server.order(1), server.versions.frames_since(0), FREELY)
+    plain = node.evaluate(server.order(1), server.versions.message_since(0), FREELY)
     assert (plain.report.holds, plain.blob) == (None, None)
     assert trained.evaluation == plain.evaluation
     assert plain.evaluation.count == 10

@@ -10,7 +10,7 @@ from fedglm.compression.codec import CodecError, codec_names, codec_options, dec
 from fedglm.compression.downlink import ModelVersions, Replica, vector_sha256
 from fedglm.compression.errors import VersionMismatch
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire.envelope import DOWNLINK, seal, unseal, varint
+from fedglm.compression.wire.envelope import DOWNLINK, unwrap, varint, wrap
 
 SIZE = 3000
 LAYOUT = Layout(("w",), ((SIZE,),)).sha256
@@ -30,7 +30,7 @@ def served(codec="topk-sign", rounds=0, **options):
 
 def newcomer(versions):
     replica = Replica(0, np.zeros(versions.vector.size, np.float32), LAYOUT)
-    replica.apply(versions.frames_since(None))
+    replica.apply(versions.message_since(None))
     return replica
 
 
@@ -41,10 +41,10 @@ def assert_same(replica, versions):
 
 
 def resealed(blob, change):
-    kind, reader = unseal(blob, DOWNLINK)
+    kind, reader = unwrap(blob, DOWNLINK)
     body = bytearray(reader.take(reader.remaining))
     change(body)
-    return seal(DOWNLINK, kind, body)
+    return wrap(DOWNLINK, kind, body)
 
 
 @pytest.mark.parametrize("grid", ["fp16", "fp32"])
@@ -55,12 +55,12 @@ def test_nodes_that_missed_rounds_hold_the_same_bits(codec, feedback, grid):
     every, some, once = (Replica(0, normal(0)) for _ in range(3))
     for number in range(1, 10):
         versions.publish(normal(number, 1e-3))
-        every.apply(versions.frames_since(every.version))
+        every.apply(versions.message_since(every.version))
         assert_same(every, versions)
         if number % 3 == 0:
-            some.apply(versions.frames_since(some.version))
+            some.apply(versions.message_since(some.version))
             assert_same(some, versions)
-    once.apply(versions.frames_since(once.version))
+    once.apply(versions.message_since(once.version))
     assert_same(once, versions)
     assert_same(newcomer(versions), versions)
 
@@ -73,22 +73,22 @@ def test_any_attendance(rounds, codec):
     for number, present in enumerate(rounds):
         versions.publish(normal(number + 1, 1e-2, 200))
         for index in present:
-            nodes[index].apply(versions.frames_since(nodes[index].version))
+            nodes[index].apply(versions.message_since(nodes[index].version))
             assert_same(nodes[index], versions)
 
 
 def test_deltas_are_short_and_old_ones_give_way_to_a_snapshot():
     versions = served("topk-sign", rounds=3)
-    assert len(versions.frames_since(0)) < 3 * 70 + 80
-    assert len(versions.frames_since(3)) < 60
+    assert len(versions.message_since(0)) < 3 * 70 + 80
+    assert len(versions.message_since(3)) < 60
     snapshot = len(versions.snapshot())
     assert 1.5 * SIZE < snapshot < 2 * SIZE
     for number in range(200):
         versions.publish(normal(number, 1e-3))
-    lengths = [len(versions.frames_since(held)) for held in range(versions.version + 1)]
+    lengths = [len(versions.message_since(node_version)) for node_version in range(versions.version + 1)]
     assert max(lengths) == lengths[0] == len(versions.snapshot()) < 2 * SIZE
     assert lengths[-1] < 70
-    assert versions.frames_since(0) == versions.snapshot()
+    assert versions.message_since(0) == versions.snapshot()
     assert sorted(lengths, reverse=True) == lengths
 
 
@@ -117,10 +117,10 @@ def test_publish_returns_the_coded_bytes():
     assert versions.version == 1
 
 
-@pytest.mark.parametrize("held", [None, -1, 99])
-def test_who_holds_no_published_version_gets_a_snapshot(held):
+@pytest.mark.parametrize("node_version", [None, -1, 99])
+def test_who_holds_no_published_version_gets_a_snapshot(node_version):
     versions = served(rounds=2)
-    assert versions.frames_since(held) == versions.snapshot()
+    assert versions.message_since(node_version) == versions.snapshot()
 
 
 @pytest.mark.parametrize("codec", ["topk-fp16", "int8", "dense-fp16"])
@@ -161,7 +161,7 @@ def test_out_of_range_is_an_error_and_changes_nothing():
         with pytest.raises(ValueError, match=rf"70000\.0 at position 1, out of range of the {grid} grid"):
             ModelVersions(np.array([1, 70000], np.float32), LAYOUT, make_codec("int8"), grid=grid)
     versions = served(rounds=1)
-    before = versions.version, versions.sha256, versions.frames_since(0), versions.state()["residual"].tobytes()
+    before = versions.version, versions.sha256, versions.message_since(0), versions.state()["residual"].tobytes()
     for step, reason in (
         (np.full(SIZE, 1e6, np.float32), "fp16 grid"),
         (np.full(SIZE, np.nan, np.float32), "nan at position 0"),
@@ -172,16 +172,16 @@ def test_out_of_range_is_an_error_and_changes_nothing():
     assert before == (
         versions.version,
         versions.sha256,
-        versions.frames_since(0),
+        versions.message_since(0),
         versions.state()["residual"].tobytes(),
     )
 
 
 def test_order_and_versions():
     versions = served(rounds=1)
-    first = versions.frames_since(0)
+    first = versions.message_since(0)
     versions.publish(normal(9, 1e-3))
-    second, both = versions.frames_since(1), versions.frames_since(0)
+    second, both = versions.message_since(1), versions.message_since(0)
     replica = Replica(0, normal(0))
     with pytest.raises(VersionMismatch, match="from version 1, but version 0"):
         replica.apply(second)
@@ -192,7 +192,7 @@ def test_order_and_versions():
             replica.apply(again)
     replica.apply(second)
     assert_same(replica, versions)
-    replica.apply(versions.frames_since(2))  # nothing new: a message that only confirms
+    replica.apply(versions.message_since(2))  # nothing new: a message that only confirms
     assert_same(replica, versions)
 
 
@@ -201,26 +201,26 @@ def test_other_bits_of_the_same_version_are_noticed():
     diverged = Replica(0, normal(77))
     before = diverged.vector
     with pytest.raises(VersionMismatch, match="SHA-256"):
-        diverged.apply(versions.frames_since(0))
+        diverged.apply(versions.message_since(0))
     assert diverged.version == 0
     assert diverged.vector is before
-    diverged.apply(versions.frames_since(None))
+    diverged.apply(versions.message_since(None))
     assert_same(diverged, versions)
 
 
 def test_another_layout():
     replica = Replica(0, normal(0), OTHER)
     with pytest.raises(CodecError, match="layout"):
-        replica.apply(served(rounds=1).frames_since(0))
+        replica.apply(served(rounds=1).message_since(0))
     with pytest.raises(ValueError, match="hex"):
         Replica(0, normal(0), "abc")
 
 
-@pytest.mark.parametrize("held", [None, 0])
+@pytest.mark.parametrize("node_version", [None, 0])
 @settings(deadline=None)
 @given(data=st.data())
-def test_tampering_is_all_or_nothing(held, data):
-    blob = served(rounds=3).frames_since(held)
+def test_tampering_is_all_or_nothing(node_version, data):
+    blob = served(rounds=3).message_since(node_version)
     replica = Replica(0, normal(0), LAYOUT)
     before = replica.vector
 
@@ -238,13 +238,13 @@ def test_tampering_is_all_or_nothing(held, data):
         assert replica.vector is before
         assert replica.version == 0
     else:
-        assert held is None or replica.version == 3
+        assert node_version is None or replica.version == 3
 
 
 @given(st.binary(max_size=120), st.integers(0, 3))
 def test_random_messages(body, kind):
     replica = Replica(0, normal(0, size=10))
-    for blob in (body, seal(DOWNLINK, kind, body), seal(DOWNLINK, kind, b"\1" + bytes(40) + body)):
+    for blob in (body, wrap(DOWNLINK, kind, body), wrap(DOWNLINK, kind, b"\1" + bytes(40) + body)):
         with pytest.raises(CodecError):
             replica.apply(blob)
 
@@ -252,8 +252,8 @@ def test_random_messages(body, kind):
 def test_every_truncation():
     versions = served(rounds=2)
     replica = Replica(0, normal(0))
-    for held in (None, 0):
-        blob = versions.frames_since(held)
+    for node_version in (None, 0):
+        blob = versions.message_since(node_version)
         for length in range(0, len(blob), 7):
             with pytest.raises(CodecError):
                 replica.apply(blob[:length])
@@ -286,7 +286,7 @@ def test_rounding_what_was_touched_is_rounding_all(seed, steps, grid, density):
     expected = replayed_plainly(start, [decode(code, size=SIZE) for code in codes], grid)
     deltas = b"".join(varint(len(code)) + code for code in codes)
     head = bytes([{"fp16": 1, "fp32": 2}[grid]]) + bytes(8) + bytes.fromhex(vector_sha256(expected))
-    message = seal(DOWNLINK, 1, head, varint(0), varint(len(codes)), deltas)
+    message = wrap(DOWNLINK, 1, head, varint(0), varint(len(codes)), deltas)
     replica = Replica(0, start)
     if len(deltas) >= SIZE * (2 if grid == "fp16" else 4):
         with pytest.raises(CodecError, match="longer than a snapshot"):
@@ -305,14 +305,14 @@ def test_whatever_a_node_has_missed_one_message_brings_it_there(codec):
     for number in range(70):
         versions.publish(normal(number + 1, 1e-3))
         published.append(versions.vector)
-    for held in (0, 5, 6, 7, 40, 69, 70):
-        replica = Replica(held, published[held], LAYOUT, grid="fp16", codec=codec)
-        replica.apply(versions.frames_since(held))
+    for node_version in (0, 5, 6, 7, 40, 69, 70):
+        replica = Replica(node_version, published[node_version], LAYOUT, grid="fp16", codec=codec)
+        replica.apply(versions.message_since(node_version))
         assert_same(replica, versions)
 
 
 def test_a_message_of_endless_deltas_is_refused():
-    many = served("topk-sign").frames_since(0)
+    many = served("topk-sign").message_since(0)
     padded = resealed(many, lambda body: body.extend(bytes(2 * SIZE)))
     with pytest.raises(CodecError, match="longer than a snapshot"):
         Replica(0, normal(0)).apply(padded)
@@ -328,8 +328,8 @@ def test_a_restored_server_goes_on_with_the_same_bits(tmp_path, feedback, grid):
     for _ in range(2):
         assert again.version == versions.version
         assert again.sha256 == versions.sha256
-        for held in (None, 0, 2, 4):
-            assert again.frames_since(held) == versions.frames_since(held)
+        for node_version in (None, 0, 2, 4):
+            assert again.message_since(node_version) == versions.message_since(node_version)
         for server in (again, versions):
             server.publish(normal(50, 1e-3))
 
@@ -370,8 +370,8 @@ def test_golden_message():
     path = Path(__file__).parents[1] / "golden" / "downlink.bin"
     if os.environ.get("FEDGLM_REWRITE_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(versions.frames_since(0))
-    assert versions.frames_since(0) == path.read_bytes()
+        path.write_bytes(versions.message_since(0))
+    assert versions.message_since(0) == path.read_bytes()
     replica = Replica(0, start)
     replica.apply(path.read_bytes())
     assert replica.vector.tobytes() == versions.vector.tobytes()

@@ -10,7 +10,7 @@ from valid_update import is_valid_update
 
 from fedglm.compression.codec import CodecError, codec_names, decode, make_codec
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire.envelope import UPDATE, seal, seal_update, unseal, varint
+from fedglm.compression.wire.envelope import UPDATE, unwrap, varint, wrap, wrap_update
 
 SIZE = 2500
 IDS = {name: make_codec(name).wire_id for name in codec_names()}
@@ -29,10 +29,10 @@ def check(blob, size=SIZE):
 
 def resealed(blob, change):
     """`blob` with its body changed and a CRC that is right again."""
-    kind, reader = unseal(blob, UPDATE)
+    kind, reader = unwrap(blob, UPDATE)
     body = bytearray(reader.take(reader.remaining))
     change(body)
-    return seal(UPDATE, kind, body)
+    return wrap(UPDATE, kind, body)
 
 
 @given(st.binary(max_size=200))
@@ -43,7 +43,7 @@ def test_random_bytes(blob):
 @pytest.mark.parametrize("name", codec_names())
 @given(payload=st.binary(max_size=200), size=st.integers(1, 300))
 def test_random_payloads_behind_a_good_header(name, payload, size):
-    check(seal_update(IDS[name], size, payload), size)
+    check(wrap_update(IDS[name], size, payload), size)
 
 
 @pytest.mark.parametrize("name", codec_names())
@@ -95,7 +95,7 @@ def test_another_codec():
     with pytest.raises(CodecError, match="codec 5, not 4"):
         make_codec("topk-fp16").decode(BLOBS["topk-sign"], SIZE)
     with pytest.raises(CodecError, match="does not know"):
-        decode(seal_update(200, SIZE), size=SIZE)
+        decode(wrap_update(200, SIZE), size=SIZE)
 
 
 @pytest.mark.parametrize("at", [0, 2, 4])
@@ -109,50 +109,50 @@ def test_a_foreign_header(at):
 HUGE = 1 << 40
 SCALE = np.float32(1).tobytes()
 BOMBS = {
-    "an empty update": seal_update(1, 0),
-    "dense without bytes": seal_update(1, HUGE),
-    "halves without bytes": seal_update(2, HUGE, b"\0" * 100),
-    "int8 without bytes": seal_update(3, HUGE, b"\0" * 100),
-    "k without bytes": seal_update(4, HUGE, varint(HUGE)),
-    "k above n": seal_update(5, SIZE, varint(SIZE + 1), SCALE, b"\0" * 400, b"\0", b"\xff" * 400),
-    "k signs without positions": seal_update(5, HUGE, varint(80_000), SCALE, b"\0", b"\0" * 10_000, b"\0"),
-    "a magnitude without signs": seal_update(5, HUGE, varint(HUGE), SCALE, b"\0", b"\0" * 10_000),
-    "learnt signs without positions": seal_update(5, HUGE, varint(HUGE), SCALE, b"\1", b"\0" * 10_000),
-    "learnt signs without bytes": seal_update(5, HUGE, varint(1), SCALE, varint(1 << 60), b"\0" * 100),
-    "wide positions that cannot fit": seal_update(
+    "an empty update": wrap_update(1, 0),
+    "dense without bytes": wrap_update(1, HUGE),
+    "halves without bytes": wrap_update(2, HUGE, b"\0" * 100),
+    "int8 without bytes": wrap_update(3, HUGE, b"\0" * 100),
+    "k without bytes": wrap_update(4, HUGE, varint(HUGE)),
+    "k above n": wrap_update(5, SIZE, varint(SIZE + 1), SCALE, b"\0" * 400, b"\0", b"\xff" * 400),
+    "k signs without positions": wrap_update(5, HUGE, varint(80_000), SCALE, b"\0", b"\0" * 10_000, b"\0"),
+    "a magnitude without signs": wrap_update(5, HUGE, varint(HUGE), SCALE, b"\0", b"\0" * 10_000),
+    "learnt signs without positions": wrap_update(5, HUGE, varint(HUGE), SCALE, b"\1", b"\0" * 10_000),
+    "learnt signs without bytes": wrap_update(5, HUGE, varint(1), SCALE, varint(1 << 60), b"\0" * 100),
+    "wide positions that cannot fit": wrap_update(
         5, HUGE, varint(80_000), SCALE, b"\0", b"\0" * 10_000, b"\x28", b"\0" * 10_000
     ),
-    "a run that never ends": seal_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\0", b"\0" * 10_000),
-    "a run beyond the vector": seal_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\x28", b"\0" * 1000 + b"\xff" * 6),
-    "a Rice parameter too wide": seal_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\x29", b"\xff" * 100),
-    "a varint too long": seal(UPDATE, 5, b"\xff" * 10),
-    "a varint not shortest": seal(UPDATE, 5, b"\x81\x80\0"),
-    "signs after the end": seal_update(5, 8, varint(1), SCALE, b"\0\2", b"\0\1"),
-    "an infinite magnitude": seal_update(5, 8, varint(1), np.float32(np.inf).tobytes(), b"\0\0\0\1"),
-    "a negative magnitude": seal_update(5, 8, varint(1), np.float32(-1).tobytes(), b"\0\0\0\1"),
-    "a subnormal magnitude": seal_update(5, 8, varint(1), np.float32(1e-40).tobytes(), b"\0\0\0\1"),
-    "two magnitudes without bytes": seal_update(6, HUGE, varint(HUGE), SCALE, SCALE, b"\0" * 100),
-    "larger magnitudes without signs": seal_update(6, 16, varint(16), SCALE, SCALE, b"\0\0"),
-    "an infinite second magnitude": seal_update(6, 8, varint(1), SCALE, np.float32(np.inf).tobytes(), b"\0\0\0\0\1"),
-    "a NaN magnitude": seal_update(6, 8, varint(1), np.float32(np.nan).tobytes(), SCALE, b"\0\0\0\0\1"),
-    "larger magnitudes after the end": seal_update(6, 8, varint(1), SCALE, SCALE, b"\2\0\0\0\1"),
-    "sparse int8 without bytes": seal_update(7, HUGE, varint(HUGE), b"\0" * 100),
-    "a sparse int8 of -128": seal_update(7, 8, varint(1), SCALE, b"\x80\0\1"),
-    "a sparse scale that overflows": seal_update(7, 8, varint(1), np.float32(2.0**122).tobytes(), b"\x7f\0\1"),
-    "a negative sparse scale": seal_update(7, 8, varint(1), np.float32(-1).tobytes(), b"\x7f\0\1"),
-    "an infinite half": seal_update(2, 1, b"\0", np.float16(np.inf).tobytes()),
-    "a half that overflows": seal_update(2, 1, b"\x71", np.float16(65504).tobytes()),
-    "a shift out of range": seal_update(2, 1, b"\x72", np.float16(1).tobytes()),
-    "an int8 of -128": seal_update(3, 1, SCALE, b"\x80"),
-    "a scale that overflows": seal_update(3, 1, np.float32(2.0**122).tobytes(), b"\x7f"),
-    "NaN": seal_update(1, 1, np.float32(np.nan).tobytes()),
+    "a run that never ends": wrap_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\0", b"\0" * 10_000),
+    "a run beyond the vector": wrap_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\x28", b"\0" * 1000 + b"\xff" * 6),
+    "a Rice parameter too wide": wrap_update(5, HUGE, varint(1), SCALE, b"\0\0", b"\x29", b"\xff" * 100),
+    "a varint too long": wrap(UPDATE, 5, b"\xff" * 10),
+    "a varint not shortest": wrap(UPDATE, 5, b"\x81\x80\0"),
+    "signs after the end": wrap_update(5, 8, varint(1), SCALE, b"\0\2", b"\0\1"),
+    "an infinite magnitude": wrap_update(5, 8, varint(1), np.float32(np.inf).tobytes(), b"\0\0\0\1"),
+    "a negative magnitude": wrap_update(5, 8, varint(1), np.float32(-1).tobytes(), b"\0\0\0\1"),
+    "a subnormal magnitude": wrap_update(5, 8, varint(1), np.float32(1e-40).tobytes(), b"\0\0\0\1"),
+    "two magnitudes without bytes": wrap_update(6, HUGE, varint(HUGE), SCALE, SCALE, b"\0" * 100),
+    "larger magnitudes without signs": wrap_update(6, 16, varint(16), SCALE, SCALE, b"\0\0"),
+    "an infinite second magnitude": wrap_update(6, 8, varint(1), SCALE, np.float32(np.inf).tobytes(), b"\0\0\0\0\1"),
+    "a NaN magnitude": wrap_update(6, 8, varint(1), np.float32(np.nan).tobytes(), SCALE, b"\0\0\0\0\1"),
+    "larger magnitudes after the end": wrap_update(6, 8, varint(1), SCALE, SCALE, b"\2\0\0\0\1"),
+    "sparse int8 without bytes": wrap_update(7, HUGE, varint(HUGE), b"\0" * 100),
+    "a sparse int8 of -128": wrap_update(7, 8, varint(1), SCALE, b"\x80\0\1"),
+    "a sparse scale that overflows": wrap_update(7, 8, varint(1), np.float32(2.0**122).tobytes(), b"\x7f\0\1"),
+    "a negative sparse scale": wrap_update(7, 8, varint(1), np.float32(-1).tobytes(), b"\x7f\0\1"),
+    "an infinite half": wrap_update(2, 1, b"\0", np.float16(np.inf).tobytes()),
+    "a half that overflows": wrap_update(2, 1, b"\x71", np.float16(65504).tobytes()),
+    "a shift out of range": wrap_update(2, 1, b"\x72", np.float16(1).tobytes()),
+    "an int8 of -128": wrap_update(3, 1, SCALE, b"\x80"),
+    "a scale that overflows": wrap_update(3, 1, np.float32(2.0**122).tobytes(), b"\x7f"),
+    "NaN": wrap_update(1, 1, np.float32(np.nan).tobytes()),
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs(name):
     blob = BOMBS[name]
-    _, reader = unseal(blob, UPDATE)
+    _, reader = unwrap(blob, UPDATE)
     try:
         size = reader.varint()
     except CodecError:

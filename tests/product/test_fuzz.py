@@ -25,7 +25,7 @@ from valid_update import is_valid_update
 from fedglm.compression.codec import CodecError, codec_names, codec_options, make_codec
 from fedglm.compression.downlink import ModelVersions, Replica
 from fedglm.compression.layout import Layout
-from fedglm.compression.wire.envelope import DOWNLINK, UPDATE, seal, seal_update, varint
+from fedglm.compression.wire.envelope import DOWNLINK, UPDATE, varint, wrap, wrap_update
 
 LAYOUT = Layout(("square", "wide", "tall", "bias", "scale"), ((40, 32), (8, 100), (70, 3), (20,), ()))
 SIZES = (LAYOUT.size, 300, 2500)
@@ -71,7 +71,7 @@ def good_messages():
                 versions.publish((vectors(LAYOUT.size)[1] * np.float32(scale)).astype(np.float32))
                 held.append(versions.vector)
             for version, vector in enumerate(held[:-1]):
-                yield version, vector, versions.frames_since(version)
+                yield version, vector, versions.message_since(version)
             yield 0, held[0], versions.snapshot()
 
 
@@ -93,16 +93,16 @@ class Hostile:
             return size, good[: rng.randrange(len(good))]
         if kind < 0.25:
             size = rng.randint(1, 3000)
-            return size, seal_update(rng.choice(self.ids), size, rng.randbytes(rng.choice((3, 30, 300, 4 * size))))
+            return size, wrap_update(rng.choice(self.ids), size, rng.randbytes(rng.choice((3, 30, 300, 4 * size))))
         if kind < 0.35:
             blob = bytearray(good)
             mutate(rng, blob, 0)
             return size, bytes(blob)
         if kind < 0.4:  # another codec's payload, or an honest header around lies about the size
-            return size, seal(UPDATE, rng.choice(self.ids), good[HEAD:])
+            return size, wrap(UPDATE, rng.choice(self.ids), good[HEAD:])
         body = bytearray(good[HEAD:])
         mutate(rng, body, len(varint(size)))
-        return size, seal(UPDATE, good[3], body)
+        return size, wrap(UPDATE, good[3], body)
 
     def message(self, rng):
         """What a replica holds, and a message for it."""
@@ -114,7 +114,7 @@ class Hostile:
             self.spoil_delta(rng, body)
         else:
             mutate(rng, body, 0)
-        return version, vector, seal(DOWNLINK, good[3] if rng.random() < 0.95 else rng.randrange(256), body)
+        return version, vector, wrap(DOWNLINK, good[3] if rng.random() < 0.95 else rng.randrange(256), body)
 
     def spoil_delta(self, rng, body):
         """Put another blob, with a good CRC, in the place of the first delta."""

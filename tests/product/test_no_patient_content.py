@@ -129,7 +129,7 @@ class Home:
             learning_rate=self.scenario.training.learning_rate,
             evaluate=False,
         )
-        return self.ask("train", {**order.to_fields(), MODEL: versions.frames_since(0), **changes})
+        return self.ask("train", {**order.to_fields(), MODEL: versions.message_since(0), **changes})
 
 
 def leaves(reply):

@@ -59,7 +59,7 @@ def asked(node, mechanism, *, declared, metrics=None):
         evaluate=metrics is not None,
     )
     permit = Authorization(mechanism, metrics, declared, lambda: None, lambda _: True)
-    return node.train(instruction, versions.frames_since(0), permit)
+    return node.train(instruction, versions.message_since(0), permit)
 
 
 # --- what a node promises

@@ -39,5 +39,5 @@ class Server:
 
     def ask(self, node, number, *, held=None, acknowledged=0, **changes):
         held = node.introduce().version if held is None else held
-        blob = self.versions.frames_since(max(held, 0))
+        blob = self.versions.message_since(max(held, 0))
         return node.train(self.order(number, acknowledged=acknowledged, **changes), blob, FREELY)

@@ -93,7 +93,7 @@ class Asked:
         """An instruction for version 0, with the model as an honest server sends it."""
         if downlink is None:
             layout = self._model.layout.sha256
-            downlink = ModelVersions(self._model.initial, layout, make_codec("topk-sign")).frames_since(0)
+            downlink = ModelVersions(self._model.initial, layout, make_codec("topk-sign")).message_since(0)
         order = {
             "run": self.plan.run,
             "round": 1,

@@ -86,7 +86,7 @@ def answer(node, beside, scenario, recipe):
         learning_rate=recipe.training.learning_rate,
         evaluate=False,
     )
-    return node.train(order, versions.frames_since(0), FREELY).blob
+    return node.train(order, versions.message_since(0), FREELY).blob
 
 
 def node_model(scenario, recipe):

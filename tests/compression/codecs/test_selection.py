@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedglm.compression.codecs.selection import kept, largest, largest_compensated
+from fedglm.compression.codecs.selection import count_kept, select_largest, select_largest_compensated
 from fedglm.compression.kernels import scatter
 from fedglm.compression.kernels import selection as kernels
 
@@ -40,8 +40,8 @@ def collect_twin(vector, threshold, ties):
 
 def nth_largest_twin(vector, rank):
     bits = magnitude_bits(vector)
-    found = np.sort(bits)[-rank]
-    return found, rank - np.count_nonzero(bits > found)
+    threshold_bits = np.sort(bits)[-rank]
+    return threshold_bits, rank - np.count_nonzero(bits > threshold_bits)
 
 
 def sample_twin(delta, residual, factor, count):
@@ -73,11 +73,11 @@ def first_lines(vector):
     return -vector.ctypes.data % kernels.ALIGNMENT // 4
 
 
-def written(found, positions, values, expected):
+def written(count, positions, values, expected):
     """What has been written is the start of what was expected, and all of it is counted."""
     at, those = expected
     fit = min(at.size, positions.size)
-    assert found == at.size
+    assert count == at.size
     assert positions[:fit].tolist() == at[:fit].tolist()
     assert np.array_equal(values[:fit], those[:fit], equal_nan=True)
     assert (positions[fit:] == -1).all()
@@ -94,19 +94,19 @@ def test_compensate_is_its_twin(data, delta, threshold, factor, capacity):
     out = np.zeros(delta.size + offset, np.float32)[offset:]
     positions, values = room(capacity)
     factor = np.float32(factor)
-    found = kernels.compensate(delta, residual, factor, np.int32(threshold), first_lines(out), out, positions, values)
+    count = kernels.compensate(delta, residual, factor, np.int32(threshold), first_lines(out), out, positions, values)
     expected = delta + residual * factor
     numeric = ~np.isnan(expected)  # which NaN an operation gives is not defined
     assert out[numeric].tobytes() == expected[numeric].tobytes()
     assert np.isnan(out[~numeric]).all()
-    written(found, positions, values, collect_twin(out, threshold, out.size))
+    written(count, positions, values, collect_twin(out, threshold, out.size))
 
 
 @given(numbers(ALL_FLOATS | AWKWARD), thresholds, st.integers(0, 20), st.integers(0, 20))
 def test_collect_is_its_twin(vector, threshold, ties, capacity):
     positions, values = room(capacity)
-    found = kernels.collect(vector, np.int32(threshold), ties, positions, values)
-    written(found, positions, values, collect_twin(vector, threshold, ties))
+    count = kernels.collect(vector, np.int32(threshold), ties, positions, values)
+    written(count, positions, values, collect_twin(vector, threshold, ties))
 
 
 @given(numbers(ALL_FLOATS | AWKWARD), st.data())
@@ -121,9 +121,9 @@ def test_keep_is_its_twin(values, data):
     ties = data.draw(st.integers(0, 10))
     positions = np.arange(values.size) * 3
     expected = keep_twin(positions, values, threshold, ties)
-    found = kernels.keep(positions, values, np.int32(threshold), ties)
-    assert positions[:found].tolist() == expected[0].tolist()
-    assert values[:found].tobytes() == expected[1].tobytes()
+    count = kernels.keep(positions, values, np.int32(threshold), ties)
+    assert positions[:count].tolist() == expected[0].tolist()
+    assert values[:count].tobytes() == expected[1].tobytes()
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
@@ -149,10 +149,10 @@ def both_ways(vector, count, residual=None, factor=1.0):
     """The selection, alone and with a residual, which must agree."""
     residual = np.zeros_like(vector) if residual is None else residual
     out = np.empty_like(vector)
-    fused = largest_compensated(vector, residual, np.float32(factor), count, out)
+    fused = select_largest_compensated(vector, residual, np.float32(factor), count, out)
     update = vector + residual * np.float32(factor)
     assert out.tobytes() == update.tobytes()
-    alone = largest(update, count)
+    alone = select_largest(update, count)
     assert alone.positions.tolist() == fused.positions.tolist()
     assert alone.values.tobytes() == fused.values.tobytes() == update[alone.positions].tobytes()
     return alone.positions, update
@@ -192,7 +192,7 @@ PATTERNS = {
 @pytest.mark.parametrize("density", [1e-6, 0.001, 0.01, 0.3, 0.999, 1])
 def test_long_vectors(name, density):
     vector = PATTERNS[name].astype(np.float32)
-    count = kept(density, LONG)
+    count = count_kept(density, LONG)
     positions, _ = both_ways(vector, count)
     assert positions.tolist() == top(vector, count).tolist()
 
@@ -226,21 +226,21 @@ def test_poison_is_named(poison, at, base):
     residual, out = np.ones(LONG, np.float32), np.empty(LONG, np.float32)
     for count in (1, 1000, LONG):
         with pytest.raises(ValueError, match=f"the update holds -?{abs(poison)} at position {at}"):
-            largest(vector, count)
+            select_largest(vector, count)
         with pytest.raises(ValueError, match=f"the delta holds -?{abs(poison)} at position {at}"):
-            largest_compensated(vector, residual, np.float32(1), count, out)
+            select_largest_compensated(vector, residual, np.float32(1), count, out)
 
 
 def test_poison_everywhere():
     with pytest.raises(ValueError, match="nan at position 0"):
-        largest(np.full(LONG, np.nan, np.float32), 5)
+        select_largest(np.full(LONG, np.nan, np.float32), 5)
 
 
 def test_overflow_is_named():
     vector = np.zeros(LONG, np.float32)
     vector[777] = LARGEST_FLOAT
     with pytest.raises(ValueError, match="the delta with its residual holds inf at position 777"):
-        largest_compensated(vector, vector.copy(), np.float32(1), 10, np.empty_like(vector))
+        select_largest_compensated(vector, vector.copy(), np.float32(1), 10, np.empty_like(vector))
 
 
 def test_any_memory():
@@ -248,7 +248,7 @@ def test_any_memory():
     base = RANDOM[:50_000].copy()
     unaligned = np.frombuffer(b"x" + base.tobytes(), np.float32, offset=1)
     strided = np.repeat(base, 2)[::2]
-    expected = largest(base, 500).positions.tolist()
+    expected = select_largest(base, 500).positions.tolist()
     for vector in (unaligned, strided):
         assert not (vector.flags.aligned and vector.flags.c_contiguous)
         assert both_ways(vector, 500)[0].tolist() == expected
@@ -256,4 +256,4 @@ def test_any_memory():
     assert both_ways(base, 500)[0].tolist() == expected
     for out in (np.empty(49_999, np.float32), np.empty(50_000), np.empty(100_000, np.float32)[::2], base):
         with pytest.raises(ValueError, match="contiguous float32 vector"):
-            largest_compensated(strided, base, np.float32(1), 5, out)
+            select_largest_compensated(strided, base, np.float32(1), 5, out)

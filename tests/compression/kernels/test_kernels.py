@@ -180,7 +180,7 @@ messages = st.lists(symbols | raws | bits | skewed, max_size=60)
 @example([("raw", 255, 8)] * 30 + [("symbol", (1 << 31) - 1, 2, 32)])  # a carry may run far
 def test_range_code_is_its_twin_and_is_read_back(message):
     twin = RangeTwin()
-    encoder, model = rc.start_encoding(), rc.fresh_model(3)
+    encoder, model = rc.start_encoding(), rc.new_model(3)
     out = np.full(600, 0xAA, np.uint8)
     for kind, *step in message:
         if kind == "bit":
@@ -207,7 +207,7 @@ def test_range_code_is_its_twin_and_is_read_back(message):
 
 def read_back(message, code):
     """Whether `code` is that of the message."""
-    decoder, model = rc.start_decoding(code), rc.fresh_model(3)
+    decoder, model = rc.start_decoding(code), rc.new_model(3)
     for kind, *step in message:
         if kind == "bit":
             at, bit, limit = step
@@ -221,19 +221,19 @@ def read_back(message, code):
             rc.decode_step(decoder, code, start, width, total)
         if not same:
             return False
-    return rc.finished(decoder, code)
+    return rc.is_finished(decoder, code)
 
 
 @patient
 @given(st.binary(max_size=4), st.integers(0, 12))
 def test_a_message_of_the_range_coder_has_one_code(data, count):
     code = np.frombuffer(data, np.uint8).copy()
-    decoder, model = rc.start_decoding(code), rc.fresh_model(1)
+    decoder, model = rc.start_decoding(code), rc.new_model(1)
     message = [rc.decode_bit(decoder, code, model, 0, 30) for _ in range(count)]
     twin = RangeTwin()
     for bit in message:
         twin.bit(0, bit, 30)
-    assert rc.finished(decoder, code) == (twin.code() == data)
+    assert rc.is_finished(decoder, code) == (twin.code() == data)
 
 
 def test_a_range_code_that_does_not_fit_says_how_long_it_is():

@@ -14,7 +14,7 @@ from fedglm.compression.layout import Layout
 from fedglm.compression.lowrank.factors import Factors, Frame
 from fedglm.compression.lowrank.water_filling import Analysis
 from fedglm.compression.positions import geometry
-from fedglm.compression.wire.envelope import Reader, seal_update, varint
+from fedglm.compression.wire.envelope import Reader, varint, wrap_update
 
 LAYOUT = Layout(("embed", "norm", "up", "bias", "down"), ((96, 40), (40,), (160, 40), (160,), (40, 160)))
 CODECS = ("lowrank", "hybrid")
@@ -161,7 +161,7 @@ def test_the_sum_of_the_factors_is_exact():
     frame = Frame([(12, 9), (1, 5), (6, 14)])
     vector = normal(frame.size) * np.float32(3e-5)
     analysis = Analysis(vector, frame, 4)
-    factors = analysis.quantize(analysis.step_of_rank(3.0))
+    factors = analysis.quantize(analysis.step_for_rank(3.0))
     at = component = 0
     for (start, rows, columns), count in zip(frame.matrices, factors.counts, strict=True):
         total = [[Fraction(0)] * columns for _ in range(rows)]
@@ -206,23 +206,23 @@ def test_any_factors_survive_the_code(data):
         np.array(plain, np.int64),
         levels,
     )
-    found = Factors.unpack(Reader(memoryview(factors.pack(frame))), frame)
-    assert found.step == factors.step
+    decoded = Factors.unpack(Reader(memoryview(factors.pack(frame))), frame)
+    assert decoded.step == factors.step
     for name in ("counts", "octaves", "plain", "levels"):
-        assert getattr(found, name).tolist() == getattr(factors, name).tolist()
+        assert getattr(decoded, name).tolist() == getattr(factors, name).tolist()
 
 
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("side", [600, 1 << 20])
 def test_a_few_bytes_cannot_claim_many_components(name, side):
     size = side * side
-    head = geometry.pack(geometry.shapes_of(Layout(("w",), ((side, side),)), size))
+    head = geometry.pack(geometry.to_shapes(Layout(("w",), ((side, side),)), size))
     for code in (b"", b"\1", b"\xff" * 8, bytes(range(1, 9)), b"\0\0\0\0\1"):
         inner = b"\0" + code
         payload = inner if name == "lowrank" else varint(len(inner)) + inner + varint(0) + bytes(4) + b"\0"
         tracemalloc.start()
         try:
-            decoded = decode(seal_update(make_codec(name).wire_id, size, head, payload), size=size).to_dense()
+            decoded = decode(wrap_update(make_codec(name).wire_id, size, head, payload), size=size).to_dense()
             assert side == 600
             assert np.linalg.matrix_rank(decoded.reshape(side, side)) <= 4 * (len(code) + 32)
         except CodecError:

@@ -34,9 +34,9 @@ def layout_of(shapes):
 
 def unpacked(blob, count, size):
     reader = Reader(memoryview(blob))
-    found = coding.unpack(reader, count, size).positions
+    decoded = coding.unpack(reader, count, size).positions
     assert reader.remaining == 0
-    return found
+    return decoded
 
 
 def clustered(shapes, density, seed):
@@ -176,11 +176,13 @@ def test_survival_is_a_power_of_two_and_its_inverse():
     for index, value in enumerate(values):
         hazard = index * 654_321
         assert value == pytest.approx(2 ** (32 - hazard / 2**28), rel=1e-6)
-        assert hazards.hazard_of(value) == pytest.approx(hazard, abs=2e-6 * 2**28)
+        assert hazards.estimate_hazard(value) == pytest.approx(hazard, abs=2e-6 * 2**28)
     assert hazards.survival(0) == hazards.ALL
     assert hazards.survival(8 << hazards.BIT) == 1 << 24
     # A whole number of bits lies at the end of the table.
-    assert [hazards.hazard_of(1 << 32 - bits) for bits in range(1, 9)] == [bits << hazards.BIT for bits in range(1, 9)]
+    assert [hazards.estimate_hazard(1 << 32 - bits) for bits in range(1, 9)] == [
+        bits << hazards.BIT for bits in range(1, 9)
+    ]
     step = 63  # what the lightest column adds at the least rate, rounded down
     for start in [0, (1 << 18) - 30, (1 << 28) - 30, (8 << 28) - 100_000]:
         walk = [hazards.survival(start + step * index) for index in range(1000)]
@@ -201,17 +203,17 @@ def test_columns_are_learnt_as_their_twin_says(counts, more_rows):
     share = (shape + hits) / (shape + hits.mean())
     often = np.minimum(share * min(1, hits.mean() / rows), 62000 / 65536)
     expected = np.clip(1024 * share * (1 + often / 2 + often**3), 64, 1 << 20)
-    found = np.diff(weight)[rank]
-    assert np.abs(found - expected).max() <= 2 + 0.02 * expected.max()
+    widths = np.diff(weight)[rank]
+    assert np.abs(widths - expected).max() <= 2 + 0.02 * expected.max()
     assert (column[rank] == np.arange(hits.size)).all()
-    assert heavy == (found > 2048).sum()
-    assert (np.sort(rank[found > 2048]) == np.arange(heavy)).all()
+    assert heavy == (widths > 2048).sum()
+    assert (np.sort(rank[widths > 2048]) == np.arange(heavy)).all()
     assert (np.diff(column[:heavy]) > 0).all()
     assert (np.diff(column[heavy:]) > 0).all()
 
 
 def test_a_known_geometry_is_short():
-    shapes = geometry.shapes_of(layout_of(TRANSFORMER), 476_800)
+    shapes = geometry.to_shapes(layout_of(TRANSFORMER), 476_800)
     assert len(geometry.pack(shapes)) <= 20
     assert geometry.pack([(1, 1 << 40)]) == b"\0"
     deep = [(1 << 17, 4096), *[(4096, 4096), (1024, 4096), (1, 4096)] * 1000]
@@ -308,16 +310,16 @@ def test_any_bytes_are_refused_or_the_one_code_of_something(data, count, size):
 
 def check_stranger(blob, count, size):
     try:
-        found = unpacked(blob, count, size)
+        decoded = unpacked(blob, count, size)
     except CodecError:
         return
-    assert found.size == count
-    assert (np.diff(found, prepend=-1) > 0).all()
-    assert (found < size).all()
+    assert decoded.size == count
+    assert (np.diff(decoded, prepend=-1) > 0).all()
+    assert (decoded < size).all()
     if blob[0] == context_positions.MARK:
         reader = Reader(memoryview(blob)[1:])
         shapes = geometry.unpack(reader, size)
-        assert context_positions.pack(found, size, layout_of(shapes), 1 << 20) == blob
+        assert context_positions.pack(decoded, size, layout_of(shapes), 1 << 20) == blob
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.kernels.signs import code_signs
 from fedglm.compression.layout import Layout
 from fedglm.compression.positions import coding, geometry, signed
-from fedglm.compression.wire.envelope import Reader, seal_update, varint
+from fedglm.compression.wire.envelope import Reader, varint, wrap_update
 
 patient = settings(deadline=None)  # the first call compiles
 
@@ -61,9 +61,9 @@ def updates(draw):
 
 def unpacked(code, count, size):
     reader = Reader(memoryview(code))
-    found = signed.unpack(reader, count, size)
+    decoded = signed.unpack(reader, count, size)
     assert reader.remaining == 0
-    return found
+    return decoded
 
 
 @patient
@@ -71,9 +71,9 @@ def unpacked(code, count, size):
 def test_round_trip(update, coder):
     layout, at, negative, size = update
     code = signed.pack(at, negative, size, layout, coder)
-    found = unpacked(code, at.size, size)
-    assert found.positions.tolist() == at.tolist()
-    assert found.negative.tolist() == negative.tolist()
+    decoded = unpacked(code, at.size, size)
+    assert decoded.positions.tolist() == at.tolist()
+    assert decoded.negative.tolist() == negative.tolist()
     plain = 1 + math.ceil(at.size / 8) + len(coding.pack(at, size, layout, coder))
     assert len(code) == plain if coder == "fast" else len(code) <= plain
 
@@ -124,14 +124,14 @@ def interval(shapes, at, negative):
 @given(updates())
 def test_the_kernel_says_what_the_definition_says(update):
     layout, at, negative, size = update
-    shapes = geometry.shapes_of(layout, size)
+    shapes = geometry.to_shapes(layout, size)
     code = np.zeros(at.size + 16, np.uint8)
-    length = code_signs(True, code, *geometry.arrays(shapes), at, negative)
+    length = code_signs(True, code, *geometry.to_arrays(shapes), at, negative)
     low, high = interval(shapes, at, negative)
     assert low <= Fraction(int.from_bytes(code[:length].tobytes(), "big"), 1 << 8 * length) < high
-    found = np.empty(at.size, np.bool_)
-    assert code_signs(False, code[:length].copy(), *geometry.arrays(shapes), at, found)
-    assert (found == negative).all()
+    decoded = np.empty(at.size, np.bool_)
+    assert code_signs(False, code[:length].copy(), *geometry.to_arrays(shapes), at, decoded)
+    assert (decoded == negative).all()
 
 
 def bits_a_sign(shapes, density, noise, layout):
@@ -202,7 +202,7 @@ def test_each_signs_have_one_code():
 
 def test_signs_by_rows_that_are_not_there():
     at, signs = np.arange(10), np.zeros(4, np.uint8)
-    length = code_signs(True, signs, *geometry.arrays([(1, 50)]), at, np.ones(10, np.bool_))
+    length = code_signs(True, signs, *geometry.to_arrays([(1, 50)]), at, np.ones(10, np.bool_))
     code = varint(length + 1) + signs[:length].tobytes() + coding.pack(at, 50, None, "smallest")
     with pytest.raises(CodecError, match="there are none"):
         unpacked(code, 10, 50)
@@ -214,7 +214,7 @@ def test_a_length_that_is_not_there(length):
     with pytest.raises(CodecError, match="early"):
         unpacked(varint(length) + signs + rest, count, size)
     with pytest.raises(CodecError):
-        decode(seal_update(5, size, varint(size), np.float32(1).tobytes(), varint(1), b"\0"), size=size)
+        decode(wrap_update(5, size, varint(size), np.float32(1).tobytes(), varint(1), b"\0"), size=size)
 
 
 @patient
@@ -225,10 +225,10 @@ def test_damaged_signs(data):
     changed = bytearray(signs)
     changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
     try:
-        found = unpacked(varint(len(changed) + 1) + bytes(changed) + rest, count, size)
+        decoded = unpacked(varint(len(changed) + 1) + bytes(changed) + rest, count, size)
     except CodecError:
         return
     again = np.zeros(count + 16, np.uint8)
     shapes = coding.unpack(Reader(memoryview(rest)), count, size).shapes
-    length = code_signs(True, again, *geometry.arrays(shapes), found.positions, found.negative)
+    length = code_signs(True, again, *geometry.to_arrays(shapes), decoded.positions, decoded.negative)
     assert again[:length].tobytes() == bytes(changed)

@@ -23,7 +23,7 @@ from tiny_federation import tiny_node
 from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
-from fedglm.compression.wire.envelope import seal_update
+from fedglm.compression.wire.envelope import wrap_update
 from fedglm.protocol.messages import MODEL, RECORD, UPDATE, TrainReply
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rounds.participants import FederationError
@@ -106,9 +106,9 @@ BAD = {
     "random bytes": (with_blob(bytes(range(200))), "starts with"),
     "another codec": (with_blob(coded(np.ones(SIZE), "topk-sign")), "coded by topk-sign, not by dense-fp32"),
     "another size": (with_blob(coded(np.ones(SIZE + 1))), f"{SIZE + 1} elements, not {SIZE}"),
-    "a size beyond memory": (with_blob(seal_update(1, 2**62)), f"{2**62} elements"),
-    "NaN": (with_blob(seal_update(1, SIZE, np.full(SIZE, np.nan, "<f4").tobytes())), "NaN or infinity"),
-    "infinity": (with_blob(seal_update(1, SIZE, np.full(SIZE, np.inf, "<f4").tobytes())), "NaN or infinity"),
+    "a size beyond memory": (with_blob(wrap_update(1, 2**62)), f"{2**62} elements"),
+    "NaN": (with_blob(wrap_update(1, SIZE, np.full(SIZE, np.nan, "<f4").tobytes())), "NaN or infinity"),
+    "infinity": (with_blob(wrap_update(1, SIZE, np.full(SIZE, np.inf, "<f4").tobytes())), "NaN or infinity"),
     "a huge norm": (with_blob(coded(np.full(SIZE, 1e4))), "norm is 86023.3, at most 10000 is taken"),
     "the largest floats": (with_blob(coded(np.full(SIZE, 3e38))), "at most 10000 is taken"),
     "another nonce": (with_report(nonce="0" * 16), "answers another message, not the one of round 2"),
