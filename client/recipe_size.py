@@ -11,7 +11,7 @@ import torch
 
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.tasks.task import Task
-from fedglm.core.control_groups import memory_limit
+from fedglm.core.control_groups import read_memory_limit
 from fedglm.protocol.recipe import RecipeError
 
 BASE_BYTES: Final = 256 * 2**20
@@ -80,11 +80,11 @@ def check_memory(
     vectors = 4 * (size.parameters + _COPIES * size.federated)
     if device.type == "cuda" and torch.cuda.is_available():
         needed = [
-            (vectors + BASE_BYTES, memory_limit()),
+            (vectors + BASE_BYTES, read_memory_limit()),
             (vectors + at_work, torch.cuda.get_device_properties(device).total_memory),
         ]
     else:
-        needed = [(vectors + at_work + BASE_BYTES, memory_limit())]
+        needed = [(vectors + at_work + BASE_BYTES, read_memory_limit())]
     if any(most > limit for most, limit in needed):
         raise RecipeError(
             f"the run takes about {max(most for most, _ in needed) / 2**20:.0f} MiB, with {size.parameters} parameters "

@@ -7,21 +7,21 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def canonical_json(value: Any) -> bytes:
-    """`value` as JSON in UTF-8: keys sorted, no spaces, floats in Python's shortest form.
+    """Return `value` as JSON in UTF-8: keys sorted, no spaces, floats in Python's shortest form.
 
     Raises:
-        ValueError: A number is not finite, or a text is not Unicode.
-        TypeError: JSON has no such type.
+        ValueError: A number is not finite, or a string is not valid Unicode.
+        TypeError: The value has a type that JSON does not have.
     """
     return _ENCODER.encode(value).encode()
 
 
 def read_canonical_json(blob: bytes) -> Any:
-    """The value behind `canonical_json`, from a stranger too; who calls bounds the length of `blob`.
+    """Parse untrusted canonical JSON; the caller has to bound the length of `blob`.
 
     Raises:
-        ValueError: `blob` is not JSON, or not in the one form that `canonical_json` writes: a key twice, a space, a
-            number spelled otherwise.
+        ValueError: `blob` is not JSON, or not in the one form that `canonical_json` writes: a key occurs twice, there
+            is a space, or a number is written in another form.
     """
     try:
         value = json.loads(blob.decode())

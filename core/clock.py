@@ -1,7 +1,7 @@
-"""The clock that a run goes by: it tells the time, and it waits.
+"""The clock of a run, which returns the time and waits.
 
-Whatever waits within a run asks the one clock that it was given, so that a run can go by virtual time. What waits for
-a socket, a process or another process's lock goes by the machine's own time, and asks `time` for it.
+All waits within a run use the clock that the run was given, so that it can run in virtual time. Waits for a socket, a
+process or another process's lock use the machine's own time, from the module `time`.
 """
 
 import threading
@@ -10,31 +10,31 @@ from typing import Final, Protocol
 
 
 class Clock(Protocol):
-    """Time, and waiting for it to pass; methods that tell it are named as those of the module `time`."""
+    """A clock; its methods are named as those of the module `time`."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never fewer than before."""
+        """Return the seconds since an arbitrary start; never decreasing."""
 
     def time(self) -> float:
-        """Seconds since 1970 (UTC), to compare with what other processes have written down."""
+        """Return the seconds since 1970 (UTC), to compare with times that other processes have written."""
 
     def wait(self, event: threading.Event, timeout_s: float) -> bool:
-        """Wait until the event is set, for so many seconds at the most; returns whether it is."""
+        """Wait up to `timeout_s` seconds until the event is set; return whether it is."""
 
 
 class WallClock:
     """The machine's time."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment."""
+        """Return the seconds since an arbitrary start."""
         return time.monotonic()
 
     def time(self) -> float:
-        """Seconds since 1970 (UTC)."""
+        """Return the seconds since 1970 (UTC)."""
         return time.time()
 
     def wait(self, event: threading.Event, timeout_s: float) -> bool:
-        """Wait until the event is set, for so many seconds at the most; returns whether it is."""
+        """Wait up to `timeout_s` seconds until the event is set; return whether it is."""
         return event.wait(timeout_s)
 
 

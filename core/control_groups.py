@@ -1,7 +1,7 @@
-"""How much of the machine a process may use at most: what there is, or less where a control group gives less.
+"""Memory and CPU limits of a process: those of the machine, or of its control group where they are lower.
 
-It is the limit and not what is free at the moment, which others decide, and with them the records that were read.
-psutil knows nothing of control groups, so that the kernel's files are read here.
+The limit is used and not what is free at the moment, which depends on other processes, and with them on the records
+that were read. psutil does not know control groups, so the kernel's files are read here.
 """
 
 import os
@@ -12,50 +12,50 @@ from pathlib import Path
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-def memory_limit(pid: int | None = None) -> int:
-    """Bytes of memory.
+def read_memory_limit(pid: int | None = None) -> int:
+    """Return the memory limit of a process in bytes.
 
     Args:
-        pid: Of the process; this one without it.
+        pid: Process id; by default this process.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *_memory_limits(_membership(pid), _GROUPS)])
+    return min([machine, *_read_memory_limits(_membership_file(pid), _GROUPS)])
 
 
-def core_limit(pid: int | None = None) -> float:
-    """CPU cores, maybe with a fraction; quotas of version 1 of the kernel's interface are not looked at.
+def read_core_limit(pid: int | None = None) -> float:
+    """Return the limit of CPU cores of a process, possibly fractional; quotas of cgroup version 1 are not read.
 
     Args:
-        pid: Of the process; this one without it.
+        pid: Process id; by default this process.
 
     Raises:
-        OSError: It has ended.
+        OSError: The process has ended.
     """
     cores = float(len(os.sched_getaffinity(pid or 0)))
-    return min([cores, *_core_limits(_membership(pid), _GROUPS)])
+    return min([cores, *_read_core_limits(_membership_file(pid), _GROUPS)])
 
 
-def _membership(pid: int | None) -> Path:
-    """The file that names the groups of a process."""
+def _membership_file(pid: int | None) -> Path:
+    """Return the file that lists the control groups of a process."""
     return Path("/proc") / ("self" if pid is None else str(pid)) / "cgroup"
 
 
-def _memory_limits(membership: Path, groups: Path) -> Iterator[int]:
-    for version, folder in _folders(membership, groups):
+def _read_memory_limits(membership: Path, groups: Path) -> Iterator[int]:
+    for version, folder in _list_groups(membership, groups):
         with suppress(OSError, ValueError):  # no such file, as in the root group, or "max"
             yield int((folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text())
 
 
-def _core_limits(membership: Path, groups: Path) -> Iterator[float]:
-    for version, folder in _folders(membership, groups):
+def _read_core_limits(membership: Path, groups: Path) -> Iterator[float]:
+    for version, folder in _list_groups(membership, groups):
         if version == 2:
             with suppress(OSError, ValueError):
                 quota, period = (folder / "cpu.max").read_text().split()
                 yield int(quota) / int(period)
 
 
-def _folders(membership: Path, groups: Path) -> Iterator[tuple[int, Path]]:
-    """Version of the interface (of 1, memory alone) and folder of each group of a process and of those around it."""
+def _list_groups(membership: Path, groups: Path) -> Iterator[tuple[int, Path]]:
+    """Yield cgroup version (of 1, memory alone) and folder of each group of a process and of each parent group."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:  # no Linux, or hidden, or the process has ended
@@ -69,7 +69,7 @@ def _folders(membership: Path, groups: Path) -> Iterator[tuple[int, Path]]:
         else:
             continue
         folder = root / path.lstrip("/")
-        # In a container the group's own path may be hidden, and what it sees as the root has the limit.
-        for place in (folder, *folder.parents):
-            if place.is_relative_to(root):
-                yield version, place
+        # In a container the group's own path may be hidden, and the visible root holds the limit.
+        for parent in (folder, *folder.parents):
+            if parent.is_relative_to(root):
+                yield version, parent

@@ -1,17 +1,17 @@
-"""The root of every error that is ours: what a user can cause or mend, in one line that names the thing and the remedy.
+"""Base class of all errors that a user can cause or fix; each is one line that names the cause and the remedy.
 
 FedglmError
 ├── StorageError          core: a file cannot be written
-│   └── DiskFullError     for want of room
-├── KilledError           core: a process that did a part of the work was killed
+│   └── DiskFullError     because the disk or quota is full
+├── KilledError           core: a worker process was killed
 ├── CodecError            compression: a blob, a layout, a codec's name or option (a ValueError)
 │   ├── MessageError      protocol: a message's fields
-│   └── VersionMismatch   compression: the other end holds other bits
+│   └── VersionMismatch   compression: the other end has other bits
 ├── DataError, ModelError, PrecisionError, TrainingError      autoglm
 ├── PrivacyError          privacy: a promise that cannot be made or kept
 │   ├── Refusal           a rule of the node's policy forbids it
 │   ├── LedgerError       a ledger that is damaged, rolled back or missing
-│   ├── LogError          the same of a signed log
+│   ├── LogError          a signed log that is damaged, rolled back or missing
 │   └── PolicyError       a policy that is malformed or not signed by the site
 ├── SiteError, StateError, ...                                client
 ├── ProjectError, FederationError, CheckpointError, ...       server
@@ -24,13 +24,12 @@ from typing import ClassVar
 
 
 class FedglmError(Exception):
-    """What went wrong, and what helps.
+    """An expected error; its message names the cause and the remedy.
 
-    The command prints it as one line and ends with `exit_code`. Whatever is none of these is a bug, and keeps its
-    traceback.
+    The command prints it as one line and exits with `exit_code`. Any other exception is a bug, and keeps its traceback.
 
     Attributes:
-        exit_code: Of the command that it ends.
+        exit_code: Exit code of the command that it ends.
     """
 
     exit_code: ClassVar[int] = 2

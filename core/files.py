@@ -1,8 +1,8 @@
-"""Files that survive a crash: whole or absent, never half-written.
+"""Atomic writes: after a crash a file is complete or absent, never half-written.
 
-A file is written to a temporary name beside its place, flushed to the disk, and renamed. A reader therefore sees the
-old content or the new one. When writing fails (a full disk, a signal) the temporary file is removed and the old
-content stays.
+A file is written under a temporary name in its folder, flushed to the disk, and renamed. A reader therefore sees the
+old content or the new one. When writing fails (a full disk, a signal) the temporary file is removed and the old content
+stays.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from fedglm.core.errors import FedglmError
 
 FREE_SOME = "free some space, then run again (a simulation goes on with --resume)"
-"""What helps where a disk is full."""
+"""Remedy for a full disk."""
 
 
 class StorageError(FedglmError, OSError):
@@ -25,16 +25,16 @@ class StorageError(FedglmError, OSError):
 
 
 class DiskFullError(StorageError):
-    """There is no room for a file: the disk, or the user's share of it, is full."""
+    """A file could not be written because the disk, or the user's quota, is full."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error of the system's, SQLite's or safetensors', or one raised from it, is for a full disk."""
-    import sqlite3  # here, for few programs ever get so far
+    """Return whether an error of the system, SQLite or safetensors, or one raised from it, means a full disk."""
+    import sqlite3  # imported here, because few programs get so far
 
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, DiskFullError) or _errno(cause) in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, DiskFullError) or _find_errno(cause) in (errno.ENOSPC, errno.EDQUOT):
             return True
         if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             return True
@@ -44,17 +44,17 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of writing in the block into a `StorageError` that names `path` and the remedy."""
+    """Convert write errors in the block to a `StorageError` that names `path` and the remedy."""
     try:
         yield
-    except _errors() as exc:
+    except _list_write_errors() as exc:
         if is_disk_full(exc):
             raise DiskFullError(f"cannot write {path}: the disk is full: {FREE_SOME}") from exc
         raise StorageError(f"cannot write {path}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
-def _errno(error: BaseException) -> int | None:
-    """The system's number of an error; safetensors' own type has it in no other place than its text."""
+def _find_errno(error: BaseException) -> int | None:
+    """Return the errno of an error; safetensors' own type has it only in its text."""
     if isinstance(error, OSError):
         return error.errno
     safetensors = sys.modules.get("safetensors")
@@ -64,8 +64,8 @@ def _errno(error: BaseException) -> int | None:
     return int(number[1]) if number else None
 
 
-def _errors() -> tuple[type[Exception], ...]:
-    """What writing may raise; safetensors' own error where that is loaded, for a reader of records may not have it."""
+def _list_write_errors() -> tuple[type[Exception], ...]:
+    """List what writing may raise; safetensors' error only where it is loaded, since an auditor may not have it."""
     loaded = sys.modules.get("safetensors")
     return (OSError,) if loaded is None else (OSError, loaded.SafetensorError)
 
@@ -74,12 +74,12 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> Non
     """Replace the file at `path` with `data` (text as UTF-8), durably and in one step.
 
     Args:
-        path: The file; its folder is made if it is not there.
-        data: The whole content.
-        mode: The file's rights; 0o600 for what nobody else on the machine may read.
+        path: The file; its folder is created if missing.
+        data: The complete content.
+        mode: File permissions; 0o600 for what nobody else on the machine may read.
 
     Raises:
-        StorageError: The file could not be written; what stood at `path` before still stands there.
+        StorageError: The file could not be written; the previous content of `path` is unchanged.
     """
     content = data.encode() if isinstance(data, str) else data
     with storage_errors(path):
@@ -101,16 +101,16 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> Non
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Give an empty scratch file, readable by its owner alone, and put it at `path` when the block is through.
+    """Yield an empty scratch file, readable by its owner alone, and link it to `path` at the end of the block.
 
-    What the block writes it must flush to the disk itself. A file at `path` is never replaced, and nobody sees one that
-    is half-written.
+    The block must flush what it writes to the disk itself. An existing file at `path` is never replaced, and no reader
+    sees a half-written one.
 
     Raises:
         FileExistsError: There is a file at `path` already.
         StorageError: The file could not be written.
     """
-    taken = False
+    exists = False
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600 from the start
@@ -118,19 +118,19 @@ def new_file(path: Path) -> Iterator[Path]:
         try:
             yield Path(name)
             try:
-                os.link(name, path)  # unlike a rename it fails where a file is
+                os.link(name, path)  # unlike a rename it fails where a file exists
             except FileExistsError:
-                taken = True
+                exists = True
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(name)
         sync_folder(path.parent)
-    if taken:
+    if exists:
         raise FileExistsError(errno.EEXIST, "there is a file already", str(path))
 
 
 def create_privately(path: Path, data: bytes) -> None:
-    """Write `data` to a new file at `path`; raises as `new_file`."""
+    """Write `data` to a new file at `path`, readable by its owner alone; raises as `new_file`."""
     with new_file(path) as scratch, scratch.open("wb") as file:
         file.write(data)
         file.flush()

@@ -1,4 +1,4 @@
-"""Results of the checks before a start, for the engineer who can mend what is wrong; they quote no record."""
+"""Results of the checks before a start, for the engineer who can fix a failure; they quote no record."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Finding:
     Attributes:
         check: Name of the check.
         level: `ok`; `warning` where all works for now; `failure` where the process would not do its work.
-        detail: What was seen.
-        remedy: What helps; empty where nothing has to be done.
-        transient: Whether a failure may mend itself, as a server that is not up yet: no reason not to start.
+        detail: Observation, in words.
+        remedy: What to do; empty where nothing has to be done.
+        transient: Whether a failure may resolve itself, as a server that is not up yet: no reason not to start.
     """
 
     check: str
@@ -31,11 +31,11 @@ class Finding:
         return self.level == "failure" and not self.transient
 
     def sentence(self, separator: str = "; ") -> str:
-        """Detail and remedy in one line."""
+        """Return detail and remedy in one line."""
         return separator.join(filter(None, (self.detail, self.remedy)))
 
     def as_json(self) -> dict[str, object]:
-        """An object of `fedglm client check --json`; its keys are older than the attributes' names."""
+        """Return an object of `fedglm client check --json`; its keys are older than the attributes' names."""
         return {
             "check": self.check,
             "level": self.level,
@@ -46,20 +46,20 @@ class Finding:
 
 
 def ok(check: str, detail: str) -> Finding:
-    """All is well."""
+    """Make the finding of a check that passed."""
     return Finding(check=check, level="ok", detail=detail)
 
 
 def warning(check: str, detail: str, remedy: str) -> Finding:
-    """The process works for now."""
+    """Make the finding of a process that works for now."""
     return Finding(check=check, level="warning", detail=detail, remedy=remedy)
 
 
 def failure(check: str, detail: str, remedy: str = "", *, transient: bool = False) -> Finding:
-    """The process would not do its work."""
+    """Make the finding of a process that would not do its work."""
     return Finding(check=check, level="failure", detail=detail, remedy=remedy, transient=transient)
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:
-    """Those for which nothing should be started."""
+    """Return the findings that forbid a start."""
     return [finding for finding in findings if finding.forbids_start]

@@ -1,8 +1,8 @@
-"""Whose process is at the other end of a TCP connection within this machine; from Linux's /proc.
+"""The user behind the other end of a TCP connection within this machine; from Linux's /proc.
 
-A port of 127.0.0.1 is open to every user of the machine. TCP does not tell who connects, but the kernel's table of
+A port of 127.0.0.1 is open to every user of the machine. TCP does not identify the peer, but the kernel's table of
 connections has both ends of one within the machine, each with the user that opened it. psutil shows no such user, and a
-process only to who may look into it.
+process only to those who may inspect it.
 """
 
 import os
@@ -16,26 +16,26 @@ _ESTABLISHED: Final = "01"  # see proc_net_tcp in the kernel's documentation
 _ROOT: Final = 0
 
 
-def is_own(connection: socket.socket) -> bool:
-    """Whether the other end is a process of this user's, or of root's, who may do all that this user may.
+def is_own_process(connection: socket.socket) -> bool:
+    """Return whether the other end is a process of this user, or of root, which may do all that this user may.
 
     Args:
-        connection: Accepted on a port of 127.0.0.1 or ::1.
+        connection: Connection accepted on a port of 127.0.0.1 or ::1.
     """
-    return owner(connection) in (os.geteuid(), _ROOT)
+    return find_owner(connection) in (os.geteuid(), _ROOT)
 
 
-def owner(connection: socket.socket) -> int | None:
-    """User id of the other end; None where no living process of this machine holds it open, both ways.
+def find_owner(connection: socket.socket) -> int | None:
+    """Return the user id of the other end; None where no living process of this machine holds it open, both ways.
 
-    The kernel counts an end that its process has closed as root's: such a one is nobody's here.
+    The kernel lists an end that its process has closed as root's: here such an end belongs to nobody.
     """
     try:
         here, there = connection.getsockname(), connection.getpeername()
         lines = _TABLES[connection.family].read_text().splitlines()[1:]
     except (OSError, KeyError):
         return None
-    ends = _end(connection.family, *there[:2]), _end(connection.family, *here[:2])
+    ends = _format_end(connection.family, *there[:2]), _format_end(connection.family, *here[:2])
     for line in lines:
         fields = line.split()
         if (fields[1], fields[2], fields[3]) == (*ends, _ESTABLISHED) and fields[9] != "0":
@@ -43,8 +43,8 @@ def owner(connection: socket.socket) -> int | None:
     return None
 
 
-def _end(family: int, address: str, port: int) -> str:
-    """An end of a connection as the table has it: 32-bit words in this machine's order."""
+def _format_end(family: int, address: str, port: int) -> str:
+    """Format an end of a connection as in the kernel's table: 32-bit words in this machine's byte order."""
     raw = socket.inet_pton(family, address.partition("%")[0])
     order = -1 if sys.byteorder == "little" else 1
     words = b"".join(raw[at : at + 4][::order] for at in range(0, len(raw), 4))

@@ -1,7 +1,7 @@
-"""A process that ends with the one that started it, however that ends.
+"""Child processes that end with their parent, however that ends.
 
-Linux kills it then. The parent says by an environment variable that it wants that, for most programs may outlive the
-command that starts them. psutil has no call for that, so that it is prctl's own.
+Linux kills them then. The parent requests it by an environment variable, because most programs may outlive the command
+that starts them. psutil has no call for this, so prctl is called directly.
 """
 
 import ctypes
@@ -10,25 +10,29 @@ import signal
 import sys
 
 PARENT = "FEDGLM_PARENT"
-"""Environment variable with the number of the process that the child is not to outlive."""
+"""Environment variable with the id of the process that the child must not outlive."""
 
 _PR_SET_PDEATHSIG = 1
 
 
-def bond() -> dict[str, str]:
-    """Variables for a child that calls `end_with_parent`.
+def child_env() -> dict[str, str]:
+    """Return the environment variables for a child that calls `end_with_parent`.
 
-    The thread that starts it must live as long as the process does: the kernel goes by that.
+    The thread that starts the child must live as long as this process: the kernel watches the thread.
     """
     return {PARENT: str(os.getpid())}
 
 
 def end_with_parent() -> None:
-    """From now on this process is killed when the one that started it ends, where that one wants it so."""
+    """Have this process killed when its parent ends, where the parent requested that.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
     parent = os.environ.pop(PARENT, None)
     if parent is None:
         return
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "this process cannot be bound to the one that started it")
-    if os.getppid() != int(parent):  # it has ended meanwhile
+    if os.getppid() != int(parent):  # the parent has ended meanwhile
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Work in pieces by one process a core, for records that are long."""
+"""Work split over one process per core, for long records."""
 
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -13,20 +13,20 @@ _Result = TypeVar("_Result")
 
 
 class KilledError(FedglmError, RuntimeError):
-    """A process that did a part of the work was killed; its part is missing."""
+    """A worker process was killed; its part of the work is missing."""
 
 
-def in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, ...]]) -> Generator[_Result]:
-    """What `work` gives for the arguments of each piece, in their order; for one alone, without another process.
+def map_in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, ...]]) -> Generator[_Result]:
+    """Yield the result of `work` for the arguments of each piece, in order; a single piece runs in this process.
 
     Raises:
-        KilledError: A process was killed.
+        KilledError: A worker process was killed.
     """
     if len(pieces) <= 1:
         yield from (work(*piece) for piece in pieces)
         return
     cores = len(os.sched_getaffinity(0))
-    # Not from the fork server: there is one in a process, which a simulation wants with torch in it.
+    # Not from the fork server: a process has only one, which simulations need with torch preloaded.
     try:
         with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("spawn")) as pool:
             yield from pool.map(work, *zip(*pieces, strict=True))

@@ -1,4 +1,4 @@
-"""Settings from a TOML text; what is wrong with it is one line."""
+"""Settings from a TOML text; an error is one line."""
 
 import tomllib
 from typing import TypeVar
@@ -13,17 +13,17 @@ Settings = TypeVar("Settings", bound=BaseModel)
 def read_settings(
     model: type[Settings], text: str, *, origin: str, max_characters: int, error: type[Exception]
 ) -> Settings:
-    """Read a TOML text, of a stranger too.
+    """Parse settings from an untrusted TOML text.
 
     Args:
-        model: What it must hold.
+        model: Pydantic model of the settings.
         text: TOML.
         origin: Name of the text in errors.
-        max_characters: A longer text is not looked at.
-        error: What to raise.
+        max_characters: Maximum length; a longer text is not parsed.
+        error: Exception type to raise.
 
     Raises:
-        error: The text is too long or no TOML, or a key or value is wrong; near names are listed.
+        error: The text is too long or not TOML, or a key or value is invalid; near names are listed.
     """
     if len(text) > max_characters:
         raise error(f"{origin} has {len(text)} characters; at most {max_characters} are read")

@@ -1,4 +1,4 @@
-"""Reading files of strangers: a pipe would make a reader wait for ever, and a device has no end."""
+"""Reading untrusted files: a pipe would block a reader for ever, and a device has no end."""
 
 import contextlib
 import errno
@@ -12,64 +12,68 @@ _BLOCK: Final = 2**20
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError where something else than a file with content stands at `path`, or nothing does."""
-    _check(os.stat(path).st_mode, path)
-
-
-def read_regular(path: Path, most: int) -> bytes:
-    """The content of a file of at most `most` bytes.
+    """Check that `path` is a regular file.
 
     Raises:
-        OSError: It cannot be read, is a pipe, a device or a folder, or longer.
+        OSError: It is a pipe, a device or a folder, or does not exist.
     """
-    with _opened(path) as descriptor:
-        blocks, left = list[bytes](), most if os.fstat(descriptor).st_size <= most else -1
+    _check_mode(os.stat(path).st_mode, path)
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file of at most `max_bytes` bytes.
+
+    Raises:
+        OSError: The file cannot be read, is a pipe, a device or a folder, or is longer.
+    """
+    with _open_regular(path) as descriptor:
+        blocks, left = list[bytes](), max_bytes if os.fstat(descriptor).st_size <= max_bytes else -1
         while left >= 0 and (block := os.read(descriptor, _BLOCK)):
             blocks.append(block)
             left -= len(block)  # it may grow, or have no size until it is read
     if left < 0:
-        raise _too_long(path, most)
+        raise _too_long_error(path, max_bytes)
     return b"".join(blocks)
 
 
-def regular_lines(path: Path, most: int, longest: int) -> Iterator[bytes]:
-    """The lines of a file, one at a time, without their ends: what is read takes the memory of one line.
+def read_regular_lines(path: Path, max_bytes: int, max_line: int) -> Iterator[bytes]:
+    """Yield the lines of a regular file one at a time, without line ends, in the memory of one line.
 
     Args:
-        path: Of the file.
-        most: Bytes that it may have.
-        longest: Bytes that a line may have.
+        path: The file.
+        max_bytes: Maximum length of the file in bytes.
+        max_line: Maximum length of a line in bytes.
 
     Raises:
-        OSError: As of `read_regular`, or a line is longer.
+        OSError: As by `read_regular`, or a line is longer.
     """
-    with _opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-        left = most if os.fstat(descriptor).st_size <= most else -1
-        while left >= 0 and (line := file.readline(longest + 2)):
-            if len(line.removesuffix(b"\n")) > longest:
-                raise OSError(errno.EFBIG, f"a line of it is longer than {longest} bytes", str(path))
+    with _open_regular(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        left = max_bytes if os.fstat(descriptor).st_size <= max_bytes else -1
+        while left >= 0 and (line := file.readline(max_line + 2)):
+            if len(line.removesuffix(b"\n")) > max_line:
+                raise OSError(errno.EFBIG, f"a line of it is longer than {max_line} bytes", str(path))
             yield line.removesuffix(b"\n")
             left -= len(line)
     if left < 0:
-        raise _too_long(path, most)
+        raise _too_long_error(path, max_bytes)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    # Opening a pipe would wait for somebody who writes.
+def _open_regular(path: Path) -> Iterator[int]:
+    # Opening a pipe would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _check(os.fstat(descriptor).st_mode, path)
+        _check_mode(os.fstat(descriptor).st_mode, path)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _too_long(path: Path, most: int) -> OSError:
-    return OSError(errno.EFBIG, f"it is longer than {most} bytes", str(path))
+def _too_long_error(path: Path, max_bytes: int) -> OSError:
+    return OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
 
 
-def _check(mode: int, path: Path) -> None:
+def _check_mode(mode: int, path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):

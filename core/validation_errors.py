@@ -1,4 +1,4 @@
-"""What pydantic found wrong with settings, in one line: the key, its value, the remedy, and the near names."""
+"""Pydantic's validation errors in one line: the key, its value, the remedy, and near names."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,10 +13,10 @@ _MAX_INTEGER: Final = 2**63  # str refuses more than 4300 digits
 
 
 def show_value(value: Any) -> str | None:
-    """A value for an error line: numbers as they are, anything else quoted and cut short.
+    """Format a value for an error line: numbers as they are, anything else quoted and truncated.
 
     Returns:
-        None for a table or a list: a stranger's may be nested too deeply to be shown.
+        None for a table or a list: an untrusted one may be nested too deeply to be shown.
     """
     if isinstance(value, dict | list | tuple):
         return None
@@ -28,26 +28,26 @@ def show_value(value: Any) -> str | None:
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, show: Callable[[Any], str | None] = show_value) -> str:
-    """The first errors, a clause for each.
+    """Describe the first errors, one clause each.
 
     Args:
-        error: Raised by `model`.
-        model: The settings that were asked for.
-        show: How a value is written; None leaves it out.
+        error: Error raised by `model`.
+        model: Pydantic model of the settings.
+        show: Formats a value; a result of None leaves it out.
     """
-    return "; ".join(_clause(each, model, show) for each in error.errors()[:_MAX_ERRORS])
+    return "; ".join(_describe_error(each, model, show) for each in error.errors()[:_MAX_ERRORS])
 
 
-def first_place(error: ValidationError) -> str:
-    """Dotted key of the first error, without its value, which may be anybody's; empty for the whole."""
-    return ".".join(_path(error.errors()[0]))
+def locate_first_error(error: ValidationError) -> str:
+    """Return the dotted key of the first error, without its value, which is untrusted; empty at the top level."""
+    return ".".join(_split_path(error.errors()[0]))
 
 
-def _clause(error: Any, model: type[BaseModel], show: Callable[[Any], str | None]) -> str:
-    path = _path(error)
+def _describe_error(error: Any, model: type[BaseModel], show: Callable[[Any], str | None]) -> str:
+    path = _split_path(error)
     place = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"unknown key {place}: {did_you_mean(path[-1], _keys(model, path[:-1]))}"
+        return f"unknown key {place}: {did_you_mean(path[-1], _list_keys(model, path[:-1]))}"
     if error["type"] == "missing":
         return f"{place} is missing"
     reason = str(error["msg"]).removeprefix("Value error, ")
@@ -58,12 +58,12 @@ def _clause(error: Any, model: type[BaseModel], show: Callable[[Any], str | None
     return f"{place}: {reason}" if value is None else f"{place} = {value}: {reason}"
 
 
-def _path(error: Any) -> list[str]:
+def _split_path(error: Any) -> list[str]:
     return [str(part)[:_MAX_CHARACTERS] for part in error["loc"]]
 
 
-def _keys(model: type[BaseModel], sections: list[str]) -> list[str]:
-    """Keys of a section; none where it is no settings model."""
+def _list_keys(model: type[BaseModel], sections: list[str]) -> list[str]:
+    """Return the keys of a section; none where it is no settings model."""
     for section in sections:
         inner = model.model_fields[section].annotation if section in model.model_fields else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fedglm.core.untrusted_text import cleaned
+from fedglm.core.untrusted_text import clean_text
 from fedglm.run_folder.names import DONE, EVENTS, FAILED, ROUNDS, RUN, SCENARIO, SUMMARY
 
 PHASES = ("first-answer", "other-answers", "closing")
@@ -303,4 +303,4 @@ def _clean_text(value: object) -> str | None:
     """Return the text without characters that could control a terminal."""
     if not isinstance(value, str):
         return None
-    return cleaned(value, _LONGEST_REASON)
+    return clean_text(value, _LONGEST_REASON)

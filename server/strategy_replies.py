@@ -15,7 +15,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore import log
 
 from fedglm.compression.codec import CodecError, Update
-from fedglm.core.untrusted_text import cleaned
+from fedglm.core.untrusted_text import clean_text
 from fedglm.protocol.messages import RECORD
 
 _MAX_WEIGHT = 2.0**53
@@ -87,7 +87,7 @@ def alike(good: list[tuple[Message, Update]], weighted_by: str) -> tuple[list[tu
     if not (weighed := [form for form in forms if form is not None]):
         return good, []
     usual, _ = Counter(weighed).most_common(1)[0]
-    odd = f"its metrics are not those of the others, or {cleaned(weighted_by, 80)} is no number above 0"
+    odd = f"its metrics are not those of the others, or {clean_text(weighted_by, 80)} is no number above 0"
     kept = [pair for pair, form in zip(good, forms, strict=True) if form == usual]
     return kept, [rejected(reply, odd) for (reply, _), form in zip(good, forms, strict=True) if form != usual]
 
@@ -109,7 +109,7 @@ def _form(content: RecordDict, weighted_by: str) -> frozenset[tuple[str, int]] |
 
 def rejected(reply: Message, reason: str) -> Message:
     """The reply as a failure of its node, which is logged."""
-    reason = cleaned(reason)
+    reason = clean_text(reason)
     log(WARNING, "update of node %d rejected: %s", reply.metadata.src_node_id, reason)
     return _as_error(reply, reason)
 

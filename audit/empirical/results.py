@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import read_regular
-from fedglm.core.validation_errors import first_place
+from fedglm.core.validation_errors import locate_first_error
 from fedglm.privacy.policy.run_plan import RunPlan
 from fedglm.run_folder.record import ReportError
 
@@ -74,7 +74,8 @@ class _AuditFile(_Figures):
         except FileNotFoundError:
             return None
         except ValidationError as exc:
-            raise ReportError(f"{path} is damaged at {first_place(exc) or 'its beginning'}: audit again") from exc
+            place = locate_first_error(exc) or "its beginning"
+            raise ReportError(f"{path} is damaged at {place}: audit again") from exc
         except OSError as exc:
             raise ReportError(f"{path} cannot be read: {exc.strerror}") from exc
 

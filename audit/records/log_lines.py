@@ -6,7 +6,7 @@ from typing import Final
 
 from fedglm.audit.records.checks import Check
 from fedglm.audit.records.log_records import LogRecord
-from fedglm.core.untrusted_files import regular_lines
+from fedglm.core.untrusted_files import read_regular_lines
 from fedglm.privacy.log.entries import MAX_BYTES
 
 LINES: Final = "log.jsonl"
@@ -26,7 +26,7 @@ def check_lines(record: LogRecord) -> list[Check]:
         return []
     passed, detail = False, ""
     try:
-        lines = regular_lines(path, sys.maxsize, MAX_BYTES)
+        lines = read_regular_lines(path, sys.maxsize, MAX_BYTES)
         pairs = enumerate(zip_longest(record.read_texts(), lines), 1)
         number = next((number for number, (text, line) in pairs if text != line), 0)
         passed, detail = not number, f"line {number} of {LINES} is not entry {number} of the log"

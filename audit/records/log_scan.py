@@ -13,7 +13,7 @@ from fedglm.audit.records.ledger_scan import open_ledger_rows
 from fedglm.audit.records.log_summary import LogScan
 from fedglm.audit.records.release_entries import EntryReader, ReleaseEntry
 from fedglm.audit.records.untrusted_sqlite import check_schema, open_untrusted, read_previous_hash
-from fedglm.core.processes import KilledError, in_processes
+from fedglm.core.processes import KilledError, map_in_processes
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.log.chained_file import chained
 from fedglm.privacy.log.signed_log import SignedLog
@@ -42,7 +42,7 @@ def scan_log(log: Path, ledger: Path | None = None, piece: int = PIECE) -> LogSc
         return LogScan(1, fault=f"entry {first}: a log begins with entry 1")
     pieces = [(log, ledger, start, piece) for start in range(1, max(count, 1) + 1, piece)]
     try:
-        with contextlib.closing(in_processes(_scan_piece, pieces)) as scans:
+        with contextlib.closing(map_in_processes(_scan_piece, pieces)) as scans:
             log_scan = next(scans)
             while not log_scan.fault and (later := next(scans, None)) is not None:
                 log_scan.merge(later)

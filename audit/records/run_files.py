@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from fedglm.core.untrusted_files import read_regular, regular_lines
+from fedglm.core.untrusted_files import read_regular, read_regular_lines
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.names import DONE, ROUNDS, SUMMARY
 
@@ -90,7 +90,7 @@ class _RoundsTable:
     def read(cls, path: Path) -> "_RoundsTable":
         """Read the file; raises OSError and ValueError."""
         table = cls()
-        for line in regular_lines(path, MAX_ROUNDS_BYTES, _MAX_ROW):
+        for line in read_regular_lines(path, MAX_ROUNDS_BYTES, _MAX_ROW):
             table._add_line(line)
         return table
 

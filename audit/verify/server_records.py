@@ -8,11 +8,11 @@ from fedglm.audit.records.log_lines import check_lines
 from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
 from fedglm.audit.records.log_summary import AcceptedUpdate
 from fedglm.audit.records.run_files import RunFiles
-from fedglm.core.processes import in_processes
+from fedglm.core.processes import map_in_processes
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.policy.run_plan import SignedPlan
-from fedglm.protocol.signatures import is_reported
+from fedglm.protocol.signatures import is_signed_reply
 from fedglm.run_folder.names import DONE, ROUNDS, SUMMARY
 
 _PIECE: Final = 10_000
@@ -71,7 +71,7 @@ def _check_site_signatures(record: LogRecord) -> Check:
     """Check that each accepted update is signed by its site, if sites sign."""
     keyed, stranger = _match_keys(record)
     pieces = [(keyed[start : start + _PIECE],) for start in range(0, len(keyed), _PIECE)]
-    if (unsigned := next(filter(None, in_processes(_find_unsigned, pieces)), None)) is not None:
+    if (unsigned := next(filter(None, map_in_processes(_find_unsigned, pieces)), None)) is not None:
         detail = f"entry {unsigned.number}: the update of {unsigned.site} in round {unsigned.round} is not signed by it"
         return _make_check("updates", False, detail)
     if stranger is not None:
@@ -119,7 +119,7 @@ def _find_unsigned(updates: list[tuple[str, AcceptedUpdate]]) -> AcceptedUpdate 
 
 
 def _is_signed(update: AcceptedUpdate, key: str) -> bool:
-    return update.signature is not None and is_reported(
+    return update.signature is not None and is_signed_reply(
         PublicKey.from_hex(key),
         run=update.run,
         server_round=update.round,

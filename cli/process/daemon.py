@@ -23,8 +23,8 @@ import typer
 from fedglm.cli.process.process_identity import find_marked, identity
 from fedglm.core.errors import FedglmError
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.core.locks import held
-from fedglm.core.parent_process import bond
+from fedglm.core.locks import hold_lock
+from fedglm.core.parent_process import child_env
 
 MARK = "FEDGLM_DAEMON"
 """Environment variable that names the daemon, in it and in all that it starts."""
@@ -132,7 +132,7 @@ class Daemon:
         asked_to_end: list[int] = []
         with self._locked():
             self._refuse_a_second()
-            process = self._spawn(argv, {**env, **bond()}, output=None)
+            process = self._spawn(argv, {**env, **child_env()}, output=None)
 
         def end(number: int, _: FrameType | None) -> None:
             asked_to_end.append(number)
@@ -236,7 +236,7 @@ class Daemon:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with held(self._folder / f"{self.name}.lock") as alone:
+        with hold_lock(self._folder / f"{self.name}.lock") as alone:
             if not alone:
                 raise DaemonError(f"another command is starting or stopping {self.name}: wait until it is done")
             yield

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from fedglm.core.parent_process import bond
+from fedglm.core.parent_process import child_env
 
 LIVED_S: Final = 15.0
 """A program that has lived so long has read its arguments and files."""
@@ -76,7 +76,7 @@ class Keeper:
 
     def _once(self) -> int:
         """Run the program to its end; returns its exit code, negative for a signal."""
-        self._process = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, env={**os.environ, **bond()})  # noqa: S603
+        self._process = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, env={**os.environ, **child_env()})  # noqa: S603
         if self._asked_to_end:
             self._process.terminate()
         while (code := self._process.poll()) is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from fedglm.core.control_groups import core_limit, memory_limit
+from fedglm.core.control_groups import read_core_limit, read_memory_limit
 
 
 @dataclass(frozen=True)
@@ -90,4 +90,4 @@ def limits(pid: int) -> Limits:
     Raises:
         OSError: It has ended.
     """
-    return Limits(core_limit(pid), memory_limit(pid))
+    return Limits(read_core_limit(pid), read_memory_limit(pid))

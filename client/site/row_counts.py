@@ -13,7 +13,7 @@ from fedglm.autoglm.errors import DataError
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import DataSection
 from fedglm.core.errors import FedglmError
-from fedglm.core.suggestions import near_names
+from fedglm.core.suggestions import find_near_names
 
 HARMLESS: Final[frozenset[Reason]] = frozenset({"blank"})
 """Rows that say nothing: to leave them out loses nothing."""
@@ -101,5 +101,5 @@ def _unit(row: Row, data: DataSection, classes: frozenset[str], place: RowPlace,
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    near = near_names(name, known, count=1, cutoff=0.75)
+    near = find_near_names(name, known, count=1, cutoff=0.75)
     return f"did you mean {near[0]!r}?" if near else "correct [data] in site.toml, or name the fields in line 1"

@@ -30,7 +30,7 @@ from fedglm.client.site.settings import KIT_FILE, SITE_FILE
 from fedglm.client.site.site_node import make_node
 from fedglm.client.supernode.worker_link import AGAIN, LOG, MAX_BYTES, SOCKET, in_folder, send
 from fedglm.core.code_identity import code_sha256
-from fedglm.core.locks import held
+from fedglm.core.locks import hold_lock
 from fedglm.privacy.custody.store import POLICY
 
 LOCK = "worker.lock"
@@ -69,7 +69,7 @@ def serve(folder: Path, idle_s: float = IDLE_S) -> None:
     site = open_site(folder)
     # Flower makes messages only in a process that it has given numbers to; it started this one's questioner, not this.
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    with held(site.state / LOCK) as alone:
+    with hold_lock(site.state / LOCK) as alone:
         if not alone:
             return
         read = _fingerprint(site)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from fedglm.core.clock import WALL_CLOCK, Clock
-from fedglm.core.untrusted_text import cleaned
+from fedglm.core.untrusted_text import clean_text
 from fedglm.run_folder.names import EVENTS, ROUNDS
 from fedglm.server.deployment.run_file import read_lines
 from fedglm.server.project.enrolment import enrolled_sites
@@ -33,7 +33,7 @@ class RunNews:
         """Say what is new."""
         events = self._read_events()
         for event in events[self._events :]:
-            kind, reason = str(event["event"]), cleaned(str(event.get("reason")))
+            kind, reason = str(event["event"]), clean_text(str(event.get("reason")))
             if kind in _REFUSALS and reason not in self._refused:
                 self._refused.add(reason)
                 self._say(f"node {event.get('node')} {_REFUSALS[kind]}: {reason}")

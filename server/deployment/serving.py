@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedglm.core.locks import held
+from fedglm.core.locks import hold_lock
 from fedglm.server.errors import ProjectError
 
 _LOCK = "serving.lock"
@@ -21,7 +21,7 @@ def serving(folder: Path) -> Iterator[None]:
     Raises:
         ProjectError: Another process does already.
     """
-    with held(folder / _LOCK, patience_s=_PATIENCE_S) as alone:
+    with hold_lock(folder / _LOCK, patience_s=_PATIENCE_S) as alone:
         if not alone:
             raise ProjectError(f"another process serves the run in {folder}")
         yield
@@ -29,5 +29,5 @@ def serving(folder: Path) -> Iterator[None]:
 
 def is_served(folder: Path) -> bool:
     """Whether a living process serves the run."""
-    with held(folder / _LOCK) as free:
+    with hold_lock(folder / _LOCK) as free:
         return not free

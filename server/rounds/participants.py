@@ -8,7 +8,7 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
 from fedglm.core.errors import FedglmError
-from fedglm.core.untrusted_text import cleaned
+from fedglm.core.untrusted_text import clean_text
 from fedglm.protocol.refusals import RefusedReply, read_refusal
 from fedglm.server.aggregation.fixed_point import public_weights
 
@@ -144,7 +144,7 @@ def error_text(reply: Message) -> str:
     Args:
         reply: One that has an error.
     """
-    return cleaned(str(reply.error.reason or ""))
+    return clean_text(str(reply.error.reason or ""))
 
 
 def is_lost(reply: Message) -> bool:

@@ -19,7 +19,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.servicer.runtime.runtime_handlers import acquire_task
 from sqlalchemy.exc import OperationalError
 
-from fedglm.core.parent_process import bond
+from fedglm.core.parent_process import child_env
 
 _POLL_S: Final = 0.5
 
@@ -66,7 +66,7 @@ class AppLauncher:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # the process keeps it with the run
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **bond()},
+            env={**os.environ, **child_env()},
         )
         _log.info("run %d is process %d", task.run_id, process.pid)
         with contextlib.suppress(OSError):  # it has ended already

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from fedglm.core.local_peers import is_own
+from fedglm.core.local_peers import is_own_process
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.asgi import Application, Receive, Scope, Send
 from fedglm.server.gateway.gateway import SitesGateway
@@ -82,7 +82,7 @@ class SuperLinkServer(uvicorn.Server):
         control, sites = self._sockets
         places = Places.within(raise_descriptor_limit())
         self._ports = [
-            Port(control, context, self._greet, admits=is_own, visitors=Visitors(_OURS)),
+            Port(control, context, self._greet, admits=is_own_process, visitors=Visitors(_OURS)),
             Port(sites, context, self._greet, visitors=Visitors(places)),
         ]
         self._ports[0].open()

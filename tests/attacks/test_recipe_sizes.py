@@ -75,7 +75,7 @@ def test_no_number_of_a_recipe_is_without_a_bound(section, key, value):
 def test_what_numbers_within_their_bounds_amount_to_is_held_to_the_machine(site, monkeypatch, length, batch_size):
     """The weights are those of a small model: it is the activations of a step that take the memory."""
     if length * batch_size < 2**30:
-        monkeypatch.setattr("fedglm.client.recipe_size.memory_limit", lambda: 512 * 10**6)
+        monkeypatch.setattr("fedglm.client.recipe_size.read_memory_limit", lambda: 512 * 10**6)
     with pytest.raises(Refusal, match="rule recipe: the run takes about") as caught:
         node_of(site, length, batch_size)
     assert f"{batch_size} sequences of {length} tokens" in str(caught.value)
@@ -83,7 +83,7 @@ def test_what_numbers_within_their_bounds_amount_to_is_held_to_the_machine(site,
 
 
 def test_parts_of_a_batch_fit_where_the_whole_would_not(site, monkeypatch):
-    monkeypatch.setattr("fedglm.client.recipe_size.memory_limit", lambda: 512 * 10**6)
+    monkeypatch.setattr("fedglm.client.recipe_size.read_memory_limit", lambda: 512 * 10**6)
     _, _, beside = run_of(TEXT % 64 + TRAINING % 65_536 + "micro_batch_size = 8\n")
     assert make_node(site, run_plan(**beside), 0).introduce().name == "berlin"
 

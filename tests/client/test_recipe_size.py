@@ -85,7 +85,7 @@ def test_the_built_in_scenarios_fit_into_512_megabytes(
     scenario = Scenario.from_toml(scenario_text(name))
     task = task_of(scenario.data, scenario.model)
     size = ModelSize.of(outline_model(scenario.model, task), task)
-    monkeypatch.setattr(recipe_size, "memory_limit", lambda: 512 * 10**6)
+    monkeypatch.setattr(recipe_size, "read_memory_limit", lambda: 512 * 10**6)
     check_memory(size, 2 * scenario.training.batch_size, CPU, clipped=clipped, measures=True)
 
 
@@ -102,7 +102,7 @@ def test_the_built_in_scenarios_fit_into_512_megabytes(
 def test_each_part_counts(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], sequences: int, asked: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr(recipe_size, "memory_limit", lambda: 700 * 2**20)
+    monkeypatch.setattr(recipe_size, "read_memory_limit", lambda: 700 * 2**20)
     size = ModelSize(parameters=10**6, federated=10**6, kept=1000, passed=100, length=64)
     check_memory(size, 1, CPU, clipped=True, measures=True)
     with pytest.raises(RecipeError, match="and this node has less"):

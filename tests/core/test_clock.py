@@ -8,8 +8,8 @@ from fedglm.core.clock import WALL_CLOCK
 
 def test_it_tells_the_machines_time():
     before = time.monotonic(), time.time()
-    told = WALL_CLOCK.monotonic(), WALL_CLOCK.time()
-    assert all(early <= now <= early + 5 for early, now in zip(before, told, strict=True))
+    times = WALL_CLOCK.monotonic(), WALL_CLOCK.time()
+    assert all(early <= now <= early + 5 for early, now in zip(before, times, strict=True))
 
 
 def test_it_waits_until_the_event_or_the_end():

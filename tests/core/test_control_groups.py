@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedglm.core.control_groups import _core_limits, _memory_limits, core_limit, memory_limit
+from fedglm.core.control_groups import _read_core_limits, _read_memory_limits, read_core_limit, read_memory_limit
 
 
 def test_the_limit_is_the_least_of_the_groups_around(tmp_path: Path) -> None:
@@ -19,9 +19,9 @@ def test_the_limit_is_the_least_of_the_groups_around(tmp_path: Path) -> None:
     (groups / "a" / "memory.max").write_text("1000\n")
     (groups / "memory" / "c" / "memory.limit_in_bytes").write_text("2000\n")
     (tmp_path / "memory.max").write_text("1\n")  # outside
-    assert sorted(_memory_limits(mine, groups)) == [1000, 2000]
-    assert list(_memory_limits(tmp_path / "none", groups)) == []
-    assert 2**28 < memory_limit() < 2**60
+    assert sorted(_read_memory_limits(mine, groups)) == [1000, 2000]
+    assert list(_read_memory_limits(tmp_path / "none", groups)) == []
+    assert 2**28 < read_memory_limit() < 2**60
 
 
 def test_cores_are_a_quota_of_a_period(tmp_path: Path) -> None:
@@ -31,12 +31,12 @@ def test_cores_are_a_quota_of_a_period(tmp_path: Path) -> None:
     (groups / "a" / "b" / "cpu.max").write_text("max 100000\n")
     (groups / "a" / "cpu.max").write_text("150000 100000\n")
     (tmp_path / "cpu.max").write_text("1 100000\n")  # outside
-    assert list(_core_limits(mine, groups)) == [1.5]
+    assert list(_read_core_limits(mine, groups)) == [1.5]
 
 
 def test_another_process_is_looked_at_and_one_that_has_ended_is_an_error() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert 0 < core_limit(process.pid) <= len(os.sched_getaffinity(0))
-        assert memory_limit(process.pid) == memory_limit()
+        assert 0 < read_core_limit(process.pid) <= len(os.sched_getaffinity(0))
+        assert read_memory_limit(process.pid) == read_memory_limit()
     with pytest.raises(OSError, match="process"):
-        core_limit(process.pid)
+        read_core_limit(process.pid)

@@ -7,7 +7,7 @@ import threading
 import pytest
 from live_server import as_nobody
 
-from fedglm.core.local_peers import is_own, owner
+from fedglm.core.local_peers import find_owner, is_own_process
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
@@ -19,8 +19,8 @@ def listening(request):
 
 def test_it_is_this_user_s(listening):
     with socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as accepted:
-        assert owner(accepted) == os.geteuid()
-        assert is_own(accepted)
+        assert find_owner(accepted) == os.geteuid()
+        assert is_own_process(accepted)
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, lambda end: end.shutdown(socket.SHUT_WR)], ids=["gone", "half"])
@@ -28,8 +28,8 @@ def test_an_end_that_was_closed_is_nobody_s(listening, leave):
     """The kernel lists it as root's."""
     with socket.create_connection(listening.getsockname()[:2]) as end, listening.accept()[0] as accepted:
         leave(end)
-        assert owner(accepted) is None
-        assert not is_own(accepted)
+        assert find_owner(accepted) is None
+        assert not is_own_process(accepted)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to be another user")
@@ -44,7 +44,7 @@ def test_it_is_another_user_s(listening):
 
     def accept():
         with listening.accept()[0] as accepted:
-            seen.append((owner(accepted), is_own(accepted)))
+            seen.append((find_owner(accepted), is_own_process(accepted)))
             accepted.sendall(b"x")
 
     thread = threading.Thread(target=accept)

@@ -3,18 +3,18 @@
 import subprocess
 import sys
 
-from fedglm.core.processes import in_processes
+from fedglm.core.processes import map_in_processes
 
 AFTERWARDS = """
 import multiprocessing, os, sys
 from operator import add
-from fedglm.core.processes import in_processes
+from fedglm.core.processes import map_in_processes
 
 def has_loaded(pipe):
     pipe.send("colorsys" in sys.modules)
 
 if __name__ == "__main__":
-    print(list(in_processes(add, [(1, 2), (3, 4), (5, 6)])))
+    print(list(map_in_processes(add, [(1, 2), (3, 4), (5, 6)])))
     multiprocessing.set_forkserver_preload(["colorsys"])
     ours, theirs = multiprocessing.Pipe()
     multiprocessing.get_context("forkserver").Process(target=has_loaded, args=(theirs,)).start()
@@ -30,5 +30,5 @@ def test_a_simulation_s_workers_start_as_quickly_afterwards(tmp_path):
 
 
 def test_one_piece_alone_needs_no_other_process():
-    assert list(in_processes(lambda: "no process could be sent this", [()])) == ["no process could be sent this"]
-    assert list(in_processes(len, [])) == []
+    assert list(map_in_processes(lambda: "no process could be sent this", [()])) == ["no process could be sent this"]
+    assert list(map_in_processes(len, [])) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedglm.core.suggestions import did_you_mean, list_choices, near_names
+from fedglm.core.suggestions import did_you_mean, find_near_names, list_choices
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,6 @@ def test_names_of_others_are_quoted_and_all_listed() -> None:
 
 def test_how_near_and_how_many_is_for_the_caller_to_say() -> None:
     known = ["notes", "noted", "nodes", "note"]
-    assert len(near_names("notez", known)) == 3
-    assert len(near_names("notez", known, count=1)) == 1
-    assert near_names("notez", known, cutoff=0.99) == []
+    assert len(find_near_names("notez", known)) == 3
+    assert len(find_near_names("notez", known, count=1)) == 1
+    assert find_near_names("notez", known, cutoff=0.99) == []

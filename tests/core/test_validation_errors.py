@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedglm.core.validation_errors import explain, first_place, show_value
+from fedglm.core.validation_errors import explain, locate_first_error, show_value
 
 
 class Training(BaseModel):
@@ -96,5 +96,5 @@ def test_a_caller_may_show_values_in_its_own_way() -> None:
 
 
 def test_the_place_alone_quotes_no_value() -> None:
-    assert first_place(error_of({"training": {"local_steps": "secret"}})) == "training.local_steps"
-    assert first_place(error_of({"seed": 13})) == ""
+    assert locate_first_error(error_of({"training": {"local_steps": "secret"}})) == "training.local_steps"
+    assert locate_first_error(error_of({"seed": 13})) == ""

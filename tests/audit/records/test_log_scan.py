@@ -241,7 +241,7 @@ def test_any_pieces_say_what_the_whole_says(releases, place, change, piece):
         if change == "hash":
             rewrite(path, place, b"\0", table="entries")
         at_once = scan_log(path)
-        patched.setattr(log_scan, "in_processes", lambda work, pieces: (work(*arguments) for arguments in pieces))
+        patched.setattr(log_scan, "map_in_processes", lambda work, pieces: (work(*arguments) for arguments in pieces))
         in_pieces = scan_log(path, piece=piece)
         assert in_pieces.fault == at_once.fault
         if not at_once.fault:  # a scan with a fault is not complete
