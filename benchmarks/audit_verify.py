@@ -34,7 +34,7 @@ from fedglm.privacy.log.signed_log import LOG, SignedLog
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.privacy.policy.run_spec import NoisePlan, RunSpec
-from fedglm.protocol.signatures import sign_report
+from fedglm.protocol.signatures import sign_train_reply
 from fedglm.run_folder.names import AUDIT
 
 MECHANISM = Mechanism(
@@ -119,7 +119,7 @@ def make_server(folder: Path, entries: int) -> None:
 def accepted(site: SigningKey, number: int) -> dict[str, object]:
     """As a server writes it."""
     blob, words = number.to_bytes(8, "big"), {"nonce": "0" * 16, "log": f"{number}:{'0' * 32}"}
-    signature = base64.b64decode(sign_report(site, words, "run", number, blob, {})).hex()
+    signature = base64.b64decode(sign_train_reply(site, words, "run", number, blob, {})).hex()
     release = hashlib.sha256(blob).hexdigest()
     return {
         "run": "run", "round": number, "site": "berlin", "release": release, "bytes": 3805, "nonce": words["nonce"],

@@ -39,7 +39,7 @@ from fedglm.compression.positions.signed import apply_signs
 from fedglm.compression.values import bits, magnitudes
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire.envelope import Reader
-from fedglm.protocol.federated_model import model_layout
+from fedglm.protocol.federated_model import make_layout
 
 DENSITY = 0.01
 ROUNDS = 3
@@ -64,7 +64,7 @@ def glm_layout(size: int) -> Layout:
     """The tensors of a GLM of about `size` elements, over and over until there are so many."""
     task = Task(kind="language-model", length=64, vocab_size=256, pad_id=PAD_ID, bos_id=BOS_ID, eos_id=EOS_ID)
     preset = "glm-10m" if size < 30_000_000 else "glm-76m"
-    model = model_layout(build_model(ModelSettings(preset=preset), task, seed=0))
+    model = make_layout(build_model(ModelSettings(preset=preset), task, seed=0))
     names, shapes, room = [], [], size
     for index, shape in enumerate(itertools.cycle(model.shapes)):
         if room <= 0:

@@ -38,7 +38,7 @@ from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, OutboundMessage, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.protocol.messages import LENGTHS, CodedReply, JoinReply, Seal, Sealed, TrainReply, TrainRequest
-from fedglm.protocol.signatures import sign_introduction, sign_report
+from fedglm.protocol.signatures import sign_join_reply, sign_train_reply
 
 PINNED = "run.plan"
 _METRICS = ("loss", "metric", "count")
@@ -145,7 +145,7 @@ class OutboundGate:
         """The reply to the server's first query, signed where the site signs."""
         if self._key is None:
             return introduction
-        return replace(introduction, signature=sign_introduction(self._key, introduction.to_fields(), self.plan.sha256))
+        return replace(introduction, signature=sign_join_reply(self._key, introduction.to_fields(), self.plan.sha256))
 
     def release(self, outcome: LocalResult, instruction: TrainRequest) -> CodedReply:
         """Check everything, charge for what leaves, then build the reply.
@@ -217,7 +217,7 @@ class OutboundGate:
         if self._key is None:
             return coded
         fields = coded.reply.to_fields()
-        signature = sign_report(self._key, fields, run, server_round, coded.blob or b"", coded.metrics or {})
+        signature = sign_train_reply(self._key, fields, run, server_round, coded.blob or b"", coded.metrics or {})
         return replace(coded, reply=replace(coded.reply, signature=signature))
 
     @property

@@ -1,4 +1,4 @@
-"""A model together with the form in which it is federated: one flat vector, whose version 0 both ends compute."""
+"""A model together with its federated form: one flat vector, whose version 0 both ends compute."""
 
 import torch
 
@@ -10,16 +10,19 @@ from fedglm.compression.settings import DownlinkSettings
 
 
 class FederatedModel:
-    """A model to compute with, built once a process and lent to one node after the other.
+    """A model, built once per process and used by one node after the other.
 
     Args:
         module: The initialised model; its federated parameters, rounded to the grid, are version 0.
-        task: What it is trained for.
-        downlink: How models are published; its grid is the one that every version lies on.
+        task: Task that the model is trained for.
+        downlink: Coding of published models; every version is rounded to its grid.
 
     Attributes:
-        layout: Names and shapes of what is federated.
-        initial: (size,) float32, version 0.
+        module: The model.
+        task: Task that the model is trained for.
+        downlink: Coding of published models.
+        layout: Names and shapes of the federated parameters.
+        initial: Version 0, shape (size,), float32.
     """
 
     def __init__(self, module: torch.nn.Module, task: Task, downlink: DownlinkSettings) -> None:
@@ -30,8 +33,8 @@ class FederatedModel:
         self.downlink = downlink
 
 
-def model_layout(module: torch.nn.Module) -> Layout:
-    """Names and shapes of what is federated, in the order in which it lies in the flat vector."""
+def make_layout(module: torch.nn.Module) -> Layout:
+    """Return names and shapes of the federated parameters, in the order of the flat vector."""
     named = federated_parameters(module)
     return Layout(
         names=tuple(name for name, _ in named),

@@ -1,8 +1,8 @@
-"""The recipe of a run: how every node makes the model and trains it, as the server's signed plan tells it.
+"""The recipe of a run: how every node builds and trains the model, as the server's signed plan states it.
 
 The text comes from the server. So it is short, every key and bound is checked, and nothing in it can name a file at a
-site: where the server's own settings have a path, the recipe has the word "site", and each site's `site.toml` says what
-that is there. Names of the fields that a site's records have are the site's own affair for the same reason.
+site: where the server's own settings have a path, the recipe has the word "site", and each site's `site.toml` gives the
+path there. For the same reason each site names the fields of its own records.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedglm.autoglm.data.bundled import BUNDLES
-from fedglm.autoglm.data.sources import check_source, kind_of
+from fedglm.autoglm.data.sources import check_source, infer_kind
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
@@ -21,31 +21,31 @@ from fedglm.core.errors import FedglmError
 from fedglm.core.toml_settings import read_settings
 
 OWN = "site"
-"""Stands where a path would: each site has its own."""
+"""Stands in place of a path: each site has its own."""
 
 MAX_CHARACTERS = 20_000
-"""Longest recipe that is read: as much as a run plan holds."""
+"""Maximum length of a recipe: as much as a run plan holds."""
 
 _OWN_FIELDS = ("text_field", "label_field", "unit_field", "site_field")
 
 
 class RecipeError(FedglmError, ValueError):
-    """A recipe cannot be read, or does not fit the site; the message holds settings and no path or record."""
+    """A recipe cannot be parsed, or does not fit the site; the message quotes settings and no path or record."""
 
 
 class Recipe(BaseModel):
-    """How model and training are made.
+    """Settings of model and training that all nodes share.
 
     Attributes:
-        seed: Orders data and initialisation.
+        seed: Seed of data order and initialisation.
         weighting: Whether a site declares a weight: see `FederationSettings`.
-        reference_sha256: SHA-256 (hex) of the public file that a table's bins are placed by, which each site has; None
-            where ranges are declared.
-        model: What is trained; a path of "site" is each site's copy of the same folder.
-        data: What the records mean; a source of "site" is each site's own records.
-        training: How a node trains in a round, on whatever device it has.
-        update: How updates are coded.
-        downlink: How models are.
+        reference_sha256: SHA-256 (hex) of the public file from which a table's bins are computed, a copy of which each
+            site has; None where ranges are declared.
+        model: Model to train; a path of "site" is each site's copy of the same folder.
+        data: Meaning of the records; a source of "site" is each site's own records.
+        training: Local training in a round, on whatever device a node has.
+        update: Coding of updates.
+        downlink: Coding of published models.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,7 +90,7 @@ class Recipe(BaseModel):
         update: UpdateSettings,
         downlink: DownlinkSettings,
     ) -> Self:
-        """What to tell of a server's own settings: each path and field of its own is taken away.
+        """Build the recipe from a server's own settings, without its own paths and field names.
 
         Raises:
             DataError: `data.source` is no built-in and no path, or the public reference cannot be read.
@@ -103,8 +103,8 @@ class Recipe(BaseModel):
             digest = file_sha256(data.public_reference)
             data = data.model_copy(update={"public_reference": OWN})
         if data.source not in BUNDLES:
-            away = dict.fromkeys(_OWN_FIELDS)
-            data = data.model_copy(update={"source": OWN, "task": kind_of(data), **away})
+            cleared = dict.fromkeys(_OWN_FIELDS)
+            data = data.model_copy(update={"source": OWN, "task": infer_kind(data), **cleared})
         plain = training.model_dump(include=set(LocalTrainingSettings.model_fields), exclude={"device"})
         return cls(
             seed=seed,
@@ -118,24 +118,24 @@ class Recipe(BaseModel):
         )
 
     def to_toml(self) -> str:
-        """Every setting with its value, defaults too; `from_toml` gives an equal recipe."""
+        """Return every setting as TOML, defaults included; `from_toml` gives an equal recipe."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Read a recipe, from a stranger too.
+        """Parse an untrusted recipe.
 
         Raises:
-            RecipeError: The text is too long or no TOML, or a key or value is wrong; near names are listed.
+            RecipeError: The text is too long or not TOML, or a key or value is invalid; near names are listed.
         """
         return read_settings(cls, text, origin="the run's recipe", max_characters=MAX_CHARACTERS, error=RecipeError)
 
 
 def file_sha256(path: str | Path) -> str:
-    """Hex SHA-256 of a public file's content.
+    """Return the hex SHA-256 of a public file's content.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         with Path(path).expanduser().open("rb") as file:

@@ -1,7 +1,7 @@
-"""How a refusal travels: in Flower's error, which holds a number and a text, and no fields.
+"""Encoding of a refusal in Flower's error, which has a code and a text, and no fields.
 
-The number says that it is a refusal. The text is `Refusal`'s own, for a server that is not ours to show; ours takes the
-rule out of it here, and nowhere else looks at it.
+The code marks a refusal. The text is that of `Refusal`, so that any Flower server can display it; ours parses the rule
+from it here, and no other code reads it.
 """
 
 import re
@@ -19,11 +19,11 @@ _RULE: Final = re.compile(r"refused by rule ([a-z][a-z0-9-]{0,63}):")
 
 @dataclass(frozen=True)
 class RefusedReply:
-    """What a node says when it refuses.
+    """A node's refusal, as received.
 
     Attributes:
         rule: Name of the rule of the site's policy; None where the node names none.
-        text: For people; whatever a node likes to say.
+        text: Untrusted text, for display.
     """
 
     rule: str | None
@@ -31,12 +31,12 @@ class RefusedReply:
 
 
 def to_error(refusal: Refusal) -> Error:
-    """The error that carries a refusal."""
+    """Return the Flower error that carries a refusal."""
     return Error(_REFUSED, str(refusal))
 
 
 def read_refusal(error: Error) -> RefusedReply | None:
-    """The refusal that an error carries, from a stranger too; None where it is another error."""
+    """Read the refusal from an untrusted error; None where it is another error."""
     if error.code != _REFUSED:
         return None
     text = str(error.reason or "")

@@ -24,7 +24,7 @@ from fedglm.compression.layout import Layout
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_plan import RunPlan
-from fedglm.protocol.federated_model import FederatedModel, model_layout
+from fedglm.protocol.federated_model import FederatedModel, make_layout
 from fedglm.protocol.recipe import OWN, Recipe, RecipeError, file_sha256
 
 LOG = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _outline(site: Site, recipe_toml: str) -> _Outline:
     data, model = _data_settings(site, recipe), _model_settings(site, recipe)
     task = task_of(data, model)
     outlined = outline_model(model, task)
-    return _Outline(recipe, data, model, task, model_layout(outlined), ModelSize.of(outlined, task))
+    return _Outline(recipe, data, model, task, make_layout(outlined), ModelSize.of(outlined, task))
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.protocol.messages import PLAN, RECORD, JoinReply
 from fedglm.protocol.refusals import RefusedReply
-from fedglm.protocol.signatures import check_introduction
+from fedglm.protocol.signatures import check_join_reply
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.participants import (
     FederationError,
@@ -164,7 +164,7 @@ class Admission:
             if words.name not in self._plan.sites:
                 raise FederationError(f"no site is enrolled under the name {words.name!r}")
             try:
-                check_introduction(self._plan.sites[words.name], words.to_fields(), self._plan_sha256)
+                check_join_reply(self._plan.sites[words.name], words.to_fields(), self._plan_sha256)
             except PrivacyError as exc:
                 raise FederationError(f"{words.name}: {exc}") from exc
         if words.layout != self._plan.layout.sha256:

@@ -11,7 +11,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SIGNATURE_BYTES, PublicKey
 from fedglm.privacy.log.chained_file import Head
 from fedglm.protocol.messages import RECORD, UPDATE, TrainReply, TrainRequest
-from fedglm.protocol.signatures import check_report
+from fedglm.protocol.signatures import check_train_reply
 from fedglm.server.rounds.participants import error_text
 
 _MEASURES: Final = {"loss": (0.0, 1e6), "metric": (0.0, 1e12), "count": (1, 2**40)}
@@ -111,6 +111,6 @@ def _check_signature(
 ) -> None:
     try:
         content = blob if isinstance(blob, bytes) else b""
-        check_report(key, fields, instruction.run, instruction.round, content, metrics)
+        check_train_reply(key, fields, instruction.run, instruction.round, content, metrics)
     except PrivacyError as exc:
         raise CodecError(str(exc)) from exc

@@ -16,7 +16,7 @@ from fedglm.compression.settings import DownlinkSettings
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.protocol.messages import PLAN, RECORD, UPDATE, JoinReply, TrainReply
-from fedglm.protocol.signatures import SIGNATURE, sign_introduction, sign_report
+from fedglm.protocol.signatures import SIGNATURE, sign_join_reply, sign_train_reply
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -60,7 +60,7 @@ def introduction(rng, message):
     key = own(rng.choice("ddddda")) if rng.random() < 0.9 else None
     signed = key and all(type(fields[name]) is type(value) for name, value in (("name", ""), ("examples", 0)))
     if signed and "more" not in fields:
-        fields[SIGNATURE] = sign_introduction(key, JoinReply(**fields).to_fields(), plan.plan.sha256)
+        fields[SIGNATURE] = sign_join_reply(key, JoinReply(**fields).to_fields(), plan.plan.sha256)
     return words(message, fields)
 
 
@@ -86,7 +86,7 @@ def blobs(rng):
 def signed_update(message, blob):
     order = instruction_of(dict(message.content.config_records[RECORD]))
     report = TrainReply(nonce=order.nonce)
-    signature = sign_report(KEYS["d"], report.to_fields(), order.run, order.round, blob, {})
+    signature = sign_train_reply(KEYS["d"], report.to_fields(), order.run, order.round, blob, {})
     return words(message, {**replace(report, signature=signature).to_fields(), UPDATE: blob})
 
 
@@ -94,7 +94,7 @@ def introduction_of(name, message):
     """What an honest site says of itself."""
     plan = SignedPlan.from_bytes(message.content.config_records[RECORD][PLAN])
     told = JoinReply(name=name, run="", version=-1, layout=FEDERATED.layout.sha256, examples=0).to_fields()
-    return words(message, {**told, SIGNATURE: sign_introduction(KEYS[name], told, plan.plan.sha256)})
+    return words(message, {**told, SIGNATURE: sign_join_reply(KEYS[name], told, plan.plan.sha256)})
 
 
 def update(rng, message):
@@ -112,7 +112,7 @@ def update(rng, message):
         [None, {"loss": 1e29, "metric": -1e29, "count": 2**62}, {"loss": 0.5, "metric": 0.5, "count": 3}, {"x": 1}]
     )
     key = own(rng.choice("ddddddab"))
-    signature = sign_report(key, report.to_fields(), order.run, order.round, blob, {})
+    signature = sign_train_reply(key, report.to_fields(), order.run, order.round, blob, {})
     signature = rng.choice([signature] * 8 + [None, "A", "AAAA", base64.b64encode(bytes(64)).decode()])
     fields = {**replace(report, signature=signature).to_fields(), UPDATE: blob}
     if rng.random() < 0.1:
@@ -218,7 +218,7 @@ def test_a_site_that_never_has_the_model_is_not_sent_it_for_ever(tmp_path):
         order = instruction_of(dict(message.content.config_records[RECORD]))
         asked.append(order.round)
         report = TrainReply(nonce=order.nonce, holds=len(asked) % 2)
-        signature = sign_report(KEYS["d"], report.to_fields(), order.run, order.round, b"", {})
+        signature = sign_train_reply(KEYS["d"], report.to_fields(), order.run, order.round, b"", {})
         return words(message, replace(report, signature=signature).to_fields())
 
     coordinator, _ = run(tmp_path, act, rounds=4)

@@ -19,7 +19,7 @@ from fedglm.autoglm.site_data import task_of
 from fedglm.autoglm.tasks.task import Task
 from fedglm.client import recipe_size
 from fedglm.client.recipe_size import ModelSize, check_memory
-from fedglm.protocol.federated_model import model_layout
+from fedglm.protocol.federated_model import make_layout
 from fedglm.protocol.recipe import RecipeError
 from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
@@ -29,7 +29,7 @@ ADAPTERS = pytest.mark.parametrize("adapter", ["none", "lora"])
 
 def assert_outlined(settings: ModelSettings, task: Task) -> None:
     outlined, built = outline_model(settings, task), build_model(settings, task, seed=1)
-    assert model_layout(outlined) == model_layout(built)
+    assert make_layout(outlined) == make_layout(built)
     assert {parameter.device.type for parameter in outlined.parameters()} == {"meta"}
     assert ModelSize.of(outlined, task) == ModelSize.of(built, task)
 

@@ -61,27 +61,27 @@ def test_a_built_in_scenario_s_recipe_reads_back_and_says_no_more_than_the_scena
 
 
 def test_paths_fields_and_the_device_of_the_server_are_not_told() -> None:
-    told = recipe_of(
+    recipe = recipe_of(
         model=ModelSettings(preset=None, path="/srv/models/secret-glm"),
         data=data(text_field="note", label_field="icd", unit_field="ssn", site_field="ward", class_names=["a", "b"]),
         training=LocalTrainingSettings(device="cuda"),
     )
-    assert (told.data.source, told.model.path, told.training.device) == (OWN, OWN, "auto")
-    assert told.data.task == "text-classification"  # it can no longer be seen from the fields
-    text = told.to_toml()
+    assert (recipe.data.source, recipe.model.path, recipe.training.device) == (OWN, OWN, "auto")
+    assert recipe.data.task == "text-classification"  # it can no longer be seen from the fields
+    text = recipe.to_toml()
     assert not [word for word in ("srv", "secret", "note", "icd", "ssn", "ward", "cuda") if word in text]
-    assert Recipe.from_toml(text) == told
+    assert Recipe.from_toml(text) == recipe
 
 
 def test_a_public_reference_is_told_by_its_content(tmp_path: Any) -> None:
     public = tmp_path / "public.csv"
     public.write_text("age\n1\n2\n")
     asked = {"label_field": "y", "feature_fields": ["age"], "class_names": ["a", "b"]}
-    told = recipe_of(data=data(public_reference=str(public), **asked))
-    assert (told.data.public_reference, len(told.reference_sha256 or "")) == (OWN, 64)
-    assert str(tmp_path) not in told.to_toml()
+    recipe = recipe_of(data=data(public_reference=str(public), **asked))
+    assert (recipe.data.public_reference, len(recipe.reference_sha256 or "")) == (OWN, 64)
+    assert str(tmp_path) not in recipe.to_toml()
     public.write_text("age\n1\n3\n")
-    assert recipe_of(data=data(public_reference=str(public), **asked)).reference_sha256 != told.reference_sha256
+    assert recipe_of(data=data(public_reference=str(public), **asked)).reference_sha256 != recipe.reference_sha256
     with pytest.raises(DataError, match="cannot be read"):
         recipe_of(data=data(public_reference=str(tmp_path / "gone.csv"), **asked))
 
@@ -154,9 +154,9 @@ def test_no_change_of_a_recipe_s_text_gives_anything_but_a_recipe_or_a_line(draw
     gone = draw.draw(st.integers(0, 12))
     new = draw.draw(st.text(alphabet="".join(sorted(set(text))) + "/\\'\0é", max_size=12))
     try:
-        found = Recipe.from_toml(text[:at] + new + text[at + gone :])
+        parsed = Recipe.from_toml(text[:at] + new + text[at + gone :])
     except RecipeError:
         return
-    assert found.data.source in (OWN, "digits", "pydoc", "breast-cancer")
-    assert (found.model.path, found.data.public_reference) in ((None, None), (OWN, None))
-    assert Recipe.from_toml(found.to_toml()) == found
+    assert parsed.data.source in (OWN, "digits", "pydoc", "breast-cancer")
+    assert (parsed.model.path, parsed.data.public_reference) in ((None, None), (OWN, None))
+    assert Recipe.from_toml(parsed.to_toml()) == parsed

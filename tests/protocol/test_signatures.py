@@ -15,7 +15,7 @@ from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.protocol.signatures import sign_report
+from fedglm.protocol.signatures import sign_train_reply
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -26,7 +26,7 @@ def update(key, number, site="berlin"):
     """Fields of an entry about an update that a site signed."""
     blob, words = f"update {number}".encode(), {"nonce": "a" * 16, "log": f"{number}:{'b' * 32}"}
     measures = {"loss": 0.5, "metric": 0.9, "count": 20}
-    signature = sign_report(key, words, "r", number, blob, measures)
+    signature = sign_train_reply(key, words, "r", number, blob, measures)
     return {
         "run": "r", "round": number, "site": site, "release": hashlib.sha256(blob).hexdigest(), "bytes": len(blob),
         "nonce": words["nonce"], "anchor": words["log"], "measures": measures,
@@ -79,10 +79,10 @@ def test_updates_signed_by_the_key_of_their_time_are_held(changed):
                {"signature": "c" * 128}, {"signature": None}]
 )  # fmt: skip
 def test_an_update_that_is_changed_is_named(changed, fields):
-    held, said = changed(6, **fields)
-    assert not held
+    passed, detail = changed(6, **fields)
+    assert not passed
     # Entry 1 opens the log, 2 begins the run, 3 and 8 admit the site.
-    assert said.startswith("entry 10: the update of berlin in round 6 is not signed by it")
+    assert detail.startswith("entry 10: the update of berlin in round 6 is not signed by it")
 
 
 def test_a_signature_by_the_key_that_the_site_had_before_does_not_count(changed):
@@ -90,8 +90,8 @@ def test_a_signature_by_the_key_that_the_site_had_before_does_not_count(changed)
 
 
 def test_an_update_of_nobody_is_named(changed):
-    held, said = changed(3, site="bonn")
-    assert (held, said) == (False, "entry 6: an update of bonn, which was not admitted before")
+    passed, detail = changed(3, site="bonn")
+    assert (passed, detail) == (False, "entry 6: an update of bonn, which was not admitted before")
 
 
 def test_the_first_of_several_is_named(changed):
