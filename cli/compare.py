@@ -88,7 +88,7 @@ def compare(
     from fedglm.simulations.comparison.compare import Contender
     from fedglm.simulations.comparison.compare import compare as run
     from fedglm.simulations.comparison.variants import parse_variants
-    from fedglm.simulations.engines.run import checked_engine
+    from fedglm.simulations.engines.run import check_engine
 
     chosen.pop("density", None)  # is for those codecs that take one
     contenders = []
@@ -105,8 +105,8 @@ def compare(
     comparison = run(
         contenders,
         folder,
-        engine=checked_engine(engine),
-        audience=lambda name: Progress(quiet=as_json, label=name),
+        engine=check_engine(engine),
+        make_callbacks=lambda name: Progress(quiet=as_json, label=name),
         tolerance=tolerance,
         resume=resume,
         workers=workers,

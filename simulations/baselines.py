@@ -1,8 +1,8 @@
-"""What a federation is worth: each site training alone, and one model on all data pooled.
+"""Baselines of a federation: each site training alone, and one model trained on all data pooled.
 
 A baseline starts from the same weights and trains with the same optimizer and the same schedule over as many rounds.
-A site alone takes the steps that a node takes; the pooled model takes as many as all nodes of a round together. They
-run in worker processes as the nodes do, one baseline a Flower node: node 0 is the pooled model, node i site i - 1.
+A site alone takes as many steps as a node; the pooled model takes as many as all nodes of a round together. They run in
+worker processes as the nodes do, one baseline per Flower node: partition 0 is the pooled model, partition i site i - 1.
 """
 
 import threading
@@ -27,22 +27,22 @@ from fedglm.simulations.evaluation import Evaluator
 
 
 class BaselineCallbacks(Protocol):
-    """Somebody who wants to see the baselines go by."""
+    """Callbacks during the training of the baselines."""
 
     def baseline_started(self, jobs: int) -> None:
         """Training of `jobs` baselines begins."""
 
     def baseline_done(self) -> None:
-        """One is trained and measured."""
+        """A baseline is trained and evaluated."""
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """How the baselines did on the same held-out data as the federated model.
+    """Evaluations of the baselines on the same held-out data as the federated model.
 
     Attributes:
-        pooled: One model on all data; None if it was not asked for.
-        alone: Each site's own model on its own held-out data, by site; empty if they were not asked for.
+        pooled: Evaluation of one model trained on all data; None if it was not requested.
+        alone: Evaluation of each site's own model on its own held-out data, by site; empty if not requested.
     """
 
     pooled: Evaluation | None
@@ -50,31 +50,37 @@ class Baselines:
 
 
 def train_baselines(
-    stage: BuiltScenario, workers: int | None, watcher: BaselineCallbacks, stop: threading.Event
+    stage: BuiltScenario, workers: int | None, callbacks: BaselineCallbacks, stop: threading.Event
 ) -> Baselines:
-    """Train and measure the baselines that the scenario asks for.
+    """Train and evaluate the baselines that the scenario requests.
+
+    Args:
+        stage: The built scenario.
+        workers: Number of worker processes; None takes one per core.
+        callbacks: Called at each step.
+        stop: Event that ends the training early.
 
     Raises:
-        TrainingError: One of them failed.
+        TrainingError: A baseline could not be trained.
     """
     wanted = stage.scenario.evaluation.baselines
     names = [site.name for site in stage.data.sites]
     jobs = ([0] if "pooled" in wanted else []) + (list(range(1, len(names) + 1)) if "alone" in wanted else [])
     if not jobs:
         return Baselines(None, {})
-    watcher.baseline_started(len(jobs))
+    callbacks.baseline_started(len(jobs))
     results: dict[int, Evaluation] = {}
     factory = partial(make_app, stage.scenario.to_toml())
     with InlineGrid(factory, nodes=len(names) + 1, workers=min(len(jobs), workers) if workers else None) as grid:
         exchange = Exchange(grid, stop)
         exchange.send(((job + 1, RecordDict()) for job in jobs), "train", 0)
-        for job, result in _results(exchange):
+        for job, result in _read_results(exchange):
             results[job] = result
-            watcher.baseline_done()
+            callbacks.baseline_done()
     return Baselines(results.get(0), {names[job - 1]: result for job, result in sorted(results.items()) if job > 0})
 
 
-def _results(exchange: Exchange) -> Iterator[tuple[int, Evaluation]]:
+def _read_results(exchange: Exchange) -> Iterator[tuple[int, Evaluation]]:
     for node_id, reply in exchange.replies(timeout_s=float("inf")):
         if reply.has_error():
             raise TrainingError(f"a baseline could not be trained: {reply.error.reason}")
@@ -83,7 +89,7 @@ def _results(exchange: Exchange) -> Iterator[tuple[int, Evaluation]]:
 
 
 def make_app(scenario_toml: str) -> ClientApp:
-    """The ClientApp that trains the baseline of its partition."""
+    """Make the ClientApp that trains the baseline of its partition."""
     app = ClientApp()
 
     @app.train()
@@ -99,7 +105,7 @@ def make_app(scenario_toml: str) -> ClientApp:
 
 
 def _train(stage: BuiltScenario, job: int) -> Evaluation:
-    """Train the pooled model (job 0) or that of site job - 1, and measure it."""
+    """Train the pooled model (job 0) or that of site job - 1, and evaluate it."""
     scenario, model = stage.scenario, stage.model
     federation, training = scenario.federation, scenario.training
     sites = stage.data.sites
@@ -122,4 +128,4 @@ def _train(stage: BuiltScenario, job: int) -> Evaluation:
         )
         vector = vector + result.delta
     evaluator = Evaluator(stage.data, model, scenario.evaluation.sequences)
-    return evaluator.overall(vector) if pooled else evaluator.of_site(sites[job - 1].name, vector)
+    return evaluator.evaluate_all(vector) if pooled else evaluator.evaluate_site(sites[job - 1].name, vector)

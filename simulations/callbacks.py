@@ -1,31 +1,31 @@
-"""Who may see a simulation go by."""
+"""Callbacks of a simulation."""
 
 from typing import Any
 
 
 class SimulationCallbacks:
-    """Is called at each step of a simulation, from start to end; each method does nothing until a subclass has its own.
+    """Callbacks at each step of a simulation; each method does nothing unless a subclass overrides it.
 
-    An exception ends the run, which `resume` then takes up again.
+    An exception ends the run, which `resume` can continue.
     """
 
     def prepared(self, about: dict[str, Any]) -> None:
-        """Data and model are ready; `about` holds what the summary will say of them."""
+        """Data and model are ready; `about` holds the summary's fields that are known before the first round."""
 
     def resumed(self, rows: list[dict[str, Any]]) -> None:
-        """The run goes on after the rounds in `rows`, which may be none."""
+        """The run continues after the rounds in `rows`, possibly none."""
 
     def round_started(self, server_round: int, sampled: int) -> None:
         """A round begins with `sampled` nodes."""
 
     def plan_refused(self, node_id: int, reason: str) -> None:
-        """A node's policy refuses the plan of the run, which goes on without it."""
+        """A node's policy refuses the plan of the run, which continues without it."""
 
     def rejected(self, node_id: int, reason: str) -> None:
-        """A node may not take part; the run goes on."""
+        """A node is rejected; the run continues without it."""
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
-        """A node's reply was folded in, or rejected for `fault`."""
+        """A node's reply was aggregated (`fault` is None), or rejected for `fault`."""
 
     def round_done(self, rows: list[dict[str, Any]]) -> None:
         """A round has ended and is on disk; `rows` are the lines of `rounds.jsonl` so far."""
@@ -34,4 +34,4 @@ class SimulationCallbacks:
         """Training of `jobs` baselines begins."""
 
     def baseline_done(self) -> None:
-        """One is trained and measured."""
+        """A baseline is trained and evaluated."""

@@ -1,6 +1,6 @@
-"""Measuring a model as the experimenter can, who sees the held-out data of every site.
+"""Evaluation of a model on the held-out data of every site, which only a simulation has access to.
 
-In a real deployment nobody can; there, the nodes measure the model that they receive and report it where they may.
+In a deployment the nodes evaluate the model that they receive, and report the result where their policy allows.
 """
 
 import numpy as np
@@ -13,37 +13,37 @@ from fedglm.protocol.federated_model import FederatedModel
 
 
 class Evaluator:
-    """Measures model vectors on the sites' held-out data.
+    """Evaluates model vectors on the sites' held-out data.
 
     Args:
-        data: The sites.
+        data: The sites' data.
         model: Model to compute with; its weights are overwritten.
-        sequences: Most sequences that are measured, spread evenly over the sites by their sizes.
+        sequences: Maximum number of sequences, distributed over the sites in proportion to their sizes.
     """
 
     def __init__(self, data: FederatedData, model: FederatedModel, sequences: int) -> None:
         self._model = model
         total = sum(len(site.held_out) for site in data.sites)
         share = min(1.0, sequences / total)
-        self._held_out = {site.name: spread(site.held_out, share) for site in data.sites}
+        self._held_out = {site.name: select_evenly(site.held_out, share) for site in data.sites}
 
-    def by_site(self, vector: np.ndarray) -> dict[str, Evaluation]:
-        """Loss and metric on each site's held-out data."""
+    def evaluate_sites(self, vector: np.ndarray) -> dict[str, Evaluation]:
+        """Return loss and metric on each site's held-out data, by site; `vector` has shape (size,), float32."""
         load_vector(self._model.module, vector)
         return {name: self._model.task.evaluate(self._model.module, part) for name, part in self._held_out.items()}
 
-    def overall(self, vector: np.ndarray) -> Evaluation:
-        """Loss and metric on all sites' held-out data together."""
-        return self._model.task.pool(list(self.by_site(vector).values()))
+    def evaluate_all(self, vector: np.ndarray) -> Evaluation:
+        """Return loss and metric on all sites' held-out data together."""
+        return self._model.task.pool(list(self.evaluate_sites(vector).values()))
 
-    def of_site(self, name: str, vector: np.ndarray) -> Evaluation:
-        """Loss and metric on one site's held-out data."""
+    def evaluate_site(self, name: str, vector: np.ndarray) -> Evaluation:
+        """Return loss and metric on one site's held-out data."""
         load_vector(self._model.module, vector)
         return self._model.task.evaluate(self._model.module, self._held_out[name])
 
 
-def spread(examples: Examples, share: float) -> Examples:
-    """Every 1/share-th example, at least one; all of them for a share of 1."""
+def select_evenly(examples: Examples, share: float) -> Examples:
+    """Select a share of the examples at equal distances, at least one."""
     wanted = max(1, round(share * len(examples)))
     if wanted >= len(examples):
         return examples

@@ -1,10 +1,10 @@
-"""The app of this repository, for Flower's own command: `flwr run` simulates a scenario, or goes on with a real run.
+"""The Flower app of this repository: `flwr run` simulates a scenario, or continues a run of real sites.
 
     flwr run . --stream --run-config 'scenario="hospital" settings="federation.rounds=3 training.local_steps=10"'
     flwr run . fedglm --run-config 'run="first"'
 
-The first takes as many nodes as Flower simulates (`--federation-config "num-supernodes=4"`), and leaves its run folder
-in `~/fedglm-runs`. The second goes on with a run that `fedglm run` has prepared, on the SuperLink of a project, whose
+The first takes as many nodes as Flower simulates (`--federation-config "num-supernodes=4"`), and writes its run folder
+to `~/fedglm-runs`. The second continues a run that `fedglm run` has prepared, on the SuperLink of a project, whose
 folder `flwr/` FLWR_HOME must name. Sites run the code that is installed there, whatever the bundle holds.
 """
 
@@ -43,9 +43,9 @@ def main(grid: Grid, context: Context) -> None:
         return
     from fedglm.simulations.simulate import run_scenario
 
-    scenario = _scenario(context, _number_of(grid))
-    folder = _folder(context, scenario)
-    summary = run_scenario(scenario, folder, engine=grid, audience=_Log())
+    scenario = _load_scenario(context, _count_nodes(grid))
+    folder = _run_folder(context, scenario)
+    summary = run_scenario(scenario, folder, engine=grid, callbacks=_Log())
     LOG.info("model %s; report: %s", summary["model_sha256"][:16], folder / REPORT)
 
 
@@ -57,13 +57,13 @@ def _answer(message: Message, context: Context) -> Message:
     from fedglm.run_folder.folder import RunFolder
     from fedglm.simulations.nodes import SimulatedNodes, make_app
 
-    scenario = _scenario(context, int(context.node_config[_PARTITIONS]))
-    nodes = SimulatedNodes(scenario.to_toml(), RunFolder(_folder(context, scenario)).nodes)
+    scenario = _load_scenario(context, int(context.node_config[_PARTITIONS]))
+    nodes = SimulatedNodes(scenario.to_toml(), RunFolder(_run_folder(context, scenario)).nodes)
     return make_app(nodes)(message, context)
 
 
-def _scenario(context: Context, nodes: int) -> Scenario:
-    """The scenario that the run's configuration names, the same at server and nodes."""
+def _load_scenario(context: Context, nodes: int) -> Scenario:
+    """Load the scenario that the run's configuration names, the same at server and nodes."""
     config = context.run_config
     return _read_scenario(str(config.get("scenario") or "hospital"), str(config.get("settings") or ""), nodes)
 
@@ -74,28 +74,28 @@ def _read_scenario(name: str, settings: str, nodes: int) -> Scenario:
     changes: dict[str, Any] = dict(map(parse_setting, settings.split()))
     scenario = Scenario.from_toml(text, changes, origin=origin)
     if scenario.data.site_field is not None and scenario.data.split in ("auto", "site"):
-        return scenario  # as many nodes as the data have sites
+        return scenario  # it has as many nodes as the data have sites
     return Scenario.from_toml(text, {"federation.nodes": nodes, **changes}, origin=origin)
 
 
-def _folder(context: Context, scenario: Scenario) -> Path:
+def _run_folder(context: Context, scenario: Scenario) -> Path:
     return Path.home() / "fedglm-runs" / f"{scenario.name}-{context.run_id}"
 
 
-def _number_of(grid: Grid) -> int:
-    """How many nodes there are, once no more come."""
-    found, since = 0, time.monotonic()
-    while time.monotonic() - since < _SETTLED_S or not found:
-        if (now := len(list(grid.get_node_ids()))) != found:
-            found, since = now, time.monotonic()
-        if not found and time.monotonic() - since > 60:
+def _count_nodes(grid: Grid) -> int:
+    """Count the nodes, once their number has not changed for a while."""
+    count, since = 0, time.monotonic()
+    while time.monotonic() - since < _SETTLED_S or not count:
+        if (now := len(list(grid.get_node_ids()))) != count:
+            count, since = now, time.monotonic()
+        if not count and time.monotonic() - since > 60:
             raise ScenarioError("Flower has made no node ready within a minute")
         time.sleep(0.05)
-    return found
+    return count
 
 
 class _Log(SimulationCallbacks):
-    """Tells Flower's log of a simulation."""
+    """Logs the steps of a simulation to Flower's logger."""
 
     def prepared(self, about: dict[str, Any]) -> None:
         LOG.info("%s: %d nodes, %d parameters", about["scenario"], about["nodes"], about["parameters"])

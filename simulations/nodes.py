@@ -1,7 +1,7 @@
-"""The nodes of a simulation: which site's data a Flower context stands for, in whatever process it runs.
+"""The nodes of a simulation: the site behind a Flower context, in any worker process.
 
-A worker process builds the data and the model once, from the scenario alone, and then stands in for one node after the
-other. What a node must remember lies in its folder, so it does not matter which worker it meets.
+A worker process builds the data and the model once, from the scenario alone, and then runs one node after the other. A
+node's state is in its folder, so any worker can run it.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from fedglm.scenarios.stage import build_scenario
 
 @dataclass(frozen=True)
 class SimulatedNodes:
-    """Finds the node behind a Flower context; small enough to travel to any worker.
+    """Builds the node behind a Flower context; small enough to be sent to any worker.
 
     Args:
-        scenario_toml: The scenario, whole.
+        scenario_toml: The complete scenario as TOML.
         folder: Folder of the nodes' folders.
     """
 
@@ -37,15 +37,15 @@ class SimulatedNodes:
     folder: Path
 
     def __call__(self, context: Context) -> NodeContext:
-        """The place of the context's partition."""
-        # Sums in other orders give other bits: one thread a node, whatever the machine has.
+        """Build the node context of the context's partition."""
+        # Sums in other orders give other bits: one thread per node, whatever the machine has.
         torch.set_num_threads(1)
         stage = build_scenario(self.scenario_toml)
         scenario = stage.scenario
         partition = int(context.node_config["partition-id"])
         site = stage.data.sites[partition]
-        home = self.folder / folder_name(site.name)
-        gate = OutboundGate(_custody(home / FOLDER, self.scenario_toml, partition), home)
+        home = self.folder / make_folder_name(site.name)
+        gate = OutboundGate(_open_custody(home / FOLDER, self.scenario_toml, partition), home)
 
         def node() -> Node:
             return Node(
@@ -65,8 +65,8 @@ class SimulatedNodes:
 
 
 @cache
-def _custody(folder: Path, scenario_toml: str, partition: int) -> Custody:
-    """A site's policy and ledger; committing to its data takes time, so once a process."""
+def _open_custody(folder: Path, scenario_toml: str, partition: int) -> Custody:
+    """Open a site's policy and ledger; hashing its records takes time, so once per process."""
     stage = build_scenario(scenario_toml)
     train = stage.data.sites[partition].train
     fields = (train.input_ids, train.lengths, train.labels, train.units)
@@ -78,8 +78,8 @@ def _custody(folder: Path, scenario_toml: str, partition: int) -> Custody:
     return Custody.open(folder, parts, unit=unit_of(stage.scenario))
 
 
-def folder_name(name: str) -> str:
-    """A node's name as the name of a folder: names come from the data and may hold slashes, dots, anything."""
+def make_folder_name(name: str) -> str:
+    """Return a node's name as a folder name: names come from the data and may hold slashes, dots, anything."""
     quoted = quote(name, safe=" ").replace(".", "%2E")
     if len(quoted) <= 100:
         return quoted
@@ -87,5 +87,5 @@ def folder_name(name: str) -> str:
 
 
 def make_app(nodes: SimulatedNodes) -> ClientApp:
-    """The ClientApp of simulated nodes."""
-    return build_client_app(nodes, faults_in_full=True)  # all of it is this machine
+    """Make the ClientApp of simulated nodes."""
+    return build_client_app(nodes, faults_in_full=True)  # the server is this machine too

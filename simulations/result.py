@@ -1,4 +1,4 @@
-"""What a run came to, in Python: its rounds, its summary, its model, and where its files lie."""
+"""The result of a run in Python: its rounds, its summary, its model, and the paths of its files."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class RunPaths(NamedTuple):
-    """Where the files of a run lie.
+    """Paths of a run's files.
 
     Attributes:
-        folder: The run folder; docs/scenarios.md says what it holds.
-        report: The page for people; a run by real sites has none.
-        model: The released model, which `AutoModelFor...from_pretrained` loads.
+        folder: The run folder; docs/scenarios.md describes its content.
+        report: The HTML report; a run of real sites has none.
+        model: Folder of the released model, which `AutoModelFor...from_pretrained` loads.
     """
 
     folder: Path
@@ -33,10 +33,10 @@ class RunResult:
     """A finished run, as `simulate` returns it and as `open` reads it from its folder.
 
     Attributes:
-        summary: As in `summary.json`: `loss`, `accuracy` or `perplexity`, `uplink_bytes`, `epsilon`, `model_sha256`,
-            `sites`, ...; None for a figure that was not measured or is not finite.
-        rounds: One dict a round, as in `rounds.jsonl`: `round`, `loss`, `uplink_bytes`, `epsilon`, `wall_s`, ...
-        paths: Where its files lie.
+        summary: Content of `summary.json`: `loss`, `accuracy` or `perplexity`, `uplink_bytes`, `epsilon`,
+            `model_sha256`, `sites`, ...; None for a figure that was not measured or is not finite.
+        rounds: One dict per round, as in `rounds.jsonl`: `round`, `loss`, `uplink_bytes`, `epsilon`, `wall_s`, ...
+        paths: Paths of its files.
     """
 
     summary: dict[str, Any]
@@ -48,24 +48,24 @@ class RunResult:
         """Read a finished run from its folder.
 
         Raises:
-            ReportError: `summary.json` or `rounds.jsonl` is missing or is not JSON: the run is not finished, say.
+            ReportError: `summary.json` or `rounds.jsonl` is missing or is not JSON, as in an unfinished run.
         """
         home = Path(folder)
         return cls(read_summary(home), read_rounds(home), RunPaths(home, home / REPORT, home / MODEL))
 
     @cached_property
     def model(self) -> "torch.nn.Module":
-        """The released model, in evaluation mode; loaded when it is first asked for.
+        """The released model, in evaluation mode; loaded at the first access.
 
         Raises:
-            ModelError: The folder holds none.
+            ModelError: The folder holds no model.
         """
         from fedglm.autoglm.models.release import load_release
 
         return load_release(self.paths.model)[0]
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """The rounds as a data frame, one row a round, its columns the keys of `rounds`.
+        """Return the rounds as a data frame, one row per round, with the keys of `rounds` as columns.
 
         Raises:
             ImportError: pandas is not installed; fedglm does not need it otherwise.

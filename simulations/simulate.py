@@ -1,4 +1,4 @@
-"""A simulated federation from its scenario to its run folder."""
+"""A simulated federation, from its scenario to its run folder."""
 
 import math
 import platform
@@ -46,7 +46,7 @@ from fedglm.simulations.callbacks import SimulationCallbacks
 from fedglm.simulations.engines.inline_grid import prepare_workers
 from fedglm.simulations.engines.run import Engine, run_engine
 from fedglm.simulations.evaluation import Evaluator
-from fedglm.simulations.nodes import SimulatedNodes, folder_name
+from fedglm.simulations.nodes import SimulatedNodes, make_folder_name
 
 Summary = dict[str, Any]
 
@@ -56,50 +56,50 @@ def run_scenario(
     folder: Path,
     *,
     engine: Engine | Grid,
-    audience: SimulationCallbacks,
+    callbacks: SimulationCallbacks,
     resume: bool = False,
     workers: int | None = None,
 ) -> Summary:
-    """Run a federation and leave its run folder.
+    """Run a federation and write its run folder.
 
     Args:
-        scenario: What to run.
+        scenario: The scenario to run.
         folder: The run folder.
-        engine: On what to run it; the result has the same bits on each. Nodes that are there already must have been
-            made for the same scenario and folder.
-        audience: Is told of each step.
-        resume: Go on in a folder that an earlier process began.
-        workers: Worker processes; one a core without it.
+        engine: Name of the engine, or a grid whose nodes were made for the same scenario and folder; the result has the
+            same bits on each.
+        callbacks: Called at each step.
+        resume: Continue in a folder that an earlier process began.
+        workers: Number of worker processes; None takes one per core.
 
     Returns:
-        What `summary.json` holds.
+        The content of `summary.json`.
 
     Raises:
-        ScenarioError, DataError, ModelError, RunFolderError: It cannot start.
-        FederationError: It cannot go on.
-        StorageError: A file could not be written; with more room, `resume` goes on.
+        ScenarioError, DataError, ModelError, RunFolderError: The run cannot start.
+        FederationError: The run cannot continue.
+        StorageError: A file could not be written; once there is room, `resume` continues the run.
     """
     started = time.monotonic()
     text = scenario.to_toml()
     run = RunFolder(folder)
     with run.claimed(text, resume=resume):
         if (done := run.summary()) is not None:
-            if not (folder / REPORT).is_file():  # it was killed, or the disk was full, at the very end
+            if not (folder / REPORT).is_file():  # the run was killed, or the disk was full, at the very end
                 write_report(folder)
             return done
         prepare_workers()
-        torch.set_num_threads(1)  # measures, too, must not depend on how many cores the machine has
+        torch.set_num_threads(1)  # evaluations, too, must not depend on the number of cores
         stage = build_scenario(text)
-        about = _about(stage, engine)
+        about = _describe_run(stage, engine)
         run.begin(text)
-        audience.prepared(about)
-        coordinator, initial, evaluator = _run(stage, run, engine, audience, resume=resume, workers=workers)
+        callbacks.prepared(about)
+        coordinator, initial, evaluator = _run(stage, run, engine, callbacks, resume=resume, workers=workers)
         load_vector(stage.model.module, coordinator.vector)
         with storage_errors(run.model):
             save_release(stage.model.module, stage.data.task, run.model)
-        baselines = train_baselines(stage, workers, audience, threading.Event())
-        sites = evaluator.by_site(coordinator.vector)
-        summary = about | _results(stage, coordinator, initial, sites, baselines)
+        baselines = train_baselines(stage, workers, callbacks, threading.Event())
+        sites = evaluator.evaluate_sites(coordinator.vector)
+        summary = about | _summarize(stage, coordinator, initial, sites, baselines)
         earlier = sum(row["wall_s"] for row in coordinator.rows)
         summary["wall_s"] = round(max(time.monotonic() - started, earlier), 1)
         run.write_summary(summary)
@@ -111,19 +111,19 @@ def _run(
     stage: BuiltScenario,
     run: RunFolder,
     engine: Engine | Grid,
-    audience: SimulationCallbacks,
+    callbacks: SimulationCallbacks,
     *,
     resume: bool,
     workers: int | None,
 ) -> tuple[Coordinator, Evaluation, Evaluator]:
     scenario, model = stage.scenario, stage.model
     evaluator = Evaluator(stage.data, model, scenario.evaluation.sequences)
-    initial = evaluator.overall(model.initial)
+    initial = evaluator.evaluate_all(model.initial)
     key = server_key(run.server_key)
     client_privacy = plan_client_privacy(scenario.client_privacy, scenario.federation, len(stage.data.sites))
     delta = delta_of(scenario, stage.data.sites)
     planned = plan_noise(scenario, stage.data.sites, delta)
-    custodies = [run.nodes.absolute() / folder_name(site.name) / FOLDER for site in stage.data.sites]
+    custodies = [run.nodes.absolute() / make_folder_name(site.name) / FOLDER for site in stage.data.sites]
     for site, folder in zip(stage.data.sites, custodies, strict=True):
         establish_site(folder, scenario, site, key=key, layout=model.layout, planned=planned, delta=delta)
     ledgers = [Ledger(folder / LEDGER) for folder in custodies]  # each row is verified once
@@ -137,7 +137,7 @@ def _run(
         learning_rate=scenario.training.learning_rate,
         layout=model.layout,
         initial=model.initial,
-        evaluate=evaluator.overall,
+        evaluate=evaluator.evaluate_all,
         reference=reference_losses(stage),
         metric=stage.data.task.metric,
         checkpoints=run.checkpoints,
@@ -146,48 +146,50 @@ def _run(
     )
     finished: list[Coordinator] = []
     stop = threading.Event()
-    app = build_server_app(plan, listener=_RowWriter(run, audience), stop=stop, resume=resume, finished=finished.append)
+    app = build_server_app(
+        plan, listener=_RowWriter(run, callbacks), stop=stop, resume=resume, finished=finished.append
+    )
     nodes = SimulatedNodes(scenario.to_toml(), run.nodes.absolute())
     run_engine(engine, app, nodes, len(stage.data.sites), workers=workers, stop=stop)
     if not finished:
-        raise FederationError(f"the engine {_named(engine)} ended before the last round")
+        raise FederationError(f"the engine {_name_engine(engine)} ended before the last round")
     run.write_rounds(finished[0].rows)
     return finished[0], initial, evaluator
 
 
 class _RowWriter:
-    """Passes everything on, and keeps `rounds.jsonl` up to date."""
+    """Forwards all callbacks, and keeps `rounds.jsonl` up to date."""
 
-    def __init__(self, run: RunFolder, audience: SimulationCallbacks) -> None:
-        self._run, self._audience = run, audience
+    def __init__(self, run: RunFolder, callbacks: SimulationCallbacks) -> None:
+        self._run, self._callbacks = run, callbacks
 
     def resumed(self, rows: list[Row]) -> None:
         self._run.write_rounds(rows)
-        self._audience.resumed(rows)
+        self._callbacks.resumed(rows)
 
     def round_started(self, server_round: int, sampled: int) -> None:
-        self._audience.round_started(server_round, sampled)
+        self._callbacks.round_started(server_round, sampled)
 
     def plan_refused(self, node_id: int, reason: str) -> None:
-        self._audience.plan_refused(node_id, reason)
+        self._callbacks.plan_refused(node_id, reason)
 
     def rejected(self, node_id: int, reason: str) -> None:
-        self._audience.rejected(node_id, reason)
+        self._callbacks.rejected(node_id, reason)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
-        self._audience.reply_taken(server_round, node, fault)
+        self._callbacks.reply_taken(server_round, node, fault)
 
     def round_done(self, rows: list[Row]) -> None:
         self._run.write_rounds(rows)
-        self._audience.round_done(rows)
+        self._callbacks.round_done(rows)
 
 
-def _named(engine: Engine | Grid) -> str:
+def _name_engine(engine: Engine | Grid) -> str:
     return "flwr run" if isinstance(engine, Grid) else engine
 
 
-def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
-    """What is known before the first round."""
+def _describe_run(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
+    """Return the summary's fields that are known before the first round."""
     scenario, model = stage.scenario, stage.model
     training, private, client = scenario.training, scenario.privacy.epsilon is not None, scenario.client_privacy
     precision = choose_precision(training.precision, model.layout.size, torch_device(training.device), private=private)
@@ -206,7 +208,7 @@ def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "downlink_density": scenario.downlink.effective_density,
         "downlink_coding": scenario.downlink.in_words,
         "metric": stage.data.task.metric,
-        "engine": _named(engine),
+        "engine": _name_engine(engine),
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),
@@ -224,14 +226,14 @@ def _about(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
     }
 
 
-def _results(
+def _summarize(
     stage: BuiltScenario,
     coordinator: Coordinator,
     initial: Evaluation,
     sites: dict[str, Evaluation],
     baselines: Baselines,
 ) -> Summary:
-    """What the run came to."""
+    """Return the summary's fields that are the result of the run."""
     task, rows = stage.data.task, coordinator.rows
 
     def named(measured: Evaluation | None) -> Summary | None:
@@ -244,9 +246,9 @@ def _results(
     return {
         **(named(final) or {}),
         **totals,
-        "uplink_ratio": _ratio(totals["uplink_bytes"], totals["dense_uplink_bytes"]),
-        "downlink_ratio": _ratio(totals["downlink_bytes"], totals["dense_downlink_bytes"]),
-        "roundtrip_ratio": _ratio(totals["uplink_bytes"] + totals["downlink_bytes"], dense),
+        "uplink_ratio": _divide(totals["uplink_bytes"], totals["dense_uplink_bytes"]),
+        "downlink_ratio": _divide(totals["downlink_bytes"], totals["dense_downlink_bytes"]),
+        "roundtrip_ratio": _divide(totals["uplink_bytes"] + totals["downlink_bytes"], dense),
         "initial": named(initial),
         "sites": [
             {**site, **(named(sites[site["name"]]) or {}), "alone": named(baselines.alone.get(site["name"]))}
@@ -264,6 +266,6 @@ def _results(
     }
 
 
-def _ratio(coded: int, dense: int) -> float:
-    """NaN where no secret sample had a node in it, or no update was good, so that nothing travelled."""
+def _divide(coded: int, dense: int) -> float:
+    """Return coded / dense; NaN where nothing was sent, since no node was sampled or no update was accepted."""
     return coded / dense if dense else math.nan

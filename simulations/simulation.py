@@ -1,4 +1,4 @@
-"""A simulation as one asks for it, on the command line or in Python: a scenario, what to change in it, and a result."""
+"""The entry point of a simulation, for the command line and Python: a scenario, changes to it, and a result."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -11,7 +11,7 @@ from fedglm.run_folder.folder import RunFolderError, default_folder
 from fedglm.scenarios.overrides import ScenarioOptions, load_scenario
 from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.callbacks import SimulationCallbacks
-from fedglm.simulations.engines.run import checked_engine
+from fedglm.simulations.engines.run import check_engine
 from fedglm.simulations.result import RunResult
 from fedglm.simulations.simulate import run_scenario
 
@@ -27,28 +27,28 @@ def simulate(
     callbacks: SimulationCallbacks | None = None,
     **options: Unpack[ScenarioOptions],
 ) -> RunResult:
-    """Run a federation on this machine, and leave its run folder.
+    """Run a federation on this machine, and write its run folder.
 
-    The same arguments give the same bits, on each engine and with any number of workers; noise differs each time.
+    The same arguments give the same bits, on each engine and with any number of workers; DP noise differs each time.
 
     Args:
         scenario: A built-in name (`hospital`, `iot`, `text`), the path of a TOML file, or a scenario.
-        settings: Any setting by dotted key, as in `{"training.local_steps": 10}`; None takes one away. They win over
-            `options`.
+        settings: Any setting by dotted key, as in `{"training.local_steps": 10}`; None removes one. They take
+            precedence over `options`.
         engine: `inline` (processes of this machine) or `ray` (Flower's simulation runtime).
-        workers: Worker processes; one a core without it.
-        out: The run folder, which must be new or empty; `runs/SCENARIO-TIME` without it.
-        resume: Go on with the run in `out`, where it was stopped; one that is finished is returned as it is.
-        callbacks: Sees each step; without them nothing is shown.
+        workers: Number of worker processes; None takes one per core.
+        out: The run folder, which must be new or empty; None takes `runs/SCENARIO-TIME`.
+        resume: Continue the run in `out` where it was stopped; a finished run is returned as it is.
+        callbacks: Called at each step; without them nothing is shown.
         **options: `data` (JSONL or CSV, also .gz), `text_field`, `label_field`, `unit_field`, `site_field` (fields of
             the data), `nodes`, `rounds`, `codec`, `density` (in (0, 1], of a sparse codec), `epsilon` (each site's
-            greatest privacy loss over the whole run), `no_dp` (train without noise: no guarantee), `seed`.
+            maximum privacy loss over the whole run), `no_dp` (train without noise: no guarantee), `seed`.
 
     Raises:
-        ScenarioError: A name, a key or a value is wrong; near ones are listed.
-        DataError, ModelError, RunFolderError: It cannot start.
-        FederationError: It cannot go on.
-        StorageError: A file could not be written; with more room, `resume` goes on.
+        ScenarioError: A name, a key or a value is invalid; near ones are listed.
+        DataError, ModelError, RunFolderError: The run cannot start.
+        FederationError: The run cannot continue.
+        StorageError: A file could not be written; once there is room, `resume` continues the run.
     """
     chosen = load_scenario(scenario, settings=settings, **options)
     if resume and out is None:
@@ -60,11 +60,11 @@ def simulate(
         run_scenario(
             chosen,
             folder,
-            engine=checked_engine(engine),
-            audience=callbacks or SimulationCallbacks(),
+            engine=check_engine(engine),
+            callbacks=callbacks or SimulationCallbacks(),
             resume=resume,
             workers=workers,
         )
     finally:
-        torch.set_num_threads(threads)  # the run takes one, and its caller may go on with many
+        torch.set_num_threads(threads)  # the run uses one, and its caller may use more
     return RunResult.open(folder)

@@ -1,4 +1,4 @@
-"""The same federation under several codecs and seeds: a run folder each, and a page that sets them side by side."""
+"""Comparison of codecs: the same federation under several codecs and seeds, a run folder each, and a report."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,13 +18,18 @@ from fedglm.simulations.simulate import run_scenario
 
 @dataclass(frozen=True)
 class Contender:
-    """A codec that is compared: its label, which names its folder, and its scenarios, one a seed."""
+    """A codec to compare.
+
+    Attributes:
+        label: Label of the codec, which names its folder.
+        scenarios: Scenarios of its runs, one per seed.
+    """
 
     label: str
     scenarios: tuple[Scenario, ...]
 
     def folders(self, folder: Path) -> tuple[Path, ...]:
-        """Where its runs go: `LABEL/`, or `LABEL/seed-N/` where there are several seeds."""
+        """Return its run folders: `LABEL/`, or `LABEL/seed-N/` where there are several seeds."""
         home = folder / self.label
         if len(self.scenarios) == 1:
             return (home,)
@@ -36,7 +41,7 @@ def compare(
     folder: Path,
     *,
     engine: Engine,
-    audience: Callable[[str], AbstractContextManager[SimulationCallbacks]],
+    make_callbacks: Callable[[str], AbstractContextManager[SimulationCallbacks]],
     tolerance: float,
     resume: bool = False,
     workers: int | None = None,
@@ -44,33 +49,33 @@ def compare(
     """Run each scenario in a folder of its own below `folder`, then write `folder/report.html`.
 
     Args:
-        contenders: The codecs, each under the same seeds; the first is the baseline that the others are held against.
-        folder: Where the run folders and the page go.
-        engine: On what to run them.
-        audience: Makes somebody who watches the run of a name.
+        contenders: The codecs, each under the same seeds; the first is the baseline of the comparison.
+        folder: Folder of the run folders and the report.
+        engine: Engine to run them on.
+        make_callbacks: Makes the callbacks of a run from its name.
         tolerance: Factor on the baseline's final loss that still counts as equal.
-        resume: Keep finished runs in the folder and go on with begun ones.
-        workers: Worker processes; one a core without it.
+        resume: Keep finished runs in the folder and continue unfinished ones.
+        workers: Number of worker processes; None takes one per core.
 
     Raises:
         RunFolderError: Two codecs are the same, or the folder cannot hold the runs.
-        ReportError and whatever `run_scenario` raises.
+        ReportError: A finished run's records cannot be read. Errors of `run_scenario` are raised too.
     """
-    _check(contenders, folder)
+    _check_contenders(contenders, folder)
     seeds = len(contenders[0].scenarios)
-    for index in range(seeds):  # whole seeds first: what was stopped can be compared as far as it came
+    for index in range(seeds):  # all codecs of one seed first, so that a stopped comparison has complete seeds
         for contender in contenders:
             scenario = contender.scenarios[index]
             name = contender.label if seeds == 1 else f"{contender.label}, seed {scenario.federation.seed}"
-            with audience(name) as watching:
+            with make_callbacks(name) as callbacks:
                 home = contender.folders(folder)[index]
-                run_scenario(scenario, home, engine=engine, audience=watching, resume=resume, workers=workers)
+                run_scenario(scenario, home, engine=engine, callbacks=callbacks, resume=resume, workers=workers)
     rows = [ComparisonRow(contender.label, contender.folders(folder)) for contender in contenders]
     write_comparison(folder, rows, tolerance=tolerance)
     return compare_runs(rows, tolerance=tolerance)
 
 
-def _check(contenders: Sequence[Contender], folder: Path) -> None:
+def _check_contenders(contenders: Sequence[Contender], folder: Path) -> None:
     names = [contender.label for contender in contenders]
     if len(set(names)) < len(names):
         raise RunFolderError(f"a codec is named twice: {', '.join(names)}")

@@ -1,9 +1,9 @@
-"""What `--codecs` says: codecs, each with the settings that are its own.
+"""The option `--codecs`: codecs, each with settings of its own.
 
-topk-sign                                       as the scenario has it
+topk-sign                                       with the scenario's settings
 topk-sign@0.01                                  at a density
 topk-sign@density=0.01+feedback=false           keys of `[update]`
-lowrank@rank=4+rounds=150+downlink.codec=int8   `rounds` is short for federation.rounds; any key with a dot goes
+lowrank@rank=4+rounds=150+downlink.codec=int8   `rounds` is short for federation.rounds; any dotted key is allowed
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from fedglm.core.suggestions import did_you_mean
 from fedglm.scenarios.scenario import ScenarioError, parse_setting
 
 _SHORT = {"rounds": "federation.rounds"}
-_LONGEST = 100  # of a label, which names a folder
+_MAX_LABEL = 100  # of a label, which names a folder
 _REFUSED = {
     "update.codec": "the codec stands before the @",
     "federation.seed": "all codecs run under the same seeds, which --seeds gives",
@@ -31,8 +31,8 @@ class Variant:
     """A codec with settings of its own.
 
     Attributes:
-        label: The codec and those settings, in letters that any file system takes.
-        settings: As `--set` takes them (`section.key=value`), the codec among them.
+        label: The codec and those settings, in characters that any file system allows.
+        settings: Settings as `--set` takes them (`section.key=value`), the codec included.
     """
 
     label: str
@@ -40,36 +40,36 @@ class Variant:
 
 
 def parse_variants(text: str, density: float | None = None) -> list[Variant]:
-    """The variants in a list with commas between; a comma inside brackets belongs to a value.
+    """Parse a comma-separated list of variants; a comma inside brackets belongs to a value.
 
     Args:
         text: `NAME`, `NAME@DENSITY` or `NAME@key=value+key=value`, as the module's docstring shows them.
-        density: For the sparse codecs that name none.
+        density: Density of the sparse codecs that give none.
 
     Raises:
-        CodecError: There is no codec of a name.
-        ScenarioError: A key is unknown, is given twice or is not the codec's; near names are listed.
+        CodecError: A codec is unknown.
+        ScenarioError: A key is unknown, is given twice or is not an option of the codec; near names are listed.
     """
-    return [_variant(part.strip(), density) for part in re.split(r",(?![^\[]*\])", text)]
+    return [_parse_variant(part.strip(), density) for part in re.split(r",(?![^\[]*\])", text)]
 
 
-def _variant(text: str, density: float | None) -> Variant:
+def _parse_variant(text: str, density: float | None) -> Variant:
     name, at, rest = text.partition("@")
     options = codec_options(name)
     own: dict[str, str] = {}
-    for key, value in _pairs(text, rest) if at else ():
+    for key, value in _split_pairs(text, rest) if at else ():
         if key in own:
             raise ScenarioError(f"{text}: {key} is given twice")
-        _check(text, name, key, value)
+        _check_setting(text, name, key, value)
         own[key] = value
     settings = {"update.codec": name, **own}
     if density is not None and "density" in options:
         settings.setdefault("update.density", str(density))
-    return Variant(_label(name, own), tuple(f"{key}={value}" for key, value in settings.items()))
+    return Variant(_make_label(name, own), tuple(f"{key}={value}" for key, value in settings.items()))
 
 
-def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
-    """Dotted keys and values; what has no `=` is the density."""
+def _split_pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
+    """Yield dotted keys and values; a value without a key is the density."""
     for index, part in enumerate(re.split(r"\+(?=[A-Za-z_][\w.]*=)", rest)):  # 1e+3 is one value
         key, equals, value = part.partition("=")
         if not equals and index == 0:
@@ -77,10 +77,10 @@ def _pairs(text: str, rest: str) -> Iterator[tuple[str, str]]:
         elif not value:
             raise ScenarioError(f"{text}: give {key or 'a key'} a value, as in topk-sign@density=0.01+feedback=false")
         else:
-            yield _dotted(text, key.strip()), value
+            yield _to_dotted_key(text, key.strip()), value
 
 
-def _dotted(text: str, key: str) -> str:
+def _to_dotted_key(text: str, key: str) -> str:
     if "." in key:
         return key
     if key in UpdateSettings.model_fields:
@@ -91,7 +91,7 @@ def _dotted(text: str, key: str) -> str:
     raise ScenarioError(f"{text}: unknown key {key}: {did_you_mean(key, known)} (or section.key)")
 
 
-def _check(text: str, name: str, key: str, value: str) -> None:
+def _check_setting(text: str, name: str, key: str, value: str) -> None:
     if key in _REFUSED:
         raise ScenarioError(f"{text}: leave {key} out: {_REFUSED[key]}")
     section, _, option = key.partition(".")
@@ -99,32 +99,32 @@ def _check(text: str, name: str, key: str, value: str) -> None:
     if section == "update" and option in elsewhere - set(codec_options(name)):
         given = f"@{value}" if f"@{value}" in text else f"{option}={value}"
         raise ScenarioError(f"{name} has no {option}: leave {given} out")
-    if key == "update.density" and type(_value(key, value)) not in (int, float):
+    if key == "update.density" and type(_parse_value(key, value)) not in (int, float):
         raise ScenarioError(f"{text!r}: a density is a number, as in topk-sign@0.01")
 
 
-def _value(key: str, value: str) -> Any:
+def _parse_value(key: str, value: str) -> Any:
     return parse_setting(f"{key}={value}")[1]
 
 
-def _label(name: str, own: dict[str, str]) -> str:
-    """The variant as one would type it, shortened."""
+def _make_label(name: str, own: dict[str, str]) -> str:
+    """Return the variant as it is typed, shortened."""
     shorten = {long: short for short, long in _SHORT.items()}
     parts: list[str] = []
     for key, value in own.items():
-        written = _written(_value(key, value))
+        written = _format_value(_parse_value(key, value))
         if key == "update.density":
             parts.insert(0, written)
         else:
             parts.append(f"{shorten.get(key, key.removeprefix('update.'))}={written}")
     label = re.sub(r"[^A-Za-z0-9._=+@-]+", "-", "@".join(filter(None, (name, "+".join(parts)))))
-    if len(label) <= _LONGEST:
+    if len(label) <= _MAX_LABEL:
         return label
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
-    return f"{label[: _LONGEST - 9]}-{digest}"
+    return f"{label[: _MAX_LABEL - 9]}-{digest}"
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, default=str, separators=(",", ":"))

@@ -1,8 +1,8 @@
 """The engine `inline`: a Flower grid on this machine, without a SuperLink or Ray.
 
-Each worker is a process that runs the very ClientApp that a deployment runs; messages travel to it serialised as
-Flower's protobuf. Workers come from a fork server that has imported torch once, so starting them costs little and no
-lock of this process is copied. They die with this process, however it dies.
+Each worker is a process that runs the same ClientApp as a deployment; messages are sent to it serialised as Flower's
+protobuf. Workers are forked from a fork server that has imported torch once, so starting them is cheap and no lock of
+this process is copied. They end with this process, however it ends.
 """
 
 import multiprocessing
@@ -33,7 +33,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 AppFactory = Callable[[], ClientApp]
-"""Makes the ClientApp in a worker; must be importable there (a function of a module, or a `partial` of one)."""
+"""Makes the ClientApp in a worker; it must be importable there (a function of a module, or a `partial` of one)."""
 
 RUN_ID = 1
 _PRELOAD = ["fedglm.simulations.engines.worker_imports"]
@@ -43,17 +43,17 @@ class InlineGrid(Grid):
     """A grid whose nodes run in worker processes of this machine.
 
     Args:
-        app_factory: Makes the ClientApp; called once a worker.
-        nodes: Number of nodes; node i is Flower's `partition-id` i.
-        workers: Number of processes; by default one a core that this process may use.
+        app_factory: Makes the ClientApp; called once per worker.
+        nodes: Number of nodes; node i + 1 has Flower's `partition-id` i.
+        workers: Number of processes; by default one per core that this process may use.
 
-    Use it as a context manager: leaving it ends the workers.
+    Use it as a context manager, which ends the workers at its exit.
     """
 
     def __init__(self, app_factory: AppFactory, nodes: int, workers: int | None = None) -> None:
         self._app_factory = app_factory
-        self._workers = min(nodes, workers or usable_cores())
-        self._contexts = {i + 1: _context(i, nodes) for i in range(nodes)}
+        self._workers = min(nodes, workers or count_cores())
+        self._contexts = {i + 1: _make_context(i, nodes) for i in range(nodes)}
         self._queue: deque[Message] = deque()
         self._answered: dict[str, Message] = {}
         self._pool: list[_Worker] = []
@@ -73,7 +73,7 @@ class InlineGrid(Grid):
         self._pool = []
 
     def set_run(self, run: Run) -> None:
-        """Take up Flower's description of the run."""
+        """Set Flower's description of the run."""
         self._run = run
 
     @property
@@ -88,11 +88,15 @@ class InlineGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Ids 1 to n."""
+        """Return the node ids, 1 to n."""
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Queue messages for the workers."""
+        """Queue messages for the workers; return their ids.
+
+        Raises:
+            ValueError: There is no such node.
+        """
         ids = []
         for message in messages:
             if message.metadata.dst_node_id not in self._contexts:
@@ -105,7 +109,7 @@ class InlineGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have come; waits up to 20 ms for one."""
+        """Return the replies that have arrived; wait up to 20 ms for one."""
         wanted = set(message_ids)
         if not wanted & self._answered.keys():
             self._collect(timeout=0.02)
@@ -123,7 +127,7 @@ class InlineGrid(Grid):
         return replies
 
     def _forget_other_rounds(self, new: Metadata) -> None:
-        """Drop what a node has not begun, and what it answered too late, of rounds before that of a new message."""
+        """Drop a node's queued messages, and all late replies, of rounds other than that of a new message."""
         stale = [m for m in self._queue if m.metadata.dst_node_id == new.dst_node_id]
         for message in stale:
             if message.metadata.group_id != new.group_id:
@@ -149,17 +153,17 @@ class InlineGrid(Grid):
         working = {worker.pipe: worker for worker in self._pool if worker.message is not None}
         for pipe in connection.wait(list(working), timeout):
             worker = next(w for p, w in working.items() if p is pipe)
-            asked = worker.message
-            if asked is None:
+            request = worker.message
+            if request is None:
                 continue
             try:
                 reply, context = worker.receive()
-                self._contexts[asked.metadata.dst_node_id] = context
+                self._contexts[request.metadata.dst_node_id] = context
             except (EOFError, OSError):
                 reason = f"the worker process died (exit code {worker.end(at_once=True)})"
-                reply = Message(Error(code=int(ErrorCode.CLIENT_APP_CRASHED), reason=reason), reply_to=asked)
+                reply = Message(Error(code=int(ErrorCode.CLIENT_APP_CRASHED), reason=reason), reply_to=request)
                 self._pool[self._pool.index(worker)] = _Worker(self._app_factory)
-            self._answered[asked.metadata.message_id] = reply
+            self._answered[request.metadata.message_id] = reply
         self._dispatch()
 
 
@@ -171,7 +175,7 @@ class _Worker:
         self.message: Message | None = None
         context = multiprocessing.get_context("forkserver")
         self._process: ForkServerProcess = context.Process(target=_work, args=(theirs, app_factory), daemon=True)
-        with _no_interrupt(), _without_script(app_factory):
+        with _block_interrupt(), _hide_script(app_factory):
             self._process.start()
         theirs.close()
 
@@ -181,7 +185,7 @@ class _Worker:
             self.pipe.send_bytes(context_to_proto(context).SerializeToString())
             self.pipe.send_bytes(message_to_proto(message).SerializeToString())
         except OSError:
-            pass  # the worker is dead; reading from it says so
+            pass  # the worker is dead, which `receive` reports
 
     def receive(self) -> tuple[Message, Context]:
         self.message = None
@@ -200,7 +204,7 @@ class _Worker:
 
 
 def _work(pipe: "connection.Connection", app_factory: AppFactory) -> None:
-    """A worker's life: messages in, replies out, until the other end closes."""
+    """Run a worker: read messages and write replies until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     TaskIdentity.run_id, TaskIdentity.task_id = RUN_ID, 1
@@ -222,7 +226,7 @@ def _work(pipe: "connection.Connection", app_factory: AppFactory) -> None:
 
 
 def _die_with_parent() -> None:
-    """End this worker the moment the process that started it is gone, even in the middle of training."""
+    """End this worker as soon as its parent has ended, even in the middle of training."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -235,16 +239,16 @@ def _die_with_parent() -> None:
 
 
 def prepare_workers() -> None:
-    """Start the fork server, if it is not there yet; it imports torch while this process does other things."""
+    """Start the fork server, if it does not run yet; it imports torch while this process does other things."""
     forkserver.set_forkserver_preload(_PRELOAD)
-    resource_tracker.ensure_running()  # by itself, for it lets Ctrl-C through again once it runs
-    with _no_interrupt():
+    resource_tracker.ensure_running()  # outside the block below, because it unblocks Ctrl-C once it runs
+    with _block_interrupt():
         forkserver.ensure_running()
 
 
 @contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C from processes that are started in the block: this process ends them itself."""
+def _block_interrupt() -> Iterator[None]:
+    """Block Ctrl-C in processes that are started in the block: this process ends them itself."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -253,10 +257,10 @@ def _no_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _without_script(app_factory: AppFactory) -> Iterator[None]:
-    """Keep a worker from running the user's script anew, which multiprocessing does where an object may be of it.
+def _hide_script(app_factory: AppFactory) -> Iterator[None]:
+    """Keep a worker from running the user's script again, which multiprocessing does to unpickle objects defined in it.
 
-    Else each script that simulates would have to guard itself by `if __name__ == "__main__"`.
+    Otherwise each script that simulates would need the guard `if __name__ == "__main__"`.
     """
     script = sys.modules["__main__"]
     if b"__main__" not in bytes(ForkingPickler.dumps(app_factory)):
@@ -267,11 +271,11 @@ def _without_script(app_factory: AppFactory) -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
+def count_cores() -> int:
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _context(partition: int, partitions: int) -> Context:
+def _make_context(partition: int, partitions: int) -> Context:
     config: UserConfig = {"partition-id": partition, "num-partitions": partitions}
     return Context(run_id=RUN_ID, node_id=partition + 1, node_config=config, state=RecordDict(), run_config={})

@@ -1,9 +1,9 @@
-"""Engines: on what a simulated federation runs. All run the same ServerApp and the same ClientApp, to the same bits.
+"""Engines of a simulated federation. All run the same ServerApp and the same ClientApp, to the same bits.
 
 inline   worker processes of this machine; starts in a second or two
 ray      Flower's simulation runtime, which a Ray cluster can scale out
 
-And, by `flwr run`, whatever Flower has made ready: a `Grid` instead of a name.
+With `flwr run` the engine is the `Grid` that Flower provides.
 """
 
 import importlib.util
@@ -25,11 +25,11 @@ from fedglm.simulations.nodes import SimulatedNodes, make_app
 Engine = Literal["inline", "ray"]
 
 
-def checked_engine(name: str) -> Engine:
-    """The engine of that name.
+def check_engine(name: str) -> Engine:
+    """Check the name of an engine and return it.
 
     Raises:
-        ScenarioError: There is none, or it is not installed.
+        ScenarioError: The engine is unknown, or not installed.
     """
     for engine in get_args(Engine):
         if engine == name:
@@ -51,20 +51,20 @@ def run_engine(
     """Run a federation to its end.
 
     Args:
-        engine: `inline`, `ray`, or the nodes that are there already.
-        server_app: The coordinator.
+        engine: `inline`, `ray`, or a grid with nodes.
+        server_app: ServerApp of the coordinator.
         nodes: Makes the nodes.
         count: Number of nodes.
-        workers: Worker processes; one a core without it.
-        stop: Set when this function is left early, so that a coordinator in another thread ends too.
+        workers: Number of worker processes; None takes one per core.
+        stop: Event that is set at the end, so that a coordinator in another thread ends too.
     """
-    server_app = _on_one_disk(server_app)
+    server_app = _end_on_full_disk(server_app)
     try:
         if isinstance(engine, Grid):
             server_app(engine, Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {}))
             return
         if engine == "ray":
-            _run_ray(_with_all_nodes(server_app, count, stop), nodes, count, workers)
+            _run_ray(_wait_for_nodes(server_app, count, stop), nodes, count, workers)
             return
         with InlineGrid(partial(make_app, nodes), count, workers) as grid:
             context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {})
@@ -73,28 +73,28 @@ def run_engine(
         stop.set()
 
 
-def _on_one_disk(server_app: ServerApp) -> ServerApp:
-    """The same ServerApp, ended where a node's disk is full, for it is the server's too."""
-    watchful = ServerApp()
+def _end_on_full_disk(server_app: ServerApp) -> ServerApp:
+    """Wrap a ServerApp so that it ends where a node's disk is full, which is the server's disk too."""
+    wrapped = ServerApp()
 
-    @watchful.main()
+    @wrapped.main()
     def main(grid: Grid, context: Context) -> None:
         server_app(SharedDiskGrid(grid), context)
 
-    return watchful
+    return wrapped
 
 
-def _with_all_nodes(server_app: ServerApp, count: int, stop: threading.Event) -> ServerApp:
-    """The same ServerApp, held back until all nodes are there: Flower starts it while it still registers them."""
-    patient = ServerApp()
+def _wait_for_nodes(server_app: ServerApp, count: int, stop: threading.Event) -> ServerApp:
+    """Wrap a ServerApp so that it waits for all nodes: Flower starts it while it still registers them."""
+    wrapped = ServerApp()
 
-    @patient.main()
+    @wrapped.main()
     def main(grid: Grid, context: Context) -> None:
         while len(list(grid.get_node_ids())) < count and not stop.wait(0.05):
             pass
         server_app(grid, context)
 
-    return patient
+    return wrapped
 
 
 def _run_ray(server_app: ServerApp, nodes: SimulatedNodes, count: int, workers: int | None) -> None:

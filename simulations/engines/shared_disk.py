@@ -1,4 +1,4 @@
-"""The disk that a simulation's nodes share with its server: a full one ends the run, whichever of them meets it."""
+"""The disk that a simulation's nodes share with its server: a full disk ends the run, whoever notices it."""
 
 from collections.abc import Iterable
 
@@ -11,19 +11,19 @@ from fedglm.core.files import DiskFullError
 
 
 class SharedDiskGrid(Grid):
-    """A grid that raises where a node could not train for a full disk.
+    """A grid that raises where a node could not train because the disk is full.
 
-    Going on without such a node would change the result; resuming once there is room does not.
+    Continuing without such a node would change the result; resuming once there is room does not.
 
     Args:
-        grid: The way to the nodes.
+        grid: Grid of the nodes.
     """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
 
     def set_run(self, run: Run) -> None:
-        """Take up Flower's description of the run."""
+        """Set Flower's description of the run."""
         self._grid.set_run(run)
 
     @property
@@ -46,19 +46,19 @@ class SharedDiskGrid(Grid):
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that are there.
+        """Return the replies that have arrived.
 
         Raises:
-            DiskFullError: One of them says that the disk is full.
+            DiskFullError: A node reports that the disk is full.
         """
-        return [_checked(reply) for reply in self._grid.pull_messages(message_ids)]
+        return [_check_disk(reply) for reply in self._grid.pull_messages(message_ids)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and wait for the replies; raises as `pull_messages`."""
-        return [_checked(reply) for reply in self._grid.send_and_receive(messages, timeout=timeout)]
+        return [_check_disk(reply) for reply in self._grid.send_and_receive(messages, timeout=timeout)]
 
 
-def _checked(reply: Message) -> Message:
+def _check_disk(reply: Message) -> Message:
     if reply.has_error() and reply.error.code == DISK_FULL and reply.metadata.message_type == MessageType.TRAIN:
         raise DiskFullError(f"a node reports: {reply.error.reason}")
     return reply

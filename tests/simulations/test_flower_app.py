@@ -45,9 +45,9 @@ def flwr(tmp_path):
 def test_flwr_run_in_the_repository_gets_the_simulation_s_bits(flwr, plain, tmp_path):
     expected = run_here("simulate", plain, "--nodes", "3", "--out", tmp_path / "simulated", "--json").json
     config = f'scenario="{plain}"'
-    told = flwr("run", ".", "--stream", "--federation-config", "num-supernodes=3", "--run-config", config)
-    said = told.stdout + told.stderr
-    found = re.search(r"model ([0-9a-f]{16}); report: (\S+)", said)
-    assert found, said
-    assert found[1] == expected["model_sha256"][:16]
-    assert Path(found[2]).is_file()
+    process = flwr("run", ".", "--stream", "--federation-config", "num-supernodes=3", "--run-config", config)
+    output = process.stdout + process.stderr
+    match = re.search(r"model ([0-9a-f]{16}); report: (\S+)", output)
+    assert match, output
+    assert match[1] == expected["model_sha256"][:16]
+    assert Path(match[2]).is_file()

@@ -74,11 +74,11 @@ def test_the_page_shows_the_guarantee_and_what_was_spent(private):
 def test_an_auditor_reads_the_ledger(fedglm, private):
     _, folder, summary = private
     node = folder / "nodes" / "site-1"
-    told = fedglm("audit", "ledger", node, "--json").json
-    assert told["rows"] == 3
-    (charges,) = told["charges"]
+    result = fedglm("audit", "ledger", node, "--json").json
+    assert result["rows"] == 3
+    (charges,) = result["charges"]
     assert (charges["rounds"], charges["rows"], charges["purpose"]) == ([1, 3], [1, 3], "update")
-    (data_set,) = told["data_sets"].values()
+    (data_set,) = result["data_sets"].values()
     assert data_set["epsilon"] == pytest.approx(summary["epsilon"])
     assert (data_set["budget"], data_set["delta"]) == (EPSILON, summary["delta"])
     assert data_set["pld"] <= data_set["prv"] + 1e-9 <= data_set["rdp"]
@@ -115,8 +115,8 @@ def test_no_dp_takes_a_scenario_s_epsilon_away_loudly(fedglm, private, tmp_path)
     assert summary["epsilon"] is None
     assert summary["privacy"].startswith("No privacy guarantee")
     # The ledger remembers that what left had no noise: it can promise nothing for these data from now on.
-    told = fedglm("audit", "ledger", tmp_path / "run" / "nodes" / "site-0", "--json").json
-    assert told["data_sets"]["site-0"]["without_noise"]
+    result = fedglm("audit", "ledger", tmp_path / "run" / "nodes" / "site-0", "--json").json
+    assert result["data_sets"]["site-0"]["without_noise"]
 
 
 def test_a_run_goes_on_where_it_stopped_and_stays_within_its_budget(fedglm, private, tmp_path):
@@ -143,8 +143,8 @@ def test_a_run_goes_on_where_it_stopped_and_stays_within_its_budget(fedglm, priv
 )
 def test_a_wrong_wish_is_answered_before_anything_runs(fedglm, private, tmp_path, setting, said):
     toml, _, _ = private
-    told = fedglm("simulate", toml, "--out", tmp_path / "x", "--epsilon", EPSILON, "--set", setting, "--json")
-    assert said in told.line()
+    result = fedglm("simulate", toml, "--out", tmp_path / "x", "--epsilon", EPSILON, "--set", setting, "--json")
+    assert said in result.line()
 
 
 def test_noise_is_what_differs_from_a_run_without(private):

@@ -24,7 +24,7 @@ def undisturbed(tmp_path_factory):
     overrides = {"federation.rounds": 5, "training.local_steps": 20}
     with Progress(quiet=True) as nobody:
         scenario = Scenario.from_toml(toml.read_text(), overrides)
-        summary = run_scenario(scenario, home / "run", engine="inline", audience=nobody)
+        summary = run_scenario(scenario, home / "run", engine="inline", callbacks=nobody)
     return toml, summary, rows_of(home / "run")
 
 

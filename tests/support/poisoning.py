@@ -135,4 +135,4 @@ def run(folder, scenario: Scenario, attack=None):
     nodes = {index + 1: answer(index) for index in range(count)}
     if attack is not None:
         nodes[count] = spoiled(nodes[count], attack(stage), rounds=range(1, scenario.federation.rounds + 1))
-    return run_scenario(scenario, folder, engine=FakeGrid(nodes), audience=Silent())
+    return run_scenario(scenario, folder, engine=FakeGrid(nodes), callbacks=Silent())

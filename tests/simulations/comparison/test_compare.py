@@ -44,17 +44,17 @@ def test_the_table_names_each_codec_and_the_target(compared):
 def test_the_json_holds_the_table_and_resume_keeps_finished_runs(fedglm, finished, compared):
     _, folder, _ = compared
     before = {path: path.stat().st_mtime_ns for label in LABELS for path in (folder / label).rglob("*")}
-    found = fedglm(*options(compared, "--resume", "--json")).json
+    comparison = fedglm(*options(compared, "--resume", "--json")).json
     assert {path: path.stat().st_mtime_ns for label in LABELS for path in (folder / label).rglob("*")} == before
-    assert found["tolerance"] == 1.2
-    assert [codec["label"] for codec in found["codecs"]] == LABELS
-    dense, wide, narrow = found["codecs"]
-    assert found["target_loss"] == pytest.approx(1.2 * dense["loss"])
+    assert comparison["tolerance"] == 1.2
+    assert [codec["label"] for codec in comparison["codecs"]] == LABELS
+    dense, wide, narrow = comparison["codecs"]
+    assert comparison["target_loss"] == pytest.approx(1.2 * dense["loss"])
     assert dense["rounds_to_target"] <= 3
     assert dense["bytes"] > wide["bytes"] > narrow["bytes"] > 0
-    for codec in found["codecs"]:
+    for codec in comparison["codecs"]:
         rows = rows_of(folder / codec["label"])
-        reached = next((row["round"] for row in rows if row["loss"] <= found["target_loss"]), None)
+        reached = next((row["round"] for row in rows if row["loss"] <= comparison["target_loss"]), None)
         assert codec["rounds_to_target"] == reached
         if reached is not None:
             spent = sum(row["uplink_bytes"] + row["downlink_bytes"] for row in rows[:reached])
@@ -114,15 +114,15 @@ def test_several_seeds_several_rounds_and_a_resume_with_one_seed_more(fedglm, fi
     label = "topk-fp16@0.2+rounds=4+downlink.codec=int8"
     out = tmp_path / "runs"
     command = ("compare", finished.toml, "--codecs", codecs, "--out", out, "--json", "--rounds", "2")
-    found = fedglm(*command, "--seeds", "7,8").json
-    assert found["seeds"] == [7, 8]
-    assert [codec["rounds"] for codec in found["codecs"]] == [2, 4]
-    assert [run["seed"] for run in found["codecs"][1]["runs"]] == [7, 8]
+    comparison = fedglm(*command, "--seeds", "7,8").json
+    assert comparison["seeds"] == [7, 8]
+    assert [codec["rounds"] for codec in comparison["codecs"]] == [2, 4]
+    assert [run["seed"] for run in comparison["codecs"][1]["runs"]] == [7, 8]
     scenario = tomllib.loads((out / label / "seed-8" / "scenario.toml").read_text())
     assert scenario["federation"]["seed"] == 8
     assert (scenario["update"]["density"], scenario["downlink"]["codec"]) == (0.2, "int8")
     more = fedglm(*command, "--seeds", "8,9", "--resume").json
-    assert more["codecs"][0]["runs"][0] == found["codecs"][0]["runs"][1]
+    assert more["codecs"][0]["runs"][0] == comparison["codecs"][0]["runs"][1]
     assert sorted(path.name for path in (out / label).iterdir()) == ["seed-7", "seed-8", "seed-9"]
     assert "no run" in fedglm(*command, "--resume").line()  # one seed: the folder is not a run's own
 

@@ -14,7 +14,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
 from fedglm.simulations.engines.inline_grid import RUN_ID, InlineGrid
-from fedglm.simulations.engines.run import _with_all_nodes
+from fedglm.simulations.engines.run import _wait_for_nodes
 
 # The grid by itself, with an app of a few lines.
 
@@ -117,7 +117,7 @@ def test_the_server_waits_until_flower_has_registered_all_nodes():
         seen.append(grid.known)
 
     context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), {})
-    _with_all_nodes(app, 3, threading.Event())(Slow(), context)
+    _wait_for_nodes(app, 3, threading.Event())(Slow(), context)
     assert seen == [3]
 
 
