@@ -1,4 +1,4 @@
-"""What can go wrong in autoglm, each as one clear line for the user.
+"""Errors of autoglm; each message is one line for the user.
 
 ValueError
 ├── DataError    the records: a missing file or field, a malformed line, a split that cannot be made

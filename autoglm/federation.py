@@ -1,4 +1,4 @@
-"""A federation's data: settings in, sites with training and held-out examples out; the same for the same seed."""
+"""A federation's data, from settings to sites with training and held-out examples, deterministic for a seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import read_source
-from fedglm.autoglm.data.splits import Indices, held_out_units, units_dirichlet, units_iid
+from fedglm.autoglm.data.splits import Indices, choose_held_out, split_dirichlet, split_iid
 from fedglm.autoglm.data.tables import TableEncoder
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import DataSettings, Kind, ModelSettings
@@ -26,7 +26,7 @@ DEFAULT_NODES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SiteRecords:
-    """What one node holds."""
+    """Training and held-out examples of one site."""
 
     name: str
     train: Examples
@@ -35,7 +35,15 @@ class SiteRecords:
 
 @dataclass(frozen=True, kw_only=True)
 class FederatedData:
-    """The task and every site's examples; ``notes`` says what a reader must know about where they come from."""
+    """The task and every site's examples.
+
+    Attributes:
+        task: Task of the federation.
+        sites: Examples of each site.
+        source: Source of the records, as in the settings.
+        split: How the records were assigned to sites: ``site``, ``iid`` or ``dirichlet``.
+        notes: Remarks on the records' origin, for reports.
+    """
 
     task: Task
     sites: tuple[SiteRecords, ...]
@@ -44,7 +52,7 @@ class FederatedData:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Rows, units and classes of every site, as plain JSON values."""
+        """Return rows, units and classes of every site, as plain JSON values."""
         return {
             "source": self.source,
             "task": self.task.kind,
@@ -75,75 +83,77 @@ def load_federation(
     model: ModelSettings | None = None,
     faults: RowFaults | None = None,
 ) -> FederatedData:
-    """Read the records, make tokens of them, deal them to sites, and hold out a share of every site's units.
+    """Read the records, tokenize them, assign them to sites, and hold out a share of every site's units.
 
     Args:
-        settings: where the records come from and what they mean.
-        nodes: number of nodes; by site it must be the number of sites; 4 without one.
-        seed: of the deal and of what is held out; the same seed gives the same federation.
-        model: whose tokenizer to use where it is a local folder; bytes without one.
-        faults: counts rows that cannot be used, which are then left out; without it they are errors.
+        settings: Origin and meaning of the records.
+        nodes: Number of nodes; in a split by site the number of sites; None takes 4, or the number of sites.
+        seed: Seed of the assignment and of the held-out units; the same seed gives the same federation.
+        model: Settings of the model, whose tokenizer is used where it is a local folder; else the byte tokenizer.
+        faults: Counts rows that cannot be used, which are then left out; without it they are errors.
 
     Raises:
-        DataError: the records cannot be used; one line that names the place and the remedy.
-        ModelError: the model's folder has no tokenizer.
+        DataError: The records cannot be used; one line that names the place and the remedy.
+        ModelError: The model's folder has no tokenizer.
     """
     kind, records, table = read_source(settings, faults)
-    task = make_task(settings, kind, _labels(settings, kind, records), table, model or ModelSettings())
+    task = make_task(settings, kind, _list_labels(settings, kind, records), table, model or ModelSettings())
     examples, row_of = task.examples(records)
     units, groups = records.unit_ids(), task.label_ids(records)
     rng = np.random.default_rng([seed, 0])
-    split, sites = _deal(settings, nodes, records, units, groups, rng)
-    held = held_out_units({name: np.unique(units[rows]) for name, rows in sites.items()}, settings.held_out, rng)
-    held_rows = np.isin(units, np.fromiter(held, dtype=np.int64))
-    made = []
+    split, sites = _assign_rows(settings, nodes, records, units, groups, rng)
+    held_out_units = choose_held_out(
+        {name: np.unique(units[rows]) for name, rows in sites.items()}, settings.held_out, rng
+    )
+    held_out_rows = np.isin(units, np.fromiter(held_out_units, dtype=np.int64))
+    site_records = []
     for name, rows in sites.items():
-        here = np.zeros(len(records), dtype=bool)
-        here[rows] = True
-        train = np.flatnonzero((here & ~held_rows)[row_of])
-        held_out = np.flatnonzero((here & held_rows)[row_of])
-        made.append(SiteRecords(name=name, train=examples.select(train), held_out=examples.select(held_out)))
+        own_rows = np.zeros(len(records), dtype=bool)
+        own_rows[rows] = True
+        train = np.flatnonzero((own_rows & ~held_out_rows)[row_of])
+        held_out = np.flatnonzero((own_rows & held_out_rows)[row_of])
+        site_records.append(SiteRecords(name=name, train=examples.select(train), held_out=examples.select(held_out)))
     notes = [f"bins: {table.origin}"] if table else []
     if skipped := sum(records.skipped.values()):
         notes.append(f"{skipped} rows without text were left out")
-    return FederatedData(task=task, sites=tuple(made), source=settings.source, split=split, notes=tuple(notes))
+    return FederatedData(task=task, sites=tuple(site_records), source=settings.source, split=split, notes=tuple(notes))
 
 
 def make_task(
     settings: DataSettings, kind: Kind, labels: tuple[str, ...], table: TableEncoder | None, model: ModelSettings
 ) -> Task:
-    """The task of a federation, from what all its parts know.
+    """Make the task of a federation from what all its members know.
 
     Args:
-        settings: give the length of texts.
-        kind: what is learned.
-        labels: class names; empty for language modelling.
-        table: how rows become tokens; None for text.
-        model: whose tokenizer to use where it is a local folder.
+        settings: Settings with the length of texts.
+        kind: Kind of the task.
+        labels: Class names; empty for language modelling.
+        table: Encoder of a table's rows; None for text.
+        model: Settings of the model, whose tokenizer is used where it is a local folder.
 
     Raises:
-        DataError: a class is named twice, or there are fewer than two.
-        ModelError: the model's folder has no tokenizer.
+        DataError: A class is named twice, or there are fewer than two.
+        ModelError: The model's folder has no tokenizer.
     """
     if len(set(labels)) != len(labels):
         raise DataError("class_names names a class twice")
     if len(labels) == 1:
         raise DataError(f"{settings.source}: all rows are of one class ({labels[0]!r}); there is nothing to learn")
     if table is not None:
-        return TabularClassification.of_table(table, labels)
+        return TabularClassification.for_table(table, labels)
     if kind == LanguageModeling.kind:
-        return LanguageModeling.of_texts(model.path, length=settings.length)
-    return TextClassification.of_texts(model.path, length=settings.length, labels=labels)
+        return LanguageModeling.for_texts(model.path, length=settings.length)
+    return TextClassification.for_texts(model.path, length=settings.length, labels=labels)
 
 
-def _labels(settings: DataSettings, kind: Kind, records: Records) -> tuple[str, ...]:
-    """Class names: the settings', else those that occur; none for language modelling."""
+def _list_labels(settings: DataSettings, kind: Kind, records: Records) -> tuple[str, ...]:
+    """Return the class names of the settings, else those that occur; none for language modelling."""
     if kind == "language-model":
         return ()
     return settings.class_names or tuple(sorted(set(records.labels)))
 
 
-def _deal(
+def _assign_rows(
     settings: DataSettings,
     nodes: int | None,
     records: Records,
@@ -151,7 +161,7 @@ def _deal(
     groups: Indices,
     rng: np.random.Generator,
 ) -> tuple[str, dict[str, Indices]]:
-    """How the rows are split, and the row numbers of each site by name."""
+    """Assign the rows to sites; return the kind of split, and the row numbers of each site by name."""
     split = settings.split
     if split == "auto":
         split = "site" if records.sites else "iid"
@@ -172,12 +182,12 @@ def _deal(
     count = DEFAULT_NODES if nodes is None else nodes
     total = int(units.max(initial=-1)) + 1
     if split == "iid":
-        parts = units_iid(total, count, rng)
+        parts = split_iid(total, count, rng)
     else:
-        # A unit's group is the one most of its rows are in (the lowest of equals).
+        # A unit's group is that of most of its rows (the lowest of equals).
         table = np.zeros((total, int(groups.max(initial=0)) + 1), dtype=np.int64)
         np.add.at(table, (units, groups), 1)
-        parts = units_dirichlet(table.argmax(1), count, settings.alpha, rng)
+        parts = split_dirichlet(table.argmax(1), count, settings.alpha, rng)
     node_of_unit = np.empty(total, dtype=np.int64)
     for node, part in enumerate(parts):
         node_of_unit[part] = node

@@ -1,4 +1,4 @@
-"""Keep transformers' advice and progress bars off the user's terminal, and put its settings back afterwards."""
+"""Suppress transformers' advice and progress bars on the user's terminal, and restore its settings afterwards."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Within the block transformers logs errors alone, draws no progress bar and passes over its own future's warnings.
+    """Have transformers log errors alone within the block, without progress bars and future warnings.
 
-    What it raises still comes through.
+    Exceptions are not suppressed.
     """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(levels.ERROR)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves these two untyped
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft calls what transformers is about to rename
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set")  # peft sets it right by itself
+            warnings.simplefilter("ignore", FutureWarning)  # peft calls functions that transformers will rename
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set")  # peft corrects it itself
             yield
     finally:
         logging.set_verbosity(verbosity)

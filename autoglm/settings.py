@@ -1,4 +1,4 @@
-"""Settings of the data, the model and the local training: what a scenario says, read without torch."""
+"""Settings of the data, the model and the local training in a scenario; importable without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["language-model", "text-classification", "tabular-classification"]
-"""What can be learned."""
+"""Kind of a task."""
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -17,25 +17,25 @@ _MAX_NAMES = 65_536
 
 
 class DataSettings(BaseModel):
-    """Where the records come from, what they mean, and who holds which.
+    """Origin, meaning and split of the records.
 
     Attributes:
-        source: a built-in (``breast-cancer``, ``digits``, ``pydoc``) or the path of a JSONL or CSV file (also .gz).
-        task: ``auto`` takes a built-in's own task; a file with ``feature_fields`` is tabular classification, one with a
-            ``label_field`` text classification, any other language modelling.
-        text_field: the field that holds the text (``text`` without one).
-        label_field: the field that holds the class; for language modelling, the group Dirichlet splits go by.
-        unit_field: whose privacy is at stake (a patient, a document); without one every row is a unit of its own.
-        site_field: the field that names the site a row belongs to.
-        feature_fields: the numeric fields of a table.
-        feature_ranges: for each feature its declared (low, high), from public knowledge.
-        public_reference: instead of ranges, a JSONL or CSV file with the feature fields, whose rows are public.
-        bins: bins of each feature; 16 for a table of yours, a built-in knows its own.
-        class_names: all classes, where a site may lack some or the names must not come from the data.
+        source: A built-in (``breast-cancer``, ``digits``, ``pydoc``) or the path of a JSONL or CSV file (also .gz).
+        task: Kind of the task. ``auto`` takes a built-in's own; a file with ``feature_fields`` is tabular
+            classification, one with a ``label_field`` text classification, any other language modelling.
+        text_field: Field that holds the text; by default ``text``.
+        label_field: Field that holds the class; for language modelling, the group used by Dirichlet splits.
+        unit_field: Field that names the privacy unit (a patient, a document); without one every row is its own unit.
+        site_field: Field that names the site of a row.
+        feature_fields: Numeric fields of a table.
+        feature_ranges: Declared (low, high) of each feature, from public knowledge.
+        public_reference: JSONL or CSV file with the feature fields, whose rows are public; replaces the ranges.
+        bins: Number of bins of each feature; by default 16 for a file; a built-in has its own default.
+        class_names: All classes, where a site may lack some or the names must not come from the data.
         split: ``auto`` is by site where there is a site field, else iid. ``dirichlet`` draws each class's shares.
-        alpha: concentration of the Dirichlet split: small is uneven (0.1), large is even (100).
-        held_out: share of each site's units kept for evaluation; a unit never stands on both sides.
-        length: tokens a sequence.
+        alpha: Concentration of the Dirichlet split: small is uneven (0.1), large is even (100).
+        held_out: Share of each site's units held out for evaluation; a unit is never on both sides.
+        length: Maximum number of tokens of a sequence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,17 +58,17 @@ class DataSettings(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """Which model is trained, and how much of it.
+    """The model to train, and its adapters.
 
     Attributes:
-        preset: a GLM that starts from random weights: ``glm-0.1m``, ``glm-0.5m``, ``glm-10m``, ``glm-76m``.
-        path: a local folder with a Hugging Face model (``config.json`` and safetensors) and its tokenizer, to start
-            from instead; nothing is ever downloaded, no code in the folder is run, no pickle is read.
+        preset: A GLM that starts from random weights: ``glm-0.1m``, ``glm-0.5m``, ``glm-10m``, ``glm-76m``.
+        path: Local folder with a Hugging Face model (``config.json`` and safetensors) and its tokenizer, to start from
+            instead; nothing is ever downloaded, no code in the folder is run, no pickle is read.
         adapter: ``lora`` trains low-rank adapters of the linear layers and a classifier's head, and federates those
             alone.
-        lora_rank: rank of the adapters.
-        lora_alpha: their scale is lora_alpha / lora_rank.
-        max_length: longest sequence of a preset in tokens, where it should not be the preset's own.
+        lora_rank: Rank of the adapters.
+        lora_alpha: Scale of the adapters times their rank: they are scaled by lora_alpha / lora_rank.
+        max_length: Maximum sequence length of a preset in tokens; None takes the preset's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,22 +82,22 @@ class ModelSettings(BaseModel):
 
 
 class LocalTrainingSettings(BaseModel):
-    """How a node trains in a round.
+    """Local training in a round.
 
     Attributes:
-        local_steps: Optimizer steps a round.
-        batch_size: Sequences a step.
-        micro_batch_size: Sequences that are in memory at once; gradients accumulate over the batch. None takes the
-            batch whole.
-        learning_rate: Of the first round; the server's schedule scales it from round to round.
-        warmup_steps: Steps at the start of a round over which the rate rises linearly. AdamW's state is fresh each
-            round, and its first steps move every coordinate by the whole rate, noise or not.
+        local_steps: Number of optimizer steps per round.
+        batch_size: Number of sequences per step.
+        micro_batch_size: Number of sequences in memory at once; gradients accumulate over the batch. None takes the
+            full batch.
+        learning_rate: Learning rate of the first round; the server's schedule scales it from round to round.
+        warmup_steps: Steps at the start of a round over which the learning rate rises linearly. AdamW's state is fresh
+            each round, and its first steps move every coordinate by the full learning rate, noise or not.
         optimizer: `adamw` (fresh state each round) or `sgd`.
-        weight_decay: Decoupled for AdamW.
-        momentum: Of SGD.
-        gradient_clip: Greatest norm of a step's gradient; 0 clips nothing.
-        precision: Format of the forward and backward pass; `auto` decides by device and size.
-        device: `auto` takes a GPU where there is one.
+        weight_decay: Weight decay; decoupled for AdamW.
+        momentum: Momentum of SGD.
+        gradient_clip: Maximum norm of a step's gradient; 0 disables clipping.
+        precision: Format of the forward and backward pass; `auto` chooses by device and size.
+        device: Device to train on; `auto` takes a GPU where there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

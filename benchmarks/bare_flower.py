@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import to_vector
-from fedglm.autoglm.site_data import load_site, task_of
+from fedglm.autoglm.site_data import load_site, make_public_task
 from fedglm.autoglm.training.local import train_locally
 from fedglm.autoglm.training.precision import choose_precision
 from fedglm.scenarios.scenario import Scenario, scenario_text
@@ -73,7 +73,7 @@ class Timed(FedAvg):
 def main(grid: Grid, context: Context) -> None:
     """All rounds."""
     scenario = _scenario(str(context.run_config["scenario"]))
-    model = build_model(scenario.model, task_of(scenario.data, scenario.model), seed=7)
+    model = build_model(scenario.model, make_public_task(scenario.data, scenario.model), seed=7)
     Timed(Path(str(context.run_config["times"]))).start(
         grid=grid,
         initial_arrays=ArrayRecord({"weights": Array(to_vector(model))}),

@@ -32,7 +32,7 @@ from transformers import GlmForCausalLM
 
 from fedglm.autoglm.models.lora import attach_lora
 from fedglm.autoglm.models.parameters import federated_parameters
-from fedglm.autoglm.models.presets import Preset, glm_config
+from fedglm.autoglm.models.presets import Preset, make_glm_config
 from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.autoglm.tasks.task import Task
 from fedglm.privacy.dp.dp_sgd import noised_mean
@@ -60,7 +60,7 @@ def task() -> Task:
 def model(preset: Preset, *, lora: bool, tied: bool = True) -> nn.Module:
     """A language model with weights of its own, the same at each call."""
     torch.manual_seed(0)
-    config = glm_config(preset, vocab_size=VOCABULARY, pad_id=0, bos_id=1, eos_id=2, tied=tied)
+    config = make_glm_config(preset, vocab_size=VOCABULARY, pad_id=0, bos_id=1, eos_id=2, tied=tied)
     config.use_cache = False
     plain = GlmForCausalLM(config)
     return (attach_lora(plain, rank=8, alpha=16.0, classifier=False) if lora else plain).train()

@@ -142,7 +142,7 @@ def measure(kind: str, size: int, layout: Layout | None) -> None:
     out, total = np.empty_like(delta), np.zeros_like(delta)
     tensor = torch.from_numpy(delta)
     one, residual = np.float32(1), fast.feedback.residual.copy()
-    threshold, room = selection._estimate(delta, residual, one, count)
+    threshold, room = selection._estimate_threshold(delta, residual, one, count)
     at, values = np.empty(room, np.int64), np.empty(room, np.float32)
     head = -out.ctypes.data % selection_kernels.ALIGNMENT // out.itemsize
 
@@ -160,7 +160,7 @@ def measure(kind: str, size: int, layout: Layout | None) -> None:
         "np.copyto": lambda: np.copyto(out, delta),
         "encode + commit, fast coder": fast.step,
         "encode + commit, smallest coder": smallest.step,
-        "  part: sample and threshold": lambda: selection._estimate(delta, residual, one, count),
+        "  part: sample and threshold": lambda: selection._estimate_threshold(delta, residual, one, count),
         "  part: the one pass": one_pass,
         "  part: boundary of the candidates": lambda: selection_kernels.nth_largest(values[:found], count),
         "  part: magnitude": lambda: magnitudes.pack(chosen.values),

@@ -12,7 +12,7 @@ import torch
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.models.release import save_release
-from fedglm.autoglm.site_data import task_of
+from fedglm.autoglm.site_data import make_public_task
 from fedglm.autoglm.tasks.task import Task
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.accounting.accountant import usual_delta
@@ -54,7 +54,7 @@ def build_deployed_model(scenario: Scenario) -> BuiltModel:
         DataError, ModelError: The task depends on the records, or the model cannot be built.
     """
     torch.set_num_threads(1)
-    task = task_of(scenario.data, scenario.model)
+    task = make_public_task(scenario.data, scenario.model)
     model = build_model(scenario.model, task, seed=scenario.federation.seed)
     return BuiltModel(scenario, task, FederatedModel(model, task, scenario.downlink))
 

@@ -2,7 +2,7 @@
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.tasks.task import Task
-from fedglm.autoglm.training.reference import OFF, ReferenceLoss, reference_examples
+from fedglm.autoglm.training.reference import OFF, ReferenceLoss, load_reference_examples
 from fedglm.scenarios.scenario import Scenario
 from fedglm.scenarios.stage import BuiltScenario
 from fedglm.server.aggregation.reference_check import ReferenceLosses
@@ -20,7 +20,7 @@ def usable_reference(scenario: Scenario, task: Task) -> Examples | None:
     is_noised = scenario.privacy.epsilon is not None and scenario.client_privacy.epsilon is None
     is_used = is_noised and scenario.federation.aggregation == "robust"
     reference = scenario.federation.reference if is_used else OFF
-    return reference_examples(reference, scenario.data, task)
+    return load_reference_examples(reference, scenario.data, task)
 
 
 def reference_losses(stage: BuiltScenario) -> ReferenceLosses | None:

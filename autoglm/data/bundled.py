@@ -1,4 +1,4 @@
-"""Real data inside packages that are installed anyway: nothing is downloaded."""
+"""Built-in data sets, from packages that are installed anyway: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import Kind
 
-_PUBLIC_ROWS = 69  # of breast-cancer's 569, chosen once and for all: 500 are left to the sites
-_PUBLIC_SEED = 1995  # the data set's year
+_PUBLIC_ROWS = 69  # of breast-cancer's 569 rows, always the same: 500 are left to the sites
+_PUBLIC_SEED = 1995  # the year of the data set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A built-in: its records, its task, and for a table how it becomes tokens (from public knowledge alone).
+    """A built-in data set.
 
-    ``public`` are records that no site holds, where some were set aside.
+    Attributes:
+        kind: Kind of its task.
+        records: Records that are distributed to the sites.
+        table: Encoder of a table's rows, made from public knowledge alone; None for text.
+        public: Records that were set aside and are at no site; None where there are none.
     """
 
     kind: Kind
@@ -34,12 +38,12 @@ class Bundle:
 
 
 def breast_cancer(bins: int | None) -> Bundle:
-    """Wisconsin Diagnostic Breast Cancer: 569 tumours, 30 features, malignant or benign (Street et al., 1993).
+    """Load Wisconsin Diagnostic Breast Cancer: 569 tumours, 30 features, malignant or benign (Street et al., 1993).
 
-    From ``sklearn.datasets``. 69 rows are set aside: bins are placed by them, and the server may see them; no site
-    holds them.
+    From ``sklearn.datasets``. 69 rows are set aside: the bins are computed from them, and the server may see them; they
+    are at no site.
     """
-    table = _shipped("load_breast_cancer")
+    table = _load_sklearn("load_breast_cancer")
     order = np.random.default_rng(_PUBLIC_SEED).permutation(len(table.data))
     public, private = np.sort(order[:_PUBLIC_ROWS]), np.sort(order[_PUBLIC_ROWS:])
     origin = f"quantiles of a public reference sample: {_PUBLIC_ROWS} of the 569 rows, set aside, at no site"
@@ -53,21 +57,21 @@ def breast_cancer(bins: int | None) -> Bundle:
 
 
 def digits(bins: int | None) -> Bundle:
-    """Optical recognition of handwritten digits: 1797 images of 8 x 8 pixels, 0 to 16 (Alpaydin and Kaynak, 1998).
+    """Load optical recognition of handwritten digits: 1797 images, 8 x 8 pixels, 0 to 16 (Alpaydin and Kaynak, 1998).
 
-    From ``sklearn.datasets``. Its description declares the pixels' range, so no sample is needed to place bins.
+    From ``sklearn.datasets``. Its description declares the pixels' range, so the bins need no sample.
     """
-    table = _shipped("load_digits")
+    table = _load_sklearn("load_digits")
     encoder = bins_from_ranges(dict.fromkeys(table.feature_names, (0.0, 16.0)), bins or 8)
     names = [str(target) for target in table.target]
     records = Records(values=table.data, labels=names, units=[str(row) for row in range(len(names))])
     return Bundle(kind="tabular-classification", records=records, table=encoder)
 
 
-def _shipped(loader: str) -> Any:
+def _load_sklearn(loader: str) -> Any:
     try:
         datasets = importlib.import_module("sklearn.datasets")
-    except ModuleNotFoundError as exc:  # a node does without, until it is asked for these data
+    except ModuleNotFoundError as exc:  # a node needs it only for these data
         raise DataError(
             "built-in tables need scikit-learn, which is not installed: pip install 'fedglm[server]'"
         ) from exc
@@ -75,9 +79,9 @@ def _shipped(loader: str) -> Any:
 
 
 def pydoc(bins: int | None) -> Bundle:
-    """The Python language reference as CPython carries it (``pydoc_data.topics``): a document a topic, three groups.
+    """Load the Python language reference in CPython (``pydoc_data.topics``): one document per topic, in three groups.
 
-    Some topics repeat others word for word ("compound" holds "if", "while", "for"); a paragraph is kept in the shortest
+    Some topics repeat others verbatim ("compound" contains "if", "while", "for"); a paragraph is kept in the shortest
     topic that has it, so that held-out text is no copy of training text. The text differs between Python versions.
     """
     del bins  # text has none

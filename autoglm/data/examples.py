@@ -1,4 +1,4 @@
-"""Token sequences in memory: a padded matrix in the smallest integer type, widened to int64 batch by batch."""
+"""Token sequences in memory: a padded matrix in the smallest integer type, converted to int64 batch by batch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from fedglm.autoglm.errors import DataError
 class Examples:
     """N sequences of at most T tokens, padded to the right.
 
-    ``input_ids`` (N, T) is uint8, int16 or int32; ``lengths`` (N,) int32 counts each sequence's own tokens; ``labels``
-    (N,) int64 holds classes (for a language model the document's group); ``units`` (N,) int64 says whose privacy is at
-    stake: sequences of one unit share a number, the same one at every site.
+    Attributes:
+        input_ids: Token ids, (N, T), uint8, int16 or int32.
+        lengths: Number of tokens of each sequence without padding, (N,), int32.
+        labels: Class of each sequence (for a language model the document's group), (N,), int64.
+        units: Privacy unit of each sequence, (N,), int64: sequences of one unit have the same number, at every site.
     """
 
     input_ids: torch.Tensor
@@ -29,9 +31,9 @@ class Examples:
         return len(self.lengths)
 
     def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
-        """The model's input for some sequences: ``input_ids`` and ``attention_mask`` (B, t), ``labels`` (B,), int64.
+        """Return the model's input for some sequences: ``input_ids``, ``attention_mask`` (B, t), ``labels`` (B,).
 
-        t is the length of the longest of the B sequences, so that short texts cost little.
+        All are int64. t is the length of the longest of the B sequences, so that short texts are cheap.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         lengths = self.lengths[chosen]
@@ -43,7 +45,7 @@ class Examples:
         }
 
     def select(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Examples:
-        """A copy of some sequences, in the order given."""
+        """Return a copy of some sequences, in the given order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return Examples(
             input_ids=self.input_ids[chosen],
@@ -54,10 +56,10 @@ class Examples:
 
 
 def concatenate(parts: Sequence[Examples]) -> Examples:
-    """Several sites' sequences as one (for a pooled baseline, or a metric over the whole federation).
+    """Concatenate several sites' sequences, for a pooled baseline or a metric over all sites.
 
     Raises:
-        DataError: there is nothing to concatenate.
+        DataError: There is nothing to concatenate.
     """
     if not parts:
         raise DataError("no examples to concatenate")

@@ -1,4 +1,4 @@
-"""The lines of a file, row by row: of a row that cannot be read all lines but the first may be read again."""
+"""The lines of a file, by rows: after a row that cannot be parsed, all its lines but the first are read again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO
 from fedglm.autoglm.data.row_faults import Reason, RowError, RowFaults, RowPlace, report
 
 MAX_ROW_BYTES = 1 << 20
-"""Of a row, where faults are counted: about two novels. A longer one could be more than a small node has memory for."""
+"""Maximum bytes of a row where faults are counted: about two novels. A longer one might exceed a node's memory."""
 
 
 class Lines:
@@ -17,12 +17,12 @@ class Lines:
 
     Args:
         source: Name of the file.
-        file: Its bytes.
+        file: The file, open for reading bytes.
         faults: Counts rows that cannot be used; None where they are errors.
 
     Attributes:
         source: Name of the file.
-        number: Of the line that was read last, from 1.
+        number: Number of the last line read, from 1.
     """
 
     def __init__(self, source: str, file: IO[bytes] | gzip.GzipFile, faults: RowFaults | None) -> None:
@@ -36,10 +36,10 @@ class Lines:
         return self
 
     def __next__(self) -> str:
-        """The next line, one more of the row.
+        """Read the next line of the row.
 
         Raises:
-            RowError: It is not UTF-8, the row has become too long, or it may not have another line.
+            RowError: The line is not UTF-8, the row has become too long, or it may not have another line.
         """
         if self._row and self._faults is not None and not self._faults.line_breaks:
             raise self.fault("syntax", "a quote is opened and not closed in the same line")
@@ -57,27 +57,27 @@ class Lines:
             raise self.fault("encoding", f"not UTF-8 (byte {exc.start + 1} of the line); save it so") from exc
 
     def begin_row(self) -> None:
-        """What comes is another row."""
+        """Start a new row with the next line."""
         self._row, self._size = [], 0
 
     def leave_out(self, error: RowError) -> None:
-        """Count the first line of the row as none, and go on with the line after it; raise where nobody counts."""
-        spare = len(self._row) - 1
-        if spare and self._faults is not None:
-            # The lines after the first may be sound: it may be a quote in the first that is never closed.
+        """Count the row's first line as a fault and continue with the next line; raise where faults are not counted."""
+        following = len(self._row) - 1
+        if following and self._faults is not None:
+            # The lines after the first may be valid: the first may have a quote that is never closed.
             self._again.extendleft(reversed(self._row[1:]))
-            self.number -= spare
+            self.number -= following
             error = self.fault("syntax", "no row of such a file")
         report(error, self._faults)
 
     def fault(self, reason: Reason, message: str) -> RowError:
-        """An error in the line that was read last."""
+        """Make an error of the last line read."""
         return RowError(reason, RowPlace(self.source, self.number), message)
 
     def _read(self) -> bytes:
         if self._faults is None:
             return self._file.readline()
         first = part = self._file.readline(MAX_ROW_BYTES + 1)
-        while len(part) > MAX_ROW_BYTES and not part.endswith(b"\n"):  # what is too long is passed over
+        while len(part) > MAX_ROW_BYTES and not part.endswith(b"\n"):  # skip the rest of a line that is too long
             part = self._file.readline(MAX_ROW_BYTES + 1)
         return first

@@ -1,4 +1,4 @@
-"""Rows of a JSON-lines or CSV file, gzipped or not, one dict at a time, with the line each stands on."""
+"""Rows of a JSON-lines or CSV file, gzipped or not, one dict at a time, with their line numbers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fedglm.core.suggestions import list_choices
 Row = dict[str, object]
 
 _KINDS = {".jsonl": "", ".ndjson": "", ".csv": ",", ".tsv": "\t"}
-"""What stands between the values of a row; nothing where a row is JSON."""
-_MAX_CHARACTERS = 2**31 - 1  # of one CSV field; the csv module's own limit is 131,072
+"""Delimiter of a row's values by file extension; empty where a row is JSON."""
+_MAX_CHARACTERS = 2**31 - 1  # maximum characters of one CSV field; the csv module's own limit is 131,072
 
 
 class MissingField(DataError):
-    """A file, or a row of it, has no field of a name that is needed; the message lists those there are.
+    """A file, or a row of it, lacks a required field; the message lists the existing ones.
 
     Attributes:
-        name: The field that is missing.
-        known: Those there are.
+        name: Name of the missing field.
+        known: Names of the existing fields.
     """
 
     def __init__(self, where: str, name: str, known: Sequence[str]) -> None:
@@ -40,23 +40,23 @@ def read_rows(
 ) -> Iterator[tuple[int, Row]]:
     """Yield (line number, row) of ``*.jsonl``, ``*.ndjson``, ``*.csv`` or ``*.tsv``, each also with ``.gz``.
 
-    JSON lines hold one object each; blank lines are passed over. A CSV file starts with a line of field names; its
-    values are strings. Text is UTF-8, with or without a byte order mark.
+    JSON lines hold one object each; blank lines are skipped. A CSV file starts with a line of field names; its values
+    are strings. Text is UTF-8, with or without a byte order mark.
 
-    With ``faults`` no row, whatever it holds, makes reading fail or keeps another row from being read: what cannot be
-    read is counted and left out, and so is what is longer than `lines.MAX_ROW_BYTES`. Each row of a CSV file is then a
-    line. Where `faults` allows line breaks within quotes, and what follows a quote is no row, the next line is read as
-    one of its own; but a stray quote may then happen to make one row of several.
+    With ``faults`` no row, whatever its content, makes reading fail or prevents another row from being read: a row that
+    cannot be parsed is counted and left out, and so is one longer than `lines.MAX_ROW_BYTES`. Each row of a CSV file is
+    then one line. Where `faults` allows line breaks within quotes, and the text after a quote is no row, the next line
+    is read as a row of its own; but a stray quote may then merge several rows.
 
     Args:
-        source: the file.
-        fields: names that the first line of a CSV file must hold.
-        faults: counts rows that cannot be read. Without it they are errors, and so is a file without rows.
+        source: The file.
+        fields: Names that the first line of a CSV file must have.
+        faults: Counts rows that cannot be parsed. Without it they are errors, and so is a file without rows.
 
     Raises:
-        MissingField: one of `fields` is missing.
-        DataError: the file is missing, of another kind, or damaged as a whole: its gzip, or a CSV file's first line;
-            or a row cannot be read. The message names the line.
+        MissingField: One of `fields` is missing.
+        DataError: The file is missing, of another kind, or damaged as a whole: its gzip, or a CSV file's first line;
+            or a row cannot be parsed. The message names the line.
     """
     path = Path(source).expanduser()
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -70,7 +70,7 @@ def read_rows(
     try:
         with gzip.open(path) if zipped else path.open("rb") as file:
             lines = Lines(str(path), file, faults)
-            for row in _csv_rows(lines, _KINDS[kind], fields) if _KINDS[kind] else _objects(lines):
+            for row in _read_csv_rows(lines, _KINDS[kind], fields) if _KINDS[kind] else _read_objects(lines):
                 empty = False
                 yield row
     except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
@@ -81,7 +81,7 @@ def read_rows(
         raise DataError(f"{path}: the file holds no rows")
 
 
-def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
+def _read_objects(lines: Lines) -> Iterator[tuple[int, Row]]:
     while True:
         lines.begin_row()
         try:
@@ -101,8 +101,8 @@ def _objects(lines: Lines) -> Iterator[tuple[int, Row]]:
                 lines.leave_out(lines.fault("syntax", f"each line must be a JSON object, this is a {kind}"))
 
 
-def _csv_rows(lines: Lines, delimiter: str, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    with _long_fields():
+def _read_csv_rows(lines: Lines, delimiter: str, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    with _allow_long_fields():
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
@@ -132,7 +132,7 @@ def _csv_rows(lines: Lines, delimiter: str, fields: Sequence[str]) -> Iterator[t
 
 
 @contextmanager
-def _long_fields() -> Iterator[None]:
+def _allow_long_fields() -> Iterator[None]:
     before = csv.field_size_limit(_MAX_CHARACTERS)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Records in columns, before they become tokens: what a file's fields or a built-in's arrays amount to."""
+"""Records in columns, before tokenization, from a file's fields or a built-in's arrays."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from fedglm.autoglm.data.row_faults import Reason, RowError, RowFaults, RowPlace
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import DataSettings
 
-_LONGEST_SHOWN = 40
-"""Characters of a value that an error quotes."""
+_MAX_SHOWN = 40
+"""Maximum characters of a value that an error quotes."""
 
 
 @dataclass(kw_only=True)
 class Records:
-    """One list a column, a row each; a column that the task does not use is empty.
+    """N records, one list per column; a column that the task does not use is empty.
 
-    ``texts`` or ``values`` (N, F) float64 with NaN for what is missing; ``labels``, ``units`` and ``sites`` are names.
-    ``skipped`` counts, by site name, rows that hold no usable text.
+    Attributes:
+        texts: Text of each record.
+        values: Features of each record of a table, (N, F), float64, NaN for missing values.
+        labels: Class name of each record.
+        units: Name of the privacy unit of each record.
+        sites: Name of the site of each record.
+        skipped: Number of rows without usable text, by site name.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -36,15 +41,15 @@ class Records:
         return len(self.units)
 
     def unit_ids(self) -> npt.NDArray[np.int64]:
-        """(rows,) a number for each row's unit, from 0 on in the order in which units come."""
-        return numbered(self.units, dict.fromkeys(self.units))
+        """Number the units from 0 in order of first occurrence; return the number of each row's unit, (N,)."""
+        return number_names(self.units, dict.fromkeys(self.units))
 
 
-def numbered(names: Sequence[str], known: Iterable[str]) -> npt.NDArray[np.int64]:
-    """(N,) where each name stands among the known ones.
+def number_names(names: Sequence[str], known: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Return the index of each name among the known ones, (N,).
 
     Raises:
-        KeyError: a name is not known.
+        KeyError: A name is not known.
     """
     numbers_of = {name: number for number, name in enumerate(known)}
     return np.array([numbers_of[name] for name in names], dtype=np.int64)
@@ -53,19 +58,19 @@ def numbered(names: Sequence[str], known: Iterable[str]) -> npt.NDArray[np.int64
 def read_records(
     settings: DataSettings, *, tabular: bool, classes: Collection[str] = (), faults: RowFaults | None = None
 ) -> Records:
-    """The columns that the settings name, from their file.
+    """Read the columns that the settings name from their file.
 
     A row whose text is missing or blank is left out and counted.
 
     Args:
-        settings: name the file and its fields.
-        tabular: whether the features make up a record, and not a text.
-        classes: those that the label field may hold; any without.
-        faults: counts rows that cannot be used, which are then left out; a feature that is no number is then missing.
+        settings: Settings with the file and its fields.
+        tabular: Whether a record consists of features instead of a text.
+        classes: Allowed values of the label field; empty allows any.
+        faults: Counts rows that cannot be used, which are then left out; a feature that is no number is then missing.
             Without it they are errors, and so is a file without any record.
 
     Raises:
-        DataError: the file cannot be read, a field is missing (the message lists the file's), or a row is no record.
+        DataError: The file cannot be read, a field is missing (the message lists the file's), or a row is no record.
     """
     records, values = Records(), []
     text_field = settings.text_field or "text"
@@ -78,16 +83,16 @@ def read_records(
         if faults is None and not len(records) and not records.skipped:
             require_fields(row, named, place)
         try:
-            site = name_of(row, settings.site_field, place) if settings.site_field else ""
-            text = None if tabular else text_of(row.get(text_field), text_field, place)
+            site = read_name(row, settings.site_field, place) if settings.site_field else ""
+            text = None if tabular else read_text(row.get(text_field), text_field, place)
             if text is None and not tabular:
                 records.skipped[site] = records.skipped.get(site, 0) + 1
                 if faults is not None:
                     faults.count(RowError("blank", place, f"the field {text_field!r} holds no text"))
                 continue
-            label = class_of(row, settings.label_field, place, classes) if settings.label_field else ""
-            unit = name_of(row, settings.unit_field, place) if settings.unit_field else str(number)
-            features = numbers(row, content, place, faults) if tabular else []
+            label = read_class(row, settings.label_field, place, classes) if settings.label_field else ""
+            unit = read_name(row, settings.unit_field, place) if settings.unit_field else str(number)
+            features = read_numbers(row, content, place, faults) if tabular else []
         except RowError as exc:
             report(exc, faults)
             continue
@@ -111,43 +116,43 @@ def require_fields(row: Row, named: Sequence[str], place: RowPlace) -> None:
     """Check that a row has the fields.
 
     Raises:
-        MissingField: one is missing; the message lists the fields there are, near names first.
+        MissingField: A field is missing; the message lists the existing ones, near names first.
     """
     for name in named:
         if name not in row:
             raise MissingField(f"{place.source}, line {place.line}", name, tuple(row))
 
 
-def numbers(row: Row, fields: Sequence[str], place: RowPlace, faults: RowFaults | None = None) -> list[float]:
-    """A row's features as floats; null and the empty string are NaN, and with `faults` whatever else is no number.
+def read_numbers(row: Row, fields: Sequence[str], place: RowPlace, faults: RowFaults | None = None) -> list[float]:
+    """Return a row's features as floats; null and blank strings are NaN, and with `faults` anything that is no number.
 
     Raises:
-        RowError: a feature is no number, and nobody counts that.
+        RowError: A feature is no number, and faults are not counted.
     """
-    found, wrong = [], None
+    features, error = [], None
     for name in fields:
         value = row.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
-            found.append(float("nan"))
+            features.append(float("nan"))
             continue
         try:
             if not isinstance(value, str | int | float):
                 raise ValueError
-            found.append(float(value))
+            features.append(float(value))
         except (ValueError, OverflowError):
-            short = repr(value)[:_LONGEST_SHOWN]
-            wrong = wrong or RowError("number", place, f"the feature {name!r} must be a number, not {short}")
-            found.append(float("nan"))
-    if wrong is not None:
-        report(wrong, faults)
-    return found
+            short = repr(value)[:_MAX_SHOWN]
+            error = error or RowError("number", place, f"the feature {name!r} must be a number, not {short}")
+            features.append(float("nan"))
+    if error is not None:
+        report(error, faults)
+    return features
 
 
-def text_of(value: object, name: str, place: RowPlace) -> str | None:
-    """A text as it stands; None for one that is missing or blank.
+def read_text(value: object, name: str, place: RowPlace) -> str | None:
+    """Return a text unchanged; None for one that is missing or blank.
 
     Raises:
-        RowError: it is no text, or holds half a character.
+        RowError: The value is no text, or contains a lone surrogate.
     """
     if value is None:
         return None
@@ -157,24 +162,24 @@ def text_of(value: object, name: str, place: RowPlace) -> str | None:
     return value if value.strip() else None
 
 
-def class_of(row: Row, name: str, place: RowPlace, classes: Collection[str]) -> str:
-    """The class in a field, one of `classes` where there are any.
+def read_class(row: Row, name: str, place: RowPlace, classes: Collection[str]) -> str:
+    """Return the class in a field, one of `classes` unless that is empty.
 
     Raises:
-        RowError: it is another, or none.
+        RowError: The field holds another class, or none.
     """
-    label = name_of(row, name, place, reason="class")
+    label = read_name(row, name, place, reason="class")
     if classes and label not in classes:
-        problem = f"the class {label[:_LONGEST_SHOWN]!r} is not in class_names: name it there, or correct the row"
+        problem = f"the class {label[:_MAX_SHOWN]!r} is not in class_names: name it there, or correct the row"
         raise RowError("class", place, problem)
     return label
 
 
-def name_of(row: Row, name: str, place: RowPlace, *, reason: Reason = "unit") -> str:
-    """The name or number in a field, as text without blanks around it.
+def read_name(row: Row, name: str, place: RowPlace, *, reason: Reason = "unit") -> str:
+    """Return the name or number in a field, as stripped text.
 
     Raises:
-        RowError: there is none, or it holds half a character.
+        RowError: The field holds none, or contains a lone surrogate.
     """
     value = row.get(name)
     if value is None or value != value or isinstance(value, dict | list) or not str(value).strip():
@@ -184,7 +189,7 @@ def name_of(row: Row, name: str, place: RowPlace, *, reason: Reason = "unit") ->
 
 
 def _check_unicode(value: str, name: str, place: RowPlace) -> None:
-    # JSON can spell half of a surrogate pair, which no UTF-8 file can hold.
+    # JSON can encode a lone surrogate, which no UTF-8 file can hold.
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:

@@ -1,8 +1,8 @@
-"""What becomes of a row that cannot be used: an error, or at a real site a count.
+"""Rows that cannot be used: an error in a simulation, a count at a real site.
 
-Whoever simulates wants to hear at once what is wrong with a file. A site's node must not mind: whether it answers would
-tell the server whether some record is there. So there such a row is left out, and the site's people are told how many
-of each kind there are, and where the first one stands.
+In a simulation a fault in a file is reported at once. A site's node must not fail: whether it answers would tell the
+server whether some record is there. So there such a row is left out, and the site's operators see how many rows of each
+kind there are, and the line of the first.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ MEANINGS: MappingProxyType[Reason, str] = MappingProxyType(
         "unit": "without a unit",
     }
 )
-"""What rows are counted as, in words after "rows". All are left out, but for those with a number that is none."""
+"""Text for each reason, after "rows". All such rows are left out, except those with a feature that is no number."""
 
 
 class RowError(DataError):
     """A row, or a value in it, cannot be used; the message names the line.
 
     Attributes:
-        reason: In what way.
-        line: Of the file, from 1.
+        reason: Reason, as a code.
+        line: Line of the file, from 1.
     """
 
     def __init__(self, reason: Reason, place: RowPlace, message: str) -> None:
@@ -46,7 +46,7 @@ class RowError(DataError):
 
 
 class RowPlace(NamedTuple):
-    """Where a row stands: its file and the line, from 1."""
+    """Place of a row: its file and the line, from 1."""
 
     source: str
     line: int
@@ -57,12 +57,12 @@ class RowFaults:
     """Counts rows that cannot be used, for readers that then leave them out.
 
     Args:
-        line_breaks: Whether a row of a CSV file may go on in the next line, within quotes. Where it may, a quote that
-            is never closed can take rows after it with it; where it may not, no row can touch another.
+        line_breaks: Whether a row of a CSV file may continue in the next line, within quotes. Where it may, a quote
+            that is never closed can swallow rows after it; where it may not, no row can affect another.
 
     Attributes:
-        counts: Rows by reason.
-        first: Line of the first one by reason.
+        counts: Number of rows by reason.
+        first: Line of the first row by reason.
     """
 
     line_breaks: bool = False
@@ -70,26 +70,26 @@ class RowFaults:
     first: dict[Reason, int] = field(default_factory=dict)
 
     def count(self, error: RowError) -> None:
-        """Take note of a row."""
+        """Count a row."""
         self.counts[error.reason] += 1
         self.first.setdefault(error.reason, error.line)
 
     def in_words(self, *, but: Collection[Reason] = ()) -> str:
-        """What was counted in one line, which quotes no record; empty where there is nothing.
+        """Describe the counts in one line, which quotes no record; empty where there are none.
 
         Args:
-            but: Reasons to pass over.
+            but: Reasons to leave out.
         """
         return ", ".join(self.describe(reason) for reason in sorted(self.counts) if reason not in but)
 
     def describe(self, reason: Reason) -> str:
-        """The rows of one kind in words."""
+        """Describe the rows of one reason."""
         rows = "1 row" if self.counts[reason] == 1 else f"{self.counts[reason]} rows"
         return f"{rows} {MEANINGS[reason]} (first in line {self.first[reason]})"
 
 
 def report(error: RowError, faults: RowFaults | None) -> None:
-    """Count a row that cannot be used, or raise its error where nobody counts."""
+    """Count a row that cannot be used, or raise its error where faults are not counted."""
     if faults is None:
         raise error
     faults.count(error)

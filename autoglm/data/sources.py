@@ -1,4 +1,4 @@
-"""From what a user says about the data to records: the built-in or file, the task, and bins from public knowledge."""
+"""Records from the data settings: the built-in or file, the kind of task, and bins from public knowledge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from fedglm.autoglm.data.bundled import BUNDLES, Bundle
 from fedglm.autoglm.data.reading import read_rows
-from fedglm.autoglm.data.records import Records, numbers, read_records, require_fields
+from fedglm.autoglm.data.records import Records, read_numbers, read_records, require_fields
 from fedglm.autoglm.data.row_faults import RowFaults, RowPlace
 from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
 from fedglm.autoglm.errors import DataError
@@ -17,47 +17,47 @@ DEFAULT_BINS = 16
 
 
 def read_source(settings: DataSettings, faults: RowFaults | None = None) -> tuple[Kind, Records, TableEncoder | None]:
-    """The kind of task, the records, and for a table how it becomes tokens.
+    """Read the kind of task, the records, and for a table its encoder.
 
     Args:
-        settings: name the source.
-        faults: counts a file's rows that cannot be used, which are then left out; without it they are errors.
+        settings: Settings with the source.
+        faults: Counts a file's rows that cannot be used, which are then left out; without it they are errors.
 
     Raises:
-        DataError: the settings do not fit the source, or the records cannot be used.
+        DataError: The settings do not fit the source, or the records cannot be used.
     """
-    if (bundle := _bundle(settings)) is not None:
+    if (bundle := _find_bundle(settings)) is not None:
         return bundle.kind, bundle.records, bundle.table
     check_source(settings.source)
-    kind = kind_of(settings)
+    kind = infer_kind(settings)
     if kind != "language-model" and not settings.label_field:
         raise DataError(f"{kind} needs a label_field: name the field that holds the class")
-    table = _bins(settings) if kind == "tabular-classification" else None
+    table = _place_bins(settings) if kind == "tabular-classification" else None
     classes = frozenset(() if kind == "language-model" else settings.class_names)
     return kind, read_records(settings, tabular=table is not None, classes=classes, faults=faults), table
 
 
-def public_source(settings: DataSettings) -> tuple[Kind, tuple[str, ...], TableEncoder | None]:
-    """The kind of task, its classes, and for a table how it becomes tokens: what must be known without private rows.
+def read_public_source(settings: DataSettings) -> tuple[Kind, tuple[str, ...], TableEncoder | None]:
+    """Read the kind of task, its classes, and for a table its encoder: all that must be known without private rows.
 
     A file need not exist. The classes of a built-in are known with it.
 
     Raises:
-        DataError: classes, fields or ranges are not in the settings.
+        DataError: Classes, fields or ranges are missing in the settings.
     """
-    if (bundle := _bundle(settings)) is not None:
+    if (bundle := _find_bundle(settings)) is not None:
         named = () if bundle.kind == "language-model" else tuple(sorted(set(bundle.records.labels)))
         return bundle.kind, named, bundle.table
-    kind = kind_of(settings)
+    kind = infer_kind(settings)
     if kind == "language-model":
         return kind, (), None
     if not settings.class_names:
         raise DataError(f"{kind} at several sites needs class_names: no site's rows may say which classes there are")
-    return kind, settings.class_names, _bins(settings) if kind == "tabular-classification" else None
+    return kind, settings.class_names, _place_bins(settings) if kind == "tabular-classification" else None
 
 
 def is_path(name: str) -> bool:
-    """Whether a word is a path, and not the name of something built in."""
+    """Return whether a source is a path, and not the name of a built-in."""
     return any(mark in name for mark in "./\\")
 
 
@@ -65,14 +65,14 @@ def check_source(source: str) -> None:
     """Check that a source is a built-in's name, or can be a path.
 
     Raises:
-        DataError: it is neither; near names are listed.
+        DataError: The source is neither; near names are listed.
     """
     if source not in BUNDLES and not is_path(source):
         raise DataError(f"no built-in data are called {source!r}; {list_choices(source, BUNDLES)}; or a file")
 
 
-def kind_of(settings: DataSettings) -> Kind:
-    """The kind of task that the settings of a file ask for."""
+def infer_kind(settings: DataSettings) -> Kind:
+    """Infer the kind of task from the settings of a file."""
     if settings.task != "auto":
         return settings.task
     if settings.feature_fields:
@@ -80,8 +80,8 @@ def kind_of(settings: DataSettings) -> Kind:
     return "text-classification" if settings.label_field else "language-model"
 
 
-def _bundle(settings: DataSettings) -> Bundle | None:
-    """The built-in that the settings name, if they name one."""
+def _find_bundle(settings: DataSettings) -> Bundle | None:
+    """Return the built-in that the settings name; None for a file."""
     if settings.source not in BUNDLES:
         return None
     bundle = BUNDLES[settings.source](settings.bins)
@@ -94,8 +94,8 @@ def _bundle(settings: DataSettings) -> Bundle | None:
     return bundle
 
 
-def _bins(settings: DataSettings) -> TableEncoder:
-    """Bins of a user's table: from declared ranges or a public file, never from the private rows."""
+def _place_bins(settings: DataSettings) -> TableEncoder:
+    """Compute the bins of a user's table from declared ranges or a public file, never from the private rows."""
     names, bins = settings.feature_fields, settings.bins or DEFAULT_BINS
     if not names:
         raise DataError("tabular-classification needs feature_fields: name the numeric fields")
@@ -106,7 +106,7 @@ def _bins(settings: DataSettings) -> TableEncoder:
         for number, row in read_rows(settings.public_reference):
             place = RowPlace(settings.public_reference, number)
             require_fields(row, names, place)
-            rows.append(numbers(row, names, place))
+            rows.append(read_numbers(row, names, place))
         origin = f"quantiles of {len(rows)} public rows in {settings.public_reference}"
         return bins_from_reference(names, np.array(rows), bins, origin=origin)
     if missing := [name for name in names if name not in settings.feature_ranges]:

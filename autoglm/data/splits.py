@@ -1,7 +1,8 @@
-"""Who holds which records: by site, evenly at random, or unevenly by Dirichlet; and what each site holds out.
+"""Assignment of records to sites, iid or by Dirichlet, and the choice of each site's held-out units.
 
-Whole units move, never rows: a patient's records go to one node (or, by site, stay where they were made), and are
-either all trained on or all held out, at every site. Dirichlet: Hsu, Qi, Brown, arXiv:1909.06335, section 3.
+Units are assigned as a whole, never single rows: a patient's records go to one node (or, by site, stay where they were
+made), and are either all trained on or all held out, at every site. Dirichlet: Hsu, Qi, Brown, arXiv:1909.06335,
+section 3.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ Indices = npt.NDArray[np.int64]
 _MIN_UNITS = 2  # one to train on, one to hold out
 
 
-def units_iid(units: int, nodes: int, rng: np.random.Generator) -> list[Indices]:
-    """Deal ``units`` units to nodes at random, the counts as even as they can be; sorted arrays of unit numbers.
+def split_iid(units: int, nodes: int, rng: np.random.Generator) -> list[Indices]:
+    """Split units over nodes at random, in counts as equal as possible; return sorted arrays of unit numbers.
 
     Raises:
-        DataError: there are fewer than two units a node.
+        DataError: There are fewer than two units per node.
     """
-    _check_enough(units, nodes)
+    _check_unit_count(units, nodes)
     return [np.sort(part) for part in np.array_split(rng.permutation(units), nodes)]
 
 
-def units_dirichlet(groups: Indices, nodes: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
-    """Deal each group's units to nodes by shares drawn from Dirichlet(alpha); sorted arrays of unit numbers.
+def split_dirichlet(groups: Indices, nodes: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
+    """Split each group's units over nodes by shares drawn from Dirichlet(alpha); return sorted arrays of unit numbers.
 
-    A node left with fewer than two units gets some of the node that has most.
+    A node with fewer than two units gets some from the largest node.
 
     Args:
-        groups: (U,) int, the class (or a document's group) of each unit; a single group makes sizes uneven alone.
-        nodes: number of nodes.
-        alpha: concentration, units: none.
-        rng: source of the draw.
+        groups: Class (or a document's group) of each unit, (U,), int64; with a single group only the sizes are uneven.
+        nodes: Number of nodes.
+        alpha: Concentration, dimensionless.
+        rng: Random generator of the draw.
 
     Raises:
-        DataError: there are fewer than two units a node.
+        DataError: There are fewer than two units per node.
     """
-    _check_enough(len(groups), nodes)
+    _check_unit_count(len(groups), nodes)
     parts: list[list[int]] = [[] for _ in range(nodes)]
     for group in np.unique(groups):
         members = rng.permutation(np.flatnonzero(groups == group))
@@ -53,37 +54,37 @@ def units_dirichlet(groups: Indices, nodes: int, alpha: float, rng: np.random.Ge
     return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
-def held_out_units(site_units: dict[str, Indices], share: float, rng: np.random.Generator) -> set[int]:
+def choose_held_out(site_units: dict[str, Indices], share: float, rng: np.random.Generator) -> set[int]:
     """Choose the units to hold out, about ``share`` of each site's and at least one, leaving at least one to train on.
 
-    A unit seen at several sites is held out at all of them or at none, so later sites may miss their share a little.
+    A unit at several sites is held out at all of them or at none, so some sites may miss their share a little.
 
     Args:
-        site_units: by site name, (u,) int unit numbers, each once.
-        share: of each site's units, between 0 and 1.
-        rng: source of the draw.
+        site_units: Unit numbers of each site by name, (u,), int64, each once.
+        share: Share of each site's units, between 0 and 1.
+        rng: Random generator of the draw.
 
     Raises:
-        DataError: a site has fewer than two units, or shares so many with other sites that one side stays empty.
+        DataError: A site has fewer than two units, or shares so many with other sites that one side stays empty.
     """
-    held: set[int] = set()
+    held_out: set[int] = set()
     trained: set[int] = set()
-    # Small sites choose first: a large one still finds enough units that no other has decided on.
+    # Small sites choose first: a large one still has enough units that no other site has assigned.
     for name, units in sorted(site_units.items(), key=lambda item: (len(item[1]), item[0])):
         if len(units) < _MIN_UNITS:
             raise DataError(f"site {name!r} has {len(units)} unit; it needs two, one to train on and one to hold out")
-        free = [int(u) for u in rng.permutation(units) if u not in held and u not in trained]
+        free = [int(u) for u in rng.permutation(units) if u not in held_out and u not in trained]
         wanted = min(max(round(share * len(units)), 1), len(units) - 1)
-        more = max(wanted - sum(int(u) in held for u in units), 0)
-        held.update(free[:more])
+        more = max(wanted - sum(int(u) in held_out for u in units), 0)
+        held_out.update(free[:more])
         trained.update(free[more:])
-        if not any(int(u) in held for u in units) or all(int(u) in held for u in units):
+        if not any(int(u) in held_out for u in units) or all(int(u) in held_out for u in units):
             problem = f"site {name!r} shares its units with other sites, and none is left for one side of the split"
             raise DataError(f"{problem}; give every site's units names of their own")
-    return held
+    return held_out
 
 
-def _check_enough(units: int, nodes: int) -> None:
+def _check_unit_count(units: int, nodes: int) -> None:
     if nodes < 1:
         raise DataError(f"a federation needs at least one node, not {nodes}")
     if nodes == 1 and units < _MIN_UNITS:
@@ -92,5 +93,7 @@ def _check_enough(units: int, nodes: int) -> None:
             "person or document?"
         )
     if units < _MIN_UNITS * nodes:
-        most = units // _MIN_UNITS
-        raise DataError(f"{nodes} nodes need two units each and there are {units} in all; use at most {most} nodes")
+        max_nodes = units // _MIN_UNITS
+        raise DataError(
+            f"{nodes} nodes need two units each and there are {units} in all; use at most {max_nodes} nodes"
+        )

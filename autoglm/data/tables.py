@@ -1,7 +1,7 @@
-"""Tables as tokens: every feature has its own bins and a token for each, so that a token tells where and how much.
+"""Tables as tokens: every feature has its own bins and a token for each, so that a token encodes feature and value.
 
-A bin's edges say something about the values they were made from. They come from public knowledge alone: declared
-ranges, or quantiles of a public reference table that no site trains on. Private rows never place an edge.
+A bin's edges reveal something about the values they were computed from. They come from public knowledge alone: declared
+ranges, or quantiles of a public reference table that no site trains on. Private rows never determine an edge.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ class TableEncoder:
     row from left to right and classifies there.
 
     Attributes:
-        names: the F features, in the order of the tokens.
-        edges: for each feature its bins - 1 inner edges, ascending; equal edges leave the bin between them unused.
-        origin: where the edges come from, in words, for reports.
+        names: Names of the F features, in the order of the tokens.
+        edges: Inner edges of each feature's bins, bins - 1 each, ascending; equal edges leave the bin between them
+            unused.
+        origin: Origin of the edges in words, for reports.
+
+    Raises:
+        DataError: The edges do not fit the names, are not finite or do not ascend.
     """
 
     names: tuple[str, ...]
@@ -41,12 +45,12 @@ class TableEncoder:
 
     @property
     def bins(self) -> int:
-        """Bins of each feature, without the one for missing values."""
+        """Number of bins of each feature, without the one for missing values."""
         return len(self.edges[0]) + 1
 
     @property
     def length(self) -> int:
-        """Tokens a row."""
+        """Number of tokens of a row."""
         return len(self.names) + 1
 
     @property
@@ -56,27 +60,27 @@ class TableEncoder:
 
     @property
     def pad_id(self) -> int:
-        """The padding token; rows are all of one length, so it never occurs, but models want one."""
+        """The padding token; rows are all of one length, so it never occurs, but models require one."""
         return self.end_id + 1
 
     @property
     def vocab_size(self) -> int:
-        """Token ids in all."""
+        """Number of token ids."""
         return self.end_id + 2
 
-    def places(self) -> npt.NDArray[np.float64]:
-        """Where each of the bins + 1 tokens of a feature stands among the feature's values, with mean 0 and variance 1.
+    def bin_positions(self) -> npt.NDArray[np.float64]:
+        """Return the position of each of a feature's bins + 1 tokens, (bins + 1,), float64, with mean 0 and variance 1.
 
-        The bins are spaced evenly in their order; a missing value stands in the middle, at 0.
+        The bins are spaced evenly in their order; a missing value is in the middle, at 0.
         """
         spaced = np.linspace(-1.0, 1.0, self.bins)
         return np.append(spaced / spaced.std(), 0.0)
 
-    def tokens(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-        """Token ids (N, F + 1) int32 of rows (N, F) float64, NaN where a value is missing.
+    def encode(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+        """Encode rows (N, F), float64, NaN where a value is missing, as token ids (N, F + 1), int32.
 
         Raises:
-            DataError: the rows have another number of features.
+            DataError: The rows have another number of features.
         """
         if values.ndim != 2 or values.shape[1] != len(self.names):
             raise DataError(f"the encoder takes rows of {len(self.names)} features, not an array of {values.shape}")
@@ -89,10 +93,10 @@ class TableEncoder:
 
 
 def bins_from_ranges(ranges: dict[str, tuple[float, float]], bins: int) -> TableEncoder:
-    """Bins of equal width within each feature's declared (low, high).
+    """Make bins of equal width within each feature's declared (low, high).
 
     Raises:
-        DataError: a range is empty or not finite.
+        DataError: A range is empty or not finite.
     """
     for name, (low, high) in ranges.items():
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
@@ -104,16 +108,16 @@ def bins_from_ranges(ranges: dict[str, tuple[float, float]], bins: int) -> Table
 def bins_from_reference(
     names: tuple[str, ...], reference: npt.NDArray[np.float64], bins: int, *, origin: str
 ) -> TableEncoder:
-    """Bins of equal count in a public reference table.
+    """Make bins of equal count in a public reference table.
 
     Args:
-        names: the F features.
-        reference: (N, F) float64, NaN where a value is missing.
-        bins: bins of each feature.
-        origin: what the table is, in words.
+        names: Names of the F features.
+        reference: Values of the table, (N, F), float64, NaN where a value is missing.
+        bins: Number of bins of each feature.
+        origin: Description of the table.
 
     Raises:
-        DataError: a feature has no finite value in the reference.
+        DataError: A feature has no finite value in the reference.
     """
     edges = []
     for f, name in enumerate(names):

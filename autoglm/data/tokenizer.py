@@ -1,8 +1,8 @@
-"""Tokenizers: a local Hugging Face folder's own, or one of bytes, whose vocabulary tells nothing about anybody's text.
+"""Tokenizers: that of a local Hugging Face folder, or a byte tokenizer, whose vocabulary reveals nothing of any text.
 
 Token id and UTF-8 byte are the same number. UTF-8 never uses the bytes 0xC0, 0xC1 and 0xF5 to 0xFF (RFC 3629,
-section 1), so the three special tokens take the last three of them: the whole vocabulary is 256 ids, a sequence is
-stored as uint8, and encoding copies the text's bytes. (A BPE vocabulary trained on private text would leak its words.)
+section 1), so the three special tokens are 0xFD to 0xFF: the vocabulary has 256 ids, a sequence is stored as uint8, and
+encoding copies the text's bytes. (A BPE vocabulary trained on private text would leak its words.)
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def _byte_vocabulary() -> dict[str, int]:
     return vocabulary | SPECIAL_TOKENS
 
 
-def byte_tokenizer(*, append_end: bool = False, max_length: int | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer of bytes: 253 byte values, ``</s>``, ``<s>`` and ``<pad>``, ids 0 to 255.
+def make_byte_tokenizer(*, append_end: bool = False, max_length: int | None = None) -> PreTrainedTokenizerFast:
+    """Make the byte tokenizer: 253 byte values, ``</s>``, ``<s>`` and ``<pad>``, ids 0 to 255.
 
     ``decode(encode(text)) == text`` for every text (with ``skip_special_tokens=True`` where the end token is appended);
     the name of a special token inside a text is text, never the token. ``save_pretrained`` writes what
     ``AutoTokenizer.from_pretrained`` reads.
 
     Args:
-        append_end: end every sequence with ``</s>``, as classifiers are trained (their head reads the last token).
-        max_length: the longest sequence in tokens, which ``truncation=True`` cuts to.
+        append_end: Whether to end every sequence with ``</s>``, as for classifiers (their head reads the last token).
+        max_length: Length in tokens to which ``truncation=True`` truncates.
     """
     backend = Tokenizer(token_models.BPE(vocab=_byte_vocabulary(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -65,20 +65,20 @@ def byte_tokenizer(*, append_end: bool = False, max_length: int | None = None) -
 
 
 def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether ids are bytes, judged by the whole vocabulary, so that a reloaded tokenizer takes the fast path too."""
+    """Return whether ids are bytes, by the full vocabulary, so that a reloaded tokenizer takes the fast path too."""
     return len(tokenizer) == VOCAB_SIZE and tokenizer.get_vocab() == _byte_vocabulary()
 
 
-def text_bytes(text: str) -> npt.NDArray[np.uint8]:
-    """The token ids of a text without special tokens, (bytes,) uint8, read-only: the tokenizer's answer, faster."""
+def encode_bytes(text: str) -> npt.NDArray[np.uint8]:
+    """Return the token ids of a text without special tokens, (bytes,), uint8, read-only, faster than the tokenizer."""
     return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
 
 
-def local_folder(path: str | Path) -> Path:
-    """The folder, once it is known to hold a model.
+def check_model_folder(path: str | Path) -> Path:
+    """Check that a folder holds a model, and return its path.
 
     Raises:
-        ModelError: it holds none.
+        ModelError: The folder holds no model.
     """
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
@@ -87,26 +87,26 @@ def local_folder(path: str | Path) -> Path:
 
 
 def load_tokenizer(path: str | None, *, append_end: bool, length: int) -> PreTrainedTokenizerBase:
-    """The tokenizer that goes with a model: the folder's own, or bytes for a preset.
+    """Load the tokenizer of a model: the folder's own, or the byte tokenizer for a preset.
 
     Args:
-        path: the model's folder; None for a preset.
-        append_end: whether the byte tokenizer ends each text with the end token; another has ways of its own.
-        length: the longest sequence in tokens.
+        path: Folder of the model; None for a preset.
+        append_end: Whether the byte tokenizer ends each text with the end token; other tokenizers decide themselves.
+        length: Maximum sequence length in tokens.
 
     Raises:
-        ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
+        ModelError: The folder has no tokenizer, or its tokenizer has no padding token.
     """
     if path is None:
-        return byte_tokenizer(append_end=append_end, max_length=length)
-    folder = local_folder(path)
+        return make_byte_tokenizer(append_end=append_end, max_length=length)
+    folder = check_model_folder(path)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as exc:  # transformers raises whatever its many loaders meet
         raise ModelError(f"{folder}: no tokenizer could be loaded ({first_line(exc)})") from exc
     if is_byte_tokenizer(tokenizer):
-        return byte_tokenizer(append_end=append_end, max_length=length)
+        return make_byte_tokenizer(append_end=append_end, max_length=length)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"{folder}: the tokenizer has neither a padding nor an end token; give it one")
@@ -116,5 +116,5 @@ def load_tokenizer(path: str | None, *, append_end: bool, length: int) -> PreTra
 
 
 def first_line(exc: Exception) -> str:
-    """What an error of somebody else's says, cut to one line; its type's name where it says nothing."""
+    """Return the first line of an exception's message; the name of its type where that is empty."""
     return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

@@ -1,4 +1,4 @@
-"""What stands on a model's body for a task: the output layer, and the classes of transformers that have it."""
+"""The output layer of a model for a task, and the transformers classes that have it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Head:
     """A kind of output layer.
 
     Attributes:
-        glm: the GLM that has it.
-        loader: of transformers, for a folder's model.
-        is_new: whether it may start from random weights where a folder has none that fit, and then trains in full
+        glm: Class of a GLM with this head.
+        loader: Auto class of transformers for a folder's model.
+        is_new: Whether the head may start from random weights where a folder has none that fit, and then trains in full
             beside adapters. Otherwise it is the embedding, transposed, on a body that must be causal.
     """
 
@@ -33,10 +33,10 @@ class Head:
     is_new: bool
 
     def options(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """What a configuration has to say of it.
+        """Return the head's options in a transformers configuration.
 
         Args:
-            classes: their names, in the order of the output's rows; none where tokens are predicted.
+            classes: Class names, in the order of the output's rows; empty where tokens are predicted.
         """
         if not self.is_new:
             return {}

@@ -1,4 +1,4 @@
-"""LoRA by peft: low-rank adapters of the linear layers (Hu et al., arXiv:2106.09685), the only thing then federated."""
+"""LoRA by peft: low-rank adapters of the linear layers (Hu et al., arXiv:2106.09685); only they are then federated."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _KNOWN_HEADS = ("classifier", "score")  # peft adds these two itself
 
 
 def attach_lora(model: PreTrainedModel, *, rank: int, alpha: float, classifier: bool) -> torch.nn.Module:
-    """Freeze a model and give each linear layer but the output an adapter; a classifier's head trains in full.
+    """Freeze a model and attach an adapter to each linear layer but the output; a classifier's head trains in full.
 
-    Embeddings never get one: a tied embedding's adapter would show which tokens a site has seen.
+    Embeddings never get one: a tied embedding's adapter would reveal which tokens a site has seen.
 
     Args:
-        model: in float32; it is changed in place.
-        rank: of each adapter.
-        alpha: adapters are scaled by alpha / rank.
-        classifier: whether what stands on top of the model's body is a new head that must train.
+        model: Model in float32; it is changed in place.
+        rank: Rank of each adapter.
+        alpha: Adapters are scaled by alpha / rank.
+        classifier: Whether the model has a new head that must train.
     """
-    # Only here: most models have no adapters, and both are slow to load. peft uses the first, and leaves it to
-    # transformers to import it, which a node's transformers does not.
+    # Imported here, because most models have no adapters, and both are slow to load. peft uses the first but relies on
+    # transformers to import it, which the lean transformers of a node does not.
     import_module("torch.distributed.tensor")
     import peft
 
@@ -41,9 +41,13 @@ def attach_lora(model: PreTrainedModel, *, rank: int, alpha: float, classifier: 
     return peft.get_peft_model(model, config)
 
 
-def merged(model: torch.nn.Module) -> PreTrainedModel:
-    """The plain model: with adapters, a copy that has them added to the weights; otherwise the model itself."""
-    peft = sys.modules.get("peft")  # without it there is no such model
+def merge_adapters(model: torch.nn.Module) -> PreTrainedModel:
+    """Return the plain model: with adapters, a copy with them merged into the weights; otherwise the model itself.
+
+    Raises:
+        TypeError: The model is not of transformers.
+    """
+    peft = sys.modules.get("peft")  # not loaded means no model with adapters
     if peft is not None and isinstance(model, peft.PeftModel):
         plain: PreTrainedModel = copy.deepcopy(model).merge_and_unload()
         return plain

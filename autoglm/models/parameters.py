@@ -1,4 +1,4 @@
-"""What is federated: the parameters that train, each storage once, as one flat float32 vector in a fixed order."""
+"""The federated parameters: those that train, each storage once, as one flat float32 vector in a fixed order."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from fedglm.autoglm.errors import ModelError
 
 
 def federated_parameters(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    """Names and parameters with ``requires_grad``, in the module's order.
+    """Return names and parameters with ``requires_grad``, in the module's order.
 
-    A tied output layer is the embedding's own storage and does not come twice (``state_dict()`` lists it twice). With
-    LoRA these are the adapters and the classification head alone.
+    A tied output layer has the embedding's storage and is listed once (``state_dict()`` lists it twice). With LoRA
+    these are the adapters and the classification head alone.
     """
     seen: set[tuple[torch.device, int, torch.Size, tuple[int, ...]]] = set()
     chosen = []
     for name, parameter in model.named_parameters():
-        # On the meta device nothing has an address, and what is tied is one parameter, which comes once anyway.
+        # On the meta device nothing has an address, and tied weights are one parameter, which is listed once anyway.
         address = id(parameter) if parameter.is_meta else parameter.data_ptr()
         storage = (parameter.device, address, parameter.shape, parameter.stride())
         if parameter.requires_grad and parameter.numel() and storage not in seen:
@@ -28,10 +28,10 @@ def federated_parameters(model: torch.nn.Module) -> list[tuple[str, torch.nn.Par
 
 
 def to_vector(model: torch.nn.Module) -> npt.NDArray[np.float32]:
-    """The federated parameters laid end to end, (size,) float32, a copy.
+    """Concatenate the federated parameters to a copy of shape (size,), float32.
 
     Raises:
-        ModelError: no parameter of the model trains.
+        ModelError: No parameter of the model trains.
     """
     parts = [parameter.detach().float().flatten().cpu() for _, parameter in federated_parameters(model)]
     if not parts:
@@ -44,8 +44,8 @@ def load_vector(model: torch.nn.Module, vector: npt.NDArray[np.float32]) -> None
     """Write a flat vector into the federated parameters, in place (the inverse of ``to_vector``).
 
     Raises:
-        ModelError: the vector has another shape than (size,), is not floating point, or holds NaN or infinity;
-            the model is then untouched.
+        ModelError: The vector has another shape than (size,), is not floating-point, or holds NaN or infinity; the
+            model is then unchanged.
     """
     targets = [parameter for _, parameter in federated_parameters(model)]
     size = sum(parameter.numel() for parameter in targets)

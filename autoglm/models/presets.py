@@ -1,4 +1,4 @@
-"""The GLM family by size: four shapes, deep and thin rather than wide, and the configuration that makes a GLM of one.
+"""The GLM presets: four sizes, deep and thin rather than wide, and their transformers configurations.
 
 ``GlmConfig`` is made for a 9-billion-parameter model and its defaults break small ones: ``head_dim=128``, two key-value
 heads, ``pad_token_id=151329`` (outside a small vocabulary), three end tokens, untied embeddings. All of them are set
@@ -21,9 +21,14 @@ from fedglm.core.suggestions import list_choices
 class Preset:
     """The shape of a GLM.
 
-    ``hidden`` is the width H, ``heads`` query heads of H / heads each share ``kv_heads`` key-value heads, the gated
-    feed-forward layer is ``intermediate`` wide, ``max_length`` is the longest sequence in tokens, and ``min_vocab`` the
-    fewest embedding rows it is built with, whatever the tokenizer needs (0: as many as the tokenizer has).
+    Attributes:
+        hidden: Width H.
+        layers: Number of layers.
+        heads: Number of query heads, of H / heads each.
+        kv_heads: Number of key-value heads, which the query heads share.
+        intermediate: Width of the gated feed-forward layer.
+        max_length: Maximum sequence length in tokens.
+        min_vocab: Minimum number of embedding rows, whatever the tokenizer needs (0: as many as the tokenizer has).
     """
 
     hidden: int
@@ -35,7 +40,7 @@ class Preset:
     min_vocab: int = 0
 
     def parameter_count(self, vocab_size: int, num_labels: int = 0) -> int:
-        """Parameters of the language model with tied embeddings, or of the classifier when ``num_labels`` is positive.
+        """Count the parameters of the language model with tied embeddings, or of the classifier if ``num_labels`` > 0.
 
         Per layer: query and output maps of H x H, key and value maps of H x H kv/heads (query, key and value have a
         bias), the fused gate and up map and the down map of H x I, and two norms; then the embedding, the last norm and
@@ -62,17 +67,17 @@ PRESETS = MappingProxyType(
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name.
+    """Return the preset of that name.
 
     Raises:
-        ModelError: there is none; the message lists them.
+        ModelError: The preset is unknown; the message lists all.
     """
     if name not in PRESETS:
         raise ModelError(f"no preset is called {name!r}; {list_choices(name, PRESETS)}")
     return PRESETS[name]
 
 
-def glm_config(
+def make_glm_config(
     preset: Preset,
     *,
     vocab_size: int,
@@ -83,17 +88,17 @@ def glm_config(
     max_length: int | None = None,
     labels: tuple[str, ...] = (),
 ) -> GlmConfig:
-    """The transformers configuration of a preset, with none of ``GlmConfig``'s defaults left to chance.
+    """Make the transformers configuration of a preset, without relying on ``GlmConfig``'s defaults.
 
     Args:
-        preset: the shape.
-        vocab_size: token ids the data use, all below it; ``preset.min_vocab`` may ask for more rows.
-        pad_id: padding token.
-        bos_id: first token of a sequence.
-        eos_id: last token of a sequence.
-        tied: whether the output layer is the embedding itself (language models).
-        max_length: longest sequence in tokens; the preset's without one.
-        labels: class names, in the order of the head's rows (classifiers).
+        preset: The shape.
+        vocab_size: Exclusive upper bound of the data's token ids; ``preset.min_vocab`` may require more rows.
+        pad_id: Padding token.
+        bos_id: First token of a sequence.
+        eos_id: Last token of a sequence.
+        tied: Whether the output layer is the embedding itself (language models).
+        max_length: Maximum sequence length in tokens; None takes the preset's.
+        labels: Class names, in the order of the head's rows (classifiers).
     """
     config = GlmConfig(
         vocab_size=max(vocab_size, preset.min_vocab),

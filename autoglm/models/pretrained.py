@@ -11,23 +11,23 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fedglm.autoglm.data.tokenizer import first_line, local_folder
+from fedglm.autoglm.data.tokenizer import check_model_folder, first_line
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.models.heads import HEADS
 from fedglm.autoglm.tasks.task import Task
 
 
 def load_folder(path: str, task: Task) -> PreTrainedModel:
-    """The folder's model for a task, in float32 on the CPU; a classifier's head starts anew where it does not fit.
+    """Load the folder's model for a task, in float32 on the CPU; a classifier's head that does not fit is initialised.
 
     Raises:
-        ModelError: there is no model, it lacks weights, is not causal where it must be, or is too small for the task.
+        ModelError: There is no model, it lacks weights, is not causal where it must be, or is too small for the task.
     """
-    folder = local_folder(path)
+    folder = check_model_folder(path)
     head = HEADS[task.kind]
     options = head.options(task.classes)
     if head.is_new:
-        options["ignore_mismatched_sizes"] = True  # a head for another number of classes starts anew
+        options["ignore_mismatched_sizes"] = True  # a head for another number of classes is initialised
     try:
         model, report = head.loader.from_pretrained(
             folder,
@@ -49,19 +49,19 @@ def load_folder(path: str, task: Task) -> PreTrainedModel:
     if longest and task.length > longest:
         raise ModelError(f"{folder}: sequences of {task.length} tokens are longer than the model takes ({longest})")
     config.pad_token_id = task.pad_id
-    if not head.is_new and _sees_ahead(model):
+    if not head.is_new and _sees_next_token(model):
         raise ModelError(f"{folder}: the model sees the token it is to predict; language modelling needs a causal one")
     loaded: PreTrainedModel = model
     return loaded
 
 
 def outline_folder(path: str, task: Task) -> PreTrainedModel:
-    """The folder's model for a task without its weights, from its configuration alone; for torch's meta device.
+    """Build the folder's model for a task without its weights, from its configuration alone; for torch's meta device.
 
     Raises:
-        ModelError: the configuration is none, or not one of a model for the task.
+        ModelError: The configuration is invalid, or not that of a model for the task.
     """
-    folder, head = local_folder(path), HEADS[task.kind]
+    folder, head = check_model_folder(path), HEADS[task.kind]
     try:
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **head.options(task.classes)
@@ -73,16 +73,16 @@ def outline_folder(path: str, task: Task) -> PreTrainedModel:
 
 
 def _check_loaded(folder: Path, model: PreTrainedModel, report: dict[str, Any], *, new_head: bool) -> None:
-    """Transformers fills weights that a folder lacks with random ones: right for a new head, and for nothing else."""
-    lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    """Check that no weights are missing: transformers initialises those at random, correct only for a new head."""
+    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     body = model.base_model_prefix + "."
-    wrong = [key for key in lacking if not new_head or (key.startswith(body) and ".pooler." not in key)]
+    wrong = [key for key in missing if not new_head or (key.startswith(body) and ".pooler." not in key)]
     if wrong:
         raise ModelError(f"{folder}: {len(wrong)} weights are missing or of another shape ({wrong[0]} is the first)")
 
 
-def _sees_ahead(model: PreTrainedModel) -> bool:
-    """Whether the first token's output depends on the second: in a causal model its gradient is exactly zero."""
+def _sees_next_token(model: PreTrainedModel) -> bool:
+    """Return whether the first token's output depends on the second: in a causal model its gradient is exactly zero."""
     embedded = model.get_input_embeddings()(torch.tensor([[0, 1]])).detach().requires_grad_()
     with torch.enable_grad():
         first = model.train(False)(inputs_embeds=embedded).logits[0, 0]

@@ -1,4 +1,4 @@
-"""Releases: a folder that holds a trained model, its tokenizer and its task, for transformers and for fedglm."""
+"""Releases: folders with a trained model, its tokenizer and its task, for transformers and for fedglm."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from fedglm.autoglm.data.tokenizer import local_folder
+from fedglm.autoglm.data.tokenizer import check_model_folder
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.models.build import build_model
-from fedglm.autoglm.models.lora import merged
+from fedglm.autoglm.models.lora import merge_adapters
 from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.autoglm.settings import ModelSettings
 from fedglm.autoglm.tasks.reading import read_task
@@ -24,17 +24,17 @@ TASK_FILE = "task.json"
 def save_release(model: torch.nn.Module, task: Task, folder: str | Path) -> None:
     """Write a model that ``AutoModelFor...from_pretrained`` loads, its tokenizer if it has one, and ``task.json``.
 
-    Adapters are merged, on a copy. The folder appears all at once; an earlier release there is replaced.
+    Adapters are merged, on a copy. The folder is renamed into place when complete; an earlier release is replaced.
 
     Raises:
-        ModelError: the folder holds something else than a release.
+        ModelError: The folder holds something else than a release.
     """
     target = Path(folder).absolute()
     if target.exists() and not (target / TASK_FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target}: holds something else than a model; choose a new folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with quiet_transformers():
-        plain = merged(model)
+        plain = merge_adapters(model)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         new, old = scratch / "new", scratch / "old"
@@ -57,12 +57,12 @@ def save_release(model: torch.nn.Module, task: Task, folder: str | Path) -> None
 
 
 def load_release(folder: str | Path) -> tuple[torch.nn.Module, Task]:
-    """The model, in evaluation mode, and the task that ``save_release`` wrote.
+    """Load the model, in evaluation mode, and the task that ``save_release`` wrote.
 
     Raises:
-        ModelError: the folder holds no release.
+        ModelError: The folder holds no release.
     """
-    target = local_folder(folder)
+    target = check_model_folder(folder)
     if not (target / TASK_FILE).is_file():
         raise ModelError(f"{target}: holds no {TASK_FILE}; it is no model that fedglm released")
     task = read_task((target / TASK_FILE).read_text(encoding="utf-8")).with_tokenizer(str(target))

@@ -1,4 +1,4 @@
-"""How well a model does on examples."""
+"""Evaluation of a model on examples."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How well a model does.
+    """Loss and metric of a model.
 
     Attributes:
-        loss: mean cross-entropy in nats, over predicted tokens (language model) or records (classifier).
-        metric: perplexity, exp(loss), or accuracy, 0 to 1.
-        count: how many tokens or records the mean is over.
+        loss: Mean cross-entropy in nats, over predicted tokens (language model) or records (classifier).
+        metric: Perplexity, exp(loss), or accuracy, 0 to 1.
+        count: Number of tokens or records that the mean is over.
     """
 
     loss: float
@@ -24,5 +24,5 @@ class Evaluation:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss) of a loss in nats; infinity where that overflows."""
+    """Return exp(loss) of a loss in nats; infinity where that overflows."""
     return math.exp(loss) if loss < np.log(np.finfo(np.float64).max) else (loss if math.isnan(loss) else math.inf)

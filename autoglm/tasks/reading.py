@@ -1,4 +1,4 @@
-"""A task from the ``task.json`` beside a model."""
+"""Reading a task from the ``task.json`` beside a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TASKS: tuple[type[Task], ...] = (LanguageModeling, TextClassification, TabularC
 
 
 def read_task(text: str) -> Task:
-    """The task that ``Task.to_json`` wrote, without a tokenizer.
+    """Read the task that ``Task.to_json`` wrote, without a tokenizer.
 
     Raises:
-        DataError: it is something else.
+        DataError: The text is no task.
     """
     by_kind = {str(task.kind): task for task in _TASKS}
     try:

@@ -1,4 +1,4 @@
-"""What a model is trained for: how records become sequences, how a batch becomes losses, and how well a model does."""
+"""Tasks: the conversion of records to sequences, the loss, and the evaluation of a model."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from fedglm.autoglm.settings import Kind
 from fedglm.autoglm.tasks.evaluation import Evaluation
 
 Batch = dict[str, torch.Tensor]
-"""What ``Examples.batch`` makes."""
+"""Input of a model, as ``Examples.batch`` returns it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task(ABC):
-    """What is learned, and what a model must know to learn it.
+    """A task, and what a model needs to know of it.
 
     Attributes:
-        kind: the name of the task in settings and on disk.
-        metric: what ``Evaluation.metric`` is.
-        reads_labels: whether the records' labels are what is learned.
-        length: tokens of the longest sequence.
-        vocab_size: all token ids are below it.
-        pad_id: token that fills shorter sequences.
-        bos_id: token that begins a document.
-        eos_id: token that ends a sequence.
+        kind: Name of the task in settings and on disk.
+        metric: Meaning of ``Evaluation.metric``.
+        reads_labels: Whether the task predicts the records' labels.
+        length: Maximum number of tokens of a sequence.
+        vocab_size: Exclusive upper bound of the token ids.
+        pad_id: Token that pads shorter sequences.
+        bos_id: Token that begins a document.
+        eos_id: Token that ends a sequence.
     """
 
     kind: ClassVar[Kind]
@@ -53,14 +53,14 @@ class Task(ABC):
 
     @abstractmethod
     def sequences(self, records: Records) -> Sequences:
-        """The records' token sequences, and the row that each is of."""
+        """Return the records' token sequences, and the row of each."""
 
     @abstractmethod
     def label_ids(self, records: Records) -> Indices:
-        """(rows,) the number of each record's label."""
+        """Return the number of each record's label, (N,), int64."""
 
     def examples(self, records: Records) -> tuple[Examples, Indices]:
-        """The records as token sequences, whose units are numbered, and the row that each is of; there may be none."""
+        """Convert records to token sequences with numbered units; return them and the row of each, possibly none."""
         sequences, units, labels = self.sequences(records), records.unit_ids(), self.label_ids(records)
         examples = Examples(
             input_ids=torch.from_numpy(sequences.ids),
@@ -75,58 +75,58 @@ class Task(ABC):
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their numbers; none for language modelling."""
+        """Class names in the order of their numbers; empty for language modelling."""
 
     @abstractmethod
     def outputs(self, vocabulary: int) -> int:
-        """Width of the output of a model with so many embedding rows."""
+        """Return the width of the output of a model with `vocabulary` embedding rows."""
 
-    def first_embeddings(self, _width: int) -> torch.Tensor | None:
-        """(rows, width) float32, where the first embedding rows of a new model start; None leaves them as drawn."""
+    def initial_embeddings(self, _width: int) -> torch.Tensor | None:
+        """Return a new model's initial first embedding rows, (rows, width), float32; None keeps the default ones."""
         return None
 
     # --- losses and measures
 
     @property
     def loss_bound(self) -> float:
-        """A public bound by which reported losses are cut, in nats: that of a model which finds all outputs alike."""
+        """Public bound to which reported losses are clipped, in nats: the loss of a model with uniform outputs."""
         return math.log(max(8, self.outputs(self.vocab_size)))
 
     @abstractmethod
     def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Cross-entropy of each sequence in nats, (B,), from a model's output in float32."""
+        """Return the cross-entropy of each sequence in nats, (B,), from a model's output in float32."""
 
     @abstractmethod
     def is_correct(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """(B,) bool, whether each sequence is classified correctly; a language model classifies none."""
+        """Return whether each sequence is classified correctly, (B,), bool; a language model classifies none."""
 
     @abstractmethod
     def prediction_counts(self, examples: Examples) -> torch.Tensor:
-        """(N,) float64, how many tokens or classes are predicted in each sequence."""
+        """Return how many tokens or classes are predicted in each sequence, (N,), float64."""
 
     @abstractmethod
     def evaluation(self, loss: float, accuracy: float, count: int) -> Evaluation:
-        """Means as an evaluation; `accuracy` counts for classifiers alone."""
+        """Make an evaluation from means; `accuracy` is used by classifiers alone."""
 
     def sequence_losses(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross-entropy of each sequence in nats, (B,) float32, with gradients.
+        """Return the cross-entropy of each sequence in nats, (B,), float32, with gradients.
 
-        A language model's is the mean over the sequence's own predicted tokens, never over the batch's: that would tie
-        one record's gradient to its neighbours' lengths, and per-record clipping would mean nothing.
+        A language model's is the mean over the sequence's own predicted tokens, never over the batch's: that would make
+        one record's gradient depend on its neighbours' lengths, and per-record clipping would bound nothing.
 
         Args:
-            model: what ``build_model`` made for this task.
-            batch: what ``Examples.batch`` made, on any device.
+            model: Model that ``build_model`` made for this task.
+            batch: Batch from ``Examples.batch``, on any device.
         """
-        return self.losses(*_logits(model, batch))
+        return self.losses(*_compute_logits(model, batch))
 
     def evaluate(self, model: torch.nn.Module, examples: Examples, *, batch_size: int = 64) -> Evaluation:
-        """Loss and metric of a model in float32, without gradients or dropout; the model's mode is put back.
+        """Return loss and metric of a model in float32, without gradients or dropout; the model's mode is restored.
 
-        Sequences of like length go together, in an order that their lengths alone decide, and sums are in float64.
+        Sequences are batched by length, in an order that depends on their lengths alone, and sums are in float64.
 
         Raises:
-            DataError: there are no examples.
+            DataError: There are no examples.
         """
         if not len(examples):
             raise DataError("no examples to evaluate on")
@@ -138,9 +138,9 @@ class Task(ABC):
     def measure(
         self, model: torch.nn.Module, examples: Examples, *, batch_size: int = 64
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of each sequence, (N,), and whether it was classified correctly, (N,); both float64.
+        """Return the loss of each sequence, (N,), and whether it was classified correctly, (N,); both float64.
 
-        In float32, without gradients or dropout; the model's mode is put back.
+        Computed in float32, without gradients or dropout; the model's mode is restored.
         """
         order = torch.argsort(examples.lengths, stable=True)
         device, training = next(model.parameters()).device.type, model.training
@@ -150,7 +150,7 @@ class Task(ABC):
             for first in range(0, len(order), batch_size):
                 chosen = order[first : first + batch_size]
                 with torch.no_grad(), torch.autocast(device, enabled=False):
-                    logits, batch = _logits(model, examples.batch(chosen))
+                    logits, batch = _compute_logits(model, examples.batch(chosen))
                     losses[chosen] = self.losses(logits, batch).double().cpu()
                     correct[chosen] = self.is_correct(logits, batch).double().cpu()
         finally:
@@ -158,10 +158,10 @@ class Task(ABC):
         return losses, correct
 
     def pool(self, evaluations: Sequence[Evaluation]) -> Evaluation:
-        """Several sites' evaluations as one, as if their examples had been evaluated together.
+        """Pool several sites' evaluations, as if their examples had been evaluated together.
 
         Raises:
-            DataError: there are none.
+            DataError: There are no evaluations, or none has examples.
         """
         count = sum(part.count for part in evaluations)
         if not count:
@@ -173,43 +173,43 @@ class Task(ABC):
     # --- on disk
 
     def to_json(self) -> str:
-        """Everything but the tokenizer, as ``task.json``; ``read_task`` reads it."""
+        """Return the content of ``task.json``, everything but the tokenizer; ``read_task`` reads it."""
         plain = {name: getattr(self, name) for name in ("kind", "length", "vocab_size", "pad_id", "bos_id", "eos_id")}
         return json.dumps(plain | {"labels": self.classes, "table": self.table_fields()}, indent=1)
 
     @classmethod
     @abstractmethod
     def from_fields(cls, labels: list[str], table: dict[str, Any] | None, **fields: Any) -> Self:
-        """The task of what ``to_json`` wrote, without its kind and its tokenizer.
+        """Make the task from the fields that ``to_json`` wrote, without its kind and its tokenizer.
 
         Args:
-            labels: class names.
-            table: as ``table_fields`` gives it.
-            fields: the numbers that every task has.
+            labels: Class names.
+            table: Fields of the table, as ``table_fields`` returns them.
+            fields: Numbers that every task has.
 
         Raises:
-            ValueError, TypeError, KeyError, AttributeError: it is something else.
+            ValueError, TypeError, KeyError, AttributeError: The fields are not those of such a task.
         """
 
     @abstractmethod
     def table_fields(self) -> dict[str, Any] | None:
-        """How rows of a table become tokens, for ``to_json``; None for text."""
+        """Return the fields of the table's encoder for ``to_json``; None for text."""
 
     @abstractmethod
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer, where there is one, as transformers reads it."""
+        """Save the tokenizer, where there is one, for transformers to load."""
 
     @abstractmethod
     def with_tokenizer(self, folder: str) -> Self:
-        """The task with the tokenizer that goes with the model in a folder; a table's needs none.
+        """Return the task with the tokenizer of the model in a folder; a table's task needs none.
 
         Raises:
-            ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
+            ModelError: The folder has no tokenizer, or its tokenizer has no padding token.
         """
 
 
-def _logits(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Batch]:
-    """A model's output in float32, and the batch on the model's device."""
+def _compute_logits(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Batch]:
+    """Return a model's output in float32, and the batch on the model's device."""
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])

@@ -1,4 +1,4 @@
-"""What tasks over texts share: a tokenizer."""
+"""Base class of the tasks over texts, with a tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedglm.autoglm.tasks.task import Task
 
 
 class Cutter(Protocol):
-    """From texts to token sequences: ``windows`` or ``whole_texts`` of ``data.texts``."""
+    """Makes token sequences of texts: ``cut_windows`` or ``truncate_texts`` of ``data.texts``."""
 
     def __call__(
         self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, length: int, pad_id: int
@@ -29,9 +29,9 @@ class TextTask(Task):
     """A task over texts.
 
     Attributes:
-        appends_end: whether the byte tokenizer ends every text with the end token.
-        cut: makes token sequences of texts.
-        tokenizer: makes tokens of text; None where only a model is built.
+        appends_end: Whether the byte tokenizer ends every text with the end token.
+        cut: Makes token sequences of texts.
+        tokenizer: Tokenizer of the texts; None where only a model is built.
     """
 
     appends_end: ClassVar[bool]
@@ -40,16 +40,16 @@ class TextTask(Task):
     tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
-    def of_texts(cls, folder: str | None, *, length: int, **fields: object) -> Self:
-        """The task with the tokenizer of a model's folder, or that of bytes without one.
+    def for_texts(cls, folder: str | None, *, length: int, **fields: object) -> Self:
+        """Make the task with the tokenizer of a model's folder, or the byte tokenizer without one.
 
         Args:
-            folder: a local Hugging Face folder.
-            length: tokens of the longest sequence.
-            fields: what the task has besides, such as its classes.
+            folder: Local Hugging Face folder, or None.
+            length: Maximum number of tokens of a sequence.
+            fields: Further fields of the task, such as its classes.
 
         Raises:
-            ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
+            ModelError: The folder has no tokenizer, or its tokenizer has no padding token.
         """
         tokenizer = load_tokenizer(folder, append_end=cls.appends_end, length=length)
         pad = int(tokenizer.pad_token_id)
@@ -64,23 +64,23 @@ class TextTask(Task):
         )
 
     def sequences(self, records: Records) -> Sequences:
-        """The records' token sequences, and the row that each is of."""
+        """Return the records' token sequences, and the row of each."""
         if self.tokenizer is None:
             raise TypeError("a text task has a tokenizer")
         return self.cut(records.texts, self.tokenizer, length=self.length, pad_id=self.pad_id)
 
     def table_fields(self) -> None:
-        """None: a text is no table."""
+        """Return None: a text is no table."""
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer as transformers reads it."""
+        """Save the tokenizer for transformers to load."""
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
 
     def with_tokenizer(self, folder: str) -> Self:
-        """The task with the tokenizer that goes with the model in a folder.
+        """Return the task with the tokenizer of the model in a folder.
 
         Raises:
-            ModelError: the folder has no tokenizer, or its tokenizer has no token to pad with.
+            ModelError: The folder has no tokenizer, or its tokenizer has no padding token.
         """
         return replace(self, tokenizer=load_tokenizer(folder, append_end=self.appends_end, length=self.length))

@@ -1,6 +1,6 @@
-"""Training without noise: some optimizer steps on given data, in mixed precision, deterministic for a seed.
+"""Local training without noise: optimizer steps on given data, in mixed precision, deterministic for a seed.
 
-Nodes train so, and so does whatever is compared with them or made of their model.
+Nodes without DP, baselines and later uses of their model train with it.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.core.errors import FedglmError
 
 SequenceLosses = Callable[[torch.nn.Module, Batch], torch.Tensor]
-"""From a model and a batch to the loss of each sequence, (B,) float32, with gradients."""
+"""Function of a model and a batch that returns the loss of each sequence, (B,), float32, with gradients."""
 
 
 class TrainingError(FedglmError, RuntimeError):
-    """Local training went wrong: a loss or a weight is no longer finite."""
+    """Local training failed: a loss or a weight is no longer finite."""
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What local training made.
+    """Result of local training.
 
     Attributes:
-        delta: float32 vector, local weights minus the received ones.
-        loss: Mean training loss over the steps.
-        steps: Optimizer steps taken.
+        delta: Local weights minus the received ones, shape (size,), float32.
+        loss: Mean training loss over the steps, in nats.
+        steps: Number of optimizer steps.
     """
 
     delta: np.ndarray
@@ -43,7 +43,7 @@ class LocalResult:
 
 
 def round_seed(*parts: object) -> int:
-    """A 63-bit seed from the experiment's seed, the node and the round; never from arrival order or time."""
+    """Derive a 63-bit seed from the experiment's seed, the node and the round; never from arrival order or time."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -63,19 +63,19 @@ def train_locally(
     """Load `base` into the model, train, and return the difference.
 
     Args:
-        model: Reused from round to round; its federated parameters are overwritten.
-        losses: Gives the loss of each sequence: a task's `sequence_losses`, or another such as distillation's.
+        model: Model, reused from round to round; its federated parameters are overwritten.
+        losses: Computes the loss of each sequence: a task's `sequence_losses`, or another such as distillation's.
         examples: The training data.
-        base: float32 vector of the federated parameters.
-        settings: Steps, batch, optimizer.
-        precision: Settled format and device.
-        learning_rate: Of this round.
-        seed: Orders the data and seeds dropout.
-        steps: Instead of `settings.local_steps`.
+        base: Initial federated parameters, shape (size,), float32.
+        settings: Steps, batch size, optimizer.
+        precision: Chosen format and device.
+        learning_rate: Learning rate of this round.
+        seed: Seed of data order and dropout.
+        steps: Number of steps; None takes `settings.local_steps`.
 
     Raises:
         DataError: There are no examples.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss or a weight is not finite.
     """
     if not len(examples):
         raise DataError("no examples to train on")
@@ -89,7 +89,7 @@ def train_locally(
     total = 0.0
     with torch.random.fork_rng(devices=cuda_devices(precision.device)):
         torch.manual_seed(seed)
-        for step, indices in enumerate(_batches(len(examples), settings.batch_size, steps, generator), start=1):
+        for step, indices in enumerate(_draw_batches(len(examples), settings.batch_size, steps, generator), start=1):
             warm_up(optimizer, settings, learning_rate, step)
             optimizer.zero_grad(set_to_none=True)
             for part in torch.split(indices, settings.micro_batch_size or len(indices)):
@@ -104,7 +104,7 @@ def train_locally(
                 torch.nn.utils.clip_grad_norm_(trained, settings.gradient_clip)
             scaler.step(optimizer)
             scaler.update()
-    optimizer.zero_grad(set_to_none=True)  # the model goes on to the next node, whose clipping wants none left over
+    optimizer.zero_grad(set_to_none=True)  # the next node uses the model, and its clipping requires fresh gradients
     if not math.isfinite(total):
         raise TrainingError("the training loss is not finite: lower training.learning_rate or choose precision fp32")
     delta = to_vector(model) - base
@@ -114,7 +114,7 @@ def train_locally(
 
 
 def make_optimizer(model: torch.nn.Module, settings: LocalTrainingSettings, rate: float) -> torch.optim.Optimizer:
-    """A fresh optimizer over what is federated."""
+    """Make an optimizer of the federated parameters, with fresh state."""
     trained = [parameter for _, parameter in federated_parameters(model)]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay)
@@ -122,13 +122,13 @@ def make_optimizer(model: torch.nn.Module, settings: LocalTrainingSettings, rate
 
 
 def warm_up(optimizer: torch.optim.Optimizer, settings: LocalTrainingSettings, rate: float, step: int) -> None:
-    """Set the learning rate of a round's step, from 1."""
+    """Set the learning rate of step `step` of a round, counted from 1."""
     for group in optimizer.param_groups:
         group["lr"] = rate * min(1.0, step / (settings.warmup_steps + 1))
 
 
-def _batches(size: int, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """Index tensors of `steps` batches: shuffled passes over the data, one after the other."""
+def _draw_batches(size: int, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """Draw the index tensors of `steps` batches: shuffled passes over the data, one after the other."""
     needed = steps * min(batch_size, size)
     order: list[torch.Tensor] = []
     drawn = 0
@@ -139,5 +139,5 @@ def _batches(size: int, batch_size: int, steps: int, generator: torch.Generator)
 
 
 def cuda_devices(device: torch.device) -> list[int]:
-    """The devices whose random state training must leave as it was."""
+    """Return the indices of CUDA devices whose random state training must restore."""
     return [device.index or 0] if device.type == "cuda" else []

@@ -1,7 +1,7 @@
-"""Mixed precision: which number format local training computes in. The masters are always float32.
+"""Mixed precision: the number format of local training. The master weights are always float32.
 
-bf16 needs no loss scaling and pays on a CPU only with hardware for it (AVX-512 BF16 or AMX) and from some model size
-on: measured 1.5 x at 10 M parameters and 0.87 x at 0.84 M. fp16 with loss scaling is for GPUs without bf16.
+bf16 needs no loss scaling and is faster on a CPU only with hardware support (AVX-512 BF16 or AMX) and above some model
+size: measured 1.5 x at 10 M parameters and 0.87 x at 0.84 M. fp16 with loss scaling is for GPUs without bf16.
 """
 
 import contextlib
@@ -15,21 +15,21 @@ from fedglm.autoglm.settings import Device, Precision
 from fedglm.core.errors import FedglmError
 
 BF16_PAYS_FROM = 5_000_000
-"""Parameters from which bf16 autocast is faster than fp32 on a CPU that has it in hardware."""
+"""Number of parameters from which bf16 autocast is faster than fp32 on a CPU with hardware support."""
 
 
 class PrecisionError(FedglmError, ValueError):
-    """The device is not there, or cannot train in the precision that was asked for."""
+    """The device does not exist, or cannot train in the requested precision."""
 
 
 @dataclass(frozen=True)
 class ChosenPrecision:
-    """A format and why it was chosen.
+    """A number format and the reason of its choice.
 
     Attributes:
         name: `fp32`, `bf16` or `fp16`.
-        reason: One clause for people.
-        device: Where the model trains.
+        reason: Reason as one clause, for display.
+        device: Device to train on.
     """
 
     name: Literal["fp32", "bf16", "fp16"]
@@ -37,19 +37,19 @@ class ChosenPrecision:
     device: torch.device
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Context in which forward passes compute in this format."""
+        """Return a context in which forward passes compute in this format."""
         if self.name == "fp32":
             return contextlib.nullcontext()
         dtype = torch.bfloat16 if self.name == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaler; it does nothing but in fp16."""
+        """Return a loss scaler, which is enabled only in fp16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
 
 def torch_device(wanted: Device) -> torch.device:
-    """The device to train on; `auto` takes a GPU where there is one."""
+    """Return the device to train on; `auto` takes a GPU where there is one."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
@@ -58,17 +58,17 @@ def torch_device(wanted: Device) -> torch.device:
 def choose_precision(
     wanted: Precision, parameters: int, device: torch.device, *, private: bool = False
 ) -> ChosenPrecision:
-    """Settle `auto` by device and size; check that a named format can be had.
+    """Choose the format for `auto` by device and size; check that an explicit format is supported.
 
     Args:
         wanted: The setting.
         parameters: Number of parameters of the model.
-        device: Where it trains.
-        private: Whether gradients are clipped for privacy: never in fp16, whose loss scaling distorts their norms.
+        device: Device to train on.
+        private: Whether gradients are clipped for DP: never in fp16, whose loss scaling distorts their norms.
 
     Raises:
-        PrecisionError: A GPU where there is none; fp16 on a CPU, which underflows there without being faster; or fp16
-            where gradients are clipped for privacy.
+        PrecisionError: A GPU is requested where there is none; fp16 on a CPU, which underflows there without being
+            faster; or fp16 where gradients are clipped for DP.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         raise PrecisionError("device cuda was asked for, and torch finds no GPU: choose auto or cpu")

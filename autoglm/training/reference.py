@@ -1,7 +1,7 @@
-"""Reference records: labelled records that the server may see, on which it measures what updates do to the model.
+"""Reference records: labelled records that the server may see, on which it measures the effect of updates on the model.
 
-They lie at no site. Each round takes other ones, drawn by the round's number, so that what is measured of many models
-is not fitted to a few records.
+They are at no site. Each round uses other ones, drawn by the round's number, so that the choice among many models is
+not fitted to a few records.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from fedglm.autoglm.tasks.task import Task
 AUTO, OFF = "auto", "off"
 
 MAX_SEQUENCES = 24
-"""Sequences that a round is measured on: what it costs grows with them."""
+"""Number of sequences that a round uses: the cost is proportional to it."""
 
 
-def reference_examples(reference: str, settings: DataSettings, task: Task) -> Examples | None:
-    """The reference records of a run as token sequences; None where there are none.
+def load_reference_examples(reference: str, settings: DataSettings, task: Task) -> Examples | None:
+    """Load the reference records of a run as token sequences; None where there are none.
 
     Args:
         reference: ``auto`` takes those that a built-in sets aside, ``off`` none; else the path of a JSONL or CSV file
             with the fields that ``settings`` name.
-        settings: of the run's records.
-        task: what is learned.
+        settings: Data settings of the run.
+        task: Task of the run.
 
     Raises:
-        DataError: the file cannot be read, holds a class that the task does not have, or no usable record.
+        DataError: The file cannot be read, holds a class that the task does not have, or no usable record.
     """
-    records = _records(reference, settings, task)
+    records = _read_records(reference, settings, task)
     if records is None:
         return None
     examples, _ = task.examples(records)
@@ -54,7 +54,7 @@ def reference_examples(reference: str, settings: DataSettings, task: Task) -> Ex
     return examples
 
 
-def _records(reference: str, settings: DataSettings, task: Task) -> Records | None:
+def _read_records(reference: str, settings: DataSettings, task: Task) -> Records | None:
     if reference == OFF:
         return None
     if reference != AUTO and not is_path(reference):
@@ -64,8 +64,8 @@ def _records(reference: str, settings: DataSettings, task: Task) -> Records | No
         return bundle.public if bundle is not None else None
     if bundle is not None:
         raise DataError(f"the built-in {settings.source!r} has its own reference records: choose {AUTO} or {OFF}")
-    away = {"site_field": None, "unit_field": None, "class_names": task.classes}
-    _, records, _ = read_source(settings.model_copy(update={"source": reference, **away}))
+    changes = {"source": reference, "site_field": None, "unit_field": None, "class_names": task.classes}
+    _, records, _ = read_source(settings.model_copy(update=changes))
     return records
 
 
@@ -73,10 +73,10 @@ class ReferenceLoss:
     """Mean loss of model vectors on reference records, several vectors at a time.
 
     Args:
-        model: To compute with; it is copied.
-        task: What it is trained for.
-        examples: The records.
-        seed: Orders which records a round takes.
+        model: Model to compute with; it is copied.
+        task: Task of the model.
+        examples: The reference records.
+        seed: Seed of the records of each round.
     """
 
     def __init__(self, model: torch.nn.Module, task: Task, examples: Examples, *, seed: int) -> None:
@@ -87,42 +87,42 @@ class ReferenceLoss:
             self._models.put(copy.deepcopy(model))
 
     def __call__(self, vectors: Iterable[npt.NDArray[np.float32]], number: int) -> list[float]:
-        """Loss of each vector, in nats a record or token; infinity for one that is not finite.
+        """Return the loss of each vector, in nats per record or token; infinity for one that is not finite.
 
-        Vectors are taken as they can be measured, so that few are in memory at a time.
+        Vectors are consumed as they are measured, so that few are in memory at a time.
 
         Args:
-            vectors: Each of shape (n,), float32.
-            number: Of the round, which decides the records.
+            vectors: Model vectors, each of shape (n,), float32.
+            number: Number of the round, which determines the records.
         """
-        examples = self._drawn(number)
+        examples = self._draw(number)
         losses: list[float] = []
-        under_way: deque[Future[float]] = deque()
-        # Threads begin with as many of their own as the machine has cores, and sums in other orders give other bits.
+        pending: deque[Future[float]] = deque()
+        # A thread starts with as many torch threads as the machine has cores, and sums in other orders give other bits.
         with ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for vector in vectors:
-                under_way.append(pool.submit(self._loss, vector, examples))
-                if len(under_way) > self._workers:
-                    losses.append(under_way.popleft().result())
-            return losses + [waiting.result() for waiting in under_way]
+                pending.append(pool.submit(self._evaluate_loss, vector, examples))
+                if len(pending) > self._workers:
+                    losses.append(pending.popleft().result())
+            return losses + [waiting.result() for waiting in pending]
 
-    def _drawn(self, number: int) -> Examples:
+    def _draw(self, number: int) -> Examples:
         count = len(self._examples)
         if count <= MAX_SEQUENCES:
             return self._examples
         chosen = np.random.default_rng([self._seed, number]).permutation(count)[:MAX_SEQUENCES]
         return self._examples.select(np.sort(chosen))
 
-    def _loss(self, vector: npt.NDArray[np.float32], examples: Examples) -> float:
+    def _evaluate_loss(self, vector: npt.NDArray[np.float32], examples: Examples) -> float:
         if not np.isfinite(vector).all():
             return float("inf")
-        with self._borrowed() as model:
+        with self._borrow_model() as model:
             load_vector(model, vector)
             loss = self._task.evaluate(model, examples).loss
         return loss if np.isfinite(loss) else float("inf")
 
     @contextmanager
-    def _borrowed(self) -> Iterator[torch.nn.Module]:
+    def _borrow_model(self) -> Iterator[torch.nn.Module]:
         model = self._models.get()
         try:
             yield model

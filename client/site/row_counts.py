@@ -7,7 +7,7 @@ from typing import Final
 
 from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.reading import MissingField, Row, read_rows
-from fedglm.autoglm.data.records import class_of, name_of, numbers, text_of
+from fedglm.autoglm.data.records import read_class, read_name, read_numbers, read_text
 from fedglm.autoglm.data.row_faults import Reason, RowError, RowFaults, RowPlace
 from fedglm.autoglm.errors import DataError
 from fedglm.client.site.folder import Site
@@ -91,12 +91,12 @@ def _of_file(source: str, data: DataSection) -> Rows:
 
 def _unit(row: Row, data: DataSection, classes: frozenset[str], place: RowPlace, faults: RowFaults) -> str:
     """Whose a row is that can be used; raises RowError for another."""
-    if data.text_field is not None and text_of(row.get(data.text_field), data.text_field, place) is None:
+    if data.text_field is not None and read_text(row.get(data.text_field), data.text_field, place) is None:
         raise RowError("blank", place, "no text")
     if data.label_field is not None:
-        class_of(row, data.label_field, place, classes)
-    unit = name_of(row, data.unit_field, place) if data.unit_field else str(place.line)
-    numbers(row, data.feature_fields, place, faults)
+        read_class(row, data.label_field, place, classes)
+    unit = read_name(row, data.unit_field, place) if data.unit_field else str(place.line)
+    read_numbers(row, data.feature_fields, place, faults)
     return unit
 
 

@@ -13,7 +13,7 @@ import torch
 from fedglm.autoglm.federation import SiteRecords as Records
 from fedglm.autoglm.models.build import build_model, outline_model
 from fedglm.autoglm.settings import DataSettings, LocalTrainingSettings, ModelSettings
-from fedglm.autoglm.site_data import load_site, task_of
+from fedglm.autoglm.site_data import load_site, make_public_task
 from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.training.precision import torch_device
 from fedglm.client.node import Node
@@ -83,7 +83,7 @@ def _outline(site: Site, recipe_toml: str) -> _Outline:
     """
     recipe = Recipe.from_toml(recipe_toml)
     data, model = _data_settings(site, recipe), _model_settings(site, recipe)
-    task = task_of(data, model)
+    task = make_public_task(data, model)
     outlined = outline_model(model, task)
     return _Outline(recipe, data, model, task, make_layout(outlined), ModelSize.of(outlined, task))
 

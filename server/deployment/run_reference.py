@@ -64,7 +64,7 @@ def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
     from fedglm.autoglm.errors import DataError, ModelError
     from fedglm.autoglm.models.build import build_model
     from fedglm.autoglm.settings import DataSettings, ModelSettings
-    from fedglm.autoglm.site_data import task_of
+    from fedglm.autoglm.site_data import make_public_task
     from fedglm.autoglm.training.reference import ReferenceLoss
 
     try:
@@ -72,7 +72,7 @@ def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
             built = json.loads(file.metadata()[_WORDS])
             examples = Examples(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no dict)
         settings, seed = ModelSettings(**built["model"]), int(built["seed"])
-        task = task_of(DataSettings(**built["data"]), settings)
+        task = make_public_task(DataSettings(**built["data"]), settings)
         return ReferenceLoss(build_model(settings, task, seed=seed), task, examples, seed=seed)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError, DataError, ModelError) as exc:
         raise ProjectError(f"{path} serves no more ({type(exc).__name__}): start a new run") from exc

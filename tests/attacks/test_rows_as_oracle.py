@@ -121,7 +121,7 @@ def conversation(home, project, own, scenario, content, unit="record"):
 
 
 @pytest.fixture(scope="module")
-def of_table(project, tmp_path_factory):
+def for_table(project, tmp_path_factory):
     return conversation(tmp_path_factory.mktemp("a"), project, OWN_TABLE, TABLE % CLASSES, HEAD + b"".join(rows()))
 
 
@@ -131,11 +131,11 @@ def of_text(project, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", each(HOSTILE_ROWS))
-def test_no_row_of_a_table_changes_what_a_server_sees(tmp_path, project, of_table, kind):
+def test_no_row_of_a_table_changes_what_a_server_sees(tmp_path, project, for_table, kind):
     hostile = HOSTILE_ROWS.values() if kind == ALL else [HOSTILE_ROWS[kind]]
     content = HEAD + b"".join([*rows()[:5], *hostile, *rows()[5:]])
     found = conversation(tmp_path, project, OWN_TABLE, TABLE % CLASSES, content)
-    assert found == of_table
+    assert found == for_table
     assert [seen.error for seen in found[0]] == [None] * 3
 
 
@@ -149,8 +149,8 @@ def test_no_line_of_json_changes_what_a_server_sees(tmp_path, project, of_text, 
 
 
 @pytest.mark.parametrize("lines", [[], rows(1), [HOSTILE_ROWS["a class that is rare"]], [HOSTILE_ROWS["no unit"]] * 3])
-def test_nor_does_it_that_there_are_few_rows_or_none(tmp_path, project, of_table, lines):
-    assert conversation(tmp_path, project, OWN_TABLE, TABLE % CLASSES, HEAD + b"".join(lines)) == of_table
+def test_nor_does_it_that_there_are_few_rows_or_none(tmp_path, project, for_table, lines):
+    assert conversation(tmp_path, project, OWN_TABLE, TABLE % CLASSES, HEAD + b"".join(lines)) == for_table
 
 
 @pytest.mark.parametrize("names", [["low", "high", "HIV"], ["low", "high", "zzz"], ["low", "HIV"], ["low"]])
@@ -241,7 +241,7 @@ def test_whatever_one_line_holds_all_others_are_read_and_stay_where_they_are(tmp
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(honest, wild, honest)
-def test_whatever_one_record_holds_a_server_sees_the_same(tmp_path_factory, project, of_table, first, row, then):
+def test_whatever_one_record_holds_a_server_sees_the_same(tmp_path_factory, project, for_table, first, row, then):
     content = HEAD + b"".join([*map(table_row, first), row + b"\n", *map(table_row, then)])
     found = conversation(tmp_path_factory.mktemp("site"), project, OWN_TABLE, TABLE % CLASSES, content)
-    assert found == of_table
+    assert found == for_table

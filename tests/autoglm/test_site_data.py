@@ -15,7 +15,7 @@ from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import SiteRecords, load_federation
 from fedglm.autoglm.settings import DataSettings, ModelSettings
-from fedglm.autoglm.site_data import load_site, task_of
+from fedglm.autoglm.site_data import load_site, make_public_task
 from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.tasks.text import TextTask
 
@@ -63,7 +63,7 @@ def test_a_share_is_what_a_simulation_deals_to_that_node(source: str, split: str
         assert site.name == "here"
         assert_same_site(site, whole.sites[i])
         assert_same_task(task, whole.task)
-    assert_same_task(task_of(settings, MODEL), whole.task)
+    assert_same_task(make_public_task(settings, MODEL), whole.task)
 
 
 @pytest.mark.parametrize("kind", [{"length": 32}, CLASSES, TABLE])
@@ -87,14 +87,14 @@ def test_without_a_share_all_records_are_the_site_s_own(tmp_path: Path, kind: di
     assert not set(site.train.units.tolist()) & set(site.held_out.units.tolist())
     assert_same_site(site, read(settings)[1])
     assert site.held_out.units.tolist() != read(settings, seed=4)[1].held_out.units.tolist()
-    assert_same_task(task, task_of(settings, MODEL))
+    assert_same_task(task, make_public_task(settings, MODEL))
 
 
 @pytest.mark.parametrize("kind", [{"length": 32}, CLASSES, TABLE])
 def test_sites_with_other_rows_and_the_server_with_none_have_one_task(tmp_path: Path, kind: dict[str, Any]) -> None:
     rows = visits()
     halves = [row for row in rows if row["label"] == "ill"], [row | {"age": row["age"] / 9} for row in rows]
-    tasks = [task_of(DataSettings.model_validate({"source": str(tmp_path / "nowhere.csv"), **kind}), MODEL)]
+    tasks = [make_public_task(DataSettings.model_validate({"source": str(tmp_path / "nowhere.csv"), **kind}), MODEL)]
     for number, half in enumerate(halves):
         source = write(tmp_path / f"{number}.jsonl", half)
         tasks.append(read(DataSettings.model_validate({"source": source, **kind}))[0])
@@ -107,7 +107,7 @@ def test_a_public_reference_stands_in_for_ranges(tmp_path: Path) -> None:
     asked = {**TABLE, "feature_ranges": {}, "public_reference": public}
     source = write(tmp_path / "visits.jsonl", visits())
     task, _ = read(DataSettings.model_validate({"source": source, **asked}))
-    assert_same_task(task, task_of(DataSettings.model_validate({"source": "./elsewhere.csv", **asked}), MODEL))
+    assert_same_task(task, make_public_task(DataSettings.model_validate({"source": "./elsewhere.csv", **asked}), MODEL))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,8 @@ def test_no_row_at_all_is_a_site_too(tmp_path: Path) -> None:
 def test_a_task_is_never_guessed_from_rows() -> None:
     for asked in ({"label_field": "y"}, {"task": "tabular-classification"}, {"feature_fields": ["x"]}):
         with pytest.raises(DataError, match="needs class_names"):
-            task_of(DataSettings.model_validate({"source": "./x.csv", **asked}), MODEL)
+            make_public_task(DataSettings.model_validate({"source": "./x.csv", **asked}), MODEL)
     with pytest.raises(DataError, match="all rows are of one class"):
-        task_of(DataSettings.model_validate({"source": "./x.csv", "label_field": "y", "class_names": ["a"]}), MODEL)
+        make_public_task(
+            DataSettings.model_validate({"source": "./x.csv", "label_field": "y", "class_names": ["a"]}), MODEL
+        )

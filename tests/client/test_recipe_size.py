@@ -15,7 +15,7 @@ from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.models.build import build_model, outline_model
 from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.settings import DataSettings, ModelSettings
-from fedglm.autoglm.site_data import task_of
+from fedglm.autoglm.site_data import make_public_task
 from fedglm.autoglm.tasks.task import Task
 from fedglm.client import recipe_size
 from fedglm.client.recipe_size import ModelSize, check_memory
@@ -43,7 +43,7 @@ def test_the_outline_of_a_preset_is_what_is_built(task: Task, adapter: str, pres
 
 @ADAPTERS
 def test_so_it_is_of_a_table_and_of_folders(tmp_path: Path, adapter: str) -> None:
-    table = task_of(DataSettings(source="breast-cancer"), ModelSettings())
+    table = make_public_task(DataSettings(source="breast-cancer"), ModelSettings())
     assert_outlined(ModelSettings.model_validate({"adapter": adapter}), table)
     tokenizer = word_tokenizer({"eos_token": "</s>", "pad_token": "<pad>"})
     causal = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=2, n_head=2))
@@ -63,15 +63,15 @@ def test_so_it_is_of_a_table_and_of_folders(tmp_path: Path, adapter: str) -> Non
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
         settings = ModelSettings.model_validate({"path": str(tmp_path / name), "adapter": adapter})
-        assert_outlined(settings, task_of(DataSettings.model_validate(data), settings))
-    task = task_of(DataSettings.model_validate(asked), ModelSettings())
+        assert_outlined(settings, make_public_task(DataSettings.model_validate(data), settings))
+    task = make_public_task(DataSettings.model_validate(asked), ModelSettings())
     save_release(build_model(ModelSettings(), task, seed=1), task, tmp_path / "release")
     assert_outlined(ModelSettings.model_validate({"path": str(tmp_path / "release"), "adapter": adapter}), task)
 
 
 def test_a_folder_that_holds_no_model_has_no_outline(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
-    task = task_of(DataSettings(source="pydoc"), ModelSettings())
+    task = make_public_task(DataSettings(source="pydoc"), ModelSettings())
     assert load_tokenizer(None, append_end=False, length=8) is not None
     with pytest.raises(ModelError, match="could be outlined"):
         outline_model(ModelSettings(path=str(tmp_path)), task)
@@ -83,7 +83,7 @@ def test_the_built_in_scenarios_fit_into_512_megabytes(
     monkeypatch: pytest.MonkeyPatch, name: str, clipped: bool
 ) -> None:
     scenario = Scenario.from_toml(scenario_text(name))
-    task = task_of(scenario.data, scenario.model)
+    task = make_public_task(scenario.data, scenario.model)
     size = ModelSize.of(outline_model(scenario.model, task), task)
     monkeypatch.setattr(recipe_size, "read_memory_limit", lambda: 512 * 10**6)
     check_memory(size, 2 * scenario.training.batch_size, CPU, clipped=clipped, measures=True)

@@ -22,7 +22,7 @@ from tiny_federation import examples, federated_model, tiny_node
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from fedglm.autoglm.models.lora import merged
+from fedglm.autoglm.models.lora import merge_adapters
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.client import private_training
 from fedglm.client.node import Authorization
@@ -151,7 +151,7 @@ def test_adapters_trained_privately_are_saved_under_their_names(mode, tmp_path):
     names, kind = list(model.state_dict()), type(model)
     train(model=model, task=task, mode=mode)
     assert (list(model.state_dict()), type(model)) == (names, kind)
-    merged(model).save_pretrained(tmp_path)
+    merge_adapters(model).save_pretrained(tmp_path)
     tokens = torch.arange(3, 12)[None]
     with torch.no_grad():
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path)(tokens).logits

@@ -6,7 +6,7 @@ from transformers import GlmForCausalLM, GlmForSequenceClassification
 
 from fedglm.autoglm.models.lora import attach_lora
 from fedglm.autoglm.models.parameters import federated_parameters
-from fedglm.autoglm.models.presets import Preset, glm_config
+from fedglm.autoglm.models.presets import Preset, make_glm_config
 from fedglm.autoglm.tasks.classification import TextClassification
 from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
@@ -28,7 +28,7 @@ def glm(kind, adapter="full", *, vocabulary=64, pad=0, seed=0, **changes):
     labels = ("a", "b", "c") if kind == "classifier" else ()
     ids = {"pad_id": pad, "bos_id": 1, "eos_id": 2}
     preset = Preset(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=48, max_length=64)
-    config = glm_config(preset, vocab_size=vocabulary, tied=not labels, labels=labels, **ids)
+    config = make_glm_config(preset, vocab_size=vocabulary, tied=not labels, labels=labels, **ids)
     config.update({"use_cache": False, "attention_bias": True} | changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -25,8 +25,8 @@ def word_tokenizer(special: dict[str, str]) -> PreTrainedTokenizerFast:
 
 def text_task(labels: tuple[str, ...] = (), length: int = 24) -> Task:
     if labels:
-        return TextClassification.of_texts(None, length=length, labels=labels)
-    return LanguageModeling.of_texts(None, length=length)
+        return TextClassification.for_texts(None, length=length, labels=labels)
+    return LanguageModeling.for_texts(None, length=length)
 
 
 TASKS = pytest.mark.parametrize("task", [text_task(), text_task(("no", "yes"))], ids=["language", "classes"])

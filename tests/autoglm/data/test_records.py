@@ -18,7 +18,7 @@ from visit_tables import visits, write
 
 from fedglm.autoglm.data.bundled import BUNDLES
 from fedglm.autoglm.data.examples import concatenate
-from fedglm.autoglm.data.splits import held_out_units, units_dirichlet, units_iid
+from fedglm.autoglm.data.splits import choose_held_out, split_dirichlet, split_iid
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import FederatedData, load_federation
 from fedglm.autoglm.settings import DataSettings
@@ -34,8 +34,8 @@ def rows_of(data: FederatedData) -> list[tuple[int, ...]]:
 
 def assert_units_stand_on_one_side(data: FederatedData) -> None:
     train = {u for site in data.sites for u in site.train.units.tolist()}
-    held = {u for site in data.sites for u in site.held_out.units.tolist()}
-    assert not train & held
+    held_out = {u for site in data.sites for u in site.held_out.units.tolist()}
+    assert not train & held_out
     assert all(len(site.train) and len(site.held_out) for site in data.sites)
 
 
@@ -81,8 +81,8 @@ def test_dirichlet_is_uneven_and_iid_is_not() -> None:
 def test_units_are_dealt_whole_and_none_is_lost(nodes: int, draw: st.DataObject, seed: int, alpha: float) -> None:
     groups = np.array(draw.draw(st.lists(st.integers(0, 3), min_size=2 * nodes, max_size=60)))
     deals = (
-        lambda: units_iid(len(groups), nodes, np.random.default_rng(seed)),
-        lambda: units_dirichlet(groups, nodes, alpha, np.random.default_rng(seed)),
+        lambda: split_iid(len(groups), nodes, np.random.default_rng(seed)),
+        lambda: split_dirichlet(groups, nodes, alpha, np.random.default_rng(seed)),
     )
     for deal in deals:
         parts = deal()
@@ -99,16 +99,16 @@ def test_units_are_dealt_whole_and_none_is_lost(nodes: int, draw: st.DataObject,
 def test_a_unit_is_held_out_everywhere_or_nowhere(sites: list[set[int]], share: float, seed: int) -> None:
     named = {f"s{i}": np.array(sorted(units)) for i, units in enumerate(sites)}
     try:
-        held = held_out_units(named, share, np.random.default_rng(seed))
+        held_out = choose_held_out(named, share, np.random.default_rng(seed))
     except DataError as error:
         assert len(sites) > 1
         assert "shares its units" in str(error)  # noqa: PT017 - a rare outcome beside the usual one
         return
-    assert held <= set().union(*sites)
+    assert held_out <= set().union(*sites)
     for units in sites:
-        assert 0 < len(units & held) < len(units)
+        assert 0 < len(units & held_out) < len(units)
     if len(sites) == 1:
-        assert len(held) == min(max(round(share * len(sites[0])), 1), len(sites[0]) - 1)
+        assert len(held_out) == min(max(round(share * len(sites[0])), 1), len(sites[0]) - 1)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".tsv", ".csv.gz"])

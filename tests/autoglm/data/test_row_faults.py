@@ -27,8 +27,8 @@ def read(path: Path, content: bytes, faults: RowFaults, **options: object) -> li
 def test_each_kind_is_counted_with_the_line_of_its_first(tmp_path: Path, name: str) -> None:
     faults = RowFaults()
     content = GOOD + b'1\n1,"2\n\xff,2\n\n3,4\n' + b"x" * (3 * MAX_ROW_BYTES) + b",2\n5,6\n" + b"7,8"
-    found = read(tmp_path / name, content, faults)
-    assert found == [{"a": str(a), "b": str(a + 1)} for a in (1, 3, 5, 7)]
+    rows = read(tmp_path / name, content, faults)
+    assert rows == [{"a": str(a), "b": str(a + 1)} for a in (1, 3, 5, 7)]
     assert faults.counts == {"syntax": 2, "encoding": 1, "length": 1}
     assert faults.first == {"syntax": 3, "encoding": 5, "length": 8}
     assert faults.in_words() == (
@@ -94,6 +94,6 @@ def test_no_bytes_make_reading_fail(tmp_path_factory: pytest.TempPathFactory, li
     for name, head, row in (("x.csv", b"a,b\n", b"1,2"), ("x.jsonl", b"", good)):
         rest = [line.replace(b"\n", b"") for line in lines]
         content = head + b"\n".join([row, *rest, row, b""])
-        found = read(folder / name, content, RowFaults(line_breaks=breaks))
-        assert found[0] == {"a": "1", "b": "2"}
-        assert breaks or found[-1] == {"a": "1", "b": "2"}
+        rows = read(folder / name, content, RowFaults(line_breaks=breaks))
+        assert rows[0] == {"a": "1", "b": "2"}
+        assert breaks or rows[-1] == {"a": "1", "b": "2"}

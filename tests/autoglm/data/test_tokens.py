@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
-from fedglm.autoglm.data.texts import smallest_type, whole_texts, windows
-from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, byte_tokenizer, is_byte_tokenizer, text_bytes
+from fedglm.autoglm.data.texts import cut_windows, smallest_type, truncate_texts
+from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, encode_bytes, is_byte_tokenizer, make_byte_tokenizer
 from fedglm.autoglm.errors import DataError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -20,25 +20,25 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 @given(TEXTS)
 def test_any_text_comes_back_and_ids_are_its_bytes(text: str) -> None:
-    tokenizer = byte_tokenizer()
+    tokenizer = make_byte_tokenizer()
     ids = tokenizer.encode(text)
-    assert ids == list(text.encode()) == text_bytes(text).tolist()
+    assert ids == list(text.encode()) == encode_bytes(text).tolist()
     assert tokenizer.decode(ids) == text
-    ended = byte_tokenizer(append_end=True)
+    ended = make_byte_tokenizer(append_end=True)
     assert ended.encode(text) == [*ids, EOS_ID]
     assert ended.decode(ended.encode(text), skip_special_tokens=True) == text
 
 
 def test_names_of_special_tokens_in_a_text_are_text() -> None:
     text = "a <pad> is no pad, </s> no end and <s> no begin"
-    ids = byte_tokenizer().encode(text)
+    ids = make_byte_tokenizer().encode(text)
     assert not {PAD_ID, BOS_ID, EOS_ID} & set(ids)
-    assert byte_tokenizer().decode(ids) == text
+    assert make_byte_tokenizer().decode(ids) == text
 
 
 @pytest.mark.parametrize("append_end", [False, True])
 def test_autotokenizer_loads_what_was_saved(tmp_path: Path, append_end: bool) -> None:
-    tokenizer = byte_tokenizer(append_end=append_end, max_length=16)
+    tokenizer = make_byte_tokenizer(append_end=append_end, max_length=16)
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     text = "naïve </s> 漢字 \N{GRINNING FACE}\x00\n  two  spaces "
@@ -52,7 +52,7 @@ def test_autotokenizer_loads_what_was_saved(tmp_path: Path, append_end: bool) ->
 
 @given(st.lists(TEXTS.filter(bool), min_size=1, max_size=5), st.integers(8, 20))
 def test_windows_hold_every_token_and_predict_it_once(texts: list[str], length: int) -> None:
-    cut = windows(texts, byte_tokenizer(), length=length, pad_id=PAD_ID)
+    cut = cut_windows(texts, make_byte_tokenizer(), length=length, pad_id=PAD_ID)
     assert cut.ids.dtype == np.uint8
     for row, text in enumerate(texts):
         rebuilt: list[int] = []
@@ -66,8 +66,8 @@ def test_windows_hold_every_token_and_predict_it_once(texts: list[str], length: 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(8, 20))
 def test_classified_texts_are_what_the_tokenizer_makes(texts: list[str], length: int) -> None:
-    tokenizer = byte_tokenizer(append_end=True, max_length=length)
-    cut = whole_texts(texts, tokenizer, length=length, pad_id=PAD_ID)
+    tokenizer = make_byte_tokenizer(append_end=True, max_length=length)
+    cut = truncate_texts(texts, tokenizer, length=length, pad_id=PAD_ID)
     expected = tokenizer(texts, truncation=True, padding="max_length", max_length=length)
     assert cut.ids.tolist() == expected["input_ids"]
     assert cut.lengths.tolist() == [sum(mask) for mask in expected["attention_mask"]]
@@ -79,16 +79,16 @@ def test_storage_is_as_small_as_the_vocabulary_allows() -> None:
 
 def test_every_feature_has_its_own_tokens() -> None:
     table = bins_from_ranges({"age": (0, 100), "heat": (35, 43)}, bins=4)
-    tokens = table.tokens(np.array([[0, 35], [99, 43], [25, 37], [-5, 50], [np.nan, np.nan]], dtype=np.float64))
-    assert tokens.tolist() == [[0, 5, 10], [3, 8, 10], [1, 6, 10], [0, 8, 10], [4, 9, 10]]
+    ids = table.encode(np.array([[0, 35], [99, 43], [25, 37], [-5, 50], [np.nan, np.nan]], dtype=np.float64))
+    assert ids.tolist() == [[0, 5, 10], [3, 8, 10], [1, 6, 10], [0, 8, 10], [4, 9, 10]]
     assert (table.length, table.end_id, table.pad_id, table.vocab_size) == (3, 10, 11, 12)
-    assert table.places().tolist() == pytest.approx([-1.3416, -0.4472, 0.4472, 1.3416, 0], abs=1e-4)
+    assert table.bin_positions().tolist() == pytest.approx([-1.3416, -0.4472, 0.4472, 1.3416, 0], abs=1e-4)
 
 
 def test_bins_of_a_reference_hold_equal_counts() -> None:
     reference = np.random.default_rng(0).lognormal(size=(400, 1))
     table = bins_from_reference(("x",), reference, 8, origin="a test")
-    assert np.bincount(table.tokens(reference)[:, 0]).tolist() == [50] * 8
+    assert np.bincount(table.encode(reference)[:, 0]).tolist() == [50] * 8
 
 
 def test_tables_that_make_no_sense_are_refused() -> None:
@@ -99,4 +99,4 @@ def test_tables_that_make_no_sense_are_refused() -> None:
     with pytest.raises(DataError, match="ascending"):
         TableEncoder(names=("x",), edges=((2.0, 1.0),), origin="a test")
     with pytest.raises(DataError, match="2 features"):
-        bins_from_ranges({"x": (0, 1), "y": (0, 1)}, 4).tokens(np.zeros((1, 3)))
+        bins_from_ranges({"x": (0, 1), "y": (0, 1)}, 4).encode(np.zeros((1, 3)))

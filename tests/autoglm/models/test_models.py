@@ -28,7 +28,7 @@ from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.federation import FederatedData, load_federation
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import federated_parameters, load_vector, to_vector
-from fedglm.autoglm.models.presets import PRESETS, glm_config
+from fedglm.autoglm.models.presets import PRESETS, make_glm_config
 from fedglm.autoglm.models.release import load_release, save_release
 from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.tasks.task import Task
@@ -56,7 +56,7 @@ def tabular() -> FederatedData:
 def test_presets_have_the_sizes_they_are_named_by(name: str, millions: float) -> None:
     preset = PRESETS[name]
     assert preset.hidden % 32 == preset.intermediate % 32 == 0
-    config = glm_config(preset, vocab_size=256, pad_id=255, bos_id=254, eos_id=253, tied=True)
+    config = make_glm_config(preset, vocab_size=256, pad_id=255, bos_id=254, eos_id=253, tied=True)
     with torch.device("meta"):
         model = GlmForCausalLM(config)
     assert sum(p.numel() for p in model.parameters()) == preset.parameter_count(256)
@@ -165,19 +165,19 @@ def test_evaluation_is_the_mean_over_tokens_or_records(tabular: FederatedData) -
     ]:
         examples = examples.select(range(min(len(examples), 30)))
         model = build_model(ModelSettings(), task, seed=1)
-        found = task.evaluate(model, examples, batch_size=7)
+        evaluation = task.evaluate(model, examples, batch_size=7)
         assert model.training
         batch = examples.batch(range(len(examples)))
         losses = task.sequence_losses(model.eval(), batch).detach().double()
         weights = torch.ones(len(examples)) if task.classes else (examples.lengths - 1).double()
-        assert found.loss == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=1e-5)
-        assert found.count == int(weights.sum())
-        assert found == task.evaluate(model, examples, batch_size=7)
+        assert evaluation.loss == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=1e-5)
+        assert evaluation.count == int(weights.sum())
+        assert evaluation == task.evaluate(model, examples, batch_size=7)
         parts = [task.evaluate(model, examples.select(part)) for part in (range(11), range(11, len(examples)))]
-        assert task.pool(parts).loss == pytest.approx(found.loss, rel=1e-6)
-        assert task.pool(parts).metric == pytest.approx(found.metric, rel=1e-5)
+        assert task.pool(parts).loss == pytest.approx(evaluation.loss, rel=1e-6)
+        assert task.pool(parts).metric == pytest.approx(evaluation.metric, rel=1e-5)
         if not task.classes:
-            assert found.metric == pytest.approx(np.exp(found.loss))
+            assert evaluation.metric == pytest.approx(np.exp(evaluation.loss))
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])

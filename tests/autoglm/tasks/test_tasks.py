@@ -15,9 +15,9 @@ from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.autoglm.tasks.reading import read_task
 
 TABLE = bins_from_ranges({"age": (0.0, 90.0), "dose": (0.0, 3.0)}, 3)
-LANGUAGE = LanguageModeling.of_texts(None, length=16)
-TEXTS = TextClassification.of_texts(None, length=16, labels=("ill", "well"))
-ROWS = TabularClassification.of_table(TABLE, ("ill", "well"))
+LANGUAGE = LanguageModeling.for_texts(None, length=16)
+TEXTS = TextClassification.for_texts(None, length=16, labels=("ill", "well"))
+ROWS = TabularClassification.for_table(TABLE, ("ill", "well"))
 TASKS = pytest.mark.parametrize("task", [LANGUAGE, TEXTS, ROWS], ids=lambda task: task.kind)
 
 BYTES = """{
@@ -146,8 +146,8 @@ def test_reported_losses_are_cut_at_what_a_model_without_any_idea_has():
 
 
 def test_bins_alone_start_in_an_order():
-    assert LANGUAGE.first_embeddings(8) is TEXTS.first_embeddings(8) is None
-    rows = ROWS.first_embeddings(8)
+    assert LANGUAGE.initial_embeddings(8) is TEXTS.initial_embeddings(8) is None
+    rows = ROWS.initial_embeddings(8)
     assert rows.shape == (2 * 4, 8)
     steps = rows.reshape(2, 4, 8)[:, :3].diff(dim=1)
     assert torch.allclose(steps[:, 0], steps[:, 1], atol=1e-6)

@@ -11,11 +11,11 @@ from fedglm.client.supernode.lean_imports import import_lean
 TRAINED = """
 import hashlib, torch
 from transformers import GlmForCausalLM
-from fedglm.autoglm.models.presets import find_preset, glm_config
+from fedglm.autoglm.models.presets import find_preset, make_glm_config
 
 torch.manual_seed(1)
 torch.set_num_threads(1)
-model = GlmForCausalLM(glm_config(find_preset("glm-0.5m"), vocab_size=64, pad_id=0, bos_id=1, eos_id=2, tied=True))
+model = GlmForCausalLM(make_glm_config(find_preset("glm-0.5m"), vocab_size=64, pad_id=0, bos_id=1, eos_id=2, tied=True))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 words = torch.randint(0, 64, (4, 16))
 for _ in range(3):

@@ -17,8 +17,8 @@ from fedglm.autoglm.federation import load_federation
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import load_vector, to_vector
 from fedglm.autoglm.settings import DataSettings, ModelSettings
-from fedglm.autoglm.site_data import task_of
-from fedglm.autoglm.training.reference import MAX_SEQUENCES, ReferenceLoss, reference_examples
+from fedglm.autoglm.site_data import make_public_task
+from fedglm.autoglm.training.reference import MAX_SEQUENCES, ReferenceLoss, load_reference_examples
 from fedglm.compression.codec import decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.run_folder.names import REFERENCE
@@ -39,7 +39,7 @@ TABLE = DataSettings(source="breast-cancer")
 @pytest.fixture(scope="module")
 def learned():
     """Task and model of breast-cancer."""
-    task = task_of(TABLE, ModelSettings())
+    task = make_public_task(TABLE, ModelSettings())
     return task, build_model(ModelSettings(), task, seed=0)
 
 
@@ -158,7 +158,7 @@ def test_a_check_asks_for_the_models_of_the_step_and_leaves_the_optimizer_alone(
 
 def test_the_loss_is_the_tasks_own(learned):
     task, model = learned
-    examples = reference_examples("auto", TABLE, task).select(range(20))
+    examples = load_reference_examples("auto", TABLE, task).select(range(20))
     rng = np.random.default_rng(0)
     vectors = [to_vector(model) + rng.normal(size=to_vector(model).size).astype(np.float32) / 50 for _ in range(3)]
     expected = []
@@ -180,7 +180,7 @@ def test_the_loss_is_the_tasks_own(learned):
 
 def test_each_round_takes_other_records_of_many(learned):
     task, model = learned
-    examples = reference_examples("auto", TABLE, task)
+    examples = load_reference_examples("auto", TABLE, task)
     assert len(examples) == 69 > MAX_SEQUENCES
     measure = ReferenceLoss(model, task, examples, seed=7)
     vector = to_vector(model)
@@ -193,7 +193,7 @@ def test_each_round_takes_other_records_of_many(learned):
 
 def test_what_a_built_in_sets_aside_is_at_no_site(learned):
     task, _ = learned
-    found = {tuple(row) for row in reference_examples("auto", TABLE, task).input_ids.tolist()}
+    found = {tuple(row) for row in load_reference_examples("auto", TABLE, task).input_ids.tolist()}
     for site in load_federation(TABLE, nodes=4, seed=7).sites:
         for part in (site.train, site.held_out):
             assert not found & {tuple(row) for row in part.input_ids.tolist()}
@@ -201,7 +201,7 @@ def test_what_a_built_in_sets_aside_is_at_no_site(learned):
 
 def test_without_records_there_are_none(learned):
     task, _ = learned
-    assert reference_examples("off", TABLE, task) is None
+    assert load_reference_examples("off", TABLE, task) is None
     assert BUNDLES["digits"](None).public is None
 
 
@@ -217,14 +217,14 @@ def own(tmp_path, lines):
         feature_fields=("x", "y"),
         feature_ranges={"x": (0, 1), "y": (0, 1)},
     )
-    return str(path), data, task_of(data, ModelSettings())
+    return str(path), data, make_public_task(data, ModelSettings())
 
 
 def test_a_file_has_the_fields_of_the_records_but_no_sites(tmp_path):
     path, data, task = own(tmp_path, ["0.1,0.2,ill", "0.9,0.8,well", "0.2,0.1,ill"])
-    examples = reference_examples(path, data, task)
+    examples = load_reference_examples(path, data, task)
     assert examples.labels.tolist() == [0, 1, 0]
-    assert reference_examples("auto", data, task) is None
+    assert load_reference_examples("auto", data, task) is None
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ def test_a_file_has_the_fields_of_the_records_but_no_sites(tmp_path):
 def test_records_that_cannot_be_used_are_named(tmp_path, reference, lines, said):
     path, data, task = own(tmp_path, lines)
     with pytest.raises(DataError, match=said):
-        reference_examples(str(tmp_path / reference) if reference == "gone.csv" else reference or path, data, task)
+        load_reference_examples(str(tmp_path / reference) if reference == "gone.csv" else reference or path, data, task)
 
 
 def test_a_built_in_takes_no_file(tmp_path, learned):
     with pytest.raises(DataError, match="auto or off"):
-        reference_examples(str(tmp_path / "x.csv"), TABLE, learned[0])
+        load_reference_examples(str(tmp_path / "x.csv"), TABLE, learned[0])
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_records_are_looked_at_where_noise_hides_what_medians_show(learned, sett
 
 def test_a_run_keeps_its_records(tmp_path, learned):
     task, model = learned
-    examples = reference_examples("auto", TABLE, task)
+    examples = load_reference_examples("auto", TABLE, task)
     assert load_reference(tmp_path, None) is None
     sha256 = save_reference(tmp_path, examples, model=ModelSettings(), data=TABLE, seed=0)
     vector = to_vector(model)
@@ -276,7 +276,7 @@ def test_a_run_keeps_its_records(tmp_path, learned):
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
 def test_damaged_or_missing_records_are_an_error_of_the_run(tmp_path, learned, harm):
     # A run that began with the check does not go on without it, nor by other records.
-    examples = reference_examples("auto", TABLE, learned[0])
+    examples = load_reference_examples("auto", TABLE, learned[0])
     sha256 = save_reference(tmp_path, examples, model=ModelSettings(), data=TABLE, seed=0)
     content = (tmp_path / REFERENCE).read_bytes()
     if harm == "gone":
