@@ -21,9 +21,8 @@ To replay a delta: add each decoded value to the previous version, in float32, a
 node's vector is rounded to the grid first: version 0 may be an initialisation that each end computed itself. On either
 grid no magnitude is above 65504, the largest float16.
 
-The work that a message can demand of a node is bounded by the model's size: at most `MAX_DELTAS` deltas, shorter
-together than a plain snapshot, whose decoding takes no longer than that of `MAX_WORK` snapshots. A server keeps no more
-than that.
+The work that a message can demand of a node is bounded by the model's size: at most `MAX_DELTAS` deltas, in total
+shorter than a plain snapshot, that take no longer to decode than `MAX_WORK` snapshots. A server keeps no more.
 """
 
 import hashlib
@@ -249,8 +248,7 @@ class Replica:
 
     Args:
         version: Number of the node's version.
-        vector: The node's model, shape (n,), float32. A new node gives zeros of the correct size and applies a
-            snapshot.
+        vector: The node's model, shape (n,), float32; zeros for a new node, which applies a snapshot.
         layout_sha256: Hex SHA-256 of the layout; when given, messages for any other are refused.
         grid: Grid of the run; when given, messages on any other are refused.
         codec: Name of the codec of the run's deltas; when given, deltas by any other are refused.

@@ -1,6 +1,6 @@
-"""Words by which a server rejects a node, and by which the node's own commands know why: Flower has no field for it."""
+"""Reasons by which a server rejects a node; the node's commands read the cause from it: Flower has no field for one."""
 
 from typing import Final
 
 NOT_ENROLLED: Final = "is not enrolled, or was revoked"
-"""How the reason ends where the server does not know the node's key."""
+"""End of the reason where the server does not know the node's key."""

@@ -1,6 +1,6 @@
-"""What worker processes need, for the fork server to import once before it makes them.
+"""Imports of the worker processes, which the fork server preloads once before it forks them.
 
-In a module of its own, for it must come before anything else imports transformers.
+A module of its own, because it must run before anything else imports transformers.
 """
 
 from importlib import import_module
