@@ -1,10 +1,14 @@
-"""Work split over one process per core, for long records."""
+"""Work split over one process per core, and what such processes import."""
 
 import os
-from collections.abc import Callable, Generator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import Any, TypeVar
 
 from fedglm.core.errors import FedglmError
@@ -29,6 +33,24 @@ def map_in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, .
     # Not from the fork server: a process has only one, which simulations need with torch preloaded.
     try:
         with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("spawn")) as pool:
-            yield from pool.map(work, *zip(*pieces, strict=True))
+            with hide_script(work, pieces):
+                results = pool.map(work, *zip(*pieces, strict=True))
+            yield from results
     except BrokenProcessPool as exc:
         raise KilledError("a process that did a part of it was killed, maybe for memory") from exc
+
+
+@contextmanager
+def hide_script(*parts: object) -> Iterator[None]:
+    """Keep processes started inside the block from running the user's script again.
+
+    multiprocessing runs it to unpickle objects defined in it. Where none of `parts` is defined there, that is needless,
+    and would force each script that simulates or verifies to guard itself by `if __name__ == "__main__"`.
+    """
+    script = sys.modules["__main__"]
+    if b"__main__" not in bytes(ForkingPickler.dumps(parts)):
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script

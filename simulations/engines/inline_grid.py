@@ -8,7 +8,6 @@ this process is copied. They end with this process, however it ends.
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -16,8 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.reduction import ForkingPickler
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
@@ -31,6 +29,8 @@ from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from fedglm.core.processes import hide_script
 
 AppFactory = Callable[[], ClientApp]
 """Makes the ClientApp in a worker; it must be importable there (a function of a module, or a `partial` of one)."""
@@ -175,7 +175,7 @@ class _Worker:
         self.message: Message | None = None
         context = multiprocessing.get_context("forkserver")
         self._process: ForkServerProcess = context.Process(target=_work, args=(theirs, app_factory), daemon=True)
-        with _block_interrupt(), _hide_script(app_factory):
+        with _block_interrupt(), hide_script(app_factory):
             self._process.start()
         theirs.close()
 
@@ -254,21 +254,6 @@ def _block_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _hide_script(app_factory: AppFactory) -> Iterator[None]:
-    """Keep a worker from running the user's script again, which multiprocessing does to unpickle objects defined in it.
-
-    Otherwise each script that simulates would need the guard `if __name__ == "__main__"`.
-    """
-    script = sys.modules["__main__"]
-    if b"__main__" not in bytes(ForkingPickler.dumps(app_factory)):
-        sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
 
 
 def count_cores() -> int:

@@ -29,6 +29,36 @@ def test_a_simulation_s_workers_start_as_quickly_afterwards(tmp_path):
     assert (done.stdout, done.stderr) == ("[3, 7, 11]\nTrue\n", "")
 
 
+UNGUARDED = """
+from operator import add
+from fedglm.core.processes import map_in_processes
+print(list(map_in_processes(add, [(1, 2), (3, 4)])))
+"""
+
+
+def test_a_script_is_not_run_again_by_each_process(tmp_path):
+    (tmp_path / "unguarded.py").write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, tmp_path / "unguarded.py"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[3, 7]\n", "")
+
+
+OWN = """
+from fedglm.core.processes import map_in_processes
+
+def double(number):
+    return 2 * number
+
+if __name__ == "__main__":
+    print(list(map_in_processes(double, [(1,), (2,)])))
+"""
+
+
+def test_work_of_the_script_itself_is_found_there(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    done = subprocess.run([sys.executable, tmp_path / "own.py"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[2, 4]\n", "")
+
+
 def test_one_piece_alone_needs_no_other_process():
     assert list(map_in_processes(lambda: "no process could be sent this", [()])) == ["no process could be sent this"]
     assert list(map_in_processes(len, [])) == []
