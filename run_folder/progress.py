@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from fedglm.core.untrusted_text import clean_text
 from fedglm.run_folder.names import DONE, EVENTS, FAILED, ROUNDS, RUN, SCENARIO, SUMMARY
+from fedglm.run_folder.traffic import Traffic
 
 PHASES = ("first-answer", "other-answers", "closing")
 """Parts of a round: until the first reply, until the last reply, until the round was on disk."""
@@ -61,22 +62,6 @@ class NonParticipant:
     reason: str
 
 
-@dataclass(frozen=True)
-class Bytes:
-    """Bytes in the messages, and what dense float32 of the same parameters would take for the same nodes."""
-
-    uplink: int = 0
-    downlink: int = 0
-    dense_uplink: int = 0
-    dense_downlink: int = 0
-
-    @property
-    def ratio(self) -> float | None:
-        """Coded bytes over dense bytes, uplink and downlink together; None before the first round."""
-        dense = self.dense_uplink + self.dense_downlink
-        return (self.uplink + self.downlink) / dense if dense else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunView:
     """Snapshot of a run.
@@ -87,7 +72,7 @@ class RunView:
         rounds: Number of rounds that the run will have; None where the folder does not say.
         rows: Lines of `rounds.jsonl`, one for each finished round.
         metric: `accuracy`, `perplexity` or None.
-        traffic: Bytes of all finished rounds.
+        traffic: Traffic of all finished rounds.
         accepted: Number of updates that were aggregated in finished rounds.
         rejected: Number of updates that were rejected in finished rounds.
         round: Number of the round in progress; None between rounds and where there are no events.
@@ -110,7 +95,7 @@ class RunView:
     rounds: int | None
     rows: list[Row]
     metric: str | None
-    traffic: Bytes
+    traffic: Traffic
     accepted: int
     rejected: int
     round: int | None
@@ -151,7 +136,7 @@ def read_view(folder: Path) -> RunView:
         rounds=_read_planned_rounds(folder),
         rows=rows,
         metric=next((name for name in ("accuracy", "perplexity") if rows and name in rows[-1]), None),
-        traffic=Bytes(
+        traffic=Traffic(
             *(_sum_column(rows, f"{way}_bytes") for way in ("uplink", "downlink", "dense_uplink", "dense_downlink"))
         ),
         accepted=_sum_column(rows, "nodes_accepted"),

@@ -8,13 +8,14 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_files import read_regular
 from fedglm.run_folder.names import ROUNDS, SCENARIO, SUMMARY
+from fedglm.run_folder.traffic import Traffic
 
 _MAX_BYTES: Final = 256 * 2**20
 
@@ -39,41 +40,12 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """Bytes in the messages, and what dense float32 of the same parameters would take for the same nodes."""
-
-    up: int = 0
-    down: int = 0
-    dense_up: int = 0
-    dense_down: int = 0
-
-    @property
-    def total(self) -> int:
-        """Coded bytes, uplink and downlink together."""
-        return self.up + self.down
-
-    @property
-    def dense_total(self) -> int:
-        """Dense bytes, uplink and downlink together."""
-        return self.dense_up + self.dense_down
-
-    def __add__(self, other: "Traffic") -> "Traffic":
-        """Add the bytes of two records."""
-        return Traffic(
-            self.up + other.up,
-            self.down + other.down,
-            self.dense_up + other.dense_up,
-            self.dense_down + other.dense_down,
-        )
-
-
-@dataclass(frozen=True)
 class RoundRecord:
     """One line of `rounds.jsonl`."""
 
     round: int
     score: Score = Score()
-    traffic: Traffic = Traffic()
+    traffic: Traffic = field(default_factory=Traffic)
     sampled: int | None = None
     accepted: int | None = None
     rejected: int | None = None
@@ -138,8 +110,8 @@ class RunRecord:
     @property
     def ratio(self) -> float | None:
         """Coded bytes over dense bytes, both ways; the summary's own ratio where no dense bytes were recorded."""
-        dense = self.traffic.dense_total
-        return self.traffic.total / dense if dense else number(self.summary.get("roundtrip_ratio"))
+        ratio = self.traffic.ratio
+        return ratio if ratio is not None else number(self.summary.get("roundtrip_ratio"))
 
     @property
     def epsilon(self) -> float | None:

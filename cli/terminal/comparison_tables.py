@@ -58,8 +58,8 @@ def _build_final_table(comparison: Comparison, gap: int) -> Table:
                 (codec.over_seeds(lambda each: each.run.final.loss), _loss),
                 (codec.over_seeds(lambda each: each.best_loss), _loss),
                 (codec.over_seeds(lambda each: each.run.final.metric), partial(finite, form=metric_form(metric))),
-                (codec.over_seeds(lambda each: each.run.traffic.up), format_bytes),
-                (codec.over_seeds(lambda each: each.run.traffic.down), format_bytes),
+                (codec.over_seeds(lambda each: each.run.traffic.uplink), format_bytes),
+                (codec.over_seeds(lambda each: each.run.traffic.downlink), format_bytes),
                 (codec.over_seeds(lambda each: each.run.traffic.total), format_bytes),
             ],
         )

@@ -25,7 +25,8 @@ from fedglm.reports.html.axes import (
 )
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html, clean
-from fedglm.run_folder.record import RunRecord, Traffic
+from fedglm.run_folder.record import RunRecord
+from fedglm.run_folder.traffic import Traffic
 
 # Colour, line and marker all differ, so that no codec is identified by its colour alone.
 _INKS = tuple(ink for ink in Ink if ink.name.startswith("SERIES"))
@@ -179,7 +180,7 @@ def draw_losses_by_round(comparison: Comparison) -> Html | None:
 
 def draw_losses_by_upload(comparison: Comparison) -> Html | None:
     """Draw the loss of every codec over the bytes that its nodes have sent (log), and the target."""
-    return _draw_losses(comparison, "compare-upload", "bytes uploaded", lambda traffic: traffic.up)
+    return _draw_losses(comparison, "compare-upload", "bytes uploaded", lambda traffic: traffic.uplink)
 
 
 def draw_losses_by_bytes(comparison: Comparison) -> Html | None:

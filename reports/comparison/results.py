@@ -149,8 +149,8 @@ def _build_whole_row(codec: CodecResult, folder: Path | None) -> tuple[str, ...]
             if (sent := codec.over_seeds(measure))
             else ABSENT
             for measure in (
-                lambda each: each.run.traffic.up,
-                lambda each: each.run.traffic.down,
+                lambda each: each.run.traffic.uplink,
+                lambda each: each.run.traffic.downlink,
                 lambda each: each.run.traffic.dense_total,
             )
         ),

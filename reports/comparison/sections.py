@@ -15,7 +15,8 @@ from fedglm.reports.comparison.results import select_best_codec
 from fedglm.reports.comparison.to_target import Comparison, SeedRun
 from fedglm.reports.formats import describe_saving, format_number, pluralize
 from fedglm.reports.html.markup import Html, element, section
-from fedglm.reports.run.sections import count_nodes, figure
+from fedglm.reports.run.headline import count_nodes
+from fedglm.reports.run.sections import figure
 
 # Settings that may differ between codecs without a warning.
 _CODEC_SETTINGS = (

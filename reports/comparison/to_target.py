@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from fedglm.run_folder.record import RoundRecord, RunRecord, Traffic, read_run
+from fedglm.run_folder.record import RoundRecord, RunRecord, read_run
+from fedglm.run_folder.traffic import Traffic
 
 TOLERANCE = 1.01
 Direction = Literal["up", "down", "total"]
@@ -43,7 +44,7 @@ class Reached:
 
     def bytes(self, direction: Direction) -> int:
         """Return the uplink, downlink or total bytes."""
-        return {"up": self.traffic.up, "down": self.traffic.down, "total": self.traffic.total}[direction]
+        return {"up": self.traffic.uplink, "down": self.traffic.downlink, "total": self.traffic.total}[direction]
 
 
 @dataclass(frozen=True)

@@ -133,3 +133,8 @@ def _configured_epsilon(settings: Mapping[str, Any], section: str) -> float | No
     """Return the epsilon in a section of the scenario; None where there is none."""
     values = settings.get(section)
     return _positive(values.get("epsilon")) if isinstance(values, dict) else None
+
+
+def mark_unnoised(run: RunRecord) -> str:
+    """Return a note for a baseline that it was trained without noise; empty where the run has none either."""
+    return ", without noise" if is_noised(run) else ""

@@ -24,7 +24,8 @@ from fedglm.reports.html.axes import (
 )
 from fedglm.reports.html.inline_svg import Ink, inline_svg
 from fedglm.reports.html.markup import Html
-from fedglm.run_folder.record import RunRecord, Score, Traffic
+from fedglm.run_folder.record import RunRecord, Score
+from fedglm.run_folder.traffic import Traffic
 
 Measure = Literal["metric", "loss"]
 _SIZE = (350.0, 224.0)
@@ -177,15 +178,16 @@ def draw_traffic_by_round(run: RunRecord, direction: Literal["up", "down"]) -> H
     """Draw the bytes of each round in one direction, as sent and dense, on a log axis that both directions share."""
     sent = [record.traffic for record in run.rounds]
     coded = make_curve(
-        (r.round, (t.up if direction == "up" else t.down) or None) for r, t in zip(run.rounds, sent, strict=True)
+        (r.round, (t.uplink if direction == "up" else t.downlink) or None)
+        for r, t in zip(run.rounds, sent, strict=True)
     )
     dense = make_curve(
-        (r.round, (t.dense_up if direction == "up" else t.dense_down) or None)
+        (r.round, (t.dense_uplink if direction == "up" else t.dense_downlink) or None)
         for r, t in zip(run.rounds, sent, strict=True)
     )
     if not coded.x:
         return None
-    every = [n for t in sent for n in (t.up, t.down, t.dense_up, t.dense_down) if n]
+    every = [n for t in sent for n in (t.uplink, t.downlink, t.dense_uplink, t.dense_downlink) if n]
     every.append(max(1, min(min(every), max(every) // 20)))  # wide enough that near values do not look far apart
 
     def draw(figure: Figure) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fedglm.reports.html.markup import Html, element, join
 from fedglm.reports.html.page import footer, header, write_page
-from fedglm.reports.run import privacy, sections, sites
+from fedglm.reports.run import headline, privacy, provenance, sections, sites
 from fedglm.run_folder.record import RunRecord, read_run
 
 _ANCHORS = {
@@ -35,7 +35,7 @@ def write_report(run: Path) -> Path:
 
 
 def _write_title(run: RunRecord) -> str:
-    return f"{run.scenario}: {sections.headline(run)}"
+    return f"{run.scenario}: {headline.write_headline(run)}"
 
 
 def _render_body(run: RunRecord) -> Html:
@@ -45,14 +45,14 @@ def _render_body(run: RunRecord) -> Html:
         "sites": sites.render_sites(run),
         "rejected": sections.render_rejections(run),
         "rounds": sections.render_rounds(run),
-        "provenance": sections.render_provenance(run),
+        "provenance": provenance.render_provenance(run),
     }
     links = [element("a", _ANCHORS[name], href=f"#{name}") for name, content in parts.items() if content]
     seed = run.text("seed")
     above = " · ".join(["Federated run", run.scenario, *([f"seed {seed}"] if seed else [])])
     return join([
-        header(above, sections.headline(run), sections.summary(run)),
-        element("main", sections.render_key_figures(run), privacy.render_privacy(run),
+        header(above, headline.write_headline(run), headline.write_summary(run)),
+        element("main", headline.render_key_figures(run), privacy.render_privacy(run),
                 element("nav", *links, aria_label="Sections of this page"), *parts.values()),
         footer(run),
     ])  # fmt: skip

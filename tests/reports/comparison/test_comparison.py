@@ -25,7 +25,8 @@ from fedglm.reports.comparison.to_target import (
 )
 from fedglm.reports.comparison.write import write_comparison
 from fedglm.reports.run.write import write_report
-from fedglm.run_folder.record import RoundRecord, Score, Traffic, read_run
+from fedglm.run_folder.record import RoundRecord, Score, read_run
+from fedglm.run_folder.traffic import Traffic
 from fedglm.scenarios.scenario import ScenarioError
 from fedglm.simulations.comparison.variants import parse_variants
 
