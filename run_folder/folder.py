@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fedglm.core.errors import FedglmError
-from fedglm.core.files import StorageError, write_atomically
+from fedglm.core.files import storage_errors, write_atomically
 from fedglm.run_folder.names import AUDIT, CHECKPOINTS, MODEL, NODES, ROUNDS, SCENARIO, SERVER_KEY, SUMMARY
 from fedglm.run_folder.rows import to_json, to_lines
 
@@ -71,11 +71,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file: name another folder with --out")
         is_new = not self.path.exists()
-        try:
+        with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as exc:
-            raise StorageError(f"cannot write {self.path}: {exc.strerror}") from exc
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

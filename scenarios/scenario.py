@@ -94,7 +94,7 @@ class Scenario(BaseModel):
         try:
             return cls.model_validate(tree)
         except ValidationError as exc:
-            raise ScenarioError(f"{origin}: {explain(exc, cls, show=repr)}") from exc
+            raise ScenarioError(f"{origin}: {explain(exc, cls)}") from exc
 
 
 def builtin_names() -> list[str]:

@@ -109,6 +109,7 @@ def test_a_misspelt_key_is_answered_with_the_near_ones(section):
         ("training.learnrate", 3, "learning_rate"),
         ("privacy.epsilonn", 3, "did you mean epsilon?"),
         ("update.codec", "topk-sing", "topk-sign"),
+        ("update.codec", "topk-sing", "update: there is no codec"),
         ("update.codec", 3, "update.codec = 3"),
         ("update.density", 0, "update.density = 0: input should be greater than 0"),
         ("update.density", float("nan"), "update.density = nan"),
