@@ -8,14 +8,14 @@ import numpy as np
 
 from fedglm.autoglm.federation import SiteRecords
 from fedglm.compression.layout import Layout
-from fedglm.privacy.accounting.accountant import usual_delta
+from fedglm.privacy.accounting.accountant import choose_default_delta
 from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.accounting.statement import (
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,
     Statement,
-    client_guarantee,
-    guarantee,
+    state_client_guarantee,
+    state_unit_guarantee,
 )
 from fedglm.privacy.custody.store import initialize, is_established
 from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
@@ -63,7 +63,7 @@ def delta_of(scenario: Scenario, sites: tuple[SiteRecords, ...]) -> float:
     """Return a run's delta: the scenario's, or 1 / (10 x units) of the smallest site, rounded down to one digit."""
     if scenario.privacy.delta is not None:
         return scenario.privacy.delta
-    return usual_delta(min(declared_units(site) for site in sites))
+    return choose_default_delta(min(declared_units(site) for site in sites))
 
 
 def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float) -> NoisePlan:
@@ -207,9 +207,9 @@ def state_guarantees(scenario: Scenario, delta: float | None, nodes: int) -> lis
     if private.epsilon is None or delta is None:
         statements = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
     else:
-        statements = [guarantee(private.epsilon, delta, unit_of(scenario))]
+        statements = [state_unit_guarantee(private.epsilon, delta, unit_of(scenario))]
     if client.epsilon is not None:
-        statements.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
+        statements.append(state_client_guarantee(client.epsilon, client.delta_of(nodes)))
     return statements
 
 

@@ -13,7 +13,7 @@ from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import SiteError
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.untrusted_files import read_regular
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.store import POLICY
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.policy.policy import Policy
@@ -116,4 +116,4 @@ def _epsilon(signed: SignedPlan, policy: Policy) -> float | None:
     if noise.mechanism is None or policy.delta is None:
         return None
     events = [mechanism.event() for mechanism in noise.mechanisms] * noise.max_participations
-    return spent(events, policy.delta).epsilon
+    return compute_epsilon(events, policy.delta).epsilon

@@ -1,4 +1,4 @@
-"""What a run may say of its privacy, in words that stay within what was done."""
+"""Statements of a run's privacy guarantee, worded so that they claim no more than the run provides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Guarantee(StrEnum):
-    """What a run guarantees; its name in summaries."""
+    """Kinds of guarantees; the values are the codes in summaries."""
 
     NONE = "none"
     NONE_AGAINST_SERVER = "none-against-server"
@@ -21,16 +21,16 @@ TITLES: dict[str, str] = {
     Guarantee.UNITS: "Differential privacy",
     Guarantee.NODES: "Differential privacy of whole nodes",
 }
-"""How the statement of each begins."""
+"""Title of each kind's statement."""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence that a run must show beside its figures.
+    """A statement of the guarantee that a run must show beside its results.
 
     Attributes:
-        code: What is guaranteed; another word in the summary of a later version.
-        detail: All but the title.
+        code: Code of the guarantee, a `Guarantee`; the summary of a later version may have others.
+        detail: Text without the title.
     """
 
     code: str
@@ -38,13 +38,13 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """Title and detail."""
+        """Text of title and detail."""
         title = TITLES.get(self.code)
         return f"{title}: {self.detail}" if title else self.detail
 
 
-def summary_fields(statements: Sequence[Statement]) -> dict[str, Any]:
-    """Statements as a run's summary holds them: in words for people, and each with its code."""
+def make_summary_fields(statements: Sequence[Statement]) -> dict[str, Any]:
+    """Make the fields of a run's summary: all statements as one text, and each with its code."""
     return {
         "privacy": " ".join(statement.text for statement in statements),
         "guarantees": [{"code": str(statement.code), "detail": statement.detail} for statement in statements],
@@ -62,8 +62,8 @@ NO_GUARANTEE_AGAINST_SERVER = Statement(
 )
 
 
-def guarantee(epsilon: float, delta: float, unit: str) -> Statement:
-    """What a run with noise states."""
+def state_unit_guarantee(epsilon: float, delta: float, unit: str) -> Statement:
+    """Make the statement of a run whose sites add noise."""
     return Statement(
         Guarantee.UNITS,
         f"all that leaves a site in the run is private at epsilon {epsilon:.3g} and delta {delta:.1g} for each {unit}, "
@@ -72,8 +72,8 @@ def guarantee(epsilon: float, delta: float, unit: str) -> Statement:
     )
 
 
-def client_guarantee(epsilon: float, delta: float) -> Statement:
-    """What a run whose server adds noise states."""
+def state_client_guarantee(epsilon: float, delta: float) -> Statement:
+    """Make the statement of a run whose server adds noise."""
     return Statement(
         Guarantee.NODES,
         f"the models of all rounds are private at epsilon {epsilon:.3g} and delta {delta:.1g} for all that one node "

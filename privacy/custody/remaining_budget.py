@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fedglm.privacy.accounting.accountant import within
+from fedglm.privacy.accounting.accountant import is_within_budget
 from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.ledger.charges import Budget
@@ -42,7 +42,9 @@ def noise_for_remaining_budget(plan: RunPlan, spending: Spending, budget: Budget
     steps = left * current.steps
 
     def lasts(multiplier: float) -> bool:
-        return within([*earlier, Event(multiplier, current.sampling_rate, steps)], budget.epsilon, budget.delta)
+        return is_within_budget(
+            [*earlier, Event(multiplier, current.sampling_rate, steps)], budget.epsilon, budget.delta
+        )
 
     if lasts(current.noise_multiplier):
         return current

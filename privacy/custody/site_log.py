@@ -95,7 +95,7 @@ class EntryWriter:
         names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
         fields = {name: getattr(charge, name) for name in names} | ({} if charge.id is None else {"id": charge.id})
         fields["mechanism"] = charge.mechanism and charge.mechanism.to_fields()
-        epsilon = None if delta is None else spending.upper_bound(delta)
+        epsilon = None if delta is None else spending.bound_epsilon(delta)
         return {**fields, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}
 
 

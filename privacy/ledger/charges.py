@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA
+from fedglm.privacy.accounting.accountant import MAX_DELTA, MIN_DELTA
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.chained_file import Head, is_sha256
@@ -41,8 +41,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < float("inf"):
             raise PrivacyError(f"a budget's epsilon is a finite number above 0, not {self.epsilon!r}")
-        if not MIN_DELTA <= self.delta <= GREATEST_DELTA:
-            raise PrivacyError(f"delta is a number from {MIN_DELTA:g} to {GREATEST_DELTA:g}, not {self.delta!r}")
+        if not MIN_DELTA <= self.delta <= MAX_DELTA:
+            raise PrivacyError(f"delta is a number from {MIN_DELTA:g} to {MAX_DELTA:g}, not {self.delta!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

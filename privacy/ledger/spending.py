@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from fedglm.privacy.accounting.accountant import Spent, spent, upper_bound, within
+from fedglm.privacy.accounting.accountant import EpsilonBounds, bound_epsilon, compute_epsilon, is_within_budget
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.ledger.charges import Budget, LedgerRow, related
 
@@ -46,14 +46,14 @@ class Spending:
         """What was released with noise, for the accountant."""
         return [row.charge.mechanism.event() for row in self.rows if row.charge.mechanism is not None]
 
-    def at(self, delta: float) -> Spent:
+    def at(self, delta: float) -> EpsilonBounds:
         """By all accountants; infinite once something was released without noise.
 
         Raises:
             PrivacyError: `delta` is not between 1e-10 and 0.1.
         """
-        noised = spent(self.events, delta)
-        return Spent(math.inf, None, None, math.inf, delta) if self.without_noise else noised
+        noised = compute_epsilon(self.events, delta)
+        return EpsilonBounds(math.inf, None, None, math.inf, delta) if self.without_noise else noised
 
     def epsilon(self, delta: float | None) -> float | None:
         """The headline at a policy's delta.
@@ -74,14 +74,14 @@ class Spending:
             return 0.0
         return None if delta is None else self.at(delta).epsilon
 
-    def upper_bound(self, delta: float) -> float:
+    def bound_epsilon(self, delta: float) -> float:
         """Quicker than `at`, and as near to 0.02; infinite once something was released without noise.
 
         Raises:
             PrivacyError: `delta` is not between 1e-10 and 0.1.
         """
-        return math.inf if self.without_noise else upper_bound(self.events, delta)
+        return math.inf if self.without_noise else bound_epsilon(self.events, delta)
 
     def stays_within(self, budget: Budget, further: Iterable[Event] = ()) -> bool:
         """Whether all this and `further` releases with noise spend no more than a budget."""
-        return not self.without_noise and within([*self.events, *further], budget.epsilon, budget.delta)
+        return not self.without_noise and is_within_budget([*self.events, *further], budget.epsilon, budget.delta)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from fedglm.privacy.accounting.accountant import spent, within
+from fedglm.privacy.accounting.accountant import compute_epsilon, is_within_budget
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy.policy import ANY, Policy
@@ -223,9 +223,9 @@ def _epsilon_budget(signed: SignedPlan, policy: Policy) -> str | None:
         return None
     if policy.epsilon is None:
         return "the policy gives no epsilon"
-    if policy.delta is None or within(round_alone, policy.epsilon, policy.delta):  # no delta: the rule before
+    if policy.delta is None or is_within_budget(round_alone, policy.epsilon, policy.delta):  # no delta: the rule before
         return None
-    epsilon = spent(round_alone, policy.delta).epsilon
+    epsilon = compute_epsilon(round_alone, policy.delta).epsilon
     return f"one round alone spends epsilon {_number(epsilon)}, and epsilon is {_number(policy.epsilon)}"
 
 

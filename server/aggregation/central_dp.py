@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accounting.accountant import spent, within
+from fedglm.privacy.accounting.accountant import compute_epsilon, is_within_budget
 from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
@@ -77,7 +77,7 @@ class ClientPrivacy:
             PrivacyError: One more round would exceed the budget, or the federation is too large for the sum.
         """
         history = [*_history(rows), self.mechanism.event()]
-        if not within(history, self.epsilon, self.delta):
+        if not is_within_budget(history, self.epsilon, self.delta):
             raise PrivacyError(f"round {len(history)} would exceed client_privacy.epsilon = {self.epsilon:g}")
         return PrivateMean(size, terms, self.mechanism, nodes=self.nodes, noise=self._noise)
 
@@ -85,7 +85,7 @@ class ClientPrivacy:
         """What the row of the round after `rows` must hold: these fields are the account, and checkpoints keep it."""
         history = [*_history(rows), self.mechanism.event()]
         return {
-            "client_epsilon": spent(history, self.delta).epsilon,
+            "client_epsilon": compute_epsilon(history, self.delta).epsilon,
             "client_mechanism": self.mechanism.to_fields(),
         }
 

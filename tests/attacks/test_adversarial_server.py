@@ -25,7 +25,7 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.ledger.ledger import Ledger
@@ -202,7 +202,7 @@ def attack(folder, seed, count, killable):
     assert len(measured) <= len(charges["metrics"])
     assert len({charge.release for charge in charges["update"]}) >= len(left)
     events = [row.charge.mechanism.event() for row in site.rows]
-    assert spent(events, DELTA).epsilon <= EPSILON
+    assert compute_epsilon(events, DELTA).epsilon <= EPSILON
     ReleaseTransaction(site.custody.ledger, site.custody.log).verify()
     return fresh
 

@@ -16,7 +16,7 @@ from fedglm.client.no_answer import Withheld
 from fedglm.client.node import LocalResult
 from fedglm.client.plan_checks import HEADROOM
 from fedglm.compression.codec import make_codec
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import metrics_mechanism
@@ -185,8 +185,8 @@ def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp
 def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
     """The budget holds the update, and not the measures beside it."""
     loud = replace(MEASURING, noise_multiplier=1.0)
-    alone = spent([MECHANISM.event()], 1e-3).epsilon
-    both = spent([MECHANISM.event(), loud.event()], 1e-3).epsilon
+    alone = compute_epsilon([MECHANISM.event()], 1e-3).epsilon
+    both = compute_epsilon([MECHANISM.event(), loud.event()], 1e-3).epsilon
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, epsilon=both, plan={"metrics": loud}).opened()
     tight = replace(door.custody, policy=door.custody.policy.model_copy(update={"epsilon": (alone + both) / 2}))
     ReleaseTransaction(tight.ledger, tight.log).put_in_force(tight.policy)
@@ -261,8 +261,8 @@ def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
     assert 0 < sent < 99
     assert refusal_of(permit.check_budget) == "epsilon-budget"
     assert len(door.charges) == sent
-    spent = door.custody.ledger.spending(door.custody.policy.data_set).at(1e-3)
-    assert spent.epsilon <= 8.0
+    bounds = door.custody.ledger.spending(door.custody.policy.data_set).at(1e-3)
+    assert bounds.epsilon <= 8.0
     beyond = update(coded(1000), noise=MECHANISM, attempt=f"{1000:032x}")
     assert withheld_by(door.gate, beyond, instruction) == "epsilon-budget"
     # What was charged may still be sent again.

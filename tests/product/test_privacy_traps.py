@@ -29,7 +29,7 @@ from fedglm.client.node import Authorization
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
@@ -67,7 +67,7 @@ def asked(node, mechanism, *, declared, metrics=None):
 
 def check_what_was_spent_outlives_the_node(folder, _patch):
     """A site that starts again knows what it has spent, holds the server's anchor, and refuses what does not fit."""
-    two, three = (spent([MECHANISM.event()] * rounds, 1e-3).epsilon for rounds in (2, 3))
+    two, three = (compute_epsilon([MECHANISM.event()] * rounds, 1e-3).epsilon for rounds in (2, 3))
 
     def site():
         return custody(folder / "custody", private=True, epsilon=(two + three) / 2)

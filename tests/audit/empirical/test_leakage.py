@@ -29,7 +29,7 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
 from fedglm.compression.codec import decode
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.dp_sgd import noised_mean
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
@@ -172,7 +172,7 @@ def test_the_sites_are_what_the_bounds_are_for(sites):
     assert len(np.unique(held, axis=0)) == SITES
     assert [len(site.train) for site in sites.data.sites] == [RECORDS] * SITES
     event = Event(MECHANISM.noise_multiplier, MECHANISM.sampling_rate, STEPS * ROUNDS)
-    assert 7.5 < spent([event], DELTA).epsilon < 8.1
+    assert 7.5 < compute_epsilon([event], DELTA).epsilon < 8.1
 
 
 @pytest.mark.parametrize(("optimizer", "update"), WAYS)

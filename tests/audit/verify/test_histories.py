@@ -14,7 +14,7 @@ from fedglm.audit.verify import verification
 from fedglm.audit.verify.verification import verify
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import gate, node
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import CustodyLog, Release
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys.signing import SigningKey
@@ -90,7 +90,7 @@ def test_a_run_that_is_under_way(tmp_path):
 
 
 def test_sites_that_fail_refuse_and_run_out_of_budget(tmp_path):
-    two = spent([MECHANISM.event()] * 2, 1e-3).epsilon
+    two = compute_epsilon([MECHANISM.event()] * 2, 1e-3).epsilon
     made = nodes(tmp_path, b={"epsilon": two + 0.02})
     made[10] = spoiled(made[10], errs)
     run(tmp_path, made)

@@ -6,7 +6,7 @@ import pytest
 from custodies import custody, run_plan
 from plans import change_plan
 
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
 from fedglm.privacy.errors import Refusal
@@ -16,7 +16,7 @@ TURNS = 10
 MECHANISM = Mechanism(
     sampling_rate=0.2, steps=4, clipping_norm=1.0, noise_multiplier=1.2, unit="record", records_per_unit=1
 )
-WHOLE = spent([MECHANISM.event()] * TURNS, DELTA).epsilon
+WHOLE = compute_epsilon([MECHANISM.event()] * TURNS, DELTA).epsilon
 PLAN = run_plan("a" * 64, mechanism=MECHANISM, rounds=TURNS, turns=TURNS, local_steps=4, noise_at_most=2.4)
 
 

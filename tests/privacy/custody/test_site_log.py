@@ -8,7 +8,7 @@ import pytest
 from custodies import MECHANISM, SERVER, custody, run_plan
 from ledgers import sha256
 
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody import site_log
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.store import LEDGER
@@ -49,7 +49,7 @@ def test_what_leaves_is_written_down_with_all_that_it_was_charged_for(folder):
     assert (second["row"], second["row_hash"], second["release"]) == (2, rows[1].hash, sha256("update 2"))
     assert (second["bytes"], second["non_zeros"], second["codec"]) == (100, 7, "topk-fp16")
     assert (second["mechanism"], second["policy"]) == (MECHANISM.to_fields(), site.policy.sha256)
-    exact = [spent([MECHANISM.event()] * count, 1e-3).epsilon for count in (1, 2)]
+    exact = [compute_epsilon([MECHANISM.event()] * count, 1e-3).epsilon for count in (1, 2)]
     assert [first["epsilon"], second["epsilon"]] == pytest.approx(exact, abs=0.02)
 
 
@@ -178,7 +178,7 @@ def test_what_was_made_under_another_policy_does_not_leave(folder):
 
 
 def test_a_charge_that_is_refused_leaves_no_entry(folder):
-    one = spent([MECHANISM.event()], 1e-3).epsilon
+    one = compute_epsilon([MECHANISM.event()], 1e-3).epsilon
     site = opened(folder, epsilon=one + 0.02)
     site.charge(leaving(site, 1))
     with pytest.raises(Refusal, match="epsilon-budget"):

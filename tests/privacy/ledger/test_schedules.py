@@ -17,7 +17,7 @@ from functools import cache
 import pytest
 
 from fedglm.core.files import write_atomically
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 from fedglm.privacy.ledger.charges import Budget, Charge
@@ -33,7 +33,9 @@ BUDGET = Budget(3.3, 1e-5)
 @cache
 def most():
     """Rounds that the budget covers."""
-    return max(n for n in range(1, 9) if spent([MECHANISM.event()] * n, BUDGET.delta).epsilon <= BUDGET.epsilon)
+    return max(
+        n for n in range(1, 9) if compute_epsilon([MECHANISM.event()] * n, BUDGET.delta).epsilon <= BUDGET.epsilon
+    )
 
 
 def sha256(data):
