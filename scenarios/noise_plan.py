@@ -18,7 +18,7 @@ from fedglm.privacy.accounting.statement import (
     state_unit_guarantee,
 )
 from fedglm.privacy.custody.store import initialize, is_established
-from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Event, Mechanism, make_metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import ANY, Policy
@@ -117,7 +117,7 @@ def calibrate_noise(scenario: Scenario, participations: int, units: float, delta
         max_participations=participations,
         mechanism=mechanism,
         max_noise_multiplier=private.noise_slack * mechanism.noise_multiplier,
-        metrics=metrics_mechanism(mechanism, measures[0].noise_multiplier) if measures else None,
+        metrics=make_metrics_mechanism(mechanism, measures[0].noise_multiplier) if measures else None,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, make_metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 
 MAX_NUMBER: Final = 2**31 - 1
@@ -53,7 +53,7 @@ class NoisePlan:
             return
         if type(greatest) is not float or not mechanism.noise_multiplier <= greatest < math.inf:
             raise PrivacyError("run plan: noise_at_most is a finite float, no less than the mechanism's noise")
-        if metrics is not None and metrics != metrics_mechanism(mechanism, metrics.noise_multiplier):
+        if metrics is not None and metrics != make_metrics_mechanism(mechanism, metrics.noise_multiplier):
             raise PrivacyError("run plan: metrics look at each unit once, and at the units of the mechanism")
 
     @property

@@ -26,7 +26,7 @@ from fedglm.privacy.accounting.accountant import compute_epsilon, is_within_budg
 from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.dp.sampling import poisson
+from fedglm.privacy.dp.sampling import sample_poisson
 from fedglm.privacy.errors import PrivacyError
 from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean
 from fedglm.server.settings import ClientPrivacySettings, FederationSettings
@@ -63,7 +63,7 @@ class ClientPrivacy:
         Args:
             members: The nodes that may take part.
         """
-        return [members[index] for index in poisson(self._noise, len(members), self.mechanism.sampling_rate)]
+        return [members[index] for index in sample_poisson(self._noise, len(members), self.mechanism.sampling_rate)]
 
     def begin(self, rows: list[dict[str, Any]], size: int, *, terms: int) -> "PrivateMean":
         """Give what takes the updates of the round after `rows`, if the budget allows for one more.
@@ -164,7 +164,7 @@ class PrivateMean(FixedPointMean):
             raise PrivacyError("the noised mean of a round is taken once")
         self._spent = True
         places = math.floor(math.log2(self._std)) + FRACTION_BITS - _GRID_BITS
-        noise = self._noise.fill(self._std, len(self._sum)) * 2.0**FRACTION_BITS
+        noise = self._noise.normal(self._std, len(self._sum)) * 2.0**FRACTION_BITS
         noised = self._sum + np.rint(noise).astype(np.int64)
         rounded = (noised + (1 << places >> 1)) >> places << places
         mean: np.ndarray = (rounded / (2.0**FRACTION_BITS * self._expected)).astype(np.float32)

@@ -27,7 +27,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.transaction import ReleaseTransaction
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.entries import PURPOSES
 from fedglm.privacy.log.signed_log import SignedLog
@@ -114,7 +114,7 @@ def asks(rng, count):
                 "mechanism": replace(MECHANISM, noise_multiplier=rng.choice([1.0, 1.5, 4.0])),
                 "model": rng.choice([MODEL_SHA256, "0" * 64]),
             }
-            changes["metrics"] = rng.choice([None, metrics_mechanism(changes["mechanism"], 8.0)])
+            changes["metrics"] = rng.choice([None, make_metrics_mechanism(changes["mechanism"], 8.0)])
             plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, **changes)
             yield "query", {PLAN: announced(plan)}, None
             continue

@@ -19,7 +19,7 @@ from fedglm.compression.codec import make_codec
 from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.transaction import ReleaseTransaction
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.log.chained_file import Head
 from fedglm.protocol.messages import RECORD, UPDATE, TrainReply, TrainRequest
@@ -33,7 +33,7 @@ INSTRUCTION = TrainRequest(
     run="run-1", round=1, nonce="n", layout=LAYOUT, version=0, acknowledged=0, learning_rate=0.1, evaluate=False
 )
 METRICS = ("loss", "metric", "count")
-MEASURING = metrics_mechanism(MECHANISM, 20.0)
+MEASURING = make_metrics_mechanism(MECHANISM, 20.0)
 
 
 class Door:

@@ -31,7 +31,7 @@ from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.policy.run_plan import SignedPlan
@@ -109,7 +109,7 @@ def check_held_out_data_decide_nothing_that_leaves(folder, patch):
     for name, seed in (("a", 1), ("b", 2)):
         node = tiny_node(folder, name, model=FEDERATED, **SGD)
         node._held_out = examples(10, seed)
-        answers.append(asked(node, MECHANISM, declared=24, metrics=metrics_mechanism(MECHANISM, 0.01)))
+        answers.append(asked(node, MECHANISM, declared=24, metrics=make_metrics_mechanism(MECHANISM, 0.01)))
     assert answers[0].evaluation != answers[1].evaluation
     assert answers[0].blob == answers[1].blob
 

@@ -16,7 +16,7 @@ from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.custody.transaction import ReleaseTransaction
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
@@ -223,7 +223,7 @@ def test_measures_have_a_norm_of_their_own(tmp_path):
     """The norm of gradients is the policy's, and what is measured is cut to its own bounds."""
     narrow = replace(MECHANISM, clipping_norm=0.5)
     folder = make_run(
-        tmp_path / "run", mechanism=narrow, metrics=metrics_mechanism(narrow, 20.0), clipping_norm_at_most=0.5
+        tmp_path / "run", mechanism=narrow, metrics=make_metrics_mechanism(narrow, 20.0), clipping_norm_at_most=0.5
     )
     assert select_failed(verify(folder).checks) == []
     assert broken_by(folder, 'clipping_norm_at_most = 0.5\nrequire = ["no-metrics"]') == ["no-metrics"]

@@ -17,7 +17,7 @@ from fedglm.audit.report.page import build_report_json, render_report_page
 from fedglm.audit.report.sentences import write_headline, write_summary
 from fedglm.privacy.custody import store
 from fedglm.privacy.custody.site_log import Release
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import sign_policy
@@ -160,7 +160,7 @@ def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_pa
 
 
 def test_the_data_flow_shows_the_measures_that_left_and_claims_no_machines(tmp_path):
-    make_run(tmp_path / "run", metrics=metrics_mechanism(MECHANISM, 20.0))
+    make_run(tmp_path / "run", metrics=make_metrics_mechanism(MECHANISM, 20.0))
     page = page_of(tmp_path / "run")
     assert "Coded updates and noised measures alone go to the server" in page
     assert "each of 3 sites, on one machine here" in page

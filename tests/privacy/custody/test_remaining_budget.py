@@ -8,7 +8,7 @@ from plans import change_plan
 
 from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
-from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, make_metrics_mechanism
 from fedglm.privacy.errors import Refusal
 
 DELTA = 1e-3
@@ -75,7 +75,9 @@ def test_a_site_with_enough_takes_the_plan_s_noise(tmp_path):
     assert take_part(site(tmp_path, WHOLE)) == ([1.2] * TURNS, False)
 
 
-@pytest.mark.parametrize("metrics", [pytest.param(None, marks=pytest.mark.slow), metrics_mechanism(MECHANISM, 12.0)])
+@pytest.mark.parametrize(
+    "metrics", [pytest.param(None, marks=pytest.mark.slow), make_metrics_mechanism(MECHANISM, 12.0)]
+)
 def test_a_site_with_too_little_takes_as_much_as_lasts_and_keeps_to_it(tmp_path, metrics):
     made = site(tmp_path, 1.1 * WHOLE, before=6)
     noises, withdrew = take_part(made, change_plan(PLAN, metrics=metrics))

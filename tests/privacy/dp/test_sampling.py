@@ -11,7 +11,7 @@ from scipy.stats import binom, chisquare
 
 from fedglm.core.files import StorageError
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.dp.sampling import at_most, poisson
+from fedglm.privacy.dp.sampling import choose_records, sample_poisson
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.commitment import commitment, site_salt
 
@@ -22,7 +22,7 @@ def test_each_unit_comes_with_the_rate_on_its_own():
     noise, units, rate, steps = GaussianNoise(), 200, 0.1, 5000
     taken = np.zeros((steps, units), bool)
     for step in range(steps):
-        sample = poisson(noise, units, rate)
+        sample = sample_poisson(noise, units, rate)
         assert sample.dtype == np.int64
         assert (np.diff(sample) > 0).all()
         taken[step, sample] = True
@@ -37,15 +37,15 @@ def test_each_unit_comes_with_the_rate_on_its_own():
 
 def test_a_sample_may_be_empty_or_everybody():
     noise = GaussianNoise()
-    assert any(poisson(noise, 3, 0.01).size == 0 for _ in range(50))
-    np.testing.assert_array_equal(poisson(noise, 50, 1.0), np.arange(50))
-    assert poisson(noise, 0, 0.5).size == 0
+    assert any(sample_poisson(noise, 3, 0.01).size == 0 for _ in range(50))
+    np.testing.assert_array_equal(sample_poisson(noise, 50, 1.0), np.arange(50))
+    assert sample_poisson(noise, 0, 0.5).size == 0
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, float("nan")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
     with pytest.raises(PrivacyError, match="sampling rate"):
-        poisson(GaussianNoise(), 10, rate)
+        sample_poisson(GaussianNoise(), 10, rate)
 
 
 # The records of a unit.
@@ -54,7 +54,7 @@ def test_a_rate_that_is_no_probability_is_refused(rate):
 @given(st.lists(st.integers(0, 10**6), unique=True, max_size=30), st.integers(1, 12))
 def test_at_most_so_many_records_of_a_unit_in_their_order(records, most):
     records = np.array(records, np.int64)
-    chosen = at_most(GaussianNoise(), records, most)
+    chosen = choose_records(GaussianNoise(), records, most)
     assert chosen.size == min(records.size, most)
     places = [records.tolist().index(record) for record in chosen.tolist()]
     assert places == sorted(set(places))
@@ -65,7 +65,7 @@ def test_each_set_of_records_is_equally_likely():
     records = np.arange(5) * 10
     found = {}
     for _ in range(5000):
-        chosen = tuple(at_most(noise, records, 2).tolist())
+        chosen = tuple(choose_records(noise, records, 2).tolist())
         found[chosen] = found.get(chosen, 0) + 1
     assert len(found) == 10
     assert chisquare(list(found.values())).pvalue > 1e-6
@@ -73,7 +73,7 @@ def test_each_set_of_records_is_equally_likely():
 
 def test_wrong_bounds_are_refused():
     with pytest.raises(PrivacyError, match="at least 1"):
-        at_most(GaussianNoise(), np.arange(3), 0)
+        choose_records(GaussianNoise(), np.arange(3), 0)
     with pytest.raises(PrivacyError, match="cannot choose 4 of 3"):
         GaussianNoise().choice(3, 4)
     assert GaussianNoise().choice(3, 0).size == 0

@@ -285,7 +285,7 @@ def boastful(scale):
 
 
 def test_a_node_that_sends_a_huge_update_moves_the_model_by_its_clipped_share(tmp_path, monkeypatch):
-    monkeypatch.setattr(GaussianNoise, "fill", lambda _, __, count: np.zeros(count, np.float32))
+    monkeypatch.setattr(GaussianNoise, "normal", lambda _, __, count: np.zeros(count, np.float32))
     downlink = DownlinkSettings(codec="dense-fp32", grid="fp32")
     vectors = []
     for name, scale in (("x", 0.0), ("y", 9000.0)):
