@@ -207,9 +207,9 @@ def _create_state_key(site: "Site", passphrase: str | None) -> str:
 
 
 def _ask_new_passphrase() -> str:
-    from fedglm.privacy.keys.passphrase import given_or
+    from fedglm.privacy.keys.passphrase import read_or_prompt
 
-    return given_or(lambda: str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)))
+    return read_or_prompt(lambda: str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)))
 
 
 def _copy_startup_kit(kit: Path, out: Path) -> None:

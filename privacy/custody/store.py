@@ -23,7 +23,7 @@ from fedglm.privacy.custody.site_log import CustodyLog, Release, open_log
 from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PolicyError, Refusal
-from fedglm.privacy.keys.private_files import private_folder
+from fedglm.privacy.keys.private_files import make_private_folder
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Budget, Charge
 from fedglm.privacy.ledger.commitment import Field, commitment, site_salt
@@ -88,7 +88,7 @@ class Custody:
         """
         if not (folder / KEY).is_file():
             raise PolicyError(f"{folder} holds no {KEY}: establish the site before it takes part")
-        private_folder(folder)  # earlier versions left it open to look into
+        make_private_folder(folder)  # earlier versions left it open to look into
         key = SigningKey.load(folder / KEY)
         policy = load_policy(folder / POLICY, key.public)
         ledger, log = Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)
@@ -209,7 +209,7 @@ def initialize(folder: Path, policy: Policy, *, name: str | None = None) -> None
         LedgerError: The site is there already; its ledger must not be forgotten.
         StorageError: A file cannot be written.
     """
-    private_folder(folder)
+    make_private_folder(folder)
     key_path = folder / KEY
     key = SigningKey.load(key_path) if key_path.exists() else SigningKey.create(key_path)
     write_atomically(folder / POLICY, policy.to_toml())
