@@ -4,7 +4,8 @@
     ├── Refusal        a rule of the node forbids the request
     ├── LedgerError    the ledger is damaged, was rolled back, or cannot be written
     ├── LogError       the signed log is damaged, contradicts the ledger, or cannot be written
-    └── PolicyError    the policy is malformed, unsigned, or signed by another key
+    ├── PolicyError    the policy is malformed, unsigned, or signed by another key
+    └── SealError      encrypted content was sealed by another key or under another name, or was changed
 
 Failed writes of files are `StorageError` (`core/files.py`).
 """
@@ -43,3 +44,7 @@ class LogError(PrivacyError):
 
 class PolicyError(PrivacyError):
     """The node's policy is malformed, unsigned, or signed by another key; nothing may be released."""
+
+
+class SealError(PrivacyError):
+    """Encrypted content was sealed by another key or under another name, or was changed; it is not decrypted."""

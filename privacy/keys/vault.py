@@ -10,14 +10,14 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from fedglm.core.files import create_privately
-from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.errors import PrivacyError, SealError
 from fedglm.privacy.keys.key_files import check_passphrase
 from fedglm.privacy.keys.passphrase import get_passphrase
 from fedglm.privacy.keys.private_files import read_private_file
@@ -99,7 +99,7 @@ class Vault:
         """Decrypt what `seal` returned.
 
         Raises:
-            PrivacyError: It was sealed by another key or under another name, or was changed.
+            SealError: The content was sealed by another key or under another name, or was changed.
         """
         start = len(MAGIC) + _NONCE_BYTES
         try:
@@ -107,12 +107,12 @@ class Vault:
                 raise InvalidTag
             return self._cipher.decrypt(sealed[len(MAGIC) : start], sealed[start:], name.encode())
         except (InvalidTag, ValueError):
-            raise PrivacyError(f"{name} was sealed by another key, or was changed") from None
+            raise SealError(f"{name} was sealed by another key, or was changed") from None
 
     def __repr__(self) -> str:
         return "Vault(...)"
 
-    def __reduce__(self) -> str:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a key is not pickled or copied: load it from its file where it is needed")
 
 
@@ -121,12 +121,11 @@ def _derive_key(passphrase: str, salt: bytes) -> bytes:
 
 
 def _unlock_key(path: Path, salt: bytes, encrypted: bytes) -> bytes:
+    passphrase = get_passphrase(path)
     try:
-        return Vault(_derive_key(get_passphrase(path), salt)).open("key", encrypted)
-    except PrivacyError as exc:
-        if "sealed by another key" not in str(exc):
-            raise
-    raise PrivacyError(f"the passphrase does not open the key {path}")
+        return Vault(_derive_key(passphrase, salt)).open("key", encrypted)
+    except SealError:
+        raise PrivacyError(f"the passphrase does not open the key {path}") from None
 
 
 def _to_base64(raw: bytes) -> str:
