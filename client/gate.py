@@ -33,7 +33,7 @@ from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.chained_file import Head
-from fedglm.privacy.log.entries import signature
+from fedglm.privacy.log.entries import is_signature
 from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, OutboundMessage, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
@@ -99,7 +99,7 @@ class OutboundGate:
                 raise Refusal("plan", "the instruction is of another run or model than the plan that was announced")
             if instruction.round > plan.spec.rounds:
                 raise Refusal("plan", f"round {instruction.round}, and the plan has {plan.spec.rounds}")
-            if instruction.anchor is not None and not self._custody.log.holds(Head.from_text(instruction.anchor)):
+            if instruction.anchor is not None and not self._custody.log.contains(Head.from_text(instruction.anchor)):
                 raise Refusal("log-anchor", "the log is not the one that the server has seen, or an older copy")
             if instruction.evaluate or not update:
                 check_message(OutboundMessage(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
@@ -277,6 +277,6 @@ def _checkpoints(seal: Seal, log: str) -> tuple[SignedTreeHead, tuple[SignedTree
     if not own:
         return theirs, None
     countersignature = own.get("countersignature", "")
-    if not signature(countersignature):
+    if not is_signature(countersignature):
         raise PrivacyError("a checkpoint comes with its countersignature")
     return theirs, (SignedTreeHead.from_fields(log, own), str(countersignature))

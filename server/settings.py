@@ -6,7 +6,7 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedglm.privacy.accounting.accountant import MAX_DELTA, MIN_DELTA, choose_default_delta
-from fedglm.privacy.log.tree_head import MAX_SEALS
+from fedglm.privacy.log.tree_head import MAX_WITNESSED_HEADS
 from fedglm.privacy.settings import MIN_EPSILON
 
 CLIP_FACTOR: Final = 1.25
@@ -15,7 +15,7 @@ CLIP_FACTOR: Final = 1.25
 CLIP_FACTOR_WITH_NOISE: Final = 1.0
 """Under noise, norms differ by a percent."""
 
-_SEALS: Final = MAX_SEALS - 100
+_SEALS: Final = MAX_WITNESSED_HEADS - 100
 """That a run may plan; each time that it goes on after a kill it may need one more."""
 
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.core.files import storage_errors, sync_folder, write_atomically
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.privacy.log.chained_file import now
+from fedglm.privacy.log.chained_file import utc_now
 
 MAX_BYTES: Final = 1 << 20
 """A log that has more than so many bytes, some thousand lines, is full."""
@@ -99,7 +99,7 @@ class RefusalLog:
             PrivacyError: The log is full, and the counts are damaged. The refusal stands all the same.
         """
         entry = RefusalEntry(
-            time=now(),
+            time=utc_now(),
             rule=refusal.rule,
             reason=_printable(refusal.reason, _LONGEST_REASON),
             run=_printable(run, _LONGEST_RUN),
@@ -162,8 +162,10 @@ class RefusalLog:
             _append(file, replace(entry, rule=LOG_FULL, reason=reason, run="", round=0))
         counts = self.counts()
         before = counts.get(entry.rule)
-        now = RefusalCount(count=before.count + 1 if before else 1, first=before.first if before else entry, last=entry)
-        tree = {rule: asdict(count) for rule, count in {**counts, entry.rule: now}.items()}
+        count = RefusalCount(
+            count=before.count + 1 if before else 1, first=before.first if before else entry, last=entry
+        )
+        tree = {rule: asdict(count) for rule, count in {**counts, entry.rule: count}.items()}
         write_atomically(self._counts_path, canonical_json(tree), mode=0o600)
 
     def _entry(self, line: bytes, number: int) -> RefusalEntry:

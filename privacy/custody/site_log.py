@@ -17,10 +17,10 @@ from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge, LedgerRow
 from fedglm.privacy.ledger.spending import Spending
-from fedglm.privacy.log.chained_file import Head, now
+from fedglm.privacy.log.chained_file import Head, utc_now
 from fedglm.privacy.log.entries import CHARGES
 from fedglm.privacy.log.signed_log import Entry, SignedLog
-from fedglm.privacy.log.tree_head import SignedTreeHead, vouch
+from fedglm.privacy.log.tree_head import SignedTreeHead, sign_new_key
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 
@@ -123,7 +123,7 @@ class CustodyLog:
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._remember)
         if self._log.key != key.public:
-            vouched = None if previous is None else vouch(previous, self._log.origin, key.public)
+            vouched = None if previous is None else sign_new_key(previous, self._log.origin, key.public)
             self._log.append("key", {"key": key.public.hex, "previous": self._log.key.hex, "vouched": vouched})
 
     @property
@@ -151,9 +151,9 @@ class CustodyLog:
         """SHA-256 (hex) of all that left more than once."""
         return self._resent
 
-    def holds(self, anchor: Head) -> bool:
+    def contains(self, anchor: Head) -> bool:
         """Whether the log once stood at `anchor`; False says that it was rolled back, cloned or made anew."""
-        return self._log.holds(anchor)
+        return self._log.contains(anchor)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[EntryWriter]:
@@ -218,7 +218,7 @@ class CustodyLog:
             idle = signed.plan.sha256 not in self._used
             for kind, fields in self._heads.verify(self._log.origin, signed, theirs, ours, idle=idle):
                 put(kind, fields)
-        return self._log.checkpoint()
+        return self._log.read_tree_head()
 
     def _remember(self, entry: Entry) -> None:
         kind = entry["kind"]
@@ -245,7 +245,7 @@ class CustodyLog:
 
 def _is_enough(count: int, last: str) -> bool:
     """Whether after so many entries of a kind, of which the last was written then, another must wait."""
-    return count >= _ALL_OF and datetime.fromisoformat(now()) - datetime.fromisoformat(last) < _SPARSE
+    return count >= _ALL_OF and datetime.fromisoformat(utc_now()) - datetime.fromisoformat(last) < _SPARSE
 
 
 def open_log(path: Path, key: SigningKey, name: str) -> None:

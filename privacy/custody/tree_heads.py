@@ -5,7 +5,7 @@ from typing import Any, Final
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import Entry
-from fedglm.privacy.log.tree_head import MAX_SEALS, SignedTreeHead
+from fedglm.privacy.log.tree_head import MAX_WITNESSED_HEADS, SignedTreeHead
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 MAX_IDLE_SEALS: Final = 10
@@ -71,7 +71,7 @@ class ExchangedHeads:
                 by = {"by": server.hex, "countersignature": countersignature}
                 entries.append(("countersigned", {**own.to_fields(), **by}))
         if theirs.size not in seen:
-            limit = MAX_IDLE_SEALS if idle else MAX_SEALS
+            limit = MAX_IDLE_SEALS if idle else MAX_WITNESSED_HEADS
             if len(seen) >= limit:
                 raise Refusal("seal", f"more than {limit} checkpoints of one run")
             of_log = {"run": run, "log": theirs.log, "name": "server", "key": server.hex}

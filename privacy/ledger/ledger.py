@@ -15,7 +15,7 @@ from typing import Final
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 from fedglm.privacy.ledger.charges import Budget, Charge, LedgerRow, Stretch, stretches
 from fedglm.privacy.ledger.spending import Spending
-from fedglm.privacy.log.chained_file import ChainedFile, Head, now
+from fedglm.privacy.log.chained_file import ChainedFile, Head, utc_now
 
 BUDGET_RULE: Final = "epsilon-budget"
 """The rule under which a charge is refused that would overspend."""
@@ -31,9 +31,9 @@ class Ledger(ChainedFile):
             empty one, for that would forget what was spent.
     """
 
-    what = "ledger"
+    noun = "ledger"
     table = "charges"
-    if_missing = "a new one would forget what was spent"
+    missing_reason = "a new one would forget what was spent"
     error = LedgerError
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class Ledger(ChainedFile):
         Raises:
             LedgerError: There is a file at `path` already, or it cannot be written.
         """
-        cls._make(path)
+        cls._create_file(path)
         return cls(path)
 
     def rows(self) -> list[LedgerRow]:
@@ -93,13 +93,13 @@ class Ledger(ChainedFile):
             if any(each.id is not None and each.key in known for each in (charge, *others)):
                 raise PrivacyError("an attempt is charged once for each purpose")
             _check_budget(self._rows, [charge, *others], budget)
-            time, head = now(), self._head
+            time, head = utc_now(), self._head
             entries = [
                 LedgerRow.entry(number, time, each) for number, each in enumerate((charge, *others), head.rows + 1)
             ]
-            return self._add(database, head, entries)
+            return self._append_entries(database, head, entries)
 
-    def _take(self, content: bytes, digest: str) -> None:
+    def _accept_entry(self, content: bytes, digest: str) -> None:
         self._rows.append(LedgerRow.read(self._head, content, digest))
 
 

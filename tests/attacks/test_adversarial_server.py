@@ -160,7 +160,11 @@ def killable(monkeypatch):
 
     monkeypatch.setattr(node_module, "train_privately", dying("train", node_module.train_privately))
     monkeypatch.setattr(node_module, "evaluate_privately", dying("train", node_module.evaluate_privately))
-    for name, owner, method in (("save", NodeState, "save"), ("charge", Ledger, "charge"), ("log", SignedLog, "_put")):
+    for name, owner, method in (
+        ("save", NodeState, "save"),
+        ("charge", Ledger, "charge"),
+        ("log", SignedLog, "_write_entries"),
+    ):
         right = dying(name, getattr(owner, method))
         plain = inspect.isfunction(inspect.getattr_static(owner, method))
         monkeypatch.setattr(owner, method, right if plain else staticmethod(right))

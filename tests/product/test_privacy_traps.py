@@ -82,7 +82,7 @@ def check_what_was_spent_outlives_the_node(folder, _patch):
         return started_again.log.head
 
     anchors = [pay(1), pay(2)]
-    assert all(site().log.holds(anchor) for anchor in anchors)
+    assert all(site().log.contains(anchor) for anchor in anchors)
     assert [row.charge.round for row in site().ledger.rows()] == [1, 2]
     with pytest.raises(Refusal, match="epsilon-budget"):
         pay(3)

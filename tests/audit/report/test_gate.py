@@ -178,7 +178,7 @@ def test_an_owner_s_other_key_countersigns_nothing(tmp_path, monkeypatch):
     folder, other = unsealed(tmp_path / "run", monkeypatch), SigningKey.generate()
     for site in SITES:
         log = SignedLog(log_of(folder, site), key_of(folder, site))
-        own = log.checkpoint()
+        own = log.read_tree_head()
         log.append(
             "countersigned", {**own.to_fields(), "by": other.public.hex, "countersignature": own.countersign(other)}
         )

@@ -255,7 +255,7 @@ def test_a_policy_that_was_changed_and_changed_back(tmp_path):
 def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
     run(tmp_path)
     folder, seen = tmp_path / "nodes" / "a" / "custody", []
-    SignedLog(folder / "log.sqlite", remember=seen.append)
+    SignedLog(folder / "log.sqlite", on_entry=seen.append)
     plan_sha256, name = next((e["plan"], e["run"]) for e in seen if e["kind"] == "release")
     for number in range(3):
         site = custody(folder, private=True)
@@ -268,13 +268,13 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             puts = []
-            original = SignedLog._put
+            original = SignedLog._write_entries
 
             def put(*arguments, original=original, puts=puts, first=number):
                 puts.append(1)
                 return original(*arguments[1:]) if len(puts) == 1 and first else full()
 
-            patch.setattr(SignedLog, "_put", put)
+            patch.setattr(SignedLog, "_write_entries", put)
             with pytest.raises(LogError, match="the disk is full"):
                 site.charge(Release(charge, 100))
     verification = verify(folder)

@@ -36,7 +36,7 @@ def leaving(site, number, **changes):
 
 def entries(folder, *kinds):
     seen = []
-    SignedLog(folder / LOG, remember=seen.append)
+    SignedLog(folder / LOG, on_entry=seen.append)
     return [found for found in seen if not kinds or found["kind"] in kinds]
 
 
@@ -75,7 +75,7 @@ def test_the_policy_in_force_is_written_down_when_it_is_another(folder):
 
 def test_a_new_key_of_the_site_goes_on_with_the_log(folder):
     opened(folder)
-    before = SignedLog(folder / LOG).checkpoint()
+    before = SignedLog(folder / LOG).read_tree_head()
     (folder / "site.key").unlink()
     key = SigningKey.create(folder / "site.key")
     sign_policy(folder / "policy.toml", key)
@@ -83,7 +83,7 @@ def test_a_new_key_of_the_site_goes_on_with_the_log(folder):
     again.charge(leaving(again, 1))
     (found,) = entries(folder, "key")
     assert found["key"] == key.public.hex
-    assert SignedLog(folder / LOG).checkpoint().is_by(key.public)
+    assert SignedLog(folder / LOG).read_tree_head().is_by(key.public)
     assert not before.is_by(key.public)
 
 
@@ -108,7 +108,7 @@ def test_a_server_cannot_fill_the_log_with_refusals(folder, monkeypatch):
         site.log.refused("codecs", "run", number)
         site.log.refused("plans", "run", number)
     assert len(entries(folder, "refused")) == 10
-    assert len(SignedLog(folder / LOG).checkpoint().root) == 64
+    assert len(SignedLog(folder / LOG).read_tree_head().root) == 64
     monkeypatch.setattr(site_log, "now", lambda: "2099-01-01T00:00:00+00:00")
     site.log.refused("codecs", "run", 21)
     assert len(entries(folder, "refused")) == 11
@@ -135,7 +135,7 @@ def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(f
     site = opened(folder)
     site.charge(leaving(site, 1))
     with monkeypatch.context() as patch:
-        patch.setattr(site_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(site_log.SignedLog, "_write_entries", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             site.charge(leaving(site, 2))
     again = opened(folder)
@@ -153,7 +153,7 @@ def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(f
 def test_what_was_charged_for_before_a_new_policy_stands_before_it(folder, monkeypatch):
     site = opened(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(site_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(site_log.SignedLog, "_write_entries", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             site.charge(leaving(site, 1))
     tighter = site.policy.model_copy(update={"steps_at_most": 9, "delta": 2e-3})
@@ -200,7 +200,7 @@ def test_a_ledger_that_was_put_back_alone_is_refused_and_a_log_is_made_whole_fro
         return
     again = opened(folder)
     again.charge(leaving(again, 3))
-    assert not again.log.holds(anchor)
+    assert not again.log.contains(anchor)
     assert [found["row"] for found in entries(folder, "release", "charged")] == [1, 2, 3]
 
 

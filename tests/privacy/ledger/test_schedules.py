@@ -108,7 +108,7 @@ class Node:
         self.die(dies_at, "forget")
 
     def trusts(self, anchor):
-        return anchor is None or self.ledger.holds(anchor)
+        return anchor is None or self.ledger.contains(anchor)
 
     def charge(self, run, number, message):
         self.ledger.charge(charge_for(message, run, number), BUDGET)
@@ -219,7 +219,7 @@ def play(kind, folder, dice):
     if len(server.messages) > most():
         return "more was released than the budget allows"
     ledger = Ledger(folder / "ledger")
-    if (server.anchor is None or ledger.holds(server.anchor)) and not all(
+    if (server.anchor is None or ledger.contains(server.anchor)) and not all(
         ledger.has_charged(charge_for(message)) for message in server.messages
     ):
         return "a release is not in the ledger"

@@ -101,7 +101,7 @@ def site(tmp_path):
 
 def plan_of(tmp_path):
     entries = []
-    SignedLog(tmp_path / "nodes" / "a" / "custody" / "log.sqlite", remember=entries.append)
+    SignedLog(tmp_path / "nodes" / "a" / "custody" / "log.sqlite", on_entry=entries.append)
     (entry,) = [found for found in entries if found["kind"] == "plan"]
     return SignedPlan.from_bytes(base64.b64decode(entry["signed"])), entries
 
@@ -132,6 +132,6 @@ def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site, monke
     for _ in range(5):  # the same again adds nothing
         site.log.seal(signed, checkpoint(log, 92), None)
     assert site.log.head.rows == before + 1
-    monkeypatch.setattr(tree_heads, "MAX_SEALS", 3)
+    monkeypatch.setattr(tree_heads, "MAX_WITNESSED_HEADS", 3)
     with pytest.raises(Refusal, match="more than 3 checkpoints"):
         site.log.seal(signed, checkpoint(log, 93), None)
