@@ -15,7 +15,7 @@ from fedglm.privacy.accounting.accountant import bound_epsilon, compute_epsilon,
 from fedglm.privacy.custody.store import FOLDER, LEDGER, POLICY
 from fedglm.privacy.dp.mechanism import MAX_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.ledger.charges import one_data_set
+from fedglm.privacy.ledger.charges import find_data_set_pairs
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import load_policy
@@ -240,7 +240,7 @@ def _check_epsilons(record: LogRecord, policies: dict[int, dict[str, Any]]) -> l
     spent_budgets = []
     while pairs:
         name, content = min(pairs)
-        same = one_data_set(pairs, name, content)
+        same = find_data_set_pairs(pairs, name, content)
         pairs -= same
         own = [group for group in groups if (group.fields["data_set"], group.fields["commitment"]) in same]
         spent_budgets.append(_check_epsilon(record, name, own, policies))

@@ -26,7 +26,7 @@ from fedglm.privacy.errors import PolicyError, Refusal
 from fedglm.privacy.keys.private_files import make_private_folder
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Budget, Charge
-from fedglm.privacy.ledger.commitment import Field, commitment, site_salt
+from fedglm.privacy.ledger.commitment import Field, compute_commitment, load_salt
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import Policy
@@ -95,9 +95,9 @@ class Custody:
         transaction = ReleaseTransaction(ledger, log)
         transaction.verify()
         transaction.put_in_force(policy)
-        salt = site_salt(folder / SALT)
+        salt = load_salt(folder / SALT)
         refusals = RefusalLog(folder / REFUSALS)
-        return cls(policy, ledger, refusals, log, key, unit, lambda: commitment(records(), salt))
+        return cls(policy, ledger, refusals, log, key, unit, lambda: compute_commitment(records(), salt))
 
     @contextlib.contextmanager
     def logged(self, run: str, server_round: int) -> Iterator[None]:
@@ -214,7 +214,7 @@ def initialize(folder: Path, policy: Policy, *, name: str | None = None) -> None
     key = SigningKey.load(key_path) if key_path.exists() else SigningKey.create(key_path)
     write_atomically(folder / POLICY, policy.to_toml())
     sign_policy(folder / POLICY, key)
-    site_salt(folder / SALT)
+    load_salt(folder / SALT)
     if not (folder / LOG).exists():
         open_log(folder / LOG, key, name or policy.data_set)
     Ledger.create(folder / LEDGER)  # the last: a folder with a ledger is whole

@@ -142,4 +142,4 @@ class ReleaseTransaction:
 
 def _spending(rows: Sequence[LedgerRow], row: LedgerRow) -> Spending:
     """Of the data set that a row is about."""
-    return Spending.of(rows, row.charge.data_set, row.charge.commitment)
+    return Spending.select(rows, row.charge.data_set, row.charge.commitment)

@@ -54,9 +54,9 @@ def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
     """Site a has spent most on one, and the other is told at a greater delta."""
     small_nodes(tmp_path / "nodes")
     permit(tmp_path, "a", data_set="old", delta=0.04)
-    original = store.commitment
+    original = store.compute_commitment
     with monkeypatch.context() as patch:
-        patch.setattr(store, "commitment", lambda _records, salt: original([[b"other"]], salt))
+        patch.setattr(store, "compute_commitment", lambda _records, salt: original([[b"other"]], salt))
         kept_run(tmp_path / "first", small_nodes(tmp_path / "nodes"), rounds=1)
     permit(tmp_path, "a", data_set="a", delta=1e-3)
     kept_run(tmp_path, small_nodes(tmp_path / "nodes"), rounds=3)

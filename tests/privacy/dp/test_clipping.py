@@ -109,7 +109,7 @@ def test_a_large_tied_vocabulary_goes_by_gram_matrices(monkeypatch):
     """The cross term of embedding and output layer, which is where a tied model differs from two weights."""
     seen = []
     exact = ghost_norms.compute_gram_norms
-    monkeypatch.setattr(ghost_norms, "gram_norms", lambda uses: (seen.append(len(uses)), exact(uses))[1])
+    monkeypatch.setattr(ghost_norms, "compute_gram_norms", lambda uses: (seen.append(len(uses)), exact(uses))[1])
     model, task = glm("language-model", vocabulary=3000)
     model.model.embed_tokens.weight.data *= 20  # the embedding's share of the norm is then as large as the head's
     data = batch(7, torch.tensor([3, 2, 3]))

@@ -13,7 +13,7 @@ from fedglm.core.files import StorageError
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.dp.sampling import choose_records, sample_poisson
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.ledger.commitment import commitment, site_salt
+from fedglm.privacy.ledger.commitment import compute_commitment, load_salt
 
 # Poisson sampling.
 
@@ -91,9 +91,9 @@ RECORDS = [
 
 
 def test_the_order_of_records_does_not_matter_and_all_else_does():
-    first = commitment(RECORDS, SALT)
+    first = compute_commitment(RECORDS, SALT)
     assert len(first) == 64
-    assert commitment(RECORDS[::-1], SALT) == first == commitment(iter(RECORDS), SALT)
+    assert compute_commitment(RECORDS[::-1], SALT) == first == compute_commitment(iter(RECORDS), SALT)
     tokens, label, unit = RECORDS[0]
     others = [
         [],
@@ -108,45 +108,45 @@ def test_the_order_of_records_does_not_matter_and_all_else_does():
         [(label, tokens, unit), *RECORDS[1:]],
         [(tokens, label), (unit,), *RECORDS[1:]],
     ]
-    found = [commitment(records, SALT) for records in others]
+    found = [compute_commitment(records, SALT) for records in others]
     assert len({first, *found}) == len(found) + 1
 
 
 def test_bounds_between_fields_and_records_count():
     splits = [[("ab", "c")], [("a", "bc")], [("abc",)], [("ab",), ("c",)], [("abc", "")], [("a", "b", "c")]]
-    assert len({commitment(records, SALT) for records in splits}) == len(splits)
+    assert len({compute_commitment(records, SALT) for records in splits}) == len(splits)
 
 
 def test_bytes_in_memory_do_not_matter():
     values = np.arange(12, dtype=np.int32).reshape(3, 4)
     same = [values, np.asfortranarray(values), values.astype(">i4"), np.repeat(values, 2, 0)[::2]]
-    assert len({commitment([(array,)], SALT) for array in same}) == 1
+    assert len({compute_commitment([(array,)], SALT) for array in same}) == 1
 
 
 def test_without_the_salt_a_guess_cannot_be_confirmed():
-    assert len({commitment(RECORDS, salt) for salt in (SALT, bytes(32), os.urandom(32))}) == 3
+    assert len({compute_commitment(RECORDS, salt) for salt in (SALT, bytes(32), os.urandom(32))}) == 3
 
 
 @pytest.mark.parametrize("salt", [b"", bytes(31), bytes(33)])
 def test_a_short_salt_is_refused(salt):
     with pytest.raises(PrivacyError, match="salt"):
-        commitment(RECORDS, salt)
+        compute_commitment(RECORDS, salt)
 
 
 @pytest.mark.parametrize("field", [1.5, None, np.array(["a"]), np.array([object()]), ["a"]])
 def test_a_field_of_another_kind_is_refused(field):
     with pytest.raises(PrivacyError, match="a field of a record"):
-        commitment([(field,)], SALT)
+        compute_commitment([(field,)], SALT)
 
 
 def test_the_site_s_salt_is_made_once_and_for_its_owner_alone(tmp_path):
     path = tmp_path / "keys" / "salt"
-    salt = site_salt(path)
+    salt = load_salt(path)
     assert len(salt) == 32
-    assert site_salt(path) == salt == path.read_bytes()
+    assert load_salt(path) == salt == path.read_bytes()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(path.parent) == ["salt"]
-    assert site_salt(tmp_path / "other") != salt
+    assert load_salt(tmp_path / "other") != salt
 
 
 def test_processes_that_make_the_salt_at_once_agree(tmp_path):
@@ -160,7 +160,7 @@ def test_processes_that_make_the_salt_at_once_agree(tmp_path):
 def test_a_salt_file_that_is_none_is_refused(tmp_path):
     (tmp_path / "salt").write_bytes(b"short")
     with pytest.raises(PrivacyError, match="holds 5 bytes"):
-        site_salt(tmp_path / "salt")
+        load_salt(tmp_path / "salt")
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"):
-        site_salt(tmp_path / "file" / "salt")
+        load_salt(tmp_path / "file" / "salt")
