@@ -17,7 +17,7 @@ from fedglm.privacy.accounting.statement import (
     state_client_guarantee,
     state_unit_guarantee,
 )
-from fedglm.privacy.custody.store import initialize, is_established
+from fedglm.privacy.custody.store import initialize, is_initialized
 from fedglm.privacy.dp.mechanism import Event, Mechanism, make_metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
@@ -166,7 +166,7 @@ def establish_site(
     delta: float,
 ) -> None:
     """Give a simulated site a policy that permits this run alone, unless an earlier process has done so."""
-    if is_established(folder):
+    if is_initialized(folder):
         return
     private: dict[str, Any] = {}
     mechanism, metrics = planned.mechanism, planned.metrics

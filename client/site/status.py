@@ -4,9 +4,9 @@ import datetime
 from dataclasses import dataclass
 
 from fedglm.client.site.folder import Site
-from fedglm.privacy.custody.budget_left import BudgetState, read_budget
+from fedglm.privacy.custody.budget_state import BudgetState, read_budget
 from fedglm.privacy.custody.refusal_log import RefusalLog
-from fedglm.privacy.custody.store import POLICY, REFUSALS, is_established
+from fedglm.privacy.custody.store import POLICY, REFUSALS, is_initialized
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import load_policy
 from fedglm.privacy.policy.rules import missing_keys
@@ -40,7 +40,7 @@ def read_status(site: Site) -> SiteStatus:
         PrivacyError: Key, policy, ledger or log of refusals are damaged.
     """
     folder = site.custody_folder
-    policy = load_policy(folder / POLICY, site.key().public) if is_established(folder) else None
+    policy = load_policy(folder / POLICY, site.key().public) if is_initialized(folder) else None
     refusals = RefusalLog(folder / REFUSALS).summary()
     last = refusals.last
     return SiteStatus(

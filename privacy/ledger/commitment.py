@@ -53,7 +53,7 @@ def compute_commitment(records: Iterable[Iterable[Field]], salt: bytes) -> str:
 def load_salt(path: Path) -> bytes:
     """Load the site's salt from the file at `path`; the first call creates it, readable by its owner only.
 
-    Without the salt no charge is forgotten: a data set is also found by its name.
+    If the salt is lost, no charge is forgotten: a data set is also found by its name.
 
     Returns:
         The salt, 32 bytes.

@@ -189,12 +189,12 @@ def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
     both = compute_epsilon([MECHANISM.event(), loud.event()], 1e-3).epsilon
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, epsilon=both, plan={"metrics": loud}).opened()
     tight = replace(door.custody, policy=door.custody.policy.model_copy(update={"epsilon": (alone + both) / 2}))
-    ReleaseTransaction(tight.ledger, tight.log).put_in_force(tight.policy)
+    ReleaseTransaction(tight.ledger, tight.log).activate_policy(tight.policy)
     gate = OutboundGate(tight, tmp_path / "other")
     with pytest.raises(Refusal, match="epsilon-budget"):
         gate.admit(announced(door.plan))
     charges = [
-        tight.charge_of("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update", attempt=f"{m.steps:032x}")
+        tight.make_charge("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update", attempt=f"{m.steps:032x}")
         for m in (MECHANISM, loud)
     ]
     with pytest.raises(Refusal, match="epsilon-budget"):

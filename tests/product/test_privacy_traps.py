@@ -75,7 +75,7 @@ def check_what_was_spent_outlives_the_node(folder, _patch):
     def pay(number):
         started_again = site()
         content = sha256(f"update {number}")
-        charge = started_again.charge_of(
+        charge = started_again.make_charge(
             "run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32]
         )
         started_again.charge(Release(charge, 100))

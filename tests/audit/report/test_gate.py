@@ -214,7 +214,7 @@ def test_a_policy_that_is_signed_after_the_run_changes_nothing_of_what_was_spent
         sign_policy(folder / "policy.toml", key)
         signed = load_policy(folder / "policy.toml", key.public)
         ledger, log = Ledger(folder / "ledger.sqlite"), CustodyLog(folder / "log.sqlite", key)
-        ReleaseTransaction(ledger, log).put_in_force(signed)
+        ReleaseTransaction(ledger, log).activate_policy(signed)
         assert {site.name: site.weakest_budget for site in read_facts(copy).sites} == before
         assert broken_by(copy, "epsilon_at_most = 3.0") == ["epsilon_at_most"]
 

@@ -117,7 +117,7 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
 
     def charge(release, attempt=None):
         known = {"purpose": "update", "attempt": attempt or release[:32]}
-        return site().charge_of(last["run"], 3, MECHANISM, last["plan"], release, **known)
+        return site().make_charge(last["run"], 3, MECHANISM, last["plan"], release, **known)
 
     for release in ("0" * 64, "1" * 64):
         site().ledger.charge(charge(release), None)

@@ -140,7 +140,7 @@ def test_a_node_that_was_killed_between_charge_and_entry(tmp_path):
     run(tmp_path)
     folder = tmp_path / "nodes" / "a" / "custody"
     site = custody(folder, private=True)
-    charge = site.charge_of("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="1" * 32)
+    charge = site.make_charge("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="1" * 32)
     site.ledger.charge(charge, None)
     verification = verify(tmp_path)
     assert select_failed(verification.checks) == []
@@ -259,7 +259,7 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
     plan_sha256, name = next((e["plan"], e["run"]) for e in seen if e["kind"] == "release")
     for number in range(3):
         site = custody(folder, private=True)
-        charge = site.charge_of(
+        charge = site.make_charge(
             name, number + 1, MECHANISM, plan_sha256, f"{number:064x}", purpose="update", attempt=f"{number:032x}"
         )
 

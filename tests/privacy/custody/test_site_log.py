@@ -30,7 +30,7 @@ def opened(folder, **changes):
 
 def leaving(site, number, **changes):
     content = sha256(f"update {number}")
-    charge = site.charge_of("run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32])
+    charge = site.make_charge("run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32])
     return Release(replace(charge, **changes), 100, 7, "topk-fp16", ["bytes", "metrics"])
 
 
@@ -91,7 +91,7 @@ def test_a_refusal_is_written_down_by_its_rule_alone(folder):
     site = opened(folder)
 
     def refuse():
-        with site.logged("run", 3):
+        with site.log_refusals("run", 3):
             raise Refusal("codecs", "the codec zip of patient 4711 is not listed")
 
     with pytest.raises(Refusal):
@@ -102,32 +102,32 @@ def test_a_refusal_is_written_down_by_its_rule_alone(folder):
 
 
 def test_a_server_cannot_fill_the_log_with_refusals(folder, monkeypatch):
-    monkeypatch.setattr(site_log, "_ALL_OF", 5)
+    monkeypatch.setattr(site_log, "_MAX_DENSE_ENTRIES", 5)
     site = opened(folder)
     for number in range(20):
-        site.log.refused("codecs", "run", number)
-        site.log.refused("plans", "run", number)
+        site.log.record_refusal("codecs", "run", number)
+        site.log.record_refusal("plans", "run", number)
     assert len(entries(folder, "refused")) == 10
     assert len(SignedLog(folder / LOG).read_tree_head().root) == 64
-    monkeypatch.setattr(site_log, "now", lambda: "2099-01-01T00:00:00+00:00")
-    site.log.refused("codecs", "run", 21)
+    monkeypatch.setattr(site_log, "utc_now", lambda: "2099-01-01T00:00:00+00:00")
+    site.log.record_refusal("codecs", "run", 21)
     assert len(entries(folder, "refused")) == 11
 
 
 def test_a_server_cannot_fill_the_log_with_plans(folder, monkeypatch):
-    monkeypatch.setattr(site_log, "_ALL_OF", 5)
+    monkeypatch.setattr(site_log, "_MAX_DENSE_ENTRIES", 5)
     site = opened(folder)
     plans = [SignedPlan.sign(run_plan("a" * 64, run=f"run {number}"), SERVER) for number in range(8)]
     for signed in [*plans[:5], *plans[:5]]:
-        site.log.admitted(signed, ["plans"])
+        site.log.record_plan(signed, ["plans"])
     with pytest.raises(Refusal, match="idle-plans"):
-        site.log.admitted(plans[5], ["plans"])
+        site.log.record_plan(plans[5], ["plans"])
     site.charge(leaving(site, 1, plan=plans[2].plan.sha256))
-    site.log.admitted(plans[5], ["plans"])
+    site.log.record_plan(plans[5], ["plans"])
     with pytest.raises(Refusal, match="idle-plans"):
-        opened(folder).log.admitted(plans[6], ["plans"])
-    monkeypatch.setattr(site_log, "now", lambda: "2099-01-01T00:00:00+00:00")
-    site.log.admitted(plans[6], ["plans"])
+        opened(folder).log.record_plan(plans[6], ["plans"])
+    monkeypatch.setattr(site_log, "utc_now", lambda: "2099-01-01T00:00:00+00:00")
+    site.log.record_plan(plans[6], ["plans"])
     assert len(entries(folder, "plan")) == 7
 
 

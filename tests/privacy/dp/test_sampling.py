@@ -150,8 +150,8 @@ def test_the_site_s_salt_is_made_once_and_for_its_owner_alone(tmp_path):
 
 
 def test_processes_that_make_the_salt_at_once_agree(tmp_path):
-    code = "import sys; from pathlib import Path; from fedglm.privacy.ledger.commitment import site_salt\n"
-    code += "sys.stdin.read(1); print(site_salt(Path(sys.argv[1])).hex())"
+    code = "import sys; from pathlib import Path; from fedglm.privacy.ledger.commitment import load_salt\n"
+    code += "sys.stdin.read(1); print(load_salt(Path(sys.argv[1])).hex())"
     command = [sys.executable, "-c", code, tmp_path / "salt"]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({child.communicate("x")[0] for child in children}) == 1
