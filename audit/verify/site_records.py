@@ -19,7 +19,7 @@ from fedglm.privacy.ledger.charges import find_data_set_pairs
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import load_policy
-from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
+from fedglm.privacy.policy.rules import PLAN_RULES, find_broken_rules
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 
 _EPSILON_TOLERANCE = 0.03
@@ -202,7 +202,7 @@ def _find_fault(
     if fields["purpose"] == "metrics" and not policy.metrics:
         return "it is of measures, and the policy lists no metrics"
     number, signed = plans[fields["plan"]]
-    for rule, reason in broken_rules(_PLAN_RULES, signed, policy):
+    for rule, reason in find_broken_rules(_PLAN_RULES, signed, policy):
         return f"its plan breaks the policy's rule {rule.name}: {reason}"
     if number > group.first:
         return "it left before its plan was admitted"

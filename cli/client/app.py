@@ -89,7 +89,7 @@ def sign_policy(
     from fedglm.client.site.folder import open_site
     from fedglm.client.site.policy_signing import sign_site_policy
     from fedglm.compression.codec import codec_names
-    from fedglm.privacy.policy.rules import missing_keys
+    from fedglm.privacy.policy.rules import find_missing_keys
 
     site = open_site(folder)
     policy, left_out = sign_site_policy(site, leave_out=leave_out)
@@ -100,7 +100,7 @@ def sign_policy(
         typer.echo(
             f"note: this fedglm knows no codec {', '.join(unknown)}; it knows {', '.join(codec_names())}", err=True
         )
-    if missing := missing_keys(policy):
+    if missing := find_missing_keys(policy):
         typer.echo(f"note: it permits no run at all; not given are {', '.join(missing)}", err=True)
     elif policy.without_differential_privacy:
         typer.echo("it permits updates without noise: no privacy guarantee at all")

@@ -11,7 +11,7 @@ from fedglm.privacy.custody.store import POLICY, is_initialized
 from fedglm.privacy.errors import PolicyError, PrivacyError
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.policy_file import load_policy
-from fedglm.privacy.policy.rules import missing_keys
+from fedglm.privacy.policy.rules import find_missing_keys
 
 SIGN = "run fedglm client sign-policy"
 
@@ -45,7 +45,7 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
         return [failure(check, str(exc), SIGN)]
     except PrivacyError as exc:
         return [failure(check, str(exc), "mend the keys first")]
-    if missing := missing_keys(policy):
+    if missing := find_missing_keys(policy):
         detail = f"it permits no run at all: not given are {', '.join(missing)}"
         return [failure(check, detail, f"fill them in in policy.toml, then {SIGN}")]
     if policy.servers != (ANY,) and site.kit.signing not in policy.servers:

@@ -9,7 +9,7 @@ from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import POLICY, REFUSALS, is_initialized
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import load_policy
-from fedglm.privacy.policy.rules import missing_keys
+from fedglm.privacy.policy.rules import find_missing_keys
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_status(site: Site) -> SiteStatus:
     return SiteStatus(
         policy=policy,
         budget=read_budget(folder, policy) if policy is not None else None,
-        missing_keys=tuple(missing_keys(policy)) if policy is not None else (),
+        missing_keys=tuple(find_missing_keys(policy)) if policy is not None else (),
         refusals=refusals.by_rule.total(),
         last_refusal=(last.time, last.rule, last.reason) if last is not None else None,
         last_work=_last_work(site),
