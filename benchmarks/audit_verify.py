@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from fedglm.audit.verify.verification import verify
-from fedglm.privacy.accounting.accountant import upper_bound
+from fedglm.privacy.accounting.accountant import bound_epsilon
 from fedglm.privacy.custody.store import LEDGER, POLICY, Custody, initialize
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
@@ -84,11 +84,11 @@ def make(folder: Path, entries: int) -> None:
     noised = NoisePlan(max_participations=entries, mechanism=MECHANISM, max_noise_multiplier=2.0)
     spec = RunSpec(rounds=entries, local_steps=1, noise=noised, codec="topk-sign", density=0.01)
     plan = RunPlan(run="run", spec=spec, parameters=1000, layout="0" * 64, model="0" * 64, code="0" * 64)
-    site.log.admitted(SignedPlan.sign(plan, server), ["plans"])
+    site.log.record_plan(SignedPlan.sign(plan, server), ["plans"])
     noise, releases = MECHANISM.to_fields(), entries - site.log.head.rows
-    first = site.charge_of("run", 1, MECHANISM, plan.sha256, "0" * 64, purpose="update", attempt="0" * 32)
+    first = site.make_charge("run", 1, MECHANISM, plan.sha256, "0" * 64, purpose="update", attempt="0" * 32)
     known = np.unique(np.geomspace(1, releases, _POINTS).astype(int))
-    spends = [upper_bound([replace(MECHANISM.event(), steps=int(steps))], DELTA) for steps in known]
+    spends = [bound_epsilon([replace(MECHANISM.event(), steps=int(steps))], DELTA) for steps in known]
     log = SignedLog(folder / LOG, SigningKey.load(folder / "site.key"))
     for start in range(0, releases, PIECE):
         charges = [released(first, number) for number in range(start, min(start + PIECE, releases))]

@@ -35,8 +35,8 @@ from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.models.presets import Preset, make_glm_config
 from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.autoglm.tasks.task import Task
-from fedglm.privacy.dp.dp_sgd import noised_mean
-from fedglm.privacy.dp.ghost_clipping import KEPT_BYTES, GhostClipper
+from fedglm.privacy.dp.dp_sgd import compute_noised_mean
+from fedglm.privacy.dp.ghost_clipping import MAX_BUFFER_BYTES, GhostClipper
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 
@@ -135,10 +135,10 @@ def opacus_ghost(module: nn.Module) -> Step:
     return step
 
 
-def ours(module: nn.Module, kept_bytes: int = KEPT_BYTES) -> Step:
+def ours(module: nn.Module, max_buffer_bytes: int = MAX_BUFFER_BYTES) -> Step:
     """One backward pass that books; noise from ChaCha20."""
     parameters = [parameter for _, parameter in federated_parameters(module)]
-    clipper = GhostClipper(module, parameters, MECHANISM.clipping_norm, kept_bytes=kept_bytes)
+    clipper = GhostClipper(module, parameters, MECHANISM.clipping_norm, max_buffer_bytes=max_buffer_bytes)
     optimizer, data, losses, noise = optimizer_of(module), batch(), task().sequence_losses, GaussianNoise()
     owners = torch.arange(SEQUENCES)
     clipper.__enter__()
@@ -146,7 +146,7 @@ def ours(module: nn.Module, kept_bytes: int = KEPT_BYTES) -> Step:
     def step() -> None:
         clipper.begin()
         clipper.add(losses(module, data), owners)
-        gradient = noised_mean(clipper.total, MECHANISM, noise, 100 * SEQUENCES)
+        gradient = compute_noised_mean(clipper.total, MECHANISM, noise, 100 * SEQUENCES)
         parts = torch.split(gradient, [parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
@@ -161,7 +161,7 @@ def only_noise(module: nn.Module) -> Step:
     noise, size = GaussianNoise(), sum(parameter.numel() for _, parameter in federated_parameters(module))
 
     def step() -> None:
-        noise.fill(MECHANISM.noise_std, size)
+        noise.normal(MECHANISM.noise_std, size)
 
     return step
 
@@ -206,7 +206,7 @@ def measure(size: str, kind: str, turns: int) -> None:
 
     cases = {"without privacy": without_privacy(fresh()), "Opacus hooks": opacus_hooks(fresh()), "ours": ours(fresh())}
     if not lora:
-        cases["ours, keeping none"] = ours(fresh(), kept_bytes=0)
+        cases["ours, keeping none"] = ours(fresh(), max_buffer_bytes=0)
         cases["without privacy, untied"] = without_privacy(fresh(tied=False))
     cases["Opacus ghost" if lora else "Opacus ghost, untied"] = opacus_ghost(fresh(tied=False))
     cases["noise of ours"] = only_noise(fresh())

@@ -16,7 +16,7 @@ from fedglm.cli.run import run
 from fedglm.cli.server import app as server
 from fedglm.cli.simulate import simulate
 from fedglm.cli.watch import watch
-from fedglm.privacy.keys.passphrase import ask_with
+from fedglm.privacy.keys.passphrase import set_prompt
 
 app = typer.Typer(
     name="fedglm",
@@ -56,7 +56,7 @@ def _options(
 def main() -> None:
     """Run the command line; exit codes: 0 success, 2 an error the user can fix, 130 Ctrl-C, 1 a bug (traceback)."""
     if sys.stdin is not None and sys.stdin.isatty():
-        ask_with(lambda path: str(typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)))
+        set_prompt(lambda path: str(typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)))
     try:
         code = app(standalone_mode=False)  # typer returns the exit code of the command
         if code == INTERRUPTED:  # it swallows Ctrl-C too

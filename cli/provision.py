@@ -46,12 +46,12 @@ def provision(
     Each kit (kits/SITE.zip) holds only what is public. The site makes its keys
     itself, and hands SITE.pub back: [bold]fedglm server enrol SITE.pub -C fl[/bold]
     """
-    from fedglm.privacy.keys.site_identity import checked_site_name
+    from fedglm.privacy.keys.site_identity import check_site_name
     from fedglm.server.project.enrolment import provisioned_sites
     from fedglm.server.project.folder import Project
     from fedglm.server.project.kits import write_kit
 
-    wanted = [checked_site_name(one) for one in site or []]  # before anything is made
+    wanted = [check_site_name(one) for one in site or []]  # before anything is made
     given = {"name": name, "hosts": host or None, "port": port, "control_port": control_port, "listen": listen}
     settings = _merge_settings(folder, given)
     project = Project.make(folder, settings, days=days, renew=renew)

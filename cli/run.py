@@ -131,7 +131,7 @@ def _execute_run(
     import json
 
     from fedglm.core.files import write_atomically
-    from fedglm.privacy.accounting.statement import summary_fields
+    from fedglm.privacy.accounting.statement import make_summary_fields
     from fedglm.run_folder.names import DONE, MODEL, ROUNDS, SUMMARY
     from fedglm.run_folder.rows import to_json, total_bytes
     from fedglm.scenarios.deployment import (
@@ -172,7 +172,7 @@ def _execute_run(
         "parameters": built.model.layout.size,
         "codec": scenario.update.codec,
         "density": scenario.update.effective_density,
-        **summary_fields(state_run_guarantees(scenario, sites)),
+        **make_summary_fields(state_run_guarantees(scenario, sites)),
         **totals,
         "superlink_uplink_bytes": superlink_bytes and superlink_bytes[0],
         "superlink_downlink_bytes": superlink_bytes and superlink_bytes[1],

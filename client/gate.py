@@ -33,7 +33,7 @@ from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.chained_file import Head
-from fedglm.privacy.log.entries import signature
+from fedglm.privacy.log.entries import is_signature
 from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, OutboundMessage, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
@@ -66,7 +66,7 @@ class OutboundGate:
         Raises:
             Refusal: There is none, or the policy has changed so that it is refused.
         """
-        with self._custody.logged("", 0):
+        with self._custody.log_refusals("", 0):
             return self._pinned()
 
     def admit(self, blob: bytes) -> None:
@@ -75,11 +75,11 @@ class OutboundGate:
         Raises:
             Refusal: The plan is not signed, or breaks a rule of the policy.
         """
-        with self._custody.logged("", 0):
+        with self._custody.log_refusals("", 0):
             signed = SignedPlan.from_bytes(blob)
-        with self._custody.logged(signed.plan.run, 0):
+        with self._custody.log_refusals(signed.plan.run, 0):
             self._hold(signed)
-            self._custody.log.admitted(signed, [*(rule.name for rule in PLAN_RULES), "code"])
+            self._custody.log.record_plan(signed, [*(rule.name for rule in PLAN_RULES), "code"])
         write_atomically(self._folder / PINNED, signed.to_bytes())
 
     def permit(self, instruction: TrainRequest, *, update: bool = True) -> Authorization:
@@ -93,21 +93,21 @@ class OutboundGate:
             Refusal: The instruction is not of the pinned plan, asks for what the policy keeps, or the ledger is not
                 the one that the server has known.
         """
-        with self._custody.logged(instruction.run, instruction.round):
+        with self._custody.log_refusals(instruction.run, instruction.round):
             plan = self._pinned()
             if (instruction.run, instruction.layout) != (plan.run, plan.layout):
                 raise Refusal("plan", "the instruction is of another run or model than the plan that was announced")
             if instruction.round > plan.spec.rounds:
                 raise Refusal("plan", f"round {instruction.round}, and the plan has {plan.spec.rounds}")
-            if instruction.anchor is not None and not self._custody.log.holds(Head.from_text(instruction.anchor)):
+            if instruction.anchor is not None and not self._custody.log.contains(Head.from_text(instruction.anchor)):
                 raise Refusal("log-anchor", "the log is not the one that the server has seen, or an older copy")
             if instruction.evaluate or not update:
                 check_message(OutboundMessage(size=0, metrics=frozenset(_METRICS)), self._custody.policy)
                 check_noise("metrics", plan.spec.noise.metrics, plan.spec.noise.metrics, plan)
-            mechanism = self._custody.mechanism_for(plan)
+            mechanism = self._custody.choose_mechanism(plan)
 
         def check_budget() -> None:
-            with self._custody.logged(instruction.run, instruction.round):
+            with self._custody.log_refusals(instruction.run, instruction.round):
                 asked = {"update": mechanism} if update else {}
                 asked |= {"metrics": plan.spec.noise.metrics} if instruction.evaluate or not update else {}
                 self._check_turns(plan, asked)
@@ -128,7 +128,7 @@ class OutboundGate:
             Refusal: Rule `seal`, or there is no plan.
             LogError: It could not be written.
         """
-        with self._custody.logged("", 0):
+        with self._custody.log_refusals("", 0):
             signed = self._announced()
             if signed is None:
                 raise Refusal("plan", "no plan was announced for this run")
@@ -138,7 +138,7 @@ class OutboundGate:
                 raise Refusal("seal", str(exc)) from exc
             if seal.run != signed.plan.run:
                 raise Refusal("seal", "the checkpoint is of another run than the plan that was announced")
-            own, key = self._custody.log.seal(signed, theirs, ours), self._custody.key
+            own, key = self._custody.log.exchange_tree_heads(signed, theirs, ours), self._custody.key
             return Sealed(log=own.log, **own.to_fields(), key=key.public.hex, countersignature=theirs.countersign(key))
 
     def introduce(self, introduction: JoinReply) -> JoinReply:
@@ -159,7 +159,7 @@ class OutboundGate:
         if outcome.attempt is None:  # no record was looked at
             return self._signed(reply, instruction.run, instruction.round)
         try:
-            with self._custody.logged(instruction.run, instruction.round):
+            with self._custody.log_refusals(instruction.run, instruction.round):
                 plan = self._pinned()
                 if outcome.failure is not None:
                     raise outcome.failure
@@ -266,7 +266,7 @@ class OutboundGate:
         """The charge for what leaves; without content, for an attempt of which nothing does."""
         release = hashlib.sha256((attempt or "").encode() if content is None else content).hexdigest()
         run, number = instruction.run, instruction.round
-        return self._custody.charge_of(run, number, noise, plan.sha256, release, purpose=purpose, attempt=attempt)
+        return self._custody.make_charge(run, number, noise, plan.sha256, release, purpose=purpose, attempt=attempt)
 
 
 def _checkpoints(seal: Seal, log: str) -> tuple[SignedTreeHead, tuple[SignedTreeHead, str] | None]:
@@ -277,6 +277,6 @@ def _checkpoints(seal: Seal, log: str) -> tuple[SignedTreeHead, tuple[SignedTree
     if not own:
         return theirs, None
     countersignature = own.get("countersignature", "")
-    if not signature(countersignature):
+    if not is_signature(countersignature):
         raise PrivacyError("a checkpoint comes with its countersignature")
     return theirs, (SignedTreeHead.from_fields(log, own), str(countersignature))

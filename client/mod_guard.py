@@ -59,7 +59,7 @@ class ModGuard:
         Raises:
             Refusal: The policy permits no such update; the refusal is written down.
         """
-        with self._custody.logged(run, server_round):
+        with self._custody.log_refusals(run, server_round):
             check_plain_update(layout, self._codec, self._custody.policy)
 
     def release_update(self, message: Message, answer: Answer, run: str, server_round: int) -> Message:
@@ -92,7 +92,7 @@ class ModGuard:
             Refusal: The policy permits nothing without noise; the app has not seen the message.
             Withheld: As `release_update`.
         """
-        with self._custody.logged(_NO_RUN, 0):
+        with self._custody.log_refusals(_NO_RUN, 0):
             check_without_noise(self._custody.policy)
 
         def content(reply: Message) -> bytes:
@@ -118,7 +118,7 @@ class ModGuard:
                 raise TypeError(f"the app answers with no message, but with {type(reply).__name__}")
             if reply.has_error():
                 raise RuntimeError(f"the app answers with error {reply.error.code}: {reply.error.reason}")
-            with custody.logged(run, server_round):
+            with custody.log_refusals(run, server_round):
                 self._check(reply)
                 leaves = content(reply)
             charge = self._charge(purpose, run, server_round, leaves)
@@ -133,7 +133,7 @@ class ModGuard:
 
     def _charge(self, purpose: str, run: str, server_round: int, content: bytes) -> Charge:
         release = hashlib.sha256(content).hexdigest()
-        return self._custody.charge_of(run, server_round, None, NO_PLAN, release, purpose=purpose)
+        return self._custody.make_charge(run, server_round, None, NO_PLAN, release, purpose=purpose)
 
     def _check(self, reply: Message) -> None:
         """What is in a reply beside arrays."""

@@ -25,7 +25,7 @@ from fedglm.compression.codec import CodecError
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import UpdateSettings
 from fedglm.privacy.errors import Refusal
-from fedglm.privacy.ledger.charges import new_id
+from fedglm.privacy.ledger.charges import make_attempt_id
 from fedglm.protocol.messages import RECORD, UPDATE_STYPE, ModRequest
 from fedglm.protocol.refusals import to_error
 
@@ -138,7 +138,7 @@ def _code(
     state = NodeState.load(folder, layout.size, run=order.run)
     state.settle(order.acknowledged, order.round)
     delta = flatten(arrays, layout) - start
-    pending = code_update(state, delta, start, order.round, settings, layout, attempt=new_id())
+    pending = code_update(state, delta, start, order.round, settings, layout, attempt=make_attempt_id())
     if pending.blob is None:
         raise TypeError("an update that was coded has bytes")
     if settings.feedback:

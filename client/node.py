@@ -32,7 +32,7 @@ from fedglm.core.files import StorageError
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.vault import Vault
-from fedglm.privacy.ledger.charges import new_id
+from fedglm.privacy.ledger.charges import make_attempt_id
 from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import JoinReply, TrainReply, TrainRequest
 
@@ -260,7 +260,7 @@ class Node:
         precision: ChosenPrecision,
     ) -> tuple[Pending, Exception | None]:
         """Make an update and keep it; of one that cannot be made, keep that it failed."""
-        attempt = new_id()
+        attempt = make_attempt_id()
         try:
             state.pending = self._make_update(instruction, state, replica, permit, precision, attempt)
             state.save(self.folder)
@@ -285,7 +285,7 @@ class Node:
     ) -> tuple[Measured, Exception | None]:
         """Measure and keep what came of it; of measures that cannot be made, keep that they failed."""
         failure, noise = None, permit.metrics
-        failed = Measured(instruction.round, replica.sha256, new_id(), None, noise, permit.commitment)
+        failed = Measured(instruction.round, replica.sha256, make_attempt_id(), None, noise, permit.commitment)
         try:
             state.measured = replace(failed, evaluation=self._evaluate(replica.vector, permit))
             state.save(self.folder)

@@ -21,10 +21,10 @@ from fedglm.autoglm.training.local import (
 )
 from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.privacy.dp.clippers import ClippingMode, make_clipper
-from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
+from fedglm.privacy.dp.dp_sgd import UnitSampler, compute_noised_mean, make_micro_batches
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.dp.noised_metrics import noised_means
+from fedglm.privacy.dp.noised_metrics import compute_noised_means
 from fedglm.privacy.errors import PrivacyError
 
 
@@ -91,14 +91,14 @@ def train_privately(
         for step in range(1, mechanism.steps + 1):
             warm_up(optimizer, settings, learning_rate, step)
             clipper.begin()
-            for indices, owners in micro_batches(sampler.draw(), settings.micro_batch_size):
+            for indices, owners in make_micro_batches(sampler.draw(), settings.micro_batch_size):
                 batch = {name: tensor.to(precision.device) for name, tensor in examples.batch(indices).items()}
                 with precision.autocast():
                     losses = task.sequence_losses(model, batch)
                 clipper.add(losses, owners.to(precision.device))
             if canary_hook is not None:
                 canary_hook(clipper.total)
-            _follow(parameters, noised_mean(clipper.total, mechanism, noise, declared_units))
+            _follow(parameters, compute_noised_mean(clipper.total, mechanism, noise, declared_units))
             optimizer.step()
             clipper.drop_gradients()
     delta = to_vector(model) - base
@@ -131,7 +131,7 @@ def evaluate_privately(
     owners = np.repeat(np.arange(len(drawn)), [len(records) for records in drawn])
     losses, correct = task.measure(model, held_out.select(np.concatenate([*drawn, np.zeros(0, np.int64)])))
     values = np.stack([losses.numpy(), correct.numpy()], axis=1)
-    (loss, accuracy), count = noised_means(values, owners, (task.loss_bound, 1.0), mechanism, noise)
+    (loss, accuracy), count = compute_noised_means(values, owners, (task.loss_bound, 1.0), mechanism, noise)
     return task.evaluation(loss, accuracy, count)
 
 

@@ -1,27 +1,28 @@
-"""What goes wrong with privacy. On doubt nothing leaves the node.
+"""Errors of privacy. In case of doubt nothing leaves the node.
 
     PrivacyError
-    ├── Refusal        a rule of the node forbids it
+    ├── Refusal        a rule of the node forbids the request
     ├── LedgerError    the ledger is damaged, was rolled back, or cannot be written
     ├── LogError       the signed log is damaged, contradicts the ledger, or cannot be written
-    └── PolicyError    the policy is malformed, unsigned, or signed by another key
+    ├── PolicyError    the policy is malformed, unsigned, or signed by another key
+    └── SealError      encrypted content was sealed by another key or under another name, or was changed
 
-Files that cannot be written are `StorageError` (`core/files.py`).
+Failed writes of files are `StorageError` (`core/files.py`).
 """
 
 from fedglm.core.errors import FedglmError
 
 
 class PrivacyError(FedglmError, RuntimeError):
-    """A promise cannot be made or kept; the message says why in one clear sentence."""
+    """A privacy guarantee cannot be given or kept; the message gives the reason in one sentence."""
 
 
 class Refusal(PrivacyError):
-    """A rule of the node forbids what was asked; nothing left.
+    """A rule of the node forbids the request; nothing left the node.
 
     Attributes:
-        rule: Short name of the rule that was broken.
-        reason: Why, in words that may be told to the server: settings and what the server itself sent.
+        rule: Short name of the broken rule.
+        reason: Reason in words that may be sent to the server: only settings, and content that the server itself sent.
     """
 
     def __init__(self, rule: str, reason: str) -> None:
@@ -38,8 +39,12 @@ class LedgerError(PrivacyError):
 
 
 class LogError(PrivacyError):
-    """The signed log is damaged, was cut, contradicts the ledger, or cannot be written; nothing may be released."""
+    """The signed log is damaged or truncated, contradicts the ledger, or cannot be written; nothing may be released."""
 
 
 class PolicyError(PrivacyError):
     """The node's policy is malformed, unsigned, or signed by another key; nothing may be released."""
+
+
+class SealError(PrivacyError):
+    """Encrypted content was sealed by another key or under another name, or was changed; it is not decrypted."""

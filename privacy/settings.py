@@ -1,34 +1,35 @@
-"""What a run asks of privacy."""
+"""Settings of the privacy guarantee of a run."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA
+from fedglm.privacy.accounting.accountant import MAX_DELTA, MIN_DELTA
 
 MIN_EPSILON = 0.05
-"""The accountants are exact to 0.02, so less cannot be asked for."""
+"""Minimum epsilon of a run: the accountants are exact to 0.02."""
 
 
 class PrivacySettings(BaseModel):
-    """`[privacy]`: the guarantee that a run asks for.
+    """Settings of `[privacy]`, the guarantee of a run.
 
     Attributes:
-        epsilon: Greatest privacy loss of each site over the whole run, at `delta`; None trains without noise.
-        delta: Probability with which that may fail. None takes 1 / (10 x units) of the smallest site, rounded down.
-        clipping_norm: Greatest L2 norm of what one unit contributes to a step.
-        unit: What is protected: "record", or the field that says whose a record is. None takes `data.unit_field` where
-            there is one, else "record".
-        records_per_unit: Most records of a unit that a step looks at.
-        noise_slack: A site whose ledger has too little left for the whole run adds up to so many times the plan's
-            noise. One that would need more takes part until its budget ends.
-        units: Number of units that a site declares, the smallest one's where they differ. For real sites alone, whose
-            data nobody sees; a simulation counts.
-        metrics_share: Share of epsilon that measures of the sites spend, where `federation.node_metrics` asks for them.
+        epsilon: Maximum privacy loss of each site over the whole run, at `delta`; None trains without noise.
+        delta: Probability with which the guarantee may fail. None takes 1 / (10 x units) of the smallest site, rounded
+            down.
+        clipping_norm: Maximum L2 norm of one unit's contribution to a step.
+        unit: Privacy unit: "record", or the field with the owner of a record. None takes `data.unit_field` where it is
+            set, else "record".
+        records_per_unit: Maximum number of a unit's records in a step.
+        noise_slack: Factor by which a site may add more noise than the plan's where its remaining budget is too small
+            for the whole run. A site that would need more takes part until its budget is spent.
+        units: Number of units that a site declares, that of the smallest site where they differ. Only for real sites,
+            whose data nobody sees; a simulation counts them.
+        metrics_share: Share of epsilon for the sites' metrics, where `federation.node_metrics` requests them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epsilon: float | None = Field(default=None, ge=MIN_EPSILON, le=50)
-    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
+    delta: float | None = Field(default=None, ge=MIN_DELTA, le=MAX_DELTA)
     clipping_norm: float = Field(default=1.0, gt=0, le=1e6)
     unit: str | None = Field(default=None, min_length=1, max_length=100)
     records_per_unit: int = Field(default=4, ge=1, le=100_000)

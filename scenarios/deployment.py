@@ -15,7 +15,7 @@ from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.site_data import make_public_task
 from fedglm.autoglm.tasks.task import Task
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.privacy.accounting.accountant import usual_delta
+from fedglm.privacy.accounting.accountant import choose_default_delta
 from fedglm.privacy.accounting.statement import Statement
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import TERMS, SignedPlan
@@ -180,7 +180,7 @@ def _plan_noise(scenario: Scenario) -> NoisePlan:
 
 
 def _choose_delta(scenario: Scenario) -> float:
-    return usual_delta(_read_units(scenario)) if scenario.privacy.delta is None else scenario.privacy.delta
+    return choose_default_delta(_read_units(scenario)) if scenario.privacy.delta is None else scenario.privacy.delta
 
 
 def _read_units(scenario: Scenario) -> int:

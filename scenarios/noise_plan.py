@@ -8,17 +8,17 @@ import numpy as np
 
 from fedglm.autoglm.federation import SiteRecords
 from fedglm.compression.layout import Layout
-from fedglm.privacy.accounting.accountant import usual_delta
+from fedglm.privacy.accounting.accountant import choose_default_delta
 from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.accounting.statement import (
     NO_GUARANTEE,
     NO_GUARANTEE_AGAINST_SERVER,
     Statement,
-    client_guarantee,
-    guarantee,
+    state_client_guarantee,
+    state_unit_guarantee,
 )
-from fedglm.privacy.custody.store import initialize, is_established
-from fedglm.privacy.dp.mechanism import Event, Mechanism, metrics_mechanism
+from fedglm.privacy.custody.store import initialize, is_initialized
+from fedglm.privacy.dp.mechanism import Event, Mechanism, make_metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import ANY, Policy
@@ -63,7 +63,7 @@ def delta_of(scenario: Scenario, sites: tuple[SiteRecords, ...]) -> float:
     """Return a run's delta: the scenario's, or 1 / (10 x units) of the smallest site, rounded down to one digit."""
     if scenario.privacy.delta is not None:
         return scenario.privacy.delta
-    return usual_delta(min(declared_units(site) for site in sites))
+    return choose_default_delta(min(declared_units(site) for site in sites))
 
 
 def plan_noise(scenario: Scenario, sites: tuple[SiteRecords, ...], delta: float) -> NoisePlan:
@@ -117,7 +117,7 @@ def calibrate_noise(scenario: Scenario, participations: int, units: float, delta
         max_participations=participations,
         mechanism=mechanism,
         max_noise_multiplier=private.noise_slack * mechanism.noise_multiplier,
-        metrics=metrics_mechanism(mechanism, measures[0].noise_multiplier) if measures else None,
+        metrics=make_metrics_mechanism(mechanism, measures[0].noise_multiplier) if measures else None,
     )
 
 
@@ -166,7 +166,7 @@ def establish_site(
     delta: float,
 ) -> None:
     """Give a simulated site a policy that permits this run alone, unless an earlier process has done so."""
-    if is_established(folder):
+    if is_initialized(folder):
         return
     private: dict[str, Any] = {}
     mechanism, metrics = planned.mechanism, planned.metrics
@@ -207,9 +207,9 @@ def state_guarantees(scenario: Scenario, delta: float | None, nodes: int) -> lis
     if private.epsilon is None or delta is None:
         statements = [NO_GUARANTEE if client.epsilon is None else NO_GUARANTEE_AGAINST_SERVER]
     else:
-        statements = [guarantee(private.epsilon, delta, unit_of(scenario))]
+        statements = [state_unit_guarantee(private.epsilon, delta, unit_of(scenario))]
     if client.epsilon is not None:
-        statements.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
+        statements.append(state_client_guarantee(client.epsilon, client.delta_of(nodes)))
     return statements
 
 

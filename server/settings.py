@@ -5,8 +5,8 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA, usual_delta
-from fedglm.privacy.log.tree_head import MAX_SEALS
+from fedglm.privacy.accounting.accountant import MAX_DELTA, MIN_DELTA, choose_default_delta
+from fedglm.privacy.log.tree_head import MAX_WITNESSED_HEADS
 from fedglm.privacy.settings import MIN_EPSILON
 
 CLIP_FACTOR: Final = 1.25
@@ -15,7 +15,7 @@ CLIP_FACTOR: Final = 1.25
 CLIP_FACTOR_WITH_NOISE: Final = 1.0
 """Under noise, norms differ by a percent."""
 
-_SEALS: Final = MAX_SEALS - 100
+_SEALS: Final = MAX_WITNESSED_HEADS - 100
 """That a run may plan; each time that it goes on after a kill it may need one more."""
 
 
@@ -142,9 +142,9 @@ class ClientPrivacySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epsilon: float | None = Field(default=None, ge=MIN_EPSILON, le=50)
-    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
+    delta: float | None = Field(default=None, ge=MIN_DELTA, le=MAX_DELTA)
     clipping_norm: float = Field(default=1.0, ge=1e-3, le=1e3)
 
     def delta_of(self, nodes: int) -> float:
         """The delta of a federation of `nodes` nodes."""
-        return usual_delta(nodes) if self.delta is None else self.delta
+        return choose_default_delta(nodes) if self.delta is None else self.delta

@@ -16,7 +16,7 @@ from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.precision import choose_precision, torch_device
 from fedglm.core.files import storage_errors
-from fedglm.privacy.accounting.statement import summary_fields
+from fedglm.privacy.accounting.statement import make_summary_fields
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
@@ -212,7 +212,7 @@ def _describe_run(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "precision": precision.name,
         "precision_reason": precision.reason,
         "device": str(precision.device),
-        **summary_fields(state_guarantees(scenario, delta, nodes)),
+        **make_summary_fields(state_guarantees(scenario, delta, nodes)),
         "epsilon": None,
         "delta": delta,
         "client_epsilon": None,

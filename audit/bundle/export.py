@@ -19,7 +19,7 @@ from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import check_regular, read_regular
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.log.chained_file import now
+from fedglm.privacy.log.chained_file import utc_now
 from fedglm.privacy.log.signed_log import LOG
 
 
@@ -50,7 +50,7 @@ def export_bundle(folder: Path, out: Path, role: str, key: SigningKey) -> list[s
     for path in sorted(paths, key=lambda path: path.name != LOG):
         contents |= {path.relative_to(folder).with_name(name).as_posix(): text for name, text in _read_contents(path)}
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    manifest = canonical_json({"made": now(), "role": role, "key": key.public.hex, "files": files})
+    manifest = canonical_json({"made": utc_now(), "role": role, "key": key.public.hex, "files": files})
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
         signed = {MANIFEST: manifest, SIGNATURE: key.sign(CONTEXT, manifest).hex().encode()}

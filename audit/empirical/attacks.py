@@ -18,7 +18,7 @@ from fedglm.audit.empirical.probe import DoesNotFit
 from fedglm.audit.empirical.results import ATTACK, AttackAudit, AttackFigures
 from fedglm.audit.empirical.scores import Auc, average_auc
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.privacy.accounting.accountant import spent, usual_delta
+from fedglm.privacy.accounting.accountant import choose_default_delta, compute_epsilon
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.run_folder.names import AUDIT
 from fedglm.run_folder.record import ReportError
@@ -100,7 +100,7 @@ def choose_noise(audited: AuditedRun) -> AttackNoise:
         planned is not None
     ):  # the plan's noise is for the units that its sites declare, not for the records that stand in
         mechanism = planned
-        delta = private.delta or usual_delta(private.units or 1)
+        delta = private.delta or choose_default_delta(private.units or 1)
     else:
         scenario = scenario.model_copy(update={"privacy": private.model_copy(update={"epsilon": epsilon})})
         delta = delta_of(scenario, sites)
@@ -108,7 +108,7 @@ def choose_noise(audited: AuditedRun) -> AttackNoise:
         if noised is None:
             raise ReportError("a scenario with an epsilon plans no noise")
         mechanism = noised
-    return AttackNoise(mechanism, epsilon, spent([mechanism.event()], delta).epsilon, delta)
+    return AttackNoise(mechanism, epsilon, compute_epsilon([mechanism.event()], delta).epsilon, delta)
 
 
 def make_settings(noise: AttackNoise, codec: str) -> list[AttackSetting]:

@@ -14,7 +14,7 @@ from fedglm.autoglm.errors import DataError
 from fedglm.compression.downlink import vector_sha256
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import storage_errors
-from fedglm.privacy.log.chained_file import now
+from fedglm.privacy.log.chained_file import utc_now
 from fedglm.run_folder.names import AUDIT, INITIAL, RUN, SCENARIO
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios.scenario import Scenario
@@ -49,7 +49,7 @@ class AuditedRun:
         return {
             "code": code_sha256(),
             "model": vector_sha256(self.base),
-            "made": now(),
+            "made": utc_now(),
             "records": self.records,
             "precision": f"{precision.name} on {precision.device.type}",
         }

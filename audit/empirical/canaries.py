@@ -26,7 +26,7 @@ from fedglm.audit.empirical.bounds import (
 )
 from fedglm.audit.empirical.probe import DoesNotFit, TrainingProbe, max_gradients
 from fedglm.autoglm.data.examples import concatenate
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
@@ -190,7 +190,7 @@ def _compute_clean_sum(probe: TrainingProbe, mechanism: Mechanism) -> npt.NDArra
 
 def _compute_claim(mechanism: Mechanism) -> float:
     """Return epsilon by the accountants, plus a little, so that noise can be calibrated to it."""
-    return spent([mechanism.event()], DELTA).epsilon + 0.005
+    return compute_epsilon([mechanism.event()], DELTA).epsilon + 0.005
 
 
 def _evaluate(
@@ -198,7 +198,7 @@ def _evaluate(
 ) -> CanaryResult:
     """Compute bounds and estimate from the scores of canaries."""
     confidence = 1 - (1 - CONFIDENCE) / _BOUNDS
-    guesses, claimed = make_guesses(scores, inside), spent([mechanism.event()], DELTA).epsilon
+    guesses, claimed = make_guesses(scores, inside), compute_epsilon([mechanism.event()], DELTA).epsilon
     estimate: GaussianEstimate = estimate_gaussian(scores, inside)
     return CanaryResult(
         kind=kind,

@@ -12,7 +12,7 @@ from fedglm.audit.records.release_entries import ReleaseEntry
 from fedglm.audit.records.untrusted_sqlite import UNREADABLE, check_schema, open_untrusted, read_previous_hash
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.ledger.ledger import Ledger
-from fedglm.privacy.log.chained_file import chained
+from fedglm.privacy.log.chained_file import compute_chain_hash
 from fedglm.privacy.log.entries import TIME
 
 _ROW_END: Final = re.compile(TIME + r'"\}')
@@ -56,7 +56,7 @@ class LedgerRows:
         expected = entry.common.make_row_text(entry.row, entry.release, entry.round, entry.id)
         if type(text) is not str or not text.startswith(expected) or not _ROW_END.fullmatch(text, len(expected)):
             return "says something else"
-        self._before = chained(self._before, text.encode())
+        self._before = compute_chain_hash(self._before, text.encode())
         return "" if self._before == digest else "does not follow from the row before it"
 
 
@@ -77,7 +77,7 @@ def check_ledger(path: Path, log: LogScan) -> tuple[int, str]:
         return log.rows, "entry {}: {}".format(*log.ledger_fault)
     rows, charged = log.rows, set[bytes]()
     with open_untrusted(path, again=True) as database:
-        check_schema(database, path, Ledger.scheme())
+        check_schema(database, path, Ledger.schema())
         (first,) = database.execute("SELECT min(number) FROM charges").fetchone()
         if first not in (None, 1):
             return 0, f"row {first}: a ledger begins with row 1"
@@ -86,7 +86,7 @@ def check_ledger(path: Path, log: LogScan) -> tuple[int, str]:
             return rows, f"row {rows + 1}: what comes before it is missing"
         query = "SELECT number, entry, hash FROM charges WHERE number > ? ORDER BY number"
         for number, (place, text, digest) in enumerate(database.execute(query, (rows,)), rows + 1):
-            before = chained(before, str(text).encode())
+            before = compute_chain_hash(before, str(text).encode())
             if place != number or before != digest:
                 return rows, f"row {number}: its hash does not follow from the row before and its text"
             attempt = _parse_attempt(str(text))

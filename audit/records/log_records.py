@@ -13,8 +13,8 @@ from fedglm.audit.records.log_summary import LogScan
 from fedglm.audit.records.untrusted_sqlite import open_untrusted, read_previous_hash
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.log.merkle import Tree, leaf_hash
-from fedglm.privacy.log.tree_head import COLUMNS, SignedTreeHead, is_vouched
+from fedglm.privacy.log.merkle import Tree, hash_leaf
+from fedglm.privacy.log.tree_head import FIELDS, SignedTreeHead, is_new_key_signed
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class LogRecord:
         with open_untrusted(self.path, again=True) as database:
             for (text,) in database.execute("SELECT entry FROM entries ORDER BY number"):
                 content = str(text).encode()
-                if leaf_hash(content) != next(left, None):
+                if hash_leaf(content) != next(left, None):
                     raise LogError(f"{self.path} was changed while it was read")
                 yield content
         if next(left, None) is not None:
@@ -174,7 +174,7 @@ def _read_tree_head(path: Path) -> tuple[str, SignedTreeHead | None]:
     if len(rows) != 1:
         return origin, None
     try:
-        return origin, SignedTreeHead.from_fields(origin, dict(zip(COLUMNS, rows[0], strict=True)))
+        return origin, SignedTreeHead.from_fields(origin, dict(zip(FIELDS, rows[0], strict=True)))
     except PrivacyError:
         return origin, None
 
@@ -192,7 +192,7 @@ def _check_key_changes(record: LogRecord, known: KnownKeys) -> Check:
             if not known.belongs_to(record.subject, now.hex):
                 detail = "no old key vouched for this one; if it is the owner's, give it with --key"
                 return make_check(False, f"entry {entry['number']}: {detail}")
-        elif not is_vouched(before, record.origin, now, entry["vouched"]):
+        elif not is_new_key_signed(before, record.origin, now, entry["vouched"]):
             return make_check(False, f"entry {entry['number']}: the old key did not vouch for the new one")
     detail = record.keys[-1].fingerprint()
     return make_check(True, f"{detail}{f', changed {len(record.keys) - 1} times' if len(record.keys) > 1 else ''}")

@@ -15,7 +15,7 @@ from fedglm.audit.records.release_entries import EntryReader, ReleaseEntry
 from fedglm.audit.records.untrusted_sqlite import check_schema, open_untrusted, read_previous_hash
 from fedglm.core.processes import KilledError, map_in_processes
 from fedglm.privacy.errors import LogError, PrivacyError
-from fedglm.privacy.log.chained_file import chained
+from fedglm.privacy.log.chained_file import compute_chain_hash
 from fedglm.privacy.log.signed_log import SignedLog
 
 PIECE: Final = 50_000
@@ -36,7 +36,7 @@ def scan_log(log: Path, ledger: Path | None = None, piece: int = PIECE) -> LogSc
     with ThreadPoolExecutor() as threads:
         list(threads.map(_check_file, filter(None, (log, ledger))))
     with open_untrusted(log, again=True) as database:
-        check_schema(database, log, SignedLog.scheme())
+        check_schema(database, log, SignedLog.schema())
         count, first = database.execute("SELECT count(*), min(number) FROM entries").fetchone()
     if count and first != 1:
         return LogScan(1, fault=f"entry {first}: a log begins with entry 1")
@@ -104,6 +104,6 @@ def _check_chained(previous: str, number: int, place: object, text: object, dige
     if place != number or type(text) is not str or type(digest) is not str:
         raise PrivacyError("it is missing, or another stands in its place")
     content = text.encode()
-    if chained(previous, content) != digest:
+    if compute_chain_hash(previous, content) != digest:
         raise PrivacyError("its hash does not follow from the entry before and its text")
     return text, content, digest

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from fedglm.audit.records.release_entries import ReleaseEntry
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.log.merkle import leaf_hash
+from fedglm.privacy.log.merkle import hash_leaf
 
 _EPSILON_TOLERANCE: Final = 0.1
 """Largest decrease of epsilon between releases; accountants use a coarser grid for more steps."""
@@ -149,7 +149,7 @@ class LogScan:
             PrivacyError: The entry is about another row of the ledger than the next.
         """
         self.chain.append(bytes.fromhex(digest[:32]))
-        self.leaves.append(leaf_hash(content))
+        self.leaves.append(hash_leaf(content))
         if isinstance(entry, ReleaseEntry):
             self._charge(entry)
         elif entry["kind"] == "accepted":

@@ -14,11 +14,11 @@ from fedglm.audit.records.snapshot import snapshot
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.merkle import (
-    consistency_proof,
-    inclusion_proof,
+    compute_root_by_inclusion,
+    hash_leaf,
     is_consistent,
-    leaf_hash,
-    root_by_inclusion,
+    make_consistency_proof,
+    make_inclusion_proof,
 )
 from fedglm.privacy.log.tree_head import SignedTreeHead
 
@@ -47,7 +47,7 @@ def prove_inclusion(path: Path, number: int) -> dict[str, Any]:
             raise PrivacyError(f"{path} has {log.size} entries, and no entry {number}")
         text = next(itertools.islice(log.read_texts(), number - 1, None))
     content = {"kind": "inclusion", "number": number, "entry": text.decode()}
-    return _make_proof(log, tree_head, content, inclusion_proof(log.scan.leaves, number - 1))
+    return _make_proof(log, tree_head, content, make_inclusion_proof(log.scan.leaves, number - 1))
 
 
 def prove_consistency(path: Path, size: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def prove_consistency(path: Path, size: int) -> dict[str, Any]:
     if not 1 <= size <= log.size:
         raise PrivacyError(f"{path} has {log.size} entries: it never stood at {size}")
     content = {"kind": "consistency", "old_size": size, "old_root": log.compute_root(size)}
-    return _make_proof(log, tree_head, content, consistency_proof(log.scan.leaves, size))
+    return _make_proof(log, tree_head, content, make_consistency_proof(log.scan.leaves, size))
 
 
 def check_proof(proof: object) -> Check:
@@ -89,8 +89,8 @@ def check_proof(proof: object) -> Check:
         steps = [_parse_hash(step) for step in proof["path"]]
         root = bytes.fromhex(tree_head.root)
         if proof["kind"] == "inclusion":
-            number, leaf = _parse_integer(proof["number"]), leaf_hash(str(proof["entry"]).encode())
-            proved = root_by_inclusion(leaf, number - 1, tree_head.size, steps) == root
+            number, leaf = _parse_integer(proof["number"]), hash_leaf(str(proof["entry"]).encode())
+            proved = compute_root_by_inclusion(leaf, number - 1, tree_head.size, steps) == root
             detail = f"entry {number} is one of the {tree_head.size} that {key.fingerprint()} signed"
         elif proof["kind"] == "consistency":
             size, old = _parse_integer(proof["old_size"]), _parse_hash(proof["old_root"])

@@ -127,7 +127,7 @@ def _needs_rollback(database: sqlite3.Connection, path: Path) -> bool:
         raise
     finally:
         database.set_progress_handler(None, 0)
-    if schema not in (SignedLog.scheme(), Ledger.scheme()):
+    if schema not in (SignedLog.schema(), Ledger.schema()):
         raise make_schema_error(path)
     return False
 

@@ -11,15 +11,15 @@ from fedglm.audit.records.ledger_scan import check_ledger
 from fedglm.audit.records.log_lines import check_lines
 from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
 from fedglm.audit.records.log_summary import ReleaseGroup
-from fedglm.privacy.accounting.accountant import spent, upper_bound, within
+from fedglm.privacy.accounting.accountant import bound_epsilon, compute_epsilon, is_within_budget
 from fedglm.privacy.custody.store import FOLDER, LEDGER, POLICY
 from fedglm.privacy.dp.mechanism import MAX_STEPS, Event, Mechanism
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.ledger.charges import one_data_set
+from fedglm.privacy.ledger.charges import find_data_set_pairs
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import load_policy
-from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
+from fedglm.privacy.policy.rules import PLAN_RULES, find_broken_rules
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 
 _EPSILON_TOLERANCE = 0.03
@@ -202,7 +202,7 @@ def _find_fault(
     if fields["purpose"] == "metrics" and not policy.metrics:
         return "it is of measures, and the policy lists no metrics"
     number, signed = plans[fields["plan"]]
-    for rule, reason in broken_rules(_PLAN_RULES, signed, policy):
+    for rule, reason in find_broken_rules(_PLAN_RULES, signed, policy):
         return f"its plan breaks the policy's rule {rule.name}: {reason}"
     if number > group.first:
         return "it left before its plan was admitted"
@@ -240,7 +240,7 @@ def _check_epsilons(record: LogRecord, policies: dict[int, dict[str, Any]]) -> l
     spent_budgets = []
     while pairs:
         name, content = min(pairs)
-        same = one_data_set(pairs, name, content)
+        same = find_data_set_pairs(pairs, name, content)
         pairs -= same
         own = [group for group in groups if (group.fields["data_set"], group.fields["commitment"]) in same]
         spent_budgets.append(_check_epsilon(record, name, own, policies))
@@ -262,7 +262,7 @@ def _check_epsilon(
         detail = f"{name}: entry {last.first} left with noise, and no limit was set"
         return budget, _make_check(record, "epsilon", False, detail)
     events = [event for group in groups for event in _expand_events(group)]
-    total = spent(events, policy.delta)
+    total = compute_epsilon(events, policy.delta)
     by = f"PRV {total.prv:.3f}, PLD {total.pld:.3f}" if total.prv is not None and total.pld is not None else "RDP"
     detail = f"{name}: {total.epsilon:.3f} of {policy.epsilon:g} at delta {policy.delta:g} ({by})"
     budget, reported, fault = replace(budget, epsilon=total.epsilon), last.epsilon, ""
@@ -271,7 +271,7 @@ def _check_epsilon(
         fault = f": by entry {overspent} more was spent than the policy permits that was in force"
     elif reported is None:
         fault = f", and entry {last.last} tells none"
-    elif abs(reported - upper_bound(events, policy.delta)) > _EPSILON_TOLERANCE:
+    elif abs(reported - bound_epsilon(events, policy.delta)) > _EPSILON_TOLERANCE:
         fault = f", and the log tells {reported:.3f}"
     return budget, _make_check(record, "epsilon", not fault, detail + fault)
 
@@ -285,7 +285,7 @@ def _find_overspent(groups: list[ReleaseGroup], policies: dict[int, dict[str, An
         policy = Policy.model_validate(policies[number]["content"])
         until = [group for group in groups if group.policy_entry <= number]
         events = [event for group in until for event in _expand_events(group)]
-        if policy.epsilon is None or policy.delta is None or not within(events, policy.epsilon, policy.delta):
+        if policy.epsilon is None or policy.delta is None or not is_within_budget(events, policy.epsilon, policy.delta):
             yield max(group.last for group in until)
 
 

@@ -89,7 +89,7 @@ def sign_policy(
     from fedglm.client.site.folder import open_site
     from fedglm.client.site.policy_signing import sign_site_policy
     from fedglm.compression.codec import codec_names
-    from fedglm.privacy.policy.rules import missing_keys
+    from fedglm.privacy.policy.rules import find_missing_keys
 
     site = open_site(folder)
     policy, left_out = sign_site_policy(site, leave_out=leave_out)
@@ -100,7 +100,7 @@ def sign_policy(
         typer.echo(
             f"note: this fedglm knows no codec {', '.join(unknown)}; it knows {', '.join(codec_names())}", err=True
         )
-    if missing := missing_keys(policy):
+    if missing := find_missing_keys(policy):
         typer.echo(f"note: it permits no run at all; not given are {', '.join(missing)}", err=True)
     elif policy.without_differential_privacy:
         typer.echo("it permits updates without noise: no privacy guarantee at all")
@@ -207,9 +207,9 @@ def _create_state_key(site: "Site", passphrase: str | None) -> str:
 
 
 def _ask_new_passphrase() -> str:
-    from fedglm.privacy.keys.passphrase import given_or
+    from fedglm.privacy.keys.passphrase import read_or_prompt
 
-    return given_or(lambda: str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)))
+    return read_or_prompt(lambda: str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)))
 
 
 def _copy_startup_kit(kit: Path, out: Path) -> None:

@@ -6,12 +6,12 @@ from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import SiteError
 from fedglm.client.site.site_keys import flower_public
 from fedglm.core.findings import Finding, failure, ok, warning
-from fedglm.privacy.custody.budget_left import read_budget
-from fedglm.privacy.custody.store import POLICY, is_established
+from fedglm.privacy.custody.budget_state import read_budget
+from fedglm.privacy.custody.store import POLICY, is_initialized
 from fedglm.privacy.errors import PolicyError, PrivacyError
 from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.policy_file import load_policy
-from fedglm.privacy.policy.rules import missing_keys
+from fedglm.privacy.policy.rules import find_missing_keys
 
 SIGN = "run fedglm client sign-policy"
 
@@ -37,7 +37,7 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
         units: Number of units in the records; None where they could not be read.
     """
     check, folder = "policy", site.custody_folder
-    if not is_established(folder):
+    if not is_initialized(folder):
         return [failure(check, "none is signed yet, so nothing may leave", f"fill in policy.toml, then {SIGN}")]
     try:
         policy = load_policy(folder / POLICY, site.key().public)
@@ -45,7 +45,7 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
         return [failure(check, str(exc), SIGN)]
     except PrivacyError as exc:
         return [failure(check, str(exc), "mend the keys first")]
-    if missing := missing_keys(policy):
+    if missing := find_missing_keys(policy):
         detail = f"it permits no run at all: not given are {', '.join(missing)}"
         return [failure(check, detail, f"fill them in in policy.toml, then {SIGN}")]
     if policy.servers != (ANY,) and site.kit.signing not in policy.servers:

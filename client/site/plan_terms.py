@@ -13,11 +13,11 @@ from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import SiteError
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.untrusted_files import read_regular
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.store import POLICY
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.policy.policy import Policy
-from fedglm.privacy.policy.rules import PLAN_RULES, broken_rules
+from fedglm.privacy.policy.rules import PLAN_RULES, find_broken_rules
 from fedglm.privacy.policy.run_plan import MAX_BYTES_AS_TEXT, SignedPlan
 from fedglm.protocol.recipe import Recipe, RecipeError
 
@@ -67,7 +67,7 @@ def terms_for(site: Site, signed: SignedPlan) -> PlanTerms:
     except RecipeError as exc:
         raise SiteError(f"the plan cannot be followed: {exc}") from exc
     policy = _policy(site)
-    broken = {rule.name: reason for rule, reason in broken_rules(PLAN_RULES, signed, policy)}
+    broken = {rule.name: reason for rule, reason in find_broken_rules(PLAN_RULES, signed, policy)}
     if signed.plan.code != code_sha256():
         broken["code"] = "the runs are of other code than is installed here: install the server's version"
     unit = site.settings.data.unit
@@ -116,4 +116,4 @@ def _epsilon(signed: SignedPlan, policy: Policy) -> float | None:
     if noise.mechanism is None or policy.delta is None:
         return None
     events = [mechanism.event() for mechanism in noise.mechanisms] * noise.max_participations
-    return spent(events, policy.delta).epsilon
+    return compute_epsilon(events, policy.delta).epsilon

@@ -11,7 +11,7 @@ from fedglm.client.site.row_counts import HARMLESS, UnfitError, count_rows
 from fedglm.client.site.settings import SiteError
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog
-from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, initialize, is_established
+from fedglm.privacy.custody.store import KEY, LEDGER, POLICY, initialize, is_initialized
 from fedglm.privacy.custody.transaction import ReleaseTransaction
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
@@ -63,11 +63,11 @@ def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
     if left_out and not leave_out:
         raise SiteError(f"{site.source} holds {left_out}: correct them, or sign with --leave-out")
     key = site.key()
-    if not is_established(folder):
+    if not is_initialized(folder):
         initialize(folder, policy, name=site.name)
     write_atomically(folder / POLICY, content)
     policy = sign_policy(folder / POLICY, key)
-    ReleaseTransaction(Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)).put_in_force(policy)
+    ReleaseTransaction(Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)).activate_policy(policy)
     return Signed(policy, left_out)
 
 

@@ -13,7 +13,7 @@ from fedglm.core.errors import FedglmError
 from fedglm.core.toml_settings import Settings, read_settings
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.keys.site_identity import checked_site_name
+from fedglm.privacy.keys.site_identity import check_site_name
 
 SITE_FILE, KIT_FILE = "site.toml", "kit.toml"
 
@@ -28,7 +28,7 @@ class SiteError(FedglmError, RuntimeError):
 
 def _is_site(name: str) -> str:
     try:
-        return checked_site_name(name)
+        return check_site_name(name)
     except PrivacyError as exc:
         raise ValueError(str(exc)) from exc
 

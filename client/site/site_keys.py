@@ -24,8 +24,8 @@ from fedglm.client.site.settings import SiteError
 from fedglm.core.files import create_privately, storage_errors, write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys.key_files import lock, read_key
-from fedglm.privacy.keys.private_files import private_folder
+from fedglm.privacy.keys.key_files import choose_key_encryption, read_key
+from fedglm.privacy.keys.private_files import make_private_folder
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.site_identity import SiteIdentity
 from fedglm.privacy.log.signed_log import LOG
@@ -77,8 +77,8 @@ def make_keys(
             if path.exists():
                 with storage_errors(path):
                     path.rename(path.with_name(f"{path.name}.{stamp}.old"))
-    encryption = lock(passphrase)  # refuses a bad one before anything is made
-    private_folder(signing_key.parent)
+    encryption = choose_key_encryption(passphrase)  # refuses a bad one before anything is made
+    make_private_folder(signing_key.parent)
     is_new = not (flower_key.exists() and signing_key.exists())
     if not flower_key.exists():
         private = generate_private_key(SECP384R1())

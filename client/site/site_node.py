@@ -35,7 +35,7 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
     # Sums in other orders give other bits.
     torch.set_num_threads(site.settings.site.threads)
     custody = site.custody()
-    with custody.logged(plan.run, 0):
+    with custody.log_refusals(plan.run, 0):
         try:
             outline = _outline(site, plan.spec.recipe)
             training = _training(site, outline.recipe, plan)

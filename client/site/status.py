@@ -4,12 +4,12 @@ import datetime
 from dataclasses import dataclass
 
 from fedglm.client.site.folder import Site
-from fedglm.privacy.custody.budget_left import BudgetState, read_budget
+from fedglm.privacy.custody.budget_state import BudgetState, read_budget
 from fedglm.privacy.custody.refusal_log import RefusalLog
-from fedglm.privacy.custody.store import POLICY, REFUSALS, is_established
+from fedglm.privacy.custody.store import POLICY, REFUSALS, is_initialized
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import load_policy
-from fedglm.privacy.policy.rules import missing_keys
+from fedglm.privacy.policy.rules import find_missing_keys
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def read_status(site: Site) -> SiteStatus:
         PrivacyError: Key, policy, ledger or log of refusals are damaged.
     """
     folder = site.custody_folder
-    policy = load_policy(folder / POLICY, site.key().public) if is_established(folder) else None
+    policy = load_policy(folder / POLICY, site.key().public) if is_initialized(folder) else None
     refusals = RefusalLog(folder / REFUSALS).summary()
     last = refusals.last
     return SiteStatus(
         policy=policy,
         budget=read_budget(folder, policy) if policy is not None else None,
-        missing_keys=tuple(missing_keys(policy)) if policy is not None else (),
+        missing_keys=tuple(find_missing_keys(policy)) if policy is not None else (),
         refusals=refusals.by_rule.total(),
         last_refusal=(last.time, last.rule, last.reason) if last is not None else None,
         last_work=_last_work(site),

@@ -20,7 +20,7 @@ from fedglm.client.preflight.link_checks import trusting
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import host_and_port
 from fedglm.privacy.custody.site_log import CustodyLog
-from fedglm.privacy.custody.store import is_established
+from fedglm.privacy.custody.store import is_initialized
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
 
@@ -73,12 +73,12 @@ class LinkWatch:
             Whether what was seen stands in the log.
         """
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException, PrivacyError):
-            if not is_established(self._site.custody_folder):
+            if not is_initialized(self._site.custody_folder):
                 return False
             found = see(self._site)
             if found != self._noted:  # to open a log is to verify all of it
                 log = CustodyLog(self._site.custody_folder / LOG, self._site.key())
-                log.linked(found.tls, found.certificate, found.authority)
+                log.record_link(found.tls, found.certificate, found.authority)
                 self._noted = found
             return True
         return False

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from fedglm.client.site.folder import Site
 from fedglm.privacy.custody.refusal_log import RefusalLog
-from fedglm.privacy.custody.store import LEDGER, POLICY, REFUSALS, is_established
+from fedglm.privacy.custody.store import LEDGER, POLICY, REFUSALS, is_initialized
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
@@ -62,8 +62,8 @@ class SiteCollector(Collector):
         """Verified, and counted by the accountant, only when policy or ledger have changed: both take their time."""
         custody = self._site.custody_folder
         in_force = GaugeMetricFamily("fedglm_site_policy_in_force", "Whether the site has signed what may leave")
-        in_force.add_metric([], is_established(custody))
-        if not is_established(custody):
+        in_force.add_metric([], is_initialized(custody))
+        if not is_initialized(custody):
             return [in_force]
         stats = [(custody / name).stat() for name in (LEDGER, POLICY)]
         stamp = [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]

@@ -23,7 +23,7 @@ from typing import Final
 
 from fedglm.client.site.settings import read_site_file
 from fedglm.core.errors import FedglmError
-from fedglm.privacy.keys.private_files import private_folder
+from fedglm.privacy.keys.private_files import make_private_folder
 
 SOCKET, LOG = "worker.sock", "worker.log"
 AGAIN: Final = b"again"
@@ -132,7 +132,7 @@ def _reaches(link: socket.socket, state: Path) -> bool:
 
 def _start(site: Path, state: Path, link: socket.socket) -> None:
     """Start a worker that outlives this process, and connect to it or to whichever was quicker."""
-    private_folder(state)
+    make_private_folder(state)
     descriptor = os.open(state / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         command = [sys.executable, "-m", "fedglm.client.supernode.worker_process", str(site)]

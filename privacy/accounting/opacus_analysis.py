@@ -1,7 +1,7 @@
-"""Opacus' analysis of privacy losses without the rest of Opacus, which imports torch: a reader of ledgers needs none.
+"""Opacus' analysis of privacy losses without the rest of Opacus, which imports torch: reading ledgers needs none.
 
-Opacus' own files are loaded, under another name. The one class that they derive from lies beside its optimizers, and is
-replaced by what they use of it.
+Opacus' own files are loaded, under another package name. The one class that they derive from is in a module that
+imports its optimizers, and is replaced by the part of it that they use.
 """
 
 import importlib
@@ -16,26 +16,26 @@ _NAME = "_opacus"
 
 
 class _Accountant:
-    """Stands for `opacus.accountants.accountant.IAccountant`."""
+    """Replaces `opacus.accountants.accountant.IAccountant`."""
 
     def __init__(self) -> None:
         self.history: list[tuple[float, float, int]] = []
 
 
-def analysis(name: str) -> ModuleType:
-    """The module `opacus.accountants.analysis.NAME`.
+def load_analysis(name: str) -> ModuleType:
+    """Import the module `opacus.accountants.analysis.NAME`.
 
     Raises:
         PrivacyError: Opacus is not installed.
     """
     if _NAME not in sys.modules:
-        found = importlib.util.find_spec("opacus")  # without importing it
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec("opacus")  # without importing it
+        if spec is None or spec.origin is None:
             raise PrivacyError("Opacus is not installed, and epsilon cannot be computed: pip install --no-deps opacus")
         for package in ("", ".accountants", ".accountants.analysis"):
-            made = ModuleType(_NAME + package)
-            made.__path__ = [str(Path(found.origin).parent.joinpath(*package.split(".")[1:]))]
-            sys.modules[made.__name__] = made
+            module = ModuleType(_NAME + package)
+            module.__path__ = [str(Path(spec.origin).parent.joinpath(*package.split(".")[1:]))]
+            sys.modules[module.__name__] = module
         base = ModuleType(f"{_NAME}.accountants.accountant")
         vars(base)["IAccountant"] = _Accountant
         sys.modules[base.__name__] = base

@@ -1,49 +1,13 @@
-"""What a run asks of privacy, and what it may say of it, in words that stay within what was done."""
+"""Statements of a run's privacy guarantee, worded so that they claim no more than the run provides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA
-
-MIN_EPSILON = 0.05
-"""The accountants are exact to 0.02, so less cannot be asked for."""
-
-
-class PrivacySettings(BaseModel):
-    """`[privacy]`: the guarantee that a run asks for.
-
-    Attributes:
-        epsilon: Greatest privacy loss of each site over the whole run, at `delta`; None trains without noise.
-        delta: Probability with which that may fail. None takes 1 / (10 x units) of the smallest site, rounded down.
-        clipping_norm: Greatest L2 norm of what one unit contributes to a step.
-        unit: What is protected: "record", or the field that says whose a record is. None takes `data.unit_field` where
-            there is one, else "record".
-        records_per_unit: Most records of a unit that a step looks at.
-        noise_slack: A site whose ledger has too little left for the whole run adds up to so many times the plan's
-            noise. One that would need more takes part until its budget ends.
-        units: Number of units that a site declares, the smallest one's where they differ. For real sites alone, whose
-            data nobody sees; a simulation counts.
-        metrics_share: Share of epsilon that measures of the sites spend, where `federation.node_metrics` asks for them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epsilon: float | None = Field(default=None, ge=MIN_EPSILON, le=50)
-    delta: float | None = Field(default=None, ge=MIN_DELTA, le=GREATEST_DELTA)
-    clipping_norm: float = Field(default=1.0, gt=0, le=1e6)
-    unit: str | None = Field(default=None, min_length=1, max_length=100)
-    records_per_unit: int = Field(default=4, ge=1, le=100_000)
-    noise_slack: float = Field(default=2.0, ge=1, le=100)
-    units: int | None = Field(default=None, ge=1, le=2**53)
-    metrics_share: float = Field(default=0.1, gt=0, le=0.9)
-
 
 class Guarantee(StrEnum):
-    """What a run guarantees; its name in summaries."""
+    """Kinds of guarantees; the values are the codes in summaries."""
 
     NONE = "none"
     NONE_AGAINST_SERVER = "none-against-server"
@@ -57,16 +21,16 @@ TITLES: dict[str, str] = {
     Guarantee.UNITS: "Differential privacy",
     Guarantee.NODES: "Differential privacy of whole nodes",
 }
-"""How the statement of each begins."""
+"""Title of each kind's statement."""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence that a run must show beside its figures.
+    """A statement of the guarantee that a run must show beside its results.
 
     Attributes:
-        code: What is guaranteed; another word in the summary of a later version.
-        detail: All but the title.
+        code: Code of the guarantee, a `Guarantee`; the summary of a later version may have others.
+        detail: Text without the title.
     """
 
     code: str
@@ -74,13 +38,13 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """Title and detail."""
+        """Text of title and detail."""
         title = TITLES.get(self.code)
         return f"{title}: {self.detail}" if title else self.detail
 
 
-def summary_fields(statements: Sequence[Statement]) -> dict[str, Any]:
-    """Statements as a run's summary holds them: in words for people, and each with its code."""
+def make_summary_fields(statements: Sequence[Statement]) -> dict[str, Any]:
+    """Make the fields of a run's summary: all statements as one text, and each with its code."""
     return {
         "privacy": " ".join(statement.text for statement in statements),
         "guarantees": [{"code": str(statement.code), "detail": statement.detail} for statement in statements],
@@ -98,8 +62,8 @@ NO_GUARANTEE_AGAINST_SERVER = Statement(
 )
 
 
-def guarantee(epsilon: float, delta: float, unit: str) -> Statement:
-    """What a run with noise states."""
+def state_unit_guarantee(epsilon: float, delta: float, unit: str) -> Statement:
+    """Make the statement of a run whose sites add noise."""
     return Statement(
         Guarantee.UNITS,
         f"all that leaves a site in the run is private at epsilon {epsilon:.3g} and delta {delta:.1g} for each {unit}, "
@@ -108,8 +72,8 @@ def guarantee(epsilon: float, delta: float, unit: str) -> Statement:
     )
 
 
-def client_guarantee(epsilon: float, delta: float) -> Statement:
-    """What a run whose server adds noise states."""
+def state_client_guarantee(epsilon: float, delta: float) -> Statement:
+    """Make the statement of a run whose server adds noise."""
     return Statement(
         Guarantee.NODES,
         f"the models of all rounds are private at epsilon {epsilon:.3g} and delta {delta:.1g} for all that one node "

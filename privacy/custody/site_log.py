@@ -1,8 +1,8 @@
-"""What a site writes into its signed log, and what it remembers of it.
+"""The signed log of a site: the entries that it writes, and the state that it derives from them.
 
-Each row of the ledger has one entry here, in the same order: `release` where bytes left, `charged` where noise met data
-and nothing left for it, or the node was killed between charge and entry. `privacy.custody.transaction` keeps the two
-together.
+Each row of the ledger has one entry here, in the same order: `release` where bytes left, `charged` where noise was
+added to data but nothing left, or the node was killed between charge and entry. `privacy.custody.transaction` keeps the
+two consistent.
 """
 
 import contextlib
@@ -17,29 +17,29 @@ from fedglm.privacy.errors import LogError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge, LedgerRow
 from fedglm.privacy.ledger.spending import Spending
-from fedglm.privacy.log.chained_file import Head, now
+from fedglm.privacy.log.chained_file import Head, utc_now
 from fedglm.privacy.log.entries import CHARGES
 from fedglm.privacy.log.signed_log import Entry, SignedLog
-from fedglm.privacy.log.tree_head import SignedTreeHead, vouch
+from fedglm.privacy.log.tree_head import SignedTreeHead, sign_new_key
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.run_plan import SignedPlan
 
-_ALL_OF: Final = 1000
-"""So many refusals of a rule, and plans under which nothing left, have an entry each; after that one an hour has, for a
-server could fill the disk. All refusals are counted in the log of refusals."""
-_SPARSE: Final = timedelta(hours=1)
+_MAX_DENSE_ENTRIES: Final = 1000
+"""Number of refusals of a rule, and of plans under which nothing left, that each have an entry. Beyond it one per hour
+has an entry, for a server could fill the disk. All refusals are counted in the log of refusals."""
+_SPARSE_INTERVAL: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Release:
-    """Something that is about to leave.
+    """A release that is about to leave.
 
     Attributes:
-        charge: What the ledger is charged for it.
-        size: Bytes.
-        non_zeros: Coordinates of an update that are not zero; None for measures.
-        codec: Name of an update's codec.
-        rules: Names of the rules that it was held to.
+        charge: Charge to the ledger.
+        size: Size in bytes.
+        non_zeros: Number of an update's nonzero coordinates; None for metrics.
+        codec: Name of an update's codec; None for metrics.
+        rules: Names of the rules that it was checked against.
     """
 
     charge: Charge
@@ -53,59 +53,59 @@ class EntryWriter:
     """Writes entries about policy and ledger, all of a block or none: see `CustodyLog.writing`.
 
     Args:
-        put: Takes the kind and the fields of an entry.
-        delta: Of the policy in force, which entries tell epsilon at; None where it names none.
+        put: Adds an entry, by kind and fields.
+        delta: Delta of the policy in force, for epsilon in entries; None where it has none.
     """
 
     def __init__(self, put: Callable[[str, Mapping[str, Any]], None], delta: float | None) -> None:
         self._put, self._delta = put, delta
 
-    def policy(self, policy: Policy) -> None:
-        """A policy is in force from now on."""
+    def write_policy(self, policy: Policy) -> None:
+        """Write that a policy is in force from now on."""
         self._put("policy", {"policy": policy.sha256, "content": policy.model_dump(mode="json")})
 
-    def charged(self, row: LedgerRow, spending: Spending) -> None:
-        """A row was charged for which nothing left.
+    def write_charge(self, row: LedgerRow, spending: Spending) -> None:
+        """Write that a row was charged for which nothing left.
 
         Args:
-            row: Of the ledger.
-            spending: Of its data set, up to the row.
+            row: Row of the ledger.
+            spending: Spending of its data set, up to the row.
         """
-        self._put("charged", self._of_row(row, spending))
+        self._put("charged", self._make_row_fields(row, spending))
 
-    def released(self, row: LedgerRow, spending: Spending, release: Release) -> None:
-        """A row was charged for something that leaves.
+    def write_release(self, row: LedgerRow, spending: Spending, release: Release) -> None:
+        """Write that a row was charged for a release.
 
         Args:
-            row: Of the ledger.
-            spending: Of its data set, up to the last row of the same message.
-            release: What leaves.
+            row: Row of the ledger.
+            spending: Spending of its data set, up to the last row of the same message.
+            release: The release.
         """
-        own = {"bytes": release.size, "non_zeros": release.non_zeros, "codec": release.codec}
-        self._put("release", {**self._of_row(row, spending), **own, "rules": list(release.rules)})
+        release_fields = {"bytes": release.size, "non_zeros": release.non_zeros, "codec": release.codec}
+        self._put("release", {**self._make_row_fields(row, spending), **release_fields, "rules": list(release.rules)})
 
-    def resent(self, release: Release) -> None:
-        """What was charged for before leaves again."""
+    def write_resend(self, release: Release) -> None:
+        """Write that a release leaves again, without a charge."""
         charge = release.charge
         fields = {"run": charge.run, "round": charge.round, "release": charge.release, "bytes": release.size}
         self._put("resent", fields)
 
-    def _of_row(self, row: LedgerRow, spending: Spending) -> dict[str, Any]:
+    def _make_row_fields(self, row: LedgerRow, spending: Spending) -> dict[str, Any]:
         charge, delta = row.charge, None if spending.without_noise else self._delta
         names = ("run", "round", "data_set", "commitment", "purpose", "plan", "policy", "release")
         fields = {name: getattr(charge, name) for name in names} | ({} if charge.id is None else {"id": charge.id})
         fields["mechanism"] = charge.mechanism and charge.mechanism.to_fields()
-        epsilon = None if delta is None else spending.upper_bound(delta)
+        epsilon = None if delta is None else spending.bound_epsilon(delta)
         return {**fields, "row": row.number, "row_hash": row.hash, "epsilon": epsilon, "delta": delta}
 
 
 class CustodyLog:
-    """The log of a site, in the file at `path`.
+    """The signed log of a site, in the file at `path`.
 
     Args:
-        path: Of the file.
-        key: The site's.
-        previous: The key that it takes the place of, to vouch for it; None where nobody has that any more.
+        path: Path of the file.
+        key: Key of the site.
+        previous: The key that `key` replaces, to sign it; None where that is lost.
 
     Raises:
         LogError: There is no such file, it is damaged, or the site did not sign it.
@@ -118,27 +118,27 @@ class CustodyLog:
         self._policy = ""
         self._delta: float | None = None
         self._plans: dict[str, str] = {}
-        self._used: set[str] = set()
+        self._used_plans: set[str] = set()
         self._link: dict[str, str] = {}
         self._refusals: dict[str, tuple[int, str]] = {}
-        self._log = SignedLog(path, key, self._remember)
+        self._log = SignedLog(path, key, self._update_state)
         if self._log.key != key.public:
-            vouched = None if previous is None else vouch(previous, self._log.origin, key.public)
+            vouched = None if previous is None else sign_new_key(previous, self._log.origin, key.public)
             self._log.append("key", {"key": key.public.hex, "previous": self._log.key.hex, "vouched": vouched})
 
     @property
     def head(self) -> Head:
-        """Where the log stands: what the server keeps as an anchor."""
+        """Current head of the log, which the server keeps as an anchor."""
         return self._log.head
 
     @property
     def origin(self) -> str:
-        """What the log's chain begins with."""
+        """Random number at the beginning of the log's hash chain (hex)."""
         return self._log.origin
 
     @property
     def policy(self) -> str:
-        """SHA-256 (hex) of the policy that is in force; empty before the first."""
+        """SHA-256 (hex) of the policy in force; empty before the first."""
         return self._policy
 
     @property
@@ -148,88 +148,91 @@ class CustodyLog:
 
     @property
     def resent(self) -> Set[str]:
-        """SHA-256 (hex) of all that left more than once."""
+        """SHA-256 (hex) of the releases that left more than once."""
         return self._resent
 
-    def holds(self, anchor: Head) -> bool:
-        """Whether the log once stood at `anchor`; False says that it was rolled back, cloned or made anew."""
-        return self._log.holds(anchor)
+    def contains(self, anchor: Head) -> bool:
+        """Return whether `anchor` is in the log; if not, it was rolled back, cloned or replaced."""
+        return self._log.contains(anchor)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[EntryWriter]:
-        """Write entries about policy and ledger; on the disk for good when the block is through, all or none.
+        """Write entries about policy and ledger, all or none; they are durable on the disk when the block ends.
 
-        Other processes wait until then, and all that they wrote before has been remembered.
+        Other processes wait until then, and the state includes all entries that they wrote before.
 
         Raises:
-            LogError: They could not be written.
+            LogError: The entries could not be written.
         """
         with self._log.writing() as put:
             yield EntryWriter(put, self._delta)
 
-    def admitted(self, signed: SignedPlan, rules: Sequence[str]) -> None:
-        """The plan of a run was admitted.
+    def record_plan(self, signed: SignedPlan, rules: Sequence[str]) -> None:
+        """Record that the plan of a run was admitted, once.
 
         Raises:
-            Refusal: Rule `idle-plans`: there were very many under which nothing left.
-            LogError: It could not be written.
+            Refusal: Rule `idle-plans`: there were too many plans under which nothing left.
+            LogError: The entry could not be written.
         """
         if signed.plan.sha256 in self._plans:
             return
-        idle = [time for plan, time in self._plans.items() if plan not in self._used]
-        if _is_enough(len(idle), max(idle, default="")):
+        idle = [time for plan, time in self._plans.items() if plan not in self._used_plans]
+        if _must_wait(len(idle), max(idle, default="")):
             raise Refusal("idle-plans", f"nothing left under {len(idle)} plans; another is admitted in an hour")
         fields = {"plan": signed.plan.sha256, "server": signed.server.hex, "rules": list(rules)}
         self._log.append("plan", {**fields, "signed": signed.to_text()})
 
-    def linked(self, tls: str, certificate: str, authority: str) -> None:
-        """The node reaches its server so: protocol, and SHA-256 of the certificate and of the authority behind it.
+    def record_link(self, tls: str, certificate: str, authority: str) -> None:
+        """Record the node's connection to its server, if it differs from the one before.
 
-        Written where it is another than before.
+        Args:
+            tls: Version of the protocol.
+            certificate: SHA-256 (hex) of the server's certificate.
+            authority: SHA-256 (hex) of the certificate of its authority.
         """
         link = {"tls": tls, "certificate": certificate, "authority": authority}
         if link != self._link:
             self._log.append("link", link)
 
-    def refused(self, rule: str, run: str, server_round: int) -> None:
-        """Something was refused by a rule."""
+    def record_refusal(self, rule: str, run: str, server_round: int) -> None:
+        """Record a refusal, by the name of its rule."""
         count, last = self._refusals.get(rule, (0, ""))
-        if not _is_enough(count, last):
+        if not _must_wait(count, last):
             self._log.append("refused", {"run": run, "round": server_round, "rule": rule})
 
-    def seal(
+    def exchange_tree_heads(
         self, signed: SignedPlan, theirs: SignedTreeHead, ours: tuple[SignedTreeHead, str] | None
     ) -> SignedTreeHead:
-        """Keep how the server's log stands, and what it has countersigned of this one, each once.
+        """Record a server's tree head, and its countersignature of one of this log, each once.
 
         Args:
-            signed: The plan that is pinned, of whose run that log is.
-            theirs: The server's tree head.
+            signed: The pinned plan of the run.
+            theirs: Tree head of the server's log of the run.
             ours: A tree head of this log, and the server's countersignature (hex); None where it has seen none.
 
         Returns:
-            The site's signature over all entries, these included.
+            The site's signed tree head over all entries, including these.
 
         Raises:
-            Refusal: Rule `seal`: something is not signed, is not of this log, or there were too many.
-            LogError: It could not be written.
+            Refusal: Rule `seal`: a signature is wrong, a tree head is of another log, or there were too many.
+            LogError: The entries could not be written.
         """
         with self._log.writing() as put:
-            idle = signed.plan.sha256 not in self._used
+            idle = signed.plan.sha256 not in self._used_plans
             for kind, fields in self._heads.verify(self._log.origin, signed, theirs, ours, idle=idle):
                 put(kind, fields)
-        return self._log.checkpoint()
+        return self._log.read_tree_head()
 
-    def _remember(self, entry: Entry) -> None:
+    def _update_state(self, entry: Entry) -> None:
         kind = entry["kind"]
-        self._heads.remember(entry)
+        self._heads.update(entry)
         if kind in CHARGES:
             if entry["row"] != len(self._row_hashes) + 1:
                 raise LogError(
                     f"it is about row {entry['row']} of the ledger, and row {len(self._row_hashes) + 1} is next"
                 )
             self._row_hashes.append(entry["row_hash"])
-            self._used.add(entry["plan"])
+            self._used_plans.add(entry["plan"])
         elif kind == "resent":
             self._resent.add(entry["release"])
         elif kind == "policy":
@@ -243,11 +246,18 @@ class CustodyLog:
             self._refusals[entry["rule"]] = count + 1, entry["time"]
 
 
-def _is_enough(count: int, last: str) -> bool:
-    """Whether after so many entries of a kind, of which the last was written then, another must wait."""
-    return count >= _ALL_OF and datetime.fromisoformat(now()) - datetime.fromisoformat(last) < _SPARSE
+def _must_wait(count: int, last: str) -> bool:
+    """Return whether another entry must wait, after `count` entries of its kind, the last of them at time `last`."""
+    return (
+        count >= _MAX_DENSE_ENTRIES
+        and datetime.fromisoformat(utc_now()) - datetime.fromisoformat(last) < _SPARSE_INTERVAL
+    )
 
 
-def open_log(path: Path, key: SigningKey, name: str) -> None:
-    """Begin a site's log in a new file; raises LogError where there is one."""
+def create_log(path: Path, key: SigningKey, name: str) -> None:
+    """Create a site's log in a new file.
+
+    Raises:
+        LogError: The file exists already, or cannot be written.
+    """
     SignedLog.create(path, key, role="site", name=name)

@@ -1,4 +1,4 @@
-"""Which clipper a model gets."""
+"""Choice of the clipper for a model."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,15 +13,15 @@ ClippingMode = Literal["auto", "ghost", "hooks"]
 def make_clipper(
     model: nn.Module, parameters: Sequence[nn.Parameter], clipping_norm: float, mode: ClippingMode = "auto"
 ) -> Clipper:
-    """The clipper of a mode; `auto` is `ghost` where it knows all layers that train, else `hooks`.
+    """Make the clipper of a mode; `auto` is `ghost` where that supports all trainable layers, else `hooks`.
 
     Raises:
-        PrivacyError: the model cannot be trained privately in this mode.
+        PrivacyError: The model cannot be trained privately in this mode.
     """
     from fedglm.privacy.dp.ghost_clipping import GhostClipper
-    from fedglm.privacy.dp.ghost_layers import unknown_layers
+    from fedglm.privacy.dp.ghost_layers import find_unsupported_layers
 
-    if mode == "ghost" or (mode == "auto" and not unknown_layers(model)):
+    if mode == "ghost" or (mode == "auto" and not find_unsupported_layers(model)):
         return GhostClipper(model, parameters, clipping_norm)
     from fedglm.privacy.dp.sample_clipping import SampleClipper  # Opacus takes seconds to import
 

@@ -1,10 +1,10 @@
-"""What each privacy unit contributes to a step: its gradient, clipped to a norm as one vector, and summed.
+"""The sum of clipped gradients of a step: each privacy unit's gradient is clipped to a norm as one vector.
 
-Two ways give the same sum. `GhostClipper` (`privacy/dp/ghost_clipping.py`) knows the layers of the GLM family and
-needs one forward and one backward pass. `SampleClipper` (`privacy/dp/sample_clipping.py`) is Opacus' per-sample
-gradients, for any layer, slower and hungrier. Both take the losses of records one by one, never a batch's mean, which
-would tie one record's gradient to its neighbours. Both compute norms and sums in float32 or better, whatever the pass
-computed in.
+Two implementations give the same sum. `GhostClipper` (`privacy/dp/ghost_clipping.py`) supports the layers of the GLM
+family and needs one forward and one backward pass. `SampleClipper` (`privacy/dp/sample_clipping.py`) uses Opacus'
+per-sample gradients, for any layer, and needs more time and memory. Both take one loss per record, never the mean of a
+batch, by which one record's gradient would depend on the other records. Both compute norms and sums in float32 or
+better, whatever the precision of the pass.
 """
 
 from abc import ABC, abstractmethod
@@ -19,27 +19,27 @@ from fedglm.privacy.errors import PrivacyError
 
 
 class Clipper(ABC):
-    """Context manager in which backward passes add clipped gradients of units to one sum.
+    """Context manager in which backward passes add the units' clipped gradients to one sum.
 
         with clipper:
             clipper.begin()
             clipper.add(task.sequence_losses(model, batch), owners)   # once or more
             total = clipper.total
 
-    A batch's first dimension must count records, in every trainable layer. The model leaves the block as it entered it,
-    whatever happens inside, but for gradients, which are None.
+    The first dimension of every trainable layer's input must be the records. When the block is left, normally or by an
+    error, the model is as before, except that gradients are None.
 
     Args:
-        model: in training mode; its parameters that train must be float32, and no layer may mix records.
-        parameters: what trains, in the order in which it lies in `total`.
-        clipping_norm: C, the greatest L2 norm of one unit's contribution.
+        model: Model in training mode; its trainable parameters must be float32, and no layer may mix records.
+        parameters: Trainable parameters, in the order of `total`.
+        clipping_norm: Maximum L2 norm C of one unit's contribution.
 
     Attributes:
-        total: (size,) float32, the clipped sum since `begin`.
-        clipped: how many of the contributing units had a greater norm; stays at the site.
+        total: Clipped sum since `begin`, (size,), float32.
+        clipped: Number of contributing units whose norm was larger than C; private, it stays at the site.
 
     Raises:
-        PrivacyError: the model cannot be trained privately; the message says which part of it.
+        PrivacyError: The model cannot be trained privately; the message names the part that prevents it.
     """
 
     def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], clipping_norm: float) -> None:
@@ -59,27 +59,27 @@ class Clipper(ABC):
 
     @abstractmethod
     def __enter__(self) -> Self:
-        """Hook into the model."""
+        """Attach to the model."""
 
     @abstractmethod
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the model as it was."""
+        """Detach from the model."""
 
     def add(self, losses: torch.Tensor, owners: torch.Tensor) -> None:
-        """Add the clipped gradients of the units behind some records.
+        """Add the clipped gradients of the units of some records.
 
-        A unit's gradient is the mean over its records here: the sum would let a unit with many records reach the
-        clipping norm sooner and gain nothing, and C would have to follow the number of records.
+        A unit's gradient is the mean over its records in the call: with the sum, a unit with many records would reach
+        the clipping norm sooner without benefit, and C would depend on the number of records.
 
         Args:
-            losses: (B,) of each record, with a graph that was made inside the block.
-            owners: (B,) int64, whose each record is: 0 to U - 1, each at least once, in rising order. All records that
-                a unit has in this step must come in one call.
+            losses: Loss of each record, (B,), with a graph that was built inside the block.
+            owners: Unit of each record, (B,), int64: 0 to U - 1, each at least once, in ascending order. All records of
+                a unit in this step must be in one call.
 
         Raises:
-            PrivacyError: a parameter is used in a way that hides a record's part in its gradient.
+            PrivacyError: A parameter is used in a way that hides a record's contribution to its gradient.
         """
         if losses.shape != owners.shape or not len(owners):
             raise PrivacyError(f"{tuple(losses.shape)} losses do not match {tuple(owners.shape)} owners")
@@ -97,17 +97,20 @@ class Clipper(ABC):
 
     @abstractmethod
     def _add(self, losses: torch.Tensor, owners: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> None:
-        """Go backward from the losses, weighted by (B,) float32 `weights`, and add to `total`."""
+        """Run the backward pass from the losses, weighted by `weights`, (B,), float32, and add to `total`."""
 
     def drop_gradients(self) -> None:
-        """Forget what autograd left in `.grad`."""
+        """Set the parameters' `.grad` to None."""
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _coefficients(self, squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factors that clip, (U,) float32, and which units count, (U,) bool, from squared norms, (U,) float64.
+    def _compute_factors(self, squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the clipping factors, (U,), float32, from squared norms, (U,), float64.
 
-        A unit whose gradient holds NaN or infinity, or has a norm that does, contributes nothing.
+        A unit whose gradient, or the norm of it, has NaN or infinity contributes nothing.
+
+        Returns:
+            The factors, and which units contribute, (U,), bool.
         """
         norms = squares.clamp(min=0).sqrt()
         finite = torch.isfinite(norms)
@@ -117,25 +120,25 @@ class Clipper(ABC):
 
     def _add_clipped(
         self,
-        place: int,
+        index: int,
         gradients: torch.Tensor,
         factors: torch.Tensor,
         finite: torch.Tensor,
         *,
         transposed: bool = False,
     ) -> None:
-        """Add (U, ...) float32 gradients of parameter number `place`, each times its factor.
+        """Add the units' gradients of one parameter, each multiplied by its factor.
 
         Args:
-            place: which parameter.
-            gradients: overwritten for units that do not count.
-            factors: (U,) float32.
-            finite: (U,) bool, which units count.
-            transposed: the gradients are of the transposed parameter.
+            index: Index of the parameter.
+            gradients: The gradients, (U, ...), float32; overwritten for units that do not contribute.
+            factors: Clipping factors, (U,), float32.
+            finite: Which units contribute, (U,), bool.
+            transposed: Whether the gradients are of the transposed parameter.
         """
         if not bool(finite.all()):
             gradients[~finite] = 0.0  # a factor of zero does not undo NaN
-        share, columns = self._shares[place], gradients.flatten(1).t()
+        share, columns = self._shares[index], gradients.flatten(1).t()
         if transposed:
             transposed_sum = torch.mv(columns, factors).view(gradients.shape[1:])
             share.view(gradients.shape[2], gradients.shape[1]).add_(transposed_sum.t())
@@ -147,8 +150,9 @@ def check_model(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
     """Refuse a model that cannot be trained privately.
 
     Raises:
-        PrivacyError: nothing trains; a parameter is not float32 (its noise would be as coarse as its format); something
-            trains that is not in `parameters`; a layer mixes records; the model is in evaluation mode.
+        PrivacyError: No parameter is trainable; a parameter is not float32 (its noise would be as coarse as its
+            format); a trainable parameter is not in `parameters`; a layer mixes records; the model is in evaluation
+            mode.
     """
     if not parameters:
         raise PrivacyError("no parameter of the model trains")
@@ -169,18 +173,19 @@ def check_model(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         raise PrivacyError("the model is in evaluation mode")
 
 
-def squared_norms(gradients: torch.Tensor) -> torch.Tensor:
-    """Squared L2 norms, (U,) float64, of gradients (U, ...) float32.
+def compute_squared_norms(gradients: torch.Tensor) -> torch.Tensor:
+    """Compute the squared L2 norms, (U,), float64, of gradients, (U, ...), float32.
 
-    In two stages: a norm in float32 over a whole matrix would lose digits that the bound on a contribution needs.
+    It is done in two stages: a float32 norm over a whole matrix would lose digits that the bound on a contribution
+    needs.
     """
     rows = gradients.flatten(2) if gradients.dim() > 2 else gradients[:, None]
     norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=2)
     return norms.double().square().sum(1)
 
 
-def unit_sums(gradients: torch.Tensor, owners: torch.Tensor, units: int) -> torch.Tensor:
-    """Sums over each unit's records, (U, ...), of records' gradients, (B, ...)."""
+def sum_by_unit(gradients: torch.Tensor, owners: torch.Tensor, units: int) -> torch.Tensor:
+    """Sum the gradients of records, (B, ...), over each unit's records: (U, ...)."""
     if len(gradients) == units:
         return gradients
     return gradients.new_zeros(units, *gradients.shape[1:]).index_add_(0, owners, gradients)

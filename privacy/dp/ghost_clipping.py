@@ -1,12 +1,12 @@
 """Clipping with one forward and one backward pass, for the layers of the GLM family, tied embeddings included.
 
-Opacus' ghost clipping goes backward twice, and refuses tied embeddings; its per-sample gradients come on top of the
-gradients that autograd computes for the batch and nobody needs. Here each trainable layer runs as an autograd function
-of its own (book-keeping: Bu et al., arXiv:2210.00038): backward hands on the gradient of the layer's input, makes none
-for the weight, and books what went in and what came back. Units' norms come from the books as soon as the last use of a
-weight is booked, while they lie in the cache. The clipped sum then needs no second pass: where there is memory the
-units' gradients were kept and are summed, else it is one product of the books, scaled. Measured against Opacus in
-`benchmarks/dp_step.py`.
+Opacus' ghost clipping needs two backward passes, and rejects tied embeddings; its per-sample gradients are computed in
+addition to autograd's gradients of the batch, which are not used. Here each trainable layer runs as an autograd
+function of its own (book-keeping: Bu et al., arXiv:2210.00038): its backward returns the gradient of the layer's input,
+computes none of the weight, and records the layer's input and its output gradient. Units' norms are computed from the
+records as soon as the last use of a weight is recorded, while they are in the processor's cache. The clipped sum then
+needs no second pass: where memory allows, the units' gradients were kept and are summed, else it is one scaled product
+of the recorded tensors. Measured against Opacus in `benchmarks/dp_step.py`.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from typing import Self
 import torch
 from torch import nn
 
-from fedglm.privacy.dp.clipping import Clipper, squared_norms, unit_sums
-from fedglm.privacy.dp.ghost_layers import Booked, runner_of, unknown_layers
-from fedglm.privacy.dp.ghost_norms import Use, squared_norms_of, transpose_is_cheaper, write_gradients
+from fedglm.privacy.dp.clipping import Clipper, compute_squared_norms, sum_by_unit
+from fedglm.privacy.dp.ghost_layers import RecordedForward, find_layer_function, find_unsupported_layers
+from fedglm.privacy.dp.ghost_norms import Use, compute_weight_norms, is_transpose_cheaper, write_gradients
 from fedglm.privacy.errors import PrivacyError
 
-KEPT_BYTES = 64 << 20
-"""Memory for units' gradients that are kept for the sum; what does not fit is computed again. More pays little."""
+MAX_BUFFER_BYTES = 64 << 20
+"""Memory for units' gradients that are kept for the sum; others are computed again. More memory helps little."""
 
 
 class GhostClipper(Clipper):
-    """See `Clipper`. Knows `Linear`, `Embedding` and the RMS norms of transformers; adapters of LoRA are `Linear`.
+    """A `Clipper` for `Linear`, `Embedding` and the RMS norms of transformers; LoRA adapters are `Linear`.
 
     Args:
-        model: see `Clipper`.
-        parameters: see `Clipper`.
-        clipping_norm: see `Clipper`.
-        kept_bytes: memory for units' gradients, the trade between speed and memory; 0 keeps none.
+        model: See `Clipper`.
+        parameters: See `Clipper`.
+        clipping_norm: See `Clipper`.
+        max_buffer_bytes: Memory for units' gradients, in bytes: more is faster; 0 keeps none.
 
     Raises:
-        PrivacyError: as `Clipper`, or a layer trains that this does not know.
+        PrivacyError: As `Clipper`, or a trainable layer is not supported.
     """
 
     def __init__(
@@ -44,141 +44,141 @@ class GhostClipper(Clipper):
         parameters: Sequence[nn.Parameter],
         clipping_norm: float,
         *,
-        kept_bytes: int = KEPT_BYTES,
+        max_buffer_bytes: int = MAX_BUFFER_BYTES,
     ) -> None:
         super().__init__(model, parameters, clipping_norm)
-        unknown = unknown_layers(model)
-        if unknown:
-            raise PrivacyError(f"ghost clipping does not know how to clip {unknown[0]}: choose clipping mode hooks")
-        self._kept_bytes = kept_bytes
-        self._rooms: dict[int, torch.Tensor] = {}
-        self._places = {id(parameter): place for place, parameter in enumerate(self._parameters)}
+        unsupported = find_unsupported_layers(model)
+        if unsupported:
+            raise PrivacyError(f"ghost clipping does not know how to clip {unsupported[0]}: choose clipping mode hooks")
+        self._free_bytes = max_buffer_bytes
+        self._buffers: dict[int, torch.Tensor] = {}
+        self._indices = {id(parameter): index for index, parameter in enumerate(self._parameters)}
         self._patched: list[nn.Module] = []
-        self._forget()
+        self._reset()
 
     def __enter__(self) -> Self:
-        """Run the trainable layers by way of the books."""
+        """Replace the forward of the trainable layers."""
         for module in self._model.modules():
-            runner = runner_of(module)
-            if runner is not None:
-                module.forward = Booked(self, module, runner, module.forward)
+            function = find_layer_function(module)
+            if function is not None:
+                module.forward = RecordedForward(self, module, function, module.forward)
                 self._patched.append(module)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the layers back their own forward."""
+        """Restore the layers' own forward."""
         for module in self._patched:
             del module.forward
         self._patched.clear()
-        self._forget()
+        self._reset()
         self.drop_gradients()
 
     def begin(self) -> None:
-        """Start a new sum at zero; a pass that was never finished is forgotten."""
+        """Start a new sum at zero; discard an unfinished pass."""
         super().begin()
-        self._forget()
+        self._reset()
 
-    def await_use(self, parameter: torch.Tensor) -> None:
-        """A forward pass used a parameter: backward will book it."""
-        self._awaited[self._places[id(parameter)]] += 1
+    def expect_use(self, parameter: torch.Tensor) -> None:
+        """Count a use of a parameter in a forward pass, which backward will record."""
+        self._pending[self._indices[id(parameter)]] += 1
 
-    def book(self, parameter: torch.Tensor, left: torch.Tensor | None, right: torch.Tensor) -> None:
-        """Backward reached a use of a parameter.
+    def record_use(self, parameter: torch.Tensor, left: torch.Tensor | None, right: torch.Tensor) -> None:
+        """Record a use of a parameter that backward has reached.
 
         Args:
-            parameter: (rows, columns), or (columns,) with rows = 1.
-            left: (B, ..., rows), or row numbers (B, ...), or None for a use that has a gradient of its own for each
-                record, given as ``right``.
-            right: (B, ..., columns).
+            parameter: The parameter, (rows, columns), or (columns,) with rows = 1.
+            left: Left factor of the gradient, (B, ..., rows), or row indices, (B, ...), or None for a use whose
+                gradient of each record is ``right``.
+            right: Right factor of the gradient, (B, ..., columns).
+
+        Raises:
+            PrivacyError: The layer's first dimension is not the records.
         """
-        place, records = self._places[id(parameter)], len(self._owners)
+        index, records = self._indices[id(parameter)], len(self._owners)
         if len(right) != records or (left is not None and len(left) != records):
             raise PrivacyError(
                 f"a layer that trains was given {len(right)} rows for {records} records: it does not work record by "
                 "record; freeze it, or choose another model"
             )
         if left is None:
-            summed = unit_sums(right.float().reshape(records, -1), self._owners, self._units)[:, None]
+            summed = sum_by_unit(right.float().reshape(records, -1), self._owners, self._units)[:, None]
             left = summed.new_ones(self._units, 1, 1)
             use = Use(left, summed)
         else:
             tokens = right.reshape(records, -1, right.shape[-1])
-            whole = left.is_floating_point()
-            use = Use(
-                self._by_unit(left.reshape(records, -1, left.shape[-1]) if whole else left.reshape(records, -1)),
-                self._by_unit(tokens),
-            )
-        self._uses[place].append(use)
-        self._awaited[place] -= 1
-        if not self._awaited[place]:
-            self._close(place)
+            shape = (records, -1, left.shape[-1]) if left.is_floating_point() else (records, -1)
+            use = Use(self._arrange_by_unit(left.reshape(shape)), self._arrange_by_unit(tokens))
+        self._uses[index].append(use)
+        self._pending[index] -= 1
+        if not self._pending[index]:
+            self._process_uses(index)
 
-    def _close(self, place: int) -> None:
-        """All uses of a parameter are booked: take its units' norms, and keep their gradients where memory allows."""
-        uses, parameter = self._uses[place], self._parameters[place]
-        rows, columns = _shape(parameter)
-        room = self._room(place)
-        if room is not None:
-            transposed = transpose_is_cheaper(uses, rows, columns)
-            kept = room.view(self._units, *((columns, rows) if transposed else (rows, columns)))
-            write_gradients([use.transposed() for use in uses] if transposed else uses, kept)
-            self._squares += squared_norms(kept)
-            self._kept.append((place, kept, transposed))
+    def _process_uses(self, index: int) -> None:
+        """Compute the units' norms once all uses of a parameter are recorded; keep gradients where memory allows."""
+        uses, parameter = self._uses[index], self._parameters[index]
+        rows, columns = _get_matrix_shape(parameter)
+        buffer = self._get_buffer(index)
+        if buffer is not None:
+            transposed = is_transpose_cheaper(uses, rows, columns)
+            kept = buffer.view(self._units, *((columns, rows) if transposed else (rows, columns)))
+            write_gradients([use.transpose() for use in uses] if transposed else uses, kept)
+            self._squares += compute_squared_norms(kept)
+            self._kept.append((index, kept, transposed))
             uses.clear()
         else:
-            self._squares += squared_norms_of(uses, rows, columns)
+            self._squares += compute_weight_norms(uses, rows, columns)
 
-    def _room(self, place: int) -> torch.Tensor | None:
-        """Room for units' gradients of a parameter, (U, size) float32, or None where memory does not allow it.
+    def _get_buffer(self, index: int) -> torch.Tensor | None:
+        """Return a buffer for units' gradients of a parameter, (U, size), float32; None where memory does not allow it.
 
-        It is used again from batch to batch: fresh pages cost as much as what is written on them.
+        It is reused from batch to batch: allocating new pages takes as long as writing them.
         """
-        old, size = self._rooms.get(place), self._parameters[place].numel()
+        old, size = self._buffers.get(index), self._parameters[index].numel()
         if old is None or len(old) < self._units:
             more = 4 * size * (self._units - (0 if old is None else len(old)))
-            if self._kept_bytes < more:
+            if self._free_bytes < more:
                 return None
-            self._kept_bytes -= more
-            self._rooms[place] = old = torch.empty(self._units, size, device=self.total.device)
+            self._free_bytes -= more
+            self._buffers[index] = old = torch.empty(self._units, size, device=self.total.device)
         return old[: self._units]
 
     def _add(self, losses: torch.Tensor, owners: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> None:
         self._owners, self._units = owners, len(counts)
-        self._most = int(counts.max())
-        if self._most > 1:
+        self._max_records = int(counts.max())
+        if self._max_records > 1:
             firsts = counts.cumsum(0) - counts
-            self._slots = owners * self._most + torch.arange(len(owners), device=owners.device) - firsts[owners]
+            self._slots = owners * self._max_records + torch.arange(len(owners), device=owners.device) - firsts[owners]
         self._squares = torch.zeros(self._units, dtype=torch.float64, device=self.total.device)
         torch.autograd.backward(losses, weights.to(losses.dtype))
-        for place, awaited in enumerate(self._awaited):
-            if awaited:
+        for index, pending in enumerate(self._pending):
+            if pending:
                 raise PrivacyError(
-                    f"backward did not come to all uses of parameter {place}: gradient checkpointing and losses that "
+                    f"backward did not come to all uses of parameter {index}: gradient checkpointing and losses that "
                     "leave out a part of the model are not supported; choose clipping mode hooks"
                 )
-        factors, finite = self._coefficients(self._squares)
-        for place, kept, transposed in self._kept:
-            self._add_clipped(place, kept, factors, finite, transposed=transposed)
-        for place, uses in enumerate(self._uses):
+        factors, finite = self._compute_factors(self._squares)
+        for index, kept, transposed in self._kept:
+            self._add_clipped(index, kept, factors, finite, transposed=transposed)
+        for index, uses in enumerate(self._uses):
             for use in uses:
-                use.add_clipped(self._shares[place].view(_shape(self._parameters[place])), factors, finite)
-        self._forget()
+                use.add_clipped(self._shares[index].view(_get_matrix_shape(self._parameters[index])), factors, finite)
+        self._reset()
 
-    def _by_unit(self, values: torch.Tensor) -> torch.Tensor:
-        """Records (B, N, ...) one after the other in their units, (U, most * N, ...), with zeros to fill."""
-        if self._most == 1:
+    def _arrange_by_unit(self, values: torch.Tensor) -> torch.Tensor:
+        """Concatenate the records, (B, N, ...), of each unit: (U, max_records * N, ...), padded with zeros."""
+        if self._max_records == 1:
             return values
-        filled = values.new_zeros(self._units * self._most, *values.shape[1:])
-        filled[self._slots] = values
-        return filled.view(self._units, self._most * values.shape[1], *values.shape[2:])
+        padded = values.new_zeros(self._units * self._max_records, *values.shape[1:])
+        padded[self._slots] = values
+        return padded.view(self._units, self._max_records * values.shape[1], *values.shape[2:])
 
-    def _forget(self) -> None:
-        self._awaited = [0] * len(self._parameters)
+    def _reset(self) -> None:
+        self._pending = [0] * len(self._parameters)
         self._uses: list[list[Use]] = [[] for _ in self._parameters]
         self._kept: list[tuple[int, torch.Tensor, bool]] = []
 
 
-def _shape(parameter: torch.Tensor) -> tuple[int, int]:
+def _get_matrix_shape(parameter: torch.Tensor) -> tuple[int, int]:
     return (1, parameter.numel()) if parameter.dim() == 1 else (parameter.shape[0], parameter.shape[1])

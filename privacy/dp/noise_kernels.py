@@ -1,8 +1,8 @@
-"""The loop that makes normal values of random bits, compiled by numba; the tests hold its numpy twin, which defines it.
+"""The loop that makes normal values of random bits, compiled by numba; a numpy reference in the tests defines it.
 
 It has its own logarithm, sine and cosine (the polynomials of fdlibm, Sun 1993). Those of the C library are called value
-by value and take twenty times as long as these, which LLVM turns into vector instructions. The largest difference to
-them that we saw is 9e-16.
+by value and take twenty times as long as these, which LLVM turns into vector instructions. The largest difference
+measured between the two is 9e-16.
 """
 
 import math
@@ -16,12 +16,12 @@ import numpy.typing as npt
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 SUMMANDS: Final = 4
-"""Normal values behind each one that leaves: n = 2 of Holohan and Braghin (2021), as in Opacus' secure mode."""
+"""Normal values per generated value: n = 2 of Holohan and Braghin (2021), as in Opacus' secure mode."""
 
 _FRACTION: Final = np.uint64(0x000FFFFFFFFFFFFF)
 _ONE: Final = np.uint64(0x3FF0000000000000)  # the bits of 1.0; with a random fraction, a number in [1, 2)
 _ROOT_HALF: Final = np.uint64(0x3FE6A09E667F3BCD)  # the bits of sqrt(1/2)
-_TWO_52: Final = np.uint64(0x4330000000000000)  # the bits of 2.0**52; with a whole number as fraction, their sum
+_TWO_52: Final = np.uint64(0x4330000000000000)  # the bits of 2.0**52; with an integer as fraction, their sum
 _TWELVE: Final = np.uint64(12)
 _FIFTY_TWO: Final = np.uint64(52)
 _ZERO: Final = np.uint64(0)
@@ -32,26 +32,29 @@ _LN2_LOW: Final = 1.90821492927058770002e-10
 _QUARTER: Final = math.pi / 2
 
 
-def _kernel(function: _Function) -> _Function:
-    """Compile at the first call, without Python's lock; the next process finds it in numba's cache."""
-    # numpy's error model: a check for division by 0 would end the vector instructions.
+def _compile(function: _Function) -> _Function:
+    """Compile at the first call, to run without the GIL; other processes load it from numba's cache."""
+    # numpy's error model: a check for division by 0 would prevent vectorization.
     try:
         compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # numba finds no folder it may write, not even the user's: compile once a process then
+    except RuntimeError:  # numba has no writable cache folder, not even the user's: compile once per process then
         compiled = numba.njit(nogil=True, error_model="numpy")(function)
     return cast(_Function, compiled)
 
 
-@_kernel
+@_compile
 def normal_values(words: npt.NDArray[np.uint64], std: float, out: npt.NDArray[Any]) -> None:
-    """Fill `out` (2 m,), float32 or float64, with normal values of mean 0.
+    """Fill `out` with normal values of mean 0.
 
-    They are made of `words` (SUMMANDS, 2, m) of independent random bits.
+    Each of the 4 m pairs of words is one pair of the Box-Muller transform: radius sqrt(-2 log u), with u in (0, 1] from
+    the first word's upper 52 bits, and an angle from the second: its upper 52 bits give the angle within a quadrant,
+    its lowest two choose the quadrant. A value is the sum of the cosine terms (of the sine terms, in the second half of
+    `out`) of four pairs, times std / 2: float64 throughout, rounded once.
 
-    Each of the 4 m pairs of words is one pair of the Box-Muller transform: radius sqrt(-2 log u), with u in (0, 1] of
-    the first word's upper 52 bits, and an angle of the second: its upper 52 bits place it in a quarter turn, its lowest
-    two choose which. A value is the sum of the cosines' side (of the sines' side, in the second half of `out`) of four
-    pairs, times std / 2: float64 throughout, rounded once.
+    Args:
+        words: Independent random bits, (SUMMANDS, 2, m), uint64.
+        std: Standard deviation of the values.
+        out: Output, (2 m,), float32 or float64.
     """
     half = words.shape[2]
     across = np.zeros(half)

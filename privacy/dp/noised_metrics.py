@@ -1,8 +1,8 @@
-"""Means over a site's units, noised: what a site may tell of a model's loss and accuracy on its held-out data.
+"""Noised means over a site's units: a model's loss and accuracy on held-out data, in a form that a site may release.
 
-Each unit contributes one vector: its own means, each over the most it may be, and a one that counts it. The vector's
-length is at most 1, so one Gaussian mechanism covers loss, accuracy and the number of units together; their quotients
-are post-processing.
+Each unit contributes one vector: its own means, each divided by its bound, and a one that counts it. The vector is
+scaled to a length of at most 1, so one Gaussian mechanism covers loss, accuracy and the number of units together; their
+quotients are post-processing.
 """
 
 import math
@@ -16,52 +16,53 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 
 
-def noised_means(
+def compute_noised_means(
     values: npt.ArrayLike,
     owners: npt.ArrayLike,
     bounds: Sequence[float],
     mechanism: Mechanism,
     noise: GaussianNoise,
 ) -> tuple[list[float], int]:
-    """Means of K measures over units, and how many units there are; both are noised and may leave once charged.
+    """Compute the means of K metrics over units, and the number of units; both noised, to be released once charged.
 
     Args:
-        values: (N, K) measures of each record; what is not finite counts as its bound.
-        owners: (N,) int64, whose each record is: 0 to U - 1, each at least once. A unit counts by the mean of its
+        values: Metrics of each record, (N, K); values that are not finite count as their bound.
+        owners: Unit of each record, (N,), int64: 0 to U - 1, each at least once. A unit's value is the mean over its
             records. N may be 0.
-        bounds: K public numbers above 0; a unit's mean is cut to lie between 0 and its bound.
-        mechanism: one step that looks at every unit, of clipping norm 1.
-        noise: where it comes from.
+        bounds: K public numbers above 0; a record's metric is clipped to between 0 and its bound.
+        mechanism: A mechanism of one step over every unit, of clipping norm 1.
+        noise: Source of the noise.
 
     Returns:
         K means, each from 0 to its bound, and the count, at least 1.
 
     Raises:
-        PrivacyError: the mechanism samples or takes more than one step, or a bound is not above 0.
+        PrivacyError: The mechanism samples or has more than one step, or a bound is not above 0.
     """
     if (mechanism.sampling_rate, mechanism.steps, mechanism.clipping_norm) != (1.0, 1, 1.0):
         raise PrivacyError("measures are noised by one step over every unit, of clipping norm 1")
-    total = summed_units(values, owners, bounds)
-    total = noise.add(total, mechanism.noise_std) / _scale(bounds)
+    total = sum_units(values, owners, bounds)
+    total = noise.add(total, mechanism.noise_std) / _compute_scale(bounds)
     count = max(1.0, total[-1])
     shares = (total[:-1] / count).clip(0, 1)
     return [float(share * bound) for share, bound in zip(shares, bounds, strict=True)], round(count)
 
 
-def summed_units(values: npt.ArrayLike, owners: npt.ArrayLike, bounds: Sequence[float]) -> npt.NDArray[np.float64]:
-    """The sum that is noised: (K + 1,) float64, to which one unit adds a vector of length 1 at the most.
+def sum_units(values: npt.ArrayLike, owners: npt.ArrayLike, bounds: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Compute the sum that is noised, (K + 1,), float64, to which each unit adds a vector of length at most 1.
 
-    Args and errors are those of `noised_means`.
+    Arguments and errors are those of `compute_noised_means`.
     """
     if not bounds or not all(0 < bound < math.inf for bound in bounds):
         raise PrivacyError("each measure needs a finite public bound above 0")
-    whose, records = np.asarray(owners, np.int64), np.bincount(np.asarray(owners, np.int64))
+    units = np.asarray(owners, np.int64)
+    records = np.bincount(units)
     shares = np.asarray(values, np.float64).reshape(-1, len(bounds)) / np.array(bounds, np.float64)
     shares = np.nan_to_num(shares, nan=1.0, posinf=1.0, neginf=1.0).clip(0, 1)
-    means = [np.bincount(whose, weights=column) / np.maximum(records, 1) for column in shares.T]
-    return np.array([*(mean.sum() for mean in means), records.size]) * _scale(bounds)
+    means = [np.bincount(units, weights=column) / np.maximum(records, 1) for column in shares.T]
+    return np.array([*(mean.sum() for mean in means), records.size]) * _compute_scale(bounds)
 
 
-def _scale(bounds: Sequence[float]) -> float:
-    """One over the length of K + 1 ones."""
+def _compute_scale(bounds: Sequence[float]) -> float:
+    """Return one over the length of a vector of K + 1 ones."""
     return 1.0 / math.sqrt(len(bounds) + 1)

@@ -1,4 +1,4 @@
-"""Clipping by Opacus' per-sample gradients: any layer, at the price of a gradient in memory for each record."""
+"""Clipping by Opacus' per-sample gradients: for any layer, with one gradient per record in memory."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ import torch
 from opacus.grad_sample import GradSampleHooks  # type: ignore[import-untyped]
 from torch import nn
 
-from fedglm.privacy.dp.clipping import Clipper, squared_norms, unit_sums
+from fedglm.privacy.dp.clipping import Clipper, compute_squared_norms, sum_by_unit
 from fedglm.privacy.errors import PrivacyError
 
-_AGREEMENT = 2e-2
-"""How far the records' gradients may sum to something else than autograd's for the batch: bfloat16 rounds to 2^-8."""
+_SUM_TOLERANCE = 2e-2
+"""Relative tolerance between the sum of the records' gradients and autograd's of the batch: bfloat16 rounds to 2^-8."""
 
 
 class SampleClipper(Clipper):
-    """See `Clipper`. Layers that Opacus has no rule for go by way of `torch.func`.
+    """A `Clipper` with Opacus' hooks; layers without a rule of Opacus use `torch.func`.
 
-    What autograd makes for the whole batch anyway serves as a check: a weight that is also used outside its layer, or a
-    layer that sees records summed up, gives per-sample gradients with another sum.
+    Autograd's gradient of the batch, which is computed anyway, serves as a check: a weight that is also used outside
+    its layer, or a layer whose input sums over records, gives per-sample gradients with another sum.
     """
 
     def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], clipping_norm: float) -> None:
@@ -36,57 +36,57 @@ class SampleClipper(Clipper):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the hooks off, and what they left on layers and parameters."""
+        """Remove the hooks, and the attributes that they set on layers and parameters."""
         if self._hooks is not None:
             self._hooks.cleanup()
             self._hooks = None
-        self._forget()
+        self._clear()
 
     def begin(self) -> None:
-        """Start a new sum at zero; a pass that was never finished is forgotten."""
+        """Start a new sum at zero; discard an unfinished pass."""
         super().begin()
-        self._forget()
+        self._clear()
 
     def _add(self, losses: torch.Tensor, owners: torch.Tensor, counts: torch.Tensor, weights: torch.Tensor) -> None:
         with warnings.catch_warnings():
-            # Opacus hooks the embedding too, whose input are whole numbers.
+            # Opacus also hooks the embedding, whose input are integers.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.autograd.backward(losses, weights.to(losses.dtype))
         kept = {}
         squares = torch.zeros(len(counts), dtype=torch.float64, device=self.total.device)
-        for place, parameter in enumerate(self._parameters):
+        for index, parameter in enumerate(self._parameters):
             samples = getattr(parameter, "grad_sample", None)
             if samples is None:
                 if parameter.grad is not None:
-                    self._forget()
-                    raise PrivacyError(f"parameter {place} has a gradient, and Opacus has none of each record")
+                    self._clear()
+                    raise PrivacyError(f"parameter {index} has a gradient, and Opacus has none of each record")
                 continue
             if not isinstance(samples, torch.Tensor) or len(samples) != len(owners):
-                self._forget()
-                raise PrivacyError(f"Opacus did not find one gradient for each record in parameter {place}")
-            self._compare(place, samples, parameter.grad)
-            kept[place] = gradients = unit_sums(samples.float(), owners, len(counts))
-            squares += squared_norms(gradients)
+                self._clear()
+                raise PrivacyError(f"Opacus did not find one gradient for each record in parameter {index}")
+            self._check_sum(index, samples, parameter.grad)
+            kept[index] = gradients = sum_by_unit(samples.float(), owners, len(counts))
+            squares += compute_squared_norms(gradients)
             parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
-        factors, finite = self._coefficients(squares)
-        for place, gradients in kept.items():
-            self._add_clipped(place, gradients, factors, finite)
+        factors, finite = self._compute_factors(squares)
+        for index, gradients in kept.items():
+            self._add_clipped(index, gradients, factors, finite)
 
-    def _compare(self, place: int, samples: torch.Tensor, whole: torch.Tensor | None) -> None:
+    def _check_sum(self, index: int, samples: torch.Tensor, batch_gradient: torch.Tensor | None) -> None:
         total = samples.sum(0, dtype=torch.float32)
-        difference = (total - whole).norm() if whole is not None else total.norm()
-        if bool(difference > _AGREEMENT * samples.flatten(1).norm(dim=1).sum()):  # NaN compares as false
-            self._forget()
+        difference = (total - batch_gradient).norm() if batch_gradient is not None else total.norm()
+        if bool(difference > _SUM_TOLERANCE * samples.flatten(1).norm(dim=1).sum()):  # NaN compares as false
+            self._clear()
             raise PrivacyError(
-                f"the records' gradients of parameter {place} do not sum to the batch's: it is used outside its layer, "
+                f"the records' gradients of parameter {index} do not sum to the batch's: it is used outside its layer, "
                 "or the layer mixes records"
             )
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         for module in self._model.modules():
-            for left in ("activations", "max_batch_len"):
-                if left in vars(module):
-                    delattr(module, left)
+            for name in ("activations", "max_batch_len"):
+                if name in vars(module):
+                    delattr(module, name)
         for parameter in self._parameters:
             if hasattr(parameter, "grad_sample"):
                 parameter.grad_sample = None

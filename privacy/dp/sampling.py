@@ -1,7 +1,7 @@
-"""Which units a step looks at: Poisson sampling, which the accounting counts on, and a bound on a unit's records.
+"""Choice of the units of a step: Poisson sampling, which the accounting assumes, and a bound on a unit's records.
 
-Shuffled batches of one size are no substitute: accounted for as Poisson samples, they leak more than is said (Chua et
-al. 2024, arXiv 2411.04205).
+Shuffled batches of one size are no substitute: accounted for as Poisson samples, they leak more than the accountant
+reports (Chua et al. 2024, arXiv 2411.04205).
 """
 
 import numpy as np
@@ -11,8 +11,13 @@ from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 
 
-def poisson(noise: GaussianNoise, units: int, rate: float) -> npt.NDArray[np.int64]:
-    """Each of `units` with probability `rate`, independently of the others and of all earlier samples.
+def sample_poisson(noise: GaussianNoise, units: int, rate: float) -> npt.NDArray[np.int64]:
+    """Draw each of `units` with probability `rate`, independently of the others and of all earlier samples.
+
+    Args:
+        noise: Source of the randomness.
+        units: Number of units.
+        rate: Sampling rate, above 0 and at most 1.
 
     Returns:
         Numbers below `units`, ascending, int64; often none at all where `units * rate` is small. An empty sample is a
@@ -23,21 +28,21 @@ def poisson(noise: GaussianNoise, units: int, rate: float) -> npt.NDArray[np.int
     """
     if not 0 < rate <= 1:
         raise PrivacyError(f"a sampling rate is a probability above 0 and at most 1, not {rate!r}")
-    # The draws are multiples of 2**-53: so a unit is drawn with no more than the probability that is charged for.
+    # The draws are multiples of 2**-53: so a unit is drawn with at most the probability that is charged for.
     return np.flatnonzero(noise.uniform(units) + 2.0**-53 <= rate).astype(np.int64)
 
 
-def at_most(noise: GaussianNoise, records: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """The `records` of one unit, or `most` of them chosen anew and evenly where it has more; their order stays.
+def choose_records(noise: GaussianNoise, records: npt.NDArray[np.int64], max_records: int) -> npt.NDArray[np.int64]:
+    """Choose at most `max_records` of a unit's records, uniformly and anew in each call; their order is kept.
 
     Args:
-        noise: Chooses.
-        records: Indices of the unit's records, int64, shape (k,).
-        most: Records of a unit that a step may look at, at least 1.
+        noise: Source of the randomness.
+        records: Indices of the unit's records, (k,), int64.
+        max_records: Maximum number of a unit's records in a step, at least 1.
 
     Raises:
-        PrivacyError: `most` is below 1.
+        PrivacyError: `max_records` is below 1.
     """
-    if most < 1:
-        raise PrivacyError(f"at least 1 record of a unit is looked at, not {most}")
-    return records if records.size <= most else records[noise.choice(records.size, most)]
+    if max_records < 1:
+        raise PrivacyError(f"at least 1 record of a unit is looked at, not {max_records}")
+    return records if records.size <= max_records else records[noise.choice(records.size, max_records)]

@@ -1,7 +1,7 @@
-"""The passphrase of this machine's private keys, where they are locked with one.
+"""The passphrase of this machine's private keys, where they are encrypted with one.
 
 It comes from the file that FEDGLM_PASSPHRASE_FILE names (as from systemd's credentials), from FEDGLM_PASSPHRASE, or
-from whoever sits there, if the command has said how to ask.
+from the person at the terminal, if the command has set a prompt.
 """
 
 import os
@@ -10,54 +10,57 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys.private_files import read_privately
+from fedglm.privacy.keys.private_files import read_private_file
 
 VARIABLE: Final = "FEDGLM_PASSPHRASE"
 FILE_VARIABLE: Final = "FEDGLM_PASSPHRASE_FILE"
 
-_asking: list[Callable[[Path], str]] = []
+_prompts: list[Callable[[Path], str]] = []  # the one that is set, or none
 
 
-def ask_with(ask: Callable[[Path], str]) -> None:
-    """Let a person type it; see `given_or`.
+def set_prompt(prompt: Callable[[Path], str]) -> None:
+    """Set how to ask a person for the passphrase; see `read_or_prompt`.
 
     Args:
-        ask: Given the path of a locked key, returns what was typed.
+        prompt: Takes the path of an encrypted key, returns the typed passphrase.
     """
-    _asking[:] = [ask]
+    _prompts[:] = [prompt]
 
 
-def given() -> str | None:
-    """What the environment says; None where it says nothing.
+def read_environment() -> str | None:
+    """Read the passphrase from the environment; None where there is none.
 
     Raises:
-        PrivacyError: The file that it names cannot be read, or others may read it.
+        PrivacyError: The file that the environment names cannot be read, or others may read it.
     """
     if named := os.environ.get(FILE_VARIABLE):
-        return read_privately(Path(named)).decode(errors="replace").rstrip("\r\n")
+        return read_private_file(Path(named)).decode(errors="replace").rstrip("\r\n")
     return os.environ.get(VARIABLE)
 
 
-def given_or(ask: Callable[[], str]) -> str:
-    """What the environment says, or else what is typed, which stays there for what this process starts."""
-    found = given()
-    if found is None:
-        found = os.environ[VARIABLE] = ask()
-    return found
+def read_or_prompt(prompt: Callable[[], str]) -> str:
+    """Read the passphrase from the environment, or prompt for it.
+
+    A typed passphrase is kept in the environment, for the processes that this one starts.
+    """
+    passphrase = read_environment()
+    if passphrase is None:
+        passphrase = os.environ[VARIABLE] = prompt()
+    return passphrase
 
 
-def passphrase_of(path: Path) -> str:
-    """The passphrase of a locked key.
+def get_passphrase(path: Path) -> str:
+    """Return the passphrase of an encrypted key.
 
     Args:
-        path: Of the key's file.
+        path: Path of the key's file.
 
     Raises:
-        PrivacyError: Nobody gives it.
+        PrivacyError: Neither the environment nor a prompt gives one.
     """
-    if given() is None and not _asking:
+    if read_environment() is None and not _prompts:
         raise PrivacyError(
             f"the key {path} is locked with a passphrase: put that into a file of your own and name it in "
             f"{FILE_VARIABLE}"
         )
-    return given_or(lambda: _asking[0](path))
+    return read_or_prompt(lambda: _prompts[0](path))

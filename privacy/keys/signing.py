@@ -1,7 +1,7 @@
-"""Ed25519 keys of sites and servers, and the files that hold them (RFC 8032).
+"""Ed25519 keys of sites and servers, and their files (RFC 8032).
 
-A signature is over a *context* and the message, so that a signature under a policy never passes for one under a run
-plan. A private key shows nowhere: not in a repr, not in an error, not in a copy for another process.
+A signature is over a *context* and the message, so that a signature of a policy is never valid for a run plan. A
+private key never appears in a repr, in an error, or in a copy for another process.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from fedglm.core.files import create_privately
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys.key_files import lock, read_key
+from fedglm.privacy.keys.key_files import choose_key_encryption, read_key
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -25,10 +25,10 @@ _CONTEXT = re.compile(r"fedglm/[a-z-]+/[1-9][0-9]*")
 
 @dataclass(frozen=True)
 class PublicKey:
-    """What others know a site or a server by.
+    """The public key by which others identify a site or a server.
 
     Attributes:
-        raw: 32 bytes.
+        raw: The key, 32 bytes.
 
     Raises:
         PrivacyError: `raw` has another length.
@@ -42,7 +42,7 @@ class PublicKey:
 
     @classmethod
     def from_hex(cls, text: str) -> "PublicKey":
-        """Read what `hex` wrote.
+        """Parse a key in the form of `hex`.
 
         Raises:
             PrivacyError: `text` is not 64 lower-case hexadecimal digits.
@@ -57,16 +57,16 @@ class PublicKey:
         return self.raw.hex()
 
     def fingerprint(self) -> str:
-        """Half of the key's SHA-256, in groups of four digits: short enough to compare over the telephone."""
+        """Return half of the key's SHA-256, in groups of four digits: short enough to compare over the telephone."""
         digits = hashlib.sha256(self.raw).hexdigest()[:32]
         return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
 
     def verify(self, context: str, message: bytes, signature: bytes) -> bool:
-        """Whether the owner of this key signed `message` in this context."""
-        signed = _signed_bytes(context, message)
+        """Return whether the owner of this key signed `message` in this context."""
+        signed = _frame_message(context, message)
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, signed)
-        except (InvalidSignature, ValueError):  # ValueError: the 32 bytes are no point of the curve
+        except (InvalidSignature, ValueError):  # ValueError: the 32 bytes are no point on the curve
             return False
         return True
 
@@ -75,10 +75,10 @@ class PublicKey:
 
 
 class SigningKey:
-    """A private key; `create` and `load` keep it in a file that only its owner may read, `generate` in memory alone.
+    """A private key, in a file that only its owner may read (`create`, `load`) or in memory only (`generate`).
 
     Attributes:
-        public: What to give to those who verify.
+        public: The public key, for those who verify.
     """
 
     __slots__ = ("_private", "public")
@@ -89,23 +89,23 @@ class SigningKey:
 
     @classmethod
     def generate(cls) -> "SigningKey":
-        """A fresh key from the operating system's randomness."""
+        """Generate a key from the operating system's randomness."""
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
     def create(cls, path: Path, passphrase: str | None = None) -> "SigningKey":
-        """A fresh key in a new file at `path`: PEM (PKCS 8), readable by its owner alone.
+        """Generate a key in a new file at `path`: PEM (PKCS 8), readable by its owner only.
 
         Args:
-            path: Of the file.
-            passphrase: Locks the key.
+            path: Path of the new file.
+            passphrase: Passphrase to encrypt the file with; None for no encryption.
 
         Raises:
-            PrivacyError: There is a file at `path` already; a key is never replaced. Or the passphrase is too short.
+            PrivacyError: The file exists already (a key is never replaced), or the passphrase is too short.
             StorageError: The file cannot be written.
         """
         key = cls.generate()
-        content = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock(passphrase))
+        content = key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, choose_key_encryption(passphrase))
         try:
             create_privately(path, content)
         except FileExistsError:
@@ -114,11 +114,11 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path) -> "SigningKey":
-        """The key in the file at `path`.
+        """Load the key in the file at `path`.
 
         Raises:
-            PrivacyError: There is no such file, others than its owner may use it, it holds no Ed25519 key, or it is
-                locked and the passphrase is missing or wrong.
+            PrivacyError: There is no such file, others than its owner may use it, it has no Ed25519 key, or it is
+                encrypted and the passphrase is missing or wrong.
         """
         private = read_key(path)
         if not isinstance(private, Ed25519PrivateKey):
@@ -126,13 +126,16 @@ class SigningKey:
         return cls(private)
 
     def sign(self, context: str, message: bytes) -> bytes:
-        """64 bytes that `PublicKey.verify` accepts for the same context and message.
+        """Sign a message in a context.
 
         Args:
-            context: What is signed, and in which version: `fedglm/policy/1`.
+            context: Kind of the message and its version, as `fedglm/policy/1`.
             message: The exact bytes.
+
+        Returns:
+            The signature, 64 bytes, for `PublicKey.verify` with the same context and message.
         """
-        return self._private.sign(_signed_bytes(context, message))
+        return self._private.sign(_frame_message(context, message))
 
     def __repr__(self) -> str:
         return f"SigningKey({self.public.fingerprint()})"
@@ -141,7 +144,7 @@ class SigningKey:
         raise TypeError("a private key is not pickled or copied: load it from its file where it is needed")
 
 
-def _signed_bytes(context: str, message: bytes) -> bytes:
+def _frame_message(context: str, message: bytes) -> bytes:
     if not _CONTEXT.fullmatch(context):
         raise ValueError(f"a context of signatures looks like fedglm/policy/1, not {context!r}")
-    return context.encode() + b"\0" + message  # a context holds no zero byte: no two pairs give the same bytes
+    return context.encode() + b"\0" + message  # a context has no zero byte: no two pairs give the same bytes

@@ -1,4 +1,4 @@
-"""What a site hands over to a server, once, to be let in: the public halves of its two keys, in the file `SITE.pub`.
+"""The identity that a site gives to a server once, to be enrolled: the public halves of its two keys, in `SITE.pub`.
 
     # What site berlin hands over to the server. Nothing in it is secret.
     name = "berlin"
@@ -7,9 +7,9 @@
     signing = "5f0c..."
     signature = "91ab..."
 
-The signature is the signing key's, over the four entries above it: a line that was lost or changed on the way, or one
-half swapped for another site's, is seen. It does not say whose the file is; for that, people at both ends compare the
-fingerprints by telephone.
+The signature is the signing key's, over the four entries above it: it detects a line that was lost or changed on the
+way, or one half replaced by another site's. It does not prove who made the file; for that, people at both ends compare
+the fingerprints by telephone.
 """
 
 import base64
@@ -27,23 +27,26 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 
 MAX_BYTES = 4096
-"""Longest `SITE.pub` that is read; a usual one has about 620 bytes."""
+"""Maximum size of a `SITE.pub`; a typical one has about 620 bytes."""
 
 _CONTEXT = "fedglm/site/1"
-# No leading dot or dash (a hidden file, an option), and no .zip: a kit lies beside its archive.
+# No leading dot or dash (a hidden file, an option), and no .zip: a startup kit is beside its archive.
 _NAME = re.compile(r"(?!.*\.zip$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.IGNORECASE)
 _FLOWER_KIND = "ecdsa-sha2-nistp384"
 _FLOWER_HEAD = b"".join(len(part).to_bytes(4, "big") + part for part in (_FLOWER_KIND.encode(), b"nistp384")) + (
     97
-).to_bytes(4, "big")  # of the point, which follows: 0x04 and two coordinates of 48 bytes
+).to_bytes(4, "big")  # length of the point, which follows: 0x04 and two coordinates of 48 bytes
 _KEYS = ("name", "made", "flower", "signing", "signature")
 
 
-def checked_site_name(name: str) -> str:
-    """`name`, if it can name a site: it becomes a file's name, an argument, a column in tables.
+def check_site_name(name: str) -> str:
+    """Check the name of a site, which is used as a file name, an argument and a column of tables.
+
+    Returns:
+        The name.
 
     Raises:
-        PrivacyError: It has a character that is not permitted, or is too long.
+        PrivacyError: The name has a character that is not permitted, or is too long.
     """
     if not _NAME.fullmatch(name):
         raise PrivacyError(
@@ -58,13 +61,14 @@ class SiteIdentity:
     """The public halves of a site's keys.
 
     Attributes:
-        name: What the site is called.
-        flower: What its SuperNode signs on with: one line as in OpenSSH's files, `ecdsa-sha2-nistp384 AAAA...`.
-        signing: What its updates are signed with.
+        name: Name of the site.
+        flower: Public key of its SuperNode, for Flower's authentication: one line in OpenSSH's format,
+            `ecdsa-sha2-nistp384 AAAA...`.
+        signing: Public key of the signatures of its updates.
         made: Day on which the keys were made, as 2027-01-04.
 
     Raises:
-        PrivacyError: One of them is no such thing.
+        PrivacyError: An attribute is malformed.
     """
 
     name: str
@@ -73,26 +77,28 @@ class SiteIdentity:
     made: str
 
     def __post_init__(self) -> None:
-        checked_site_name(self.name)
+        check_site_name(self.name)
         _check_flower_key(self.flower)
         _check_day(self.made)
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Half of each key's SHA-256, to compare over the telephone; the keys are `flower` and `signing`."""
-        raw = self.flower.split(" ")[1].encode()
-        digits = hashlib.sha256(raw).hexdigest()[:32]
+        """Fingerprints to compare over the telephone, under `flower` and `signing`.
+
+        They are half of a SHA-256: of the base64 text of the flower key, and of the raw signing key.
+        """
+        digits = hashlib.sha256(self.flower.split(" ")[1].encode()).hexdigest()[:32]
         flower = "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
         return {"flower": flower, "signing": self.signing.fingerprint()}
 
     def to_text(self, key: SigningKey) -> str:
-        """The content of `SITE.pub`.
+        """Make the content of `SITE.pub`.
 
         Args:
             key: The private half of `signing`.
 
         Raises:
-            PrivacyError: It is not.
+            PrivacyError: `key` is another key.
         """
         if key.public != self.signing:
             raise PrivacyError(f"site {self.name}: signed with another key than the one that it hands over")
@@ -100,18 +106,18 @@ class SiteIdentity:
 
     @classmethod
     def from_text(cls, text: str, *, origin: str = "SITE.pub") -> Self:
-        """Read what a stranger sent; other line ends and blanks around the whole do not matter.
+        """Parse an untrusted `SITE.pub`; line ends, and blanks before and after the text, may differ.
 
         Args:
             text: Content of the file.
             origin: Name of the file in errors.
 
         Raises:
-            PrivacyError: The text is too long, in another form than `to_text` writes, or not signed by its own key.
+            PrivacyError: The text is too long, differs from the format of `to_text`, or is not signed by its own key.
         """
         if len(text.encode(errors="replace")) > MAX_BYTES:
             raise PrivacyError(f"{origin} is longer than {MAX_BYTES} bytes, so no site handed it over")
-        entries = _entries(text, origin)
+        entries = _parse_entries(text, origin)
         try:
             identity = cls(entries["name"], entries["flower"], PublicKey.from_hex(entries["signing"]), entries["made"])
         except PrivacyError as exc:
@@ -138,7 +144,7 @@ class SiteIdentity:
         return "\n".join([f"# What site {self.name} hands over to the server. Nothing in it is secret.", *lines, ""])
 
 
-def _entries(text: str, origin: str) -> dict[str, str]:
+def _parse_entries(text: str, origin: str) -> dict[str, str]:
     try:
         entries = tomllib.loads(text.strip() + "\n")
     except (ValueError, RecursionError) as exc:
@@ -150,7 +156,7 @@ def _entries(text: str, origin: str) -> dict[str, str]:
 
 
 def _check_flower_key(line: str) -> None:
-    """Hold a line to the one form that a P-384 key has in OpenSSH's files (RFC 5656, 3.1), with nothing after it."""
+    """Check that a line is a P-384 key in OpenSSH's format (RFC 5656, 3.1), in its only form, without a comment."""
     coded = line.partition(" ")[2]
     try:
         raw = base64.b64decode(coded, validate=True)
@@ -170,8 +176,8 @@ def _check_flower_key(line: str) -> None:
 
 def _check_day(text: str) -> None:
     try:
-        same = datetime.date.fromisoformat(text).isoformat() == text
+        is_day = datetime.date.fromisoformat(text).isoformat() == text
     except ValueError:
-        same = False
-    if not same:
+        is_day = False
+    if not is_day:
         raise PrivacyError(f"the day on which keys were made is written as 2027-01-04, not {text[:40]!r}")

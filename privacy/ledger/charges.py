@@ -1,4 +1,4 @@
-"""What stands in a privacy ledger: charges, and the rows that they become."""
+"""The content of a privacy ledger: charges, and their rows."""
 
 import re
 import secrets
@@ -7,29 +7,29 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
-from fedglm.privacy.accounting.accountant import GREATEST_DELTA, MIN_DELTA
+from fedglm.privacy.accounting.accountant import MAX_DELTA, MIN_DELTA
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.chained_file import Head, is_sha256
 from fedglm.privacy.log.entries import PURPOSES
 
 _MAX_ROUND: Final = 2**31 - 1
-_NONE: Final = "0" * 64
-_ID: Final = re.compile(r"[0-9a-f]{32}")
+_EMPTY_SHA256: Final = "0" * 64
+_ATTEMPT_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
-def new_id() -> str:
-    """A fresh name for one attempt at an answer: 32 hexadecimal digits from the operating system."""
+def make_attempt_id() -> str:
+    """Make a random id for one attempt at a reply: 32 hexadecimal digits from the operating system."""
     return secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one data set may spend in its life.
+    """The privacy budget of one data set, over all runs.
 
     Attributes:
-        epsilon: Above 0.
-        delta: From 1e-10 to 0.1; at most a tenth of one over the number of units, to mean something.
+        epsilon: Maximum epsilon, above 0.
+        delta: Delta of the guarantee, from 1e-10 to 0.1; at most 1 / (10 x units) for a meaningful guarantee.
 
     Raises:
         PrivacyError: A number is out of its bounds.
@@ -41,27 +41,28 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < float("inf"):
             raise PrivacyError(f"a budget's epsilon is a finite number above 0, not {self.epsilon!r}")
-        if not MIN_DELTA <= self.delta <= GREATEST_DELTA:
-            raise PrivacyError(f"delta is a number from {MIN_DELTA:g} to {GREATEST_DELTA:g}, not {self.delta!r}")
+        if not MIN_DELTA <= self.delta <= MAX_DELTA:
+            raise PrivacyError(f"delta is a number from {MIN_DELTA:g} to {MAX_DELTA:g}, not {self.delta!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
-    """One release, as it is charged before it leaves.
+    """The charge for one release, which is made before it leaves.
 
     Attributes:
-        data_set: The site's name for the data, 1 to 200 characters.
-        commitment: What `privacy.ledger.commitment.commitment` says of its content.
-        run: Run that it is for, 1 to 200 characters.
-        round: Round that it is for; 0 before the first.
-        purpose: One of `PURPOSES`.
-        mechanism: How it was noised; None says that it was not, and then no epsilon holds for the data set any more.
+        data_set: The site's name of the data set, 1 to 200 characters.
+        commitment: Commitment to the content of the data set, see `privacy.ledger.commitment.compute_commitment`.
+        run: Identity of the run, 1 to 200 characters.
+        round: Number of the round; 0 before the first.
+        purpose: Purpose of the release, one of `PURPOSES`.
+        mechanism: Mechanism of the noise; None for a release without noise, after which no epsilon holds for the data
+            set any more.
         plan: SHA-256 (hex) of the run plan.
-        policy: SHA-256 (hex) of the policy that let it out.
+        policy: SHA-256 (hex) of the policy that permits the release.
         release: SHA-256 (hex) of the bytes that leave; of the attempt's id where nothing could leave.
-        id: Names the one attempt whose noise this pays for (see `new_id`). The node keeps it with the answer, and a
-            retry is known by it: equal bytes say nothing, for a server that picks weights and learning rate can make
-            them likely. None in rows of ledgers that were begun before there were ids.
+        id: Id of the attempt whose noise this charge pays for (see `make_attempt_id`). The node keeps it with the
+            reply, and recognizes a retry by it: equal bytes do not prove a retry, for a server that chooses weights and
+            learning rate can make them likely. None in rows of ledgers from before there were ids.
 
     Raises:
         PrivacyError: A field is malformed; the message names it.
@@ -92,31 +93,31 @@ class Charge:
             raise PrivacyError(f"charge: purpose is one of {', '.join(PURPOSES)}, not {self.purpose!r}"[:200])
         if self.mechanism is not None and not isinstance(self.mechanism, Mechanism):
             raise PrivacyError("charge: mechanism is a Mechanism, or none")
-        if self.id is not None and (type(self.id) is not str or not _ID.fullmatch(self.id)):
+        if self.id is not None and (type(self.id) is not str or not _ATTEMPT_ID.fullmatch(self.id)):
             raise PrivacyError("charge: id is 32 digits 0-9 a-f, or none")
 
     @property
     def key(self) -> tuple[str, str]:
-        """What is charged once: an attempt for a purpose; in old ledgers, bytes for a purpose."""
+        """Key under which a charge is made only once: attempt and purpose; in old ledgers, bytes and purpose."""
         return self.id or self.release, self.purpose
 
     def to_fields(self) -> dict[str, Any]:
-        """The fields as rows hold them; an id that there is not is left out, as in old ledgers."""
-        own = asdict(self)
+        """Return the fields as in a row; without an id there is no such field, as in old ledgers."""
+        values = asdict(self)
         if self.id is None:
-            del own["id"]
-        return own
+            del values["id"]
+        return values
 
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """A charge as it stands in a ledger.
+    """A charge in a ledger.
 
     Attributes:
-        number: 1 for the first.
-        time: When it was written: UTC, ISO 8601 to the second.
+        number: Number of the row, from 1.
+        time: Time of the row: UTC, ISO 8601 to the second.
         charge: The charge.
-        previous: Hash of the row before.
+        previous: Hash (hex) of the row before.
         hash: SHA-256 (hex) of `previous` (32 bytes) and the row's entry.
     """
 
@@ -128,15 +129,20 @@ class LedgerRow:
 
     @staticmethod
     def entry(number: int, time: str, charge: Charge) -> bytes:
-        """What stands in a ledger: canonical JSON of number, time and charge."""
+        """Make the entry of a row: canonical JSON of number, time and charge."""
         return canonical_json({"number": number, "time": time, **charge.to_fields()})
 
     @classmethod
     def read(cls, head: Head, content: bytes, digest: str) -> "LedgerRow":
-        """The row that follows `head`, of its entry and its hash.
+        """Parse the row after `head` from its entry.
+
+        Args:
+            head: Head of the chain before the row.
+            content: Entry of the row.
+            digest: Hash (hex) of the row.
 
         Raises:
-            PrivacyError: The entry is none.
+            PrivacyError: The entry is malformed, or of another row.
         """
         try:
             tree: Any = read_canonical_json(content)
@@ -148,7 +154,7 @@ class LedgerRow:
         number, time = tree.pop("number"), tree.pop("time")
         if number != head.rows + 1 or type(time) is not str:
             raise PrivacyError("its text has another number, or no time")
-        if "id" in tree and tree["id"] is None:  # one spelling: an id that there is not is left out
+        if "id" in tree and tree["id"] is None:  # only one encoding: a missing id is left out
             raise PrivacyError("its text has an id that is none")
         if isinstance(tree["mechanism"], dict):
             tree["mechanism"] = Mechanism.from_fields(tree["mechanism"])
@@ -156,13 +162,13 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Rows that differ in nothing but round, time, release and id.
+class RowGroup:
+    """Rows that differ only in round, time, release and id.
 
     Attributes:
         first: The first row.
         last: The last row.
-        count: How many they are; rows of other stretches may lie between them.
+        count: Number of rows; rows of other groups may be between them.
     """
 
     first: LedgerRow
@@ -170,32 +176,35 @@ class Stretch:
     count: int
 
 
-def stretches(rows: Iterable[LedgerRow]) -> Iterator[Stretch]:
-    """A ledger in few lines: one for each data set, run, purpose, mechanism, plan and policy, by their first rows."""
+def group_rows(rows: Iterable[LedgerRow]) -> Iterator[RowGroup]:
+    """Group rows by data set, run, purpose, mechanism, plan and policy, in the order of the first rows."""
     kinds: dict[Charge, list[LedgerRow]] = {}
     for row in rows:
-        kinds.setdefault(replace(row.charge, round=0, release=_NONE, id=None), []).append(row)
+        kinds.setdefault(replace(row.charge, round=0, release=_EMPTY_SHA256, id=None), []).append(row)
     for members in kinds.values():
-        yield Stretch(members[0], members[-1], len(members))
+        yield RowGroup(members[0], members[-1], len(members))
 
 
-def related(rows: Iterable[LedgerRow], data_set: str, commitment: str | None) -> list[LedgerRow]:
-    """The rows that count against a data set: of its name, of its content, and of what shares either with those.
+def select_related_rows(rows: Iterable[LedgerRow], data_set: str, commitment: str | None) -> list[LedgerRow]:
+    """Select the rows that count against a data set.
 
-    So neither a record more under the same name nor a second name for the same content opens a new budget.
+    These are the rows with its name or its content, and those that share a name or content with them, transitively. So
+    neither another record under the same name nor a second name for the same content opens a new budget.
     """
     rows = list(rows)
-    found = one_data_set({(row.charge.data_set, row.charge.commitment) for row in rows}, data_set, commitment)
-    return [row for row in rows if (row.charge.data_set, row.charge.commitment) in found]
+    pairs = find_data_set_pairs({(row.charge.data_set, row.charge.commitment) for row in rows}, data_set, commitment)
+    return [row for row in rows if (row.charge.data_set, row.charge.commitment) in pairs]
 
 
-def one_data_set(pairs: Iterable[tuple[str, str]], data_set: str, commitment: str | None) -> set[tuple[str, str]]:
-    """Those of the pairs of name and content that count as the data set of that name and, where given, content."""
-    left, names, contents = set(pairs), {data_set}, {commitment}
-    found: set[tuple[str, str]] = set()
-    while joining := {(name, content) for name, content in left if name in names or content in contents}:
-        left -= joining
-        found |= joining
-        names |= {name for name, _ in joining}
-        contents |= {content for _, content in joining}
-    return found
+def find_data_set_pairs(
+    pairs: Iterable[tuple[str, str]], data_set: str, commitment: str | None
+) -> set[tuple[str, str]]:
+    """Find the pairs of name and commitment that count as one data set, of the given name and commitment (if any)."""
+    remaining, names, contents = set(pairs), {data_set}, {commitment}
+    connected: set[tuple[str, str]] = set()
+    while new := {(name, content) for name, content in remaining if name in names or content in contents}:
+        remaining -= new
+        connected |= new
+        names |= {name for name, _ in new}
+        contents |= {content for _, content in new}
+    return connected

@@ -1,7 +1,7 @@
-"""What a data set has spent: the one place where rows of a ledger are added up.
+"""The spending of a data set: the one place where the rows of a ledger are summed up.
 
-Gate, log, command line, status and metrics all ask here. The auditor does not: `audit/verify` adds the entries of the
-signed log up by itself, for it must not believe the node's own sum.
+Gate, log, command line, status and metrics all use it. The auditor does not: `audit/verify` sums up the entries of the
+signed log by itself, for it must not trust the node's own sum.
 """
 
 import math
@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from fedglm.privacy.accounting.accountant import Spent, spent, upper_bound, within
+from fedglm.privacy.accounting.accountant import EpsilonBounds, bound_epsilon, compute_epsilon, is_within_budget
 from fedglm.privacy.dp.mechanism import Event
-from fedglm.privacy.ledger.charges import Budget, LedgerRow, related
+from fedglm.privacy.ledger.charges import Budget, LedgerRow, select_related_rows
 
 
 @dataclass(frozen=True)
@@ -19,51 +19,51 @@ class Spending:
     """The releases that count against one data set.
 
     Attributes:
-        rows: Their rows, the oldest first.
+        rows: Rows of the releases, oldest first.
     """
 
     rows: tuple[LedgerRow, ...]
 
     @classmethod
-    def of(cls, rows: Iterable[LedgerRow], data_set: str, commitment: str | None = None) -> Self:
-        """Select the rows that count against a data set: see `related`.
+    def select(cls, rows: Iterable[LedgerRow], data_set: str, commitment: str | None = None) -> Self:
+        """Select the rows that count against a data set: see `select_related_rows`.
 
         Args:
-            rows: Of the whole ledger.
-            data_set: Its name.
-            commitment: Of its content, by which rows under other names are known; without it, only by the content of
-                rows under this name: to commit to the records anew would mean to read them all.
+            rows: All rows of the ledger.
+            data_set: Name of the data set.
+            commitment: Commitment to its content, which finds rows under other names. Without it, these are found only
+                by the content of rows under this name: computing the commitment would require reading all records.
         """
-        return cls(tuple(related(rows, data_set, commitment)))
+        return cls(tuple(select_related_rows(rows, data_set, commitment)))
 
     @property
     def without_noise(self) -> bool:
-        """Whether something was released without noise, so that no epsilon holds."""
+        """Whether anything was released without noise, so that no epsilon holds."""
         return any(row.charge.mechanism is None for row in self.rows)
 
     @property
     def events(self) -> list[Event]:
-        """What was released with noise, for the accountant."""
+        """Events of the releases with noise, for the accountants."""
         return [row.charge.mechanism.event() for row in self.rows if row.charge.mechanism is not None]
 
-    def at(self, delta: float) -> Spent:
-        """By all accountants; infinite once something was released without noise.
+    def at(self, delta: float) -> EpsilonBounds:
+        """Compute epsilon at `delta` by all accountants; infinite once anything was released without noise.
 
         Raises:
             PrivacyError: `delta` is not between 1e-10 and 0.1.
         """
-        noised = spent(self.events, delta)
-        return Spent(math.inf, None, None, math.inf, delta) if self.without_noise else noised
+        noised = compute_epsilon(self.events, delta)
+        return EpsilonBounds(math.inf, None, None, math.inf, delta) if self.without_noise else noised
 
     def epsilon(self, delta: float | None) -> float | None:
-        """The headline at a policy's delta.
+        """Compute the reported epsilon at a policy's delta.
 
         Args:
-            delta: None where the policy names none.
+            delta: Delta of the policy; None where it has none.
 
         Returns:
-            0 where nothing was released, and infinite once something was without noise, whatever `delta` is; None where
-            something was released with noise and there is no delta to tell it at.
+            0 where nothing was released, and infinite once anything was without noise, whatever `delta` is; None where
+            there are releases with noise and no delta.
 
         Raises:
             PrivacyError: `delta` is not between 1e-10 and 0.1.
@@ -74,14 +74,14 @@ class Spending:
             return 0.0
         return None if delta is None else self.at(delta).epsilon
 
-    def upper_bound(self, delta: float) -> float:
-        """Quicker than `at`, and as near to 0.02; infinite once something was released without noise.
+    def bound_epsilon(self, delta: float) -> float:
+        """Compute epsilon faster than `at`, to 0.02 of it; infinite once anything was released without noise.
 
         Raises:
             PrivacyError: `delta` is not between 1e-10 and 0.1.
         """
-        return math.inf if self.without_noise else upper_bound(self.events, delta)
+        return math.inf if self.without_noise else bound_epsilon(self.events, delta)
 
     def stays_within(self, budget: Budget, further: Iterable[Event] = ()) -> bool:
-        """Whether all this and `further` releases with noise spend no more than a budget."""
-        return not self.without_noise and within([*self.events, *further], budget.epsilon, budget.delta)
+        """Return whether these and `further` releases with noise stay within a budget."""
+        return not self.without_noise and is_within_budget([*self.events, *further], budget.epsilon, budget.delta)

@@ -1,8 +1,8 @@
-"""What may stand in a signed log: kinds of entries, and for each the fields that it has, all of them and no others.
+"""The entries of a signed log: their kinds, and for each kind its required fields; no others are accepted.
 
-No field can hold a record or a word of one: fields are hashes, keys, signatures, whole numbers, numbers that were
-charged for, names that people gave to sites and data sets, names of rules and codecs, and signed plans and policies.
-Reasons in words stay in the site's `refusals.jsonl`.
+No field can hold a record or a word of one: fields are hashes, keys, signatures, integers, numbers that were charged
+for, names that people gave to sites and data sets, names of rules and codecs, and signed plans and policies. Reasons in
+words stay in the site's `refusals.jsonl`.
 """
 
 import math
@@ -14,76 +14,83 @@ from typing import Any, Final
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.log.chained_file import is_sha256
 
 PURPOSES: Final = ("update", "metrics")
-"""What a release is: the update of a round, or numbers about the site's data."""
+"""Purposes of a release: the update of a round, or numbers about the site's data."""
 
 MAX_BYTES: Final = 1 << 18
-"""Longest entry; only plans and policies have more than some hundred bytes."""
+"""Maximum size of an entry; only plans and policies have more than some hundred bytes."""
 
 ROLES: Final = ("site", "server")
-"""Whose a log is."""
+"""Roles of a log's owner."""
 
 FAULTS: Final = ("refused", "failed", "malformed", "unsigned", "late")
-"""Why a server does not take an update: the site's policy refuses; the node failed; what came is no update; it is not
-signed by the site; nothing came in time."""
+"""Reasons why a server does not accept an update: the site's policy refuses; the node failed; the reply is no update;
+it is not signed by the site; no reply came in time."""
 
 CHARGES: Final = ("release", "charged")
-"""Kinds of entries about a row of the ledger."""
+"""Kinds of entries of a row of the ledger."""
 
 TIME: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00"
-"""Expression for a moment as entries and rows tell it."""
+"""Regular expression of a time in entries and rows."""
 
-_Check = Callable[[Any], bool]
+FieldCheck = Callable[[Any], bool]
+"""Returns whether a value may be in a field."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}").fullmatch
-_SIGNATURE = re.compile(r"[0-9a-f]{128}").fullmatch
-_TIME = re.compile(TIME).fullmatch
-_WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}").fullmatch
-_ANCHOR = re.compile(r"[0-9]{1,9}:[0-9a-f]{32}").fullmatch
-_ID = re.compile(r"[0-9a-f]{32}").fullmatch
-_NONCE = re.compile(r"[0-9a-f]{16}").fullmatch
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}").fullmatch
-_MOST = 2**63
+_COUNT_LIMIT = 2**63
 
 
-def _text(pattern: Callable[[str], object]) -> _Check:
-    return lambda value: type(value) is str and pattern(value) is not None
+def _matches(pattern: str) -> FieldCheck:
+    match = re.compile(pattern).fullmatch
+    return lambda value: type(value) is str and match(value) is not None
 
 
-def _name(value: Any) -> bool:
+is_signature: Final = _matches(r"[0-9a-f]{128}")
+is_time: Final = _matches(TIME)
+is_word: Final = _matches(r"[a-z0-9][a-z0-9-]{0,63}")
+is_anchor: Final = _matches(r"[0-9]{1,9}:[0-9a-f]{32}")
+is_id: Final = _matches(r"[0-9a-f]{32}")
+is_nonce: Final = _matches(r"[0-9a-f]{16}")
+is_base64: Final = _matches(r"[A-Za-z0-9+/]+={0,2}")
+
+
+def _is_name(value: Any) -> bool:
     return type(value) is str and 0 < len(value) <= 200 and value.isprintable()
 
 
-def _whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MOST
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _COUNT_LIMIT
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return type(value) in (float, int) and math.isfinite(value)
 
 
-def _one_of(*words: str) -> _Check:
+def _is_one_of(*words: str) -> FieldCheck:
     return lambda value: value in words
 
 
-def _or_none(check: _Check) -> _Check:
+def _allow_none(check: FieldCheck) -> FieldCheck:
     return lambda value: value is None or check(value)
 
 
-def _words(value: Any) -> bool:
-    return type(value) is list and len(value) <= 100 and all(type(word) is str and _WORD(word) for word in value)
+def _is_word_list(value: Any) -> bool:
+    return type(value) is list and len(value) <= 100 and all(map(is_word, value))
 
 
-def _mechanism(value: Any) -> bool:
-    if type(value) is not dict or any(type(found) not in (str, int, float) for found in value.values()):
+def _is_mechanism(value: Any) -> bool:
+    if type(value) is not dict or any(type(field) not in (str, int, float) for field in value.values()):
         return False
-    return _is_mechanism(tuple(value.items()), tuple(map(type, value.values())))
+    return _is_valid_mechanism(tuple(value.items()), tuple(map(type, value.values())))
 
 
 @lru_cache(maxsize=64)
-def _is_mechanism(items: tuple[tuple[str, Any], ...], _: tuple[type, ...]) -> bool:
-    """Cached, for the entries of a run have one; 1 and 1.0 are one key to a cache, but not here."""
+def _is_valid_mechanism(items: tuple[tuple[str, Any], ...], _: tuple[type, ...]) -> bool:
+    """Check a mechanism; cached, for the entries of a run share one.
+
+    The types are a part of the key, for 1 and 1.0 are equal to a cache, but not in a mechanism.
+    """
     try:
         Mechanism.from_fields(dict(items))
     except PrivacyError:
@@ -91,11 +98,11 @@ def _is_mechanism(items: tuple[tuple[str, Any], ...], _: tuple[type, ...]) -> bo
     return True
 
 
-def _measures(value: Any) -> bool:
-    return type(value) is dict and value.keys() == {"loss", "metric", "count"} and all(map(_number, value.values()))
+def _is_metrics(value: Any) -> bool:
+    return type(value) is dict and value.keys() == {"loss", "metric", "count"} and all(map(_is_number, value.values()))
 
 
-def _policy(value: Any) -> bool:
+def _is_policy(value: Any) -> bool:
     from fedglm.privacy.policy.policy import Policy  # pydantic is slow to load, and a server's log has none of these
 
     try:
@@ -105,132 +112,144 @@ def _policy(value: Any) -> bool:
     return True
 
 
-sha256, signature, time, anchor = _text(_SHA256), _text(_SIGNATURE), _text(_TIME), _text(_ANCHOR)
-word, signed_plan, nonce, attempt = _text(_WORD), _text(_BASE64), _text(_NONCE), _text(_ID)
-_checkpoint: dict[str, _Check] = {"size": _whole, "root": sha256, "made": time, "signature": signature}
-_of_round: dict[str, _Check] = {"run": _name, "round": _whole}
-_charge: dict[str, _Check] = {
-    **_of_round,
-    "row": _whole,
-    "row_hash": sha256,
-    "data_set": _name,
-    "commitment": sha256,
-    "purpose": _one_of(*PURPOSES),
-    "mechanism": _or_none(_mechanism),
-    "plan": sha256,
-    "policy": sha256,
-    "release": sha256,
-    "epsilon": _or_none(_number),
-    "delta": _or_none(_number),
+_TREE_HEAD_FIELDS: dict[str, FieldCheck] = {
+    "size": _is_count,
+    "root": is_sha256,
+    "made": is_time,
+    "signature": is_signature,
+}
+_ROUND_FIELDS: dict[str, FieldCheck] = {"run": _is_name, "round": _is_count}
+_CHARGE_FIELDS: dict[str, FieldCheck] = {
+    **_ROUND_FIELDS,
+    "row": _is_count,
+    "row_hash": is_sha256,
+    "data_set": _is_name,
+    "commitment": is_sha256,
+    "purpose": _is_one_of(*PURPOSES),
+    "mechanism": _allow_none(_is_mechanism),
+    "plan": is_sha256,
+    "policy": is_sha256,
+    "release": is_sha256,
+    "epsilon": _allow_none(_is_number),
+    "delta": _allow_none(_is_number),
 }
 
-KINDS: Final[dict[str, dict[str, _Check]]] = {
-    # Of both sides.
-    "opened": {"role": _one_of(*ROLES), "name": _name, "key": sha256, "software": _name},
-    "key": {"key": sha256, "previous": sha256, "vouched": _or_none(signature)},
-    "witnessed": {"run": _name, "log": sha256, "name": _name, "key": sha256, **_checkpoint},
-    "countersigned": {**_checkpoint, "by": sha256, "countersignature": signature},
-    # Of a site.
-    "policy": {"policy": sha256, "content": _policy},
-    "plan": {"plan": sha256, "server": sha256, "signed": signed_plan, "rules": _words},
-    "release": {**_charge, "bytes": _whole, "non_zeros": _or_none(_whole), "codec": _or_none(word), "rules": _words},
-    "charged": _charge,
-    "resent": {**_of_round, "release": sha256, "bytes": _whole},
-    "refused": {**_of_round, "rule": word},
-    "link": {"tls": _name, "certificate": sha256, "authority": sha256},
-    # Of a server.
-    "announced": {"run": _name, "plan": sha256, "signed": signed_plan},
-    "begun": _of_round,
-    "admitted": {"run": _name, "site": _name, "key": _or_none(sha256)},
-    "declined": {"run": _name, "rule": word, "node": _whole},
+KINDS: Final[dict[str, dict[str, FieldCheck]]] = {
+    # In both logs.
+    "opened": {"role": _is_one_of(*ROLES), "name": _is_name, "key": is_sha256, "software": _is_name},
+    "key": {"key": is_sha256, "previous": is_sha256, "vouched": _allow_none(is_signature)},
+    "witnessed": {"run": _is_name, "log": is_sha256, "name": _is_name, "key": is_sha256, **_TREE_HEAD_FIELDS},
+    "countersigned": {**_TREE_HEAD_FIELDS, "by": is_sha256, "countersignature": is_signature},
+    # In a site's log.
+    "policy": {"policy": is_sha256, "content": _is_policy},
+    "plan": {"plan": is_sha256, "server": is_sha256, "signed": is_base64, "rules": _is_word_list},
+    "release": {
+        **_CHARGE_FIELDS,
+        "bytes": _is_count,
+        "non_zeros": _allow_none(_is_count),
+        "codec": _allow_none(is_word),
+        "rules": _is_word_list,
+    },
+    "charged": _CHARGE_FIELDS,
+    "resent": {**_ROUND_FIELDS, "release": is_sha256, "bytes": _is_count},
+    "refused": {**_ROUND_FIELDS, "rule": is_word},
+    "link": {"tls": _is_name, "certificate": is_sha256, "authority": is_sha256},
+    # In a server's log.
+    "announced": {"run": _is_name, "plan": is_sha256, "signed": is_base64},
+    "begun": _ROUND_FIELDS,
+    "admitted": {"run": _is_name, "site": _is_name, "key": _allow_none(is_sha256)},
+    "declined": {"run": _is_name, "rule": is_word, "node": _is_count},
     "accepted": {
-        **_of_round,
-        "site": _name,
-        "release": sha256,
-        "bytes": _whole,
-        "nonce": nonce,
-        "anchor": _or_none(anchor),
-        "measures": _or_none(_measures),
-        "signature": _or_none(signature),
+        **_ROUND_FIELDS,
+        "site": _is_name,
+        "release": is_sha256,
+        "bytes": _is_count,
+        "nonce": is_nonce,
+        "anchor": _allow_none(is_anchor),
+        "measures": _allow_none(_is_metrics),
+        "signature": _allow_none(is_signature),
     },
-    "rejected": {**_of_round, "site": _name, "fault": _one_of(*FAULTS), "rule": _or_none(word)},
+    "rejected": {**_ROUND_FIELDS, "site": _is_name, "fault": _is_one_of(*FAULTS), "rule": _allow_none(is_word)},
     "published": {
-        **_of_round,
-        "model": sha256,
-        "accepted": _whole,
-        "rejected": _whole,
-        "uplink_bytes": _whole,
-        "downlink_bytes": _whole,
+        **_ROUND_FIELDS,
+        "model": is_sha256,
+        "accepted": _is_count,
+        "rejected": _is_count,
+        "uplink_bytes": _is_count,
+        "downlink_bytes": _is_count,
     },
-    "finished": {"run": _name, "rounds": _whole, "model": sha256},
+    "finished": {"run": _is_name, "rounds": _is_count, "model": is_sha256},
 }
-"""Kinds of entries and their fields, beside `number`, `time` and `kind`, which each has."""
+"""Kinds of entries and their fields, in addition to `number`, `time` and `kind`, which all entries have."""
 
-OPTIONAL: Final[dict[str, dict[str, _Check]]] = {
-    "release": {"id": attempt},
-    "charged": {"id": attempt},
-    "admitted": {"anchor": anchor},
-    "published": {"row": sha256},
+OPTIONAL: Final[dict[str, dict[str, FieldCheck]]] = {
+    "release": {"id": is_id},
+    "charged": {"id": is_id},
+    "admitted": {"anchor": is_anchor},
+    "published": {"row": is_sha256},
 }
-"""Fields that entries of a kind may lack, as those of earlier versions do; one that is there says something."""
+"""Fields that entries of a kind may lack, as those of earlier versions do; a field that is there is not null."""
 
-_FRAME: Final[dict[str, _Check]] = {"number": _whole, "time": time, "kind": word}
-_FIELDS: Final = {kind: {**_FRAME, **own} for kind, own in KINDS.items()}
-_NO_FIELDS: Final[dict[str, _Check]] = {}
+_COMMON_FIELDS: Final[dict[str, FieldCheck]] = {"number": _is_count, "time": is_time, "kind": is_word}
+_FIELDS: Final = {kind: {**_COMMON_FIELDS, **own} for kind, own in KINDS.items()}
+_NO_FIELDS: Final[dict[str, FieldCheck]] = {}
 
 
-def entry(number: int, moment: str, kind: str, fields: Mapping[str, Any]) -> bytes:
-    """An entry's text, canonical JSON.
+def make_entry(number: int, moment: str, kind: str, fields: Mapping[str, Any]) -> bytes:
+    """Make the text of an entry, canonical JSON.
 
     Args:
-        number: From 1.
-        moment: When: UTC, ISO 8601 to the second.
-        kind: One of `KINDS`.
-        fields: Its fields.
+        number: Number of the entry, from 1.
+        moment: Time of the entry: UTC, ISO 8601 to the second.
+        kind: Kind of the entry, one of `KINDS`.
+        fields: Fields of the kind.
 
     Raises:
-        PrivacyError: The kind is unknown, or a field is missing, unknown, or not what its kind may hold.
+        PrivacyError: The kind is unknown, or a field is missing, unknown, or has a value that is not permitted.
     """
-    whole = {"number": number, "time": moment, "kind": kind, **fields}
-    _check(whole)
-    return canonical_json(whole)
+    content = {"number": number, "time": moment, "kind": kind, **fields}
+    _check_entry(content)
+    return canonical_json(content)
 
 
 def read_entry(content: bytes, number: int) -> dict[str, Any]:
-    """The fields of an entry, from a stranger too.
+    """Parse and check an entry, which may be untrusted.
 
     Args:
-        content: Its text.
-        number: That it must have.
+        content: Text of the entry.
+        number: Number that the entry must have, from 1.
+
+    Returns:
+        All fields of the entry.
 
     Raises:
-        PrivacyError: It is none.
+        PrivacyError: The text is no such entry.
     """
     if len(content) > MAX_BYTES:
         raise PrivacyError(f"its text has {len(content)} bytes, at most {MAX_BYTES} are read")
     try:
-        whole = read_canonical_json(content)
+        entry = read_canonical_json(content)
     except ValueError as exc:
         raise PrivacyError(f"its text is {exc}") from exc
-    if type(whole) is not dict:
+    if type(entry) is not dict:
         raise PrivacyError("its text is no entry")
-    _check(whole)
-    if whole["number"] != number:
-        raise PrivacyError(f"its text says that it is entry {whole['number']}")
-    if (whole["kind"] == "opened") != (number == 1):
+    _check_entry(entry)
+    if entry["number"] != number:
+        raise PrivacyError(f"its text says that it is entry {entry['number']}")
+    if (entry["kind"] == "opened") != (number == 1):
         raise PrivacyError("a log is opened once, by its first entry")
-    return whole
+    return entry
 
 
-def _check(whole: dict[str, Any]) -> None:
-    kind = whole.get("kind")
+def _check_entry(entry: dict[str, Any]) -> None:
+    kind = entry.get("kind")
     fields = _FIELDS.get(kind) if type(kind) is str else None
     if fields is None:
         raise PrivacyError(f"no entry is of kind {str(kind)[:40]!r}")
-    optional = OPTIONAL.get(whole["kind"], _NO_FIELDS)
-    if odd := (whole.keys() ^ fields.keys()) - optional.keys():
-        names = ", ".join(sorted(str(name)[:40] for name in odd)[:8])
+    optional = OPTIONAL.get(entry["kind"], _NO_FIELDS)
+    if unexpected := (entry.keys() ^ fields.keys()) - optional.keys():
+        names = ", ".join(sorted(str(name)[:40] for name in unexpected)[:8])
         raise PrivacyError(f"an entry of kind {kind} has missing or unknown fields: {names}")
-    for name, value in whole.items():
+    for name, value in entry.items():
         if not (fields.get(name) or optional[name])(value):
             raise PrivacyError(f"an entry of kind {kind} cannot hold that in its field {name}")

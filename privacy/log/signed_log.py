@@ -1,8 +1,8 @@
-"""The signed log of a site or a server: what happened, in entries that nobody can change unseen.
+"""The signed log of a site or a server: a tamper-evident record of what happened.
 
-It is a `ChainedFile` whose entries are held to `log_entries`, with a Merkle tree over them and the owner's newest
-checkpoint beside them: each entry is on the disk together with a signature over all entries so far. Who holds no key
-can neither cut nor change it; who holds the key cannot change what the other side has countersigned.
+It is a `ChainedFile` whose entries `privacy.log.entries` defines, with a Merkle tree over them and the owner's newest
+signed tree head beside them: each entry is on the disk together with a signature over all entries so far. Whoever does
+not have the key can neither truncate nor change it; whoever has it cannot change what the other side has countersigned.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Final
 
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
-from fedglm.privacy.log.chained_file import ChainedFile, Head, now
-from fedglm.privacy.log.entries import entry, read_entry
-from fedglm.privacy.log.merkle import Frontier, leaf_hash
-from fedglm.privacy.log.tree_head import COLUMNS, SignedTreeHead
+from fedglm.privacy.log.chained_file import ChainedFile, Head, utc_now
+from fedglm.privacy.log.entries import make_entry, read_entry
+from fedglm.privacy.log.merkle import Frontier, hash_leaf
+from fedglm.privacy.log.tree_head import FIELDS, SignedTreeHead
 
 LOG: Final = "log.sqlite"
 """Name of a log's file."""
@@ -27,59 +27,59 @@ Entry = dict[str, Any]
 
 
 class SignedLog(ChainedFile):
-    """The log in the file at `path`, which `create` made.
+    """A signed log in the file at `path`, which `create` made.
 
     Args:
-        path: Of the file.
-        key: The owner's, to write with; None to read alone.
-        remember: Is told of each entry, in order, also of those that other processes write.
+        path: Path of the file.
+        key: Key of the owner, for writing; None to read only.
+        on_entry: Callback for each entry, in order, also of those that other processes write.
 
     Attributes:
-        owner: What the log was opened with: role, name, key and software.
+        owner: Fields of the first entry: role, name, key and software.
 
     Raises:
         LogError: There is no such file, it is damaged, or its owner did not sign it.
     """
 
-    what = "log"
+    noun = "log"
     table = "entries"
-    more: ClassVar = {"checkpoint": f"CREATE TABLE checkpoint ({', '.join(COLUMNS)})"}
-    if_missing = "a new one would forget what happened"
+    extra_tables: ClassVar = {"checkpoint": f"CREATE TABLE checkpoint ({', '.join(FIELDS)})"}
+    missing_reason = "a new one would forget what happened"
     error = LogError
 
     def __init__(
-        self, path: Path, key: SigningKey | None = None, remember: Callable[[Entry], None] | None = None
+        self, path: Path, key: SigningKey | None = None, on_entry: Callable[[Entry], None] | None = None
     ) -> None:
-        self._key, self._remember = key, remember
+        self._key, self._on_entry = key, on_entry
         self._tree, self._public = Frontier(), ""
         self.owner: Entry = {}
         super().__init__(path)
-        self.checkpoint()
+        self.read_tree_head()
 
     @classmethod
     def create(cls, path: Path, key: SigningKey, *, role: str, name: str) -> "SignedLog":
-        """A log in a new file, readable by its owner alone.
+        """Create a log in a new file, readable by its owner only.
 
         Args:
-            path: Of the file.
-            key: The owner's.
-            role: `site` or `server`.
-            name: The owner's.
+            path: Path of the new file.
+            key: Key of the owner.
+            role: Role of the owner, `site` or `server`.
+            name: Name of the owner.
 
         Raises:
-            LogError: There is a file at `path` already, or it cannot be written.
+            LogError: The file exists already, or cannot be written.
         """
-        opened = {"role": role, "name": name, "key": key.public.hex, "software": _software()}
+        opened = {"role": role, "name": name, "key": key.public.hex, "software": _describe_software()}
 
         def begin(database: sqlite3.Connection, head: Head) -> None:
-            cls._put(database, head, Frontier(), [("opened", opened)], key)
+            cls._write_entries(database, head, Frontier(), [("opened", opened)], key)
 
-        cls._make(path, begin)
+        cls._create_file(path, begin)
         return cls(path, key)
 
     @property
     def key(self) -> PublicKey:
-        """The key that signs it now."""
+        """Public key with which the log is currently signed."""
         return PublicKey.from_hex(self._public)
 
     def append(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -89,16 +89,16 @@ class SignedLog(ChainedFile):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-        """Write what the block puts, all or nothing, and sign; on the disk for good when the block is through.
+        """Write and sign the entries of a block, all or none; they are durable on the disk when the block ends.
 
-        Other processes wait until then, and all that they wrote before has been remembered.
+        Other processes wait until then, and `on_entry` has been called for all entries that they wrote before.
 
         Yields:
-            What takes the kind and the fields of an entry.
+            Function that adds an entry of a kind with its fields.
 
         Raises:
-            PrivacyError: A field may not stand in a log.
-            LogError: It could not be written, or the log is damaged, or this is not its owner's key.
+            PrivacyError: A field is not permitted in a log.
+            LogError: The entries could not be written, the log is damaged, or this is not its owner's key.
         """
         if self._key is None:
             raise LogError(f"the log {self._path} is open to be read alone")
@@ -108,36 +108,38 @@ class SignedLog(ChainedFile):
             if entries:
                 if self._key.public != self.key and entries[0][0] != "key":
                     raise LogError(f"the log {self._path} is not written with the key of its owner")
-                self._put(database, self._head, self._tree, entries, self._key)
+                self._write_entries(database, self._head, self._tree, entries, self._key)
 
-    def checkpoint(self) -> SignedTreeHead:
-        """The owner's signature over all entries so far.
+    def read_tree_head(self) -> SignedTreeHead:
+        """Read and verify the owner's signed tree head over all entries so far.
 
         Raises:
-            LogError: It is over others, or not signed by the owner.
+            LogError: The tree head is over other entries, or not signed by the owner.
         """
         with self._reading() as database:
-            found = database.execute("SELECT * FROM checkpoint").fetchall()
-            if len(found) != 1:
-                raise self._damaged(": it has no checkpoint, or more than one")
+            rows = database.execute("SELECT * FROM checkpoint").fetchall()
+            if len(rows) != 1:
+                raise self._make_damage_error(": it has no checkpoint, or more than one")
             try:
-                signed = SignedTreeHead.from_fields(self.origin, dict(zip(COLUMNS, found[0], strict=True)))
+                signed = SignedTreeHead.from_fields(self.origin, dict(zip(FIELDS, rows[0], strict=True)))
             except PrivacyError as exc:
-                raise self._damaged(f": {exc}") from exc
+                raise self._make_damage_error(f": {exc}") from exc
             if (signed.size, signed.root) != (self._tree.size, self._tree.root().hex()):
-                raise self._damaged(f": it has {self._tree.size} entries, and its owner signed {signed.size} others")
+                raise self._make_damage_error(
+                    f": it has {self._tree.size} entries, and its owner signed {signed.size} others"
+                )
             if not signed.is_by(self.key):
-                raise self._damaged(": its checkpoint is not signed by its owner")
+                raise self._make_damage_error(": its checkpoint is not signed by its owner")
         return signed
 
     def entries(self) -> Iterator[bytes]:
-        """Texts of all entries, the oldest first."""
+        """Yield the texts of all entries, oldest first."""
         with self._reading() as database:
             for (text,) in database.execute("SELECT entry FROM entries ORDER BY number"):
                 yield text.encode()
 
     @classmethod
-    def _put(
+    def _write_entries(
         cls,
         database: sqlite3.Connection,
         head: Head,
@@ -145,31 +147,31 @@ class SignedLog(ChainedFile):
         entries: Sequence[tuple[str, Mapping[str, Any]]],
         key: SigningKey,
     ) -> None:
-        """Write entries after `head`, whose tree is `tree`, and the checkpoint over all of them; in a transaction."""
-        moment, origin = now(), database.execute("SELECT hash FROM origin").fetchone()[0]
-        texts = [entry(number, moment, *one) for number, one in enumerate(entries, head.rows + 1)]
-        cls._add(database, head, texts)
-        whole = tree.copy()
+        """Write entries after `head`, whose tree is `tree`, and the tree head over all of them; in a transaction."""
+        moment, origin = utc_now(), database.execute("SELECT hash FROM origin").fetchone()[0]
+        texts = [make_entry(number, moment, *each) for number, each in enumerate(entries, head.rows + 1)]
+        cls._append_entries(database, head, texts)
+        new_tree = tree.copy()
         for text in texts:
-            whole.append(leaf_hash(text))
-        signed = SignedTreeHead.sign(origin, whole.size, whole.root().hex(), moment, key)
+            new_tree.append(hash_leaf(text))
+        signed = SignedTreeHead.sign(origin, new_tree.size, new_tree.root().hex(), moment, key)
         database.execute("DELETE FROM checkpoint")
         database.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", tuple(signed.to_fields().values()))
 
-    def _take(self, content: bytes, _: str) -> None:
-        found = read_entry(content, self._head.rows + 1)
-        if found["kind"] == "opened":
-            self.owner, self._public = found, found["key"]
-        elif found["kind"] == "key":
-            if found["previous"] != self._public:
+    def _accept_entry(self, content: bytes, _: str) -> None:
+        entry = read_entry(content, self._head.rows + 1)
+        if entry["kind"] == "opened":
+            self.owner, self._public = entry, entry["key"]
+        elif entry["kind"] == "key":
+            if entry["previous"] != self._public:
                 raise PrivacyError("it replaces a key that was not the owner's")
-            self._public = found["key"]
-        self._tree.append(leaf_hash(content))
-        if self._remember is not None:
-            self._remember(found)
+            self._public = entry["key"]
+        self._tree.append(hash_leaf(content))
+        if self._on_entry is not None:
+            self._on_entry(entry)
 
 
-def _software() -> str:
+def _describe_software() -> str:
     try:
         return f"fedglm {version('fedglm')}"
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""A site's policy: what may leave its node, whatever a server asks.
+"""A site's policy: the releases that it permits, whatever a server requests.
 
 A person writes it as TOML, and the site's key signs the file (`policy_file`). Whatever the policy does not permit is
-refused; the rules stand in `fedglm.privacy.policy.rules`.
+refused; the rules are in `fedglm.privacy.policy.rules`.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from fedglm.core.validation_errors import explain
 from fedglm.privacy.errors import PolicyError
 
 ANY = "*"
-"""In a list of what is allowed, alone: everything is."""
+"""Wildcard of a list, which must be alone in it: everything is allowed."""
 
 _WIDTH = 100
 _MAX_NUMBER = 2**53
@@ -30,7 +30,7 @@ _HEAD = (
 )
 
 
-def _all_or_some(entries: tuple[str, ...]) -> tuple[str, ...]:
+def _check_wildcard(entries: tuple[str, ...]) -> tuple[str, ...]:
     if ANY in entries and len(entries) > 1:
         raise ValueError(f'"{ANY}" permits everything: write it alone, or take it away')
     return entries
@@ -38,15 +38,15 @@ def _all_or_some(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 _Hash = Annotated[str, Field(pattern=r"^(\*|[0-9a-f]{64})$")]
 _Name = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,63})$")]
-_Hashes = Annotated[tuple[_Hash, ...], AfterValidator(_all_or_some)]
-_Names = Annotated[tuple[_Name, ...], AfterValidator(_all_or_some)]
+_Hashes = Annotated[tuple[_Hash, ...], AfterValidator(_check_wildcard)]
+_Names = Annotated[tuple[_Name, ...], AfterValidator(_check_wildcard)]
 
 
 class Policy(BaseModel):
-    """What a site permits; every permission that is not given denies.
+    """The permissions of a site; a permission that is not given denies.
 
-    Each field says in its description what it permits. Those sentences are the comments of `to_toml`, which a
-    compliance officer reads, so they stand nowhere else.
+    The description of each field says what it permits. These sentences are the comments of `to_toml`, which a
+    compliance officer reads, so they are written only there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -193,51 +193,54 @@ class Policy(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Hex SHA-256 of the file that the policy was read from; of `to_toml` for one that was made here."""
+        """SHA-256 (hex) of the file that the policy was read from; of `to_toml` for a policy without a file."""
         return self._file_sha256 or hashlib.sha256(self.to_toml().encode()).hexdigest()
 
     def to_toml(self) -> str:
-        """The policy as a file that explains itself; what is not permitted stands as a comment with an example."""
-        parts = ["\n#\n".join(_comment(paragraph) for paragraph in _HEAD)]
+        """Return the policy as TOML with explanations; what is not permitted is a comment with an example."""
+        parts = ["\n#\n".join(_format_comment(paragraph) for paragraph in _HEAD)]
         for name, field in type(self).model_fields.items():
             value = self.model_dump(mode="json", include={name})
             denied = value[name] in (None, [])
-            says = [_comment(str(field.description))]
+            lines = [_format_comment(str(field.description))]
             if denied and field.examples:
-                says += ["# Not given, so nothing is permitted. For example:", f"#{_setting(name, field.examples[0])}"]
+                lines += [
+                    "# Not given, so nothing is permitted. For example:",
+                    f"#{_format_setting(name, field.examples[0])}",
+                ]
             else:
-                says.append(_setting(name, value[name]))
-            parts.append("\n".join(says))
+                lines.append(_format_setting(name, value[name]))
+            parts.append("\n".join(lines))
         return "\n\n".join(parts) + "\n"
 
     @classmethod
     def from_toml(cls, text: str, *, origin: str = "the policy") -> Self:
-        """Read a policy's text, signed or not.
+        """Parse a policy's text, signed or not.
 
         Args:
-            text: TOML.
+            text: Text of the policy, TOML.
             origin: Name of the text in errors.
 
         Raises:
-            PolicyError: The text is no TOML, or a key or value is wrong; near names are listed.
+            PolicyError: The text is not TOML, or a key or value is wrong; similar names are listed.
         """
         try:
             policy = cls.model_validate(tomllib.loads(text))
         except ValidationError as exc:
-            raise PolicyError(f"{origin}: {explain(exc, cls, show=_quoted)}") from exc
+            raise PolicyError(f"{origin}: {explain(exc, cls, show=_quote)}") from exc
         except (ValueError, RecursionError) as exc:
             raise PolicyError(f"{origin} is not TOML: {exc}") from exc
-        if text != policy.to_toml():  # else there is nothing to remember, and the two stay equal
+        if text != policy.to_toml():  # else the hash of `to_toml` is that of the file, and equal policies stay equal
             policy._file_sha256 = hashlib.sha256(text.encode()).hexdigest()
         return policy
 
 
-def _comment(text: str) -> str:
+def _format_comment(text: str) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
-def _setting(name: str, value: Any) -> str:
-    """`name = value` in TOML, a list on one line where it fits."""
+def _format_setting(name: str, value: Any) -> str:
+    """Format `name = value` in TOML, a list on one line where it fits."""
     text = tomli_w.dumps({name: value}).rstrip()
     first, *entries = text.split("\n")
     if not entries:
@@ -246,7 +249,7 @@ def _setting(name: str, value: Any) -> str:
     return flat if len(flat) < _WIDTH else text
 
 
-def _quoted(value: Any) -> str:
-    """A value for an error line."""
-    shown = hex(value) if type(value) is int and abs(value) > _MAX_NUMBER else str(value)  # str refuses 4300 digits
+def _quote(value: Any) -> str:
+    """Quote a value for an error line."""
+    shown = hex(value) if type(value) is int and abs(value) > _MAX_NUMBER else str(value)  # str fails above 4300 digits
     return repr(shown[:100])

@@ -12,13 +12,13 @@ from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.policy.policy import Policy
 
 MAX_BYTES = 65536
-"""Longest policy file that is read."""
+"""Maximum size of a policy file."""
 
 _CONTEXT = "fedglm/policy/1"
 
 
 def sign_policy(path: Path, key: SigningKey) -> Policy:
-    """Sign the policy at `path` as it lies there, into the file of its name with `.sig` after it.
+    """Sign the policy file at `path`, byte for byte, into the file of its name with `.sig` after it.
 
     Raises:
         PolicyError: The file cannot be read or is no policy; nothing is signed.
@@ -31,11 +31,11 @@ def sign_policy(path: Path, key: SigningKey) -> Policy:
 
 
 def load_policy(path: Path, public_key: PublicKey) -> Policy:
-    """The policy at `path`, if the owner of `public_key` signed it.
+    """Load the policy at `path` if the owner of `public_key` signed it.
 
     Raises:
-        PolicyError: A file is missing or too long, the signature is not this key's under these bytes, or the file is
-            no policy.
+        PolicyError: A file is missing or too long, the signature of these bytes is not by this key, or the file is no
+            policy.
     """
     content = _read(path, "without a policy nothing leaves")
     signature = _read(_signature_path(path), "sign the policy with the site's key")

@@ -1,8 +1,8 @@
-"""The run plan: what a server announces once, signed, and what every node holds it to.
+"""The run plan: the definition of a run that a server announces once, signed, and that every node enforces.
 
-A signed plan travels as one blob: the server's public key (32 bytes), its signature (64), and the plan as canonical
-JSON. `SignedPlan.from_bytes` reads one from a stranger: it bounds the length, then verifies, then parses. A node pins
-the plan of a run by its SHA-256 and answers no instruction that says otherwise.
+A signed plan is sent as one blob: the server's public key (32 bytes), its signature (64), and the plan as canonical
+JSON. `SignedPlan.from_bytes` reads an untrusted blob: it bounds the length, then verifies, then parses. A node pins the
+plan of a run by its SHA-256 and rejects every instruction that contradicts it.
 """
 
 import base64
@@ -18,31 +18,31 @@ from fedglm.privacy.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Publi
 from fedglm.privacy.policy.run_spec import FIELDS, RunSpec, check_count, check_name
 
 MAX_BYTES = 65536
-"""Longest signed plan that a node reads; a usual one has one or two thousand bytes."""
+"""Maximum size of a signed plan; a typical one has one or two thousand bytes."""
 
 MAX_BYTES_AS_TEXT = 4 * (MAX_BYTES // 3 + 1) + 2
-"""Longest signed plan as text, with the end of its line."""
+"""Maximum size of a signed plan as text, with the end of its line."""
 
 TERMS = "terms"
-"""Name of the run of a plan that is shown before any run: a policy permits what is in it."""
+"""Run of a plan that is shown before any run, so that a policy can permit its terms."""
 
 _CONTEXT = "fedglm/plan/1"
-_OWN = ("run", "parameters", "layout", "model", "code")
-_KNOWN = FIELDS | set(_OWN)
+_PLAN_FIELDS = ("run", "parameters", "layout", "model", "code")
+_ALL_FIELDS = FIELDS | set(_PLAN_FIELDS)
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """The definition of a run, of one run, with the model and the code that it is of.
+    """The plan of one run: its definition, model and code.
 
     Attributes:
         run: Identity of the run, 1 to 200 characters.
-        spec: What is fixed from the first round to the last.
+        spec: Definition of the run, fixed from the first round to the last.
         parameters: Number of federated parameters.
         layout: SHA-256 (hex) of the model's layout: names and shapes.
-        model: SHA-256 (hex) of the weights that the run starts from, version 0.
-        code: SHA-256 (hex) of the code that the run is of: `core.code_identity.code_sha256`.
+        model: SHA-256 (hex) of the initial weights, version 0.
+        code: SHA-256 (hex) of the code of the run: `core.code_identity.code_sha256`.
 
     Raises:
         PrivacyError: A field is out of its bounds; the message names it.
@@ -64,15 +64,15 @@ class RunPlan:
                 raise PrivacyError(f"run plan: {name} is a SHA-256, 64 digits 0-9 a-f")
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON, all fields on one level; `from_bytes` gives an equal plan."""
-        return canonical_json({name: getattr(self, name) for name in _OWN} | self.spec.to_fields())
+        """Return the plan as canonical JSON, all fields on one level; `from_bytes` makes an equal plan of it."""
+        return canonical_json({name: getattr(self, name) for name in _PLAN_FIELDS} | self.spec.to_fields())
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "RunPlan":
-        """Read what `to_bytes` wrote; nothing else is a plan.
+        """Parse what `to_bytes` returned; nothing else is a plan.
 
         Raises:
-            PrivacyError: `blob` is too long, no canonical JSON, or a field is missing, unknown or out of bounds.
+            PrivacyError: `blob` is too long, not canonical JSON, or a field is missing, unknown or out of bounds.
         """
         if len(blob) > MAX_BYTES:
             raise PrivacyError(f"run plan: {len(blob)} bytes, at most {MAX_BYTES} are read")
@@ -80,20 +80,20 @@ class RunPlan:
             tree: Any = read_canonical_json(blob)
         except ValueError as exc:
             raise PrivacyError(f"run plan: {exc}") from exc
-        if not isinstance(tree, dict) or tree.keys() != _KNOWN:
-            odd = sorted(_KNOWN ^ tree.keys()) if isinstance(tree, dict) else ["no fields at all"]
-            raise PrivacyError(f"run plan: missing or unknown fields: {', '.join(odd)[:200]}")
+        if not isinstance(tree, dict) or tree.keys() != _ALL_FIELDS:
+            unexpected = sorted(_ALL_FIELDS ^ tree.keys()) if isinstance(tree, dict) else ["no fields at all"]
+            raise PrivacyError(f"run plan: missing or unknown fields: {', '.join(unexpected)[:200]}")
         spec = RunSpec.from_fields({name: value for name, value in tree.items() if name in FIELDS})
-        return cls(spec=spec, **{name: tree[name] for name in _OWN})
+        return cls(spec=spec, **{name: tree[name] for name in _PLAN_FIELDS})
 
     @cached_property
     def sha256(self) -> str:
-        """Hex SHA-256 of the canonical JSON: what a ledger records."""
+        """SHA-256 (hex) of the canonical JSON, which ledgers record."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @cached_property
     def terms_sha256(self) -> str:
-        """Hex SHA-256 of the plan without the run's identity, which is random: what a policy permits beforehand.
+        """SHA-256 (hex) of the plan without the run's random identity, which a policy can permit in advance.
 
         Two runs of the same scenario, code and starting weights have the same terms.
         """
@@ -102,15 +102,15 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class SignedPlan:
-    """A run plan and the signature of a server under it; one whose signature is wrong cannot be made.
+    """A run plan with a server's signature; it cannot be constructed with a wrong signature.
 
     Attributes:
         plan: The plan.
-        server: Public key of the server that signed; whether it is one to listen to, the policy says.
-        signature: 64 bytes.
+        server: Public key of the server that signed; the policy decides whether it is trusted.
+        signature: Signature of the plan, 64 bytes.
 
     Raises:
-        Refusal: Rule `plan-signature`: the signature is not this server's under this plan.
+        Refusal: Rule `plan-signature`: the signature of this plan is not by this server.
     """
 
     plan: RunPlan
@@ -123,25 +123,30 @@ class SignedPlan:
 
     @classmethod
     def sign(cls, plan: RunPlan, key: SigningKey) -> "SignedPlan":
-        """The plan as the owner of `key` announces it."""
+        """Sign a plan with a server's key."""
         return cls(plan, key.public, key.sign(_CONTEXT, plan.to_bytes()))
 
     def to_bytes(self) -> bytes:
-        """The blob to send."""
+        """Return the blob to send."""
         return self.server.raw + self.signature + self.plan.to_bytes()
 
     def to_text(self) -> str:
-        """The blob in base64, for logs."""
+        """Return the blob in base64, for logs."""
         return base64.b64encode(self.to_bytes()).decode()
 
     @classmethod
     def from_text(cls, text: str) -> "SignedPlan":
-        """Read what `to_text` wrote; a `ValueError` or what `from_bytes` raises if it did not."""
+        """Parse what `to_text` returned.
+
+        Raises:
+            ValueError: The text is not base64.
+            Refusal: As `from_bytes`.
+        """
         return cls.from_bytes(base64.b64decode(text))
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> "SignedPlan":
-        """Read what `to_bytes` wrote, from a stranger too.
+        """Parse what `to_bytes` returned; the input may be untrusted.
 
         Raises:
             Refusal: Rule `plan-size`, `plan-signature` or `plan-form`; nothing of an unsigned plan is parsed.

@@ -1,7 +1,7 @@
-"""The definition of a run: what is fixed from its first round to its last, and what every node holds the server to.
+"""The definition of a run: all that is fixed from its first round to its last, and that every node enforces.
 
-A scenario is made into one `RunSpec`. The server's run, the file that it lies in and the signed plan that nodes pin
-contain it; none of them copies it.
+A scenario gives one `RunSpec`. The server's run, its file and the signed plan that nodes pin contain it; none of them
+copies it.
 """
 
 import math
@@ -10,27 +10,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, make_metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 
-MAX_NUMBER: Final = 2**31 - 1
-"""Greatest count in a plan."""
+MAX_COUNT: Final = 2**31 - 1
+"""Maximum of a count in a plan."""
 
-_MAX_RECIPE: Final = 20_000
-_MAX_NAME: Final = 200
+_MAX_RECIPE_LENGTH: Final = 20_000
+_MAX_NAME_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisePlan:
-    """How every node adds noise in a run, and how often it may take part.
+    """The noise of every node in a run, and how often a node may take part.
 
     Attributes:
-        max_participations: Most rounds that one node takes part in.
-        mechanism: Noise on updates; None says in so many words that there is none.
-        max_noise_multiplier: Greatest noise multiplier that a node may take instead of the mechanism's, where its
-            ledger has too little left for all its rounds; None without a mechanism.
-        metrics: Noise on what a node measures on its held-out data in each of its rounds; None, with a mechanism, says
-            that it reports nothing.
+        max_participations: Maximum number of rounds in which one node takes part.
+        mechanism: Mechanism of the noise on updates; None declares explicitly that there is none.
+        max_noise_multiplier: Maximum noise multiplier that a node may use instead of the mechanism's, where its
+            remaining budget is too small for all its rounds; None without a mechanism.
+        metrics: Mechanism of the noise on a node's metrics on held-out data in each of its rounds; None, with a
+            mechanism, means that it reports no metrics.
 
     Raises:
         PrivacyError: A field is out of its bounds, or contradicts another; the message names it.
@@ -46,34 +46,34 @@ class NoisePlan:
         for name in ("mechanism", "metrics"):
             if not isinstance(getattr(self, name), Mechanism | None):
                 raise PrivacyError(f"run plan: {name} is a Mechanism, or none")
-        mechanism, greatest, metrics = self.mechanism, self.max_noise_multiplier, self.metrics
+        mechanism, max_noise, metrics = self.mechanism, self.max_noise_multiplier, self.metrics
         if mechanism is None:
-            if greatest is not None or metrics is not None:
+            if max_noise is not None or metrics is not None:
                 raise PrivacyError("run plan: noise_at_most and metrics are for a plan with a mechanism")
             return
-        if type(greatest) is not float or not mechanism.noise_multiplier <= greatest < math.inf:
+        if type(max_noise) is not float or not mechanism.noise_multiplier <= max_noise < math.inf:
             raise PrivacyError("run plan: noise_at_most is a finite float, no less than the mechanism's noise")
-        if metrics is not None and metrics != metrics_mechanism(mechanism, metrics.noise_multiplier):
+        if metrics is not None and metrics != make_metrics_mechanism(mechanism, metrics.noise_multiplier):
             raise PrivacyError("run plan: metrics look at each unit once, and at the units of the mechanism")
 
     @property
     def mechanisms(self) -> tuple[Mechanism, ...]:
-        """The noise on updates and on measures, as far as there is any."""
+        """Mechanisms of the noise on updates and on metrics, those that there are."""
         return tuple(noise for noise in (self.mechanism, self.metrics) if noise is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What is fixed for a whole run.
+    """The definition of a run, without its model and code.
 
     Attributes:
-        rounds: Most rounds.
-        local_steps: Optimizer steps of a node in a round; with a mechanism, its steps.
-        noise: How nodes add noise.
+        rounds: Maximum number of rounds.
+        local_steps: Number of a node's optimizer steps in a round; with a mechanism, its steps.
+        noise: Noise of the nodes.
         codec: Name of the codec of the updates, 1 to 200 characters.
-        density: Share of the coordinates that travel, in (0, 1]; None where the codec has no such number.
-        recipe: How model and training are made (`protocol.recipe`), for nodes that are not told otherwise; at most
-            20,000 characters, empty where they know.
+        density: Fraction of the coordinates in an update, in (0, 1]; None where the codec has no density.
+        recipe: Recipe of model and training (`protocol.recipe`), for nodes that are not configured otherwise; at most
+            20,000 characters, empty where all nodes are configured.
 
     Raises:
         PrivacyError: A field is out of its bounds, or the steps contradict each other; the message names it.
@@ -92,8 +92,8 @@ class RunSpec:
         check_count("local_steps", self.local_steps)
         if self.density is not None and (type(self.density) is not float or not 0 < self.density <= 1):
             raise PrivacyError("run plan: density is a number above 0 and at most 1, or none")
-        if type(self.recipe) is not str or len(self.recipe) > _MAX_RECIPE or not _is_unicode(self.recipe):
-            raise PrivacyError(f"run plan: recipe is a text of at most {_MAX_RECIPE} characters")
+        if type(self.recipe) is not str or len(self.recipe) > _MAX_RECIPE_LENGTH or not _is_encodable(self.recipe):
+            raise PrivacyError(f"run plan: recipe is a text of at most {_MAX_RECIPE_LENGTH} characters")
         if self.noise.max_participations > self.rounds:
             raise PrivacyError(f"run plan: {self.noise.max_participations} turns in {self.rounds} rounds")
         mechanism = self.noise.mechanism
@@ -103,35 +103,35 @@ class RunSpec:
             )
 
     def to_fields(self) -> dict[str, Any]:
-        """The definition as names and JSON values, all on one level, as plans and `run.json` hold it."""
-        fields = {name: getattr(self, name) for name in _OWN} | {
-            written: getattr(self.noise, name) for name, written in _NOISE.items()
+        """Return the definition as names and JSON values, all on one level, as in plans and `run.json`."""
+        fields = {name: getattr(self, name) for name in _RUN_FIELDS} | {
+            written: getattr(self.noise, name) for name, written in _NOISE_FIELDS.items()
         }
-        return fields | {name: dict(fields[name].to_fields()) for name in _MECHANISMS if fields[name] is not None}
+        return fields | {name: dict(fields[name].to_fields()) for name in _MECHANISM_FIELDS if fields[name] is not None}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "RunSpec":
-        """Read what `to_fields` gave, from a stranger too.
+        """Make a definition of what `to_fields` returned; the input may be untrusted.
 
         Raises:
             PrivacyError: A field is missing, unknown or out of bounds.
         """
         if fields.keys() != FIELDS:
-            odd = ", ".join(sorted(FIELDS ^ fields.keys()))
-            raise PrivacyError(f"run plan: missing or unknown fields: {odd[:200]}")
+            unexpected = ", ".join(sorted(FIELDS ^ fields.keys()))
+            raise PrivacyError(f"run plan: missing or unknown fields: {unexpected[:200]}")
         read = dict(fields)
-        for name in _MECHANISMS:
+        for name in _MECHANISM_FIELDS:
             if read[name] is not None:
                 if not isinstance(read[name], dict):
                     raise PrivacyError(f"run plan: {name} is a mapping, or null")
                 read[name] = Mechanism.from_fields(read[name])
-        noise = NoisePlan(**{name: read[written] for name, written in _NOISE.items()})
-        return cls(noise=noise, **{name: read[name] for name in _OWN})
+        noise = NoisePlan(**{name: read[written] for name, written in _NOISE_FIELDS.items()})
+        return cls(noise=noise, **{name: read[name] for name in _RUN_FIELDS})
 
 
-_OWN: Final = ("rounds", "local_steps", "codec", "density", "recipe")
-_MECHANISMS: Final = ("mechanism", "metrics")
-_NOISE: Final = MappingProxyType(
+_RUN_FIELDS: Final = ("rounds", "local_steps", "codec", "density", "recipe")
+_MECHANISM_FIELDS: Final = ("mechanism", "metrics")
+_NOISE_FIELDS: Final = MappingProxyType(
     {
         "max_participations": "turns",
         "mechanism": "mechanism",
@@ -139,24 +139,24 @@ _NOISE: Final = MappingProxyType(
         "metrics": "metrics",
     }
 )
-"""Fields of `NoisePlan`, and their names in plans, logs and files, which stay what they were first."""
+"""Fields of `NoisePlan`, and their names in plans, logs and files, which never change."""
 
-FIELDS: Final = frozenset((*_OWN, *_NOISE.values()))
-"""Names of what `RunSpec.to_fields` gives."""
+FIELDS: Final = frozenset((*_RUN_FIELDS, *_NOISE_FIELDS.values()))
+"""Names of the fields of `RunSpec.to_fields`."""
 
 
 def check_count(name: str, number: object) -> None:
-    """Raise PrivacyError for what is no whole number from 1 to 2^31 - 1."""
-    if type(number) is not int or not 1 <= number <= MAX_NUMBER:
-        raise PrivacyError(f"run plan: {name} is a whole number from 1 to {MAX_NUMBER}")
+    """Check that a value is an integer from 1 to 2^31 - 1; raise PrivacyError if not."""
+    if type(number) is not int or not 1 <= number <= MAX_COUNT:
+        raise PrivacyError(f"run plan: {name} is a whole number from 1 to {MAX_COUNT}")
 
 
 def check_name(name: str, text: object) -> None:
-    """Raise PrivacyError for what is no short printable text."""
-    if type(text) is not str or not 0 < len(text) <= _MAX_NAME or not text.isprintable():
-        raise PrivacyError(f"run plan: {name} is a text of 1 to {_MAX_NAME} printable characters")
+    """Check that a value is a printable text of 1 to 200 characters; raise PrivacyError if not."""
+    if type(text) is not str or not 0 < len(text) <= _MAX_NAME_LENGTH or not text.isprintable():
+        raise PrivacyError(f"run plan: {name} is a text of 1 to {_MAX_NAME_LENGTH} printable characters")
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether the text has no half of a surrogate pair, which no encoding can write."""
+def _is_encodable(text: str) -> bool:
+    """Return whether the text has no lone surrogate, which no encoding can write."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -11,7 +11,7 @@ from fedglm.privacy.accounting.statement import (
     TITLES,
     Guarantee,
     Statement,
-    client_guarantee,
+    state_client_guarantee,
 )
 from fedglm.reports.formats import ABSENT, format_number
 from fedglm.run_folder.record import RunRecord, count, epsilon_of, number
@@ -118,7 +118,7 @@ def _derive_from_figures(summary: Mapping[str, Any], settings: Mapping[str, Any]
     text = str(summary.get("privacy") or "").removeprefix(f"{TITLES[Guarantee.UNITS]}: ")
     of_nodes = None
     if nodes is not None and nodes.delta is not None:
-        of_nodes = client_guarantee(_configured_epsilon(settings, "client_privacy") or nodes.epsilon, nodes.delta)
+        of_nodes = state_client_guarantee(_configured_epsilon(settings, "client_privacy") or nodes.epsilon, nodes.delta)
     if epsilon_of(summary) is not None:
         detail = text if of_nodes is None else text.removesuffix(of_nodes.text).rstrip()
         stated = [Statement(Guarantee.UNITS, detail)] if detail else []

@@ -22,11 +22,11 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from fedglm.compression.codec import Update
-from fedglm.privacy.accounting.accountant import spent, within
+from fedglm.privacy.accounting.accountant import compute_epsilon, is_within_budget
 from fedglm.privacy.accounting.calibration import calibrate
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.dp.sampling import poisson
+from fedglm.privacy.dp.sampling import sample_poisson
 from fedglm.privacy.errors import PrivacyError
 from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean
 from fedglm.server.settings import ClientPrivacySettings, FederationSettings
@@ -63,7 +63,7 @@ class ClientPrivacy:
         Args:
             members: The nodes that may take part.
         """
-        return [members[index] for index in poisson(self._noise, len(members), self.mechanism.sampling_rate)]
+        return [members[index] for index in sample_poisson(self._noise, len(members), self.mechanism.sampling_rate)]
 
     def begin(self, rows: list[dict[str, Any]], size: int, *, terms: int) -> "PrivateMean":
         """Give what takes the updates of the round after `rows`, if the budget allows for one more.
@@ -77,7 +77,7 @@ class ClientPrivacy:
             PrivacyError: One more round would exceed the budget, or the federation is too large for the sum.
         """
         history = [*_history(rows), self.mechanism.event()]
-        if not within(history, self.epsilon, self.delta):
+        if not is_within_budget(history, self.epsilon, self.delta):
             raise PrivacyError(f"round {len(history)} would exceed client_privacy.epsilon = {self.epsilon:g}")
         return PrivateMean(size, terms, self.mechanism, nodes=self.nodes, noise=self._noise)
 
@@ -85,7 +85,7 @@ class ClientPrivacy:
         """What the row of the round after `rows` must hold: these fields are the account, and checkpoints keep it."""
         history = [*_history(rows), self.mechanism.event()]
         return {
-            "client_epsilon": spent(history, self.delta).epsilon,
+            "client_epsilon": compute_epsilon(history, self.delta).epsilon,
             "client_mechanism": self.mechanism.to_fields(),
         }
 
@@ -164,7 +164,7 @@ class PrivateMean(FixedPointMean):
             raise PrivacyError("the noised mean of a round is taken once")
         self._spent = True
         places = math.floor(math.log2(self._std)) + FRACTION_BITS - _GRID_BITS
-        noise = self._noise.fill(self._std, len(self._sum)) * 2.0**FRACTION_BITS
+        noise = self._noise.normal(self._std, len(self._sum)) * 2.0**FRACTION_BITS
         noised = self._sum + np.rint(noise).astype(np.int64)
         rounded = (noised + (1 << places >> 1)) >> places << places
         mean: np.ndarray = (rounded / (2.0**FRACTION_BITS * self._expected)).astype(np.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedglm.core.files import storage_errors, write_atomically
-from fedglm.privacy.keys.site_identity import MAX_BYTES, SiteIdentity, checked_site_name
+from fedglm.privacy.keys.site_identity import MAX_BYTES, SiteIdentity, check_site_name
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.folder import Project
 
@@ -120,7 +120,7 @@ def revoke(project: Project, name: str) -> SiteIdentity:
         PrivacyError: A file is damaged.
         StorageError: A file cannot be written.
     """
-    checked_site_name(name)
+    check_site_name(name)
     sites = enrolled_sites(project)
     if name not in sites:
         raise ProjectError(f"no site {name} is enrolled; enrolled are: {', '.join(sites) or 'none'}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import tomli_w
 
 from fedglm.core.files import write_atomically
-from fedglm.privacy.keys.site_identity import checked_site_name
+from fedglm.privacy.keys.site_identity import check_site_name
 from fedglm.privacy.policy.policy import Policy
 from fedglm.server.project.certificates import read_certificate
 from fedglm.server.project.folder import Project
@@ -129,7 +129,7 @@ def write_kit(project: Project, site: str) -> Path:
         ProjectError: The authority's certificate is damaged.
         StorageError: A file cannot be written.
     """
-    folder = project.kits / checked_site_name(site)
+    folder = project.kits / check_site_name(site)
     settings, server = project.settings, project.signing_key.public
     authority = read_certificate(project.authority).sha256
     known = {

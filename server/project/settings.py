@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedglm.core.validation_errors import explain
-from fedglm.privacy.keys.site_identity import checked_site_name
+from fedglm.privacy.keys.site_identity import check_site_name
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import checked_host
 
@@ -33,7 +33,7 @@ class ProjectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, AfterValidator(checked_site_name)]
+    name: Annotated[str, AfterValidator(check_site_name)]
     hosts: tuple[Annotated[str, AfterValidator(checked_host)], ...] = Field(min_length=1, max_length=100)
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535)
     control_port: int = Field(default=DEFAULT_PORT + 1, ge=1, le=65535)

@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fedglm.compression.codec import CodecError
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
-from fedglm.privacy.log.entries import signature
+from fedglm.privacy.log.entries import is_signature
 from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.protocol.messages import RECORD, Seal, Sealed
 from fedglm.server.rounds.exchange import Exchange
@@ -56,7 +56,7 @@ class Countersigning:
         """
         if self._server_log.log is None:
             return
-        ours, members = self._server_log.log.checkpoint(), participants.active
+        ours, members = self._server_log.log.read_tree_head(), participants.active
         self._exchange.send(((m.node_id, self._seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
         by_id = {member.node_id: member for member in members}
         for node_id, reply in self._exchange.replies(_PATIENCE_S, min(_GRACE_S, self._plan.federation.grace_s)):
@@ -81,7 +81,7 @@ class Countersigning:
         try:
             words = Sealed.from_fields(reply.content.config_records[RECORD])
             theirs, key = SignedTreeHead.from_fields(words.log, words.to_fields()), PublicKey.from_hex(words.key)
-            if not signature(words.countersignature):
+            if not is_signature(words.countersignature):
                 return
         except (CodecError, KeyError, PrivacyError, ValueError):
             return

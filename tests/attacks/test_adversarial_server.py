@@ -25,9 +25,9 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.transaction import ReleaseTransaction
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.entries import PURPOSES
 from fedglm.privacy.log.signed_log import SignedLog
@@ -114,7 +114,7 @@ def asks(rng, count):
                 "mechanism": replace(MECHANISM, noise_multiplier=rng.choice([1.0, 1.5, 4.0])),
                 "model": rng.choice([MODEL_SHA256, "0" * 64]),
             }
-            changes["metrics"] = rng.choice([None, metrics_mechanism(changes["mechanism"], 8.0)])
+            changes["metrics"] = rng.choice([None, make_metrics_mechanism(changes["mechanism"], 8.0)])
             plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, **changes)
             yield "query", {PLAN: announced(plan)}, None
             continue
@@ -160,7 +160,11 @@ def killable(monkeypatch):
 
     monkeypatch.setattr(node_module, "train_privately", dying("train", node_module.train_privately))
     monkeypatch.setattr(node_module, "evaluate_privately", dying("train", node_module.evaluate_privately))
-    for name, owner, method in (("save", NodeState, "save"), ("charge", Ledger, "charge"), ("log", SignedLog, "_put")):
+    for name, owner, method in (
+        ("save", NodeState, "save"),
+        ("charge", Ledger, "charge"),
+        ("log", SignedLog, "_write_entries"),
+    ):
         right = dying(name, getattr(owner, method))
         plain = inspect.isfunction(inspect.getattr_static(owner, method))
         monkeypatch.setattr(owner, method, right if plain else staticmethod(right))
@@ -202,7 +206,7 @@ def attack(folder, seed, count, killable):
     assert len(measured) <= len(charges["metrics"])
     assert len({charge.release for charge in charges["update"]}) >= len(left)
     events = [row.charge.mechanism.event() for row in site.rows]
-    assert spent(events, DELTA).epsilon <= EPSILON
+    assert compute_epsilon(events, DELTA).epsilon <= EPSILON
     ReleaseTransaction(site.custody.ledger, site.custody.log).verify()
     return fresh
 

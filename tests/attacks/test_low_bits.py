@@ -7,10 +7,10 @@ large that what is charged for permits no better than a guess.
 import numpy as np
 import torch
 
-from fedglm.privacy.dp.dp_sgd import noised_mean
+from fedglm.privacy.dp.dp_sgd import compute_noised_mean
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.dp.noised_metrics import noised_means, summed_units
+from fedglm.privacy.dp.noised_metrics import compute_noised_means, sum_units
 
 MECHANISM = Mechanism(
     sampling_rate=1.0, steps=1, clipping_norm=1.0, noise_multiplier=8.0, unit="record", records_per_unit=1
@@ -30,7 +30,7 @@ def test_an_update_does_not_show_whether_a_record_is_in_it():
     others, mine = (rng.normal(size=(2, size)) / np.sqrt(size)).astype(np.float32)
     sums = others, others + mine
     noised = [
-        noised_mean(torch.from_numpy(truth.copy()), MECHANISM, GaussianNoise(), DIVISOR).numpy() * DIVISOR
+        compute_noised_mean(torch.from_numpy(truth.copy()), MECHANISM, GaussianNoise(), DIVISOR).numpy() * DIVISOR
         for truth in sums
     ]
     for guess in sums:  # a number that cannot be is chance, of the same odds whatever the truth: 6 deviations wide
@@ -59,11 +59,13 @@ def explained(loss, accuracy, count, total, scale):
 def test_measures_do_not_show_whether_a_record_was_measured():
     rng, units, bounds, scale = np.random.default_rng(7), 300, (1.0, 1.0), 1 / np.sqrt(3)
     values = np.stack([rng.uniform(0.3, 0.5, units), rng.uniform(size=units) < 0.6], axis=1)
-    totals = {number: summed_units(values[:number], np.arange(number), bounds) for number in (units - 1, units)}
+    totals = {number: sum_units(values[:number], np.arange(number), bounds) for number in (units - 1, units)}
     right = 0
     for turn in range(6):
         truth = units - turn % 2
-        (loss, accuracy), count = noised_means(values[:truth], np.arange(truth), bounds, MECHANISM, GaussianNoise())
+        (loss, accuracy), count = compute_noised_means(
+            values[:truth], np.arange(truth), bounds, MECHANISM, GaussianNoise()
+        )
         fits = {number: explained(loss, accuracy, count, total, scale) for number, total in totals.items()}
         right += fits[truth] and not fits[units + units - 1 - truth]
     assert right < 6, "each time one of two neighbours alone explains what was told"

@@ -38,7 +38,7 @@ def test_also_that_of_a_site_from_its_kit(tmp_path):
 
 def test_what_is_in_it_and_what_is_exported_of_it_is_its_owner_s_alone(tmp_path):
     site = custody(tmp_path / "a" / "custody")
-    with pytest.raises(Refusal), site.logged("run", 1):
+    with pytest.raises(Refusal), site.log_refusals("run", 1):
         raise Refusal("codecs", "no")
     files = [path for path in (tmp_path / "a" / "custody").iterdir() if not path.name.startswith("policy.toml")]
     assert {path.name for path in files} == {"site.key", "salt", "ledger.sqlite", "log.sqlite", "refusals.jsonl"}

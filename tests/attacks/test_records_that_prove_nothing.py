@@ -157,7 +157,7 @@ def test_an_older_policy_in_the_place_of_the_one_in_force(copy):
     (folder / "policy.toml").write_text(newer.to_toml())
     sign_policy(folder / "policy.toml", key)
     site = ReleaseTransaction(Ledger(folder / "ledger.sqlite"), CustodyLog(folder / "log.sqlite", key))
-    site.put_in_force(load_policy(folder / "policy.toml", key.public))
+    site.activate_policy(load_policy(folder / "policy.toml", key.public))
     assert verify(copy).code == 0
     for name, content in older.items():
         (folder / name).write_bytes(content)
@@ -184,9 +184,9 @@ def test_a_site_made_up_from_the_server_s_log(tmp_path):
     shutil.rmtree(folder)
     site = custody(folder)
     signed_plan = SignedPlan.from_text(record.rare_entries("announced")[0]["signed"])
-    site.log.admitted(signed_plan, ["codecs"])
+    site.log.record_plan(signed_plan, ["codecs"])
     for taken in [taken for taken in record.scan.accepted if taken.site == "a"]:
-        charge = site.charge_of(
+        charge = site.make_charge(
             taken.run, taken.round, None, signed_plan.plan.sha256, taken.release.hex(), purpose="update"
         )
         site.charge(Release(charge, taken.size, 1, signed_plan.plan.spec.codec, ["size"]))

@@ -18,7 +18,7 @@ from site_folders import make_project, run_of
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.site_data import load_site
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -113,7 +113,7 @@ def conversation(home, project, own, scenario, content, unit="record"):
     """What a server sees of a site from its first question to measures, all with noise."""
     noise = replace(NOISE, unit=unit)
     site = Asked(home, project, own, content, {"unit": unit})
-    query = site.announce(scenario, mechanism=noise, metrics=metrics_mechanism(noise, 2.0))
+    query = site.announce(scenario, mechanism=noise, metrics=make_metrics_mechanism(noise, 2.0))
     train = site.instruct(evaluate=True)
     again = site.instruct("evaluate", round=2, evaluate=True)
     seen = [Seen.of(reply) for reply in (query, train, again)]

@@ -23,11 +23,11 @@ def test_countersignatures_end_where_new_checkpoints_end(tmp_path):
     site.announce()
     log, signed = site.custody.log, SignedPlan.from_bytes(announced(run_plan(LAYOUT, parameters=SIZE)))
     theirs = SignedTreeHead.sign("a" * 64, 5, "b" * 64, "2026-01-01T00:00:00+00:00", SERVER)
-    own = log.seal(signed, theirs, None)
-    own = log.seal(signed, theirs, (own, own.countersign(SERVER)))
+    own = log.exchange_tree_heads(signed, theirs, None)
+    own = log.exchange_tree_heads(signed, theirs, (own, own.countersign(SERVER)))
     before = log.head.rows
     for _ in range(5):
-        own = log.seal(signed, theirs, (own, own.countersign(SERVER)))
+        own = log.exchange_tree_heads(signed, theirs, (own, own.countersign(SERVER)))
     assert log.head.rows == before
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.dp.sampling import poisson
+from fedglm.privacy.dp.sampling import sample_poisson
 
 
 class Draws(GaussianNoise):
@@ -18,5 +18,5 @@ class Draws(GaussianNoise):
 
 @pytest.mark.parametrize("rate", [5e-324, 1e-300, 1e-17, 1.5 * 2.0**-53, 7.25 * 2.0**-53, 8 * 2.0**-53])
 def test_no_unit_is_drawn_with_more_than_the_rate(rate):
-    drawn = len(poisson(Draws(), 100, rate))
+    drawn = len(sample_poisson(Draws(), 100, rate))
     assert Fraction(drawn, 2**53) <= Fraction(rate) < Fraction(drawn + 1, 2**53)

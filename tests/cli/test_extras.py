@@ -108,7 +108,7 @@ def test_built_in_tables_name_what_they_need(monkeypatch):
 def test_the_base_says_of_records_what_the_whole_says(on_the_base, fedglm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     site = custody(tmp_path / "site" / "custody", private=True)
-    charge = site.charge_of("run", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="2" * 32)
+    charge = site.make_charge("run", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="2" * 32)
     site.charge(Release(charge, 100, 7, "topk-fp16", ["bytes"]))
     for command in (["verify", "site", "--json"], ["ledger", "site", "--json"], ["prove", "site", "--entry", "1"]):
         done, whole = on_the_base("audit", *command), fedglm("audit", *command)

@@ -14,7 +14,7 @@ from fedglm.client.node import Authorization
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.errors import Refusal
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -46,7 +46,7 @@ def test_training_that_fails_is_one_attempt_and_the_residual_of_the_round_before
 
 def test_measures_are_made_once_for_a_round_and_a_model(tmp_path):
     node, server = tiny_node(tmp_path), Server()
-    private = Authorization(MECHANISM, metrics_mechanism(MECHANISM, 1.0), 20, lambda: None, lambda _: True)
+    private = Authorization(MECHANISM, make_metrics_mechanism(MECHANISM, 1.0), 20, lambda: None, lambda _: True)
     blob = server.versions.message_since(0)
     first, again = (node.evaluate(server.order(1), blob, private) for _ in range(2))
     assert (again.evaluation, again.attempt) == (first.evaluation, first.attempt)

@@ -16,10 +16,10 @@ from fedglm.client.no_answer import Withheld
 from fedglm.client.node import LocalResult
 from fedglm.client.plan_checks import HEADROOM
 from fedglm.compression.codec import make_codec
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.transaction import ReleaseTransaction
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.errors import LedgerError, Refusal
 from fedglm.privacy.log.chained_file import Head
 from fedglm.protocol.messages import RECORD, UPDATE, TrainReply, TrainRequest
@@ -33,7 +33,7 @@ INSTRUCTION = TrainRequest(
     run="run-1", round=1, nonce="n", layout=LAYOUT, version=0, acknowledged=0, learning_rate=0.1, evaluate=False
 )
 METRICS = ("loss", "metric", "count")
-MEASURING = metrics_mechanism(MECHANISM, 20.0)
+MEASURING = make_metrics_mechanism(MECHANISM, 20.0)
 
 
 class Door:
@@ -185,16 +185,16 @@ def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp
 def test_what_cannot_be_afforded_together_costs_nothing(tmp_path):
     """The budget holds the update, and not the measures beside it."""
     loud = replace(MEASURING, noise_multiplier=1.0)
-    alone = spent([MECHANISM.event()], 1e-3).epsilon
-    both = spent([MECHANISM.event(), loud.event()], 1e-3).epsilon
+    alone = compute_epsilon([MECHANISM.event()], 1e-3).epsilon
+    both = compute_epsilon([MECHANISM.event(), loud.event()], 1e-3).epsilon
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, epsilon=both, plan={"metrics": loud}).opened()
     tight = replace(door.custody, policy=door.custody.policy.model_copy(update={"epsilon": (alone + both) / 2}))
-    ReleaseTransaction(tight.ledger, tight.log).put_in_force(tight.policy)
+    ReleaseTransaction(tight.ledger, tight.log).activate_policy(tight.policy)
     gate = OutboundGate(tight, tmp_path / "other")
     with pytest.raises(Refusal, match="epsilon-budget"):
         gate.admit(announced(door.plan))
     charges = [
-        tight.charge_of("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update", attempt=f"{m.steps:032x}")
+        tight.make_charge("r", 1, m, "0" * 64, f"{m.steps:064x}", purpose="update", attempt=f"{m.steps:032x}")
         for m in (MECHANISM, loud)
     ]
     with pytest.raises(Refusal, match="epsilon-budget"):
@@ -261,8 +261,8 @@ def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
     assert 0 < sent < 99
     assert refusal_of(permit.check_budget) == "epsilon-budget"
     assert len(door.charges) == sent
-    spent = door.custody.ledger.spending(door.custody.policy.data_set).at(1e-3)
-    assert spent.epsilon <= 8.0
+    bounds = door.custody.ledger.spending(door.custody.policy.data_set).at(1e-3)
+    assert bounds.epsilon <= 8.0
     beyond = update(coded(1000), noise=MECHANISM, attempt=f"{1000:032x}")
     assert withheld_by(door.gate, beyond, instruction) == "epsilon-budget"
     # What was charged may still be sent again.

@@ -28,8 +28,8 @@ from fedglm.autoglm.models.parameters import federated_parameters, to_vector
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.autoglm.training.precision import ChosenPrecision
 from fedglm.client.private_training import evaluate_privately
-from fedglm.privacy.dp.dp_sgd import micro_batches
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.dp_sgd import make_micro_batches
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
 
@@ -58,7 +58,7 @@ def check_every_number(mode):
         for unit in np.flatnonzero(noise.uniform(8) < MECHANISM.sampling_rate):
             records = np.flatnonzero(numbers == 100 + unit)[noise.choice(3, 2)]
             total += contribution(model, data, records, MECHANISM.clipping_norm)
-        total += torch.from_numpy(noise.fill(0.5 * 0.2, len(base)))
+        total += torch.from_numpy(noise.normal(0.5 * 0.2, len(base)))
         step = total / (0.4 * 10)
         start = 0
         with torch.no_grad():
@@ -202,11 +202,11 @@ def test_micro_batches_never_part_a_unit_and_change_nothing(micro, mode):
 
 def test_micro_batches_hold_whole_units():
     drawn = [np.array([4, 9]), np.array([1]), np.array([0, 2, 3, 7]), np.array([5])]
-    batches = [(indices.tolist(), owners.tolist()) for indices, owners in micro_batches(drawn, 3)]
+    batches = [(indices.tolist(), owners.tolist()) for indices, owners in make_micro_batches(drawn, 3)]
     assert batches == [([4, 9, 1], [0, 0, 1]), ([0, 2, 3, 7], [0, 0, 0, 0]), ([5], [0])]
-    assert [len(owners) for _, owners in micro_batches([np.arange(2)] * 3, 3)] == [2, 2, 2]
-    assert list(micro_batches([], 3)) == []
-    assert len(list(micro_batches(drawn, None))) == 1
+    assert [len(owners) for _, owners in make_micro_batches([np.arange(2)] * 3, 3)] == [2, 2, 2]
+    assert list(make_micro_batches([], 3)) == []
+    assert len(list(make_micro_batches(drawn, None))) == 1
 
 
 def test_the_two_modes_agree():
@@ -299,7 +299,7 @@ def test_a_site_must_declare_units():
 def test_a_site_without_records_sends_noise_and_measures_of_nobody():
     """Whether it has any is as private as what they are."""
     assert np.count_nonzero(train(data=examples(0)).delta) > 0
-    measures = evaluate_privately(tiny_model(), TASK, examples(0), metrics_mechanism(MECHANISM, 1.0))
+    measures = evaluate_privately(tiny_model(), TASK, examples(0), make_metrics_mechanism(MECHANISM, 1.0))
     assert measures.count >= 1
 
 

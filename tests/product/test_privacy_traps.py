@@ -29,9 +29,9 @@ from fedglm.client.node import Authorization
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import LogError, PrivacyError, Refusal
 from fedglm.privacy.policy.run_plan import SignedPlan
@@ -67,7 +67,7 @@ def asked(node, mechanism, *, declared, metrics=None):
 
 def check_what_was_spent_outlives_the_node(folder, _patch):
     """A site that starts again knows what it has spent, holds the server's anchor, and refuses what does not fit."""
-    two, three = (spent([MECHANISM.event()] * rounds, 1e-3).epsilon for rounds in (2, 3))
+    two, three = (compute_epsilon([MECHANISM.event()] * rounds, 1e-3).epsilon for rounds in (2, 3))
 
     def site():
         return custody(folder / "custody", private=True, epsilon=(two + three) / 2)
@@ -75,14 +75,14 @@ def check_what_was_spent_outlives_the_node(folder, _patch):
     def pay(number):
         started_again = site()
         content = sha256(f"update {number}")
-        charge = started_again.charge_of(
+        charge = started_again.make_charge(
             "run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32]
         )
         started_again.charge(Release(charge, 100))
         return started_again.log.head
 
     anchors = [pay(1), pay(2)]
-    assert all(site().log.holds(anchor) for anchor in anchors)
+    assert all(site().log.contains(anchor) for anchor in anchors)
     assert [row.charge.round for row in site().ledger.rows()] == [1, 2]
     with pytest.raises(Refusal, match="epsilon-budget"):
         pay(3)
@@ -109,7 +109,7 @@ def check_held_out_data_decide_nothing_that_leaves(folder, patch):
     for name, seed in (("a", 1), ("b", 2)):
         node = tiny_node(folder, name, model=FEDERATED, **SGD)
         node._held_out = examples(10, seed)
-        answers.append(asked(node, MECHANISM, declared=24, metrics=metrics_mechanism(MECHANISM, 0.01)))
+        answers.append(asked(node, MECHANISM, declared=24, metrics=make_metrics_mechanism(MECHANISM, 0.01)))
     assert answers[0].evaluation != answers[1].evaluation
     assert answers[0].blob == answers[1].blob
 

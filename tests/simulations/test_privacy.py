@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from command_line import rows_of, write_tiny
 
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.ledger.ledger import Ledger
 
@@ -42,7 +42,7 @@ def test_each_site_s_ledger_holds_a_charge_for_each_round(private):
         mechanism = rows[0].charge.mechanism
         assert (mechanism.steps, mechanism.sampling_rate, mechanism.unit) == (4, 8 / 40, "record")
         event = Event(mechanism.noise_multiplier, 8 / 40, 3 * 4)
-        assert spent([event], summary["delta"]).epsilon == pytest.approx(summary["epsilon"])
+        assert compute_epsilon([event], summary["delta"]).epsilon == pytest.approx(summary["epsilon"])
         assert not (folder / "nodes" / site / "custody" / "refusals.jsonl").exists()
 
 
@@ -59,7 +59,7 @@ def test_measures_that_nodes_report_are_noised_charged_and_within_the_same_budge
     ]
     measured = Event(metrics["mechanism"]["noise_multiplier"], 1.0, 3)
     assert metrics["mechanism"]["sampling_rate"] == 1.0
-    assert spent([measured], summary["delta"]).epsilon <= 0.1 * EPSILON
+    assert compute_epsilon([measured], summary["delta"]).epsilon <= 0.1 * EPSILON
     rows = rows_of(folder)
     assert all(0 <= row["received_loss"] <= np.log(8) for row in rows)
     assert all(row["rejections"] == {} for row in rows)

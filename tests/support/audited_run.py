@@ -14,8 +14,8 @@ from tiny_federation import tiny_node
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.log.chained_file import chained
-from fedglm.privacy.log.merkle import leaf_hash, root_of
+from fedglm.privacy.log.chained_file import compute_chain_hash
+from fedglm.privacy.log.merkle import compute_root, hash_leaf
 from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.coordinator import Coordinator
@@ -98,13 +98,13 @@ class Chain:
             old = [digest for (digest,) in database.execute(f"SELECT hash FROM {self.table} ORDER BY number")]  # noqa: S608
             previous, rows = self.origin, []
             for number, text in enumerate(self.texts, 1):
-                previous = chained(previous, text.encode())
+                previous = compute_chain_hash(previous, text.encode())
                 kept = old[number - 1] if number <= len(old) else hashlib.sha256(text.encode()).hexdigest()
                 rows.append((number, text, previous if chain else kept))
             database.execute(f"DELETE FROM {self.table}")  # noqa: S608
             database.executemany(f"INSERT INTO {self.table} VALUES (?, ?, ?)", rows)  # noqa: S608
             if key is not None:
-                root = root_of(leaf_hash(text.encode()) for text in self.texts).hex()
+                root = compute_root(hash_leaf(text.encode()) for text in self.texts).hex()
                 signed = SignedTreeHead.sign(self.origin, len(self.texts), root, "2027-01-04T10:00:00+00:00", key)
                 database.execute("DELETE FROM checkpoint")
                 database.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", tuple(signed.to_fields().values()))

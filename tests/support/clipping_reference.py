@@ -18,7 +18,7 @@ SHARED = torch.tensor([0, 0, 0, 1, 2, 2])
 LEFT_BY_OPACUS = ("grad_sample", "_forward_counter", "_current_grad_sample")
 CLIPPERS = {
     "ghost": GhostClipper,
-    "ghost that keeps nothing": lambda *arguments: GhostClipper(*arguments, kept_bytes=0),
+    "ghost that keeps nothing": lambda *arguments: GhostClipper(*arguments, max_buffer_bytes=0),
     "hooks": SampleClipper,
 }
 

@@ -4,7 +4,7 @@ from plans import make_plan
 
 from fedglm.client.node import Authorization
 from fedglm.core.code_identity import code_sha256
-from fedglm.privacy.custody.store import Custody, initialize, is_established
+from fedglm.privacy.custody.store import Custody, initialize, is_initialized
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import ANY, Policy
@@ -40,7 +40,7 @@ PRIVATE = OPEN | {
 
 def custody(folder, *, private=False, unit="record", **changes):
     """The custody in `folder`, made with a policy that permits nearly all, or all that has noise."""
-    if not is_established(folder):
+    if not is_initialized(folder):
         initialize(folder, Policy(data_set=folder.parent.name or "site", **((PRIVATE if private else OPEN) | changes)))
     return Custody.open(folder, lambda: [[b"one"], [b"two"]], unit=unit)
 

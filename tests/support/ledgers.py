@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.ledger.charges import Budget, Charge
 
@@ -33,7 +33,7 @@ def charge(number=1, **changes):
 
 
 def epsilon_of(rounds):
-    return spent([MECHANISM.event()] * rounds, DELTA).epsilon
+    return compute_epsilon([MECHANISM.event()] * rounds, DELTA).epsilon
 
 
 def budget_for(rounds):

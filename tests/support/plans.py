@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, make_metrics_mechanism
 from fedglm.privacy.policy.run_plan import RunPlan
 from fedglm.privacy.policy.run_spec import NoisePlan, RunSpec
 
@@ -71,4 +71,4 @@ def with_mechanism(**change):
 
 def with_metrics(noise_multiplier=20.0):
     """Changes of a plan by which nodes report noised measures."""
-    return {"metrics": metrics_mechanism(MECHANISM, noise_multiplier)}
+    return {"metrics": make_metrics_mechanism(MECHANISM, noise_multiplier)}

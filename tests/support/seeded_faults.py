@@ -11,7 +11,7 @@ from fedglm.client import node, private_training
 from fedglm.compression.codec import decode
 from fedglm.privacy.custody import store
 from fedglm.privacy.dp import clipping, dp_sgd
-from fedglm.privacy.dp.dp_sgd import UnitSampler, micro_batches, noised_mean
+from fedglm.privacy.dp.dp_sgd import UnitSampler, compute_noised_mean, make_micro_batches
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.ledger.ledger import Ledger
 
@@ -20,30 +20,30 @@ def no_clip(patch):
     def unclipped(_self, squares):
         return torch.ones(len(squares)), torch.ones(len(squares), dtype=torch.bool)
 
-    patch.setattr(clipping.Clipper, "_coefficients", unclipped)
+    patch.setattr(clipping.Clipper, "_compute_factors", unclipped)
 
 
 def nan_let_through(patch):
-    right = clipping.Clipper._coefficients
+    right = clipping.Clipper._compute_factors
 
     def careless(self, squares):
         factors, _ = right(self, squares)
         return torch.nan_to_num(factors), torch.ones(len(squares), dtype=torch.bool)
 
-    patch.setattr(clipping.Clipper, "_coefficients", careless)
+    patch.setattr(clipping.Clipper, "_compute_factors", careless)
 
 
 def half_noise(patch):
     def quiet(total, mechanism, *others):
-        return noised_mean(total, replace(mechanism, noise_multiplier=mechanism.noise_multiplier / 2), *others)
+        return compute_noised_mean(total, replace(mechanism, noise_multiplier=mechanism.noise_multiplier / 2), *others)
 
-    patch.setattr(private_training, "noised_mean", quiet)
+    patch.setattr(private_training, "compute_noised_mean", quiet)
 
 
 def _noise_changed(patch, change):
     """What `change` makes of the noise of a step, (size,)."""
-    right = GaussianNoise._normal
-    patch.setattr(GaussianNoise, "_normal", lambda self, std, out: change(right(self, std, out)))
+    right = GaussianNoise._fill_normal
+    patch.setattr(GaussianNoise, "_fill_normal", lambda self, std, out: change(right(self, std, out)))
 
 
 def biases_norms_and_head_without_noise(patch):
@@ -78,7 +78,7 @@ def noise_in_repeated_blocks(patch):
 
 def noise_from_a_seed(patch):
     patch.setattr(
-        GaussianNoise, "_normal", lambda _, std, out: (std * np.random.standard_normal(len(out))).astype(out.dtype)
+        GaussianNoise, "_fill_normal", lambda _, std, out: (std * np.random.standard_normal(len(out))).astype(out.dtype)
     )
 
 
@@ -87,16 +87,16 @@ def noise_every_micro_batch(patch):
 
     def noisy(self, losses, owners):
         right(self, losses, owners)
-        self.total += torch.from_numpy(GaussianNoise().fill(1e5 * 0.2, len(self.total)))
+        self.total += torch.from_numpy(GaussianNoise().normal(1e5 * 0.2, len(self.total)))
 
     patch.setattr(clipping.Clipper, "add", noisy)
 
 
 def no_noise_on_an_empty_sample(patch):
     def sparing(total, *others):
-        return noised_mean(total, *others) if total.any() else total
+        return compute_noised_mean(total, *others) if total.any() else total
 
-    patch.setattr(private_training, "noised_mean", sparing)
+    patch.setattr(private_training, "compute_noised_mean", sparing)
 
 
 def batch_mean_loss(patch):
@@ -113,14 +113,14 @@ def shuffled_batches(patch):
 
 def clip_each_record(patch):
     def apart(drawn, most):
-        for indices, owners in micro_batches(drawn, most):
+        for indices, owners in make_micro_batches(drawn, most):
             yield indices, torch.arange(len(owners))
 
-    patch.setattr(private_training, "micro_batches", apart)
+    patch.setattr(private_training, "make_micro_batches", apart)
 
 
 def all_records_of_a_unit(patch):
-    patch.setattr(dp_sgd, "at_most", lambda _noise, records, _most: records)
+    patch.setattr(dp_sgd, "choose_records", lambda _noise, records, _most: records)
 
 
 def divided_by_the_sample(patch):
@@ -132,10 +132,10 @@ def divided_by_the_sample(patch):
 
     def private(total, mechanism, noise, _declared):
         count = max(1, len(drawn[-1]))
-        return (total + torch.from_numpy(noise.fill(mechanism.noise_std, len(total)))) / count
+        return (total + torch.from_numpy(noise.normal(mechanism.noise_std, len(total)))) / count
 
     patch.setattr(UnitSampler, "draw", draw)
-    patch.setattr(private_training, "noised_mean", private)
+    patch.setattr(private_training, "compute_noised_mean", private)
 
 
 # --- of the node around the training
@@ -166,7 +166,7 @@ def residual_before_noise(patch):
     def coded(state, delta, base, server_round, settings, layout, **options):
         pending = code(state, delta, base, server_round, settings, layout, **options)
         sent = decode(pending.blob, size=layout.size).to_dense()
-        noised = np.where(sent != 0, sent + GaussianNoise().fill(late[-1], layout.size), np.float32(0))
+        noised = np.where(sent != 0, sent + GaussianNoise().normal(late[-1], layout.size), np.float32(0))
         return replace(pending, blob=settings.make_codec(layout).encode(noised))
 
     patch.setattr(node, "train_privately", clean)

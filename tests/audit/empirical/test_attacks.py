@@ -13,7 +13,7 @@ from fedglm.audit.empirical.attacked_site import AttackedSite, AttackSetting
 from fedglm.audit.empirical.attacks import attack_run, choose_noise, make_settings
 from fedglm.audit.empirical.audited_run import open_run
 from fedglm.audit.empirical.results import ATTACK, AttackAudit
-from fedglm.privacy.accounting.accountant import usual_delta
+from fedglm.privacy.accounting.accountant import choose_default_delta
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.run_folder.record import ReportError
 from fedglm.scenarios import deployment
@@ -166,7 +166,7 @@ def test_of_real_sites_the_noise_is_the_plan_s_and_records_stand_in(tmp_path, mo
     audited = open_run(tmp_path, ATTACK)
     noise = choose_noise(audited)
     assert noise.mechanism == plan.spec.noise.mechanism
-    assert noise.delta == usual_delta(33)
+    assert noise.delta == choose_default_delta(33)
     assert audited.records == "stand-in"
     assert audited.make_header()["model"] == plan.initial_sha256
 

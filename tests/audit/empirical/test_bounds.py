@@ -16,7 +16,7 @@ from fedglm.audit.empirical.bounds import (
     estimate_gaussian,
     make_guesses,
 )
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.errors import PrivacyError
 
@@ -32,7 +32,7 @@ def gaussian_run(mu, canaries, seed):
 
 def test_a_gaussian_mechanism_s_epsilon_is_the_accountants():
     for noise in (0.8, 1.5, 3.0):
-        exact = spent([Event(noise, 1.0, 1)], DELTA)
+        exact = compute_epsilon([Event(noise, 1.0, 1)], DELTA)
         assert convert_mu_to_epsilon(1 / noise, DELTA) == pytest.approx(exact.epsilon, abs=0.02)
     assert convert_mu_to_epsilon(0.0, DELTA) == 0
 
@@ -56,7 +56,7 @@ def test_a_great_epsilon_s_mu_is_known_in_closed_form():
 
 def test_mu_is_the_accountants():
     for noise in (0.3, 0.8, 3.0):
-        exact = spent([Event(noise, 1.0, 1)], DELTA).epsilon
+        exact = compute_epsilon([Event(noise, 1.0, 1)], DELTA).epsilon
         assert convert_epsilon_to_mu(exact, DELTA) == pytest.approx(1 / noise, rel=1e-2)  # theirs is an upper bound
 
 

@@ -29,8 +29,8 @@ from fedglm.client.gate import OutboundGate
 from fedglm.client.node import Node
 from fedglm.compression.codec import decode
 from fedglm.compression.settings import DownlinkSettings, UpdateSettings
-from fedglm.privacy.accounting.accountant import spent
-from fedglm.privacy.dp.dp_sgd import noised_mean
+from fedglm.privacy.accounting.accountant import compute_epsilon
+from fedglm.privacy.dp.dp_sgd import compute_noised_mean
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
@@ -172,7 +172,7 @@ def test_the_sites_are_what_the_bounds_are_for(sites):
     assert len(np.unique(held, axis=0)) == SITES
     assert [len(site.train) for site in sites.data.sites] == [RECORDS] * SITES
     event = Event(MECHANISM.noise_multiplier, MECHANISM.sampling_rate, STEPS * ROUNDS)
-    assert 7.5 < spent([event], DELTA).epsilon < 8.1
+    assert 7.5 < compute_epsilon([event], DELTA).epsilon < 8.1
 
 
 @pytest.mark.parametrize(("optimizer", "update"), WAYS)
@@ -190,9 +190,11 @@ def noise_times(factor):
 
     def put(patch):
         def quiet(total, mechanism, *others):
-            return noised_mean(total, replace(mechanism, noise_multiplier=mechanism.noise_multiplier * factor), *others)
+            return compute_noised_mean(
+                total, replace(mechanism, noise_multiplier=mechanism.noise_multiplier * factor), *others
+            )
 
-        patch.setattr(private_training, "noised_mean", quiet)
+        patch.setattr(private_training, "compute_noised_mean", quiet)
 
     return put
 
@@ -205,7 +207,7 @@ def residual_before_noise(patch):
         pending = code_update(state, delta, base, server_round, settings, layout, rate=rate, **options)
         sent = decode(pending.blob, size=layout.size).to_dense()
         std = rate * MECHANISM.noise_std * STEPS**0.5 / (MECHANISM.sampling_rate * RECORDS)
-        noised = np.where(sent != 0, sent + GaussianNoise().fill(std, layout.size), np.float32(0))
+        noised = np.where(sent != 0, sent + GaussianNoise().normal(std, layout.size), np.float32(0))
         return replace(pending, blob=settings.make_codec(layout).encode(noised))
 
     patch.setattr(node_module, "code_update", late)

@@ -11,14 +11,14 @@ PARTS = {"body": slice(0, 99_000), "bias": slice(99_000, 99_064), "head": slice(
 
 
 def noise():
-    return GaussianNoise().fill(1.0, 100_000).astype(np.float64)
+    return GaussianNoise().normal(1.0, 100_000).astype(np.float64)
 
 
 def test_correct_noise_raises_no_alarm():
     assert [find_noise_faults(2.5 * noise(), 2.5, PARTS) for _ in range(20)] == [[]] * 20
     tiny = {str(place): slice(place, place + 2) for place in range(0, 200, 2)}
     for _ in range(20):
-        assert find_noise_faults(GaussianNoise().fill(1.0, 200).astype(np.float64), 1.0, tiny) == []
+        assert find_noise_faults(GaussianNoise().normal(1.0, 200).astype(np.float64), 1.0, tiny) == []
 
 
 def test_a_single_value_is_noise_too():

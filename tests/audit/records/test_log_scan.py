@@ -25,7 +25,7 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge, LedgerRow
-from fedglm.privacy.log.entries import entry, read_entry
+from fedglm.privacy.log.entries import make_entry, read_entry
 from fedglm.privacy.log.signed_log import SignedLog
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -51,7 +51,7 @@ def text_of(kind, shared, own):
     if kind == "charged":
         fields = {name: value for name, value in fields.items() if name not in ("bytes", "non_zeros", "codec", "rules")}
     number, moment = fields.pop("number"), fields.pop("time")
-    return entry(number, moment, kind, fields).decode()
+    return make_entry(number, moment, kind, fields).decode()
 
 
 KINDS = st.sampled_from(["release", "charged"])

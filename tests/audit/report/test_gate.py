@@ -16,7 +16,7 @@ from fedglm.audit.verify.verification import verify
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.custody.site_log import CustodyLog
 from fedglm.privacy.custody.transaction import ReleaseTransaction
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.ledger import Ledger
@@ -178,7 +178,7 @@ def test_an_owner_s_other_key_countersigns_nothing(tmp_path, monkeypatch):
     folder, other = unsealed(tmp_path / "run", monkeypatch), SigningKey.generate()
     for site in SITES:
         log = SignedLog(log_of(folder, site), key_of(folder, site))
-        own = log.checkpoint()
+        own = log.read_tree_head()
         log.append(
             "countersigned", {**own.to_fields(), "by": other.public.hex, "countersignature": own.countersign(other)}
         )
@@ -214,7 +214,7 @@ def test_a_policy_that_is_signed_after_the_run_changes_nothing_of_what_was_spent
         sign_policy(folder / "policy.toml", key)
         signed = load_policy(folder / "policy.toml", key.public)
         ledger, log = Ledger(folder / "ledger.sqlite"), CustodyLog(folder / "log.sqlite", key)
-        ReleaseTransaction(ledger, log).put_in_force(signed)
+        ReleaseTransaction(ledger, log).activate_policy(signed)
         assert {site.name: site.weakest_budget for site in read_facts(copy).sites} == before
         assert broken_by(copy, "epsilon_at_most = 3.0") == ["epsilon_at_most"]
 
@@ -223,7 +223,7 @@ def test_measures_have_a_norm_of_their_own(tmp_path):
     """The norm of gradients is the policy's, and what is measured is cut to its own bounds."""
     narrow = replace(MECHANISM, clipping_norm=0.5)
     folder = make_run(
-        tmp_path / "run", mechanism=narrow, metrics=metrics_mechanism(narrow, 20.0), clipping_norm_at_most=0.5
+        tmp_path / "run", mechanism=narrow, metrics=make_metrics_mechanism(narrow, 20.0), clipping_norm_at_most=0.5
     )
     assert select_failed(verify(folder).checks) == []
     assert broken_by(folder, 'clipping_norm_at_most = 0.5\nrequire = ["no-metrics"]') == ["no-metrics"]

@@ -17,7 +17,7 @@ from fedglm.audit.report.page import build_report_json, render_report_page
 from fedglm.audit.report.sentences import write_headline, write_summary
 from fedglm.privacy.custody import store
 from fedglm.privacy.custody.site_log import Release
-from fedglm.privacy.dp.mechanism import metrics_mechanism
+from fedglm.privacy.dp.mechanism import make_metrics_mechanism
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import sign_policy
@@ -54,9 +54,9 @@ def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
     """Site a has spent most on one, and the other is told at a greater delta."""
     small_nodes(tmp_path / "nodes")
     permit(tmp_path, "a", data_set="old", delta=0.04)
-    original = store.commitment
+    original = store.compute_commitment
     with monkeypatch.context() as patch:
-        patch.setattr(store, "commitment", lambda _records, salt: original([[b"other"]], salt))
+        patch.setattr(store, "compute_commitment", lambda _records, salt: original([[b"other"]], salt))
         kept_run(tmp_path / "first", small_nodes(tmp_path / "nodes"), rounds=1)
     permit(tmp_path, "a", data_set="a", delta=1e-3)
     kept_run(tmp_path, small_nodes(tmp_path / "nodes"), rounds=3)
@@ -117,7 +117,7 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
 
     def charge(release, attempt=None):
         known = {"purpose": "update", "attempt": attempt or release[:32]}
-        return site().charge_of(last["run"], 3, MECHANISM, last["plan"], release, **known)
+        return site().make_charge(last["run"], 3, MECHANISM, last["plan"], release, **known)
 
     for release in ("0" * 64, "1" * 64):
         site().ledger.charge(charge(release), None)
@@ -160,7 +160,7 @@ def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_pa
 
 
 def test_the_data_flow_shows_the_measures_that_left_and_claims_no_machines(tmp_path):
-    make_run(tmp_path / "run", metrics=metrics_mechanism(MECHANISM, 20.0))
+    make_run(tmp_path / "run", metrics=make_metrics_mechanism(MECHANISM, 20.0))
     page = page_of(tmp_path / "run")
     assert "Coded updates and noised measures alone go to the server" in page
     assert "each of 3 sites, on one machine here" in page

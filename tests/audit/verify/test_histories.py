@@ -14,7 +14,7 @@ from fedglm.audit.verify import verification
 from fedglm.audit.verify.verification import verify
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.client import gate, node
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import CustodyLog, Release
 from fedglm.privacy.errors import LogError
 from fedglm.privacy.keys.signing import SigningKey
@@ -90,7 +90,7 @@ def test_a_run_that_is_under_way(tmp_path):
 
 
 def test_sites_that_fail_refuse_and_run_out_of_budget(tmp_path):
-    two = spent([MECHANISM.event()] * 2, 1e-3).epsilon
+    two = compute_epsilon([MECHANISM.event()] * 2, 1e-3).epsilon
     made = nodes(tmp_path, b={"epsilon": two + 0.02})
     made[10] = spoiled(made[10], errs)
     run(tmp_path, made)
@@ -140,7 +140,7 @@ def test_a_node_that_was_killed_between_charge_and_entry(tmp_path):
     run(tmp_path)
     folder = tmp_path / "nodes" / "a" / "custody"
     site = custody(folder, private=True)
-    charge = site.charge_of("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="1" * 32)
+    charge = site.make_charge("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="1" * 32)
     site.ledger.charge(charge, None)
     verification = verify(tmp_path)
     assert select_failed(verification.checks) == []
@@ -255,11 +255,11 @@ def test_a_policy_that_was_changed_and_changed_back(tmp_path):
 def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
     run(tmp_path)
     folder, seen = tmp_path / "nodes" / "a" / "custody", []
-    SignedLog(folder / "log.sqlite", remember=seen.append)
+    SignedLog(folder / "log.sqlite", on_entry=seen.append)
     plan_sha256, name = next((e["plan"], e["run"]) for e in seen if e["kind"] == "release")
     for number in range(3):
         site = custody(folder, private=True)
-        charge = site.charge_of(
+        charge = site.make_charge(
             name, number + 1, MECHANISM, plan_sha256, f"{number:064x}", purpose="update", attempt=f"{number:032x}"
         )
 
@@ -268,13 +268,13 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             puts = []
-            original = SignedLog._put
+            original = SignedLog._write_entries
 
             def put(*arguments, original=original, puts=puts, first=number):
                 puts.append(1)
                 return original(*arguments[1:]) if len(puts) == 1 and first else full()
 
-            patch.setattr(SignedLog, "_put", put)
+            patch.setattr(SignedLog, "_write_entries", put)
             with pytest.raises(LogError, match="the disk is full"):
                 site.charge(Release(charge, 100))
     verification = verify(folder)

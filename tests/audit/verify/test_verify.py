@@ -187,7 +187,7 @@ def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
     sign_policy(folder / "policy.toml", key)
     site = Custody.open(folder, lambda: [[b"one"], [b"two"]], unit="record")
     plan = next(iter(site.ledger.rows())).charge.plan
-    charge = site.charge_of(
+    charge = site.make_charge(
         site.ledger.rows()[-1].charge.run, 3, MECHANISM, plan, "f" * 64, purpose="update", attempt="f" * 32
     )
     site.charge(Release(charge, 100, 1, "topk-fp16", ["size"]))

@@ -10,7 +10,7 @@ import pytest
 
 from fedglm.core.files import StorageError
 from fedglm.privacy.custody import refusal_log
-from fedglm.privacy.custody.refusal_log import LOG_FULL, RefusalCount, RefusalLog
+from fedglm.privacy.custody.refusal_log import LOG_FULL_RULE, RefusalCount, RefusalLog
 from fedglm.privacy.errors import PrivacyError, Refusal
 
 REFUSAL = Refusal("noise-multiplier", "noise multiplier 0.5, and noise_multiplier_at_least is 1")
@@ -118,7 +118,7 @@ for number in range(100):
         writer.stdin.close()
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     log = RefusalLog(path)
-    lines = [entry for entry in log.entries() if entry.rule != LOG_FULL]
+    lines = [entry for entry in log.entries() if entry.rule != LOG_FULL_RULE]
     assert len(lines) + log.counts()["unit"].count == 300
     assert len(log.entries()) == len(lines) + 1
     for run in "abc":
@@ -140,7 +140,7 @@ def test_a_full_log_says_so_and_goes_on_counting_by_rule(path):
     other = log.record(Refusal("unit", "why"), run="run-2", round_number=0)
     *kept, last = log.entries()
     assert kept == first
-    assert last.rule == LOG_FULL
+    assert last.rule == LOG_FULL_RULE
     assert "refusals.counts.json" in last.reason
     assert path.read_bytes().startswith(lines)
     assert log.counts() == RefusalLog(path).counts()
@@ -160,7 +160,7 @@ def test_a_summary_counts_lines_and_counts_together(path):
     while not log.counts():
         last = log.record(REFUSAL, run="run-1", round_number=1)
     lines = sum(entry.rule == REFUSAL.rule for entry in log.entries())
-    assert log.summary().by_rule == {"unit": 1, REFUSAL.rule: lines + 1, LOG_FULL: 1}
+    assert log.summary().by_rule == {"unit": 1, REFUSAL.rule: lines + 1, LOG_FULL_RULE: 1}
     assert log.summary().last.time == last.time
 
 
@@ -235,7 +235,7 @@ for number in itertools.count():
         told += len(begun) + writer.stdout.read().count("\n")
         writer.wait(60)
         writer.stdout.close()
-        lines = [entry for entry in log.entries() if entry.rule != LOG_FULL]
+        lines = [entry for entry in log.entries() if entry.rule != LOG_FULL_RULE]
         kept = len(lines) + sum(count.count for count in log.counts().values())
         assert told <= kept <= told + kill + 1
     assert log.counts()

@@ -6,9 +6,9 @@ import pytest
 from custodies import custody, run_plan
 from plans import change_plan
 
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
-from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, make_metrics_mechanism
 from fedglm.privacy.errors import Refusal
 
 DELTA = 1e-3
@@ -16,7 +16,7 @@ TURNS = 10
 MECHANISM = Mechanism(
     sampling_rate=0.2, steps=4, clipping_norm=1.0, noise_multiplier=1.2, unit="record", records_per_unit=1
 )
-WHOLE = spent([MECHANISM.event()] * TURNS, DELTA).epsilon
+WHOLE = compute_epsilon([MECHANISM.event()] * TURNS, DELTA).epsilon
 PLAN = run_plan("a" * 64, mechanism=MECHANISM, rounds=TURNS, turns=TURNS, local_steps=4, noise_at_most=2.4)
 
 
@@ -26,7 +26,7 @@ def site(folder, epsilon, before=0):
     for number in range(before):
         made.charge(
             Release(
-                made.charge_of(
+                made.make_charge(
                     "run-0", number, MECHANISM, "1" * 64, f"{number:064x}", purpose="update", attempt=f"{number:032x}"
                 ),
                 100,
@@ -39,17 +39,17 @@ def take_part(made, plan=PLAN, most=TURNS):
     """The noise of each round that the site takes part in, and whether it withdrew."""
     noises = []
     for number in range(most):
-        mechanism = made.mechanism_for(plan)
+        mechanism = made.choose_mechanism(plan)
         assert replace(mechanism, noise_multiplier=MECHANISM.noise_multiplier) == MECHANISM
         charges = [
-            made.charge_of(
+            made.make_charge(
                 plan.run, number, mechanism, plan.sha256, f"a{number:063x}", purpose="update", attempt=f"a{number:031x}"
             )
         ]
         if plan.spec.noise.metrics is not None:
             told = f"b{number:063x}"
             charges.append(
-                made.charge_of(
+                made.make_charge(
                     plan.run,
                     number,
                     plan.spec.noise.metrics,
@@ -75,7 +75,9 @@ def test_a_site_with_enough_takes_the_plan_s_noise(tmp_path):
     assert take_part(site(tmp_path, WHOLE)) == ([1.2] * TURNS, False)
 
 
-@pytest.mark.parametrize("metrics", [pytest.param(None, marks=pytest.mark.slow), metrics_mechanism(MECHANISM, 12.0)])
+@pytest.mark.parametrize(
+    "metrics", [pytest.param(None, marks=pytest.mark.slow), make_metrics_mechanism(MECHANISM, 12.0)]
+)
 def test_a_site_with_too_little_takes_as_much_as_lasts_and_keeps_to_it(tmp_path, metrics):
     made = site(tmp_path, 1.1 * WHOLE, before=6)
     noises, withdrew = take_part(made, change_plan(PLAN, metrics=metrics))
@@ -100,18 +102,18 @@ def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
     for number in range(2):
         made.charge(
             Release(
-                made.charge_of(
+                made.make_charge(
                     "run-0", number, MECHANISM, "1" * 64, f"c{number:063x}", purpose="update", attempt=f"c{number:031x}"
                 ),
                 100,
             )
         )
     assert first == [1.2] * 4
-    assert made.mechanism_for(PLAN).noise_multiplier > 1.2
+    assert made.choose_mechanism(PLAN).noise_multiplier > 1.2
 
 
 def test_data_that_left_without_noise_end_it_all(tmp_path):
     made = site(tmp_path, WHOLE)
-    made.charge(Release(made.charge_of("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"), 100))
-    assert made.mechanism_for(PLAN) == MECHANISM
+    made.charge(Release(made.make_charge("run-0", 1, None, "1" * 64, "d" * 64, purpose="update"), 100))
+    assert made.choose_mechanism(PLAN) == MECHANISM
     assert take_part(made) == ([], True)

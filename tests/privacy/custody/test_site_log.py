@@ -8,7 +8,7 @@ import pytest
 from custodies import MECHANISM, SERVER, custody, run_plan
 from ledgers import sha256
 
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody import site_log
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.store import LEDGER
@@ -30,13 +30,13 @@ def opened(folder, **changes):
 
 def leaving(site, number, **changes):
     content = sha256(f"update {number}")
-    charge = site.charge_of("run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32])
+    charge = site.make_charge("run", number, MECHANISM, sha256("plan"), content, purpose="update", attempt=content[:32])
     return Release(replace(charge, **changes), 100, 7, "topk-fp16", ["bytes", "metrics"])
 
 
 def entries(folder, *kinds):
     seen = []
-    SignedLog(folder / LOG, remember=seen.append)
+    SignedLog(folder / LOG, on_entry=seen.append)
     return [found for found in seen if not kinds or found["kind"] in kinds]
 
 
@@ -49,7 +49,7 @@ def test_what_leaves_is_written_down_with_all_that_it_was_charged_for(folder):
     assert (second["row"], second["row_hash"], second["release"]) == (2, rows[1].hash, sha256("update 2"))
     assert (second["bytes"], second["non_zeros"], second["codec"]) == (100, 7, "topk-fp16")
     assert (second["mechanism"], second["policy"]) == (MECHANISM.to_fields(), site.policy.sha256)
-    exact = [spent([MECHANISM.event()] * count, 1e-3).epsilon for count in (1, 2)]
+    exact = [compute_epsilon([MECHANISM.event()] * count, 1e-3).epsilon for count in (1, 2)]
     assert [first["epsilon"], second["epsilon"]] == pytest.approx(exact, abs=0.02)
 
 
@@ -75,7 +75,7 @@ def test_the_policy_in_force_is_written_down_when_it_is_another(folder):
 
 def test_a_new_key_of_the_site_goes_on_with_the_log(folder):
     opened(folder)
-    before = SignedLog(folder / LOG).checkpoint()
+    before = SignedLog(folder / LOG).read_tree_head()
     (folder / "site.key").unlink()
     key = SigningKey.create(folder / "site.key")
     sign_policy(folder / "policy.toml", key)
@@ -83,7 +83,7 @@ def test_a_new_key_of_the_site_goes_on_with_the_log(folder):
     again.charge(leaving(again, 1))
     (found,) = entries(folder, "key")
     assert found["key"] == key.public.hex
-    assert SignedLog(folder / LOG).checkpoint().is_by(key.public)
+    assert SignedLog(folder / LOG).read_tree_head().is_by(key.public)
     assert not before.is_by(key.public)
 
 
@@ -91,7 +91,7 @@ def test_a_refusal_is_written_down_by_its_rule_alone(folder):
     site = opened(folder)
 
     def refuse():
-        with site.logged("run", 3):
+        with site.log_refusals("run", 3):
             raise Refusal("codecs", "the codec zip of patient 4711 is not listed")
 
     with pytest.raises(Refusal):
@@ -102,32 +102,32 @@ def test_a_refusal_is_written_down_by_its_rule_alone(folder):
 
 
 def test_a_server_cannot_fill_the_log_with_refusals(folder, monkeypatch):
-    monkeypatch.setattr(site_log, "_ALL_OF", 5)
+    monkeypatch.setattr(site_log, "_MAX_DENSE_ENTRIES", 5)
     site = opened(folder)
     for number in range(20):
-        site.log.refused("codecs", "run", number)
-        site.log.refused("plans", "run", number)
+        site.log.record_refusal("codecs", "run", number)
+        site.log.record_refusal("plans", "run", number)
     assert len(entries(folder, "refused")) == 10
-    assert len(SignedLog(folder / LOG).checkpoint().root) == 64
-    monkeypatch.setattr(site_log, "now", lambda: "2099-01-01T00:00:00+00:00")
-    site.log.refused("codecs", "run", 21)
+    assert len(SignedLog(folder / LOG).read_tree_head().root) == 64
+    monkeypatch.setattr(site_log, "utc_now", lambda: "2099-01-01T00:00:00+00:00")
+    site.log.record_refusal("codecs", "run", 21)
     assert len(entries(folder, "refused")) == 11
 
 
 def test_a_server_cannot_fill_the_log_with_plans(folder, monkeypatch):
-    monkeypatch.setattr(site_log, "_ALL_OF", 5)
+    monkeypatch.setattr(site_log, "_MAX_DENSE_ENTRIES", 5)
     site = opened(folder)
     plans = [SignedPlan.sign(run_plan("a" * 64, run=f"run {number}"), SERVER) for number in range(8)]
     for signed in [*plans[:5], *plans[:5]]:
-        site.log.admitted(signed, ["plans"])
+        site.log.record_plan(signed, ["plans"])
     with pytest.raises(Refusal, match="idle-plans"):
-        site.log.admitted(plans[5], ["plans"])
+        site.log.record_plan(plans[5], ["plans"])
     site.charge(leaving(site, 1, plan=plans[2].plan.sha256))
-    site.log.admitted(plans[5], ["plans"])
+    site.log.record_plan(plans[5], ["plans"])
     with pytest.raises(Refusal, match="idle-plans"):
-        opened(folder).log.admitted(plans[6], ["plans"])
-    monkeypatch.setattr(site_log, "now", lambda: "2099-01-01T00:00:00+00:00")
-    site.log.admitted(plans[6], ["plans"])
+        opened(folder).log.record_plan(plans[6], ["plans"])
+    monkeypatch.setattr(site_log, "utc_now", lambda: "2099-01-01T00:00:00+00:00")
+    site.log.record_plan(plans[6], ["plans"])
     assert len(entries(folder, "plan")) == 7
 
 
@@ -135,7 +135,7 @@ def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(f
     site = opened(folder)
     site.charge(leaving(site, 1))
     with monkeypatch.context() as patch:
-        patch.setattr(site_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(site_log.SignedLog, "_write_entries", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             site.charge(leaving(site, 2))
     again = opened(folder)
@@ -153,7 +153,7 @@ def test_a_node_that_is_killed_between_charge_and_entry_writes_the_entry_later(f
 def test_what_was_charged_for_before_a_new_policy_stands_before_it(folder, monkeypatch):
     site = opened(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(site_log.SignedLog, "_put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(site_log.SignedLog, "_write_entries", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             site.charge(leaving(site, 1))
     tighter = site.policy.model_copy(update={"steps_at_most": 9, "delta": 2e-3})
@@ -178,7 +178,7 @@ def test_what_was_made_under_another_policy_does_not_leave(folder):
 
 
 def test_a_charge_that_is_refused_leaves_no_entry(folder):
-    one = spent([MECHANISM.event()], 1e-3).epsilon
+    one = compute_epsilon([MECHANISM.event()], 1e-3).epsilon
     site = opened(folder, epsilon=one + 0.02)
     site.charge(leaving(site, 1))
     with pytest.raises(Refusal, match="epsilon-budget"):
@@ -200,7 +200,7 @@ def test_a_ledger_that_was_put_back_alone_is_refused_and_a_log_is_made_whole_fro
         return
     again = opened(folder)
     again.charge(leaving(again, 3))
-    assert not again.log.holds(anchor)
+    assert not again.log.contains(anchor)
     assert [found["row"] for found in entries(folder, "release", "charged")] == [1, 2, 3]
 
 

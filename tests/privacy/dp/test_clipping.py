@@ -24,9 +24,15 @@ from tiny_federation import TASK, tiny_model
 from torch import nn
 
 from fedglm.privacy.dp import ghost_norms
-from fedglm.privacy.dp.clipping import squared_norms
+from fedglm.privacy.dp.clipping import compute_squared_norms
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
-from fedglm.privacy.dp.ghost_norms import Use, gram_norms, squared_norms_of, transpose_is_cheaper, write_gradients
+from fedglm.privacy.dp.ghost_norms import (
+    Use,
+    compute_gram_norms,
+    compute_weight_norms,
+    is_transpose_cheaper,
+    write_gradients,
+)
 
 
 @pytest.fixture(params=CLIPPERS)
@@ -83,12 +89,12 @@ def test_norms_and_sums_are_in_float32_even_where_autocast_is_still_on(clipper_o
 
 def test_kept_gradients_stay_within_their_memory():
     model, task = glm("language-model")
-    clipper = GhostClipper(model, trained(model), 0.5, kept_bytes=100_000)
+    clipper = GhostClipper(model, trained(model), 0.5, max_buffer_bytes=100_000)
     for records in (2, 6, 4):  # samples vary in size, and what was kept for one serves the next
         data, owners = some(batch(), slice(0, records)), ALONE[:records]
         result = clipped_sum(clipper, model, task, data, owners)
         assert gap(result, clip(naive_units(model, task, data, owners), 0.5)) <= 1e-5
-        assert 0 < sum(room.nbytes for room in clipper._rooms.values()) <= 100_000
+        assert 0 < sum(buffer.nbytes for buffer in clipper._buffers.values()) <= 100_000
 
 
 def test_below_the_norm_nothing_is_changed(clipper_of):
@@ -102,15 +108,15 @@ def test_below_the_norm_nothing_is_changed(clipper_of):
 def test_a_large_tied_vocabulary_goes_by_gram_matrices(monkeypatch):
     """The cross term of embedding and output layer, which is where a tied model differs from two weights."""
     seen = []
-    exact = ghost_norms.gram_norms
-    monkeypatch.setattr(ghost_norms, "gram_norms", lambda uses: (seen.append(len(uses)), exact(uses))[1])
+    exact = ghost_norms.compute_gram_norms
+    monkeypatch.setattr(ghost_norms, "compute_gram_norms", lambda uses: (seen.append(len(uses)), exact(uses))[1])
     model, task = glm("language-model", vocabulary=3000)
     model.model.embed_tokens.weight.data *= 20  # the embedding's share of the norm is then as large as the head's
     data = batch(7, torch.tensor([3, 2, 3]))
     owners = torch.tensor([0, 0, 1])
     units = naive_units(model, task, data, owners)
     norm = float(units.norm(dim=1).min()) * 0.5
-    clipper = GhostClipper(model, trained(model), norm, kept_bytes=0)
+    clipper = GhostClipper(model, trained(model), norm, max_buffer_bytes=0)
     assert gap(clipped_sum(clipper, model, task, data, owners), clip(units, norm)) <= 1e-5
     assert 2 in seen
 
@@ -291,9 +297,9 @@ def test_gram_norms_are_the_norms_of_the_gradients(seed, kinds, units, tokens, s
     made = torch.full((units, rows, columns), float("nan"))
     write_gradients(uses, made)
     torch.testing.assert_close(made, wanted.float(), atol=1e-5, rtol=1e-5)
-    if transpose_is_cheaper(uses, rows, columns):
+    if is_transpose_cheaper(uses, rows, columns):
         transposed = torch.empty(units, columns, rows)
-        write_gradients([use.transposed() for use in uses], transposed)
+        write_gradients([use.transpose() for use in uses], transposed)
         torch.testing.assert_close(transposed.transpose(1, 2), made, atol=1e-5, rtol=1e-5)
     factors, finite = torch.rand(units, generator=draw), torch.ones(units, dtype=torch.bool)
     share = torch.zeros(rows, columns)
@@ -303,11 +309,11 @@ def test_gram_norms_are_the_norms_of_the_gradients(seed, kinds, units, tokens, s
         share.double(), torch.einsum("u,urc->rc", factors.double(), wanted), atol=1e-5, rtol=1e-5
     )
     norms = wanted.square().sum((1, 2))
-    torch.testing.assert_close(gram_norms(uses), norms, atol=1e-9, rtol=1e-9)
-    torch.testing.assert_close(squared_norms_of(uses, rows, columns), norms, atol=1e-9, rtol=1e-5)
+    torch.testing.assert_close(compute_gram_norms(uses), norms, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(compute_weight_norms(uses, rows, columns), norms, atol=1e-9, rtol=1e-5)
 
 
 def test_norms_keep_their_digits_over_large_matrices():
     gradients = torch.randn(2, 700, 900, generator=torch.Generator().manual_seed(0))
     exact = gradients.double().square().sum((1, 2))
-    torch.testing.assert_close(squared_norms(gradients), exact, rtol=2e-7, atol=0)
+    torch.testing.assert_close(compute_squared_norms(gradients), exact, rtol=2e-7, atol=0)

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedglm.privacy.dp.clippers import make_clipper
 from fedglm.privacy.dp.ghost_clipping import GhostClipper
-from fedglm.privacy.dp.ghost_layers import unknown_layers
+from fedglm.privacy.dp.ghost_layers import find_unsupported_layers
 from fedglm.privacy.dp.sample_clipping import SampleClipper
 from fedglm.privacy.errors import PrivacyError
 
@@ -91,7 +91,7 @@ def test_a_model_that_cannot_be_clipped_whole_is_refused(mode):
 def test_ghost_clipping_refuses_layers_that_it_does_not_know_and_auto_takes_hooks():
     model = Normed(nn.LayerNorm(4))
     data = batch() | {"labels": torch.tensor([0, 1] * 3)}
-    assert unknown_layers(model) == ["norm (LayerNorm)"]
+    assert find_unsupported_layers(model) == ["norm (LayerNorm)"]
     with pytest.raises(PrivacyError, match=r"norm \(LayerNorm\): choose clipping mode hooks"):
         make_clipper(model, trained(model), 1.0, "ghost")
     clipper = make_clipper(model, trained(model), 0.1)
@@ -111,13 +111,13 @@ def test_auto_clips_a_glm_by_ghost(kind, adapter):
 def test_embeddings_whose_gradient_depends_on_the_batch_are_unknown(option):
     model = tiny_model()
     model.embedding = nn.Embedding(16, 4, **option)
-    assert unknown_layers(model) == ["embedding (Embedding)"]
+    assert find_unsupported_layers(model) == ["embedding (Embedding)"]
 
 
 def test_a_layer_whose_forward_was_replaced_is_unknown():
     model = tiny_model()
     model.head.forward = lambda values: values @ model.head.weight.t()
-    assert unknown_layers(model) == ["head (Linear)"]
+    assert find_unsupported_layers(model) == ["head (Linear)"]
 
 
 def test_gradient_checkpointing_is_refused_by_ghost():

@@ -34,7 +34,7 @@ def looks_normal(values, std):
 
 @pytest.mark.parametrize("std", [1.0, 3e-6, 4e7])
 def test_the_noise_is_normal_and_of_this_standard_deviation(std):
-    values = GaussianNoise().fill(std, MANY)
+    values = GaussianNoise().normal(std, MANY)
     assert values.dtype == np.float32
     assert values.shape == (MANY,)
     assert looks_normal(values, std)
@@ -45,13 +45,13 @@ def test_the_noise_is_normal_and_of_this_standard_deviation(std):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda noise: noise.fill(0.5, MANY),
-        lambda noise: noise.fill(0.98, MANY),
-        lambda noise: noise.fill(1.02, MANY),
-        lambda noise: noise.fill(1.0, MANY) + np.float32(0.01),
-        lambda noise: np.clip(noise.fill(1.0, MANY), -2.5, 2.5),
+        lambda noise: noise.normal(0.5, MANY),
+        lambda noise: noise.normal(0.98, MANY),
+        lambda noise: noise.normal(1.02, MANY),
+        lambda noise: noise.normal(1.0, MANY) + np.float32(0.01),
+        lambda noise: np.clip(noise.normal(1.0, MANY), -2.5, 2.5),
         lambda noise: (noise.uniform(MANY) - 0.5) * np.sqrt(12),
-        lambda noise: np.where(noise.uniform(MANY) < 0.5, 0, noise.fill(1.0, MANY)),
+        lambda noise: np.where(noise.uniform(MANY) < 0.5, 0, noise.normal(1.0, MANY)),
     ],
     ids=["half", "2 % less", "2 % more", "shifted", "cut", "uniform", "every other"],
 )
@@ -60,7 +60,7 @@ def test_the_same_test_rejects_noise_that_is_wrong(wrong):
 
 
 def test_the_tails_are_there():
-    values = GaussianNoise().fill(1.0, 20_000_000)
+    values = GaussianNoise().normal(1.0, 20_000_000)
     for limit in (4.0, 4.5, 5.0):
         expected = 2 * norm.sf(limit) * values.size  # 1266.9, 135.9 and 11.5
         assert abs(np.count_nonzero(np.abs(values) > limit) - expected) < 5.5 * np.sqrt(expected)
@@ -68,7 +68,7 @@ def test_the_tails_are_there():
 
 
 def test_neighbours_know_nothing_of_each_other():
-    values = GaussianNoise().fill(1.0, MANY).astype(np.float64)
+    values = GaussianNoise().normal(1.0, MANY).astype(np.float64)
     for lag in (1, 2, 3, 1023, 1024, 1025, 2048, 4096):
         for power in (1, 2):
             left, right = values[:-lag] ** power, values[lag:] ** power
@@ -77,7 +77,7 @@ def test_neighbours_know_nothing_of_each_other():
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 2047, 2048, 2049, 5000])
 def test_any_size(size):
-    values = GaussianNoise().fill(1.0, size)
+    values = GaussianNoise().normal(1.0, size)
     assert values.shape == (size,)
     assert np.unique(values).size >= size - 2
     assert np.isfinite(values).all()
@@ -86,12 +86,12 @@ def test_any_size(size):
 @pytest.mark.parametrize("std", [0.0, -1.0, 1e31, 1e-31, float("nan"), float("inf")])
 def test_a_standard_deviation_that_float32_cannot_hold_is_refused(std):
     with pytest.raises(PrivacyError, match="standard deviation"):
-        GaussianNoise().fill(std, 3)
+        GaussianNoise().normal(std, 3)
 
 
 def test_negative_sizes_are_refused():
     noise = GaussianNoise()
-    for ask in (lambda: noise.fill(1.0, -1), lambda: noise.uniform(-1), lambda: noise.choice(-1, 0)):
+    for ask in (lambda: noise.normal(1.0, -1), lambda: noise.uniform(-1), lambda: noise.choice(-1, 0)):
         with pytest.raises(PrivacyError):
             ask()
 
@@ -149,12 +149,12 @@ def test_no_seed_of_an_experiment_reaches_the_noise():
         np.random.seed(7)
         torch.manual_seed(7)
         noise = GaussianNoise()
-        return noise.fill(1.0, 100), noise.uniform(100), noise.choice(10_000, 100)
+        return noise.normal(1.0, 100), noise.uniform(100), noise.choice(10_000, 100)
 
     for first, second in zip(after_seeding(), after_seeding(), strict=True):
         assert np.intersect1d(first, second).size < 10
     state = np.random.get_state()[1].copy(), torch.get_rng_state(), random.getstate()
-    GaussianNoise().fill(1.0, 100)
+    GaussianNoise().normal(1.0, 100)
     assert (np.random.get_state()[1] == state[0]).all()
     assert torch.equal(torch.get_rng_state(), state[1])
     assert random.getstate() == state[2]
@@ -162,7 +162,7 @@ def test_no_seed_of_an_experiment_reaches_the_noise():
 
 def test_two_objects_and_two_calls_are_independent():
     first, second = GaussianNoise(), GaussianNoise()
-    draws = [first.fill(1.0, MANY), first.fill(1.0, MANY), second.fill(1.0, MANY)]
+    draws = [first.normal(1.0, MANY), first.normal(1.0, MANY), second.normal(1.0, MANY)]
     for i in range(3):
         for j in range(i):
             assert abs(np.corrcoef(draws[i], draws[j])[0, 1]) < 6 / np.sqrt(MANY)
@@ -173,17 +173,17 @@ def test_two_objects_and_two_calls_are_independent():
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_parent_and_children_of_a_fork_draw_differently():
     noise = GaussianNoise()
-    noise.fill(1.0, 10)
+    noise.normal(1.0, 10)
     context = multiprocessing.get_context("fork")
     draws = []
     for _ in range(2):
         receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=lambda end=sender: end.send(noise.fill(1.0, 1000)))
+        child = context.Process(target=lambda end=sender: end.send(noise.normal(1.0, 1000)))
         child.start()
         draws.append(receiver.recv())
         child.join()
-    draws.append(noise.fill(1.0, 1000))
-    draws.append(pickle.loads(pickle.dumps(noise)).fill(1.0, 1000))  # noqa: S301 - our own bytes
+    draws.append(noise.normal(1.0, 1000))
+    draws.append(pickle.loads(pickle.dumps(noise)).normal(1.0, 1000))  # noqa: S301 - our own bytes
     assert np.unique(np.concatenate(draws)).size > 3900
 
 
@@ -195,14 +195,14 @@ def test_every_call_has_a_fresh_key_and_no_other_source():
         return asked[-1]
 
     noise = GaussianNoise(entropy)
-    noise.fill(1.0, 10_000)
-    noise.fill(1.0, 3)
+    noise.normal(1.0, 10_000)
+    noise.normal(1.0, 3)
     noise.uniform(5)
     noise.choice(100, 2)
     assert [len(key) for key in asked] == [32] * 4
     assert len(set(asked)) == 4
 
-    for draw in (lambda n: n.fill(1.0, 5000), lambda n: n.uniform(500), lambda n: n.choice(500, 30)):
+    for draw in (lambda n: n.normal(1.0, 5000), lambda n: n.uniform(500), lambda n: n.choice(500, 30)):
         repeated, other = GaussianNoise(counted()), GaussianNoise(counted(5))
         first = draw(repeated)
         np.testing.assert_array_equal(first, draw(GaussianNoise(counted())))
@@ -213,7 +213,7 @@ def test_every_call_has_a_fresh_key_and_no_other_source():
 def test_a_source_that_runs_dry_gives_no_noise():
     for wrong in (b"", bytes(31), bytes(33)):
         with pytest.raises(PrivacyError, match="entropy"):
-            GaussianNoise(lambda _, wrong=wrong: wrong).fill(1.0, 3)
+            GaussianNoise(lambda _, wrong=wrong: wrong).normal(1.0, 3)
 
 
 def test_the_words_of_a_stream_do_not_repeat():

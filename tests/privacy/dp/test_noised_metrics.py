@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, make_metrics_mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
-from fedglm.privacy.dp.noised_metrics import noised_means, summed_units
+from fedglm.privacy.dp.noised_metrics import compute_noised_means, sum_units
 from fedglm.privacy.errors import PrivacyError
 
 TRAINING = Mechanism(
@@ -19,7 +19,7 @@ ANYTHING = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
 def how(noise_multiplier=2.0):
-    return metrics_mechanism(TRAINING, noise_multiplier)
+    return make_metrics_mechanism(TRAINING, noise_multiplier)
 
 
 @given(
@@ -28,15 +28,15 @@ def how(noise_multiplier=2.0):
     bounds=st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)),
 )
 def test_a_unit_moves_the_sum_by_no_more_than_one(rest, mine, bounds):
-    without = summed_units(rest, np.arange(len(rest)), bounds)
+    without = sum_units(rest, np.arange(len(rest)), bounds)
     whose = [*range(len(rest)), *[len(rest)] * len(mine)]
-    moved = summed_units([*rest, *mine], whose, bounds) - without
+    moved = sum_units([*rest, *mine], whose, bounds) - without
     assert np.isfinite(without).all()
     assert np.linalg.norm(moved) <= 1 + 1e-12
 
 
 def test_a_unit_of_many_records_counts_once():
-    total = summed_units([[2.0], [4.0], [1.0]], [0, 0, 1], (8.0,)) * math.sqrt(2)
+    total = sum_units([[2.0], [4.0], [1.0]], [0, 0, 1], (8.0,)) * math.sqrt(2)
     assert total == pytest.approx([(2 + 4) / 2 / 8 + 1 / 8, 2])
 
 
@@ -50,7 +50,7 @@ def test_the_mechanism_of_measures_looks_at_each_unit_once_in_the_units_of_train
 def test_the_noise_has_the_size_that_is_charged(told, right):
     """2,000 releases of the number of units tell the right noise from a little more or less."""
     noise, values = GaussianNoise(), np.zeros((500, 1))
-    counts = [noised_means(values, np.arange(500), (1.0,), how(2.0), noise)[1] for _ in range(2000)]
+    counts = [compute_noised_means(values, np.arange(500), (1.0,), how(2.0), noise)[1] for _ in range(2000)]
     expected = told * math.sqrt(2)
     spread = np.std(counts) / expected
     assert bool(abs(spread - 1) < 5 / math.sqrt(2 * 2000)) is right
@@ -60,7 +60,7 @@ def test_the_noise_has_the_size_that_is_charged(told, right):
 def test_many_units_give_useful_means():
     noise = GaussianNoise()
     values = np.tile([[1.5, 1.0], [0.5, 0.0]], (1000, 1))
-    (loss, accuracy), count = noised_means(values, np.arange(2000), (4.0, 1.0), how(2.0), noise)
+    (loss, accuracy), count = compute_noised_means(values, np.arange(2000), (4.0, 1.0), how(2.0), noise)
     assert loss == pytest.approx(1.0, abs=0.1)
     assert accuracy == pytest.approx(0.5, abs=0.03)
     assert count == pytest.approx(2000, abs=30)
@@ -69,7 +69,7 @@ def test_many_units_give_useful_means():
 def test_nothing_to_measure_is_told_like_everything_else():
     """A site's lack of held-out data shows in no error, and its measures stay within their bounds."""
     for _ in range(50):
-        (loss,), count = noised_means(np.zeros((0, 1)), [], (4.0,), how(2.0), GaussianNoise())
+        (loss,), count = compute_noised_means(np.zeros((0, 1)), [], (4.0,), how(2.0), GaussianNoise())
         assert 0 <= loss <= 4
         assert count >= 1
 
@@ -79,4 +79,4 @@ def test_nothing_to_measure_is_told_like_everything_else():
 )
 def test_what_would_make_the_charge_wrong_is_refused(mechanism, bounds):
     with pytest.raises(PrivacyError):
-        noised_means(np.zeros((1, len(bounds))), [0], bounds, mechanism, GaussianNoise())
+        compute_noised_means(np.zeros((1, len(bounds))), [0], bounds, mechanism, GaussianNoise())

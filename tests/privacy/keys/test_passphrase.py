@@ -23,7 +23,7 @@ def project(tmp_path_factory):
 def nobody_says(monkeypatch):
     monkeypatch.delenv(passphrase.VARIABLE, raising=False)
     monkeypatch.delenv(passphrase.FILE_VARIABLE, raising=False)
-    monkeypatch.setattr(passphrase, "_asking", [])
+    monkeypatch.setattr(passphrase, "_prompts", [])
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_short_one_makes_no_keys(project, tmp_path, fedglm, say):
 
 def test_who_sits_there_is_asked_once(site, monkeypatch):
     asked = []
-    passphrase.ask_with(lambda path: asked.append(path.name) or WORDS)
+    passphrase.set_prompt(lambda path: asked.append(path.name) or WORDS)
     monkeypatch.setenv(passphrase.VARIABLE, "")  # so that what is typed goes away after the test
     monkeypatch.delenv(passphrase.VARIABLE)
     SigningKey.load(site / "custody" / "site.key")
@@ -113,7 +113,7 @@ def test_who_sits_there_is_asked_once(site, monkeypatch):
 
 def test_keys_without_a_passphrase_ask_for_none(tmp_path):
     SigningKey.create(tmp_path / "key")
-    passphrase.ask_with(lambda _: pytest.fail("asked"))
+    passphrase.set_prompt(lambda _: pytest.fail("asked"))
     SigningKey.load(tmp_path / "key")
 
 

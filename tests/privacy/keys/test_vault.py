@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedglm.client.state.node_state import NodeState, Pending, StateError
-from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.errors import PrivacyError, SealError
 from fedglm.privacy.keys.vault import MAGIC, Vault
 
 SIZE = 1000
@@ -38,15 +38,15 @@ def test_what_is_sealed_is_opened_under_its_name_alone(vault):
     assert vault.open("a", sealed) == CANARY
     assert CANARY not in sealed
     assert vault.seal("a", CANARY) != sealed
-    with pytest.raises(PrivacyError, match="sealed by another key, or was changed"):
+    with pytest.raises(SealError, match="sealed by another key, or was changed"):
         vault.open("b", sealed)
     for place in range(len(sealed)):
         changed = bytearray(sealed)
         changed[place] ^= 1
-        with pytest.raises(PrivacyError):
+        with pytest.raises(SealError):
             vault.open("a", bytes(changed))
     for length in range(0, len(sealed), 7):
-        with pytest.raises(PrivacyError):
+        with pytest.raises(SealError):
             vault.open("a", sealed[:length])
 
 
@@ -66,6 +66,19 @@ def test_the_key_lies_in_a_file_of_its_owner(tmp_path, monkeypatch, passphrase):
     assert Vault.load(path).open("a", made.seal("a", CANARY)) == CANARY
     with pytest.raises(PrivacyError, match="is there already"):
         Vault.create(path)
+
+
+def test_an_error_about_the_passphrase_s_file_is_not_taken_for_a_wrong_passphrase(tmp_path, monkeypatch):
+    """Whatever the message says: the file's name stands in it."""
+    path, secret = tmp_path / "state.key", tmp_path / "sealed by another key"
+    Vault.create(path, PASSPHRASE)
+    secret.write_text(PASSPHRASE)
+    secret.chmod(0o644)
+    monkeypatch.setenv("FEDGLM_PASSPHRASE_FILE", str(secret))
+    with pytest.raises(PrivacyError, match="others than its owner"):
+        Vault.load(path)
+    secret.chmod(0o600)
+    Vault.load(path)
 
 
 def test_a_key_shows_nowhere(vault):

@@ -205,14 +205,14 @@ def test_a_retry_is_known_by_its_attempt_and_not_by_its_bytes(ledger):
 
 def test_an_anchor_is_held_by_the_ledger_that_gave_it_and_by_what_became_of_it(path, ledger, tmp_path):
     heads = [ledger.head, *(ledger.charge(charge(number), None) for number in (1, 2, 3))]
-    assert all(Ledger(path).holds(head) for head in heads)
+    assert all(Ledger(path).contains(head) for head in heads)
     other = Ledger.create(tmp_path / "other")
     for number in (1, 2, 3):
         other.charge(charge(number), None)
-    assert not any(other.holds(head) for head in heads)
+    assert not any(other.contains(head) for head in heads)
     for rows in (-1, 4, 2**40):
-        assert not ledger.holds(Head(rows, heads[-1].sha256))
-    assert not ledger.holds(Head(2, heads[-1].sha256))
+        assert not ledger.contains(Head(rows, heads[-1].sha256))
+    assert not ledger.contains(Head(2, heads[-1].sha256))
 
 
 def test_a_copy_put_back_and_a_cut_end_break_the_anchor(path, ledger):
@@ -220,12 +220,12 @@ def test_a_copy_put_back_and_a_cut_end_break_the_anchor(path, ledger):
     shutil.copy(path, path.with_name("old"))
     anchor = ledger.charge(charge(2), None)
     os.replace(path.with_name("old"), path)
-    assert not Ledger(path).holds(anchor)
+    assert not Ledger(path).contains(anchor)
     with pytest.raises(LedgerError, match="gone or changed"):
         ledger.rows()  # who had it open knows at once
     fork = Ledger(path).charge(charge(3), None)
-    assert not Ledger(path).holds(anchor)
-    assert Ledger(path).holds(fork)
+    assert not Ledger(path).contains(anchor)
+    assert Ledger(path).contains(fork)
     tamper(path, "DELETE FROM charges WHERE number = 2")
     assert len(Ledger(path).rows()) == 1  # a chain alone shows no cut
-    assert not Ledger(path).holds(fork)
+    assert not Ledger(path).contains(fork)

@@ -17,7 +17,7 @@ from functools import cache
 import pytest
 
 from fedglm.core.files import write_atomically
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import LedgerError, PrivacyError, Refusal
 from fedglm.privacy.ledger.charges import Budget, Charge
@@ -33,7 +33,9 @@ BUDGET = Budget(3.3, 1e-5)
 @cache
 def most():
     """Rounds that the budget covers."""
-    return max(n for n in range(1, 9) if spent([MECHANISM.event()] * n, BUDGET.delta).epsilon <= BUDGET.epsilon)
+    return max(
+        n for n in range(1, 9) if compute_epsilon([MECHANISM.event()] * n, BUDGET.delta).epsilon <= BUDGET.epsilon
+    )
 
 
 def sha256(data):
@@ -106,7 +108,7 @@ class Node:
         self.die(dies_at, "forget")
 
     def trusts(self, anchor):
-        return anchor is None or self.ledger.holds(anchor)
+        return anchor is None or self.ledger.contains(anchor)
 
     def charge(self, run, number, message):
         self.ledger.charge(charge_for(message, run, number), BUDGET)
@@ -217,7 +219,7 @@ def play(kind, folder, dice):
     if len(server.messages) > most():
         return "more was released than the budget allows"
     ledger = Ledger(folder / "ledger")
-    if (server.anchor is None or ledger.holds(server.anchor)) and not all(
+    if (server.anchor is None or ledger.contains(server.anchor)) and not all(
         ledger.has_charged(charge_for(message)) for message in server.messages
     ):
         return "a release is not in the ledger"

@@ -31,7 +31,7 @@ def test_all_accounts_agree(ledger):
     ledger.charge(charge(2), None)
     spending = ledger.spending("notes")
     assert spending.at(DELTA).epsilon == spending.epsilon(DELTA) == epsilon_of(2)
-    assert spending.upper_bound(DELTA) == pytest.approx(epsilon_of(2), abs=0.02)
+    assert spending.bound_epsilon(DELTA) == pytest.approx(epsilon_of(2), abs=0.02)
     assert spending.stays_within(Budget(epsilon_of(2), DELTA))
     assert not spending.stays_within(Budget(epsilon_of(2), DELTA), spending.events[:1])
 
@@ -42,6 +42,11 @@ def test_without_a_delta_only_nothing_and_everything_can_be_told(ledger):
     assert ledger.spending("notes").epsilon(None) is None
     ledger.charge(charge(2, mechanism=None), None)
     spending = ledger.spending("notes")
-    figures = (spending.epsilon(None), spending.epsilon(DELTA), spending.at(DELTA).epsilon, spending.upper_bound(DELTA))
+    figures = (
+        spending.epsilon(None),
+        spending.epsilon(DELTA),
+        spending.at(DELTA).epsilon,
+        spending.bound_epsilon(DELTA),
+    )
     assert figures == (math.inf,) * 4
     assert not spending.stays_within(Budget(1e6, DELTA))

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedglm.privacy.log.merkle import (
-    EMPTY,
+    EMPTY_ROOT,
     Frontier,
     Tree,
-    consistency_proof,
-    inclusion_proof,
+    compute_root,
+    compute_root_by_inclusion,
+    hash_leaf,
     is_consistent,
-    leaf_hash,
-    root_by_inclusion,
-    root_of,
+    make_consistency_proof,
+    make_inclusion_proof,
 )
 
-LEAVES = [leaf_hash(b"%d" % number) for number in range(70)]
+LEAVES = [hash_leaf(b"%d" % number) for number in range(70)]
 SIZES = st.integers(1, len(LEAVES))
 
 
@@ -43,10 +43,10 @@ def test_known_roots():
         3: "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
         8: "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
     }
-    leaves = [leaf_hash(bytes.fromhex(entry)) for entry in entries]
+    leaves = [hash_leaf(bytes.fromhex(entry)) for entry in entries]
     for size, root in roots.items():
-        assert root_of(leaves[:size]).hex() == root
-    assert root_of([]) == EMPTY
+        assert compute_root(leaves[:size]).hex() == root
+    assert compute_root([]) == EMPTY_ROOT
 
 
 def test_the_root_of_every_size_is_that_of_the_definition():
@@ -67,30 +67,30 @@ def test_a_whole_tree_knows_the_root_of_every_beginning(whole, data):
 @given(size=SIZES, data=st.data())
 def test_a_leaf_is_proved_where_it_stands_and_nowhere_else(size, data):
     index = data.draw(st.integers(0, size - 1))
-    proof, root = inclusion_proof(LEAVES[:size], index), root_of(LEAVES[:size])
+    proof, root = make_inclusion_proof(LEAVES[:size], index), compute_root(LEAVES[:size])
     assert len(proof) <= (size - 1).bit_length()
-    assert root_by_inclusion(LEAVES[index], index, size, proof) == root
+    assert compute_root_by_inclusion(LEAVES[index], index, size, proof) == root
     other = data.draw(st.integers(0, len(LEAVES)).filter(lambda place: place != index))
-    assert root_by_inclusion(LEAVES[index], other, size, proof) != root
-    assert root_by_inclusion(leaf_hash(b"other"), index, size, proof) != root
-    assert root_by_inclusion(LEAVES[index], index, size, [*proof, root]) is None
+    assert compute_root_by_inclusion(LEAVES[index], other, size, proof) != root
+    assert compute_root_by_inclusion(hash_leaf(b"other"), index, size, proof) != root
+    assert compute_root_by_inclusion(LEAVES[index], index, size, [*proof, root]) is None
     if proof:
         at = data.draw(st.integers(0, len(proof) - 1))
-        forged = [leaf_hash(b"forged") if place == at else part for place, part in enumerate(proof)]
-        assert root_by_inclusion(LEAVES[index], index, size, forged) != root
+        forged = [hash_leaf(b"forged") if place == at else part for place, part in enumerate(proof)]
+        assert compute_root_by_inclusion(LEAVES[index], index, size, forged) != root
 
 
 @given(size=SIZES, data=st.data())
 def test_an_older_tree_is_proved_to_be_the_beginning_of_a_newer_one(size, data):
     old = data.draw(st.integers(1, size))
-    old_root, root = root_of(LEAVES[:old]), root_of(LEAVES[:size])
-    proof = consistency_proof(LEAVES[:size], old)
+    old_root, root = compute_root(LEAVES[:old]), compute_root(LEAVES[:size])
+    proof = make_consistency_proof(LEAVES[:size], old)
     assert is_consistent(old, old_root, size, root, proof)
-    rewritten = [leaf_hash(b"rewritten"), *LEAVES[1:old]]
-    assert not is_consistent(old, root_of(rewritten), size, root, proof)
-    assert not is_consistent(old, old_root, size, root_of([*LEAVES[: size - 1], leaf_hash(b"x")]), proof)
+    rewritten = [hash_leaf(b"rewritten"), *LEAVES[1:old]]
+    assert not is_consistent(old, compute_root(rewritten), size, root, proof)
+    assert not is_consistent(old, old_root, size, compute_root([*LEAVES[: size - 1], hash_leaf(b"x")]), proof)
     assert not is_consistent(old, old_root, size, root, [*proof, root])
-    assert not is_consistent(0, EMPTY, size, root, proof)
+    assert not is_consistent(0, EMPTY_ROOT, size, root, proof)
     assert not is_consistent(size + 1, old_root, size, root, proof)
     if proof:
         assert not is_consistent(old, old_root, size, root, proof[:-1])
@@ -99,6 +99,6 @@ def test_an_older_tree_is_proved_to_be_the_beginning_of_a_newer_one(size, data):
 def test_no_proof_of_what_is_not_there():
     for index in (-1, 3):
         with pytest.raises(IndexError):
-            inclusion_proof(LEAVES[:3], index)
+            make_inclusion_proof(LEAVES[:3], index)
         with pytest.raises(IndexError):
-            consistency_proof(LEAVES[:3], 4 if index == 3 else 0)
+            make_consistency_proof(LEAVES[:3], 4 if index == 3 else 0)

@@ -13,9 +13,9 @@ from ledgers import sha256, tamper
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.log.chained_file import Head, chained
-from fedglm.privacy.log.entries import KINDS, entry, read_entry
-from fedglm.privacy.log.merkle import leaf_hash, root_of
+from fedglm.privacy.log.chained_file import Head, compute_chain_hash
+from fedglm.privacy.log.entries import KINDS, make_entry, read_entry
+from fedglm.privacy.log.merkle import compute_root, hash_leaf
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import SignedTreeHead
 
@@ -47,14 +47,14 @@ def three(path, log):
 def test_what_is_written_is_read_by_everybody_and_signed_by_its_owner(path, log):
     log.append("refused", REFUSED)
     seen = []
-    again = SignedLog(path, remember=seen.append)
+    again = SignedLog(path, on_entry=seen.append)
     assert [found["kind"] for found in seen] == ["opened", "refused"]
     assert (again.owner["name"], again.owner["role"], again.key) == ("berlin", "site", KEY.public)
-    assert (again.head, again.holds(log.head), again.holds(Head(2, "0" * 64))) == (log.head, True, False)
-    signed = again.checkpoint()
+    assert (again.head, again.contains(log.head), again.contains(Head(2, "0" * 64))) == (log.head, True, False)
+    signed = again.read_tree_head()
     assert signed.is_by(KEY.public)
     assert not signed.is_by(OTHER.public)
-    assert signed.root == root_of(map(leaf_hash, again.entries())).hex()
+    assert signed.root == compute_root(map(hash_leaf, again.entries())).hex()
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -107,13 +107,13 @@ def test_every_kind_refuses_what_is_missing_unknown_or_no_such_thing():
         for name in fields:
             whole = dict.fromkeys(fields, canary)
             with pytest.raises(PrivacyError, match="cannot hold that in its field"):
-                entry(1, "2027-01-04T10:00:00+00:00", kind, {**whole, name: {"text": canary}})
+                make_entry(1, "2027-01-04T10:00:00+00:00", kind, {**whole, name: {"text": canary}})
             with pytest.raises(PrivacyError, match="missing or unknown fields"):
-                entry(1, "2027-01-04T10:00:00+00:00", kind, {k: v for k, v in whole.items() if k != name})
+                make_entry(1, "2027-01-04T10:00:00+00:00", kind, {k: v for k, v in whole.items() if k != name})
         with pytest.raises(PrivacyError, match="unknown fields: note"):
-            entry(1, "2027-01-04T10:00:00+00:00", kind, {**dict.fromkeys(fields, canary), "note": canary})
+            make_entry(1, "2027-01-04T10:00:00+00:00", kind, {**dict.fromkeys(fields, canary), "note": canary})
     with pytest.raises(PrivacyError, match="no entry is of kind"):
-        entry(1, "2027-01-04T10:00:00+00:00", "note", {})
+        make_entry(1, "2027-01-04T10:00:00+00:00", "note", {})
 
 
 def test_texts_of_people_stand_in_names_alone():
@@ -156,7 +156,7 @@ def rechained(path, change):
         texts = change([text for (text,) in database.execute("SELECT entry FROM entries ORDER BY number")])
         database.execute("DELETE FROM entries")
         for number, text in enumerate(texts, 1):
-            previous = chained(previous, text.encode())
+            previous = compute_chain_hash(previous, text.encode())
             database.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, text, previous))
     database.close()
 
@@ -220,14 +220,14 @@ def test_an_old_copy_is_noticed_by_who_kept_an_anchor(path, log):
         log.append("refused", REFUSED)
     forked = SignedLog(path, KEY)
     forked.append("refused", {**REFUSED, "round": 2})
-    assert not forked.holds(anchor)
+    assert not forked.contains(anchor)
 
 
 # --- checkpoints
 
 
 def test_a_checkpoint_is_of_one_log_one_size_one_root_and_one_owner(log):
-    signed = log.checkpoint()
+    signed = log.read_tree_head()
     seal = signed.countersign(OTHER)
     assert signed.is_countersigned(OTHER.public, seal)
     assert not signed.is_countersigned(KEY.public, seal)
@@ -242,7 +242,7 @@ def test_a_checkpoint_is_of_one_log_one_size_one_root_and_one_owner(log):
     "change", [{"size": -1}, {"size": "1"}, {"root": "x"}, {"signature": "00"}, {"made": "now"}, {"root": None}]
 )
 def test_a_stranger_s_checkpoint_is_held_to_its_form(log, change):
-    signed = log.checkpoint()
+    signed = log.read_tree_head()
     with pytest.raises(PrivacyError, match="no checkpoint"):
         SignedTreeHead.from_fields(signed.log, {**signed.to_fields(), **change})
     assert SignedTreeHead.from_fields(signed.log, signed.to_fields()) == signed
@@ -287,7 +287,7 @@ def test_whenever_it_is_killed_what_it_said_is_written_is_there(path, log):
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         seen = []
-        SignedLog(path, remember=seen.append)
+        SignedLog(path, on_entry=seen.append)
         written = [found["round"] for found in seen if found.get("run") == f"run-{turn}"]
         said = len(told.read_text().splitlines())
         assert written == list(range(len(written)))

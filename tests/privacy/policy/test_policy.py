@@ -16,9 +16,9 @@ from fedglm.privacy.policy.rules import (
     MESSAGE_RULES,
     PLAN_RULES,
     OutboundMessage,
-    broken_rules,
     check_message,
     check_plan,
+    find_broken_rules,
 )
 from fedglm.privacy.policy.run_plan import SignedPlan
 
@@ -51,8 +51,8 @@ def permitting(**change):
 def broken(policy, plan=PLAN, message=MESSAGE, key=SERVER):
     signed = SignedPlan.sign(plan, key)
     return [
-        *(rule.name for rule, _ in broken_rules(PLAN_RULES, signed, policy)),
-        *(rule.name for rule, _ in broken_rules(MESSAGE_RULES, message, policy)),
+        *(rule.name for rule, _ in find_broken_rules(PLAN_RULES, signed, policy)),
+        *(rule.name for rule, _ in find_broken_rules(MESSAGE_RULES, message, policy)),
     ]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from plans import MECHANISM, PLAN, SPEC_FIELDS, WITHOUT_NOISE, change_plan, make_plan, with_metrics
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
-from fedglm.privacy.dp.mechanism import Mechanism, metrics_mechanism
+from fedglm.privacy.dp.mechanism import Mechanism, make_metrics_mechanism
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import MAX_BYTES, RunPlan, SignedPlan
@@ -36,7 +36,7 @@ def plans(draw):
     mechanism = draw(st.none() | drawn)
     noised = {"noise_at_most": None, "metrics": None}
     if mechanism is not None:
-        metrics = st.floats(1e-3, 1e3).map(lambda noise: metrics_mechanism(mechanism, noise))
+        metrics = st.floats(1e-3, 1e3).map(lambda noise: make_metrics_mechanism(mechanism, noise))
         noised = {
             "noise_at_most": draw(st.floats(mechanism.noise_multiplier, 1e6)),
             "metrics": draw(st.none() | metrics),

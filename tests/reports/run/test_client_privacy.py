@@ -9,9 +9,9 @@ from run_files import PRIVACY, read, run_files, write
 
 from fedglm.privacy.accounting.statement import (
     NO_GUARANTEE_AGAINST_SERVER,
-    client_guarantee,
-    guarantee,
-    summary_fields,
+    make_summary_fields,
+    state_client_guarantee,
+    state_unit_guarantee,
 )
 from fedglm.reports.comparison.as_json import comparison_json
 from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
@@ -26,16 +26,16 @@ MECHANISM = {
     "unit": "node",
     "records_per_unit": 1,
 }
-OF_NODES = client_guarantee(8.0, 5e-4).text
+OF_NODES = state_client_guarantee(8.0, 5e-4).text
 NOISED: dict[str, Any] = {
     "client_epsilon": 7.96,
     "client_delta": 5e-4,
     "client_mechanism": MECHANISM,
-    **summary_fields([NO_GUARANTEE_AGAINST_SERVER, client_guarantee(8.0, 5e-4)]),
+    **make_summary_fields([NO_GUARANTEE_AGAINST_SERVER, state_client_guarantee(8.0, 5e-4)]),
 }
-OF_UNITS = guarantee(3.25, 1e-5, "patient")
-PRIVATE: dict[str, Any] = {"epsilon": 3.25, "delta": 1e-5, **summary_fields([OF_UNITS])}
-BOTH = NOISED | PRIVATE | summary_fields([OF_UNITS, client_guarantee(8.0, 5e-4)])
+OF_UNITS = state_unit_guarantee(3.25, 1e-5, "patient")
+PRIVATE: dict[str, Any] = {"epsilon": 3.25, "delta": 1e-5, **make_summary_fields([OF_UNITS])}
+BOTH = NOISED | PRIVATE | make_summary_fields([OF_UNITS, state_client_guarantee(8.0, 5e-4)])
 
 
 def page_of(folder: Path, **changes: Any) -> str:
@@ -114,7 +114,7 @@ def test_an_older_run_is_told_by_its_figures_and_not_by_its_words(tmp_path: Path
 
 
 def test_a_guarantee_that_no_figure_bears_out_is_not_shown_as_one(tmp_path: Path) -> None:
-    text = page_of(tmp_path, **summary_fields([OF_UNITS]))  # as where every site refused
+    text = page_of(tmp_path, **make_summary_fields([OF_UNITS]))  # as where every site refused
     assert "No differential privacy The updates that left the sites may tell about their data." in text
 
 

@@ -17,7 +17,7 @@ from tiny_federation import TASK, tiny_model
 from fedglm.compression.codec import make_codec
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.mechanism import Event, Mechanism
 from fedglm.privacy.dp.noise import GaussianNoise
 from fedglm.privacy.errors import PrivacyError
@@ -247,7 +247,7 @@ def test_a_private_run_counts_each_round_whatever_comes_back(tmp_path):
     nodes[9] = spoiled(nodes[9], errs, rounds=(2,))
     coordinator, _, _ = federate(tmp_path, nodes, client_privacy=private())
     assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 2, 3]
-    expected = [spent([Event(0.5, 1.0, done)], 1e-2).epsilon for done in (1, 2, 3)]
+    expected = [compute_epsilon([Event(0.5, 1.0, done)], 1e-2).epsilon for done in (1, 2, 3)]
     assert [row["client_epsilon"] for row in coordinator.rows] == expected
 
 
@@ -285,7 +285,7 @@ def boastful(scale):
 
 
 def test_a_node_that_sends_a_huge_update_moves_the_model_by_its_clipped_share(tmp_path, monkeypatch):
-    monkeypatch.setattr(GaussianNoise, "fill", lambda _, __, count: np.zeros(count, np.float32))
+    monkeypatch.setattr(GaussianNoise, "normal", lambda _, __, count: np.zeros(count, np.float32))
     downlink = DownlinkSettings(codec="dense-fp32", grid="fp32")
     vectors = []
     for name, scale in (("x", 0.0), ("y", 9000.0)):
@@ -321,12 +321,12 @@ def test_a_resumed_run_goes_on_counting(tmp_path, where):
         federate(tmp_path, client_privacy=private(), rounds=4, hook=killed_at(*where))
     coordinator, _, watcher = federate(tmp_path, client_privacy=private(), rounds=4, resume=True)
     assert watcher.events[0] == ("resumed", 2)
-    expected = [spent([Event(0.5, 1.0, done)], 1e-2).epsilon for done in (1, 2, 3, 4)]
+    expected = [compute_epsilon([Event(0.5, 1.0, done)], 1e-2).epsilon for done in (1, 2, 3, 4)]
     assert [row["client_epsilon"] for row in coordinator.rows] == expected
 
 
 def test_a_budget_that_ends_in_mid_run_stops_it_before_anything_is_sent(tmp_path):
-    two = spent([Event(0.5, 1.0, 2)], 1e-2).epsilon
+    two = compute_epsilon([Event(0.5, 1.0, 2)], 1e-2).epsilon
     with pytest.raises(PrivacyError, match="round 3 would exceed"):
         federate(tmp_path, client_privacy=private(epsilon=two + 1e-6))
     with pytest.raises(PrivacyError, match="round 3 would exceed"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from projects import Site, files_of, make_project
 
 from fedglm.privacy.errors import PrivacyError
-from fedglm.privacy.keys.site_identity import SiteIdentity, checked_site_name
+from fedglm.privacy.keys.site_identity import SiteIdentity, check_site_name
 from fedglm.server.project.enrolment import enrolled_sites, revoked_sites
 
 A, B, C = Site.make("a"), Site.make("b"), Site.make("c")
@@ -75,8 +75,8 @@ def test_an_identity_holds_nothing_but_what_it_should():
             SiteIdentity("a", good.flower, good.signing, made)
     for name in ("", ".", "..", "a/b", "a b", "-x", "x.zip", "x.ZIP", "ä", "a\n", "x" * 65):
         with pytest.raises(PrivacyError, match="cannot name a site"):
-            checked_site_name(name)
-    assert checked_site_name("St.Mary_2-b") == "St.Mary_2-b"
+            check_site_name(name)
+    assert check_site_name("St.Mary_2-b") == "St.Mary_2-b"
 
 
 def test_a_site_is_enrolled(server, project, tmp_path):

@@ -101,7 +101,7 @@ def site(tmp_path):
 
 def plan_of(tmp_path):
     entries = []
-    SignedLog(tmp_path / "nodes" / "a" / "custody" / "log.sqlite", remember=entries.append)
+    SignedLog(tmp_path / "nodes" / "a" / "custody" / "log.sqlite", on_entry=entries.append)
     (entry,) = [found for found in entries if found["kind"] == "plan"]
     return SignedPlan.from_bytes(base64.b64decode(entry["signed"])), entries
 
@@ -117,7 +117,7 @@ def test_a_server_cannot_make_a_site_keep_a_checkpoint_that_it_never_signed(tmp_
     other = checkpoint(site.log.origin, 3, SigningKey.generate())
     for own in (forged, other):
         with pytest.raises(Refusal, match="no checkpoint of this log"):
-            site.log.seal(signed, checkpoint(log, 90), (own, own.countersign(SERVER)))
+            site.log.exchange_tree_heads(signed, checkpoint(log, 90), (own, own.countersign(SERVER)))
     assert select_failed(verify(tmp_path).checks) == []
 
 
@@ -125,13 +125,13 @@ def test_a_server_cannot_show_another_log_or_fill_the_disk(tmp_path, site, monke
     signed, entries = plan_of(tmp_path)
     log = next(found["log"] for found in entries if found["kind"] == "witnessed")
     with pytest.raises(Refusal, match="another than before"):
-        site.log.seal(signed, checkpoint(sha256("another log")), None)
+        site.log.exchange_tree_heads(signed, checkpoint(sha256("another log")), None)
     with pytest.raises(Refusal, match="not signed by the key that signed the plan"):
-        site.log.seal(signed, checkpoint(log, 91, SigningKey.generate()), None)
+        site.log.exchange_tree_heads(signed, checkpoint(log, 91, SigningKey.generate()), None)
     before = site.log.head.rows
     for _ in range(5):  # the same again adds nothing
-        site.log.seal(signed, checkpoint(log, 92), None)
+        site.log.exchange_tree_heads(signed, checkpoint(log, 92), None)
     assert site.log.head.rows == before + 1
-    monkeypatch.setattr(tree_heads, "MAX_SEALS", 3)
+    monkeypatch.setattr(tree_heads, "MAX_WITNESSED_HEADS", 3)
     with pytest.raises(Refusal, match="more than 3 checkpoints"):
-        site.log.seal(signed, checkpoint(log, 93), None)
+        site.log.exchange_tree_heads(signed, checkpoint(log, 93), None)

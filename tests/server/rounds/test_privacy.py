@@ -9,7 +9,7 @@ from fake_grid import FakeGrid, Watcher, answering, federate, instruction_of, pl
 from flwr.app import Error, Message
 from tiny_federation import tiny_node
 
-from fedglm.privacy.accounting.accountant import spent
+from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.errors import LogError
 from fedglm.protocol.messages import RECORD
 from fedglm.server.coordinator import Coordinator
@@ -17,8 +17,8 @@ from fedglm.server.rounds.participants import FederationError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
-ONE_ROUND = spent([MECHANISM.event()], 1e-3).epsilon
-TWO_ROUNDS = spent([MECHANISM.event()] * 2, 1e-3).epsilon
+ONE_ROUND = compute_epsilon([MECHANISM.event()], 1e-3).epsilon
+TWO_ROUNDS = compute_epsilon([MECHANISM.event()] * 2, 1e-3).epsilon
 
 
 def run(folder, nodes, **changes):

@@ -1,4 +1,4 @@
-"""What a site's ledger says that is left of its privacy budget, for checks and status."""
+"""The state of a site's privacy budget according to its ledger, for checks and status."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from fedglm.privacy.policy.policy import Policy
 
 @dataclass(frozen=True)
 class BudgetState:
-    """Where a data set stands.
+    """The privacy budget of a data set.
 
     Attributes:
-        releases: Rows of the ledger.
-        last: When the last one was written, UTC, ISO 8601; None for none.
-        spent: Epsilon at the policy's delta, see `Spending.epsilon`.
-        epsilon: What the policy permits in all; None where it sets no limit.
+        releases: Number of rows in the ledger.
+        last: Time of the last row, UTC, ISO 8601; None for none.
+        spent: Spent epsilon at the policy's delta, see `Spending.epsilon`.
+        epsilon: Maximum epsilon of the policy; None where it sets no limit.
     """
 
     releases: int
@@ -27,12 +27,12 @@ class BudgetState:
 
     @property
     def without_noise(self) -> bool:
-        """Whether something was released without noise, so that no epsilon holds."""
+        """Whether anything was released without noise, so that no epsilon holds."""
         return self.spent == math.inf
 
     @property
     def left(self) -> float | None:
-        """Epsilon that is left; None where there is no limit."""
+        """Remaining epsilon; None where there is no limit."""
         return None if self.epsilon is None or self.spent is None else max(0.0, self.epsilon - self.spent)
 
 
@@ -40,11 +40,11 @@ def read_budget(custody: Path, policy: Policy) -> BudgetState:
     """Read and verify the ledger in a custody folder.
 
     Args:
-        custody: The folder.
-        policy: Names the data set and its budget.
+        custody: The custody folder.
+        policy: Policy with the data set and its budget.
 
     Raises:
-        LedgerError: It is missing or damaged.
+        LedgerError: The ledger is missing or damaged.
     """
     ledger = Ledger(custody / LEDGER)
     rows, spending = ledger.rows(), ledger.spending(policy.data_set)

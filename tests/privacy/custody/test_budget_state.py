@@ -5,7 +5,7 @@ import math
 import pytest
 from ledgers import DELTA, budget_for, charge, epsilon_of
 
-from fedglm.privacy.custody.budget_left import read_budget
+from fedglm.privacy.custody.budget_state import read_budget
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
