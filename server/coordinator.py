@@ -155,7 +155,7 @@ class Coordinator:
             self._rows,
             done,
             sampled=sampled,
-            counted=aggregate.counted,
+            counted=aggregate.contributions,
             evaluation=evaluation,
             is_step_taken=is_step_taken,
             wall_s=self._clock.monotonic() - started,

@@ -31,8 +31,8 @@ from fedglm.compression.arrays import flatten, float_layout, unflatten
 from fedglm.compression.codec import CodecError, Update, decode
 from fedglm.compression.layout import Layout
 from fedglm.protocol.messages import RECORD, UPDATE_STYPE, ModRequest
-from fedglm.server.aggregation.fixed_point import public_weights
-from fedglm.server.aggregation.robust import limits_of
+from fedglm.server.aggregation.fixed_point import compute_public_weights
+from fedglm.server.aggregation.robust import compute_limits
 from fedglm.server.strategy_replies import alike, check_form, mean_buffers, only_metrics, rejected
 
 MEANS = (FedAvg, FedAvgM, FedProx, FedAdam, FedAdagrad, FedYogi)
@@ -160,8 +160,8 @@ class Compressed(Strategy):
         if self._clip_factor is None:
             return good
         updates = [update for _, update in good]
-        limits = limits_of([u.norm() for u in updates], [u.max_abs() for u in updates], self._clip_factor)
-        return good if limits is None else [(reply, limits.cut(update)) for reply, update in good]
+        limits = compute_limits([u.norm() for u in updates], [u.max_abs() for u in updates], self._clip_factor)
+        return good if limits is None else [(reply, limits.clip(update)) for reply, update in good]
 
     def _aggregate_mean(
         self, server_round: int, inner: FedAvg, good: list[tuple[Message, Update]], failed: list[Message]
@@ -174,7 +174,9 @@ class Compressed(Strategy):
             # The strategy itself says best what its replies must hold.
             return self._aggregate_dense(server_round, good, failed)
         if self._clip_factor is not None:
-            weights = list(public_weights({str(index): weight for index, weight in enumerate(weights)}, _CAP).values())
+            weights = list(
+                compute_public_weights({str(index): weight for index, weight in enumerate(weights)}, _CAP).values()
+            )
         total = sum(weights)
         mean = np.zeros(cast(Layout, self._layout).size, dtype=np.float64)
         for (_, update), weight in zip(good, weights, strict=True):

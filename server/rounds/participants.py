@@ -10,7 +10,7 @@ from flwr.common.constant import ErrorCode
 from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_text import clean_text
 from fedglm.protocol.refusals import RefusedReply, read_refusal
-from fedglm.server.aggregation.fixed_point import public_weights
+from fedglm.server.aggregation.fixed_point import compute_public_weights
 
 LOST: Final = frozenset(
     int(code)
@@ -97,7 +97,7 @@ class Participants:
     def weigh(self, cap: float) -> None:
         """Weigh all that have introduced themselves by what they declare: at least 1."""
         here = [member for member in self._by_name.values() if member.node_id is not None]
-        weights = public_weights({member.name: member.examples for member in here}, cap)
+        weights = compute_public_weights({member.name: member.examples for member in here}, cap)
         for member in here:
             member.weight = weights[member.name]
 

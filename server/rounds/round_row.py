@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from fedglm.server.aggregation.fixed_point import public_weights
+from fedglm.server.aggregation.fixed_point import compute_public_weights
 from fedglm.server.rounds.round import Round
 from fedglm.server.run_setup import Plan, Row
 
@@ -54,7 +54,7 @@ def round_row(
         row["received_loss"] = _received_loss(done.metrics, plan.federation.weight_cap)
     if not is_step_taken:
         row["step_taken"] = False
-    row |= {"client_epsilon": None} if plan.client_privacy is None else plan.client_privacy.row(rows)
+    row |= {"client_epsilon": None} if plan.client_privacy is None else plan.client_privacy.make_row_fields(rows)
     row |= {"wall_s": round(wall_s, 3), "virtual_s": None}
     return row
 
@@ -63,6 +63,6 @@ def _received_loss(metrics: list[dict[str, float]], cap: float) -> float:
     """Mean over the nodes of the loss of the model that they received."""
     # By counts that are bounded like declared ones, or one node's word would be the mean.
     counts = {str(index): int(entry["count"]) for index, entry in enumerate(metrics)}
-    weights = public_weights(counts, cap).values()
+    weights = compute_public_weights(counts, cap).values()
     losses = [entry["loss"] * weight for entry, weight in zip(metrics, weights, strict=True)]
     return math.fsum(losses) / math.fsum(weights)

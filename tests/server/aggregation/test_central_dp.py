@@ -206,7 +206,7 @@ def test_all_rounds_together_spend_the_budget_and_no_more(epsilon, fraction, rou
     spends = []
     for done in (1, rounds // 2, rounds):
         expected = peer(Event(private.mechanism.noise_multiplier, fraction, done), private.delta)
-        spends.append(private.row(rows[: done - 1])["client_epsilon"])
+        spends.append(private.make_row_fields(rows[: done - 1])["client_epsilon"])
         assert expected <= spends[-1] <= expected + 0.02
     assert spends == sorted(spends)
     assert epsilon - 0.1 < spends[-1] <= epsilon
