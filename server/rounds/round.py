@@ -89,6 +89,7 @@ class Round:
         self.faults: dict[str, str] = {}
         self.metrics: list[dict[str, float]] = []
         self.traffic = RoundBytes()
+        self._open = {member.name: member for member in window.sampled}
         self._requests = Requests(number, run, plan, versions, context.exchange, self.traffic)
 
     def conduct(self) -> None:
@@ -117,14 +118,9 @@ class Round:
             if not arrived:
                 exchange.wait()
         exchange.cancel(TRAIN)
-        for member in self._open:
+        for member in list(self._open.values()):
             request = self._requests.of(member.name)
             self._reject(member, (request and request.lost) or window.late_reason, "late")
-
-    @property
-    def _open(self) -> list[Participant]:
-        """Those that are still awaited."""
-        return [m for m in self._window.sampled if m.name not in self.accepted and m.name not in self.faults]
 
     def _ask(self, member: Participant) -> None:
         """Send a node its request and what it lacks of the model."""
@@ -136,7 +132,7 @@ class Round:
         if reply.has_content():
             self.traffic.uplink += recorddict_to_proto(reply.content).ByteSize()
         request = None if member is None else self._requests.of(member.name)
-        if member is None or request is None or member not in self._open:
+        if member is None or request is None or member.name not in self._open:
             return  # a second answer, after its message was sent again; or of a node whose place another took
         plan, keys = self._plan, self._plan.sites
         if is_lost(reply):
@@ -180,6 +176,7 @@ class Round:
         member.version, member.acknowledged = self._versions.version, self.number
         member.anchor = good.report.log
         self._keep_anchor(member)
+        del self._open[member.name]
         self.accepted.append(member.name)
         if good.metrics:
             self.metrics.append(good.metrics)
@@ -192,6 +189,7 @@ class Round:
             anchors.keep(member.name, keys[member.name], member.anchor)
 
     def _reject(self, member: Participant, reason: str, fault: str, rule: str | None = None) -> None:
+        self._open.pop(member.name, None)
         self.faults[member.name] = reason
         self._context.listener.reply_taken(self.number, member.name, reason)
         self._context.server_log.rejected(self.number, member.name, fault, rule)
@@ -199,13 +197,13 @@ class Round:
     def _welcome(self, node_id: int, reply: Message) -> None:
         """A node has come, or come back under another id; if the round waits for it, it is asked at once."""
         member = self._context.admission.take(self._context.participants, node_id, reply)
-        if member is not None and member in self._open:
+        if member is not None and member.name in self._open:
             self._ask(member)
 
     def _look(self) -> None:
         """Ask again where a message was lost, once the node is there; let newcomers in."""
         online = self._context.exchange.online()
-        for member in self._open:
+        for member in list(self._open.values()):
             if (request := self._requests.of(member.name)) is None:
                 continue
             request.lost = request.lost or self._loss(member, request)
