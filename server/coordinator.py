@@ -26,7 +26,7 @@ from fedglm.server.rounds.global_model import GlobalModel
 from fedglm.server.rounds.pacing import Pacing, SynchronousPacing
 from fedglm.server.rounds.participants import FederationError, Participants
 from fedglm.server.rounds.round import Round, RoundContext
-from fedglm.server.rounds.round_row import round_row
+from fedglm.server.rounds.round_row import make_round_row
 from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Listener, Plan, Row
 
@@ -104,10 +104,10 @@ class Coordinator:
         """
         federation = self._plan.federation
         server_log = self._server_log
-        server_log.begun(self._plan.signed(self._run), len(self._rows))
+        server_log.record_start(self._plan.signed(self._run), len(self._rows))
         admission = Admission(self._exchange, self._plan, self._run, listener=self._listener, server_log=server_log)
         with self._noting():
-            participants = admission.open()
+            participants = admission.admit_initial()
         countersigning = Countersigning(self._exchange, self._plan, self._run, server_log)
         participants.restore(self._known_participants, strict=self._plan.sites is None)
         if not self._rows:
@@ -117,12 +117,12 @@ class Coordinator:
             with self._noting():
                 row = self._one_round(number, participants, admission)
             self._rows.append(row)
-            server_log.published(row, self._model.sha256)
+            server_log.record_round(row, self._model.sha256)
             self._checkpoint(participants)
             self._listener.round_done(self._rows)
             if number % federation.seal_every == 0:
                 countersigning.seal(participants, number)
-        server_log.finished(len(self._rows), self._model.sha256)
+        server_log.record_end(len(self._rows), self._model.sha256)
         for _ in range(2):  # what the sites show at first is countersigned the second time
             countersigning.seal(participants, len(self._rows))
         return self._rows
@@ -150,12 +150,12 @@ class Coordinator:
         aggregate = aggregator.close()
         is_step_taken = self._model.publish(aggregate.mean, number)
         evaluation = plan.evaluate(self._model.vector) if plan.evaluate else None
-        return round_row(
+        return make_round_row(
             plan,
             self._rows,
             done,
             sampled=sampled,
-            counted=aggregate.contributions,
+            contributions=aggregate.contributions,
             evaluation=evaluation,
             is_step_taken=is_step_taken,
             wall_s=self._clock.monotonic() - started,
