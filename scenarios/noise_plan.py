@@ -209,7 +209,7 @@ def state_guarantees(scenario: Scenario, delta: float | None, nodes: int) -> lis
     else:
         statements = [guarantee(private.epsilon, delta, unit_of(scenario))]
     if client.epsilon is not None:
-        statements.append(client_guarantee(client.epsilon, client.delta_of(nodes)))
+        statements.append(client_guarantee(client.epsilon, client.compute_delta(nodes)))
     return statements
 
 

@@ -195,7 +195,7 @@ def plan_client_privacy(
             "client_privacy.epsilon bounds what a node can change, and a weight would change that: "
             "set federation.weighting to 'uniform'"
         )
-    delta = settings.delta_of(nodes)
+    delta = settings.compute_delta(nodes)
     mechanism = Mechanism(
         sampling_rate=federation.fraction,
         steps=1,

@@ -44,7 +44,7 @@ class Admission:
     def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, server_log: ServerLog) -> None:
         self._exchange, self._plan, self._run, self._listener = exchange, plan, run, listener
         self._server_log = server_log
-        signed = plan.signed(run)
+        signed = plan.sign(run)
         self._plan_sha256 = signed.plan.sha256
         self._query = RecordDict({RECORD: ConfigRecord({PLAN: signed.to_bytes()})})
         self._announced: dict[int, float] = {}
