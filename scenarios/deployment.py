@@ -110,7 +110,7 @@ def sign_terms(built: BuiltModel, key: SigningKey) -> SignedPlan:
         # Noise that the server adds is no part of a plan, and depends on the number of sites, unknown here.
         run = _run_file(built).model_copy(update={"client_privacy": ClientPrivacySettings()})
         run.save(folder, built.model.initial)
-        return RunFile.load(folder).plan(folder, key=key, sites={}).signed(TERMS)
+        return RunFile.load(folder).plan(folder, key=key, sites={}).sign(TERMS)
 
 
 def _run_file(built: BuiltModel) -> RunFile:

@@ -25,7 +25,7 @@ from fedglm.privacy.policy.policy import ANY, Policy
 from fedglm.privacy.policy.run_spec import NoisePlan, RunSpec
 from fedglm.privacy.settings import MIN_EPSILON
 from fedglm.scenarios.scenario import Scenario, ScenarioError
-from fedglm.server.rounds.participants import drawn
+from fedglm.server.rounds.participants import draw_indices
 
 _HEADROOM = 8192
 """Bytes that a simulated site's policy allows in an update beyond dense float32 of the model."""
@@ -146,7 +146,7 @@ def _max_participations(scenario: Scenario, nodes: int) -> int:
         return federation.rounds
     count = np.zeros(nodes, np.int64)
     for number in range(1, federation.rounds + 1):
-        count[drawn(nodes, federation.cohort_size(nodes), federation.seed, number)] += 1
+        count[draw_indices(nodes, federation.cohort_size(nodes), federation.seed, number)] += 1
     return int(count.max())
 
 
@@ -209,7 +209,7 @@ def state_guarantees(scenario: Scenario, delta: float | None, nodes: int) -> lis
     else:
         statements = [state_unit_guarantee(private.epsilon, delta, unit_of(scenario))]
     if client.epsilon is not None:
-        statements.append(state_client_guarantee(client.epsilon, client.delta_of(nodes)))
+        statements.append(state_client_guarantee(client.epsilon, client.compute_delta(nodes)))
     return statements
 
 

@@ -1,9 +1,10 @@
-"""Where each enrolled site's log stood when the server saw it last, kept from run to run.
+"""Anchors of the sites' logs: the last known state of each, kept from run to run.
 
     state/anchors/SITE.json    the site's signing key and the anchor of its log
 
-A site that puts back an old ledger and log between two runs is told where they stood, and its own node refuses to work
-on the older copy. A site with another key begins anew: its first entry in the server's log then shows no anchor.
+A site that restores an old ledger and log between two runs gets their last known state from the server, and its own
+node refuses to work on the older copy. A site with another key starts without an anchor: its first entry in the
+server's log then shows none.
 """
 
 import json
@@ -22,17 +23,24 @@ class Anchors:
     """The anchors of a project's sites.
 
     Args:
-        state: The project's folder of what its processes remember.
+        state: Folder of the project's state.
     """
 
     def __init__(self, state: Path) -> None:
         self._folder = state / FOLDER
 
     def known(self, site: str, key: PublicKey) -> str | None:
-        """The newest anchor of the site's log under that key; None where none was seen.
+        """Return the newest anchor of a site's log.
+
+        Args:
+            site: Name of the site.
+            key: Public key of the site; an anchor under another key does not count.
+
+        Returns:
+            The anchor as text; None where none is known.
 
         Raises:
-            PrivacyError: The file is damaged: what it said must not be forgotten in silence.
+            PrivacyError: The file is damaged: an anchor must not be lost silently.
         """
         path = self._folder / f"{site}.json"
         try:
@@ -49,10 +57,16 @@ class Anchors:
             ) from exc
 
     def keep(self, site: str, key: PublicKey, anchor: str) -> None:
-        """Write an anchor down, unless a newer one is known.
+        """Store an anchor, unless one at least as new is known.
+
+        Args:
+            site: Name of the site.
+            key: Public key of the site.
+            anchor: State of its log, as text.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The file cannot be written.
+            PrivacyError: The file is damaged.
         """
         known = self.known(site, key)
         if known is not None and Head.from_text(known).rows >= Head.from_text(anchor).rows:

@@ -20,15 +20,15 @@ def build_server_app(
     finished: Callable[[Coordinator], None],
     clock: Clock = WALL_CLOCK,
 ) -> ServerApp:
-    """Make the ServerApp of a run.
+    """Build the ServerApp of a run.
 
     Args:
-        plan: What to run.
-        listener: Hears of each step.
-        stop: Set it to end the run early.
-        resume: Go on from the newest checkpoint.
-        finished: Gets the coordinator after the last round.
-        clock: By which all of the run waits.
+        plan: Plan of the run.
+        listener: Is called for each event of the run.
+        stop: Event that ends the run early.
+        resume: Whether to resume from the newest checkpoint.
+        finished: Is called with the coordinator after the last round.
+        clock: Clock of the run.
     """
     app = ServerApp()
 

@@ -1,10 +1,10 @@
-"""The round loop: sample, send what each node lacks, take each reply as it comes, step, publish, checkpoint.
+"""The round loop: sample, send, aggregate each reply as it arrives, step, publish, checkpoint.
 
-sent      coded deltas from the node's version to the server's, or a snapshot where that is shorter
-taken     every good reply by the round's aggregator; bad ones are rejected singly, with the reason
-stepped   the server optimizer turns the mean into a step
-published the step is coded with the server's own error feedback, and the server adopts what it decodes to
-kept      a checkpoint, from which a killed run goes on with the same bits
+send       coded deltas from the node's version to the server's, or a snapshot where that is shorter
+aggregate  each valid reply goes to the round's aggregator; invalid ones are rejected one by one, with the reason
+step       the server optimizer computes a step from the mean
+publish    the step is coded with the server's own error feedback, and the server adopts the decoded step
+checkpoint a killed run resumes from it with the same bits
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from fedglm.server.rounds.global_model import GlobalModel
 from fedglm.server.rounds.pacing import Pacing, SynchronousPacing
 from fedglm.server.rounds.participants import FederationError, Participants
 from fedglm.server.rounds.round import Round, RoundContext
-from fedglm.server.rounds.round_row import round_row
+from fedglm.server.rounds.round_row import make_round_row
 from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Listener, Plan, Row
 
@@ -35,12 +35,18 @@ class Coordinator:
     """Runs a federation on a Flower grid.
 
     Args:
-        plan: What to run.
-        grid: The nodes.
-        listener: Hears of each step.
-        stop: Set it to end the run at the next look for replies.
-        resume: Go on from the newest checkpoint; without one, begin.
-        clock: By which all of the run waits.
+        plan: Plan of the run.
+        grid: Flower grid of the nodes.
+        listener: Is called for each event of the run.
+        stop: Event that ends the run at the next poll for replies.
+        resume: Whether to resume from the newest checkpoint; without any, the run starts.
+        clock: Clock of the run.
+
+    Raises:
+        FederationError: The checkpoint is of another model.
+        CheckpointError: All checkpoints are damaged.
+        PrivacyError: The checkpoint's account of client-level privacy cannot be continued.
+        LogError: The server's log is damaged, or not signed by this server.
     """
 
     def __init__(
@@ -81,7 +87,7 @@ class Coordinator:
 
     @property
     def vector(self) -> np.ndarray:
-        """The model that every node holds or can rebuild; float32."""
+        """The published model, which every node holds or can rebuild; shape (n,), float32."""
         return self._model.vector
 
     @property
@@ -91,52 +97,56 @@ class Coordinator:
 
     @property
     def rows(self) -> list[Row]:
-        """One object for each round done."""
+        """Rows of `rounds.jsonl`, one for each finished round."""
         return self._rows
 
     def run(self) -> list[Row]:
-        """Run all rounds that are left.
+        """Run all remaining rounds.
+
+        Returns:
+            Rows of `rounds.jsonl`, one for each finished round.
 
         Raises:
-            FederationError: The nodes cannot take part, or too few updates of a round were good.
+            FederationError: Too few nodes can take part, or too few updates of a round were accepted.
             Stopped: The stop event was set.
             StorageError: A checkpoint could not be written.
+            PrivacyError: A round would exceed the budget of client-level privacy.
         """
         federation = self._plan.federation
         server_log = self._server_log
-        server_log.begun(self._plan.signed(self._run), len(self._rows))
+        server_log.record_start(self._plan.sign(self._run), len(self._rows))
         admission = Admission(self._exchange, self._plan, self._run, listener=self._listener, server_log=server_log)
-        with self._noting():
-            participants = admission.open()
+        with self._flushing_log():
+            participants = admission.admit_initial()
         countersigning = Countersigning(self._exchange, self._plan, self._run, server_log)
         participants.restore(self._known_participants, strict=self._plan.sites is None)
         if not self._rows:
             self._checkpoint(participants)
         self._listener.resumed(self._rows)
         for number in range(len(self._rows) + 1, federation.rounds + 1):
-            with self._noting():
-                row = self._one_round(number, participants, admission)
+            with self._flushing_log():
+                row = self._run_round(number, participants, admission)
             self._rows.append(row)
-            server_log.published(row, self._model.sha256)
+            server_log.record_round(row, self._model.sha256)
             self._checkpoint(participants)
             self._listener.round_done(self._rows)
             if number % federation.seal_every == 0:
                 countersigning.seal(participants, number)
-        server_log.finished(len(self._rows), self._model.sha256)
-        for _ in range(2):  # what the sites show at first is countersigned the second time
+        server_log.record_end(len(self._rows), self._model.sha256)
+        for _ in range(2):  # the tree heads that sites send the first time are countersigned the second time
             countersigning.seal(participants, len(self._rows))
         return self._rows
 
     @contextlib.contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Who refused, and why a round failed, is in the log even where the run ends by it."""
+    def _flushing_log(self) -> Iterator[None]:
+        """Write refusals and faults to the log also where the run ends because of them."""
         try:
             yield
         except FederationError:
             self._server_log.flush()
             raise
 
-    def _one_round(self, number: int, participants: Participants, admission: Admission) -> Row:
+    def _run_round(self, number: int, participants: Participants, admission: Admission) -> Row:
         started = self._clock.monotonic()
         plan, eligible = self._plan, len(participants.active)
         window = self._pacing.open(number, participants)
@@ -150,12 +160,12 @@ class Coordinator:
         aggregate = aggregator.close()
         is_step_taken = self._model.publish(aggregate.mean, number)
         evaluation = plan.evaluate(self._model.vector) if plan.evaluate else None
-        return round_row(
+        return make_round_row(
             plan,
             self._rows,
             done,
             sampled=sampled,
-            counted=aggregate.counted,
+            contributions=aggregate.contributions,
             evaluation=evaluation,
             is_step_taken=is_step_taken,
             wall_s=self._clock.monotonic() - started,
@@ -181,11 +191,11 @@ def _check_resumed(plan: Plan, checkpoint: Checkpoint) -> None:
         plan.client_privacy.check_resumed(checkpoint.rows, plan.checkpoints)
 
 
-def _check_quorum(done: Round, sampled: int, least: int) -> None:
-    if len(done.accepted) >= least:
+def _check_quorum(done: Round, sampled: int, min_accepted: int) -> None:
+    if len(done.accepted) >= min_accepted:
         return
     reasons = sorted(set(done.faults.values()))
     raise FederationError(
-        f"round {done.number}: {len(done.accepted)} of {sampled} updates were good, at least {least} are needed"
+        f"round {done.number}: {len(done.accepted)} of {sampled} updates were good, at least {min_accepted} are needed"
         + (f"; {reasons[0]}" if reasons else "")
     )

@@ -1,4 +1,4 @@
-"""What a run is made of, as the server sees it; what its nodes are told of it; and who may watch it."""
+"""The plan of a run at the server, the signed plan that its nodes get, and the interface of listeners."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,59 +19,63 @@ from fedglm.server.aggregation.reference_check import ReferenceLosses
 from fedglm.server.anchors import Anchors
 from fedglm.server.settings import FederationSettings, ServerOptimizerSettings
 
-if TYPE_CHECKING:  # else a server that measures nothing would wait for torch
+if TYPE_CHECKING:  # else a server without evaluation would wait for the import of torch
     from fedglm.autoglm.tasks.evaluation import Evaluation
 
 Row = dict[str, Any]
 
 
 class Listener(Protocol):
-    """Somebody who wants to see a run go by."""
+    """Interface for following a run; each method is called when its event happens."""
 
     def resumed(self, rows: list[Row]) -> None:
-        """The run goes on after the rounds in `rows`, which may be none."""
+        """Called when the run starts or resumes; `rows` are those of the finished rounds, which may be none."""
 
     def round_started(self, server_round: int, sampled: int) -> None:
-        """A round begins with `sampled` nodes."""
+        """Called when a round starts with `sampled` nodes."""
 
     def plan_refused(self, node_id: int, reason: str) -> None:
-        """A node's policy refuses the plan of the run, which goes on without it."""
+        """Called when a node's policy refuses the plan of the run, which continues without it."""
 
     def rejected(self, node_id: int, reason: str) -> None:
-        """A node may not take part: it is not enrolled, did not sign, or builds another model; the run goes on."""
+        """Called when a node may not take part (not enrolled, unsigned, another model, ...); the run continues."""
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
-        """A node's reply was folded in, or rejected for `fault`."""
+        """Called when a node's update was aggregated (`fault` is None), or rejected for the reason in `fault`."""
 
     def round_done(self, rows: list[Row]) -> None:
-        """A round has ended and is on disk; `rows` are the lines of `rounds.jsonl` so far."""
+        """Called when a round is finished and checkpointed; `rows` are the rows of `rounds.jsonl` so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run is made of, as the server sees it.
+    """Everything that the server needs for a run.
 
     Attributes:
         federation: Rounds and participation.
         optimizer: Server optimizer and the schedule of the nodes' learning rate.
-        spec: What nodes hold the server to; its rounds are the federation's.
-        key: Signs the plan that the nodes are told.
-        epsilon: Greatest privacy loss that any node's ledger shows by now; None where nobody may look.
-        downlink: Codec towards the nodes.
-        learning_rate: The nodes' learning rate before the schedule.
-        layout: Names and shapes of what is federated.
-        initial: float32 vector of version 0.
-        evaluate: Measures a model vector; None leaves the loss out of the rows.
-        reference: Measures what updates do to the model, by which `robust` leaves out what does harm; None without
-            reference records.
+        spec: Specification of the run that nodes check the server against; its number of rounds is the federation's.
+        key: Signing key of the server, for the plan that the nodes get and for the log.
+        downlink: Coding of the published models.
+        learning_rate: Learning rate of the nodes, before the schedule.
+        layout: Names and shapes of the federated parameters.
+        initial: Version 0 of the model, shape (n,), float32.
+        evaluate: Evaluates a model vector of shape (n,), float32; None leaves the loss out of the rows.
         metric: `accuracy` or `perplexity`.
         checkpoints: Folder of the checkpoints.
-        client_privacy: Protects whole nodes by noise of the server; None for none.
-        sites: Public keys of the enrolled sites by name, which sign all that they send and of which some may be away
-            for a while. None where the nodes are those that are connected, all of them, and sign nothing.
-        log: Where the server keeps its signed log; None keeps none.
-        anchors: Where the sites' logs stood in earlier runs; None where nobody keeps that.
-        signed_on: When a site's node was started last, as `time.time`; what it was sent before is lost.
+        reference: Computes losses on reference records, by which `robust` leaves out harmful updates; None without
+            such records.
+        epsilon: Returns the maximum privacy loss of any node's ledger so far; None where the ledgers are not readable.
+        client_privacy: Client-level differential privacy; None without it.
+        sites: Public keys of the enrolled sites by name; they sign all that they send, and may be away for a while.
+            None where the nodes of the run are all connected nodes, and do not sign.
+        log: Path of the server's signed log; None keeps none.
+        anchors: Last known states of the sites' logs from earlier runs; None keeps none.
+        last_activation: Returns the time at which a site's node was last started, in seconds since 1970 (UTC); messages
+            sent to it before are lost.
+
+    Raises:
+        ValueError: `spec` and `federation` have different numbers of rounds.
     """
 
     federation: FederationSettings
@@ -97,9 +101,13 @@ class Plan:
         if self.spec.rounds != self.federation.rounds:
             raise ValueError(f"{self.spec.rounds} rounds are announced, and {self.federation.rounds} would be held")
 
-    def signed(self, run: str) -> SignedPlan:
-        """What nodes hold the run of that identity to, from the first round to the last."""
-        announced = RunPlan(
+    def sign(self, run: str) -> SignedPlan:
+        """Sign the plan that nodes check the run against, from the first round to the last.
+
+        Args:
+            run: Identity of the run.
+        """
+        run_plan = RunPlan(
             run=run,
             spec=self.spec,
             parameters=self.layout.size,
@@ -107,4 +115,4 @@ class Plan:
             model=vector_sha256(self.initial),
             code=code_sha256(),
         )
-        return SignedPlan.sign(announced, self.key)
+        return SignedPlan.sign(run_plan, self.key)

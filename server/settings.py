@@ -1,4 +1,4 @@
-"""What the server decides: rounds, who takes part, how the mean becomes a step, and the noise that it adds."""
+"""Settings of the server: rounds, participation, aggregation, server optimizer, and client-level privacy."""
 
 import math
 from typing import Final, Literal, Self
@@ -10,48 +10,50 @@ from fedglm.privacy.log.tree_head import MAX_WITNESSED_HEADS
 from fedglm.privacy.settings import MIN_EPSILON
 
 CLIP_FACTOR: Final = 1.25
-"""Nearly all honest norms of the built-in scenarios lie within that of their median. Where a hostile site of
-`hospital` may have 1.5, it took up to eleven points (docs/log.md)."""
+"""Default clip factor. Nearly all honest norms of the built-in scenarios are within it times their median. With 1.5, a
+hostile site of `hospital` cost up to eleven points of accuracy (docs/log.md)."""
 CLIP_FACTOR_WITH_NOISE: Final = 1.0
-"""Under noise, norms differ by a percent."""
+"""Default clip factor where nodes add noise: then norms differ by a percent."""
 
-_SEALS: Final = MAX_WITNESSED_HEADS - 100
-"""That a run may plan; each time that it goes on after a kill it may need one more."""
+_MAX_PLANNED_SEALS: Final = MAX_WITNESSED_HEADS - 100
+"""Maximum number of seals that a run may plan; each resume after a kill may need one more."""
 
 
 class FederationSettings(BaseModel):
-    """`[federation]`: the rounds and who takes part in them.
+    """`[federation]`: rounds, participation and aggregation.
 
     Attributes:
         rounds: Number of rounds.
-        fraction: Share of the nodes that is sampled each round; at least one is.
-        seed: Orders sampling, data and initialisation. Never used for noise or keys.
-        weighting: `uniform` counts each node alike; `declared` weighs a node by the number of examples it declares
-            once, at the start, between the median of all and `weight_cap`.
-        weight_cap: Greatest ratio of two weights: counts are taken from the median divided by its root to the median
-            times its root, so that a false count neither takes the federation over nor moves others' weights.
-        quorum: Least share of the sampled nodes whose updates must be good for the round to count.
-        aggregation: `robust` bounds what one node can do to the model (see `server.aggregation.robust`); `mean` is the
-            plain weighted mean of all updates within `norm_limit`.
-        clip_factor: Under `robust`, greatest norm of an update, and greatest value in it, over the median of the
-            round's; what is longer is scaled down. None takes 1.25; 1 where nodes add noise, whose norm is the noise's.
-        reference: Where nodes add noise, records by which `robust` leaves out updates that do harm (see
-            `server.aggregation.reference_check`): `auto` takes those that a built-in sets aside, `off` none, else the
-            path of a JSONL or CSV file like the sites', whose records no site holds and nobody else should see.
-        norm_limit: Greatest Euclidean norm of an update that the server takes at all.
-        enough: Share of the sampled nodes whose good updates close a round at once; the others are let go, and told in
-            their next message. Below 1, which of them count depends on who is quick.
-        round_timeout_s: Seconds after which a round closes with the replies it has.
-        grace_s: Once half of the sampled sites have answered well, and the quorum, the others have as long again as
-            those took, and this many seconds at the least: a site that says nothing delays a round by no more. Nodes
-            that are not enrolled, as in a simulation, are all waited for.
-        join_timeout_s: Seconds that a run waits for enrolled sites to come, at its start.
-        resends: How often in a round a node gets its message again that was lost on the way.
-        resend_after_s: Seconds of silence after which a message counts as lost.
-        seal_every: Rounds after which server and sites seal each other's logs; they do at the end of a run, too. A run
-            has 900 seals at the most.
-        node_metrics: Ask the nodes for loss and accuracy of the received model on their own held-out data, in the same
-            message. Each is a release of the site.
+        fraction: Share of the nodes that is sampled in each round; at least one node is.
+        seed: Seed of sampling, data order and initialisation. Never used for noise or keys.
+        weighting: `uniform` gives each node the same weight; `declared` weights a node by the number of examples that
+            it declares once, at the start, limited by `weight_cap`.
+        weight_cap: Maximum ratio of two weights: counts are clamped between the median divided by its square root and
+            the median times that, so that a false count neither dominates the mean nor changes other weights.
+        quorum: Minimum share of the sampled nodes whose updates must be accepted for the round to count.
+        aggregation: `robust` bounds the influence of one node on the model (see `server.aggregation.robust`); `mean` is
+            the plain weighted mean of all updates within `norm_limit`.
+        clip_factor: Under `robust`, maximum norm of an update, and maximum magnitude in it, over the median of the
+            round's updates; larger ones are scaled down. None takes 1.25, or 1 where nodes add noise, which dominates
+            the norm.
+        reference: Where nodes add noise, records by which `robust` leaves out harmful updates (see
+            `server.aggregation.reference_check`): `auto` takes those that a built-in data set sets aside, `off` none,
+            else the path of a JSONL or CSV file like the sites', with records that are at no site and that nobody else
+            should see.
+        norm_limit: Maximum Euclidean norm of an update; the server rejects longer ones.
+        enough: Share of the sampled nodes whose accepted updates close a round at once; the others are no longer
+            awaited, and learn it from their next message. Below 1, the order of arrival decides whose updates are used.
+        round_timeout_s: Seconds after which a round closes with the replies received so far.
+        grace_s: Once the updates of half of the sampled sites, and of the quorum, are accepted, the others have as long
+            again as those took, but at least this many seconds: a silent site delays a round by no more. Nodes that are
+            not enrolled, as in a simulation, are all awaited.
+        join_timeout_s: Seconds that a run waits at its start for enrolled sites to join.
+        resends: Maximum number of times in a round that a lost message to a node is sent again.
+        resend_after_s: Seconds without a reply after which a message is considered lost.
+        seal_every: Number of rounds after which server and sites seal each other's logs; they also do at the end of a
+            run. A run has at most 900 seals.
+        node_metrics: Request from the nodes loss and accuracy of the received model on their own held-out data, in the
+            same message. Each is a release of the site.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,33 +78,35 @@ class FederationSettings(BaseModel):
     node_metrics: bool = False
 
     @model_validator(mode="after")
-    def _seals(self) -> Self:
-        if self.rounds > _SEALS * self.seal_every:
-            least = math.ceil(self.rounds / _SEALS)
-            raise ValueError(f"sites keep {_SEALS} seals of a run: set seal_every to {least} or more")
+    def _check_seals(self) -> Self:
+        if self.rounds > _MAX_PLANNED_SEALS * self.seal_every:
+            min_interval = math.ceil(self.rounds / _MAX_PLANNED_SEALS)
+            raise ValueError(
+                f"sites keep {_MAX_PLANNED_SEALS} seals of a run: set seal_every to {min_interval} or more"
+            )
         return self
 
     def cohort_size(self, nodes: int) -> int:
-        """Nodes that are sampled of `nodes`."""
+        """Return the number of nodes that a round samples of `nodes`."""
         return max(1, round(self.fraction * nodes))
 
     def min_accepted(self, sampled: int) -> int:
-        """Good updates that a round needs."""
+        """Return the minimum number of accepted updates for a round that samples `sampled` nodes."""
         return max(1, math.ceil(round(self.quorum * sampled, 9)))  # 0.07 * 100 is a little more than 7
 
 
 class ServerOptimizerSettings(BaseModel):
-    """How the mean update becomes the server's step, and how the local learning rate falls.
+    """Server optimizer, and schedule of the nodes' learning rate.
 
     Attributes:
-        server_optimizer: `plain` takes the mean; `nesterov` is the outer optimizer of DiLoCo (arXiv 2311.08105);
+        server_optimizer: `plain` steps by the mean; `nesterov` is the outer optimizer of DiLoCo (arXiv 2311.08105);
             `adam` is FedAdam (arXiv 2003.00295), as Flower computes it.
         server_learning_rate: Factor on the mean update (1 with `plain` is FedAvg), or Adam's step size. None takes
             1 for `plain`, 0.7 for `nesterov` (DiLoCo's), 0.01 for `adam`.
-        server_momentum: Of `nesterov`.
-        schedule: The nodes' learning rate over the rounds: `constant`, or `cosine` from 1 down to `final_rate`.
-        final_rate: Share of the learning rate that is left in the last round under `cosine`.
-        warmup_rounds: Rounds over which the learning rate rises linearly from nothing.
+        server_momentum: Momentum of `nesterov`.
+        schedule: Factor on the nodes' learning rate over the rounds: `constant`, or `cosine` from 1 to `final_rate`.
+        final_rate: Factor on the learning rate in the last round under `cosine`.
+        warmup_rounds: Number of rounds over which the learning rate rises linearly from 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,27 +120,27 @@ class ServerOptimizerSettings(BaseModel):
 
     @property
     def server_rate(self) -> float:
-        """The server's learning rate, with the optimizer's own default."""
+        """The server's learning rate, or the optimizer's default where none is set."""
         return self.server_learning_rate or {"plain": 1.0, "nesterov": 0.7, "adam": 0.01}[self.server_optimizer]
 
     def rate_at(self, server_round: int, rounds: int) -> float:
-        """Factor on the nodes' learning rate in round `server_round` (from 1) of `rounds`."""
-        warm = min(1.0, server_round / (self.warmup_rounds + 1))
+        """Return the factor on the nodes' learning rate in round `server_round` (from 1) of `rounds`."""
+        warmup = min(1.0, server_round / (self.warmup_rounds + 1))
         if self.schedule == "constant" or rounds == 1:
-            return warm
+            return warmup
         progress = (server_round - 1) / (rounds - 1)
-        return warm * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return warmup * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class ClientPrivacySettings(BaseModel):
-    """`[client_privacy]`: the guarantee for whole nodes that a run asks for.
+    """`[client_privacy]`: requested client-level differential privacy of a run.
 
     Attributes:
-        epsilon: Greatest privacy loss of each node over the whole run, at `delta`, against whoever sees the models;
-            None adds no noise at the server. The accountants are exact to 0.02, so less than 0.05 cannot be asked for.
-        delta: Probability with which that may fail. None takes 1 / (10 x nodes), rounded down to one digit.
-        clipping_norm: Greatest L2 norm of a node's whole update of a round; longer ones are scaled down to it. The
-            median of the norms of updates is a good start.
+        epsilon: Maximum privacy loss of each node over the whole run, at `delta`, against everybody who sees the
+            models; None adds no noise at the server. The accountants are exact to 0.02, so 0.05 is the minimum.
+        delta: Delta of the guarantee. None takes 1 / (10 x nodes), rounded down to one digit.
+        clipping_norm: Maximum L2 norm of a node's complete update of a round; longer ones are scaled down to it. The
+            median norm of updates is a good initial value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -145,6 +149,6 @@ class ClientPrivacySettings(BaseModel):
     delta: float | None = Field(default=None, ge=MIN_DELTA, le=MAX_DELTA)
     clipping_norm: float = Field(default=1.0, ge=1e-3, le=1e3)
 
-    def delta_of(self, nodes: int) -> float:
-        """The delta of a federation of `nodes` nodes."""
+    def compute_delta(self, nodes: int) -> float:
+        """Return the delta for a federation of `nodes` nodes."""
         return choose_default_delta(nodes) if self.delta is None else self.delta

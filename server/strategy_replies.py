@@ -1,6 +1,6 @@
-"""Which replies of a Flower round a wrapped strategy gets to see: arrays in their form, metrics like the others'.
+"""Checks of the replies of a Flower round before a wrapped strategy sees them: form of arrays, and of metrics.
 
-By itself Flower would end the run over one that is odd; here it counts as a failure of its node.
+Flower itself would end the run over a malformed reply; here it counts as a failure of its node.
 """
 
 import math
@@ -19,25 +19,33 @@ from fedglm.core.untrusted_text import clean_text
 from fedglm.protocol.messages import RECORD
 
 _MAX_WEIGHT = 2.0**53
-"""Beyond it, floats count no further."""
+"""Limit of a weight: above it, float64 does not represent every integer."""
 
-HEADROOM = 4096
-"""Bytes that an uncoded array may have over its values, for its header."""
+_HEADROOM = 4096
+"""Maximum bytes of an uncoded array beyond its values, for its header."""
 
 
-def check_form(name: str, array: Array, like: np.ndarray) -> None:
-    """Refuse an uncoded array that is not finite, or not of the dtype and shape that was sent.
+def check_array(name: str, array: Array, like: np.ndarray) -> None:
+    """Check that an untrusted, uncoded array is finite, and has the dtype and shape of the one that was sent.
 
-    Its data are loaded last: numpy makes room for whatever shape their header claims.
+    Its data are loaded last: numpy allocates memory for whatever shape their header claims.
+
+    Args:
+        name: Name of the array.
+        array: Array of the reply.
+        like: Array that was sent.
+
+    Raises:
+        CodecError: The array is malformed; the message gives the reason.
     """
     if (array.dtype, tuple(array.shape)) != (str(like.dtype), like.shape):
-        found = f"{array.dtype} of shape {array.shape}"
-        raise CodecError(f"array {name!r}: {like.dtype} of shape {like.shape} expected, found {found[:100]}")
-    if len(array.data) > like.nbytes + HEADROOM:
+        actual = f"{array.dtype} of shape {array.shape}"
+        raise CodecError(f"array {name!r}: {like.dtype} of shape {like.shape} expected, found {actual[:100]}")
+    if len(array.data) > like.nbytes + _HEADROOM:
         raise CodecError(f"array {name!r} has {len(array.data)} bytes for {like.nbytes} bytes of values")
     try:
-        values = array.numpy() if _npy_header(array.data) == (like.dtype, like.shape) else None
-    except Exception as exc:  # whatever numpy meets in bytes that are no array
+        values = array.numpy() if _read_npy_header(array.data) == (like.dtype, like.shape) else None
+    except Exception as exc:  # whatever numpy raises over bytes that are no array
         raise CodecError(f"array {name!r} cannot be read: {exc}") from exc
     if values is None:
         raise CodecError(f"array {name!r}: the header of its data claims another dtype or shape")
@@ -45,8 +53,8 @@ def check_form(name: str, array: Array, like: np.ndarray) -> None:
         raise CodecError(f"array {name!r} holds a value that is not finite")
 
 
-def _npy_header(data: bytes) -> tuple[np.dtype, tuple[int, ...]]:
-    """The dtype and shape that serialised numpy data claim to have."""
+def _read_npy_header(data: bytes) -> tuple[np.dtype, tuple[int, ...]]:
+    """Return the dtype and shape that serialised numpy data claim to have."""
     stream = BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
@@ -58,8 +66,16 @@ def _npy_header(data: bytes) -> tuple[np.dtype, tuple[int, ...]]:
     return dtype, shape
 
 
-def mean_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str, Array]:
-    """Weighted means of the arrays that travelled uncoded, as Flower takes them."""
+def average_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str, Array]:
+    """Average the uncoded arrays of replies, as Flower does.
+
+    Args:
+        contents: Contents of the replies, with the same arrays each.
+        weights: Weights of the replies, with sum 1.
+
+    Returns:
+        Averaged arrays by name.
+    """
     names = [name for name in next(iter(contents[0].array_records.values())) if name != RECORD]
     means: dict[str, Array] = {}
     for name in names:
@@ -68,32 +84,41 @@ def mean_buffers(contents: list[RecordDict], weights: list[float]) -> dict[str, 
     return means
 
 
-def only_metrics(content: RecordDict) -> MetricRecord:
-    """The one record of metrics.
+def get_metrics(content: RecordDict) -> MetricRecord:
+    """Return the only record of metrics.
 
     Raises:
-        ValueError: There is none, or another.
+        ValueError: There is none, or more than one.
     """
     (record,) = content.metric_records.values()
     return record
 
 
-def alike(good: list[tuple[Message, Update]], weighted_by: str) -> tuple[list[tuple[Message, Update]], list[Message]]:
-    """Replies whose metrics have the form that most have, and the others as failures.
+def split_by_form(
+    good: list[tuple[Message, Update]], weighted_by: str
+) -> tuple[list[tuple[Message, Update]], list[Message]]:
+    """Split replies into those whose metrics have the most common form, and the others as failures.
 
-    All of them where none has a weight: the strategy itself says best what its replies must hold.
+    Where none has a weight, all are kept: the strategy itself reports best what its replies must hold.
+
+    Args:
+        good: Replies with their decoded updates.
+        weighted_by: Name of the metric that is the weight of a reply.
+
+    Returns:
+        The replies to aggregate, and error replies for the others.
     """
-    forms = [_form(reply.content, weighted_by) for reply, _ in good]
-    if not (weighed := [form for form in forms if form is not None]):
+    forms = [_read_form(reply.content, weighted_by) for reply, _ in good]
+    if not (weighted := [form for form in forms if form is not None]):
         return good, []
-    usual, _ = Counter(weighed).most_common(1)[0]
-    odd = f"its metrics are not those of the others, or {clean_text(weighted_by, 80)} is no number above 0"
-    kept = [pair for pair, form in zip(good, forms, strict=True) if form == usual]
-    return kept, [rejected(reply, odd) for (reply, _), form in zip(good, forms, strict=True) if form != usual]
+    usual_form, _ = Counter(weighted).most_common(1)[0]
+    reason = f"its metrics are not those of the others, or {clean_text(weighted_by, 80)} is no number above 0"
+    kept = [pair for pair, form in zip(good, forms, strict=True) if form == usual_form]
+    return kept, [reject(reply, reason) for (reply, _), form in zip(good, forms, strict=True) if form != usual_form]
 
 
-def _form(content: RecordDict, weighted_by: str) -> frozenset[tuple[str, int]] | None:
-    """Names and lengths of the metrics of a reply; None where it has no weight that a mean could take."""
+def _read_form(content: RecordDict, weighted_by: str) -> frozenset[tuple[str, int]] | None:
+    """Return names and lengths of a reply's metrics; None where one is not finite, or the weight is invalid."""
     records = list(content.metric_records.values())
     if len(records) != 1:
         return None
@@ -107,14 +132,14 @@ def _form(content: RecordDict, weighted_by: str) -> frozenset[tuple[str, int]] |
     return frozenset((name, len(each) if isinstance(metrics[name], list) else -1) for name, each in values.items())
 
 
-def rejected(reply: Message, reason: str) -> Message:
-    """The reply as a failure of its node, which is logged."""
+def reject(reply: Message, reason: str) -> Message:
+    """Convert a reply to a failure of its node, and log it."""
     reason = clean_text(reason)
     log(WARNING, "update of node %d rejected: %s", reply.metadata.src_node_id, reason)
-    return _as_error(reply, reason)
+    return _to_error(reply, reason)
 
 
-def _as_error(reply: Message, reason: str) -> Message:
+def _to_error(reply: Message, reason: str) -> Message:
     error = Error(code=int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reason=reason)
-    # Flower's public constructors would make this a message *to* the node; the strategy must see one from it.
+    # Flower's public constructors would make this a message *to* the node; the strategy must see one *from* it.
     return cast(Message, Message(metadata=reply.metadata, error=error))  # type: ignore[call-overload]

@@ -216,7 +216,7 @@ def _describe_run(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "epsilon": None,
         "delta": delta,
         "client_epsilon": None,
-        "client_delta": None if client.epsilon is None else client.delta_of(nodes),
+        "client_delta": None if client.epsilon is None else client.compute_delta(nodes),
         "data": {key: value for key, value in described.items() if key != "sites"},
         "sites": described["sites"],
         "versions": {

@@ -1,4 +1,4 @@
-"""What makes one mean of the updates of a round: the protocol that rounds know, and no more of it.
+"""The interface between rounds and aggregation: a round knows nothing more of how its updates become one mean.
 
 aggregator = aggregation.begin(rows, sampled=10, eligible=12)    for each round
 aggregator.add(name, weight, update, blob)                       for each good reply, in any order
@@ -16,60 +16,60 @@ from fedglm.compression.codec import Update
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round's updates come to.
+    """Result of a round's aggregation.
 
     Attributes:
-        mean: Weighted mean, float32, one value for each federated parameter.
-        counted: What a node's update counted for, by name, where that is below 1.
+        mean: Weighted mean of the updates, shape (n,), float32, where n is the number of federated parameters.
+        contributions: Share of a node's update that entered the mean, by name of the node; only those below 1.
     """
 
     mean: npt.NDArray[np.float32]
-    counted: dict[str, float] = field(default_factory=dict)
+    contributions: dict[str, float] = field(default_factory=dict)
 
 
 class Aggregator(Protocol):
-    """Takes the updates of one round."""
+    """Aggregates the updates of one round."""
 
     def add(self, name: str, weight: float, update: Update, blob: bytes) -> None:
-        """Take a node's update.
+        """Add a node's update.
 
         Args:
-            name: Of the node; each has one update in a round.
+            name: Name of the node; each has one update in a round.
             weight: Public weight of the node, in (0, 1].
-            update: Decoded from `blob`.
-            blob: As it came.
+            update: Update decoded from `blob`.
+            blob: Coded update, as received.
 
         Raises:
-            CodecError: It cannot be summed; nothing was changed.
-            StorageError: It cannot be kept.
+            CodecError: The update cannot be summed; nothing was changed.
+            StorageError: The update cannot be stored.
         """
 
     def close(self) -> Aggregate:
-        """All are there; nothing may be added any more.
+        """Compute the aggregate of all updates; none may be added afterwards.
 
         Raises:
-            StorageError: An update that was kept cannot be read again.
-            PrivacyError: What a private mean may release was released before.
+            StorageError: A stored update cannot be read again.
+            PrivacyError: A private mean was already released.
         """
 
 
 class Aggregation(Protocol):
-    """How a run makes its means: gives each round an aggregator, and remembers what later rounds need."""
+    """The aggregation of a run: makes an aggregator for each round, and keeps the state that later rounds need."""
 
     def begin(self, rows: list[dict[str, Any]], *, sampled: int, eligible: int) -> Aggregator:
-        """What takes the updates of the round after `rows`.
+        """Make the aggregator of the round after `rows`.
 
         Args:
-            rows: One object for each round done.
-            sampled: Nodes that are asked.
-            eligible: Nodes that could have been.
+            rows: Rows of `rounds.jsonl`, one for each finished round.
+            sampled: Number of sampled nodes.
+            eligible: Number of nodes that could have been sampled.
 
         Raises:
             PrivacyError: One more round would exceed a budget.
         """
 
     def state(self) -> dict[str, np.ndarray]:
-        """Memory to checkpoint."""
+        """Return the state to checkpoint, as named arrays."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take up the memory of a checkpoint."""
+        """Restore the state of a checkpoint."""

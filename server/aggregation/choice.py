@@ -1,4 +1,4 @@
-"""Which aggregation the settings of a run ask for."""
+"""Choice of the aggregation by the settings of a run."""
 
 from pathlib import Path
 
@@ -24,16 +24,16 @@ def make_aggregation(
     """Make the aggregation of a run.
 
     Args:
-        federation: Names it.
+        federation: Settings that name the aggregation.
         size: Number of federated parameters.
-        folder: Where the updates of a round may be kept until it closes.
-        codec: By which they are coded.
+        folder: Folder for the updates of a round until it closes.
+        codec: Name of the codec of the updates.
         adds_noise: Whether nodes add noise to their updates.
-        client_privacy: Protects whole nodes; None for none.
-        reference: Measures models on reference records; None without any.
-        preview: The models that a mean would lead to.
+        client_privacy: Client-level differential privacy; None without it.
+        reference: Computes losses of models on reference records; None without such records.
+        preview: Computes the models that a mean would lead to.
     """
-    # What protects whole nodes clips by itself; a bound that depends on who else was drawn would break its promise.
+    # Client-level privacy clips by itself; a bound that depends on who else was sampled would break its guarantee.
     if client_privacy is not None:
         return PrivateAggregation(size, client_privacy)
     if federation.aggregation == "mean":
@@ -43,7 +43,7 @@ def make_aggregation(
         folder,
         codec,
         factor=federation.clip_factor or (CLIP_FACTOR_WITH_NOISE if adds_noise else CLIP_FACTOR),
-        looks_at_drift=adds_noise,
+        checks_drift=adds_noise,
         reference=reference,
         preview=preview,
         seed=federation.seed,

@@ -1,4 +1,4 @@
-"""The weighted mean of all updates, summed as they come."""
+"""Weighted means of all updates, summed as they arrive."""
 
 from typing import Any
 
@@ -11,26 +11,26 @@ from fedglm.server.aggregation.fixed_point import FixedPointMean
 
 
 class MeanAggregator:
-    """Folds each update into the sum as it comes; see `Aggregator`.
+    """Adds each update to the sum as it arrives; see `Aggregator`.
 
     Args:
-        mean: Of the round.
+        mean: Mean of the round, without updates.
     """
 
     def __init__(self, mean: FixedPointMean) -> None:
         self._mean = mean
 
     def add(self, name: str, weight: float, update: Update, blob: bytes) -> None:  # noqa: ARG002 (one signature)
-        """Fold it in."""
+        """Add the update to the sum; its name and bytes are not needed."""
         self._mean.add(update, weight)
 
     def close(self) -> Aggregate:
-        """The mean; each update counts whole."""
+        """Return the mean, to which each update contributes in full."""
         return Aggregate(self._mean.mean())
 
 
 class MeanAggregation:
-    """A plain weighted mean in each round; see `Aggregation`.
+    """Plain weighted means; see `Aggregation`.
 
     Args:
         size: Number of federated parameters.
@@ -40,23 +40,23 @@ class MeanAggregation:
         self._size = size
 
     def begin(self, rows: list[dict[str, Any]], *, sampled: int, eligible: int) -> Aggregator:  # noqa: ARG002
-        """A sum with room for all that are asked."""
+        """Make an aggregator whose sum has room for all sampled nodes."""
         return MeanAggregator(FixedPointMean(self._size, terms=sampled))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Nothing is remembered."""
+        """Return no arrays: there is no state."""
         return {}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Nothing is remembered."""
+        """Do nothing: there is no state."""
 
 
 class PrivateAggregation(MeanAggregation):
-    """Clipped, noised sums over a public number; see `central_dp`.
+    """Means with client-level differential privacy; see `central_dp`.
 
     Args:
         size: Number of federated parameters.
-        privacy: Clips, noises and counts.
+        privacy: Clipping, noise and accounting of the run.
     """
 
     def __init__(self, size: int, privacy: ClientPrivacy) -> None:
@@ -64,5 +64,9 @@ class PrivateAggregation(MeanAggregation):
         self._privacy = privacy
 
     def begin(self, rows: list[dict[str, Any]], *, sampled: int, eligible: int) -> Aggregator:  # noqa: ARG002
-        """A sum with room for all that could be asked: no bound may depend on who was drawn."""
+        """Make an aggregator whose sum has room for all eligible nodes: no bound may depend on the sample.
+
+        Raises:
+            PrivacyError: One more round would exceed the budget.
+        """
         return MeanAggregator(self._privacy.begin(rows, self._size, terms=eligible))

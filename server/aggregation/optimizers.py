@@ -1,6 +1,6 @@
 """Server optimizers: from the mean update of a round to the step of the global model.
 
-Each is deterministic in elementwise float32 and hands its memory to the checkpoint as named arrays.
+Each computes elementwise and deterministically, and returns its state as named arrays for the checkpoint.
 """
 
 import math
@@ -12,20 +12,28 @@ from fedglm.server.settings import ServerOptimizerSettings
 
 
 class ServerOptimizer(Protocol):
-    """What the round loop needs of a server optimizer."""
+    """Interface of a server optimizer."""
 
     def step(self, mean: np.ndarray, server_round: int) -> np.ndarray:
-        """The step to publish, float32, from the mean update (float32) of round `server_round`."""
+        """Compute the step of the global model.
+
+        Args:
+            mean: Mean update of the round, shape (n,), float32.
+            server_round: Number of the round, from 1.
+
+        Returns:
+            Step to publish, shape (n,), float32.
+        """
 
     def state(self) -> dict[str, np.ndarray]:
-        """Memory to checkpoint."""
+        """Return the state to checkpoint, as named arrays."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take up the memory of a checkpoint."""
+        """Restore the state of a checkpoint."""
 
 
 class Plain:
-    """The mean itself, scaled: FedAvg (McMahan et al. 2017) on differences."""
+    """The mean times the learning rate: FedAvg (McMahan et al. 2017) on differences."""
 
     def __init__(self, learning_rate: float) -> None:
         self._rate = np.float32(learning_rate)
@@ -36,11 +44,11 @@ class Plain:
         return scaled
 
     def state(self) -> dict[str, np.ndarray]:
-        """Nothing is remembered."""
+        """Return no arrays: there is no state."""
         return {}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Nothing is remembered."""
+        """Do nothing: there is no state."""
 
 
 class Nesterov:
@@ -51,23 +59,23 @@ class Nesterov:
         self._velocity: np.ndarray | None = None
 
     def step(self, mean: np.ndarray, server_round: int) -> np.ndarray:  # noqa: ARG002 (one signature for all)
-        """Advance the velocity and look ahead along it."""
+        """Update the velocity, and step with Nesterov's look-ahead."""
         previous = np.zeros_like(mean) if self._velocity is None else self._velocity
         self._velocity = self._momentum * previous + mean
         stepped: np.ndarray = self._rate * (mean + self._momentum * self._velocity)
         return stepped
 
     def state(self) -> dict[str, np.ndarray]:
-        """The velocity."""
+        """Return the velocity; no arrays before the first step."""
         return {} if self._velocity is None else {"velocity": self._velocity}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take up the velocity."""
+        """Restore the velocity."""
         self._velocity = state.get("velocity")
 
 
 class Adam:
-    """FedAdam (arXiv 2003.00295, algorithm 2) as Flower computes it: with Kingma and Ba's bias correction of the rate.
+    """FedAdam (arXiv 2003.00295, algorithm 2) as Flower computes it: with Kingma and Ba's bias-corrected rate.
 
     Moments are float32; rate and quotient are float64, rounded to float32 once.
     """
@@ -77,27 +85,27 @@ class Adam:
         self._moments: tuple[np.ndarray, np.ndarray] | None = None
 
     def step(self, mean: np.ndarray, server_round: int) -> np.ndarray:
-        """Advance both moments; the step is the first over the root of the second."""
+        """Update both moments; the step is the first over the square root of the second."""
         first, second = self._moments or (np.zeros_like(mean), np.zeros_like(mean))
         first = self._beta_1 * first + (1 - self._beta_1) * mean
         second = self._beta_2 * second + (1 - self._beta_2) * mean**2
         self._moments = first, second
-        updates = server_round + 1  # Flower counts so
+        updates = server_round + 1  # as in Flower, whose bias correction starts at 2
         rate = self._rate * math.sqrt(1 - self._beta_2**updates) / (1 - self._beta_1**updates)
         stepped: np.ndarray = (np.float64(rate) * first / (np.sqrt(second) + self._tau)).astype(np.float32)
         return stepped
 
     def state(self) -> dict[str, np.ndarray]:
-        """First and second moments."""
+        """Return the first and second moments; no arrays before the first step."""
         return {} if self._moments is None else dict(zip("mv", self._moments, strict=True))
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take up the moments."""
+        """Restore the moments."""
         self._moments = (state["m"], state["v"]) if state else None
 
 
 def make_server_optimizer(settings: ServerOptimizerSettings) -> ServerOptimizer:
-    """The optimizer that the settings name."""
+    """Make the optimizer that the settings name."""
     if settings.server_optimizer == "nesterov":
         return Nesterov(settings.server_rate, settings.server_momentum)
     if settings.server_optimizer == "adam":

@@ -1,19 +1,20 @@
-"""What one node can do to the model of a round, bounded: long updates are cut, and odd ones count for less.
+"""Bounds on the influence of one node on a round: long updates are clipped, and outliers get a smaller share.
 
 Bounds come from the round itself, so that they fit any model, codec and learning rate, and from medians, which one of
 three or more nodes cannot move out of the others' range:
 
-1. An update longer than `factor` times the median of the norms is scaled down to that; a value beyond `factor` times
-   the median of the greatest values is cut to that, for a few values can do what their norm does not show.
-2. An update that pulls against the sum of the others counts for less. It does where the cosine between the two is
-   negative, by more than chance and by more than the nodes differ: below zero by `_CHANCE` standard deviations of what
-   random signs would give, and below the median of the cosines by `_SPREAD` times their median deviation.
-3. Where nodes add noise, which hides what they have in common, so does an update that goes on in the direction of the
-   last rounds' means although the others do not: honest noise is fresh, and only a node that pushes for the same thing
-   round after round finds itself there.
+1. An update whose norm exceeds `factor` times the median norm is scaled down to that; a value beyond `factor` times the
+   median of the updates' largest magnitudes is clipped to that, because a few large values can do harm that the norm
+   does not show.
+2. An update that opposes the sum of the others gets a smaller share. It does where the cosine between the two is
+   negative, by more than chance and by more than the nodes differ: below zero by `_CHANCE` standard deviations under
+   random signs, and below the median of the cosines by `_SPREAD` times their median absolute deviation.
+3. Where nodes add noise, which hides what they have in common, so does an update that continues in the direction of the
+   last rounds' means although the others do not: honest noise is drawn anew each round, and only a node that pushes in
+   the same direction round after round aligns with those means.
 
-Nothing depends on the order in which updates arrived. With fewer than three updates nothing is bounded: of two, nobody
-can say which is odd.
+Nothing depends on the order of arrival. With fewer than three updates nothing is bounded: of two, neither can be
+recognised as the outlier.
 """
 
 import math
@@ -28,13 +29,13 @@ import numpy.typing as npt
 from fedglm.compression.codec import Update
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
 
-FEWEST: Final = 3
-"""Updates of which a median says something."""
+MIN_UPDATES: Final = 3
+"""Minimum number of updates for a meaningful median."""
 
 _CHANCE: Final = 4.0
 _SPREAD: Final = 5.0
 _MEMORY: Final = np.float32(0.8)
-"""Of the direction of the last rounds, what is left of it a round later."""
+"""Decay of the direction of the last rounds, per round."""
 _SHARES: Final = 2.0**20
 """Shares are multiples of its inverse, as public weights are, so that sums of weights are exact."""
 _CHUNK: Final = 1 << 16
@@ -44,151 +45,162 @@ Reference: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a round.
+    """Limits of a round's updates.
 
     Attributes:
-        norm: Greatest norm of an update.
-        value: Greatest magnitude of a value.
+        norm: Maximum Euclidean norm of an update.
+        value: Maximum magnitude of a value.
     """
 
     norm: float
     value: float
 
-    def cut(self, update: Update) -> Update:
-        """The update within the limits; itself where it is."""
+    def clip(self, update: Update) -> Update:
+        """Return the update within the limits; the same object where it is within them already."""
         norm = update.norm()
         scale = min(1.0, self.norm / norm) if norm else 1.0
         if scale == 1.0 and update.max_abs() <= self.value:
             return update
-        greatest = np.float32(min(self.value, float(np.finfo(np.float32).max)))
+        max_abs = np.float32(min(self.value, float(np.finfo(np.float32).max)))
 
-        def within(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            cut: npt.NDArray[np.float32] = np.clip(values * np.float32(scale), -greatest, greatest)
-            return cut
+        def clip_values(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            clipped: npt.NDArray[np.float32] = np.clip(values * np.float32(scale), -max_abs, max_abs)
+            return clipped
 
         if isinstance(update, SparseUpdate):
-            return SparseUpdate(update.size, update.positions, within(update.values))
-        return DenseUpdate(within(update.to_dense()))
+            return SparseUpdate(update.size, update.positions, clip_values(update.values))
+        return DenseUpdate(clip_values(update.to_dense()))
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Between an update and something else.
+    """Cosine between an update and another vector.
 
     Attributes:
-        value: From -1 to 1; 0 where one of them is nothing.
-        chance: Standard deviation that it would have if signs were random.
+        value: Cosine, from -1 to 1; 0 where one of the two is zero.
+        std: Standard deviation that it would have if the signs of the products were random.
     """
 
     value: float
-    chance: float
+    std: float
 
 
-def limits_of(norms: Sequence[float], greatest: Sequence[float], factor: float) -> Limits | None:
-    """The limits of a round, from the norms and the greatest magnitudes of its updates; None where there are none."""
-    if len(norms) < FEWEST or not median(norms) > 0:
-        return None
-    return Limits(factor * median(norms), factor * median(greatest))
-
-
-def cosine_with_rest(update: Update, weight: float, total: npt.NDArray[np.int64], unit: float, square: float) -> Cosine:
-    """Between an update and the weighted sum of the others.
+def compute_limits(norms: Sequence[float], max_values: Sequence[float], factor: float) -> Limits | None:
+    """Compute the limits of a round.
 
     Args:
-        update: One of those in the sum.
-        weight: That it has there.
-        total: The sum in fixed point, itself included.
-        unit: What one of `total` is worth.
-        square: Squared norm of `total`, in units.
+        norms: Norms of its updates.
+        max_values: Largest magnitude in each of them.
+        factor: Limits over the medians.
+
+    Returns:
+        Limits; None for too few updates, or where most are zero.
     """
-    dots, squares, chances = [], [], []
-    for index, values in _parts(update):
+    if len(norms) < MIN_UPDATES or not median(norms) > 0:
+        return None
+    return Limits(factor * median(norms), factor * median(max_values))
+
+
+def compute_cosine_with_others(
+    update: Update, weight: float, total: npt.NDArray[np.int64], unit: float, squared_norm: float
+) -> Cosine:
+    """Compute the cosine between an update and the weighted sum of the others.
+
+    Args:
+        update: One of the updates in the sum.
+        weight: Weight of the update in the sum.
+        total: Fixed-point sum, this update included, shape (n,), int64.
+        unit: Value of 1 in `total`.
+        squared_norm: Squared norm of `total`, in squared units.
+    """
+    dots, squares, variances = [], [], []
+    for index, values in _iterate_chunks(update):
         own = values * weight
         sums = total[index] * unit
         dots.append(float((values * sums).sum()))
         squares.append(float((values * values).sum()))
-        chances.append(float(((values * (sums - own)) ** 2).sum()))
-    dot, norm = math.fsum(dots), math.fsum(squares)
-    rest = square * unit**2 - 2 * weight * dot + weight**2 * norm
-    return _cosine(dot - weight * norm, math.fsum(chances), norm * max(0.0, rest))
+        variances.append(float(((values * (sums - own)) ** 2).sum()))
+    dot, square = math.fsum(dots), math.fsum(squares)
+    square_of_others = squared_norm * unit**2 - 2 * weight * dot + weight**2 * square
+    return _normalize(dot - weight * square, math.fsum(variances), square * max(0.0, square_of_others))
 
 
-def cosine_with(update: Update, direction: npt.NDArray[np.float32]) -> Cosine:
-    """Between an update and a direction."""
-    dots, squares, chances = [], [], []
-    for index, values in _parts(update):
+def compute_cosine(update: Update, direction: npt.NDArray[np.float32]) -> Cosine:
+    """Compute the cosine between an update and a direction of shape (n,), float32."""
+    dots, squares, variances = [], [], []
+    for index, values in _iterate_chunks(update):
         other = direction[index].astype(np.float64)
         dots.append(float((values * other).sum()))
         squares.append(float((values * values).sum()))
-        chances.append(float(((values * other) ** 2).sum()))
-    return _cosine(math.fsum(dots), math.fsum(chances), math.fsum(squares) * squared_norm(direction))
+        variances.append(float(((values * other) ** 2).sum()))
+    return _normalize(math.fsum(dots), math.fsum(variances), math.fsum(squares) * compute_squared_norm(direction))
 
 
-def squared_norm(vector: Reference) -> float:
-    """The sum of squares in float64."""
+def compute_squared_norm(vector: Reference) -> float:
+    """Compute the sum of squares of a vector of shape (n,), in float64."""
     chunks = (vector[start : start + _CHUNK].astype(np.float64) for start in range(0, len(vector), _CHUNK))
     return math.fsum(float((chunk * chunk).sum()) for chunk in chunks)
 
 
-def shares(with_rest: Sequence[Cosine], with_drift: Sequence[Cosine] | None = None) -> list[float]:
-    """What each update counts for, from 1 down to 0, by how odd it is.
+def compute_shares(with_others: Sequence[Cosine], with_drift: Sequence[Cosine] | None = None) -> list[float]:
+    """Compute the share with which each update enters the mean, from 1 down to 0 for the strongest outliers.
 
     Args:
-        with_rest: Its cosine with the sum of the others.
-        with_drift: Its cosine with the direction of the last rounds; None where that is not looked at.
+        with_others: Cosine of each update with the sum of the others.
+        with_drift: Cosine of each update with the direction of the last rounds; None where that is not checked.
     """
-    if len(with_rest) < FEWEST:
-        return [1.0] * len(with_rest)
-    oddness = _below(with_rest)
-    if with_drift is not None and median(c.value for c in with_drift) <= median(_CHANCE * c.chance for c in with_drift):
-        above = _below([Cosine(-cosine.value, cosine.chance) for cosine in with_drift])
-        oddness = [max(pair) for pair in zip(oddness, above, strict=True)]
-    counted = [math.floor(min(1.0, max(0.0, 2.0 - odd)) * _SHARES) / _SHARES for odd in oddness]
-    # Half of the nodes are not odd: what says so compares nodes that have nothing in common.
-    return counted if 2 * sum(counted) > len(counted) else [1.0] * len(counted)
+    if len(with_others) < MIN_UPDATES:
+        return [1.0] * len(with_others)
+    scores = _score_negative(with_others)
+    if with_drift is not None and median(c.value for c in with_drift) <= median(_CHANCE * c.std for c in with_drift):
+        aligned = _score_negative([Cosine(-cosine.value, cosine.std) for cosine in with_drift])
+        scores = [max(pair) for pair in zip(scores, aligned, strict=True)]
+    shares = [math.floor(min(1.0, max(0.0, 2.0 - score)) * _SHARES) / _SHARES for score in scores]
+    # Half of the nodes cannot be outliers: then the scores compare nodes that have nothing in common.
+    return shares if 2 * sum(shares) > len(shares) else [1.0] * len(shares)
 
 
 class Drift:
-    """The direction in which the model went in the last rounds.
+    """The direction in which the model moved in the last rounds.
 
     Args:
-        direction: float32; None before the first round.
+        direction: Decayed sum of the last means, shape (n,), float32; None before the first round.
 
     Attributes:
-        direction: See above.
+        direction: As above.
     """
 
     def __init__(self, direction: npt.NDArray[np.float32] | None = None) -> None:
         self.direction = direction
 
-    def follow(self, mean: npt.NDArray[np.float32]) -> None:
-        """A round has gone on by its mean."""
+    def update(self, mean: npt.NDArray[np.float32]) -> None:
+        """Add the mean of a round, shape (n,), float32."""
         self.direction = mean.copy() if self.direction is None else _MEMORY * self.direction + mean
 
 
-def _below(cosines: Sequence[Cosine]) -> list[float]:
-    """How far each is below zero and below the others, in units of what may be."""
-    middle = median(cosine.value for cosine in cosines)
-    spread = _SPREAD * median(abs(cosine.value - middle) for cosine in cosines)
+def _score_negative(cosines: Sequence[Cosine]) -> list[float]:
+    """Score how far each cosine is below zero and below the others, in units of the tolerance; 0 where it is not."""
+    center = median(cosine.value for cosine in cosines)
+    spread = _SPREAD * median(abs(cosine.value - center) for cosine in cosines)
     scores = []
     for cosine in cosines:
-        chance = _CHANCE * cosine.chance
+        chance = _CHANCE * cosine.std
         if cosine.value >= 0 or not chance:
             scores.append(0.0)
             continue
-        scores.append(min(-cosine.value / chance, (middle - cosine.value) / max(spread, chance)))
+        scores.append(min(-cosine.value / chance, (center - cosine.value) / max(spread, chance)))
     return scores
 
 
-def _cosine(dot: float, variance: float, squares: float) -> Cosine:
-    """From an inner product, its variance under random signs, and the product of both squared norms."""
+def _normalize(dot: float, variance: float, squares: float) -> Cosine:
+    """Make a cosine from an inner product, its variance under random signs, and the product of both squared norms."""
     if not squares > 0:
         return Cosine(0.0, 0.0)
     return Cosine(dot / math.sqrt(squares), math.sqrt(variance / squares))
 
 
-def _parts(update: Update) -> Iterator[tuple[npt.NDArray[np.int64] | slice, npt.NDArray[np.float64]]]:
-    """Where an update has values, and the values, a bounded number at a time."""
+def _iterate_chunks(update: Update) -> Iterator[tuple[npt.NDArray[np.int64] | slice, npt.NDArray[np.float64]]]:
+    """Yield positions and values (float64) of an update, a bounded number at a time."""
     if isinstance(update, SparseUpdate):
         for start in range(0, len(update.values), _CHUNK):
             chunk = slice(start, start + _CHUNK)

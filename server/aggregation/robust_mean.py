@@ -1,4 +1,4 @@
-"""The weighted mean of a round's updates once all are there, with what one of them can do bounded."""
+"""Robust weighted means: a round's updates are stored, and aggregated with bounded influence once all are there."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,45 +10,51 @@ import numpy as np
 from fedglm.compression.codec import Update
 from fedglm.server.aggregation.aggregator import Aggregate, Aggregator
 from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean
-from fedglm.server.aggregation.kept_updates import Kept, KeptUpdates
-from fedglm.server.aggregation.reference_check import Preview, ReferenceCheck, ReferenceLosses, groups_of, harmful
+from fedglm.server.aggregation.kept_updates import KeptUpdate, KeptUpdates
+from fedglm.server.aggregation.reference_check import (
+    Preview,
+    ReferenceCheck,
+    ReferenceLosses,
+    find_harmful,
+    make_groups,
+)
 from fedglm.server.aggregation.robust import (
-    FEWEST,
+    MIN_UPDATES,
     Drift,
     Limits,
-    cosine_with,
-    cosine_with_rest,
-    limits_of,
-    shares,
-    squared_norm,
+    compute_cosine,
+    compute_cosine_with_others,
+    compute_limits,
+    compute_shares,
+    compute_squared_norm,
 )
 
 _UNIT: Final = 2.0**-FRACTION_BITS
 
 
 @dataclass(frozen=True)
-class Check:
-    """How a round's updates are held to reference records; see `reference_check`.
+class HarmCheck:
+    """Check of a round's updates on reference records; see `reference_check`.
 
     Attributes:
-        losses: That means (float32) lead to, which are taken one by one.
-        groups: Names that are left out together, of those that are given.
+        losses: Computes the loss that each mean (shape (n,), float32) leads to; takes the means one by one.
+        make_groups: Divides names of nodes into groups that are left out together.
     """
 
     losses: Callable[[Iterable[np.ndarray]], list[float]]
-    groups: Callable[[Sequence[str]], list[list[str]]]
+    make_groups: Callable[[Sequence[str]], list[list[str]]]
 
 
 class RobustAggregator:
-    """Keeps the updates until all are there, and bounds them by what most are like; see `robust` and `Aggregator`.
+    """Stores the updates until all are there, then bounds the influence of each; see `robust` and `Aggregator`.
 
     Args:
-        mean: Of the round.
-        folder: Where the updates may be kept meanwhile.
-        codec: By which they are coded.
-        factor: Greatest norm and value over the medians.
-        drift: Direction of the last rounds, which goes on by this one; None where it is not looked at.
-        check: Against reference records; None without any.
+        mean: Mean of the round, without updates.
+        folder: Folder for the stored updates.
+        codec: Name of the codec of the updates.
+        factor: Maximum norm and value, over the medians.
+        drift: Direction of the last rounds, to which this round's mean is added; None where it is not checked.
+        check: Check on reference records; None without such records.
     """
 
     def __init__(
@@ -59,105 +65,110 @@ class RobustAggregator:
         *,
         factor: float,
         drift: Drift | None = None,
-        check: Check | None = None,
+        check: HarmCheck | None = None,
     ) -> None:
         self._mean, self._factor, self._drift, self._check = mean, factor, drift, check
         self._kept = KeptUpdates(folder, len(mean.total), codec)
         self._limits: Limits | None = None
 
     def add(self, name: str, weight: float, update: Update, blob: bytes) -> None:
-        """Keep it."""
+        """Check an update and store it; see `Aggregator.add`."""
         self._mean.check(update, weight)
         self._kept.keep(name, weight, update, blob)
 
     def close(self) -> Aggregate:
-        """Cut what is long, fold all in, let what is odd count for less, and leave out what does harm.
+        """Clip long updates, add all to the sum, reduce the share of outliers, and leave out harmful updates.
 
         Returns:
-            The mean; counted is the norm that was folded in over the norm that came.
+            The mean; a contribution is the norm that was added over the norm of the update.
 
         Raises:
             StorageError: An update cannot be read again.
         """
-        counted = self._fold_in()
+        contributions = self._sum_up()
         mean = self._mean.mean()
         if self._drift is not None:
-            self._drift.follow(mean)
-        return Aggregate(mean, counted)
+            self._drift.update(mean)
+        return Aggregate(mean, contributions)
 
-    def _fold_in(self) -> dict[str, float]:
-        kept = self._kept.by_name
-        self._limits = limits_of([one.norm for one in kept], [one.greatest for one in kept], self._factor)
-        counted = {}
-        for one, update in self._kept.updates():
-            cut = self._cut(update)
-            counted[one.name] = cut.norm() / one.norm if cut is not update else 1.0
-            self._mean.add(cut, one.weight)
-        if len(kept) >= FEWEST:
-            counts_for = self._let_odd_count_for_less(kept)
+    def _sum_up(self) -> dict[str, float]:
+        """Add all updates to the sum, bounded; return contributions below 1 by name."""
+        entries = self._kept.entries
+        self._limits = compute_limits([e.norm for e in entries], [e.max_abs for e in entries], self._factor)
+        contributions = {}
+        for entry, update in self._kept.load_all():
+            clipped = self._clip(update)
+            contributions[entry.name] = clipped.norm() / entry.norm if clipped is not update else 1.0
+            self._mean.add(clipped, entry.weight)
+        if len(entries) >= MIN_UPDATES:
+            shares = self._reduce_outliers(entries)
             if self._check is not None:
-                for name in self._leave_out(kept, counts_for, self._check):
-                    counts_for[name] = 0.0
-            counted = {name: share * counts_for[name] for name, share in counted.items()}
+                for name in self._remove_harmful(entries, shares, self._check):
+                    shares[name] = 0.0
+            contributions = {name: norm_ratio * shares[name] for name, norm_ratio in contributions.items()}
         self._kept.close()
-        return {name: round(share, 4) for name, share in counted.items() if share < 1}
+        return {name: round(share, 4) for name, share in contributions.items() if share < 1}
 
-    def _cut(self, update: Update) -> Update:
-        return update if self._limits is None else self._limits.cut(update)
+    def _clip(self, update: Update) -> Update:
+        return update if self._limits is None else self._limits.clip(update)
 
-    def _let_odd_count_for_less(self, kept: list[Kept]) -> dict[str, float]:
-        """Take back what pulls against the others; what each counts for, by name."""
-        square = squared_norm(self._mean.total)
-        with_rest, with_drift = [], []
-        for one, update in self._kept.updates():
-            cut = self._cut(update)
-            with_rest.append(cosine_with_rest(cut, one.weight, self._mean.total, _UNIT, square))
+    def _reduce_outliers(self, entries: list[KeptUpdate]) -> dict[str, float]:
+        """Subtract part of each update that opposes the others; return the share of each, by name."""
+        squared_norm = compute_squared_norm(self._mean.total)
+        with_others, with_drift = [], []
+        for entry, update in self._kept.load_all():
+            clipped = self._clip(update)
+            with_others.append(compute_cosine_with_others(clipped, entry.weight, self._mean.total, _UNIT, squared_norm))
             if self._drift is not None and self._drift.direction is not None:
-                with_drift.append(cosine_with(cut, self._drift.direction))
-        counts_for = shares(with_rest, with_drift or None)
-        for one, share in zip(kept, counts_for, strict=True):
+                with_drift.append(compute_cosine(clipped, self._drift.direction))
+        shares = compute_shares(with_others, with_drift or None)
+        for entry, share in zip(entries, shares, strict=True):
             if share < 1:
-                self._mean.take_back(self._cut(self._kept.update(one)), one.weight * (1 - share))
-        return {one.name: share for one, share in zip(kept, counts_for, strict=True)}
+                self._mean.subtract(self._clip(self._kept.load(entry)), entry.weight * (1 - share))
+        return {entry.name: share for entry, share in zip(entries, shares, strict=True)}
 
-    def _leave_out(self, kept: list[Kept], counts_for: dict[str, float], check: Check) -> list[str]:
-        """Take back what does harm; whose it was. With what counts for nothing already it is a minority."""
-        by_name = {one.name: one for one in kept if counts_for[one.name] > 0}
-        groups = check.groups(list(by_name))
+    def _remove_harmful(self, entries: list[KeptUpdate], shares: dict[str, float], check: HarmCheck) -> list[str]:
+        """Subtract harmful updates and return their names.
 
-        def members(numbers: Collection[int]) -> list[tuple[Update, float]]:
-            found = [by_name[name] for number in numbers for name in groups[number]]
-            return [(self._cut(self._kept.update(one)), one.weight * counts_for[one.name]) for one in found]
+        Together with the updates that already have no share they are a minority.
+        """
+        by_name = {entry.name: entry for entry in entries if shares[entry.name] > 0}
+        groups = check.make_groups(list(by_name))
 
-        def means(choices: Sequence[Collection[int]]) -> Iterator[np.ndarray]:
-            for numbers in choices:
-                away = members(numbers)
-                for update, weight in away:
-                    self._mean.take_back(update, weight)
+        def load_groups(indices: Collection[int]) -> list[tuple[Update, float]]:
+            members = [by_name[name] for index in indices for name in groups[index]]
+            return [(self._clip(self._kept.load(entry)), entry.weight * shares[entry.name]) for entry in members]
+
+        def means_without(choices: Sequence[Collection[int]]) -> Iterator[np.ndarray]:
+            for indices in choices:
+                removed = load_groups(indices)
+                for update, weight in removed:
+                    self._mean.subtract(update, weight)
                 yield self._mean.mean()
-                for update, weight in away:
+                for update, weight in removed:
                     self._mean.add(update, weight)
 
-        minority = (len(kept) - 1) // 2 - (len(kept) - len(by_name))
-        chosen = harmful(len(groups), minority // max(map(len, groups)), lambda choices: check.losses(means(choices)))
-        for update, weight in members(chosen):
-            self._mean.take_back(update, weight)
-        return [name for number in chosen for name in groups[number]]
+        minority = (len(entries) - 1) // 2 - (len(entries) - len(by_name))
+        max_groups = minority // max(map(len, groups))
+        chosen = find_harmful(len(groups), max_groups, lambda choices: check.losses(means_without(choices)))
+        for update, weight in load_groups(chosen):
+            self._mean.subtract(update, weight)
+        return [name for index in chosen for name in groups[index]]
 
 
 class RobustAggregation:
-    """A bounded mean in each round; see `Aggregation`.
+    """Robust means in each round; see `Aggregation`.
 
     Args:
         size: Number of federated parameters.
-        folder: Where the updates of a round may be kept meanwhile.
-        codec: By which they are coded.
-        factor: Greatest norm and value over the medians.
-        looks_at_drift: Whether updates are compared with the direction of the last rounds. That is for noise, which is
-            fresh each round; without it, all nodes go on in one direction.
-        reference: Measures models on reference records; None without any.
-        preview: The models that a mean would lead to.
-        seed: Of the experiment.
+        folder: Folder for the stored updates of a round.
+        codec: Name of the codec of the updates.
+        factor: Maximum norm and value, over the medians.
+        checks_drift: Whether updates are compared with the direction of the last rounds. That is for noise, which is
+            drawn anew each round; without it, all nodes continue in one direction.
+        reference: Computes losses of models on reference records; None without such records.
+        preview: Computes the models that a mean would lead to.
+        seed: Seed of the experiment.
     """
 
     def __init__(
@@ -167,29 +178,29 @@ class RobustAggregation:
         codec: str,
         *,
         factor: float,
-        looks_at_drift: bool,
+        checks_drift: bool,
         reference: ReferenceLosses | None,
         preview: Preview,
         seed: int,
     ) -> None:
         self._size, self._folder, self._codec, self._factor = size, folder, codec, factor
         self._reference, self._preview, self._seed = reference, preview, seed
-        self._drift = Drift() if looks_at_drift else None
+        self._drift = Drift() if checks_drift else None
 
     def begin(self, rows: list[dict[str, Any]], *, sampled: int, eligible: int) -> Aggregator:  # noqa: ARG002
-        """A sum with room for all that are asked, and a file for their updates."""
-        check, number = None, len(rows) + 1
+        """Make an aggregator whose sum has room for all sampled nodes, and whose updates are stored in a file."""
+        check, server_round = None, len(rows) + 1
         if self._reference is not None:
-            losses = ReferenceCheck(self._reference, self._preview, number)
-            check = Check(losses, lambda names: groups_of(names, self._seed, number))
+            losses = ReferenceCheck(self._reference, self._preview, server_round)
+            check = HarmCheck(losses, lambda names: make_groups(names, self._seed, server_round))
         mean = FixedPointMean(self._size, terms=sampled)
         return RobustAggregator(mean, self._folder, self._codec, factor=self._factor, drift=self._drift, check=check)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The direction of the last rounds."""
+        """Return the direction of the last rounds; no arrays where it is not checked, or before the first round."""
         return {} if self._drift is None or self._drift.direction is None else {"drift": self._drift.direction}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take up the direction of the last rounds, where it is looked at."""
+        """Restore the direction of the last rounds, where it is checked."""
         if self._drift is not None:
             self._drift.direction = state.get("drift")

@@ -1,4 +1,4 @@
-"""Who may take part: the plan is announced to each node that is connected, and what it answers is checked."""
+"""Admission of nodes: the plan is announced to each connected node, and its reply is checked."""
 
 from collections.abc import Iterable
 
@@ -14,114 +14,134 @@ from fedglm.server.rounds.participants import (
     FederationError,
     Participant,
     Participants,
-    error_text,
     is_lost,
-    refusal_of,
+    read_error_text,
+    read_refused_reply,
 )
 from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Listener, Plan
 
 QUERY = "query"
 _LOOK_S = 2.0
-"""Seconds between two looks at who is connected."""
+"""Seconds between two checks of which nodes are connected."""
 _ASK_AGAIN_S = 60.0
-"""Seconds after which a node that did not answer is asked again."""
+"""Seconds after which the plan is announced again to a node that did not reply."""
 _LOST_S = 5.0
-"""The same, where its answer is known to be lost."""
+"""Seconds after which the plan is announced again to a node whose reply is known to be lost."""
 
 
 class Admission:
     """Announces the plan, and admits nodes at the start of a run and, where sites are enrolled, at any time after.
 
     Args:
-        exchange: Messages to the nodes.
-        plan: Of the run.
+        exchange: Exchange with the nodes.
+        plan: Plan of the run.
         run: Identity of the run.
-        listener: Hears of each node that does not take part.
-        server_log: What the server writes down.
+        listener: Is called for each node that does not take part.
+        server_log: Log of the server.
     """
 
     def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, server_log: ServerLog) -> None:
         self._exchange, self._plan, self._run, self._listener = exchange, plan, run, listener
         self._server_log = server_log
-        signed = plan.signed(run)
+        signed = plan.sign(run)
         self._plan_sha256 = signed.plan.sha256
         self._query = RecordDict({RECORD: ConfigRecord({PLAN: signed.to_bytes()})})
-        self._asked: dict[int, float] = {}
-        self._settled: set[int] = set()
+        self._announced: dict[int, float] = {}
+        self._refused_ids: set[int] = set()
         self._refusals: set[str] = set()
 
-    def open(self) -> Participants:
-        """Wait for the nodes of the run: all that are connected, or all that are enrolled until time is up.
+    def admit_initial(self) -> Participants:
+        """Admit the nodes of the run: all that are connected, or those enrolled that join before the timeout.
+
+        Returns:
+            Nodes of the run; enrolled sites that have not joined yet are pending.
 
         Raises:
-            FederationError: Too few nodes take part; the message says why.
+            FederationError: Too few nodes take part; the message gives the reason.
+            Stopped: The stop event was set.
         """
         sites, federation = self._plan.sites, self._plan.federation
         if sites is None:
-            members = self._all_connected()
+            members = self._admit_connected()
             participants = Participants(members)
         else:
             participants = Participants([Participant(name=name) for name in sites])
-            self._wait_for(participants)
+            self._await_enrolled(participants)
         if federation.weighting == "declared":
-            participants.weigh(federation.weight_cap)
+            participants.set_weights(federation.weight_cap)
         return participants
 
-    def look(self, participants: Participants, online: Iterable[int]) -> None:
-        """Announce the plan to nodes that have come since, and again to those that did not answer."""
-        now = self._exchange.clock.monotonic()
-        known = {member.node_id for member in participants.active}
-        due = [node for node in sorted(set(online) - known) if now - self._asked.get(node, -1e9) >= _ASK_AGAIN_S]
-        self._ask(node for node in due if node not in self._settled)
+    def announce(self, participants: Participants, online: Iterable[int]) -> None:
+        """Announce the plan to connected nodes that have not joined, and again to those that did not reply in time.
 
-    def take(self, participants: Participants, node_id: int, reply: Message) -> Participant | None:
-        """Admit the node that answers; None where it may not take part, of which the listener is told."""
-        if (refused := refusal_of(reply)) is not None:
-            self._settled.add(node_id)  # asking again would only fill the site's log of refusals
+        Args:
+            participants: Nodes of the run.
+            online: Flower ids of the connected nodes.
+        """
+        now = self._exchange.clock.monotonic()
+        joined = {member.node_id for member in participants.active}
+        due = [node for node in sorted(set(online) - joined) if now - self._announced.get(node, -1e9) >= _ASK_AGAIN_S]
+        self._send_plan(node for node in due if node not in self._refused_ids)
+
+    def handle_reply(self, participants: Participants, node_id: int, reply: Message) -> Participant | None:
+        """Admit the node that replies to the plan.
+
+        Args:
+            participants: Nodes of the run.
+            node_id: Flower id of the node.
+            reply: Untrusted reply.
+
+        Returns:
+            The admitted node; None where it may not take part, or its reply was lost. A node that refuses the plan or
+            is rejected is reported to the listener.
+        """
+        if (refused := read_refused_reply(reply)) is not None:
+            self._refused_ids.add(node_id)  # announcing again would only fill the site's log of refusals
             self._refusals.add(refused.text)
-            self._declined(node_id, refused)
+            self._report_refusal(node_id, refused)
             return None
         if is_lost(reply):
-            self._asked[node_id] = self._exchange.clock.monotonic() - _ASK_AGAIN_S + _LOST_S
+            self._announced[node_id] = self._exchange.clock.monotonic() - _ASK_AGAIN_S + _LOST_S
             return None
         try:
-            introduced = self._introduced(node_id, reply)
+            candidate = self._check_reply(node_id, reply)
         except FederationError as exc:
             self._listener.rejected(node_id, str(exc))
             return None
-        member = self._admitted(participants.join(introduced))
+        member = self._complete_admission(participants.join(candidate))
         if self._plan.federation.weighting == "declared":
-            participants.weigh(self._plan.federation.weight_cap)
+            participants.set_weights(self._plan.federation.weight_cap)
         return member
 
-    def _declined(self, node_id: int, refused: RefusedReply) -> None:
+    def _report_refusal(self, node_id: int, refused: RefusedReply) -> None:
         self._listener.plan_refused(node_id, refused.text)
-        self._server_log.declined(node_id, refused.rule)
+        self._server_log.record_refusal(node_id, refused.rule)
 
-    def _ask(self, nodes: Iterable[int]) -> None:
+    def _send_plan(self, nodes: Iterable[int]) -> None:
         for node in nodes:
-            self._asked[node] = self._exchange.clock.monotonic()
+            self._announced[node] = self._exchange.clock.monotonic()
             self._exchange.send([(node, self._query)], QUERY, 0)
 
-    def _all_connected(self) -> list[Participant]:
-        self._ask(sorted(self._exchange.online()))
+    def _admit_connected(self) -> list[Participant]:
+        """Announce the plan to all connected nodes, and admit those with a valid reply."""
+        self._send_plan(sorted(self._exchange.get_online()))
         federation = self._plan.federation
-        introduced: list[Participant] = []
+        candidates: list[Participant] = []
         refusals: list[str] = []
         faults: dict[int, str] = {}
         for node_id, reply in self._exchange.replies(federation.round_timeout_s):
-            if (refused := refusal_of(reply)) is not None:
+            if (refused := read_refused_reply(reply)) is not None:
                 refusals.append(refused.text)
-                self._declined(node_id, refused)
+                self._report_refusal(node_id, refused)
                 continue
             try:
-                introduced.append(self._introduced(node_id, reply))
+                candidates.append(self._check_reply(node_id, reply))
             except FederationError as exc:
                 faults[node_id] = str(exc)
         faults |= dict.fromkeys(self._exchange.cancel(QUERY), "it did not answer the first query")
         members: dict[str, Participant] = {}
-        for member in sorted(introduced, key=lambda one: one.node_id or 0):
+        for member in sorted(candidates, key=lambda candidate: candidate.node_id or 0):
             if member.name in members and member.node_id is not None:
                 faults[member.node_id] = f"another node calls itself {member.name!r} too: names must be unique"
             else:
@@ -134,60 +154,68 @@ class Admission:
         if len(members) < federation.min_accepted(asked):
             reason = next(iter(faults.values()))
             raise FederationError(f"{len(members)} of {asked} nodes can take part: {reason}")
-        return [self._admitted(member) for member in members.values()]
+        return [self._complete_admission(member) for member in members.values()]
 
-    def _wait_for(self, participants: Participants) -> None:
+    def _await_enrolled(self, participants: Participants) -> None:
+        """Announce the plan until all enrolled sites have joined or refused, or the timeout has passed."""
         federation, clock = self._plan.federation, self._exchange.clock
-        began = next_look = clock.monotonic()
+        began = next_check = clock.monotonic()
         deadline = began + federation.join_timeout_s
-        while (pending := participants.pending) and len(self._settled) < len(pending) and clock.monotonic() < deadline:
-            if clock.monotonic() >= next_look:
-                self.look(participants, self._exchange.online())
-                next_look = clock.monotonic() + _LOOK_S
+        while (
+            (pending := participants.pending) and len(self._refused_ids) < len(pending) and clock.monotonic() < deadline
+        ):
+            if clock.monotonic() >= next_check:
+                self.announce(participants, self._exchange.get_online())
+                next_check = clock.monotonic() + _LOOK_S
             arrived = False
             for sent, reply in self._exchange.poll():
                 arrived = True
-                self.take(participants, sent.node_id, reply)
+                self.handle_reply(participants, sent.node_id, reply)
             if not arrived:
                 self._exchange.wait()
-        here, least = participants.size - len(participants.pending), federation.min_accepted(participants.size)
-        if here < least:
+        joined, min_joined = participants.size - len(participants.pending), federation.min_accepted(participants.size)
+        if joined < min_joined:
             refused = "".join(f"; {reason}" for reason in sorted(self._refusals)[:3])
             raise FederationError(
-                f"{here} of {participants.size} enrolled sites take part after {clock.monotonic() - began:.1f} s, at "
-                f"least {least} are needed; missing: {', '.join(participants.pending)[:200]}{refused}"
+                f"{joined} of {participants.size} enrolled sites take part after {clock.monotonic() - began:.1f} s, at "
+                f"least {min_joined} are needed; missing: {', '.join(participants.pending)[:200]}{refused}"
             )
 
-    def _introduced(self, node_id: int, reply: Message) -> Participant:
-        words = _read(reply)
+    def _check_reply(self, node_id: int, reply: Message) -> Participant:
+        """Check an untrusted reply to the plan.
+
+        Raises:
+            FederationError: The node may not take part; the message gives the reason.
+        """
+        joining = _read_join_reply(reply)
         if self._plan.sites is not None:
-            if words.name not in self._plan.sites:
-                raise FederationError(f"no site is enrolled under the name {words.name!r}")
+            if joining.name not in self._plan.sites:
+                raise FederationError(f"no site is enrolled under the name {joining.name!r}")
             try:
-                check_join_reply(self._plan.sites[words.name], words.to_fields(), self._plan_sha256)
+                check_join_reply(self._plan.sites[joining.name], joining.to_fields(), self._plan_sha256)
             except PrivacyError as exc:
-                raise FederationError(f"{words.name}: {exc}") from exc
-        if words.layout != self._plan.layout.sha256:
+                raise FederationError(f"{joining.name}: {exc}") from exc
+        if joining.layout != self._plan.layout.sha256:
             raise FederationError(
-                f"node {words.name} builds a model of another layout: give it the server's [model] and [data]"
+                f"node {joining.name} builds a model of another layout: give it the server's [model] and [data]"
             )
-        if self._plan.federation.weighting == "declared" and words.examples < 1:
-            raise FederationError(f"{words.name} declares no count of examples, and weighting is 'declared'")
-        held = words.version if words.run == self._run and words.version >= 0 else 0
-        return Participant(name=words.name, node_id=node_id, version=held, examples=words.examples)
+        if self._plan.federation.weighting == "declared" and joining.examples < 1:
+            raise FederationError(f"{joining.name} declares no count of examples, and weighting is 'declared'")
+        version = joining.version if joining.run == self._run and joining.version >= 0 else 0
+        return Participant(name=joining.name, node_id=node_id, version=version, examples=joining.examples)
 
-    def _admitted(self, member: Participant) -> Participant:
-        """The node takes part, and the log says so."""
+    def _complete_admission(self, member: Participant) -> Participant:
+        """Take over the known anchor of the node's log, and record the admission."""
         key = None if self._plan.sites is None else self._plan.sites[member.name]
         if self._plan.anchors is not None and key is not None:
             member.anchor = self._plan.anchors.known(member.name, key) or member.anchor
-        self._server_log.admitted(member.name, None if key is None else key.hex, member.anchor)
+        self._server_log.record_admission(member.name, None if key is None else key.hex, member.anchor)
         return member
 
 
-def _read(reply: Message) -> JoinReply:
+def _read_join_reply(reply: Message) -> JoinReply:
     if reply.has_error():
-        raise FederationError(f"a node cannot take part: {error_text(reply)}")
+        raise FederationError(f"a node cannot take part: {read_error_text(reply)}")
     try:
         return JoinReply.from_fields(reply.content.config_records[RECORD])
     except (KeyError, CodecError) as exc:

@@ -1,11 +1,11 @@
-"""Countersigned checkpoints: at the end of a run, and now and then before, server and sites seal each other's logs.
+"""Countersigning of signed tree heads: at the end of a run, and at intervals, server and sites seal each other's logs.
 
-    server                                                     site
-      | -- Seal: the server's checkpoint -----------------------> |   keeps it in its own log
-      | <-- Sealed: the site's checkpoint, a countersignature --- |
-      | -- Seal: a newer one, and a countersignature -----------> |   keeps both
+    server                                                            site
+      | -- Seal: the server's signed tree head -------------------------> |   keeps it in its own log
+      | <-- Sealed: the site's signed tree head, a countersignature ----- |
+      | -- Seal: a newer signed tree head, and a countersignature ------> |   keeps both
 
-From then on neither side can rewrite what its log said: the other's log shows the root that it had.
+From then on neither side can rewrite the entries before: the other's log holds the root hash over them.
 """
 
 from typing import Any
@@ -24,23 +24,24 @@ from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Plan
 
 SEAL = "query.seal"
-"""Type of the messages."""
+"""Flower message type of the seals."""
 
 _PATIENCE_S = 60.0
-"""Seconds to wait for the sites; one that is away is sealed another time."""
+"""Seconds to wait for the sites; one that does not reply is sealed the next time."""
 
 _GRACE_S = 10.0
-"""The same once half have answered, or a site that never does would delay a run by a minute at each seal."""
+"""Seconds to wait for the others once half have replied: else a site that never replies would delay a run by a minute
+at each seal."""
 
 
 class Countersigning:
-    """Exchanges checkpoints with all sites that take part.
+    """Exchanges signed tree heads with all sites that take part.
 
     Args:
-        exchange: Messages to the nodes.
-        plan: Of the run.
+        exchange: Exchange with the nodes.
+        plan: Plan of the run.
         run: Identity of the run.
-        server_log: The server's log.
+        server_log: Log of the server.
     """
 
     def __init__(self, exchange: Exchange, plan: Plan, run: str, server_log: ServerLog) -> None:
@@ -48,7 +49,11 @@ class Countersigning:
         self._theirs: dict[str, SignedTreeHead] = {}
 
     def seal(self, participants: Participants, server_round: int) -> None:
-        """One exchange, where there is a log; who does not answer well is left out.
+        """Exchange signed tree heads once, where the server keeps a log; sites without a valid reply are left out.
+
+        Args:
+            participants: Nodes of the run.
+            server_round: Number of the last finished round.
 
         Raises:
             LogError: The server's log cannot be written.
@@ -57,16 +62,16 @@ class Countersigning:
         if self._server_log.log is None:
             return
         ours, members = self._server_log.log.read_tree_head(), participants.active
-        self._exchange.send(((m.node_id, self._seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
+        self._exchange.send(((m.node_id, self._build_seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
         by_id = {member.node_id: member for member in members}
         for node_id, reply in self._exchange.replies(_PATIENCE_S, min(_GRACE_S, self._plan.federation.grace_s)):
             member = by_id.get(node_id)
             if member is not None:
-                self._take(member, reply, ours)
+                self._handle_reply(member, reply, ours)
         self._exchange.cancel(SEAL)
         self._server_log.flush()
 
-    def _seal(self, ours: SignedTreeHead, member: Participant) -> RecordDict:
+    def _build_seal(self, ours: SignedTreeHead, member: Participant) -> RecordDict:
         theirs = self._theirs.get(member.name)
         known: dict[str, Any] = {}
         if theirs is not None:
@@ -76,17 +81,17 @@ class Countersigning:
             {RECORD: ConfigRecord(dict(Seal(run=self._run, log=ours.log, **ours.to_fields(), **known).to_fields()))}
         )
 
-    def _take(self, member: Participant, reply: Message, ours: SignedTreeHead) -> None:
-        """Keep what a site says, if it is what it should be."""
+    def _handle_reply(self, member: Participant, reply: Message, ours: SignedTreeHead) -> None:
+        """Record the reply of a site, if it is valid."""
         try:
-            words = Sealed.from_fields(reply.content.config_records[RECORD])
-            theirs, key = SignedTreeHead.from_fields(words.log, words.to_fields()), PublicKey.from_hex(words.key)
-            if not is_signature(words.countersignature):
+            sealed = Sealed.from_fields(reply.content.config_records[RECORD])
+            theirs, key = SignedTreeHead.from_fields(sealed.log, sealed.to_fields()), PublicKey.from_hex(sealed.key)
+            if not is_signature(sealed.countersignature):
                 return
         except (CodecError, KeyError, PrivacyError, ValueError):
             return
         expected = None if self._plan.sites is None else self._plan.sites.get(member.name)
-        signed = theirs.is_by(key) and ours.is_countersigned(key, words.countersignature)
-        if signed and expected in (None, key):
+        is_signed = theirs.is_by(key) and ours.is_countersigned(key, sealed.countersignature)
+        if is_signed and expected in (None, key):
             self._theirs[member.name] = theirs
-            self._server_log.sealed(member, key.hex, theirs, ours, words.countersignature)
+            self._server_log.record_seal(member, key.hex, theirs, ours, sealed.countersignature)

@@ -1,4 +1,4 @@
-"""Sending to nodes and taking their replies one by one, as they come."""
+"""Messages to nodes and their replies, received one by one as they arrive."""
 
 import logging
 import math
@@ -13,28 +13,28 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.core.errors import FedglmError
-from fedglm.server.rounds.patience import Patience
+from fedglm.server.rounds.deadline import Deadline
 
 LOG = logging.getLogger(__name__)
 
 _UNREADABLE = (DecodeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What Flower raises over a reply whose bytes are none of its messages, from `inflate` and the constructors of records;
-that the SuperLink is away is none of them."""
+"""Exceptions of Flower for a reply whose bytes are no valid message, from `inflate` and the constructors of records; an
+unreachable SuperLink raises none of them."""
 
 _POLL_S: Final = 0.05
-"""Seconds between two looks for replies."""
+"""Seconds between two polls."""
 
-PULLED = 32
-"""Replies asked for at a time: a grid holds all of one call in memory."""
+PULL_SIZE = 32
+"""Maximum number of replies to pull at a time: a grid holds all replies of one call in memory."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A message under way.
+    """A sent message that awaits its reply.
 
     Attributes:
-        node_id: Whom it was sent to.
-        message_type: `train`, `evaluate` or `query`.
+        node_id: Flower id of the receiving node.
+        message_type: Flower message type: `train` or `query`, or one with an action such as `query.seal`.
     """
 
     node_id: int
@@ -42,82 +42,85 @@ class Sent:
 
 
 class Stopped(FedglmError, RuntimeError):
-    """Somebody asked the server to stop while it waited for replies."""
+    """The stop event was set while the server waited for replies."""
 
 
 class Exchange:
-    """Messages under way between the server and its nodes.
+    """Sends messages to nodes and receives their replies.
 
-    Flower's own `send_and_receive` returns all replies at once; pulling a few at a time keeps the server's memory flat
-    in the number of nodes, and lets a reply be answered within the round.
+    Flower's own `send_and_receive` returns all replies at once; pulling a few at a time keeps the server's memory
+    constant in the number of nodes, and lets a reply be answered within the round.
 
     Args:
-        grid: Flower's way to the nodes.
-        stop: When set, waiting ends with `Stopped`.
-        clock: By which all that goes on over this exchange waits.
+        grid: Flower's connection to the nodes.
+        stop: Event that ends waiting with `Stopped`.
+        clock: Clock of the run, also for all that wait for replies of this exchange.
 
     Attributes:
-        clock: See above.
+        clock: Clock of the run.
     """
 
     def __init__(self, grid: Grid, stop: threading.Event, *, clock: Clock = WALL_CLOCK) -> None:
         self._grid, self._stop, self.clock = grid, stop, clock
-        self._waiting: dict[str, Sent] = {}
+        self._pending: dict[str, Sent] = {}
 
     def send(self, contents: Iterable[tuple[int, RecordDict]], message_type: str, server_round: int) -> None:
         """Push one message to each node.
 
         Args:
             contents: Pairs of Flower node id and content.
-            message_type: `train`, `evaluate` or `query`.
-            server_round: Groups the messages.
+            message_type: Flower message type, as in `Sent`.
+            server_round: Number of the round, which becomes the group id of the messages.
         """
         for node_id, content in contents:
             message = Message(content, dst_node_id=node_id, message_type=message_type, group_id=str(server_round))
             for message_id in self._grid.push_messages([message]):
-                self._waiting[message_id] = Sent(node_id, message_type)
+                self._pending[message_id] = Sent(node_id, message_type)
 
     def poll(self) -> Iterator[tuple[Sent, Message]]:
-        """Look once for replies, and yield each with what it answers; more may be sent meanwhile.
+        """Poll once for replies, and yield each with the message that it answers; more may be sent meanwhile.
 
-        One that cannot be read comes as a message without content.
+        A reply that cannot be read is yielded as a message without content.
 
         Raises:
             Stopped: The stop event was set.
         """
         if self._stop.is_set():
             raise Stopped("stopped on request")
-        waiting = list(self._waiting)
-        for start in range(0, len(waiting), PULLED):
-            for message_id, reply in self._pulled(waiting[start : start + PULLED]):
-                sent = self._waiting.pop(message_id, None)
+        pending = list(self._pending)
+        for start in range(0, len(pending), PULL_SIZE):
+            for message_id, reply in self._pull(pending[start : start + PULL_SIZE]):
+                sent = self._pending.pop(message_id, None)
                 if sent is not None:
                     yield sent, reply
 
-    def _pulled(self, message_ids: list[str]) -> Iterator[tuple[str, Message]]:
-        """The replies that are there, and what each answers."""
+    def _pull(self, message_ids: list[str]) -> Iterator[tuple[str, Message]]:
+        """Yield the available replies, each with the id of the message that it answers."""
         try:
             for reply in self._grid.pull_messages(message_ids):
                 yield reply.metadata.reply_to_message_id, reply
         except _UNREADABLE:
-            if len(message_ids) > 1:  # one of them; what else Flower gave away with it is asked for again in time
+            if len(message_ids) > 1:  # at least one; others that Flower handed out with it are requested again in time
                 for message_id in message_ids:
-                    yield from self._pulled([message_id])
-            elif (sent := self._waiting.get(message_ids[0])) is not None:
+                    yield from self._pull([message_id])
+            elif (sent := self._pending.get(message_ids[0])) is not None:
                 LOG.exception("the reply of node %d is no message", sent.node_id)
                 yield message_ids[0], Message(RecordDict(), dst_node_id=sent.node_id, message_type=sent.message_type)
 
     def replies(self, timeout_s: float, grace_s: float = math.inf) -> Iterator[tuple[int, Message]]:
-        """Yield (node id, reply) as they arrive, until nothing is awaited or time is up.
+        """Yield (node id, reply) as they arrive, until no message is pending or the deadline has passed.
 
         Args:
             timeout_s: Seconds to wait.
-            grace_s: See `Patience`; half are most.
+            grace_s: Grace period, as in `Deadline`; it starts once half of the replies have arrived.
+
+        Raises:
+            Stopped: The stop event was set.
         """
-        asked, patience = len(self._waiting), Patience(timeout_s, grace_s, self.clock)
-        while self._waiting and not patience.is_over:
-            if len(self._waiting) <= asked / 2:
-                patience.most_arrived()
+        sent_count, deadline = len(self._pending), Deadline(timeout_s, grace_s, self.clock)
+        while self._pending and not deadline.is_past:
+            if len(self._pending) <= sent_count / 2:
+                deadline.start_grace()
             arrived = False
             for sent, reply in self.poll():
                 arrived = True
@@ -126,14 +129,18 @@ class Exchange:
                 self.wait()
 
     def wait(self) -> None:
-        """Wait a little before the next look."""
+        """Wait for the time between two polls, or until the stop event is set."""
         self.clock.wait(self._stop, _POLL_S)
 
-    def online(self) -> set[int]:
-        """Flower's ids of the nodes that are connected."""
+    def get_online(self) -> set[int]:
+        """Return Flower's ids of the connected nodes."""
         return set(self._grid.get_node_ids())
 
     def cancel(self, message_type: str) -> list[int]:
-        """Wait no longer for answers to messages of a type; returns the node ids. A late reply is never pulled."""
-        left = [message_id for message_id, sent in self._waiting.items() if sent.message_type == message_type]
-        return sorted(self._waiting.pop(message_id).node_id for message_id in left)
+        """Stop waiting for replies to messages of a type; late ones are never pulled.
+
+        Returns:
+            Ids of the nodes that had not replied, ascending.
+        """
+        cancelled = [message_id for message_id, sent in self._pending.items() if sent.message_type == message_type]
+        return sorted(self._pending.pop(message_id).node_id for message_id in cancelled)

@@ -1,4 +1,4 @@
-"""The server's book of its nodes: who they are, which model version each holds, which update was folded in last."""
+"""The server's record of its nodes: their identities, the model version that each holds, its last aggregated update."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -10,7 +10,7 @@ from flwr.common.constant import ErrorCode
 from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_text import clean_text
 from fedglm.protocol.refusals import RefusedReply, read_refusal
-from fedglm.server.aggregation.fixed_point import public_weights
+from fedglm.server.aggregation.fixed_point import compute_public_weights
 
 LOST: Final = frozenset(
     int(code)
@@ -21,27 +21,27 @@ LOST: Final = frozenset(
         ErrorCode.CLIENT_APP_CRASHED,
     )
 )
-"""Flower's errors that say nothing of the node's own work, but that a message or a process was lost."""
+"""Flower's error codes for a lost message or process; they are no result of the node's own work."""
 
 
 class FederationError(FedglmError, RuntimeError):
-    """The federation cannot start or go on; the message says why and what would help."""
+    """The federation cannot start or continue; the message gives the reason and a remedy."""
 
 
 @dataclass
 class Participant:
-    """One node as the server knows it.
+    """The server's state of one node.
 
     Attributes:
-        name: Given by the node, unique.
-        node_id: Flower's, valid for this run of the runtime only; None while the node has not introduced itself.
-        version: Model version that the node holds, None if it cannot be built upon; version 0 is the initialisation,
-            which each node computes itself.
-        acknowledged: Last round whose update was folded in, 0 for none.
-        examples: Number of examples that it declares.
-        weight: Public weight in the mean.
-        anchor: Where its log, and with it its privacy ledger, stood in its last report; None where it reported none.
-        withdrawn: Why it takes no further part: its budget is spent. Empty while it does.
+        name: Name that the node gives itself, unique.
+        node_id: Flower's node id, valid only while the runtime runs; None until the node has joined.
+        version: Model version that the node holds; None if no delta can be applied to it. Version 0 is the
+            initialisation, which each node computes itself.
+        acknowledged: Last round whose update was aggregated, 0 for none.
+        examples: Number of examples that the node declares.
+        weight: Public weight in the mean, in (0, 1].
+        anchor: State of the node's log, and with it of its privacy ledger, in its last reply; None where that had none.
+        withdrawn: Reason why the node takes no further part: its budget is spent. Empty while it takes part.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Participants:
     """All nodes of a run, by name.
 
     Args:
-        members: In any order.
+        members: Nodes in any order.
     """
 
     def __init__(self, members: list[Participant]) -> None:
@@ -67,25 +67,29 @@ class Participants:
 
     @property
     def size(self) -> int:
-        """How many there are, here or not."""
+        """Number of nodes, joined or not."""
         return len(self._by_name)
 
     @property
     def active(self) -> list[Participant]:
-        """Those that came and did not withdraw, by name."""
+        """Nodes that joined and did not withdraw, sorted by name."""
         return [member for member in self._by_name.values() if member.node_id is not None and not member.withdrawn]
 
     @property
     def pending(self) -> list[str]:
-        """Names of those that have not introduced themselves and did not withdraw."""
+        """Names of the nodes that have not joined and did not withdraw."""
         return [name for name, member in self._by_name.items() if member.node_id is None and not member.withdrawn]
 
-    def of_node(self, node_id: int) -> Participant | None:
-        """The participant behind a Flower node id; None where it has come back under another one since."""
+    def find_by_id(self, node_id: int) -> Participant | None:
+        """Return the participant with a Flower node id; None where it has joined again with another id since."""
         return self._by_id.get(node_id)
 
     def join(self, member: Participant) -> Participant:
-        """Take up where a node is and what it holds, now that it has introduced itself, for the first time or again."""
+        """Record the id, version and examples of a node that joins, for the first time or again.
+
+        Returns:
+            The known participant of that name.
+        """
         known = self._by_name[member.name]
         if known.node_id is not None:
             self._by_id.pop(known.node_id, None)
@@ -94,65 +98,65 @@ class Participants:
             self._by_id[known.node_id] = known
         return known
 
-    def weigh(self, cap: float) -> None:
-        """Weigh all that have introduced themselves by what they declare: at least 1."""
-        here = [member for member in self._by_name.values() if member.node_id is not None]
-        weights = public_weights({member.name: member.examples for member in here}, cap)
-        for member in here:
+    def set_weights(self, cap: float) -> None:
+        """Set the weights of all nodes that have joined, from the examples that they declare (at least 1 each).
+
+        Args:
+            cap: Maximum ratio of two weights, at least 1.
+        """
+        joined = [member for member in self._by_name.values() if member.node_id is not None]
+        weights = compute_public_weights({member.name: member.examples for member in joined}, cap)
+        for member in joined:
             member.weight = weights[member.name]
 
     def sample(self, size: int, seed: int, server_round: int) -> list[Participant]:
-        """`size` of the nodes that still take part, by name: the same for a seed, whatever ids the runtime gave."""
+        """Sample `size` of the active nodes, sorted by name: the same for a seed, whatever ids the runtime assigned."""
         active = self.active
-        return [active[index] for index in drawn(len(active), size, seed, server_round)]
+        return [active[index] for index in draw_indices(len(active), size, seed, server_round)]
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint keeps: which residual may be committed, where the log stood, who withdrew."""
+        """Return the fields that a checkpoint keeps, by name of the node: acknowledged round, anchor and withdrawal."""
         return {
             name: {"acknowledged": member.acknowledged, "anchor": member.anchor, "withdrawn": member.withdrawn}
             for name, member in self._by_name.items()
         }
 
     def restore(self, state: dict[str, dict[str, Any]], *, strict: bool = True) -> None:
-        """Take up a checkpoint's book.
+        """Restore the fields of a checkpoint.
 
         Args:
-            state: What `state` gave.
-            strict: The nodes must be the same; else sites may have been enrolled and revoked meanwhile.
+            state: Fields that `state` returned.
+            strict: Whether the nodes must be the same; else sites may have been enrolled and revoked meanwhile.
 
         Raises:
-            FederationError: The run was made with other nodes.
+            FederationError: The nodes differ, and `strict` is set.
         """
         if strict and state and state.keys() != self._by_name.keys():
-            odd = ", ".join(sorted(state.keys() ^ self._by_name.keys()))
-            raise FederationError(f"the checkpoint was made with other nodes (in one only: {odd})")
+            differing = ", ".join(sorted(state.keys() ^ self._by_name.keys()))
+            raise FederationError(f"the checkpoint was made with other nodes (in one only: {differing})")
         for name in state.keys() & self._by_name.keys():
             member, entry = self._by_name[name], state[name]
             member.acknowledged, member.withdrawn = entry["acknowledged"], entry["withdrawn"]
             member.anchor = member.anchor or entry["anchor"]  # the project may know a newer one
 
 
-def drawn(nodes: int, size: int, seed: int, server_round: int) -> list[int]:
-    """Which `size` of `nodes` a round draws, ascending."""
+def draw_indices(nodes: int, size: int, seed: int, server_round: int) -> list[int]:
+    """Draw `size` distinct indices below `nodes` for a round, ascending; the same for the same seed and round."""
     chosen = np.random.default_rng([seed, server_round]).choice(nodes, size=size, replace=False)
     return sorted(int(index) for index in chosen)
 
 
-def error_text(reply: Message) -> str:
-    """Why a node sends no answer, in its own words, cleaned.
-
-    Args:
-        reply: One that has an error.
-    """
+def read_error_text(reply: Message) -> str:
+    """Return the untrusted reason of an error reply, cleaned for display."""
     return clean_text(str(reply.error.reason or ""))
 
 
 def is_lost(reply: Message) -> bool:
-    """Whether the reply is Flower's word that the real one will not come."""
+    """Return whether the reply is an error of Flower's, which means that the node's own reply will not arrive."""
     return reply.has_error() and reply.error.code in LOST
 
 
-def refusal_of(reply: Message) -> RefusedReply | None:
-    """Why a node refuses, where the reply is a refusal: the rule of the site's policy, and its words, cleaned."""
+def read_refused_reply(reply: Message) -> RefusedReply | None:
+    """Return the refusal that a reply holds, with its text cleaned for display; None where it holds none."""
     refused = read_refusal(reply.error) if reply.has_error() else None
-    return refused and replace(refused, text=error_text(reply))
+    return refused and replace(refused, text=read_error_text(reply))

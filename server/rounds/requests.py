@@ -1,6 +1,6 @@
-"""What a round sends to its nodes: the request to train, with what the node lacks of the model, and the same again.
+"""Train requests of a round: sent with the part of the model that the node is missing, and sent again after a loss.
 
-A message that is sent again costs a node nothing: it answers a round that it has trained for with the very same bytes.
+A message that is sent again costs a node nothing: for a round that it has trained for, it replies with the same bytes.
 """
 
 import secrets
@@ -17,15 +17,23 @@ from fedglm.server.rounds.participants import Participant
 from fedglm.server.run_setup import Plan
 
 TRAIN = "train"
-"""Type of the messages."""
+"""Flower message type of the requests."""
 
 _FOR_MODEL = 2
-"""Messages of a round beyond the first and those sent again: what a node lacks, and then the whole model."""
+"""Messages that a node may get in a round besides the first and the resends after a loss: deltas from the version that
+it reports, and then a snapshot."""
 
 
 @dataclass
 class RoundBytes:
-    """Bytes of a round, as they lie in the messages, beside those of dense float32 for the same nodes."""
+    """Bytes of a round's messages, and for comparison those of dense float32 for the same nodes.
+
+    Attributes:
+        uplink: Bytes received, as serialised records.
+        downlink: Bytes sent, as serialised records, resends included.
+        dense_uplink: Bytes of the accepted updates as dense float32.
+        dense_downlink: Bytes of one model for each node as dense float32.
+    """
 
     uplink: int = 0
     downlink: int = 0
@@ -35,22 +43,22 @@ class RoundBytes:
 
 @dataclass
 class Request:
-    """What one node was asked in a round, and how that went.
+    """The request to one node in a round, and its state.
 
     Attributes:
-        message: The fields that were sent last; a reply must answer them.
-        sent_at: When, by the run's clock.
-        times: How often something was sent.
-        losses: How often it was sent again because it was lost.
-        lost: Why it counts as lost; empty while a reply is awaited.
-        has_new_version: Whether it was sent again for another version of the model.
+        message: Fields that were sent last; a reply must match them.
+        sent_at: Time of the last message in seconds, by the monotonic clock of the run.
+        sends: Number of messages sent.
+        losses: Number of resends after a loss.
+        loss_reason: Reason why the request is considered lost; empty while a reply is awaited.
+        has_new_version: Whether it was sent again with the model from another version on.
     """
 
     message: TrainRequest
     sent_at: float
-    times: int = 0
+    sends: int = 0
     losses: int = 0
-    lost: str = ""
+    loss_reason: str = ""
     has_new_version: bool = False
 
 
@@ -58,68 +66,69 @@ class Requests:
     """The requests of one round, by name of the node.
 
     Args:
-        number: Of the round.
+        server_round: Number of the round.
         run: Identity of the run.
-        plan: Of the run.
-        versions: The model and its history, which nodes get what they lack of.
-        exchange: Messages under way.
-        traffic: Is counted up.
+        plan: Plan of the run.
+        versions: Published model and its deltas.
+        exchange: Exchange to send with.
+        traffic: Counter to which the sent bytes are added.
     """
 
     def __init__(
-        self, number: int, run: str, plan: Plan, versions: ModelVersions, exchange: Exchange, traffic: RoundBytes
+        self, server_round: int, run: str, plan: Plan, versions: ModelVersions, exchange: Exchange, traffic: RoundBytes
     ) -> None:
-        self._number, self._run, self._plan, self._versions = number, run, plan, versions
+        self._server_round, self._run, self._plan, self._versions = server_round, run, plan, versions
         self._exchange, self._traffic = exchange, traffic
         self._by_name: dict[str, Request] = {}
 
-    def of(self, name: str) -> Request | None:
-        """What a node was asked; None where it was not."""
+    def get(self, name: str) -> Request | None:
+        """Return the request to a node; None where none was sent."""
         return self._by_name.get(name)
 
-    def times(self, name: str) -> int:
-        """How often something was sent to a node."""
-        request = self.of(name)
-        return 0 if request is None else request.times
+    def count_sends(self, name: str) -> int:
+        """Return the number of messages sent to a node."""
+        request = self.get(name)
+        return 0 if request is None else request.sends
 
     def send(self, member: Participant) -> bool:
-        """Ask a node for its update, for the first time or again; one that is not there is asked when it comes.
+        """Request the update of a node, for the first time or again; nothing is sent to a node before it has joined.
 
         Returns:
-            Whether it may go on: False for one that was asked too often, and is asked no more.
+            False where the limit of messages to the node is reached, and nothing was sent; else True.
         """
         if member.node_id is None:
             return True
-        message, known, now = self._message(member), self.of(member.name), self._exchange.clock.monotonic()
+        message, known, now = self._build_message(member), self.get(member.name), self._exchange.clock.monotonic()
         request = self._by_name.setdefault(member.name, Request(message, now))
         request.message = message
-        if request.times > self._plan.federation.resends + _FOR_MODEL:
+        if request.sends > self._plan.federation.resends + _FOR_MODEL:
             return False
-        content = _content(message, self._versions.message_since(member.version))
+        content = _build_content(message, self._versions.message_since(member.version))
         self._traffic.downlink += recorddict_to_proto(content).ByteSize()
         self._traffic.dense_downlink += 0 if known else 4 * self._plan.layout.size
-        request.times, request.lost, request.sent_at = request.times + 1, "", now
-        self._exchange.send([(member.node_id, content)], TRAIN, self._number)
+        request.sends, request.loss_reason, request.sent_at = request.sends + 1, "", now
+        self._exchange.send([(member.node_id, content)], TRAIN, self._server_round)
         return True
 
-    def _message(self, member: Participant) -> TrainRequest:
-        known, federation = self.of(member.name), self._plan.federation
+    def _build_message(self, member: Participant) -> TrainRequest:
+        known, federation = self.get(member.name), self._plan.federation
         return TrainRequest(
             run=self._run,
-            round=self._number,
-            # The same each time, so that either answer counts, once.
+            round=self._server_round,
+            # The same for each resend, so that either reply is valid, once.
             nonce=known.message.nonce if known else secrets.token_hex(8),
             layout=self._plan.layout.sha256,
             version=self._versions.version,
             acknowledged=member.acknowledged,
-            learning_rate=self._plan.learning_rate * self._plan.optimizer.rate_at(self._number, federation.rounds),
+            learning_rate=self._plan.learning_rate
+            * self._plan.optimizer.rate_at(self._server_round, federation.rounds),
             evaluate=federation.node_metrics,
             anchor=member.anchor,
         )
 
 
-def envelope(layout: Layout) -> int:
-    """Most bytes that a message takes around the delta of one version."""
+def compute_envelope_size(layout: Layout) -> int:
+    """Return the maximum number of bytes of a message around the delta of one version."""
     longest = TrainRequest(
         run="0" * 16,
         round=2**31 - 1,
@@ -130,8 +139,8 @@ def envelope(layout: Layout) -> int:
         learning_rate=1.0,
         evaluate=True,
     )
-    return int(recorddict_to_proto(_content(longest, bytes(HEADER))).ByteSize()) + LENGTHS
+    return int(recorddict_to_proto(_build_content(longest, bytes(HEADER))).ByteSize()) + LENGTHS
 
 
-def _content(message: TrainRequest, blob: bytes) -> RecordDict:
+def _build_content(message: TrainRequest, blob: bytes) -> RecordDict:
     return RecordDict({RECORD: ConfigRecord({**message.to_fields(), MODEL: blob})})

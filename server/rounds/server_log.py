@@ -1,7 +1,7 @@
-"""What a server writes into the signed log of a run: plan, sites, each update that it took, each model that it made.
+"""Entries of the server in the signed log of a run: plan, sites, each accepted update, each published model.
 
-Notes are kept until `flush`, and then written at once: a round's when it is over, before its checkpoint. Of a round in
-which the server was killed nothing is there; it is begun again.
+Entries are buffered until `flush`, and then written at once: those of a round after it, before its checkpoint. Of a
+round in which the server was killed nothing is written; it is repeated.
 """
 
 import hashlib
@@ -15,97 +15,118 @@ from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.run_folder.rows import to_json
-from fedglm.server.rounds.participants import Participant, refusal_of
+from fedglm.server.rounds.participants import Participant, read_refused_reply
 from fedglm.server.run_setup import Row
 
 
 class ServerLog:
-    """The log in the file at `path`, which is made if it is not there.
+    """The server's signed log of a run.
 
     Args:
-        path: Of the file; None keeps nothing.
-        key: The server's.
+        path: Path of the log, which is created if it does not exist; None keeps no log.
+        key: Signing key of the server.
         run: Identity of the run.
 
     Attributes:
-        log: None where nothing is kept.
+        log: The signed log; None where none is kept.
 
     Raises:
-        LogError: The log is damaged, or the server did not sign it.
+        LogError: The log is damaged, or not signed by this server.
     """
 
     def __init__(self, path: Path | None, key: SigningKey, run: str) -> None:
         self._key, self._run = key, run
-        self._notes: list[tuple[str, dict[str, Any]]] = []
+        self._entries: list[tuple[str, dict[str, Any]]] = []
         if path is not None and not path.exists():
             SignedLog.create(path, key, role="server", name="server")
         self.log = None if path is None else SignedLog(path, key)
 
-    def begun(self, signed: SignedPlan, rounds: int) -> None:
-        """The run begins, or goes on after so many rounds."""
-        self._note("announced", run=self._run, plan=signed.plan.sha256, signed=signed.to_text())
-        self._note("begun", run=self._run, round=rounds)
+    def record_start(self, signed: SignedPlan, rounds: int) -> None:
+        """Record that the run starts, or resumes after `rounds` rounds, and write it."""
+        self._add("announced", run=self._run, plan=signed.plan.sha256, signed=signed.to_text())
+        self._add("begun", run=self._run, round=rounds)
         self.flush()
 
-    def admitted(self, name: str, key: str | None, anchor: str | None) -> None:
-        """A site takes part; its log stood at `anchor` when the server saw it last, in this run or an earlier one."""
+    def record_admission(self, name: str, key: str | None, anchor: str | None) -> None:
+        """Record that a site takes part.
+
+        Args:
+            name: Name of the site.
+            key: Its public key (hex); None where sites do not sign.
+            anchor: Last known state of its log, from this run or an earlier one; None where none is known.
+        """
         known = {} if anchor is None else {"anchor": anchor}
-        self._note("admitted", run=self._run, site=name, key=key, **known)
+        self._add("admitted", run=self._run, site=name, key=key, **known)
 
-    def declined(self, node_id: int, rule: str | None) -> None:
-        """A site's policy refuses the plan, by that rule."""
-        self._note("declined", run=self._run, rule=rule or "unnamed", node=node_id % 2**63)
+    def record_refusal(self, node_id: int, rule: str | None) -> None:
+        """Record that a site's policy refuses the plan, by a rule (None where it names none)."""
+        self._add("declined", run=self._run, rule=rule or "unnamed", node=node_id % 2**63)
 
-    def accepted(self, server_round: int, site: str, **fields: Any) -> None:
-        """An update was folded in; see `privacy.log.entries`."""
-        self._note("accepted", run=self._run, round=server_round, site=site, **fields)
+    def record_accepted(self, server_round: int, site: str, **fields: Any) -> None:
+        """Record an aggregated update; the fields are those of `privacy.log.entries`."""
+        self._add("accepted", run=self._run, round=server_round, site=site, **fields)
 
-    def rejected(self, server_round: int, site: str, fault: str, rule: str | None = None) -> None:
-        """An update was not folded in."""
-        self._note("rejected", run=self._run, round=server_round, site=site, fault=fault, rule=rule)
+    def record_rejected(self, server_round: int, site: str, fault: str, rule: str | None = None) -> None:
+        """Record that a site's update was not aggregated.
 
-    def published(self, row: Row, model_sha256: str) -> None:
-        """A round is over, and there is a new model."""
+        Args:
+            server_round: Number of the round.
+            site: Name of the site.
+            fault: Kind of fault, as in `privacy.log.entries`.
+            rule: Name of the broken rule, where the site refused by one.
+        """
+        self._add("rejected", run=self._run, round=server_round, site=site, fault=fault, rule=rule)
+
+    def record_round(self, row: Row, model_sha256: str) -> None:
+        """Record a finished round and the hash (hex) of its model, and write all entries of the round."""
         counts = {"accepted": row["nodes_accepted"], "rejected": row["nodes_rejected"]}
         sizes = {name: row[name] for name in ("uplink_bytes", "downlink_bytes")}
-        line = hashlib.sha256(to_json(row).encode()).hexdigest()  # so that nobody puts in another loss
-        self._note("published", run=self._run, round=row["round"], model=model_sha256, row=line, **counts, **sizes)
+        row_sha256 = hashlib.sha256(to_json(row).encode()).hexdigest()  # so that no row can be altered later
+        self._add("published", run=self._run, round=row["round"], model=model_sha256, row=row_sha256, **counts, **sizes)
         self.flush()
 
-    def finished(self, rounds: int, model_sha256: str) -> None:
-        """The last round is over."""
-        self._note("finished", run=self._run, rounds=rounds, model=model_sha256)
+    def record_end(self, rounds: int, model_sha256: str) -> None:
+        """Record that the run is finished, and write it."""
+        self._add("finished", run=self._run, rounds=rounds, model=model_sha256)
         self.flush()
 
-    def countersign(self, other: SignedTreeHead) -> str:
-        """The server's signature under a site's checkpoint (hex)."""
-        return other.countersign(self._key)
+    def countersign(self, theirs: SignedTreeHead) -> str:
+        """Return the server's countersignature (hex) of a site's signed tree head."""
+        return theirs.countersign(self._key)
 
-    def sealed(
-        self, member: Participant, key: str, theirs: SignedTreeHead, ours: SignedTreeHead, signature: str
+    def record_seal(
+        self, member: Participant, key: str, theirs: SignedTreeHead, ours: SignedTreeHead, countersignature: str
     ) -> None:
-        """A site has shown how its log stands, and countersigned how this one does."""
-        self._note("witnessed", run=self._run, name=member.name, key=key, log=theirs.log, **theirs.to_fields())
-        self._note("countersigned", by=key, countersignature=signature, **ours.to_fields())
+        """Record the signed tree head of a site, and its countersignature of this log's.
+
+        Args:
+            member: Site.
+            key: Its public key (hex).
+            theirs: Signed tree head of its log.
+            ours: Signed tree head of this log.
+            countersignature: Countersignature of `ours` by the site (hex).
+        """
+        self._add("witnessed", run=self._run, name=member.name, key=key, log=theirs.log, **theirs.to_fields())
+        self._add("countersigned", by=key, countersignature=countersignature, **ours.to_fields())
 
     def flush(self) -> None:
-        """Write all notes, in one go.
+        """Write all buffered entries at once.
 
         Raises:
-            LogError: They could not be written.
+            LogError: The entries could not be written.
         """
         if self.log is not None:
             with self.log.writing() as put:
-                for kind, fields in self._notes:
+                for kind, fields in self._entries:
                     put(kind, fields)
-        self._notes = []
+        self._entries = []
 
-    def _note(self, kind: str, **fields: Any) -> None:
-        self._notes.append((kind, fields))
+    def _add(self, kind: str, **fields: Any) -> None:
+        self._entries.append((kind, fields))
 
 
-def fault_of(reply: Message) -> tuple[str, str | None]:
-    """Why a reply is no update, where it is an error: the fault, and the rule that was broken."""
-    if (refused := refusal_of(reply)) is not None:
+def classify_fault(reply: Message) -> tuple[str, str | None]:
+    """Return the kind of fault of a reply that is no valid update, and the broken rule where it is a refusal."""
+    if (refused := read_refused_reply(reply)) is not None:
         return "refused", refused.rule
     return ("failed" if reply.has_error() else "malformed"), None

@@ -117,7 +117,7 @@ def test_the_wrapper_without_the_mod_rejects_dense_replies_and_says_why():
         replies = list(grid.send_and_receive(messages))
         assert all(reply.has_content() for reply in replies)
         with pytest.raises(CodecError, match=r"mods=\[compress_uplink\(\)\]"):
-            wrapped._take(replies[0])  # the reason is otherwise only in the log
+            wrapped._decode(replies[0])  # the reason is otherwise only in the log
         assert wrapped.aggregate_train(1, replies) == (None, None)
 
 

@@ -186,7 +186,7 @@ def test_an_array_is_not_loaded_before_its_size_is_known(tmp_path, array, reason
     tracemalloc.start()
     try:
         with pytest.raises(CodecError, match=reason):
-            wire.wrapped._take(reply)
+            wire.wrapped._decode(reply)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
@@ -197,7 +197,7 @@ def test_an_array_is_taken_in_either_format(tmp_path, version):
     wire = Wire(tmp_path, avg(), drift)
     (reply, _) = wire.replies(1, START)
     resent(reply, n=Array("int64", (), "numpy.ndarray", npy((), version=version)))
-    assert wire.wrapped._take(reply).norm() > 0
+    assert wire.wrapped._decode(reply).norm() > 0
 
 
 def test_no_good_reply_at_all_is_for_the_strategy_to_judge(tmp_path):

@@ -206,7 +206,7 @@ def test_all_rounds_together_spend_the_budget_and_no_more(epsilon, fraction, rou
     spends = []
     for done in (1, rounds // 2, rounds):
         expected = peer(Event(private.mechanism.noise_multiplier, fraction, done), private.delta)
-        spends.append(private.row(rows[: done - 1])["client_epsilon"])
+        spends.append(private.make_row_fields(rows[: done - 1])["client_epsilon"])
         assert expected <= spends[-1] <= expected + 0.02
     assert spends == sorted(spends)
     assert epsilon - 0.1 < spends[-1] <= epsilon
@@ -216,8 +216,8 @@ def test_all_rounds_together_spend_the_budget_and_no_more(epsilon, fraction, rou
 
 @pytest.mark.parametrize(("nodes", "delta"), [(1, 0.1), (3, 0.03), (10, 0.01), (11, 0.009), (400, 2e-4), (1000, 1e-4)])
 def test_delta_follows_the_number_of_nodes(nodes, delta):
-    assert ClientPrivacySettings().delta_of(nodes) == delta <= 0.1 / nodes + 1e-12
-    assert ClientPrivacySettings(delta=1e-6).delta_of(nodes) == 1e-6
+    assert ClientPrivacySettings().compute_delta(nodes) == delta <= 0.1 / nodes + 1e-12
+    assert ClientPrivacySettings(delta=1e-6).compute_delta(nodes) == 1e-6
 
 
 def test_what_cannot_be_promised_is_refused():

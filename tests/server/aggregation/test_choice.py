@@ -50,9 +50,9 @@ def test_the_settings_choose(tmp_path):
 
 def test_the_bound_is_tighter_where_nodes_add_noise(tmp_path):
     vectors = [scale * vector for scale, vector in zip((1.0, 1.0, 1.0, 1.2, 0.8), honest(5), strict=True)]
-    cut = {noise: closed(made(tmp_path, adds_noise=noise), vectors).counted for noise in (False, True)}
+    cut = {noise: closed(made(tmp_path, adds_noise=noise), vectors).contributions for noise in (False, True)}
     assert cut[True]["node-3"] < 0.9 < 0.99 < cut[False].get("node-3", 1.0)
-    assert closed(made(tmp_path, clip_factor=2.0, adds_noise=True), vectors).counted == {}
+    assert closed(made(tmp_path, clip_factor=2.0, adds_noise=True), vectors).contributions == {}
 
 
 def test_the_direction_of_the_last_rounds_is_remembered_under_noise_alone(tmp_path):

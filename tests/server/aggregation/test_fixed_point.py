@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.updates import DenseUpdate, SparseUpdate
-from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean, public_weights
+from fedglm.server.aggregation.fixed_point import FRACTION_BITS, FixedPointMean, compute_public_weights
 
 floats = st.floats(-1000, 1000, width=32)
 
@@ -23,7 +23,7 @@ def rounds(draw):
         vector = draw(arrays(np.float32, size, elements=floats))
         updates.append(decode(make_codec(name).encode(vector), size=size))
     examples = draw(st.lists(st.integers(1, 10**6), min_size=count, max_size=count))
-    weights = list(public_weights({str(i): n for i, n in enumerate(examples)}, cap=50).values())
+    weights = list(compute_public_weights({str(i): n for i, n in enumerate(examples)}, cap=50).values())
     return size, updates, weights, draw(st.permutations(range(count)))
 
 
@@ -99,7 +99,7 @@ def test_the_limit_keeps_any_number_of_terms_from_overflowing(terms, weight):
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(1, 2**40 - 1), min_size=1, max_size=8), st.floats(1, 1e4))
 def test_public_weights_keep_to_the_cap_and_to_the_order(examples, cap):
-    weights = public_weights(examples, cap)
+    weights = compute_public_weights(examples, cap)
     assert weights.keys() == examples.keys()
     assert max(weights.values()) == 1.0
     assert max(weights.values()) / min(weights.values()) <= cap
@@ -109,13 +109,13 @@ def test_public_weights_keep_to_the_cap_and_to_the_order(examples, cap):
 
 
 def test_public_weights_below_the_cap_are_in_proportion():
-    assert public_weights({"a": 25, "b": 100, "c": 50}, cap=10) == {"a": 0.25, "b": 1.0, "c": 0.5}
-    assert public_weights({"a": 1, "b": 10**9}, cap=4) == pytest.approx({"a": 0.25, "b": 1.0}, abs=2**-19)
+    assert compute_public_weights({"a": 25, "b": 100, "c": 50}, cap=10) == {"a": 0.25, "b": 1.0, "c": 0.5}
+    assert compute_public_weights({"a": 1, "b": 10**9}, cap=4) == pytest.approx({"a": 0.25, "b": 1.0}, abs=2**-19)
 
 
 @pytest.mark.parametrize("lie", [1, 2**40])
 def test_one_false_count_moves_no_other_weight(lie):
     honest = {"a": 100, "b": 200, "c": 300}
-    true, false = (public_weights(honest | {"liar": count}, cap=10) for count in (200, lie))
+    true, false = (compute_public_weights(honest | {"liar": count}, cap=10) for count in (200, lie))
     ratios = [(weights["a"] / weights["c"], weights["b"] / weights["c"]) for weights in (true, false)]
     assert ratios[1] == pytest.approx(ratios[0], abs=2**-16)

@@ -26,8 +26,8 @@ from fedglm.scenarios.deployment import build_deployed_model, prepare
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario
 from fedglm.server.aggregation.fixed_point import FixedPointMean
-from fedglm.server.aggregation.reference_check import MAX_GROUPS, ReferenceCheck, groups_of, harmful
-from fedglm.server.aggregation.robust_mean import Check, RobustAggregator
+from fedglm.server.aggregation.reference_check import MAX_GROUPS, ReferenceCheck, find_harmful, make_groups
+from fedglm.server.aggregation.robust_mean import HarmCheck, RobustAggregator
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_reference import load_reference, save_reference
 from fedglm.server.errors import ProjectError
@@ -58,31 +58,31 @@ def test_the_minority_that_harms_is_left_out(effects, base):
         for size in range((len(effects) - 1) // 2 + 1)
         for chosen in itertools.combinations(range(len(effects)), size)
     )
-    chosen = harmful(len(effects), (len(effects) - 1) // 2, lambda choices: list(map(loss_without, choices)))
+    chosen = find_harmful(len(effects), (len(effects) - 1) // 2, lambda choices: list(map(loss_without, choices)))
     assert loss_without(chosen) == least
 
 
 def test_where_the_loss_is_least_with_all_nobody_is_left_out():
-    assert harmful(5, 2, lambda choices: [float(len(numbers)) for numbers in choices]) == []
+    assert find_harmful(5, 2, lambda choices: [float(len(numbers)) for numbers in choices]) == []
 
 
 def test_a_model_that_leaves_the_range_of_weights_is_worse_than_any():
-    assert harmful(4, 1, lambda choices: [3.0 if 2 in numbers else math.inf for numbers in choices]) == [2]
+    assert find_harmful(4, 1, lambda choices: [3.0 if 2 in numbers else math.inf for numbers in choices]) == [2]
 
 
 def test_no_more_are_left_out_than_may_be():
     asked = []
-    assert harmful(5, 0, lambda choices: asked.append(choices) or []) == asked == []
-    assert harmful(5, 1, lambda choices: [-float(sum(numbers)) for numbers in choices]) == [4]
+    assert find_harmful(5, 0, lambda choices: asked.append(choices) or []) == asked == []
+    assert find_harmful(5, 1, lambda choices: [-float(sum(numbers)) for numbers in choices]) == [4]
 
 
 def test_many_are_left_out_in_groups_which_each_round_draws_anew():
     names = [f"node-{index}" for index in range(100)]
-    first, second = groups_of(names, 7, 1), groups_of(names, 7, 2)
+    first, second = make_groups(names, 7, 1), make_groups(names, 7, 2)
     assert len(first) == MAX_GROUPS
     assert sorted(itertools.chain(*first)) == sorted(names)
-    assert first == groups_of(names, 7, 1) != second
-    assert groups_of(names[:MAX_GROUPS], 7, 1) == [[name] for name in names[:MAX_GROUPS]]
+    assert first == make_groups(names, 7, 1) != second
+    assert make_groups(names[:MAX_GROUPS], 7, 1) == [[name] for name in names[:MAX_GROUPS]]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
@@ -94,13 +94,13 @@ def test_the_mean_is_that_of_the_others(tmp_path, order):
     def losses(means):
         return [float(mean @ hostile) for mean in means]
 
-    check = Check(losses, lambda names: [[n] for n in names])
+    check = HarmCheck(losses, lambda names: [[n] for n in names])
     mean = FixedPointMean(SIZE, terms=4)
     aggregator = RobustAggregator(mean, tmp_path, "topk-fp16", factor=100.0, check=check)
     for index in order:
         aggregator.add(f"node-{index}", 0.5, sent[index], CODEC.encode(vectors[index]))
     closed = aggregator.close()
-    assert closed.counted == {"node-2": 0.0}
+    assert closed.contributions == {"node-2": 0.0}
     others = FixedPointMean(SIZE, terms=3)
     for index in (0, 1, 3):
         others.add(sent[index], 0.5)

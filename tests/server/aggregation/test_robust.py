@@ -10,7 +10,7 @@ from fedglm.compression.codec import decode
 from fedglm.compression.updates import SparseUpdate
 from fedglm.server.aggregation.fixed_point import FixedPointMean
 from fedglm.server.aggregation.mean import MeanAggregator
-from fedglm.server.aggregation.robust import Cosine, limits_of, shares
+from fedglm.server.aggregation.robust import Cosine, compute_limits, compute_shares
 from fedglm.server.aggregation.robust_mean import RobustAggregator
 
 
@@ -23,7 +23,7 @@ def mean_of(folder, vectors, order=None, factor=1.25, weights=None, drift=None):
         weight = 1.0 if weights is None else weights[index]
         aggregator.add(f"node-{index}", weight, decode(blob, size=SIZE), blob)
     closed = aggregator.close()
-    return closed.mean, closed.counted
+    return closed.mean, closed.contributions
 
 
 def test_the_mean_has_the_same_bits_in_any_order(tmp_path):
@@ -37,13 +37,13 @@ def test_the_mean_has_the_same_bits_in_any_order(tmp_path):
 
 def test_alike_updates_count_whole_and_their_mean_is_the_plain_one(tmp_path):
     vectors = honest(5)
-    robust, counted = mean_of(tmp_path, vectors, factor=2.0)
+    robust, contributions = mean_of(tmp_path, vectors, factor=2.0)
     aggregator = MeanAggregator(FixedPointMean(SIZE, terms=5))
     for index, vector in enumerate(vectors):
         blob = CODEC.encode(vector)
         aggregator.add(str(index), 1.0, decode(blob, size=SIZE), blob)
     plain = aggregator.close()
-    assert plain.counted == counted == {}
+    assert plain.contributions == contributions == {}
     assert robust.tobytes() == plain.mean.tobytes()
 
 
@@ -53,35 +53,35 @@ def test_a_long_update_moves_the_mean_by_no_more_than_the_limit(tmp_path, scale)
     sent = [decode(CODEC.encode(vector), size=SIZE).to_dense() for vector in vectors]
     limit = 1.25 * np.median([np.linalg.norm(vector) for vector in sent])
     without = sum(sent[1:])
-    mean, counted = mean_of(tmp_path, [scale * vectors[0], *vectors[1:]])
+    mean, contributions = mean_of(tmp_path, [scale * vectors[0], *vectors[1:]])
     moved = np.linalg.norm(mean * 4 - without)
     assert moved <= 2.5 * limit  # the long one, and what others were cut by
-    assert counted["node-0"] < 0.2
+    assert contributions["node-0"] < 0.2
 
 
 def test_an_update_against_all_others_counts_for_less(tmp_path):
     vectors = honest(4, together=2.0)
     against = -sum(vectors[1:]).astype(np.float32) / 3
-    _, counted = mean_of(tmp_path, [against, *vectors[1:]], factor=2.0)
-    assert counted.keys() == {"node-0"}
-    assert counted["node-0"] < 0.5
+    _, contributions = mean_of(tmp_path, [against, *vectors[1:]], factor=2.0)
+    assert contributions.keys() == {"node-0"}
+    assert contributions["node-0"] < 0.5
 
 
 def test_of_two_nobody_can_say_which_is_odd(tmp_path):
     one, other = honest(2)
-    mean, counted = mean_of(tmp_path, [one, -1000 * other])
-    assert counted == {}
+    mean, contributions = mean_of(tmp_path, [one, -1000 * other])
+    assert contributions == {}
     assert np.linalg.norm(mean) > 100 * np.linalg.norm(one)
-    assert limits_of([1.0, 9.0], [1.0, 9.0], 1.25) is None
-    assert shares([Cosine(-1.0, 0.1)] * 2) == [1.0, 1.0]
+    assert compute_limits([1.0, 9.0], [1.0, 9.0], 1.25) is None
+    assert compute_shares([Cosine(-1.0, 0.1)] * 2) == [1.0, 1.0]
 
 
 def test_what_is_cut_stays_sparse_and_within_both_limits():
-    limits = limits_of([1.0, 1.1, 0.9], [0.5, 0.6, 0.4], 1.0)
+    limits = compute_limits([1.0, 1.1, 0.9], [0.5, 0.6, 0.4], 1.0)
     update = decode(CODEC.encode(honest(1)[0] * 1000), size=SIZE)
-    cut = limits.cut(update)
+    cut = limits.clip(update)
     assert isinstance(cut, SparseUpdate)
     assert cut.norm() <= 1.0 + 1e-6
     assert cut.max_abs() <= 0.5
     small = decode(CODEC.encode(honest(1)[0] * 1e-3), size=SIZE)
-    assert limits.cut(small) is small
+    assert limits.clip(small) is small
