@@ -85,7 +85,7 @@ def _outline(site: Site, recipe_toml: str) -> _Outline:
     data, model = _data_settings(site, recipe), _model_settings(site, recipe)
     task = make_public_task(data, model)
     outlined = outline_model(model, task)
-    return _Outline(recipe, data, model, task, make_layout(outlined), ModelSize.of(outlined, task))
+    return _Outline(recipe, data, model, task, make_layout(outlined), ModelSize.from_model(outlined, task))
 
 
 @lru_cache(maxsize=1)
@@ -157,7 +157,7 @@ def _check(outline: _Outline, training: LocalTrainingSettings, plan: RunPlan, si
         )
     at_once = training.micro_batch_size or training.batch_size
     measures = measures and (plan.spec.noise.metrics is not None or not private)
-    check_memory(outline.size, at_once, torch_device(training.device), clipped=private, measures=measures)
+    check_memory(outline.size, at_once, torch_device(training.device), clipped=private, evaluated=measures)
 
 
 def _data_settings(site: Site, recipe: Recipe) -> DataSettings:

@@ -15,7 +15,7 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
-from fedglm.client.no_answer import no_answer
+from fedglm.client.no_answer import make_no_answer
 from fedglm.client.site.settings import SiteError, SiteSection, read_site_file
 from fedglm.client.supernode.one_answer import app_of
 from fedglm.client.supernode.worker_link import Answer, Question, WorkerError, ask
@@ -46,7 +46,7 @@ def _answer(message: Message, context: Context) -> Message:
         finally:
             hold(began, _answer_every(Path(str(folder))))
     # Only now, for a message says in microseconds when it was made.
-    return no_answer(message) if answer is None else _reply(answer, message)
+    return make_no_answer(message) if answer is None else _reply(answer, message)
 
 
 def hold(began: float, every_s: float) -> None:

@@ -28,7 +28,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from fedglm.client.no_answer import no_answer
+from fedglm.client.no_answer import make_no_answer
 from fedglm.client.supernode.replies import Work
 
 LOG = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _replied(app: ClientApp, message: Message, context: Context) -> Message:
         return app(message, context)
     except Exception:
         LOG.exception("the app failed")  # whose words may quote records, and stay here
-        return no_answer(message)
+        return make_no_answer(message)
 
 
 def _client(address: str, authentication: ProtobufClientInterceptor) -> RuntimeHttpClient:

@@ -7,7 +7,7 @@ from custodies import MECHANISM, PRIVATE, run_plan
 from site_folders import make_project, make_site, run_of, write_site_file
 
 from fedglm.autoglm.tasks.task import Task
-from fedglm.client.node import Authorization
+from fedglm.client.exchange import Authorization
 from fedglm.client.site import site_node
 from fedglm.client.site.folder import open_site
 from fedglm.client.site.site_node import make_node
@@ -85,7 +85,7 @@ def test_what_numbers_within_their_bounds_amount_to_is_held_to_the_machine(site,
 def test_parts_of_a_batch_fit_where_the_whole_would_not(site, monkeypatch):
     monkeypatch.setattr("fedglm.client.recipe_size.read_memory_limit", lambda: 512 * 10**6)
     _, _, beside = run_of(TEXT % 64 + TRAINING % 65_536 + "micro_batch_size = 8\n")
-    assert make_node(site, run_plan(**beside), 0).introduce().name == "berlin"
+    assert make_node(site, run_plan(**beside), 0).join().name == "berlin"
 
 
 @pytest.mark.parametrize("changes", [{"parameters": 5}, {"layout": "0" * 64}, {"local_steps": 3}])
