@@ -16,7 +16,7 @@ from fedglm.autoglm.training.local import TrainingError
 from fedglm.autoglm.training.precision import PrecisionError
 from fedglm.client.flower_records import Outbound, to_records
 from fedglm.client.gate import OutboundGate
-from fedglm.client.no_answer import Withheld, no_answer
+from fedglm.client.no_answer import Withheld, make_no_answer
 from fedglm.client.node import Node
 from fedglm.client.state.node_state import StateError
 from fedglm.compression.codec import CodecError
@@ -26,94 +26,94 @@ from fedglm.protocol.messages import MODEL, PLAN, RECORD, Seal, TrainRequest
 from fedglm.protocol.refusals import to_error
 
 DISK_FULL: Final = 1000 + errno.ENOSPC
-"""Code of an error reply for want of room on the disk, given where faults are reported in full; Flower's are small."""
+"""Error code of a reply when the node's disk is full, used with verbose errors alone; Flower's own codes are small."""
 
 LOG = logging.getLogger(__name__)
 _MAX_GROUP, _MAX_REASON, _MAX_LINES = 40, 500, 200
 
-NODE_FAULTS = (
+NODE_ERRORS = (
     CodecError, DataError, ModelError, OSError, PrecisionError, PrivacyError, StateError, TrainingError, Withheld,
 )  # fmt: skip
-"""What a node answers with one clear line, as opposed to a bug, which Flower reports with its traceback."""
+"""Errors that a node reports in one line; any other is a bug, which Flower reports with its traceback."""
 
 
 @dataclass(frozen=True)
 class NodeContext:
-    """Where a message is answered.
+    """The gate and the node that answer a message.
 
     Attributes:
         gate: The site's outbound gate.
-        node: Makes the node; called only once the gate has admitted the run's plan, which may say what it is made of.
+        make_node: Makes the node; called only after the gate has admitted the run's plan, on which the node may depend.
     """
 
     gate: OutboundGate
-    node: Callable[[], Node]
+    make_node: Callable[[], Node]
 
 
-Resolve = Callable[[Context], NodeContext]
-"""Finds the place that a Flower context stands for."""
+ResolveContext = Callable[[Context], NodeContext]
+"""Function that returns the node context of a Flower context."""
 
 
-def build_client_app(resolve: Resolve, *, faults_in_full: bool = False) -> ClientApp:
-    """Make the ClientApp of a node.
+def build_client_app(resolve: ResolveContext, *, verbose_errors: bool = False) -> ClientApp:
+    """Build the ClientApp of a node.
 
     Args:
         resolve: Called for each message; a simulation maps partitions to sites, a deployment always has one node.
-        faults_in_full: Tell the server the text of every error. Only where node and server are one machine: an error
-            may quote a record, and that there is one may follow from it.
+        verbose_errors: Send the text of every error to the server. Only where node and server are one machine: an error
+            may quote a record, and its occurrence may depend on one.
     """
     app = ClientApp()
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        def introduce() -> Outbound:
-            place = resolve(context)
-            place.gate.admit(_plan(message))
-            return place.gate.introduce(place.node().introduce())
+        def join() -> Outbound:
+            node_context = resolve(context)
+            node_context.gate.admit(_read_plan(message))
+            return node_context.gate.release_join(node_context.make_node().join())
 
-        return _answer(message, introduce, faults_in_full)
+        return _make_reply(message, join, verbose_errors)
 
     @app.query("seal")
     def seal(message: Message, context: Context) -> Message:
-        def work() -> Outbound:
-            words = message.content.config_records.get(RECORD, ConfigRecord())
-            return resolve(context).gate.seal(Seal.from_fields(words))
+        def countersign() -> Outbound:
+            fields = message.content.config_records.get(RECORD, ConfigRecord())
+            return resolve(context).gate.countersign(Seal.from_fields(fields))
 
-        return _answer(message, work, faults_in_full)
+        return _make_reply(message, countersign, verbose_errors)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        def work() -> Outbound:
-            place = resolve(context)
-            instruction, blob = _read(message)
-            permit = place.gate.permit(instruction)
-            return place.gate.release(place.node().train(instruction, blob, permit), instruction)
+        def make_update() -> Outbound:
+            node_context = resolve(context)
+            request, blob = _read_request(message)
+            authorization = node_context.gate.authorize(request)
+            return node_context.gate.release(node_context.make_node().train(request, blob, authorization), request)
 
-        return _answer(message, work, faults_in_full)
+        return _make_reply(message, make_update, verbose_errors)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        def work() -> Outbound:
-            place = resolve(context)
-            instruction, blob = _read(message)
-            permit = place.gate.permit(instruction, update=False)
-            return place.gate.release(place.node().evaluate(instruction, blob, permit), instruction)
+        def make_metrics() -> Outbound:
+            node_context = resolve(context)
+            request, blob = _read_request(message)
+            authorization = node_context.gate.authorize(request, update=False)
+            return node_context.gate.release(node_context.make_node().evaluate(request, blob, authorization), request)
 
-        return _answer(message, work, faults_in_full)
+        return _make_reply(message, make_metrics, verbose_errors)
 
     return app
 
 
-def _plan(message: Message) -> bytes:
-    """The signed plan that the server announces; raises `CodecError` when there is none."""
+def _read_plan(message: Message) -> bytes:
+    """Return the signed plan that the server announces; raises `CodecError` where there is none."""
     blob = message.content.config_records.get(RECORD, ConfigRecord()).get(PLAN)
     if not isinstance(blob, bytes):
         raise CodecError("the query is not one of fedglm's: it announces no plan")
     return blob
 
 
-def _read(message: Message) -> tuple[TrainRequest, bytes]:
-    """Instruction and downlink blob of a message; raises `CodecError` when it is not one of ours."""
+def _read_request(message: Message) -> tuple[TrainRequest, bytes]:
+    """Return request and downlink blob of a message; raises `CodecError` where it is not one of ours."""
     fields = dict(message.content.config_records.get(RECORD, {}))
     blob = fields.pop(MODEL, None)
     if not isinstance(blob, bytes):
@@ -121,39 +121,39 @@ def _read(message: Message) -> tuple[TrainRequest, bytes]:
     return TrainRequest.from_fields(fields), blob
 
 
-def _answer(message: Message, work: Callable[[], Outbound], faults_in_full: bool) -> Message:
-    """The reply that `work` makes, or an error reply; the error itself goes to the node's log."""
+def _make_reply(message: Message, work: Callable[[], Outbound], verbose_errors: bool) -> Message:
+    """Make the reply from the result of `work`, or an error reply; the error itself is logged at the node."""
     try:
         return Message(to_records(work()), reply_to=message)
-    except NODE_FAULTS as exc:
+    except NODE_ERRORS as exc:
         error: Exception = exc
     except Exception as exc:
-        if faults_in_full:
-            raise  # a bug: Flower shows it with its traceback
+        if verbose_errors:
+            raise  # a bug: Flower reports it with its traceback
         error = exc
     if isinstance(error, Withheld) and isinstance(error.__cause__, Exception):
-        shown, told = error.__cause__, faults_in_full
+        cause, is_reported = error.__cause__, verbose_errors
     else:
-        shown, told = error, faults_in_full or isinstance(error, CodecError | PrecisionError | Refusal)
-    if not faults_in_full:
-        trace = "" if isinstance(shown, Refusal) else _trace(shown)  # a refusal is the gate at its work
-        group, why = _printable(message.metadata.group_id, _MAX_GROUP), _printable(str(shown), _MAX_REASON)
-        LOG.error("no answer to round %s: %s%s", group, why, trace)
-    if not told:
-        return no_answer(message)
-    if isinstance(shown, Refusal):
-        return Message(to_error(shown), reply_to=message)
-    is_full = faults_in_full and is_disk_full(shown)  # a site's disk is nothing to its server
+        cause, is_reported = error, verbose_errors or isinstance(error, CodecError | PrecisionError | Refusal)
+    if not verbose_errors:
+        trace = "" if isinstance(cause, Refusal) else _format_traceback(cause)  # a refusal is no fault of the program
+        group, reason = _to_printable(message.metadata.group_id, _MAX_GROUP), _to_printable(str(cause), _MAX_REASON)
+        LOG.error("no answer to round %s: %s%s", group, reason, trace)
+    if not is_reported:
+        return make_no_answer(message)
+    if isinstance(cause, Refusal):
+        return Message(to_error(cause), reply_to=message)
+    is_full = verbose_errors and is_disk_full(cause)  # the state of a site's disk is not the server's business
     code = DISK_FULL if is_full else int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
-    return Message(Error(code, str(shown)), reply_to=message)
+    return Message(Error(code, str(cause)), reply_to=message)
 
 
-def _printable(text: str, longest: int) -> str:
-    """Words, of the server perhaps, as part of one line of the site's log."""
-    return "".join(character if character.isprintable() else "?" for character in text[:longest])
+def _to_printable(text: str, max_length: int) -> str:
+    """Return a possibly untrusted text as part of one line of the site's log."""
+    return "".join(character if character.isprintable() else "?" for character in text[:max_length])
 
 
-def _trace(error: Exception) -> str:
-    """An error's traceback, each line of it set in, so that no words in it can pass for a line of the log."""
+def _format_traceback(error: Exception) -> str:
+    """Format an error's traceback with each line indented, so that no text in it can pass for a line of the log."""
     lines = "".join(traceback.format_exception(error)).splitlines()[-_MAX_LINES:]
-    return "".join(f"\n    {_printable(line, _MAX_REASON)}" for line in lines)
+    return "".join(f"\n    {_to_printable(line, _MAX_REASON)}" for line in lines)

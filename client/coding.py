@@ -1,8 +1,8 @@
-"""From a local difference to the update that is sent, with what it leaves out kept for the next one."""
+"""Coding of a local update with error feedback: what the code omits becomes the residual for the next update."""
 
 import numpy as np
 
-from fedglm.client.state.node_state import NodeState, Pending
+from fedglm.client.state.node_state import NodeState, PendingUpdate
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.feedback import ErrorFeedback
 from fedglm.compression.layout import Layout
@@ -20,22 +20,26 @@ def code_update(
     attempt: str,
     rate: float | None = None,
     envelope: int = 0,
-) -> Pending:
-    """Add the residual to `delta`, code the sum, and hold back what the code leaves out until it is acknowledged.
+) -> PendingUpdate:
+    """Add the residual to `delta`, code the sum, and keep what the code omits until the update is acknowledged.
 
     Args:
-        state: Gives the residual and the round that it is of; it is not changed.
-        delta: float32 vector, local weights minus `base`.
-        base: float32 vector of the model that was trained from.
-        server_round: The round that the update answers.
+        state: State with the residual and its round; it is not modified.
+        delta: Local weights minus `base`, shape (size,), float32.
+        base: Model that was trained from, shape (size,), float32.
+        server_round: Number of the round that the update answers.
         settings: Codec and error feedback.
-        layout: Names and shapes behind the vectors.
-        attempt: Id of the attempt, by which the ledger knows it.
-        rate: Learning rate of the round. Where it has fallen, the residual falls with it. None where it is not known.
-        envelope: Bytes of the message around the update, which a budget has to hold too.
+        layout: Names and shapes of the tensors behind the vectors.
+        attempt: Id of the attempt in the ledger.
+        rate: Learning rate of the round; where it has decreased, the residual is scaled down with it. None where it is
+            unknown.
+        envelope: Bytes of the message around the update, which a byte budget includes.
+
+    Returns:
+        The coded update and its residual; noise, evaluation and commitment are not set.
 
     Raises:
-        CodecError: The budget is too small for any update.
+        CodecError: The byte budget is too small for any update.
     """
     feedback = ErrorFeedback(
         layout.size, decay=settings.residual_decay, drop_after=settings.residual_limit, residual=state.residual
@@ -48,4 +52,4 @@ def code_update(
     if settings.feedback:
         feedback.commit()
         residual = feedback.residual
-    return Pending(server_round, vector_sha256(base), attempt, blob, residual, rate)
+    return PendingUpdate(server_round, vector_sha256(base), attempt, blob, residual, rate)

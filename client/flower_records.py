@@ -1,6 +1,6 @@
-"""What leaves a node, as Flower's records: each message is one config record, and measures one metric record beside it.
+"""Replies of a node as Flower records: one config record per message, and one metric record beside it for metrics.
 
-The coded update lies among the fields, for each further record would cost as much as all fields together.
+The coded update is one of the fields, because each further record would cost as much as all fields together.
 """
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -9,14 +9,14 @@ from flwr.common.serde import recorddict_to_proto
 from fedglm.protocol.messages import RECORD, UPDATE, CodedReply, JoinReply, Sealed
 
 Outbound = JoinReply | Sealed | CodedReply
-"""All that the gate lets out."""
+"""Everything that the outbound gate releases."""
 
 METRICS = "metrics"
-"""Name of the record that holds measures."""
+"""Name of the record that holds metrics."""
 
 
 def to_records(message: Outbound) -> RecordDict:
-    """The content of the Flower message that carries `message`."""
+    """Return the content of the Flower message that carries `message`."""
     if not isinstance(message, CodedReply):
         return RecordDict({RECORD: ConfigRecord(dict(message.to_fields()))})
     blob = {} if message.blob is None else {UPDATE: message.blob}
@@ -26,6 +26,6 @@ def to_records(message: Outbound) -> RecordDict:
     return content
 
 
-def size_of(message: Outbound) -> int:
-    """Bytes that the message has on the wire, serialised by Flower."""
+def count_message_bytes(message: Outbound) -> int:
+    """Return the size of the message on the wire, serialised by Flower, in bytes."""
     return int(recorddict_to_proto(to_records(message)).ByteSize())

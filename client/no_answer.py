@@ -1,7 +1,7 @@
-"""What the server is told when no answer leaves: one reply, constant in code, text and size, whatever the reason.
+"""The reply to the server when no answer leaves: one error, constant in code, text and size, whatever the reason.
 
-Once records were looked at, everything about a failure can follow from them: that there is one, its kind, its words, a
-number in them. What went wrong stays in the site's own log.
+Once records were used, everything about a failure can depend on them: that it happened, its kind, its message, a number
+in it. The reason stays in the site's own log.
 """
 
 from typing import Final
@@ -12,12 +12,13 @@ from flwr.common.constant import ErrorCode
 from fedglm.core.errors import FedglmError
 
 NO_ANSWER: Final = "the site gives no answer: its own log says why"
+"""Text of the reply."""
 
 
 class Withheld(FedglmError):
-    """No answer may leave after records were looked at; the cause says why, and stays at the site."""
+    """No answer may leave after records were used; the cause holds the reason, and stays at the site."""
 
 
-def no_answer(message: Message) -> Message:
-    """The constant reply."""
+def make_no_answer(message: Message) -> Message:
+    """Make the constant error reply to a message."""
     return Message(Error(int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), NO_ANSWER), reply_to=message)

@@ -1,4 +1,4 @@
-"""What a node has made, held to the run's plan before it leaves: size, form and noise."""
+"""Checks of a node's result against the run's plan before it leaves: size, form and noise."""
 
 from dataclasses import replace
 
@@ -9,20 +9,24 @@ from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.policy.run_plan import RunPlan
 
-HEADROOM = 4096
-"""Bytes that a coded update may have over the dense float32 vector, for headers and scales."""
+MAX_OVERHEAD_BYTES = 4096
+"""Maximum size of a coded update beyond the dense float32 vector, in bytes: headers and scales."""
 
 
 def check_update(blob: bytes, plan: RunPlan) -> int:
-    """Refuse a coded update that is too long or does not decode as the plan says.
+    """Check that a coded update is not too long and decodes as the plan says.
+
+    Args:
+        blob: The coded update.
+        plan: The run's plan.
 
     Returns:
-        Number of its values that are not zero.
+        Number of nonzero values in the update.
 
     Raises:
         Refusal: Rule `size` or `well-formed`.
     """
-    limit = 4 * plan.parameters + HEADROOM
+    limit = 4 * plan.parameters + MAX_OVERHEAD_BYTES
     if len(blob) > limit:
         raise Refusal("size", f"the coded update has {len(blob)} bytes, at most {limit} may leave")
     try:
@@ -34,16 +38,16 @@ def check_update(blob: bytes, plan: RunPlan) -> int:
 
 
 def check_noise(rule: str, added: Mechanism | None, announced: Mechanism | None, plan: RunPlan) -> None:
-    """Refuse what was noised in another way than the plan says, more noise apart.
+    """Check that values were noised as the plan says; more noise is permitted.
 
     Args:
-        rule: Name that a refusal bears.
-        added: How it was noised; None for not at all.
-        announced: What the plan says of it.
-        plan: Of the run.
+        rule: Name of the rule, for a refusal.
+        added: Mechanism that added the noise; None for no noise.
+        announced: Mechanism in the plan; None where the plan announces none.
+        plan: The run's plan.
 
     Raises:
-        Refusal: By `rule`.
+        Refusal: Rule `rule`: the noise is missing, less than in the plan, or of another mechanism.
     """
     if plan.spec.noise.mechanism is None and added is None:
         return

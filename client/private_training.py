@@ -1,4 +1,4 @@
-"""Local training under differential privacy: DP-SGD at the node, before anything else touches the update."""
+"""Local training and evaluation under differential privacy: DP-SGD at the node, before any other step of the update."""
 
 import math
 import secrets
@@ -45,32 +45,32 @@ def train_privately(
 ) -> LocalResult:
     """Load `base` into the model, take the mechanism's noised steps, and return the difference.
 
-    The mechanism alone decides how many steps are taken and which units are in them: `settings.local_steps` and
-    `batch_size` do nothing here, and neither does `gradient_clip`, since every unit is clipped already. There is no
-    seed: what decides who takes part, the noise, and dropout come from the operating system.
+    The mechanism alone decides the number of steps and the sampled units: `settings.local_steps` and `batch_size` have
+    no effect here, and neither has `gradient_clip`, since each unit is clipped. There is no seed: sampling, noise and
+    dropout draw from the operating system's CSPRNG.
 
     Args:
-        model: Reused from round to round; its federated parameters are overwritten.
-        task: Gives the loss of each sequence.
+        model: Model, reused from round to round; its federated parameters are overwritten.
+        task: Task that computes the loss of each sequence.
         examples: The node's training data, with their units.
-        base: float32 vector of the federated parameters.
-        settings: Optimizer, warm-up, records in memory at once.
-        precision: Settled format and device; fp16 is refused.
-        mechanism: Everything that the accounting of this round rests on.
-        learning_rate: Of this round.
-        declared_units: The number of units that the site makes public; not the true one, which is private.
-        mode: How gradients are clipped.
-        noise: Source of all randomness; a fresh one without.
-        canary_hook: Adds an audit's canaries to the clipped sum of each step, before its noise; no node of a federation
-            has any.
+        base: Initial federated parameters, shape (size,), float32.
+        settings: Optimizer, warm-up, micro-batch size.
+        precision: Chosen format and device; fp16 is refused.
+        mechanism: All parameters that the accounting of this round depends on.
+        learning_rate: Learning rate of this round.
+        declared_units: Number of units that the site declares publicly; not the true one, which is private.
+        mode: Clipping method.
+        noise: Source of all randomness; None makes a new one.
+        canary_hook: Adds an audit's canaries to the clipped sum of each step, before its noise; a node of a federation
+            never has one.
 
     Returns:
         The update, which may leave once its charge is in the ledger. The loss is NaN: a mean of private losses must
         not leave, and nothing here may depend on it.
 
     Raises:
-        PrivacyError: The model or the precision does not allow it.
-        TrainingError: A weight is not finite; it follows from noised values alone, so that it may be told.
+        PrivacyError: The model or the precision does not support DP-SGD.
+        TrainingError: A weight is not finite. It depends on noised values alone, so that it may be reported.
     """
     if precision.name == "fp16":
         raise PrivacyError(
@@ -98,7 +98,7 @@ def train_privately(
                 clipper.add(losses, owners.to(precision.device))
             if canary_hook is not None:
                 canary_hook(clipper.total)
-            _follow(parameters, compute_noised_mean(clipper.total, mechanism, noise, declared_units))
+            _set_gradients(parameters, compute_noised_mean(clipper.total, mechanism, noise, declared_units))
             optimizer.step()
             clipper.drop_gradients()
     delta = to_vector(model) - base
@@ -115,16 +115,16 @@ def evaluate_privately(
     *,
     noise: GaussianNoise | None = None,
 ) -> Evaluation:
-    """Noised loss and metric of a model on held-out data, over units: they may leave once their charge is written.
+    """Compute the noised loss and metric of a model on held-out data; they may leave once their charge is written.
 
-    A unit's loss is cut at `task.loss_bound`. The count is of units, and noised too.
+    Means are over units. A unit's loss is clipped at `task.loss_bound`. The count is the noised number of units.
 
     Args:
-        model: With the weights to measure.
-        task: Gives loss and metric.
-        held_out: The node's held-out data, with their units; even whether there are any stays private.
-        mechanism: How the measures are noised.
-        noise: Source of all randomness; a fresh one without.
+        model: Model with the weights to evaluate.
+        task: Task that computes loss and metric.
+        held_out: The node's held-out data, with their units; whether there are any is private too.
+        mechanism: Mechanism that adds noise to the metrics.
+        noise: Source of all randomness; None makes a new one.
     """
     noise = noise or GaussianNoise()
     drawn = UnitSampler(held_out.units.numpy(), mechanism, noise).draw() if len(held_out) else []
@@ -135,8 +135,8 @@ def evaluate_privately(
     return task.evaluation(loss, accuracy, count)
 
 
-def _follow(parameters: list[torch.nn.Parameter], gradient: torch.Tensor) -> None:
-    """Give each parameter its part of a flat gradient."""
+def _set_gradients(parameters: list[torch.nn.Parameter], gradient: torch.Tensor) -> None:
+    """Set each parameter's gradient from a flat one, shape (size,)."""
     start = 0
     for parameter in parameters:
         parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter)

@@ -88,4 +88,4 @@ def make_folder_name(name: str) -> str:
 
 def make_app(nodes: SimulatedNodes) -> ClientApp:
     """Make the ClientApp of simulated nodes."""
-    return build_client_app(nodes, faults_in_full=True)  # the server is this machine too
+    return build_client_app(nodes, verbose_errors=True)  # the server is this machine too

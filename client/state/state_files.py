@@ -1,4 +1,7 @@
-"""The files of a node's state: each whole, its owner's alone, named by its content and, with a vault, encrypted."""
+"""Files of a node's state: written atomically, readable by their owner alone, named by the hash of their content.
+
+With a vault they are encrypted.
+"""
 
 import hashlib
 from pathlib import Path
@@ -7,42 +10,48 @@ from fedglm.core.files import write_atomically
 from fedglm.privacy.keys.vault import MAGIC, Vault
 
 PRIVATE = 0o600
-"""Rights of the state's files: a residual holds what was learned from the site's records and has not left yet."""
+"""File mode: a residual holds information from the site's records that has not left yet."""
 
 RECORD = "state.json"
+"""Name of the file that names the vectors; replacing it commits a state."""
+
 _STALE = ("*.bin", "*.sealed", ".*.bin.*", ".*.sealed.*", f".{RECORD}.*")
 
 
 class StateFiles:
-    """The files in a folder.
+    """The files in the folder of a state.
 
     Args:
-        folder: Of the state.
-        vault: Encrypts what is written; None leaves it as it is.
+        folder: Folder of the state.
+        vault: Encrypts what is written; None writes it unencrypted.
     """
 
     def __init__(self, folder: Path, vault: Vault | None) -> None:
         self._folder, self._vault = folder, vault
 
-    def name(self, what: str, content: bytes) -> str:
-        """Under which a content is kept."""
-        return f"{what}-{hashlib.sha256(content).hexdigest()[:32]}.{'bin' if self._vault is None else 'sealed'}"
+    def make_name(self, kind: str, content: bytes) -> str:
+        """Return the file name of a content: its kind and hash."""
+        return f"{kind}-{hashlib.sha256(content).hexdigest()[:32]}.{'bin' if self._vault is None else 'sealed'}"
 
-    def is_there(self, name: str) -> bool:
-        """Whether the folder holds the file."""
+    def exists(self, name: str) -> bool:
+        """Return whether the folder holds the file."""
         return (self._folder / name).is_file()
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, durably and in one step; raises StorageError."""
+        """Write a file durably and atomically.
+
+        Raises:
+            StorageError: The disk is full or cannot be written.
+        """
         sealed = content if self._vault is None else self._vault.seal(name, content)
         write_atomically(self._folder / name, sealed, mode=PRIVATE)
 
     def read(self, name: str) -> bytes:
-        """What `write` was given.
+        """Read and decrypt a file, and check its content against its name.
 
         Raises:
-            ValueError, PrivacyError: It is damaged, or sealed by a key that is not here.
-            OSError: It cannot be read.
+            ValueError, PrivacyError: The file is damaged, or encrypted with a key that is not here.
+            OSError: The file cannot be read.
         """
         if "/" in name or not (name == RECORD or name.endswith((".bin", ".sealed"))):
             raise ValueError(f"{name!r} is no file of this state")
@@ -55,8 +64,8 @@ class StateFiles:
             raise ValueError(f"{name} does not have the content it was written with")
         return content
 
-    def remove_others(self, names: set[str]) -> None:
-        """Remove vectors that nothing names, and temporary files: a killed node leaves them."""
+    def remove_all_except(self, names: set[str]) -> None:
+        """Remove vectors that are not in `names`, and temporary files, which a killed node leaves."""
         for pattern in _STALE:
             for stale in self._folder.glob(pattern):
                 if stale.name not in names:

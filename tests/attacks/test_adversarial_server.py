@@ -18,8 +18,7 @@ from tiny_federation import examples, federated_model, tiny_node
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client import node as node_module
-from fedglm.client import plan_checks
+from fedglm.client import local_trainer, plan_checks
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState
@@ -65,7 +64,7 @@ class Site:
         node = tiny_node(
             self.folder, "site", model=FEDERATED, update={"codec": CODEC}, optimizer="sgd", learning_rate=RATE
         )
-        node._train = self.records
+        node._trainer._train = self.records
         self.app = build_client_app(lambda _: NodeContext(gate, lambda: node))
 
     def ask(self, kind, fields):
@@ -158,8 +157,8 @@ def killable(monkeypatch):
 
         return act
 
-    monkeypatch.setattr(node_module, "train_privately", dying("train", node_module.train_privately))
-    monkeypatch.setattr(node_module, "evaluate_privately", dying("train", node_module.evaluate_privately))
+    monkeypatch.setattr(local_trainer, "train_privately", dying("train", local_trainer.train_privately))
+    monkeypatch.setattr(local_trainer, "evaluate_privately", dying("train", local_trainer.evaluate_privately))
     for name, owner, method in (
         ("save", NodeState, "save"),
         ("charge", Ledger, "charge"),
@@ -246,15 +245,15 @@ def test_a_failure_after_noise_met_data_is_charged_and_says_nothing(cause, tmp_p
     """An overflow follows from the sign of the noise; a refusal by size told the exact size of the noised update."""
     site = Site(tmp_path, examples(20, 3))
     if cause == "overflow":
-        right = node_module.train_privately
+        right = local_trainer.train_privately
 
         def overflows(*arguments, **options):
             right(*arguments, **options)
             raise TrainingError("a trained weight is not finite")
 
-        monkeypatch.setattr(node_module, "train_privately", overflows)
+        monkeypatch.setattr(local_trainer, "train_privately", overflows)
     else:
-        monkeypatch.setattr(plan_checks, "HEADROOM", -4 * SIZE)
+        monkeypatch.setattr(plan_checks, "MAX_OVERHEAD_BYTES", -4 * SIZE)
     plan = run_plan(LAYOUT, parameters=SIZE, codec=CODEC, mechanism=MECHANISM, model=MODEL_SHA256)
     site.ask("query", {PLAN: announced(plan)})
     versions = ModelVersions(FEDERATED.initial, LAYOUT, make_codec("dense-fp32"), grid="fp16")

@@ -7,7 +7,7 @@ from custodies import MECHANISM, PRIVATE, run_plan
 from site_folders import make_project, make_site, run_of, write_site_file
 
 from fedglm.autoglm.tasks.task import Task
-from fedglm.client.node import Authorization
+from fedglm.client.exchange import Authorization
 from fedglm.client.site import site_node
 from fedglm.client.site.folder import open_site
 from fedglm.client.site.site_node import make_node
@@ -85,7 +85,7 @@ def test_what_numbers_within_their_bounds_amount_to_is_held_to_the_machine(site,
 def test_parts_of_a_batch_fit_where_the_whole_would_not(site, monkeypatch):
     monkeypatch.setattr("fedglm.client.recipe_size.read_memory_limit", lambda: 512 * 10**6)
     _, _, beside = run_of(TEXT % 64 + TRAINING % 65_536 + "micro_batch_size = 8\n")
-    assert make_node(site, run_plan(**beside), 0).introduce().name == "berlin"
+    assert make_node(site, run_plan(**beside), 0).join().name == "berlin"
 
 
 @pytest.mark.parametrize("changes", [{"parameters": 5}, {"layout": "0" * 64}, {"local_steps": 3}])
@@ -95,7 +95,7 @@ def test_a_recipe_that_contradicts_its_plan_is_refused_before_weights_and_record
 
     monkeypatch.setattr(site_node, "build_model", never)
     monkeypatch.setattr(site_node, "load_site", never)
-    for name in ("_federated_model", "_records"):
+    for name in ("_build_federated_model", "_load_records"):
         site_node.__dict__[name].cache_clear()
     with pytest.raises(Refusal, match="rule recipe"):
         node_of(site, 16, 4, **changes)

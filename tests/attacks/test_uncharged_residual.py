@@ -6,7 +6,7 @@ from custodies import OPEN, PRIVATE
 from lonely_site import SIZE, Killed, LonelySite, update_of
 
 from fedglm.autoglm.training.local import LocalResult
-from fedglm.client import node as node_module
+from fedglm.client import local_trainer
 from fedglm.compression.codec import decode
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.store import KEY, POLICY, Custody
@@ -27,8 +27,8 @@ def made(monkeypatch):
         marks.append(10.0 ** len(marks))
         return LocalResult(np.full(SIZE, marks[-1], np.float32), 0.0, 3)
 
-    monkeypatch.setattr(node_module, "train_privately", train)
-    monkeypatch.setattr(node_module, "train_locally", train)
+    monkeypatch.setattr(local_trainer, "train_privately", train)
+    monkeypatch.setattr(local_trainer, "train_locally", train)
     return marks
 
 

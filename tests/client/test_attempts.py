@@ -9,8 +9,8 @@ from hand_server import FEDERATED, SIZE, Server
 from tiny_federation import tiny_node
 
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client import node as node_module
-from fedglm.client.node import Authorization
+from fedglm.client import local_trainer
+from fedglm.client.exchange import Authorization
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
@@ -32,7 +32,7 @@ def test_training_that_fails_is_one_attempt_and_the_residual_of_the_round_before
     server.ask(node, 1)
     kept = NodeState.load(node.folder, SIZE).pending.residual
     with monkeypatch.context() as patch:
-        patch.setattr(node_module, "train_locally", raiser(TrainingError("not finite")))
+        patch.setattr(local_trainer, "train_locally", raiser(TrainingError("not finite")))
         server.step(1)
         failed = server.ask(node, 2, acknowledged=1)
     assert isinstance(failed.failure, TrainingError)
@@ -63,14 +63,14 @@ def test_the_learning_rate_is_the_plan_s_at_most(tmp_path):
 
 def test_version_0_is_the_plan_s_whoever_sends_it(tmp_path):
     node, server = tiny_node(tmp_path), Server()
-    permit = replace(FREELY, model="0" * 64)
+    authorization = replace(FREELY, model="0" * 64)
     with pytest.raises(Refusal, match="rule models"):
-        node.train(server.order(1), server.versions.message_since(0), permit)
+        node.train(server.order(1), server.versions.message_since(0), authorization)
     other = ModelVersions(FEDERATED.initial * 2, FEDERATED.layout.sha256, make_codec("dense-fp32"), grid="fp16")
-    permit = replace(FREELY, model=server.versions.sha256)
+    authorization = replace(FREELY, model=server.versions.sha256)
     with pytest.raises(Refusal, match="rule models"):
-        node.train(server.order(1), other.snapshot(), permit)
-    assert node.train(server.order(1), server.versions.snapshot(), permit).blob
+        node.train(server.order(1), other.snapshot(), authorization)
+    assert node.train(server.order(1), server.versions.snapshot(), authorization).blob
 
 
 def test_what_was_not_charged_for_yet_is_made_anew_where_the_data_are_others(tmp_path):
@@ -79,8 +79,8 @@ def test_what_was_not_charged_for_yet_is_made_anew_where_the_data_are_others(tmp
     blob = server.versions.message_since(0)
 
     def answer(commitment, charged):
-        permit = replace(FREELY, has_charged=lambda _: charged, commitment=commitment)
-        return node.train(server.order(1), blob, permit).attempt
+        authorization = replace(FREELY, has_charged=lambda _: charged, commitment=commitment)
+        return node.train(server.order(1), blob, authorization).attempt
 
     first = answer("a" * 64, charged=False)
     assert answer("a" * 64, charged=False) == first

@@ -10,11 +10,11 @@ from plans import change_plan
 
 from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.training.local import TrainingError
+from fedglm.client.exchange import NodeResult
 from fedglm.client.flower_records import to_records
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import Withheld
-from fedglm.client.node import LocalResult
-from fedglm.client.plan_checks import HEADROOM
+from fedglm.client.plan_checks import MAX_OVERHEAD_BYTES
 from fedglm.compression.codec import make_codec
 from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import Release
@@ -74,7 +74,7 @@ def later(number):
 def update(blob=BLOB, evaluation=None, noise=None, evaluation_noise=None, attempt="a" * 32):
     """What a node has made of data: an update, and measures beside it where there are any."""
     purposes = ("update",) if evaluation is None else ("update", "metrics")
-    return LocalResult(REPORT, blob, evaluation, noise, evaluation_noise, attempt, purposes)
+    return NodeResult(REPORT, blob, evaluation, noise, evaluation_noise, attempt, purposes)
 
 
 def withheld_by(gate, outcome, instruction=INSTRUCTION):
@@ -102,7 +102,7 @@ def test_a_good_update_passes_as_it_is(door):
 
 
 def test_a_request_for_a_snapshot_carries_nothing_else_and_costs_nothing(private):
-    content = to_records(private.gate.release(LocalResult(TrainReply(nonce="n", holds=-1)), INSTRUCTION))
+    content = to_records(private.gate.release(NodeResult(TrainReply(nonce="n", holds=-1)), INSTRUCTION))
     assert {name: dict(record) for name, record in content.items()} == {RECORD: {"nonce": "n", "holds": -1}}
     assert private.charges == []
 
@@ -125,7 +125,7 @@ def test_what_does_not_decode_stays_in(door, blob):
 
 
 def test_more_bytes_than_the_model_stay_in(door):
-    assert withheld_by(door.gate, update(bytes(4 * SIZE + HEADROOM + 1))) == "size"
+    assert withheld_by(door.gate, update(bytes(4 * SIZE + MAX_OVERHEAD_BYTES + 1))) == "size"
 
 
 def test_more_bytes_than_the_policy_permits_stay_in_and_are_charged_once(tmp_path):
@@ -141,11 +141,11 @@ def test_more_bytes_than_the_policy_permits_stay_in_and_are_charged_once(tmp_pat
 def test_an_attempt_that_failed_is_charged_once_for_all_that_it_was_for(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, plan={"metrics": MEASURING}).opened()
     purposes = ("update", "metrics")
-    failed = LocalResult(REPORT, None, None, MECHANISM, MEASURING, "a" * 32, purposes, TrainingError("not finite"))
+    failed = NodeResult(REPORT, None, None, MECHANISM, MEASURING, "a" * 32, purposes, TrainingError("not finite"))
     for _ in range(2):
         assert withheld_by(door.gate, failed) is TrainingError
     assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
-    alone = LocalResult(REPORT, None, None, None, MEASURING, "b" * 32, ("metrics",), TrainingError("not finite"))
+    alone = NodeResult(REPORT, None, None, None, MEASURING, "b" * 32, ("metrics",), TrainingError("not finite"))
     assert withheld_by(door.gate, alone) is TrainingError
     assert [charge.purpose for charge in door.charges[2:]] == ["metrics"]
 
@@ -159,7 +159,7 @@ def test_metrics_leave_only_where_the_site_lets_them(tmp_path):
 
 def test_exact_metrics_never_leave_under_a_plan_with_noise(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS).opened()
-    assert refusal_of(door.gate.permit, replace(INSTRUCTION, evaluate=True)) == "metrics"
+    assert refusal_of(door.gate.authorize, replace(INSTRUCTION, evaluate=True)) == "metrics"
     for plan in ({}, {"metrics": MEASURING}):
         door = Door(tmp_path / str(len(plan)), mechanism=MECHANISM, metrics=METRICS, plan=plan).opened()
         measured = update(evaluation=Evaluation(loss=0.5, metric=0.75, count=8), noise=MECHANISM)
@@ -169,15 +169,15 @@ def test_exact_metrics_never_leave_under_a_plan_with_noise(tmp_path):
 def test_noised_metrics_leave_and_are_charged_with_the_update_they_come_with(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM, metrics=METRICS, plan={"metrics": MEASURING}).opened()
     asked = replace(INSTRUCTION, evaluate=True)
-    permit = door.gate.permit(asked)
-    assert (permit.mechanism, permit.metrics) == (MECHANISM, MEASURING)
-    permit.check_budget()
+    authorization = door.gate.authorize(asked)
+    assert (authorization.mechanism, authorization.metrics_mechanism) == (MECHANISM, MEASURING)
+    authorization.check_budget()
     measured = update(BLOB, Evaluation(loss=0.5, metric=0.75, count=8), MECHANISM, MEASURING)
     for _ in range(2):  # the second time is a retry
         content = door.gate.release(measured, asked)
         assert content.metrics == {"loss": 0.5, "metric": 0.75, "count": 8}
         assert [(c.purpose, c.mechanism) for c in door.charges] == [("update", MECHANISM), ("metrics", MEASURING)]
-    alone = LocalResult(REPORT, None, measured.evaluation, None, MEASURING, "b" * 32, ("metrics",))
+    alone = NodeResult(REPORT, None, measured.evaluation, None, MEASURING, "b" * 32, ("metrics",))
     door.gate.release(alone, later(2))
     assert [(c.purpose, c.round) for c in door.charges[2:]] == [("metrics", 2)]
 
@@ -251,15 +251,15 @@ def test_when_the_budget_is_spent_the_node_refuses_before_it_trains(tmp_path):
     sent = 0
     for number in range(1, 100):
         instruction = replace(INSTRUCTION, round=number)
-        permit = door.gate.permit(instruction)
+        authorization = door.gate.authorize(instruction)
         with contextlib.suppress(Refusal):
-            permit.check_budget()
+            authorization.check_budget()
             sent += 1
         if sent < number:
             break
         door.gate.release(update(coded(number), noise=MECHANISM, attempt=f"{number:032x}"), instruction)
     assert 0 < sent < 99
-    assert refusal_of(permit.check_budget) == "epsilon-budget"
+    assert refusal_of(authorization.check_budget) == "epsilon-budget"
     assert len(door.charges) == sent
     bounds = door.custody.ledger.spending(door.custody.policy.data_set).at(1e-3)
     assert bounds.epsilon <= 8.0
@@ -281,7 +281,7 @@ def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_pa
     promise = replace(door.custody, policy=custody(tmp_path / "b" / "custody", private=True).policy)
     later = OutboundGate(promise, tmp_path)
     later.admit(announced(change_plan(door.plan, run="run-2", mechanism=MECHANISM, noise_at_most=3.0)))
-    assert refusal_of(later.permit(replace(INSTRUCTION, run="run-2")).check_budget) == "epsilon-budget"
+    assert refusal_of(later.authorize(replace(INSTRUCTION, run="run-2")).check_budget) == "epsilon-budget"
 
 
 # --- what it holds the server to
@@ -289,7 +289,7 @@ def test_updates_without_noise_are_remembered_and_end_every_later_promise(tmp_pa
 
 def test_without_a_plan_nothing_is_done(tmp_path):
     door = Door(tmp_path)
-    assert refusal_of(door.gate.permit, INSTRUCTION) == "plan"
+    assert refusal_of(door.gate.authorize, INSTRUCTION) == "plan"
     assert withheld_by(door.gate, update()) == "plan"
     assert door.refusals == [("plan", "run-1", 1)] * 2
 
@@ -298,7 +298,7 @@ def test_without_a_plan_nothing_is_done(tmp_path):
     "change", [{"run": "run-2"}, {"layout": "b" * 64}, {"round": 101}], ids=["run", "layout", "round"]
 )
 def test_an_instruction_that_is_not_of_the_plan_is_refused(door, change):
-    assert refusal_of(door.gate.permit, replace(INSTRUCTION, **change)) == "plan"
+    assert refusal_of(door.gate.authorize, replace(INSTRUCTION, **change)) == "plan"
 
 
 def test_a_plan_that_breaks_the_policy_is_refused_logged_and_not_pinned(tmp_path):
@@ -306,7 +306,7 @@ def test_a_plan_that_breaks_the_policy_is_refused_logged_and_not_pinned(tmp_path
     door.plan = change_plan(door.plan, mechanism=replace(MECHANISM, noise_multiplier=0.5))
     assert refusal_of(door.opened) == "noise-multiplier"
     assert door.refusals == [("noise-multiplier", "run-1", 0)]
-    assert refusal_of(door.gate.permit, INSTRUCTION) == "plan"
+    assert refusal_of(door.gate.authorize, INSTRUCTION) == "plan"
 
 
 def test_a_plan_without_noise_needs_a_policy_that_says_so(tmp_path):
@@ -332,13 +332,13 @@ def test_a_plan_for_another_unit_than_the_data_are_kept_by_is_refused(tmp_path):
 
 def test_a_policy_that_was_tightened_meanwhile_holds(door, tmp_path):
     tighter = replace(door.custody, policy=door.custody.policy.model_copy(update={"steps_at_most": 1}))
-    assert refusal_of(OutboundGate(tighter, tmp_path).permit, INSTRUCTION) == "steps"
+    assert refusal_of(OutboundGate(tighter, tmp_path).authorize, INSTRUCTION) == "steps"
 
 
 def test_a_policy_that_asks_for_encrypted_state_is_kept(door, tmp_path):
     asking = replace(door.custody, policy=door.custody.policy.model_copy(update={"state_encrypted": True}))
-    assert refusal_of(OutboundGate(asking, tmp_path).permit, INSTRUCTION) == "state-encrypted"
-    OutboundGate(asking, tmp_path, encrypted=True).permit(INSTRUCTION)
+    assert refusal_of(OutboundGate(asking, tmp_path).authorize, INSTRUCTION) == "state-encrypted"
+    OutboundGate(asking, tmp_path, encrypted=True).authorize(INSTRUCTION)
 
 
 def test_a_log_that_was_rolled_back_is_noticed(private):
@@ -346,19 +346,19 @@ def test_a_log_that_was_rolled_back_is_noticed(private):
     private.gate.release(update(noise=MECHANISM), INSTRUCTION)
     after = private.custody.log.head
     for anchor in (before, after):
-        private.gate.permit(replace(INSTRUCTION, anchor=anchor.to_text()))
+        private.gate.authorize(replace(INSTRUCTION, anchor=anchor.to_text()))
     ahead = Head(after.rows + 1, after.sha256)
     other = Head(after.rows, "0" * 64)
     for anchor in (ahead, other):
-        assert refusal_of(private.gate.permit, replace(INSTRUCTION, anchor=anchor.to_text())) == "log-anchor"
+        assert refusal_of(private.gate.authorize, replace(INSTRUCTION, anchor=anchor.to_text())) == "log-anchor"
 
 
 def test_no_more_answers_are_made_than_the_plan_has_turns(tmp_path):
     door = Door(tmp_path, mechanism=MECHANISM, plan={"rounds": 9, "turns": 2}).opened()
     for number in (1, 2):
-        door.gate.permit(replace(INSTRUCTION, round=number)).check_budget()
+        door.gate.authorize(replace(INSTRUCTION, round=number)).check_budget()
         door.gate.release(update(noise=MECHANISM, attempt=f"{number:032x}"), replace(INSTRUCTION, round=number))
-    assert refusal_of(door.gate.permit(replace(INSTRUCTION, round=3)).check_budget) == "plan"
+    assert refusal_of(door.gate.authorize(replace(INSTRUCTION, round=3)).check_budget) == "plan"
 
 
 def test_the_terms_of_a_plan_are_permitted_whatever_the_run_is_called(tmp_path):

@@ -5,7 +5,7 @@ from flwr.common.serde import recorddict_to_proto
 from hand_server import FEDERATED, SIZE, Server
 from tiny_federation import federated_model, tiny_model, tiny_node
 
-from fedglm.client import node as node_module
+from fedglm.client import local_trainer
 from fedglm.client.flower_records import to_records
 from fedglm.client.gate import OutboundGate
 from fedglm.client.state.node_state import NodeState, StateError
@@ -25,14 +25,14 @@ def values(outcome):
 @pytest.fixture
 def deltas(monkeypatch):
     """Every local delta that a node makes, in order."""
-    made, real = [], node_module.train_locally
+    made, real = [], local_trainer.train_locally
 
     def recording(*args, **kwargs):
         result = real(*args, **kwargs)
         made.append(result.delta)
         return result
 
-    monkeypatch.setattr(node_module, "train_locally", recording)
+    monkeypatch.setattr(local_trainer, "train_locally", recording)
     return made
 
 
@@ -40,7 +40,7 @@ def deltas(monkeypatch):
 
 
 def test_a_new_node_introduces_itself(tmp_path):
-    words = tiny_node(tmp_path, "site-1", rows=24).introduce()
+    words = tiny_node(tmp_path, "site-1", rows=24).join()
     assert (words.name, words.run, words.version) == ("site-1", "", -1)
     assert (words.layout, words.examples) == (FEDERATED.layout.sha256, 24)
     assert not (tmp_path / "site-1").exists()
@@ -50,9 +50,9 @@ def test_after_a_round_it_says_what_it_holds(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
     outcome = server.ask(node, 1)
-    assert outcome.report == TrainReply(nonce="nonce-1")
+    assert outcome.reply == TrainReply(nonce="nonce-1")
     assert outcome.blob is not None
-    words = tiny_node(tmp_path).introduce()
+    words = tiny_node(tmp_path).join()
     assert (words.run, words.version) == ("run-1", 1)
 
 
@@ -170,7 +170,7 @@ def test_the_same_round_asked_again_gives_the_very_same_bytes(tmp_path, deltas):
     first = server.ask(tiny_node(tmp_path), 1)
     again = server.ask(tiny_node(tmp_path), 1, nonce="another")
     assert again.blob == first.blob
-    assert again.report.nonce == "another"
+    assert again.reply.nonce == "another"
     assert len(deltas) == 1
 
 
@@ -229,10 +229,10 @@ def test_deltas_from_a_version_it_does_not_hold_make_it_ask_for_a_snapshot(tmp_p
     for number in range(3):
         server.step(number)
     outcome = server.ask(node, 1, held=held)
-    assert (outcome.report.holds, outcome.blob) == (0, None)
+    assert (outcome.reply.holds, outcome.blob) == (0, None)
     assert not node.folder.exists()
     recovered = node.train(server.order(1, nonce="second"), server.versions.snapshot(), FREELY)
-    assert recovered.report.holds is None
+    assert recovered.reply.holds is None
     assert recovered.blob is not None
     assert len(deltas) == 1
 
@@ -245,7 +245,7 @@ def test_other_bits_under_the_same_version_make_it_ask_for_a_snapshot(tmp_path):
     state.base = state.base + np.float32(1)
     state.save(node.folder)
     server.step(2)
-    assert server.ask(node, 2).report.holds is not None
+    assert server.ask(node, 2).reply.holds is not None
     node.train(server.order(2), server.versions.snapshot(), FREELY)
     assert NodeState.load(node.folder, SIZE).base.tobytes() == server.versions.vector.tobytes()
 
@@ -255,18 +255,18 @@ def test_a_damaged_message_makes_it_ask_for_a_snapshot(tmp_path, spoil):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
     outcome = node.train(server.order(1), spoil(server.versions.message_since(0)), FREELY)
-    assert outcome.report.holds is not None
+    assert outcome.reply.holds is not None
 
 
 def test_a_message_that_leads_elsewhere_than_it_says_is_not_trained_on(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
-    assert server.ask(node, 1, version=2).report.holds is not None
+    assert server.ask(node, 1, version=2).reply.holds is not None
 
 
 def test_an_initialisation_that_differs_is_healed_by_a_snapshot(tmp_path):
     node, server = tiny_node(tmp_path, model=federated_model(seed=5)), Server()
-    assert server.ask(node, 1).report.holds is not None
+    assert server.ask(node, 1).reply.holds is not None
     assert node.train(server.order(1), server.versions.snapshot(), FREELY).blob is not None
 
 
@@ -299,7 +299,7 @@ def test_a_damaged_file_is_a_state_error_that_names_the_folder(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     server.ask(node, 1)
     (node.folder / "state.json").write_text("{")
-    for act in (node.introduce, lambda: server.ask(node, 2, held=0)):
+    for act in (node.join, lambda: server.ask(node, 2, held=0)):
         with pytest.raises(StateError, match=str(node.folder)):
             act()
 
@@ -311,7 +311,7 @@ def test_it_measures_the_received_model_before_it_trains(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     trained = server.ask(node, 1, evaluate=True)
     plain = node.evaluate(server.order(1), server.versions.message_since(0), FREELY)
-    assert (plain.report.holds, plain.blob) == (None, None)
+    assert (plain.reply.holds, plain.blob) == (None, None)
     assert trained.evaluation == plain.evaluation
     assert plain.evaluation.count == 10
     assert server.ask(node, 2).evaluation is None
@@ -320,5 +320,5 @@ def test_it_measures_the_received_model_before_it_trains(tmp_path):
 def test_evaluation_asks_for_a_snapshot_too(tmp_path):
     node, server = tiny_node(tmp_path), Server()
     server.step(1)
-    assert node.evaluate(server.order(1), b"", FREELY).report.holds is not None
+    assert node.evaluate(server.order(1), b"", FREELY).reply.holds is not None
     assert node.evaluate(server.order(1), server.versions.snapshot(), FREELY).evaluation is not None

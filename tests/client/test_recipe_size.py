@@ -31,7 +31,7 @@ def assert_outlined(settings: ModelSettings, task: Task) -> None:
     outlined, built = outline_model(settings, task), build_model(settings, task, seed=1)
     assert make_layout(outlined) == make_layout(built)
     assert {parameter.device.type for parameter in outlined.parameters()} == {"meta"}
-    assert ModelSize.of(outlined, task) == ModelSize.of(built, task)
+    assert ModelSize.from_model(outlined, task) == ModelSize.from_model(built, task)
 
 
 @TASKS
@@ -84,9 +84,9 @@ def test_the_built_in_scenarios_fit_into_512_megabytes(
 ) -> None:
     scenario = Scenario.from_toml(scenario_text(name))
     task = make_public_task(scenario.data, scenario.model)
-    size = ModelSize.of(outline_model(scenario.model, task), task)
+    size = ModelSize.from_model(outline_model(scenario.model, task), task)
     monkeypatch.setattr(recipe_size, "read_memory_limit", lambda: 512 * 10**6)
-    check_memory(size, 2 * scenario.training.batch_size, CPU, clipped=clipped, measures=True)
+    check_memory(size, 2 * scenario.training.batch_size, CPU, clipped=clipped, evaluated=True)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_the_built_in_scenarios_fit_into_512_megabytes(
         ({}, 2600, {"clipped": True}),
         ({"parameters": 2 * 10**8}, 1, {}),
         ({"federated": 10**7}, 1, {}),
-        ({"passed": 1000, "length": 4096}, 1, {"measures": True}),
+        ({"forward_activations": 1000, "length": 4096}, 1, {"evaluated": True}),
     ],
 )
 def test_each_part_counts(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], sequences: int, asked: dict[str, bool]
 ) -> None:
     monkeypatch.setattr(recipe_size, "read_memory_limit", lambda: 700 * 2**20)
-    size = ModelSize(parameters=10**6, federated=10**6, kept=1000, passed=100, length=64)
-    check_memory(size, 1, CPU, clipped=True, measures=True)
+    size = ModelSize(parameters=10**6, federated=10**6, backward_activations=1000, forward_activations=100, length=64)
+    check_memory(size, 1, CPU, clipped=True, evaluated=True)
     with pytest.raises(RecipeError, match="and this node has less"):
         check_memory(replace(size, **changes), sequences, CPU, **asked)

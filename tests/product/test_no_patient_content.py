@@ -23,7 +23,7 @@ from fedglm.audit.report.facts import read_facts
 from fedglm.audit.report.items import assess_items
 from fedglm.audit.report.page import write_audit_report
 from fedglm.cli.watch import describe_run
-from fedglm.client import node as node_module
+from fedglm.client import local_trainer
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.client.no_answer import NO_ANSWER
@@ -199,7 +199,7 @@ BUGS = [
 def test_not_even_the_kind_of_a_bug_in_training_is_told(tmp_path, project, caplog, monkeypatch, error):
     home = Home(tmp_path, project, OWN_TABLE, TABLE, rows())
     home.query()
-    monkeypatch.setattr(node_module, "train_locally", raising(error))
+    monkeypatch.setattr(local_trainer, "train_locally", raising(error))
     reply = home.train()
     assert reply.has_error()
     assert reply.error.reason == NO_ANSWER
@@ -220,7 +220,7 @@ def test_a_server_that_asks_wrongly_learns_nothing(tmp_path, project):
 def test_the_server_writes_down_no_word_of_it_in_log_figure_or_view(tmp_path, monkeypatch):
     """Three sites, of which one fails in its second round with a record in its error."""
     failing = real_nodes(tmp_path / "nodes")
-    trained, original = [], node_module.train_locally
+    trained, original = [], local_trainer.train_locally
 
     def fails(*arguments, **options):
         trained.append(1)
@@ -228,7 +228,7 @@ def test_the_server_writes_down_no_word_of_it_in_log_figure_or_view(tmp_path, mo
             raise RuntimeError(f"in the note {CANARY}")
         return original(*arguments, **options)
 
-    monkeypatch.setattr(node_module, "train_locally", fails)
+    monkeypatch.setattr(local_trainer, "train_locally", fails)
     folder = tmp_path / "run"
     folder.mkdir()
     log = RunLog(folder)

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from fedglm.autoglm.models.lora import merge_adapters
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.client import private_training
-from fedglm.client.node import Authorization
+from fedglm.client.exchange import Authorization
 from fedglm.client.state.node_state import NodeState
 from fedglm.compression.codec import CodecError, decode, make_codec
 from fedglm.compression.downlink import ModelVersions
@@ -58,8 +58,8 @@ def asked(node, mechanism, *, declared, metrics=None):
         learning_rate=1.0,
         evaluate=metrics is not None,
     )
-    permit = Authorization(mechanism, metrics, declared, lambda: None, lambda _: True)
-    return node.train(instruction, versions.message_since(0), permit)
+    authorization = Authorization(mechanism, metrics, declared, lambda: None, lambda _: True)
+    return node.train(instruction, versions.message_since(0), authorization)
 
 
 # --- what a node promises
@@ -108,7 +108,7 @@ def check_held_out_data_decide_nothing_that_leaves(folder, patch):
     answers = []
     for name, seed in (("a", 1), ("b", 2)):
         node = tiny_node(folder, name, model=FEDERATED, **SGD)
-        node._held_out = examples(10, seed)
+        node._trainer._held_out = examples(10, seed)
         answers.append(asked(node, MECHANISM, declared=24, metrics=make_metrics_mechanism(MECHANISM, 0.01)))
     assert answers[0].evaluation != answers[1].evaluation
     assert answers[0].blob == answers[1].blob

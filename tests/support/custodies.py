@@ -2,7 +2,7 @@
 
 from plans import make_plan
 
-from fedglm.client.node import Authorization
+from fedglm.client.exchange import Authorization
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.custody.store import Custody, initialize, is_initialized
 from fedglm.privacy.dp.mechanism import Mechanism

@@ -38,6 +38,6 @@ class Server:
         return replace(instruction, **changes)
 
     def ask(self, node, number, *, held=None, acknowledged=0, **changes):
-        held = node.introduce().version if held is None else held
+        held = node.join().version if held is None else held
         blob = self.versions.message_since(max(held, 0))
         return node.train(self.order(number, acknowledged=acknowledged, **changes), blob, FREELY)

@@ -47,7 +47,7 @@ class LonelySite:
         self.node = tiny_node(
             self.folder, "site", model=FEDERATED, update=self.update, **({"optimizer": "sgd"} | self.training)
         )
-        self.node._train = examples(20, 3)
+        self.node._trainer._train = examples(20, 3)
         self.app = build_client_app(lambda _: NodeContext(self.gate, lambda: self.node))
 
     def ask(self, kind, fields):

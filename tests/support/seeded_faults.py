@@ -7,7 +7,7 @@ import torch
 
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks.task import Task
-from fedglm.client import node, private_training
+from fedglm.client import local_trainer, node, private_training
 from fedglm.compression.codec import decode
 from fedglm.privacy.custody import store
 from fedglm.privacy.dp import clipping, dp_sgd
@@ -154,7 +154,7 @@ def ledger_reset(patch):
 
 def residual_before_noise(patch):
     """The clean update is compensated and its largest values chosen; as much noise as is right follows on those."""
-    train, code, late = node.train_privately, node.code_update, []
+    train, code, late = local_trainer.train_privately, node.code_update, []
 
     def clean(*arguments, learning_rate, declared_units):
         *others, mechanism = arguments
@@ -169,17 +169,17 @@ def residual_before_noise(patch):
         noised = np.where(sent != 0, sent + GaussianNoise().normal(late[-1], layout.size), np.float32(0))
         return replace(pending, blob=settings.make_codec(layout).encode(noised))
 
-    patch.setattr(node, "train_privately", clean)
+    patch.setattr(local_trainer, "train_privately", clean)
     patch.setattr(node, "code_update", coded)
 
 
 def paced_by_held_out_data(patch):
     """An update is the smaller, the worse it does on the node's held-out records."""
-    right = node.Node._trained
+    right = local_trainer.LocalTrainer.train
 
-    def paced(self, instruction, base, permit, precision):
-        delta = right(self, instruction, base, permit, precision)
+    def paced(self, request, base, authorization, precision):
+        delta = right(self, request, base, authorization, precision)
         load_vector(self._model.module, base + delta)
         return delta / np.float32(1 + self._model.task.evaluate(self._model.module, self._held_out).loss)
 
-    patch.setattr(node.Node, "_trained", paced)
+    patch.setattr(local_trainer.LocalTrainer, "train", paced)

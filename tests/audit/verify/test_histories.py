@@ -13,7 +13,7 @@ from fedglm.audit.records.checks import Verdict, select_failed
 from fedglm.audit.verify import verification
 from fedglm.audit.verify.verification import verify
 from fedglm.autoglm.training.local import TrainingError
-from fedglm.client import gate, node
+from fedglm.client import gate, local_trainer
 from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.custody.site_log import CustodyLog, Release
 from fedglm.privacy.errors import LogError
@@ -150,7 +150,7 @@ def test_a_node_that_was_killed_between_charge_and_entry(tmp_path):
 
 def test_training_that_met_data_and_then_failed(tmp_path, monkeypatch):
     """A row of the ledger for which nothing left; the site is asked again, and takes part again later."""
-    original, calls = node.train_privately, []
+    original, calls = local_trainer.train_privately, []
 
     def fails(*arguments, **options):
         calls.append(1)
@@ -158,7 +158,7 @@ def test_training_that_met_data_and_then_failed(tmp_path, monkeypatch):
             raise TrainingError("a trained weight is not finite")
         return original(*arguments, **options)
 
-    monkeypatch.setattr(node, "train_privately", fails)
+    monkeypatch.setattr(local_trainer, "train_privately", fails)
     run(tmp_path)
     verification = verify(tmp_path)
     assert verification.verdict is Verdict.WHOLE

@@ -112,7 +112,7 @@ def test_a_trial_s_site_answers_like_the_node_of_a_simulation(site_with, tmp_pat
         folder=tmp_path / "simulated",
         seed=recipe.seed,
     )
-    assert here.introduce() == there.introduce()
+    assert here.join() == there.join()
     assert answer(here, beside, scenario, recipe) == answer(there, beside, scenario, recipe)
     assert here.folder.parent == site.home
 
@@ -121,19 +121,19 @@ def test_a_site_with_a_file_of_its_own_builds_the_server_s_model_and_trains(site
     site = site_with(OWN_TABLE)
     _, _, beside = run_of(TABLE)
     node = make_node(site, run_plan(**beside), 0)
-    words = node.introduce()
+    words = node.join()
     assert (words.name, words.layout, words.examples) == (NAME, beside["layout"], 0)
 
 
 def test_a_text_site_too(site_with):
     _, _, beside = run_of(TEXT)
-    assert make_node(site_with(OWN_TEXT), run_plan(**beside), 0).introduce().layout == beside["layout"]
+    assert make_node(site_with(OWN_TEXT), run_plan(**beside), 0).join().layout == beside["layout"]
 
 
 def test_a_declared_weight_is_the_policy_s_number_of_units(site_with):
     site = site_with({"source": "breast-cancer", "share": "0/2"}, policy={"declare_units": 300})
-    assert node_of(site, TRIAL).introduce().examples == 0
-    assert node_of(site, TRIAL + '[federation]\nweighting = "declared"\n').introduce().examples == 300
+    assert node_of(site, TRIAL).join().examples == 0
+    assert node_of(site, TRIAL + '[federation]\nweighting = "declared"\n').join().examples == 300
 
 
 def test_each_model_has_a_state_of_its_own(site_with):
@@ -149,7 +149,7 @@ def test_a_gate_and_a_node_of_the_site_work_together(site_with):
     _, _, beside = run_of(TRIAL)
     gate = OutboundGate(site.custody(), site.home, site.key())
     gate.admit(announced(run_plan(**beside)))
-    assert make_node(site, gate.plan, gate.envelope).introduce().layout == beside["layout"]
+    assert make_node(site, gate.plan, gate.envelope).join().layout == beside["layout"]
 
 
 # --- what the site does not let a recipe do
@@ -214,7 +214,7 @@ def test_a_model_s_folder_and_a_public_file_are_where_the_site_says(tmp_path, si
     with pytest.raises(Refusal, match="the public reference of berlin is not the run's"):
         node_of(open_site(site.folder), scenario)
     (site.folder / "public.csv").write_bytes(public.read_bytes())
-    assert node_of(open_site(site.folder), scenario).introduce().name == NAME
+    assert node_of(open_site(site.folder), scenario).join().name == NAME
     recipe = Recipe.from_toml(run_of(TABLE)[1].to_toml().replace('preset = "glm-0.1m"', 'path = "site"'))
     with pytest.raises(Refusal, match=r"berlin must name its copy in model\.path"):
         node_of(site, TABLE, recipe=recipe.to_toml())
@@ -314,23 +314,23 @@ def test_rows_that_a_run_cannot_use_are_left_out_and_counted_in_the_node_s_own_l
         file.write(b"0.1,much,low,p99,note,1\n0.1,0.1,mid,p98,note,1\n0.1,0.1,mid,p98,note,1\n\xff,0,low,p97,note,1\n")
     with caplog.at_level(logging.WARNING):
         node = node_of(site, TABLE)
-    assert node.introduce().name == NAME
+    assert node.join().name == NAME
     (line,) = [record.message for record in caplog.records if "of the records" in record.message]
     assert line.endswith(
         "2 rows of a class that is not named (first in line 43), 1 row not in UTF-8 (first in line 45), 1 row with a "
         "feature that is no number and counts as missing (first in line 42)"
     )
-    assert len(node._train) + len(node._held_out) == 41
+    assert len(node._trainer._train) + len(node._trainer._held_out) == 41
 
 
 def test_a_site_without_any_row_takes_part(site_with, tmp_path):
     site = site_with(OWN_TABLE)
     (tmp_path / "records.csv").write_text("x,y,class,patient,note,salary\n")
-    assert node_of(site, TABLE).introduce().name == NAME
+    assert node_of(site, TABLE).join().name == NAME
 
 
 def test_a_share_of_a_file_is_for_trials_without_noise(site_with):
     site = site_with(OWN_TABLE | {"share": "0/2"}, policy=PRIVATE | {"unit": "patient"})
-    assert node_of(site, TABLE).introduce().name == NAME
+    assert node_of(site, TABLE).join().name == NAME
     with pytest.raises(Refusal, match="a share of a file, which is for trials without noise"):
         node_of(site, TABLE, mechanism=replace(MECHANISM, steps=2, unit="patient"))

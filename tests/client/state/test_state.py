@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from fedglm.client.state.node_state import NodeState, Pending, StateError
+from fedglm.client.state.node_state import NodeState, PendingUpdate, StateError
 from fedglm.core.files import StorageError
 
 SIZE = 6
@@ -22,7 +22,9 @@ def state_of(seed, *, pending=True):
         base=vector(seed),
         residual=vector(seed + 100),
         residual_round=seed,
-        pending=Pending(seed + 1, "ab" * 32, "cd" * 16, b"blob" * (seed + 1), vector(seed + 200)) if pending else None,
+        pending=PendingUpdate(seed + 1, "ab" * 32, "cd" * 16, b"blob" * (seed + 1), vector(seed + 200))
+        if pending
+        else None,
     )
 
 
@@ -72,11 +74,11 @@ def test_a_round_trip_through_the_disk(tmp_path, pending):
 
 
 def test_a_state_without_feedback_keeps_no_residual(tmp_path):
-    state = NodeState(run="r", version=0, base=vector(0), pending=Pending(1, "ab", "cd" * 16, b"blob", None))
+    state = NodeState(run="r", version=0, base=vector(0), pending=PendingUpdate(1, "ab", "cd" * 16, b"blob", None))
     state.save(tmp_path)
     loaded = NodeState.load(tmp_path, SIZE)
     assert words(loaded) == words(state)
-    loaded.settle(1, 2)
+    loaded.apply_acknowledgement(1, 2)
     assert loaded.residual is None
 
 
@@ -101,7 +103,7 @@ def test_what_a_killed_node_left_half_written_is_cleared_away(tmp_path):
 def test_the_residual_is_committed_for_the_acknowledged_round_alone(acknowledged, settled):
     state = state_of(3)
     old, pending = state.residual, state.pending
-    state.settle(acknowledged, 6)
+    state.apply_acknowledgement(acknowledged, 6)
     assert state.residual is (pending.residual if settled else old)
     assert state.residual_round == (4 if settled else 3)
     assert (state.pending is None) == settled
@@ -110,7 +112,7 @@ def test_the_residual_is_committed_for_the_acknowledged_round_alone(acknowledged
 @pytest.mark.parametrize(("asked", "kept"), [(5, True), (4, False), (1, False)])
 def test_a_residual_of_a_round_that_is_still_to_come_is_dropped(asked, kept):
     state = state_of(3)
-    state.settle(4, asked)
+    state.apply_acknowledgement(4, asked)
     assert (state.residual is not None) == kept
     assert state.residual_round == (4 if kept else 0)
 

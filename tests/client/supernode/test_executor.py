@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.supernode import executor
-from fedglm.client.supernode.replies import Work
+from fedglm.client.supernode.replies import WorkTracker
 
 BROKEN = "broken"
 DIAGNOSIS = "patient Miller, HIV positive"
@@ -77,7 +77,7 @@ def runtime(monkeypatch):
         quiet = SimpleNamespace(start=lambda: None, stop=lambda: None, is_running=True)
         monkeypatch.setattr(executor, "HeartbeatSender", lambda _: quiet)
         monkeypatch.setattr(executor, "make_task_heartbeat_fn_http", lambda _: None)
-        executor.start_executor(app, "127.0.0.1:1", b"secret", Work())
+        executor.start_executor(app, "127.0.0.1:1", b"secret", WorkTracker())
         return made
 
     yield start

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fedglm.client.state.node_state import NodeState, Pending, StateError
+from fedglm.client.state.node_state import NodeState, PendingUpdate, StateError
 from fedglm.privacy.errors import PrivacyError, SealError
 from fedglm.privacy.keys.vault import MAGIC, Vault
 
@@ -23,7 +23,9 @@ def vault(tmp_path):
 
 def state(vault):
     values = np.arange(SIZE, dtype=np.float32)
-    pending = Pending(round=3, base_sha256="0" * 64, attempt="1" * 32, blob=CANARY * 10, residual=values + 1, rate=0.5)
+    pending = PendingUpdate(
+        round=3, base_sha256="0" * 64, attempt="1" * 32, blob=CANARY * 10, residual=values + 1, rate=0.5
+    )
     return NodeState(
         run="run", version=2, base=values, residual=values * 2, residual_round=2, pending=pending, vault=vault
     )

@@ -24,11 +24,11 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-def failing_app(error: Exception, *, faults_in_full: bool) -> ClientApp:
+def failing_app(error: Exception, *, verbose_errors: bool) -> ClientApp:
     def resolve(_: Context) -> NodeContext:
         raise error
 
-    return build_client_app(resolve, faults_in_full=faults_in_full)
+    return build_client_app(resolve, verbose_errors=verbose_errors)
 
 
 def answer(app: ClientApp, message_type: str = "train") -> Message:
@@ -46,7 +46,7 @@ def pull(reply: Message) -> list[Message]:
     "error", [FULL, DiskFullError("cannot write /state"), raised_from(LedgerError("the ledger cannot be used"), FULL)]
 )
 def test_a_node_that_cannot_train_for_it_ends_the_run(error: Exception) -> None:
-    reply = answer(failing_app(error, faults_in_full=True))
+    reply = answer(failing_app(error, verbose_errors=True))
     assert (reply.error.code, reply.error.reason) == (DISK_FULL, str(error))
     with pytest.raises(DiskFullError) as caught:
         pull(reply)
@@ -60,14 +60,14 @@ def test_a_node_that_cannot_train_for_it_ends_the_run(error: Exception) -> None:
     "error", [StorageError("the disk is full"), LedgerError("the disk is full"), OSError(errno.EACCES, "no")]
 )
 def test_other_faults_cost_one_reply_whatever_their_words(error: Exception) -> None:
-    reply = answer(failing_app(error, faults_in_full=True))
+    reply = answer(failing_app(error, verbose_errors=True))
     assert reply.error.code == int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
     assert pull(reply) == [reply]
 
 
 @pytest.mark.parametrize("kind", ["query", "evaluate"])
 def test_only_training_changes_the_result(kind: str) -> None:
-    reply = answer(failing_app(FULL, faults_in_full=True), kind)
+    reply = answer(failing_app(FULL, verbose_errors=True), kind)
     assert reply.error.code == DISK_FULL
     assert pull(reply) == [reply]
 
@@ -76,7 +76,7 @@ def test_only_training_changes_the_result(kind: str) -> None:
     "error", [FULL, raised_from(CodecError("no"), FULL), raised_from(Refusal("rule x", "no"), FULL)]
 )
 def test_a_real_server_learns_nothing_of_a_site_s_disk(error: Exception) -> None:
-    assert answer(failing_app(error, faults_in_full=False)).error.code != DISK_FULL
+    assert answer(failing_app(error, verbose_errors=False)).error.code != DISK_FULL
 
 
 def test_all_else_is_the_grid_s() -> None:
