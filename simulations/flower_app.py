@@ -18,7 +18,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fedglm.client.supernode.one_answer import app_of
+from fedglm.client.supernode.one_answer import make_single_handler_app
 from fedglm.run_folder.names import REPORT
 from fedglm.scenarios.scenario import Scenario, ScenarioError, parse_setting, scenario_text
 from fedglm.server.project.folder import PROJECT
@@ -114,4 +114,4 @@ class _Log(SimulationCallbacks):
         LOG.info("round %d: loss %s", len(rows), rows[-1]["loss"])
 
 
-client = app_of(_answer)
+client = make_single_handler_app(_answer)

@@ -199,7 +199,7 @@ def _create_state_key(site: "Site", passphrase: str | None) -> str:
     from fedglm.privacy.keys.vault import Vault
 
     named = site.settings.site.state_key
-    path = site.path(named or "state.key")
+    path = site.resolve(named or "state.key")
     if not path.exists():
         Vault.create(path, passphrase)
     remaining = "site.toml names it" if named else f'put state_key = "{path.name}" into [site] of site.toml'
@@ -241,9 +241,9 @@ def node_command(site: "Site") -> list[str]:
     Raises:
         SiteError: The path of the folder cannot be passed to Flower.
     """
-    from fedglm.client.supernode.main import node_config
+    from fedglm.client.supernode.main import make_node_config
 
-    node_config(site)
+    make_node_config(site)
     return [sys.executable, "-m", "fedglm.cli.client.node", str(site.folder)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.client.site.folder import open_site
-from fedglm.client.supernode.link_evidence import LinkWatch
+from fedglm.client.supernode.link_evidence import LinkWatcher
 from fedglm.client.supernode.main import run_node
 from fedglm.core.parent_process import end_with_parent
 
@@ -26,9 +26,9 @@ def main() -> None:
         from fedglm.cli.process.exporter import start
 
         start(collectors(site), host="127.0.0.1", port=port)
-    watch = LinkWatch(site)
+    watch = LinkWatcher(site)
     watch.start()
-    run_node(site, watch.wake)
+    run_node(site, watch.request_check)
     LOG.error("the node ends, for its connection to the server has ended")
     os._exit(1)  # Flower's threads would otherwise keep a process alive that does nothing
 

@@ -25,9 +25,9 @@ def plan(
     from dataclasses import asdict
 
     from fedglm.client.site.folder import open_site
-    from fedglm.client.site.plan_terms import read_terms, terms_for
+    from fedglm.client.site.plan_terms import evaluate_terms, read_terms
 
-    result = terms_for(open_site(folder), read_terms(terms))
+    result = evaluate_terms(open_site(folder), read_terms(terms))
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=1))
     else:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import psutil
 
-from fedglm.client.site.settings import host_and_port
+from fedglm.client.site.settings import split_address
 
 _IPV4_IN_IPV6 = "::ffff:"
 
@@ -17,7 +17,7 @@ def is_connected(pids: Iterable[int], server: str) -> bool:
         pids: Numbers of processes of this user.
         server: HOST:PORT.
     """
-    host, port = host_and_port(server)
+    host, port = split_address(server)
     try:
         wanted = {(str(info[4][0]), port) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:

@@ -1,4 +1,4 @@
-"""What is looked at before a site's node starts, so that it says at once what is wrong and how to mend it."""
+"""Checks before a site's node starts, which report at once what is wrong and how to correct it."""
 
 import datetime
 import os
@@ -16,21 +16,21 @@ from fedglm.client.site.folder import Site, open_site
 from fedglm.client.site.settings import SiteError
 from fedglm.core.findings import Finding, failure, ok, warning
 
-_PATIENCE_S = 10.0  # for the server to answer
+_TIMEOUT_S = 10.0  # of the server's answer
 _MIN_FREE, _ENOUGH_FREE = 100 * 2**20, 2**30  # bytes; a node keeps about three copies of the model
 _MIN_PYTHON = (3, 11)
-_FLOWER = ((1, 41), (1, 43))  # from, and below
+_FLOWER = ((1, 41), (1, 43))  # minimum, and upper limit, which is excluded
 
 
-def preflight(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Finding]:
-    """Look at everything that a node needs.
+def preflight(folder: Path, *, timeout_s: float = _TIMEOUT_S) -> list[Finding]:
+    """Check everything that a node needs.
 
     Args:
-        folder: The site's.
-        patience_s: Longest time to wait for the server.
+        folder: Folder of the site.
+        timeout_s: Longest time to wait for the server, in seconds.
 
     Returns:
-        The findings, in the order in which it is best mended.
+        The findings, in the order in which faults are best corrected.
     """
     software = _check_software()
     try:
@@ -46,7 +46,7 @@ def preflight(folder: Path, *, patience_s: float = _PATIENCE_S) -> list[Finding]
         _check_state(site),
         check_keys(site),
         check_authority(site, datetime.datetime.now(datetime.UTC)),
-        *check_link(site, patience_s),
+        *check_link(site, timeout_s),
         *data.findings,
         *check_policy(site, data.units),
     ]
@@ -60,17 +60,17 @@ def _check_software() -> Finding:
         flower = version("flwr")
     except PackageNotFoundError:
         return failure(check, "Flower is not installed", "install fedglm again: pip install fedglm")
-    least, below = _FLOWER
-    if not least <= tuple(int(part) for part in flower.split(".")[:2]) < below:
+    minimum, limit = _FLOWER
+    if not minimum <= tuple(int(part) for part in flower.split(".")[:2]) < limit:
         return failure(
             check,
             f"Flower {flower}",
-            f'install the one that is tested: pip install "flwr>={_dotted(least)},<{_dotted(below)}"',
+            f'install the one that is tested: pip install "flwr>={_format_version(minimum)},<{_format_version(limit)}"',
         )
     return ok(check, f"fedglm {version('fedglm')}, Flower {flower}, Python {platform.python_version()}")
 
 
-def _dotted(numbers: tuple[int, ...]) -> str:
+def _format_version(numbers: tuple[int, ...]) -> str:
     return ".".join(map(str, numbers))
 
 
@@ -85,7 +85,7 @@ def _check_device(site: Site) -> list[Finding]:
 
 
 def _check_state(site: Site) -> Finding:
-    """Whether what the node remembers can be written, and has room."""
+    """Check that the node's state can be written, and has enough space on its disk."""
     check, folder = "state", site.state
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,10 +1,10 @@
-"""Checks of what a site permits: keys, the signed policy, the ledger and what is left of its budget."""
+"""Checks of a site's custody: keys, the signed policy, the ledger and the remaining budget."""
 
 from pathlib import Path
 
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import SiteError
-from fedglm.client.site.site_keys import flower_public
+from fedglm.client.site.site_keys import read_flower_public_key
 from fedglm.core.findings import Finding, failure, ok, warning
 from fedglm.privacy.custody.budget_left import read_budget
 from fedglm.privacy.custody.store import POLICY, is_established
@@ -14,14 +14,15 @@ from fedglm.privacy.policy.policy_file import load_policy
 from fedglm.privacy.policy.rules import missing_keys
 
 SIGN = "run fedglm client sign-policy"
+"""Remedy of findings about a policy that is not in force."""
 
-_MAX_OFF = 2.0  # factor by which a declared number of units may differ from the true one without a word
+_MAX_FACTOR = 2.0  # by which a declared number of units may differ from the true one without a warning
 
 
 def check_keys(site: Site) -> Finding:
-    """Whether both private keys are there, whole, and their owner's alone."""
+    """Check that both private keys exist, are undamaged, and are readable by their owner alone."""
     try:
-        flower_public(site.flower_key)
+        read_flower_public_key(site.flower_key)
         key = site.key()
         site.vault()
     except (SiteError, PrivacyError) as exc:
@@ -30,10 +31,10 @@ def check_keys(site: Site) -> Finding:
 
 
 def check_policy(site: Site, units: int | None) -> list[Finding]:
-    """Whether a policy is in force that lets this federation do anything, and what is left to spend.
+    """Check that the policy in force permits runs of this federation, and that budget is left.
 
     Args:
-        site: Whose.
+        site: The site.
         units: Number of units in the records; None where they could not be read.
     """
     check, folder = "policy", site.custody_folder
@@ -58,27 +59,27 @@ def check_policy(site: Site, units: int | None) -> list[Finding]:
     if policy.state_encrypted and site.settings.site.state_key is None:
         detail = "it asks for encrypted state, and site.toml names no state_key"
         return [failure(check, detail, "fedglm client keygen --state-key makes one")]
-    return [_in_force(site, policy), *_declared(policy, units), _budget(folder, policy)]
+    return [_check_in_force(site, policy), *_check_declared_units(policy, units), _check_budget(folder, policy)]
 
 
-def _in_force(site: Site, policy: Policy) -> Finding:
-    written = site.folder / POLICY
+def _check_in_force(site: Site, policy: Policy) -> Finding:
+    draft = site.folder / POLICY
     in_force = (site.custody_folder / POLICY).read_bytes()
-    if written.exists() and written.read_bytes() != in_force:
+    if draft.exists() and draft.read_bytes() != in_force:
         return warning("policy", "policy.toml was changed and not signed; the older one is in force", SIGN)
     noise = "runs without noise too" if policy.without_differential_privacy else "runs with noise alone"
     return ok("policy", f"in force, {noise}; {policy.sha256[:16]}")
 
 
-def _declared(policy: Policy, units: int | None) -> list[Finding]:
+def _check_declared_units(policy: Policy, units: int | None) -> list[Finding]:
     declared = policy.declare_units
-    if declared is None or units is None or max(declared, units) <= _MAX_OFF * min(declared, units):
+    if declared is None or units is None or max(declared, units) <= _MAX_FACTOR * min(declared, units):
         return []
     detail = f"declare_units is {declared}, and the data hold {units} units: training divides by the former"
     return [warning("policy", detail, f"declare a round number near the true one, then {SIGN}")]
 
 
-def _budget(folder: Path, policy: Policy) -> Finding:
+def _check_budget(folder: Path, policy: Policy) -> Finding:
     try:
         budget = read_budget(folder, policy)
     except PrivacyError as exc:

@@ -1,8 +1,8 @@
-"""Checks of what lies between a site and its server: the authority, the server's certificate, the way there, the clock.
+"""Checks of the connection of a site to its server: authority, the server's certificate, network, clock.
 
-Flower's node authentication signs the time. The server takes a signature that is at most 5 seconds ahead of its own
-clock and 300 behind (`SYSTEM_TIME_TOLERANCE` and `TIMESTAMP_TOLERANCE` in flwr): a node with another clock is turned
-away, and Flower does not say why.
+Flower's node authentication signs the time. The server accepts a signature that is at most 5 seconds ahead of its own
+clock and 300 behind (`SYSTEM_TIME_TOLERANCE` and `TIMESTAMP_TOLERANCE` in flwr): a node with another clock is rejected,
+and Flower does not report why.
 """
 
 import datetime
@@ -17,11 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from fedglm.client.site.folder import Site
-from fedglm.client.site.settings import host_and_port
+from fedglm.client.site.settings import split_address
 from fedglm.core.findings import Finding, failure, ok, warning
 
 MAX_AHEAD_S, MAX_BEHIND_S = 5.0, 300.0
-"""By how much a node's clock may differ from its server's."""
+"""Maximum differences of a node's clock from its server's, in seconds."""
 
 _WARNING_DAYS = 30
 _EXPIRED, _NOT_YET, _WRONG_HOST, _WRONG_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_...
@@ -29,17 +29,18 @@ _SET_CLOCK = "set this machine's clock, with NTP if it can be had (timedatectl s
 
 
 def check_authority(site: Site, now: datetime.datetime) -> Finding:
-    """Whether `ca.pem` is the one certificate that the kit came with, and valid."""
+    """Check that `ca.pem` is the one certificate that `kit.toml` names, and valid."""
     check, path = "authority", site.authority
     try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as exc:
         return failure(check, f"cannot read {path}: {exc.strerror}", "copy ca.pem from the kit")
     except ValueError:
-        found = []
-    if len(found) != 1:  # Flower would trust each of them
-        return failure(check, f"{path} holds {len(found)} certificates instead of one", "copy ca.pem from the kit")
-    (certificate,) = found
+        certificates = []
+    if len(certificates) != 1:  # Flower would trust each of them
+        detail = f"{path} holds {len(certificates)} certificates instead of one"
+        return failure(check, detail, "copy ca.pem from the kit")
+    (certificate,) = certificates
     if certificate.fingerprint(SHA256()).hex() != site.kit.authority:
         remedy = "take ca.pem and kit.toml from one kit; if they are, ask the server's operator by telephone"
         return failure(check, f"{path} is not the certificate that kit.toml names", remedy)
@@ -47,43 +48,56 @@ def check_authority(site: Site, now: datetime.datetime) -> Finding:
         return failure(
             check, f"{path} is not valid yet: it is from {certificate.not_valid_before_utc:%Y-%m-%d}", _SET_CLOCK
         )
-    return _validity(check, "the authority's certificate", certificate.not_valid_after_utc, now, "ask for a new kit")
+    return _check_validity(
+        check, "the authority's certificate", certificate.not_valid_after_utc, now, "ask for a new kit"
+    )
 
 
-def check_link(site: Site, patience_s: float) -> list[Finding]:
-    """Whether the server is there and is the one that the authority vouches for, and how far the clocks differ."""
+def check_link(site: Site, timeout_s: float) -> list[Finding]:
+    """Check that the server answers with a certificate of the authority, and compare the clocks.
+
+    Args:
+        site: The site.
+        timeout_s: Longest time to wait for the server, in seconds.
+    """
     try:
-        context = trusting(site.authority)
-    except (OSError, ssl.SSLError):
+        context = make_tls_context(site.authority)
+    except OSError:
         return [failure("server", "not tried, for want of an authority to trust", "mend the authority first")]
-    host, port = host_and_port(site.server)
-    connection = http.client.HTTPSConnection(host, port, timeout=patience_s, context=context)
+    host, port = split_address(site.server)
+    connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
     try:
         connection.connect()
-        return list(_look(connection, site.server))
+        return list(_check_connection(connection, site.server))
     except ssl.SSLCertVerificationError as exc:
-        return [_distrust(site.server, exc)]
+        return [_describe_rejection(site.server, exc)]
     except (OSError, http.client.HTTPException) as exc:
-        return [_unreachable(site.server, exc)]
+        return [_describe_unreachable(site.server, exc)]
     finally:
         connection.close()
 
 
-def trusting(authority: Path) -> ssl.SSLContext:
-    """TLS that trusts this one authority; `create_default_context` adds no other when it is given one."""
+def make_tls_context(authority: Path) -> ssl.SSLContext:
+    """Make a TLS context that trusts this authority alone: given one, `create_default_context` adds no other.
+
+    Args:
+        authority: Path of the authority's certificate.
+
+    Raises:
+        OSError: The file cannot be read, or holds no certificate (`ssl.SSLError`).
+    """
     context = ssl.create_default_context(cafile=str(authority))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
-def _look(connection: http.client.HTTPSConnection, server: str) -> Iterator[Finding]:
-    """What a connection that stands has to say."""
+def _check_connection(connection: http.client.HTTPSConnection, server: str) -> Iterator[Finding]:
+    """Check the certificate of an open connection, and the clocks."""
     now = datetime.datetime.now(datetime.UTC)
-    shown = connection.sock.getpeercert() or {}
-    ends = datetime.datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), datetime.UTC)
+    certificate = connection.sock.getpeercert() or {}
+    end = datetime.datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), datetime.UTC)
     remedy = "tell the server's operator: fedglm provision DIR --renew"
-    found = _validity("server", f"{server} answers; its certificate", ends, now, remedy)
-    yield found
+    yield _check_validity("server", f"{server} answers; its certificate", end, now, remedy)
     try:
         connection.request("HEAD", "/")
         date = connection.getresponse().getheader("Date", "")
@@ -91,31 +105,31 @@ def _look(connection: http.client.HTTPSConnection, server: str) -> Iterator[Find
     except (OSError, http.client.HTTPException, ValueError, TypeError):
         yield warning("clock", f"not compared: {server} tells no time", "compare this machine's clock by hand")
         return
-    done = datetime.datetime.now(datetime.UTC)
-    # The header is cut to whole seconds, and was written at some time between question and answer.
-    middle = now + (done - now) / 2
-    yield _clock((middle - reported).total_seconds() - 0.5)
+    received = datetime.datetime.now(datetime.UTC)
+    # The header is truncated to whole seconds, and was written at some time between request and response.
+    middle = now + (received - now) / 2
+    yield _check_clock((middle - reported).total_seconds() - 0.5)
 
 
-def _clock(ahead_s: float) -> Finding:
-    words = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's clock"
+def _check_clock(ahead_s: float) -> Finding:
+    detail = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's clock"
     if not -MAX_BEHIND_S <= ahead_s <= MAX_AHEAD_S:
         limits = f"it may be {MAX_AHEAD_S:.0f} s ahead and {MAX_BEHIND_S:.0f} behind"
-        return failure("clock", f"{words}; {limits}", _SET_CLOCK)
+        return failure("clock", f"{detail}; {limits}", _SET_CLOCK)
     if not -MAX_BEHIND_S / 5 <= ahead_s <= MAX_AHEAD_S / 2:
-        return warning("clock", words, _SET_CLOCK)
-    return ok("clock", words)
+        return warning("clock", detail, _SET_CLOCK)
+    return ok("clock", detail)
 
 
-def _validity(check: str, what: str, ends: datetime.datetime, now: datetime.datetime, remedy: str) -> Finding:
-    days = (ends - now).total_seconds() / 86400
+def _check_validity(check: str, subject: str, end: datetime.datetime, now: datetime.datetime, remedy: str) -> Finding:
+    days = (end - now).total_seconds() / 86400
     if days < 0:
-        return failure(check, f"{what} ended on {ends:%Y-%m-%d}", remedy)
-    detail = f"{what} is valid until {ends:%Y-%m-%d}"
+        return failure(check, f"{subject} ended on {end:%Y-%m-%d}", remedy)
+    detail = f"{subject} is valid until {end:%Y-%m-%d}"
     return warning(check, detail, remedy) if days < _WARNING_DAYS else ok(check, detail)
 
 
-def _distrust(server: str, exc: ssl.SSLCertVerificationError) -> Finding:
+def _describe_rejection(server: str, exc: ssl.SSLCertVerificationError) -> Finding:
     detail, remedy = {
         _EXPIRED: ("has ended", f"tell the server's operator: fedglm provision DIR --renew; or {_SET_CLOCK}"),
         _NOT_YET: ("is not valid yet", _SET_CLOCK),
@@ -131,8 +145,8 @@ def _distrust(server: str, exc: ssl.SSLCertVerificationError) -> Finding:
     return failure("server", f"the certificate of {server} {detail}", remedy)
 
 
-def _unreachable(server: str, exc: Exception) -> Finding:
-    host, port = host_and_port(server)
+def _describe_unreachable(server: str, exc: Exception) -> Finding:
+    host, port = split_address(server)
     if isinstance(exc, socket.gaierror):
         detail, remedy = f"the name {host} is not known here", "look at site.server in site.toml, and at the DNS"
     elif isinstance(exc, ConnectionRefusedError):

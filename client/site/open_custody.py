@@ -1,9 +1,9 @@
-"""The custody of a real site, over all records of its source.
+"""The custody of a site in a deployment, with a commitment to all records of its source.
 
-The ledger knows a data set by its content too, so that another name opens no new budget. A run's recipe must not decide
-what that content is: it would be another one with each seed, length or set of features. So it is the records as they
-lie in the source, all of them and all of their fields, before anything is chosen, cut or held out. What cannot be read
-as a record at all is none, and keeps nobody from opening the custody.
+The ledger identifies a data set by its content too, so that another name opens no new budget. A run's recipe must not
+decide what that content is: it would differ with each seed, length or set of features. Therefore the commitment is to
+the records as they are in the source, all of them and all of their fields, before anything is selected, truncated or
+held out. A row that cannot be read as a record is left out, and does not prevent the custody from being opened.
 """
 
 import json
@@ -21,22 +21,21 @@ LOG = logging.getLogger(__name__)
 
 
 def open_custody(folder: Path, source: str, *, unit: str, faults: RowFaults | None = None) -> Custody:
-    """Read and verify a site's custody.
+    """Open and verify a site's custody; the records are read when its commitment is first needed.
 
     Args:
-        folder: Where `privacy.custody.store.initialize` made it.
+        folder: Folder that `privacy.custody.store.initialize` made.
         source: Name of built-in data, or path of a file.
-        unit: Whose privacy is at stake: "record", or the field that says whose a record is.
+        unit: Unit of privacy: "record", or the name of the field that identifies the unit of a record.
         faults: Counts rows that cannot be read.
 
     Raises:
-        DataError: The file as a whole cannot be read.
         PrivacyError: As `Custody.open`.
     """
-    return Custody.open(folder, lambda: _records(source, faults or RowFaults()), unit=unit)
+    return Custody.open(folder, lambda: _read_records(source, faults or RowFaults()), unit=unit)
 
 
-def _records(source: str, faults: RowFaults) -> Iterator[tuple[Field, ...]]:
+def _read_records(source: str, faults: RowFaults) -> Iterator[tuple[Field, ...]]:
     if source in BUNDLES:
         records = BUNDLES[source](None).records
         for number, unit in enumerate(records.units):
@@ -46,7 +45,7 @@ def _records(source: str, faults: RowFaults) -> Iterator[tuple[Field, ...]]:
     for line, row in read_rows(source, faults=faults):
         try:
             content = json.dumps(row, sort_keys=True)
-        except RecursionError:  # it was read, and is too deep to be written
+        except RecursionError:  # json reads deeper values than it writes
             faults.count(RowError("syntax", RowPlace(source, line), "nested too deeply"))
             continue
         yield (content,)

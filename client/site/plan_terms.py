@@ -1,4 +1,4 @@
-"""The terms of a plan, as a server's operator hands them over before any run: what they mean, and what stands against.
+"""The terms of a plan, which a server's operator hands over before any run: their meaning, and the policy's objections.
 
     TERMS.plan    a signed plan in base64; its run is called "terms", and its terms are those of every run like it
 
@@ -24,13 +24,13 @@ from fedglm.protocol.recipe import Recipe, RecipeError
 
 @dataclass(frozen=True)
 class PlanTerms:
-    """What a site's people have to know of a plan.
+    """The content of a plan, for the people of a site; `fedglm client plan --json` prints the attributes by name.
 
     Attributes:
-        sha256: What the policy's `plans` lists.
-        meaning: Name and value of each thing that the plan fixes, in the order in which people would ask.
-        epsilon: What all of it spends together, at the policy's delta; None without noise or without a delta.
-        broken: Each rule of the site's policy that the plan breaks, and why.
+        sha256: SHA-256 (hex) of the terms, for the policy's `plans`.
+        meaning: Names and values of all that the plan determines, the most important first.
+        epsilon: Epsilon that a whole run spends, at the policy's delta; None without noise or without a delta.
+        broken: Rules of the site's policy that the plan breaks, each with the reason.
     """
 
     sha256: str
@@ -43,7 +43,7 @@ def read_terms(path: Path) -> SignedPlan:
     """Read a file of terms.
 
     Raises:
-        SiteError: It is none.
+        SiteError: The file cannot be read, or holds no signed plan.
     """
     try:
         return SignedPlan.from_text(read_regular(path, MAX_BYTES_AS_TEXT).decode("ascii").strip())
@@ -53,11 +53,11 @@ def read_terms(path: Path) -> SignedPlan:
         raise SiteError(f"{path} holds no terms of a plan ({exc}): ask the server's people for them again") from exc
 
 
-def terms_for(site: Site, signed: SignedPlan) -> PlanTerms:
-    """What a plan means for a site, held to the policy.toml in its folder, signed or not.
+def evaluate_terms(site: Site, signed: SignedPlan) -> PlanTerms:
+    """Describe a plan for a site, and check it against the policy.toml in the site's folder, signed or not.
 
     Raises:
-        SiteError: The plan is another server's, its recipe is none, or there is no policy.toml.
+        SiteError: The plan is another server's, its recipe is invalid, or there is no policy.toml.
         PolicyError: policy.toml is no policy.
     """
     if signed.server.hex != site.kit.signing:
@@ -66,7 +66,7 @@ def terms_for(site: Site, signed: SignedPlan) -> PlanTerms:
         recipe = Recipe.from_toml(signed.plan.spec.recipe)
     except RecipeError as exc:
         raise SiteError(f"the plan cannot be followed: {exc}") from exc
-    policy = _policy(site)
+    policy = _read_policy(site)
     broken = {rule.name: reason for rule, reason in broken_rules(PLAN_RULES, signed, policy)}
     if signed.plan.code != code_sha256():
         broken["code"] = "the runs are of other code than is installed here: install the server's version"
@@ -74,10 +74,10 @@ def terms_for(site: Site, signed: SignedPlan) -> PlanTerms:
     mechanism = signed.plan.spec.noise.mechanism
     if mechanism is not None and mechanism.unit != unit:
         broken.setdefault("unit", f"the plan protects each {mechanism.unit}, the site's data each {unit}")
-    return PlanTerms(signed.plan.terms_sha256, _meaning(signed, recipe), _epsilon(signed, policy), broken)
+    return PlanTerms(signed.plan.terms_sha256, _describe_plan(signed, recipe), _compute_epsilon(signed, policy), broken)
 
 
-def _policy(site: Site) -> Policy:
+def _read_policy(site: Site) -> Policy:
     path = site.folder / POLICY
     try:
         return Policy.from_toml(path.read_text(encoding="utf-8"), origin=str(path))
@@ -85,13 +85,13 @@ def _policy(site: Site) -> Policy:
         raise SiteError(f"cannot read {path} ({exc}): copy it from the kit and fill it in") from exc
 
 
-def _meaning(signed: SignedPlan, recipe: Recipe) -> dict[str, str]:
+def _describe_plan(signed: SignedPlan, recipe: Recipe) -> dict[str, str]:
     plan, spec, data, training = signed.plan, signed.plan.spec, recipe.data, recipe.training
     model = "each site's copy of one folder" if recipe.model.path else str(recipe.model.preset)
-    learns = {"task": data.task, "classes": ", ".join(data.class_names), "features": ", ".join(data.feature_fields)}
-    known = {
+    target = {"task": data.task, "classes": ", ".join(data.class_names), "features": ", ".join(data.feature_fields)}
+    meaning = {
         "server": str(signed.server),
-        "learns": "; ".join(f"{name}: {value}" for name, value in learns.items() if value),
+        "learns": "; ".join(f"{name}: {value}" for name, value in target.items() if value),
         "model": f"{model}, {plan.parameters:,} parameters, layout {plan.layout}",
         "starts from": plan.model,
         "rounds": f"{spec.rounds}, of which a site takes part in {spec.noise.max_participations} at most",
@@ -101,17 +101,16 @@ def _meaning(signed: SignedPlan, recipe: Recipe) -> dict[str, str]:
     }
     noise, metrics = spec.noise.mechanism, spec.noise.metrics
     if noise is None:
-        known["noise"] = "none: no privacy guarantee at all"
+        meaning["noise"] = "none: no privacy guarantee at all"
     else:
-        known["noise"] = f"multiplier {noise.noise_multiplier:.3g}, clipping norm {noise.clipping_norm:g}"
-        known["protects"] = f"each {noise.unit}, {noise.records_per_unit} records of it at most"
-        known["sampling"] = f"each {noise.unit} with probability {noise.sampling_rate:.3g} a step"
-        measures = metrics and f"noised, multiplier {metrics.noise_multiplier:.3g}"
-        known["measures"] = measures or "none"
-    return known
+        meaning["noise"] = f"multiplier {noise.noise_multiplier:.3g}, clipping norm {noise.clipping_norm:g}"
+        meaning["protects"] = f"each {noise.unit}, {noise.records_per_unit} records of it at most"
+        meaning["sampling"] = f"each {noise.unit} with probability {noise.sampling_rate:.3g} a step"
+        meaning["measures"] = f"noised, multiplier {metrics.noise_multiplier:.3g}" if metrics else "none"
+    return meaning
 
 
-def _epsilon(signed: SignedPlan, policy: Policy) -> float | None:
+def _compute_epsilon(signed: SignedPlan, policy: Policy) -> float | None:
     noise = signed.plan.spec.noise
     if noise.mechanism is None or policy.delta is None:
         return None

@@ -1,13 +1,13 @@
-"""A site's policy from the file that people write to the one that is in force.
+"""Signing of a site's policy, which puts it in force.
 
 People write `policy.toml` in the site's folder. Signing copies its exact bytes into the custody folder and signs them
-there; until then the older one is in force, or none.
+there; until then the previous policy is in force, or none.
 """
 
 from typing import NamedTuple
 
 from fedglm.client.site.folder import Site
-from fedglm.client.site.row_counts import HARMLESS, UnfitError, count_rows
+from fedglm.client.site.row_counts import HARMLESS, RecordsError, count_rows
 from fedglm.client.site.settings import SiteError
 from fedglm.core.files import write_atomically
 from fedglm.privacy.custody.site_log import CustodyLog
@@ -19,31 +19,32 @@ from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import MAX_BYTES, sign_policy
 
 
-class Signed(NamedTuple):
-    """What is in force from now on.
+class SignedPolicy(NamedTuple):
+    """The policy that is in force after signing.
 
     Attributes:
         policy: The policy.
-        left_out: Rows that no run can use, in words that quote none; empty where there are none.
+        left_out: Description of the rows that no run can use, which quotes none of them; empty where there are none.
     """
 
     policy: Policy
     left_out: str
 
 
-def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
-    """Put the policy that lies in the site's folder in force; the first time, open the site's ledger too.
+def sign_site_policy(site: Site, *, leave_out: bool = False) -> SignedPolicy:
+    """Sign the policy in the site's folder and put it in force; the first time, create the site's ledger too.
 
-    The site answers for its records by that signature: from then on a run leaves out what it cannot use without a word
-    to the server. So all rows are held to `site.toml` once more, if its file can be read: `preflight` tells why not.
+    With that signature the site is responsible for its records: later runs leave out unusable rows and do not report
+    them to the server. Therefore all rows are checked against `site.toml` here, if their file can be read: where it
+    cannot, `preflight` reports why.
 
     Args:
-        site: Whose.
+        site: The site.
         leave_out: Sign although there are rows that no run can use.
 
     Raises:
         SiteError: There is no policy, the site has no keys yet, or there are rows that cannot be used.
-        PolicyError: The file is no policy; the older one stays in force.
+        PolicyError: The file is no policy; the previous one stays in force.
         PrivacyError: The signing key cannot be used.
         StorageError: A file cannot be written.
     """
@@ -59,7 +60,7 @@ def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
         raise SiteError(f"cannot read {written} ({exc.strerror}): copy it from the kit and fill it in") from exc
     except UnicodeDecodeError as exc:
         raise SiteError(f"{written} is not UTF-8: save it so") from exc
-    left_out = _left_out(site)
+    left_out = _describe_left_out(site)
     if left_out and not leave_out:
         raise SiteError(f"{site.source} holds {left_out}: correct them, or sign with --leave-out")
     key = site.key()
@@ -68,13 +69,14 @@ def sign_site_policy(site: Site, *, leave_out: bool = False) -> Signed:
     write_atomically(folder / POLICY, content)
     policy = sign_policy(folder / POLICY, key)
     ReleaseTransaction(Ledger(folder / LEDGER), CustodyLog(folder / LOG, key)).put_in_force(policy)
-    return Signed(policy, left_out)
+    return SignedPolicy(policy, left_out)
 
 
-def _left_out(site: Site) -> str:
+def _describe_left_out(site: Site) -> str:
+    """Describe the rows that no run can use; blank rows are left out without mention."""
     if site.settings.data.is_builtin:
         return ""
     try:
         return count_rows(site).faults.in_words(but=HARMLESS)
-    except UnfitError:
+    except RecordsError:
         return ""

@@ -1,4 +1,4 @@
-"""A site's rows by what can be made of them: counted, and none quoted."""
+"""Counts of a site's usable and unusable rows; no row is quoted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,33 +16,34 @@ from fedglm.core.errors import FedglmError
 from fedglm.core.suggestions import find_near_names
 
 HARMLESS: Final[frozenset[Reason]] = frozenset({"blank"})
-"""Rows that say nothing: to leave them out loses nothing."""
+"""Reasons of rows without content: leaving them out loses nothing."""
+
 _CORRECT = "correct the file, or [data] in site.toml"
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A site's rows by what can be made of them.
+class RowCounts:
+    """Counts of a site's rows.
 
     Attributes:
-        usable: How many can be used.
-        units: Units among those.
-        faults: The others.
-        absent: Fields that `site.toml` names and no row has.
+        usable: Number of rows that can be used.
+        units: Number of units among the usable rows.
+        faults: Counts of the other rows, by reason.
+        missing_fields: Fields that `site.toml` names and no row has.
     """
 
     usable: int
     units: int
     faults: RowFaults
-    absent: tuple[str, ...] = ()
+    missing_fields: tuple[str, ...] = ()
 
 
-class UnfitError(FedglmError):
-    """The records as a whole are not what `site.toml` says.
+class RecordsError(FedglmError):
+    """The records as a whole do not match `site.toml`.
 
     Attributes:
-        detail: What is wrong, without a word of a record.
-        remedy: What helps.
+        detail: Description of the fault, which quotes no record.
+        remedy: What to do.
     """
 
     def __init__(self, detail: str, remedy: str) -> None:
@@ -50,47 +51,49 @@ class UnfitError(FedglmError):
         self.detail, self.remedy = detail, remedy
 
 
-def count_rows(site: Site) -> Rows:
-    """Hold each row to `site.toml`.
+def count_rows(site: Site) -> RowCounts:
+    """Check each row against `site.toml` and count the usable and unusable ones.
 
     Raises:
-        UnfitError: The file as a whole cannot be read, or lacks a field; or there is none.
+        RecordsError: The file as a whole cannot be read or lacks a field, or `site.toml` names no file.
     """
     data = site.settings.data
     if data.source is None:
-        raise UnfitError("site.toml does not say where the records are", "give source in [data]")
+        raise RecordsError("site.toml does not say where the records are", "give source in [data]")
     if data.is_builtin:
         records = BUNDLES[site.source](None).records
-        return Rows(len(records), len(set(records.units)), RowFaults())
+        return RowCounts(len(records), len(set(records.units)), RowFaults())
     try:
-        return _of_file(site.source, data)
+        return _count_file(site.source, data)
     except MissingField as exc:
-        raise UnfitError(f"of {len(exc.known)} fields none is called {exc.name!r}", _hint(exc.name, exc.known)) from exc
+        raise RecordsError(
+            f"of {len(exc.known)} fields none is called {exc.name!r}", _suggest_remedy(exc.name, exc.known)
+        ) from exc
     except DataError as exc:
-        raise UnfitError(str(exc), _CORRECT) from exc
+        raise RecordsError(str(exc), _CORRECT) from exc
 
 
-def _of_file(source: str, data: DataSection) -> Rows:
-    faults = data.row_faults()
+def _count_file(source: str, data: DataSection) -> RowCounts:
+    faults = data.make_row_faults()
     fields = (data.text_field, data.label_field, data.unit_field, data.site_field, *data.feature_fields)
-    named = [name for name in fields if name is not None]
-    classes, units, absent = frozenset(data.class_names), set[str](), set(named)
+    names = [name for name in fields if name is not None]
+    classes, units, missing = frozenset(data.class_names), set[str](), set(names)
     usable = 0
-    for line, row in read_rows(source, fields=named, faults=faults):
-        absent -= row.keys()
+    for line, row in read_rows(source, fields=names, faults=faults):
+        missing -= row.keys()
         place = RowPlace(Path(source).name, line)
         try:
-            unit = _unit(row, data, classes, place, faults)
+            unit = _read_unit(row, data, classes, place, faults)
         except RowError as exc:
             faults.count(exc)
             continue
         units.add(unit)
         usable += 1
-    return Rows(usable, len(units), faults, tuple(name for name in named if name in absent))
+    return RowCounts(usable, len(units), faults, tuple(name for name in names if name in missing))
 
 
-def _unit(row: Row, data: DataSection, classes: frozenset[str], place: RowPlace, faults: RowFaults) -> str:
-    """Whose a row is that can be used; raises RowError for another."""
+def _read_unit(row: Row, data: DataSection, classes: frozenset[str], place: RowPlace, faults: RowFaults) -> str:
+    """Return the name of a row's unit; raises RowError where the row cannot be used."""
     if data.text_field is not None and read_text(row.get(data.text_field), data.text_field, place) is None:
         raise RowError("blank", place, "no text")
     if data.label_field is not None:
@@ -100,6 +103,6 @@ def _unit(row: Row, data: DataSection, classes: frozenset[str], place: RowPlace,
     return unit
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
+def _suggest_remedy(name: str, known: Sequence[str]) -> str:
     near = find_near_names(name, known, count=1, cutoff=0.75)
     return f"did you mean {near[0]!r}?" if near else "correct [data] in site.toml, or name the fields in line 1"

@@ -1,4 +1,4 @@
-"""What a site's operator writes (`site.toml`) and what the site was given (`kit.toml`), read and checked."""
+"""Settings of a site: `site.toml`, which its operator writes, and `kit.toml` of the startup kit; read and checked."""
 
 import re
 from pathlib import Path
@@ -26,42 +26,42 @@ class SiteError(FedglmError, RuntimeError):
     """A site's folder cannot be used as it is; the message names the file and the remedy, and quotes no record."""
 
 
-def _is_site(name: str) -> str:
+def _check_site_name(name: str) -> str:
     try:
         return checked_site_name(name)
     except PrivacyError as exc:
         raise ValueError(str(exc)) from exc
 
 
-def _is_public_key(text: str) -> str:
+def _check_public_key(text: str) -> str:
     try:
         return PublicKey.from_hex(text).hex
     except PrivacyError as exc:
         raise ValueError(str(exc)) from exc
 
 
-def _is_address(text: str) -> str:
-    found = _ADDRESS.fullmatch(text)
-    if found is None or not 0 < int(found["port"]) < 65536:
+def _check_address(text: str) -> str:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) < 65536:
         raise ValueError("the server is written as HOST:PORT, without https://")
     return text
 
 
-def _is_share(text: str) -> str:
-    found = _SHARE.fullmatch(text)
-    if found is None or not int(found[1]) < int(found[2]):
+def _check_share(text: str) -> str:
+    match = _SHARE.fullmatch(text)
+    if match is None or not int(match[1]) < int(match[2]):
         raise ValueError("the first of five shares is written 0/5, the last 4/5")
     return text
 
 
-_Name = Annotated[str, Field(min_length=1, max_length=200)]
-_SiteName = Annotated[str, AfterValidator(_is_site)]
-_Address = Annotated[str, AfterValidator(_is_address)]
-
-
-def _is_source(text: str) -> str:
+def _check_source(text: str) -> str:
     check_source(text)
     return text
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+_SiteName = Annotated[str, AfterValidator(_check_site_name)]
+_Address = Annotated[str, AfterValidator(_check_address)]
 
 
 class _Section(BaseModel):
@@ -69,19 +69,20 @@ class _Section(BaseModel):
 
 
 class SiteSection(_Section):
-    """`[site]`: how the node runs. Paths count from the site's folder.
+    """`[site]`: how the node runs. Paths are relative to the site's folder.
 
     Attributes:
-        name: The site's, as in the kit.
-        server: HOST:PORT of the server where it is no longer the kit's.
-        state: Folder of what the node remembers, of its log and its pid file.
+        name: Name of the site, as in the startup kit; None takes the kit's.
+        server: Address of the server as HOST:PORT; None takes the kit's.
+        state: Folder of the node's state, log and pid file.
         custody: Folder of policy, ledger and signing key.
-        state_key: File of the key that encrypts the node's state at rest; none without it.
-        device: What to train on; `auto` takes a GPU where there is one.
+        state_key: File of the key that encrypts the node's state at rest; None leaves it unencrypted.
+        device: Device to train on; `auto` takes a GPU where there is one.
         threads: Threads of a training step; with one, a site repeats a simulation to the bit.
-        answer_every_s: An answer leaves a whole multiple of so many seconds after its question came, for how long
-            training took depends on the records that were drawn. Longer tells less and costs more; 0 tells all of it.
-        metrics_port: Port on this machine where Prometheus finds figures; none without it.
+        answer_every_s: Reply interval in seconds: a reply leaves a whole multiple of it after its message came, because
+            the duration of training depends on the sampled records. A longer interval reveals less and costs more; 0
+            reveals all of it.
+        metrics_port: Port of this machine on which Prometheus scrapes metrics; None serves none.
     """
 
     name: _SiteName | None = None
@@ -99,22 +100,23 @@ class DataSection(_Section):
     """`[data]`: the site's records, and which of their fields a run may read: those that are named here, and no other.
 
     Attributes:
-        source: Path of a JSONL or CSV file (also .gz), or the name of built-in data; None in a kit that nobody has
-            filled in yet.
-        text_field: Field that holds the text.
-        label_field: Field that holds the class.
-        class_names: All classes that the label field may hold. A run that tells classes must name the same ones, and
-            is refused before a record is looked at.
-        line_breaks: Whether values of a CSV file may hold line breaks, within quotes. Each line is a row without it,
-            so that no record, whatever is in it, can touch another. JSONL needs no such choice.
-        unit_field: Field that says whose a record is, such as a patient's number; without it each stands for itself.
-        feature_fields: Numeric fields that a run may ask for.
-        public_reference: Path of the public file that a table's bins are placed by, where the run says so.
-        share: "0/5" takes the first of five parts of the source: for trials, where one machine plays several sites.
-        site_field: With a share: the field by which the source is parted.
+        source: Path of a JSONL or CSV file (also .gz), or the name of built-in data; None in a startup kit that nobody
+            has filled in yet.
+        text_field: Field of the text.
+        label_field: Field of the class.
+        class_names: All classes that the label field may hold. A classification run must name the same ones; another is
+            refused before a record is read.
+        line_breaks: Whether values of a CSV file may hold line breaks, within quotes. Otherwise each line is a row, so
+            that no record, whatever its content, can affect another. It has no effect on JSONL.
+        unit_field: Field that identifies the unit of a record, such as a patient's number; None makes each record a
+            unit.
+        feature_fields: Numeric fields that a run may read.
+        public_reference: Path of the public file that the bins of a table are computed from, where the run requires it.
+        share: "0/5" takes the first of five parts of the source: for trials, where one machine runs several sites.
+        site_field: Field by which the source is divided into shares.
     """
 
-    source: Annotated[_Name, AfterValidator(_is_source)] | None = None
+    source: Annotated[_Name, AfterValidator(_check_source)] | None = None
     text_field: _Name | None = None
     label_field: _Name | None = None
     class_names: tuple[_Name, ...] = ()
@@ -122,11 +124,11 @@ class DataSection(_Section):
     feature_fields: tuple[_Name, ...] = ()
     line_breaks: bool = False
     public_reference: _Name | None = None
-    share: Annotated[str, AfterValidator(_is_share)] | None = None
+    share: Annotated[str, AfterValidator(_check_share)] | None = None
     site_field: _Name | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "DataSection":
+    def _check_consistency(self) -> "DataSection":
         given = [name for name in type(self).model_fields if getattr(self, name) and name not in ("source", "share")]
         if self.is_builtin and given:
             raise ValueError(f"{self.source} knows its own fields: leave {given[0]} out")
@@ -145,32 +147,32 @@ class DataSection(_Section):
 
     @property
     def part(self) -> tuple[int, int] | None:
-        """The share as (i, n); None for all."""
-        found = _SHARE.fullmatch(self.share or "")
-        return (int(found[1]), int(found[2])) if found else None
+        """The share as (i, n); None for all records."""
+        match = _SHARE.fullmatch(self.share or "")
+        return (int(match[1]), int(match[2])) if match else None
 
-    def row_faults(self) -> RowFaults:
-        """What counts rows of these records that cannot be used."""
+    def make_row_faults(self) -> RowFaults:
+        """Make a counter of the rows of these records that cannot be used."""
         return RowFaults(line_breaks=self.line_breaks)
 
     @property
     def unit(self) -> str:
-        """What is protected: the unit field, or "record"."""
+        """Unit of privacy: the unit field, or "record"."""
         return self.unit_field or "record"
 
 
 class ModelSection(_Section):
-    """`[model]`: where this site's copy of a pretrained model lies, for runs that start from one.
+    """`[model]`: this site's copy of a pretrained model, for runs that start from one.
 
     Attributes:
-        path: A local Hugging Face folder with safetensors; nothing is ever downloaded.
+        path: Local Hugging Face folder with safetensors; nothing is ever downloaded.
     """
 
     path: _Name | None = None
 
 
 class SiteSettings(_Section):
-    """`site.toml`."""
+    """All settings of `site.toml`."""
 
     site: SiteSection = SiteSection()
     data: DataSection = DataSection()
@@ -178,20 +180,20 @@ class SiteSettings(_Section):
 
 
 class Kit(_Section):
-    """`kit.toml`: whom the site has to do with, as the server's operator wrote it; nothing in it is secret.
+    """`kit.toml` of a startup kit: the federation and its server, by the server's operator; nothing in it is secret.
 
     Attributes:
         federation: Name of the federation.
-        site: The site's name.
-        server: HOST:PORT.
-        signing: Public key (hex) that the server signs run plans with.
-        authority: SHA-256 (hex) of the certificate in `ca.pem`, in its DER form.
+        site: Name of the site.
+        server: Address of the server as HOST:PORT.
+        signing: Public key (hex) of the server, which verifies run plans.
+        authority: SHA-256 (hex) of the certificate in `ca.pem`, DER-encoded.
     """
 
     federation: _Name
     site: _SiteName
     server: _Address
-    signing: Annotated[str, AfterValidator(_is_public_key)]
+    signing: Annotated[str, AfterValidator(_check_public_key)]
     authority: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -199,18 +201,22 @@ def read_site_file(folder: Path) -> SiteSettings:
     """Read `site.toml`.
 
     Raises:
-        SiteError: It is missing, no TOML, or a key or value is wrong; near names are listed.
+        SiteError: It is missing, no TOML, or a key or value is invalid; the message lists similar names.
     """
     return _read(SiteSettings, folder / SITE_FILE, "copy it from the kit and fill it in")
 
 
 def read_kit_file(folder: Path) -> Kit:
-    """Read `kit.toml`; raises as `read_site_file`."""
+    """Read `kit.toml`.
+
+    Raises:
+        SiteError: As `read_site_file`.
+    """
     return _read(Kit, folder / KIT_FILE, "name the folder of the kit that the server's operator handed over")
 
 
-def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of HOST:PORT, an IPv6 address without its brackets."""
+def split_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT into host and port; an IPv6 address loses its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 

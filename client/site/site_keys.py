@@ -1,11 +1,11 @@
-"""The keys that a site makes for itself, once, and the public halves that it hands over.
+"""A site's keys, which it makes for itself, once, and the public keys that it hands over.
 
-flower.key         EC P-384: Flower's SuperNode signs on with it
-custody/site.key   Ed25519: signs the policy, and all that the site sends
-SITE.pub           the public halves, signed by the latter
+flower.key         EC P-384: authenticates Flower's SuperNode
+custody/site.key   Ed25519: signs the policy, and all messages of the site
+SITE.pub           the public keys, signed with the latter
 
 Both private keys are readable by their owner alone, and never leave the machine. By default they have no passphrase: a
-node starts after a power cut with nobody there to type one.
+node must be able to start after a power cut when nobody is there to type one.
 """
 
 import datetime
@@ -32,12 +32,12 @@ from fedglm.privacy.log.signed_log import LOG
 
 
 @dataclass(frozen=True)
-class HandedOver:
-    """What `make_keys` made.
+class SiteKeys:
+    """Result of `make_keys`.
 
     Attributes:
-        identity: The public halves.
-        path: The file to hand over.
+        identity: The public keys.
+        path: Path of the file to hand over.
         is_new: Whether a key is new.
     """
 
@@ -54,20 +54,20 @@ def make_keys(
     *,
     replace: bool = False,
     passphrase: str | None = None,
-) -> HandedOver:
-    """Make a site's keys, or what is missing of them, and write the file to hand over.
+) -> SiteKeys:
+    """Make the missing keys of a site, and write the file to hand over.
 
     Args:
-        folder: Of the site; `NAME.pub` goes there.
-        name: The site's.
-        flower_key: Path of the key that the SuperNode signs on with.
+        folder: Folder of the site, in which `NAME.pub` is written.
+        name: Name of the site.
+        flower_key: Path of the key that authenticates the SuperNode.
         signing_key: Path of the key that signs policy and updates.
-        replace: Move the keys that are there away, under names that end in .old, and make new ones; the policy must
-            then be signed again.
-        passphrase: Locks the keys that are made.
+        replace: Move existing keys away, to names that end in .old, and make new ones; the policy must then be signed
+            again.
+        passphrase: Encrypts the new keys; None leaves them unencrypted.
 
     Raises:
-        SiteError, PrivacyError: A key that is there is damaged, or others may use it.
+        SiteError, PrivacyError: An existing key is damaged, or others may use it.
         StorageError: A file cannot be written.
     """
     previous = SigningKey.load(signing_key) if replace and signing_key.exists() else None
@@ -77,53 +77,53 @@ def make_keys(
             if path.exists():
                 with storage_errors(path):
                     path.rename(path.with_name(f"{path.name}.{stamp}.old"))
-    encryption = lock(passphrase)  # refuses a bad one before anything is made
+    encryption = lock(passphrase)  # refuses an invalid one before anything is made
     private_folder(signing_key.parent)
     is_new = not (flower_key.exists() and signing_key.exists())
     if not flower_key.exists():
-        private = generate_private_key(SECP384R1())
-        form = PrivateFormat.OpenSSH if passphrase is None else PrivateFormat.PKCS8
-        create_privately(flower_key, private.private_bytes(Encoding.PEM, form, encryption))
+        private_key = generate_private_key(SECP384R1())
+        key_format = PrivateFormat.OpenSSH if passphrase is None else PrivateFormat.PKCS8
+        create_privately(flower_key, private_key.private_bytes(Encoding.PEM, key_format, encryption))
     key = SigningKey.load(signing_key) if signing_key.exists() else SigningKey.create(signing_key, passphrase)
     log = signing_key.with_name(LOG)
     if previous is not None and log.is_file():
         CustodyLog(log, key, previous)  # the old key vouches for the new one
-    flower, path = flower_public(flower_key), folder / f"{name}.pub"
-    known = _handed_over(path)
-    if known is None or (known.name, known.flower, known.signing) != (name, flower, key.public):
+    flower, path = read_flower_public_key(flower_key), folder / f"{name}.pub"
+    identity = _read_identity(path)
+    if identity is None or (identity.name, identity.flower, identity.signing) != (name, flower, key.public):
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        known = SiteIdentity(name, flower, key.public, today)
-        write_atomically(path, known.to_text(key))
-    return HandedOver(known, path, is_new)
+        identity = SiteIdentity(name, flower, key.public, today)
+        write_atomically(path, identity.to_text(key))
+    return SiteKeys(identity, path, is_new)
 
 
-def flower_public(path: Path) -> str:
-    """The public half of the SuperNode's key, as one line.
+def read_flower_public_key(path: Path) -> str:
+    """Read the public key of the SuperNode's key pair, as one line of OpenSSH's format.
 
     Raises:
-        SiteError, PrivacyError: As of `flower_private`.
+        SiteError, PrivacyError: As `read_flower_private_key`.
     """
-    return _load(path).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return _load_flower_key(path).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def flower_private(path: Path) -> bytes:
-    """The SuperNode's key as Flower reads it, whether the file is locked or not: never to be written to a disk.
+def read_flower_private_key(path: Path) -> bytes:
+    """Read the SuperNode's private key, unencrypted as Flower needs it: never write it to a disk.
 
     Raises:
         SiteError: It is another kind of key.
         PrivacyError: There is no such key, others than its owner may use it, or its passphrase is missing or wrong.
     """
-    return _load(path).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    return _load_flower_key(path).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
-def _load(path: Path) -> EllipticCurvePrivateKey:
+def _load_flower_key(path: Path) -> EllipticCurvePrivateKey:
     key = read_key(path)
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP384R1):
         raise SiteError(f"{path} holds no EC P-384 key: is it whole?")
     return key
 
 
-def _handed_over(path: Path) -> SiteIdentity | None:
+def _read_identity(path: Path) -> SiteIdentity | None:
     try:
         return SiteIdentity.from_text(path.read_text(encoding="utf-8"), origin=str(path))
     except (OSError, UnicodeDecodeError, PrivacyError):

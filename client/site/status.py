@@ -1,4 +1,4 @@
-"""Where a site stands, for people and for machines: what it permits, what has left, what it refused."""
+"""Status of a site: what its policy permits, what was released, what was refused."""
 
 import datetime
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from fedglm.privacy.policy.rules import missing_keys
 
 @dataclass(frozen=True)
 class SiteStatus:
-    """What the files of a site say.
+    """Status of a site, from its files.
 
     Attributes:
-        policy: In force; None for none.
-        budget: What its data set has spent; None without a policy.
-        missing_keys: Keys of the policy without which every run is refused.
-        refusals: How many messages were refused.
-        last_refusal: Time, rule and reason of the last one; None for none.
-        last_work: When the node last wrote down what a server's message brought; None for never.
+        policy: Policy in force; None for none.
+        budget: Budget of its data set and what was spent; None without a policy.
+        missing_keys: Keys without which the policy refuses every run.
+        refusals: Number of refused messages.
+        last_refusal: Time, rule and reason of the last refusal; None for none.
+        last_work: Time (UTC) when the node last stored the effect of a server's message; None for never.
     """
 
     policy: Policy | None
@@ -34,25 +34,27 @@ class SiteStatus:
 
 
 def read_status(site: Site) -> SiteStatus:
-    """Read them.
+    """Read the status of a site.
 
     Raises:
-        PrivacyError: Key, policy, ledger or log of refusals are damaged.
+        PrivacyError: Key, policy, ledger or log of refusals is damaged.
     """
     folder = site.custody_folder
     policy = load_policy(folder / POLICY, site.key().public) if is_established(folder) else None
     refusals = RefusalLog(folder / REFUSALS).summary()
     last = refusals.last
+    last_work = find_last_work(site)
     return SiteStatus(
         policy=policy,
         budget=read_budget(folder, policy) if policy is not None else None,
         missing_keys=tuple(missing_keys(policy)) if policy is not None else (),
         refusals=refusals.by_rule.total(),
         last_refusal=(last.time, last.rule, last.reason) if last is not None else None,
-        last_work=_last_work(site),
+        last_work=datetime.datetime.fromtimestamp(last_work, datetime.UTC) if last_work is not None else None,
     )
 
 
-def _last_work(site: Site) -> datetime.datetime | None:
-    written = [path.stat().st_mtime for pattern in ("run.plan", "*/state.json") for path in site.home.glob(pattern)]
-    return datetime.datetime.fromtimestamp(max(written), datetime.UTC) if written else None
+def find_last_work(site: Site) -> float | None:
+    """Return when the node last stored the effect of a server's message, in seconds since the epoch; None for never."""
+    times = [path.stat().st_mtime for pattern in ("run.plan", "*/state.json") for path in site.home.glob(pattern)]
+    return max(times, default=None)

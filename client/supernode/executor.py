@@ -1,8 +1,8 @@
-"""Takes the messages that the SuperNode has received to the site's ClientApp, and its answers back.
+"""Executor of the SuperNode: passes received messages to the site's ClientApp, and returns its replies.
 
 Flower would start two more processes for this: one that waits, and one for each message, which unpacks and loads the
-app that the server sent. Threads of the SuperNode do it over the same interface. It saves the processes, their time
-and their memory, and nothing that the server sent is ever unpacked: the app is the installed one.
+app that the server sent. Here threads of the SuperNode use the same interface. This saves the processes, their time and
+their memory, and nothing that the server sent is ever unpacked: the app is the installed one.
 """
 
 import logging
@@ -29,68 +29,71 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedglm.client.no_answer import make_no_answer
-from fedglm.client.supernode.replies import Work
+from fedglm.client.supernode.replies import WorkTracker
 
 LOG = logging.getLogger(__name__)
 
 _NAME: Final = "fedglm"
 _ACQUIRE: Final = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 _POLL_S: Final = 0.25
-_PATIENCE_S: Final = 60.0
+_TIMEOUT_S: Final = 60.0
 
 
-def start_executor(app: ClientApp, address: str, secret: bytes, work: Work) -> threading.Thread:
-    """Answer messages in a thread for as long as the process lives; if the thread fails, the process ends too.
+def start_executor(app: ClientApp, address: str, secret: bytes, work: WorkTracker) -> threading.Thread:
+    """Start a thread that answers messages until the process ends; if the thread fails, it ends the process.
 
     Args:
-        app: What answers.
-        address: Path of the socket where the SuperNode serves its apps.
-        secret: What lets this process alone take messages there.
-        work: Is told of each message that is being answered.
+        app: ClientApp that answers the messages.
+        address: Path of the Unix socket on which the SuperNode serves its apps.
+        secret: Secret that authenticates this process there, and no other.
+        work: Tracks the messages that are being answered.
+
+    Returns:
+        The started thread.
     """
 
     def run() -> None:
         try:
-            _answer_for_ever(app, address, secret, work)
+            _handle_tasks(app, address, secret, work)
         except BaseException:
             LOG.exception("the node ends, for it can no longer take its messages")
-            os._exit(1)  # whoever watches over the node starts it again
+            os._exit(1)  # the node's supervisor restarts it
 
     thread = threading.Thread(target=run, name="fedglm-executor", daemon=True)
     thread.start()
     return thread
 
 
-def _answer_for_ever(app: ClientApp, address: str, secret: bytes, work: Work) -> None:
-    asking = _client(address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE))
-    answered = time.monotonic()
+def _handle_tasks(app: ClientApp, address: str, secret: bytes, work: WorkTracker) -> None:
+    client = _make_client(address, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE))
+    last_response = time.monotonic()
     while True:
         try:
-            found = asking.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
-        except httpx.HTTPError:  # it listens a moment after this thread starts
-            if time.monotonic() - answered > _PATIENCE_S:
+            response = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+        except httpx.HTTPError:  # the SuperNode begins to listen a moment after this thread starts
+            if time.monotonic() - last_response > _TIMEOUT_S:
                 raise
             time.sleep(_POLL_S)
             continue
-        answered = time.monotonic()
-        if found.HasField("task") and found.token:
-            # In a thread, for a message whose parts a dying SuperLink never sent is waited for, and others come.
-            threading.Thread(target=_answer_one, args=(app, address, found.token, work), daemon=True).start()
+        last_response = time.monotonic()
+        if response.HasField("task") and response.token:
+            # In a thread: it may wait for parts of a message that a dying SuperLink never sent, while others come.
+            threading.Thread(target=_handle_task, args=(app, address, response.token, work), daemon=True).start()
         else:
             time.sleep(_POLL_S)
 
 
-def _answer_one(app: ClientApp, address: str, token: str, work: Work) -> None:
-    """Answer a message; whatever goes wrong with it, the node goes on with the next, and the server may ask again."""
-    client = _client(address, RuntimeTokenHttpInterceptor(token))
+def _handle_task(app: ClientApp, address: str, token: str, work: WorkTracker) -> None:
+    """Answer one message; whatever fails, the node continues with the next, and the server may send it again."""
+    client = _make_client(address, RuntimeTokenHttpInterceptor(token))
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     context: Context | None = None
     status, details = SubStatus.FAILED, "the message could not be answered"
     try:
         heartbeat.start()
         message, context, _, _ = pull_task_input(client)
-        with work.answering():
-            push_message(client, _replied(app, message, context), context)
+        with work.track():
+            push_message(client, _make_reply(app, message, context), context)
         status, details = SubStatus.COMPLETED, ""
     except Exception:
         LOG.exception("a message was not answered")
@@ -101,22 +104,22 @@ def _answer_one(app: ClientApp, address: str, token: str, work: Work) -> None:
         client.close()
 
 
-def _replied(app: ClientApp, message: Message, context: Context) -> Message:
+def _make_reply(app: ClientApp, message: Message, context: Context) -> Message:
     try:
         return app(message, context)
     except Exception:
-        LOG.exception("the app failed")  # whose words may quote records, and stay here
+        LOG.exception("the app failed")  # the text may quote records, and stays here
         return make_no_answer(message)
 
 
-def _client(address: str, authentication: ProtobufClientInterceptor) -> RuntimeHttpClient:
+def _make_client(address: str, authentication: ProtobufClientInterceptor) -> RuntimeHttpClient:
     client = RuntimeHttpClient.from_server_address(
-        server_address=_NAME,  # which nobody looks up: a socket has no host
+        server_address=_NAME,  # never resolved: a Unix socket has no host
         insecure=True,
         root_certificates=None,
         interceptors=[RuntimeVersionHttpInterceptor(component_name=_NAME), authentication],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-    # Flower's client knows of no sockets but TCP's, and gives no other way to have it use one.
+    # Flower's client supports TCP alone, and there is no other way to make it use a Unix socket.
     client._client = httpx.Client(transport=httpx.HTTPTransport(uds=address), timeout=client._client.timeout)
     return client

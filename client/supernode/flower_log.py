@@ -1,6 +1,6 @@
-"""Lines of Flower's log by which a node's start is followed from another process: Flower gives no other sign."""
+"""Lines of Flower's log from which another process recognises a node's start: Flower has no event for it."""
 
 from typing import Final
 
 CONNECTED: Final = "SuperNode ID"
-"""Once the server has let the node in."""
+"""Begins the line after the server has accepted the node."""

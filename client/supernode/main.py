@@ -1,7 +1,7 @@
-"""The site's node: Flower's SuperNode, with TLS, the node's own key and nothing else left open.
+"""The site's node: Flower's SuperNode, with TLS and the node's own key, and no open port.
 
 Messages are answered in this process (`client/supernode/executor.py`), by the site's worker
-(`client/supernode/worker.py`). Flower offers them on a port of this machine, to every user of it. Here that is a socket
+(`client/supernode/worker.py`). Flower serves them on a port of this machine, to all of its users; here on a Unix socket
 in the site's own folder.
 """
 
@@ -17,110 +17,112 @@ from typing import Any, Final
 
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import SiteError
-from fedglm.client.site.site_keys import flower_private
-from fedglm.client.supernode.replies import Work, send_all
+from fedglm.client.site.site_keys import read_flower_private_key
+from fedglm.client.supernode.replies import WorkTracker, install_reply_sender
 
-_ANNOUNCES: Final = "query"  # type of the message that brings a run's plan
+_QUERY: Final = "query"  # type of the message that announces the plan of a run
 _SOCKET: Final = "runtime.sock"
 
 
-def node_config(site: Site) -> str:
-    """What Flower hands to the ClientApp: where the site's folder is.
+def make_node_config(site: Site) -> str:
+    """Return the SuperNode's node configuration, which passes the path of the site's folder to the ClientApp.
 
     Raises:
-        SiteError: The folder's name cannot be told to Flower.
+        SiteError: The path cannot be passed to Flower.
     """
-    # Flower reads `key="value"`; no escape brings a quote or a control character through.
+    # Flower parses `key="value"`, and has no escape for a quote or a control character.
     folder = str(site.folder)
     if not folder.isprintable() or any(mark in folder for mark in "\"'\\"):
         raise SiteError(f"{folder!r}: the folder's name holds a quote, a backslash or a control character; rename it")
     return f'site="{folder}"'
 
 
-def flower_arguments(site: Site, key_file: str, secret_file: str) -> list[str]:
-    """Flower's options.
+def make_flower_arguments(site: Site, key_file: str, secret_file: str) -> list[str]:
+    """Return the command-line arguments of Flower's SuperNode.
 
     Args:
-        site: Whose node.
-        key_file: The key that the node signs on with, unlocked.
-        secret_file: What lets this process's own thread alone take messages.
+        site: The node's site.
+        key_file: Path of the key that authenticates the node, unencrypted.
+        secret_file: Path of the secret that authenticates this process's own executor, and no other.
 
     Raises:
-        SiteError: The folder's name cannot be told to Flower.
+        SiteError: The path of the site's folder cannot be passed to Flower.
     """
     return [
         *("--root-certificates", str(site.authority)),
         *("--superlink", site.server),
         *("--auth-supernode-private-key", key_file),
-        *("--node-config", node_config(site)),
+        *("--node-config", make_node_config(site)),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", secret_file),
     ]
 
 
-def run_node(site: Site, announced: Callable[[], None]) -> None:
-    """Be the node until a signal ends it.
+def run_node(site: Site, on_announcement: Callable[[], None]) -> None:
+    """Run the node until a signal ends it.
 
     Args:
-        site: Whose.
-        announced: Is told, and must not wait, when a server announces a run.
+        site: The site.
+        on_announcement: Called when a server announces a run; must not block.
 
     Raises:
-        SiteError: The folder's name cannot be told to Flower.
+        SiteError: The path of the site's folder cannot be passed to Flower.
+        PrivacyError: The node's key cannot be used.
     """
     from flwr.app import Context, Message
     from flwr.supernode.cli import flower_supernode
 
     from fedglm.client.supernode.client_app import app
     from fedglm.client.supernode.executor import start_executor
-    from fedglm.client.supernode.one_answer import app_of
-    from fedglm.client.supernode.server_bounds import bound_messages
+    from fedglm.client.supernode.one_answer import make_single_handler_app
+    from fedglm.client.supernode.server_bounds import install_bounds
 
-    def answer(message: Message, context: Context) -> Message:
-        if message.metadata.message_type == _ANNOUNCES:
-            announced()
+    def handle(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == _QUERY:
+            on_announcement()
         return app(message, context)
 
     secret = secrets.token_bytes(32)
-    files = _in_memory("key", flower_private(site.flower_key)), _in_memory("secret", secret)
-    sys.argv = ["flower-supernode", *flower_arguments(site, *files)]
-    bound_messages()
-    work = Work()
-    send_all(work)
-    path = _serve_in(site.state)
-    start_executor(app_of(answer), path, secret, work)
+    files = _write_memory_file("key", read_flower_private_key(site.flower_key)), _write_memory_file("secret", secret)
+    sys.argv = ["flower-supernode", *make_flower_arguments(site, *files)]
+    install_bounds()
+    work = WorkTracker()
+    install_reply_sender(work)
+    path = _serve_on_socket(site.state)
+    start_executor(make_single_handler_app(handle), path, secret, work)
     flower_supernode()
 
 
-def _serve_in(folder: Path) -> str:
-    """Have Flower serve its interface for apps on a socket in the folder; returns a short path that means it here.
+def _serve_on_socket(folder: Path) -> str:
+    """Make Flower serve its interface for apps on a Unix socket in the folder, and return a short path of the socket.
 
-    A socket's path has room for about a hundred characters, so it is named by the open folder.
+    The path of a Unix socket has at most about a hundred characters. This one names the open folder by its descriptor,
+    and is valid in this process alone.
     """
     import uvicorn
 
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    here = f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}/{_SOCKET}"
+    path = f"/proc/self/fd/{os.open(folder, os.O_RDONLY | os.O_DIRECTORY)}/{_SOCKET}"
     (folder / _SOCKET).unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
+    listener = socket.socket(socket.AF_UNIX)
+    previous_umask = os.umask(0o177)
     try:
-        listening.bind(here)
+        listener.bind(path)
     finally:
-        os.umask(before)
+        os.umask(previous_umask)
 
     class Server(uvicorn.Server):
         def run(self, sockets: list[socket.socket] | None = None) -> None:
-            super().run(sockets=[*(sockets or []), listening])
+            super().run(sockets=[*(sockets or []), listener])
 
     flower = importlib.import_module("flwr.supernode.cli.flower_supernode")
-    replaced: Any = SimpleNamespace(Config=uvicorn.Config, Server=Server)
-    vars(flower)["uvicorn"] = replaced
-    return here
+    replacement: Any = SimpleNamespace(Config=uvicorn.Config, Server=Server)
+    vars(flower)["uvicorn"] = replacement
+    return path
 
 
-def _in_memory(name: str, content: bytes) -> str:
-    """Path of a file that is on no disk, for as long as this process lives."""
+def _write_memory_file(name: str, content: bytes) -> str:
+    """Write a file in memory that exists until this process ends, and return its path."""
     descriptor = os.memfd_create(name)
     os.write(descriptor, content)
     return f"/proc/self/fd/{descriptor}"

@@ -1,7 +1,7 @@
-"""What Prometheus is told of a site's node: its privacy budget, what it refused, when it last worked, what room it has.
+"""Prometheus metrics of a site's node: privacy budget, refusals, time of the last work, disk space.
 
-Read at each scrape from the site's folder. Labels are the site's own name for its data set and words of our code: never
-a record, the name of a field, or a text that a server sent.
+They are read from the site's folder at each scrape. Labels are the site's own name for its data set and words from our
+code: never a record, the name of a field, or a text that a server sent.
 """
 
 import datetime
@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fedglm.client.site.folder import Site
+from fedglm.client.site.status import find_last_work
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.custody.store import LEDGER, POLICY, REFUSALS, is_established
 from fedglm.privacy.errors import PrivacyError
@@ -21,15 +22,14 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import load_policy
 
-_WORK = ("run.plan", "*/state.json")  # what a node writes when a server's message has come
 _UPDATES = "*/pending_blob-*"
 
 
 class SiteCollector(Collector):
-    """Collects for a `prometheus_client.CollectorRegistry`.
+    """Collector of a site's metrics, for a `prometheus_client.CollectorRegistry`.
 
     Args:
-        site: Whose figures.
+        site: The site.
     """
 
     def __init__(self, site: Site) -> None:
@@ -37,29 +37,29 @@ class SiteCollector(Collector):
         self._budget: tuple[object, list[Metric]] = (None, [])
 
     def collect(self) -> Iterator[Metric]:
-        """All figures, as they are now."""
+        """Yield all metrics with their current values."""
         unreadable = GaugeMetricFamily(
             "fedglm_exporter_unreadable", "1 where files of this part cannot be read", labels=["part"]
         )
         parts: dict[str, Callable[[], list[Metric]]] = {
-            "ledger": self._ledger,
-            "refusals": self._refusals,
-            "state": self._state,
-            "disk": self._disk,
+            "ledger": self._collect_ledger,
+            "refusals": self._collect_refusals,
+            "state": self._collect_state,
+            "disk": self._collect_disk,
         }
-        for part, read in parts.items():
+        for part, collect_part in parts.items():
             try:
-                found = read()
+                metrics = collect_part()
             except (OSError, PrivacyError):
-                found = []
+                metrics = []
                 unreadable.add_metric([part], 1)
             else:
                 unreadable.add_metric([part], 0)
-            yield from found
+            yield from metrics
         yield unreadable
 
-    def _ledger(self) -> list[Metric]:
-        """Verified, and counted by the accountant, only when policy or ledger have changed: both take their time."""
+    def _collect_ledger(self) -> list[Metric]:
+        """Verify the ledger and compute its epsilon, only when policy or ledger have changed: both take time."""
         custody = self._site.custody_folder
         in_force = GaugeMetricFamily("fedglm_site_policy_in_force", "Whether the site has signed what may leave")
         in_force.add_metric([], is_established(custody))
@@ -69,43 +69,42 @@ class SiteCollector(Collector):
         stamp = [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
         if self._budget[0] != stamp:
             policy = load_policy(custody / POLICY, self._site.key().public)
-            self._budget = stamp, _of_ledger(Ledger(custody / LEDGER), policy)
+            self._budget = stamp, _make_budget_metrics(Ledger(custody / LEDGER), policy)
         return [in_force, *self._budget[1]]
 
-    def _refusals(self) -> list[Metric]:
+    def _collect_refusals(self) -> list[Metric]:
         summary = RefusalLog(self._site.custody_folder / REFUSALS).summary()
         refusals = CounterMetricFamily("fedglm_site_refusals", "What the site refused, by rule", labels=["rule"])
         for rule, number in summary.by_rule.items():
             refusals.add_metric([rule], number)
         last = GaugeMetricFamily("fedglm_site_last_refusal_timestamp_seconds", "When the site last refused something")
         if summary.last is not None:
-            last.add_metric([], _seconds(summary.last.time))
+            last.add_metric([], _to_seconds(summary.last.time))
         return [refusals, last]
 
-    def _state(self) -> list[Metric]:
-        home = self._site.home
+    def _collect_state(self) -> list[Metric]:
         last = GaugeMetricFamily(
             "fedglm_site_last_message_timestamp_seconds", "When the node last took up a message of the server"
         )
-        if written := [path.stat().st_mtime for pattern in _WORK for path in home.glob(pattern)]:
-            last.add_metric([], max(written))
+        if (last_work := find_last_work(self._site)) is not None:
+            last.add_metric([], last_work)
         size = GaugeMetricFamily("fedglm_site_update_bytes", "Size of the coded update that the node made last")
-        made = [path.stat() for path in home.glob(_UPDATES)]
-        if made:
-            size.add_metric([], max(made, key=lambda stat: stat.st_mtime_ns).st_size)
+        updates = [path.stat() for path in self._site.home.glob(_UPDATES)]
+        if updates:
+            size.add_metric([], max(updates, key=lambda stat: stat.st_mtime_ns).st_size)
         return [last, size]
 
-    def _disk(self) -> list[Metric]:
+    def _collect_disk(self) -> list[Metric]:
         free = GaugeMetricFamily("fedglm_site_disk_free_bytes", "Room on the disk of the folder", labels=["folder"])
         size = GaugeMetricFamily("fedglm_site_disk_bytes", "Size of the disk of the folder", labels=["folder"])
         for name, folder in (("state", self._site.state), ("custody", self._site.custody_folder)):
-            disk = shutil.disk_usage(_existing(folder))
+            disk = shutil.disk_usage(_find_existing_parent(folder))
             free.add_metric([name], disk.free)
             size.add_metric([name], disk.total)
         return [free, size]
 
 
-def _of_ledger(ledger: Ledger, policy: Policy) -> list[Metric]:
+def _make_budget_metrics(ledger: Ledger, policy: Policy) -> list[Metric]:
     label = ["data_set"]
     spent = GaugeMetricFamily(
         "fedglm_site_epsilon_spent", "Privacy loss so far; infinite after a release without noise", labels=label
@@ -122,7 +121,7 @@ def _of_ledger(ledger: Ledger, policy: Policy) -> list[Metric]:
         for purpose, number in Counter(row.charge.purpose for row in own).items():
             releases.add_metric([name, purpose], number)
         if own:
-            last.add_metric([name], _seconds(own[-1].time))
+            last.add_metric([name], _to_seconds(own[-1].time))
         if name == policy.data_set and policy.epsilon is not None:
             limit.add_metric([name], policy.epsilon)
             if epsilon is not None:
@@ -130,10 +129,10 @@ def _of_ledger(ledger: Ledger, policy: Policy) -> list[Metric]:
     return [spent, limit, left, releases, last]
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or what is there of the path to it."""
+def _find_existing_parent(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
-def _seconds(moment: str) -> float:
-    return datetime.datetime.fromisoformat(moment).timestamp()
+def _to_seconds(time: str) -> float:
+    return datetime.datetime.fromisoformat(time).timestamp()

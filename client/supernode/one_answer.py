@@ -1,17 +1,17 @@
-"""A ClientApp that answers every kind of message in the same way."""
+"""A ClientApp with one handler for all message types."""
 
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 
-def app_of(answer: ClientAppCallable) -> ClientApp:
-    """The app.
+def make_single_handler_app(handler: ClientAppCallable) -> ClientApp:
+    """Make a ClientApp that answers all of the server's messages with one handler.
 
     Args:
-        answer: Answers the server's first query, shows its log, trains for a round, or measures a model, as the
-            message's type says.
+        handler: Answers the first query of a run, a signed tree head (`query.seal`), training and evaluation, as the
+            type of the message says.
     """
     app = ClientApp()
     for register in (app.query(), app.query("seal"), app.train(), app.evaluate()):
-        register(answer)
+        register(handler)
     return app

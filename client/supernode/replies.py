@@ -1,8 +1,9 @@
-"""Sends a node's answers when they are made, however many messages they answer.
+"""Sends a node's replies as soon as they are made, however many messages they answer.
 
-Flower's SuperNode waits for one answer after each message that it has pulled. When a message came twice, as after a
-server's death, one answer is too many: from then on each waits until the next message comes, and the round waits for it
-until the server asks again. Here the SuperNode sends all answers until nothing is in work, and then pulls on.
+Flower's SuperNode waits for one reply after each message that it has pulled. When a message came twice, as after a
+server's death, there is one reply too many: from then on each reply waits until the next message comes, and the round
+waits for it until the server asks again. Here the SuperNode sends all replies until no message is being answered, and
+then pulls again.
 """
 
 import importlib
@@ -12,22 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_A_RUN = 0  # of no number: makes Flower's loop send, though nothing was pulled
+_RUN_ID = 0  # of no run: makes Flower's loop send, though nothing was pulled
 _POLL_S = 0.2
-_IDLE_S = 1.0  # a message that was just pulled is usually taken up within that; else its answer leaves a little later
+_IDLE_S = 1.0  # a pulled message is usually taken up within that time; otherwise its reply leaves a little later
 
 
-class Work:
-    """How much is in work: written by the threads that answer, read by the one that sends."""
+class WorkTracker:
+    """Tracks the messages that are being answered: updated by the threads that answer, read by the one that sends."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._answering, self._changed = 0, time.monotonic()
-        self._answered = self._seen = 0
+        self._in_progress, self._last_change = 0, time.monotonic()
+        self._completed = self._reported = 0
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """A message is being answered while the block runs."""
+    def track(self) -> Iterator[None]:
+        """Count a message as being answered while the block runs."""
         self._count(1)
         try:
             yield
@@ -35,68 +36,68 @@ class Work:
             self._count(-1)
 
     def is_idle(self, since: float) -> bool:
-        """Whether nothing was in work for a while.
+        """Return whether no message was being answered for a while.
 
         Args:
-            since: When the last message was pulled, by the monotonic clock.
+            since: When the last message was pulled, in seconds of the monotonic clock.
         """
         with self._lock:
-            return not self._answering and time.monotonic() - max(since, self._changed) > _IDLE_S
+            return not self._in_progress and time.monotonic() - max(since, self._last_change) > _IDLE_S
 
-    def take(self) -> bool:
-        """Whether anything was answered since the last time this was asked."""
+    def take_completed(self) -> bool:
+        """Return whether a message was answered since the last call."""
         with self._lock:
-            new, self._seen = self._answered != self._seen, self._answered
-            return new
+            has_new, self._reported = self._completed != self._reported, self._completed
+            return has_new
 
     def _count(self, change: int) -> None:
         with self._lock:
-            self._answering, self._changed = self._answering + change, time.monotonic()
-            self._answered += change < 0
+            self._in_progress, self._last_change = self._in_progress + change, time.monotonic()
+            self._completed += change < 0
 
 
-class _Nothing(list[Any]):
-    """No answers; true, so that Flower's loop does not wait for some."""
+class _TruthyEmptyList(list[Any]):
+    """An empty list that is true, so that Flower's loop does not wait for replies."""
 
     def __bool__(self) -> bool:
         return True
 
 
-class _Unwaiting:
-    """Flower's state of a node, from which it never waits for an answer."""
+class _NonBlockingState:
+    """Flower's state of a node, on which its loop never waits for a reply."""
 
     def __init__(self, state: Any) -> None:
         self._state = state
 
-    def get_messages_legacy(self, **which: Any) -> list[Any]:
-        """The answers that there are."""
-        return self._state.get_messages_legacy(**which) or _Nothing()
+    def get_messages_legacy(self, **filters: Any) -> list[Any]:
+        """Return the available replies."""
+        return self._state.get_messages_legacy(**filters) or _TruthyEmptyList()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._state, name)
 
 
-def send_all(work: Work) -> None:
-    """Have the SuperNode of this process send all answers before it pulls the next message.
+def install_reply_sender(work: WorkTracker) -> None:
+    """Make the SuperNode of this process send all replies before it pulls the next message.
 
     Args:
-        work: Of the threads that answer.
+        work: Tracks the messages that are being answered.
     """
     flower = importlib.import_module("flwr.supernode.start_client_internal")
-    send_some, pull = vars(flower)["_push_messages"], vars(flower)["_pull_and_store_message"]
+    push, pull = vars(flower)["_push_messages"], vars(flower)["_pull_and_store_message"]
 
-    def send(state: Any, *arguments: Any, **named: Any) -> None:
+    def push_all(state: Any, *arguments: Any, **options: Any) -> None:
         pulled = time.monotonic()
         while True:
             idle = work.is_idle(pulled)
-            work.take()  # before the look, so that what is finished meanwhile is sent too
-            send_some(_Unwaiting(state), *arguments, **named)
+            work.take_completed()  # before the push, so that replies that are completed meanwhile are sent too
+            push(_NonBlockingState(state), *arguments, **options)
             if idle:
                 return
             time.sleep(_POLL_S)
 
-    def pull_or_send(*arguments: Any, **named: Any) -> int | None:
-        found: int | None = pull(*arguments, **named)
-        return _A_RUN if found is None and work.take() else found
+    def pull_or_push(*arguments: Any, **options: Any) -> int | None:
+        run_id: int | None = pull(*arguments, **options)
+        return _RUN_ID if run_id is None and work.take_completed() else run_id
 
-    vars(flower).update(_push_messages=send, _pull_and_store_message=pull_or_send)
+    vars(flower).update(_push_messages=push_all, _pull_and_store_message=pull_or_push)

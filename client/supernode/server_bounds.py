@@ -1,8 +1,8 @@
-"""What a node takes from its server, at most: bytes of an answer, parts of a message, time; and nothing from elsewhere.
+"""Bounds on what a node accepts from its server: bytes of a response, parts of a message, time; and no redirects.
 
-The server is known by its certificate, and is not trusted. Flower's node reads answers of any length into memory,
-unpacks compressed ones and archives, and follows redirections: to another port of the site's own network, say, with the
-update that it sends. Here an answer is read as it comes, within bounds, and a redirection is no answer.
+The server is authenticated by its certificate, and is not trusted. Flower's node reads responses of any length into
+memory, unpacks compressed ones and archives, and follows redirects: for example to another port of the site's own
+network, with the update that it sends. Here a response is read as it comes, within bounds, and a redirect is an error.
 """
 
 import importlib
@@ -19,30 +19,30 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 LOG: Final = logging.getLogger(__name__)
 
-MODEL_BYTES: Final = 256 * 2**20
-"""Longest message, with all its parts: a snapshot of 128 million parameters in FP16."""
+MAX_MESSAGE_BYTES: Final = 256 * 2**20
+"""Maximum size of a message with all its parts: a snapshot of 128 million parameters in FP16."""
 
-PARTS_AT_MOST: Final = 1024
-"""Parts of one message; ours have four."""
+MAX_PARTS: Final = 1024
+"""Maximum number of parts of a message; ours have four."""
 
-BUNDLE_BYTES: Final = 16384
-"""Longest bundle of an app; ours has 649 bytes, and is not unpacked."""
+MAX_BUNDLE_BYTES: Final = 16384
+"""Maximum size of an app's bundle; ours has 649 bytes, and is not unpacked."""
 
-RUNS_AT_MOST: Final = 1000
-"""Runs that a node remembers; with one more it begins anew."""
+MAX_RUNS: Final = 1000
+"""Maximum number of runs that a node keeps in memory; with one more it restarts."""
 
-_WORDS_BYTES: Final = 2**20
-_LONGEST: Final[Mapping[str, int]] = MappingProxyType({"/v1/fleet/pull-object": MODEL_BYTES})
-_ANSWER_S: Final = 1800.0
-"""From the head of an answer to its end."""
+_MAX_RESPONSE_BYTES: Final = 2**20
+_MAX_BYTES_BY_PATH: Final[Mapping[str, int]] = MappingProxyType({"/v1/fleet/pull-object": MAX_MESSAGE_BYTES})
+_MAX_RESPONSE_S: Final = 1800.0
+"""Maximum time from the head of a response to its end."""
 
 
 class ServerBoundsError(httpx.RemoteProtocolError):
-    """The server's answer is out of bounds; a node tries again later."""
+    """The server's response is out of bounds; the node tries again later."""
 
 
 class BoundedFleetClient(FleetHttpClient):
-    """Flower's client of the server's interface for nodes, within bounds; arguments as Flower's."""
+    """Flower's client of the server's interface for nodes, within bounds; the arguments are Flower's."""
 
     def __init__(self, base_url: str, *, verify: ssl.SSLContext | str | bool = True, **options: Any) -> None:
         context = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
@@ -50,55 +50,55 @@ class BoundedFleetClient(FleetHttpClient):
             raise TypeError("a node trusts one authority, which must be given")
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         super().__init__(base_url, verify=context, **options)
-        self._client = bounded_client(context, self._client.timeout)
+        self._client = make_bounded_client(context, self._client.timeout)
 
 
-def bounded_client(context: ssl.SSLContext, timeout: httpx.Timeout | float) -> httpx.Client:
-    """An HTTP client that refuses what is out of bounds.
+def make_bounded_client(context: ssl.SSLContext, timeout: httpx.Timeout | float) -> httpx.Client:
+    """Make an HTTP client that refuses responses out of bounds.
 
     Args:
-        context: Whom to trust.
-        timeout: Seconds without a byte.
+        context: TLS context with the trusted authority.
+        timeout: Maximum time without a byte, in seconds.
     """
     return httpx.Client(
         verify=context,
         timeout=timeout,
         follow_redirects=False,
         headers={"accept-encoding": "identity"},
-        event_hooks={"response": [_bound]},
+        event_hooks={"response": [_check_response]},
     )
 
 
-def bound_messages() -> None:
-    """Bound what the SuperNode of this process takes from its server; to be called before it starts."""
+def install_bounds() -> None:
+    """Make the SuperNode of this process apply the bounds; call it before the SuperNode starts."""
     connection = importlib.import_module("flwr.supernode.fleet_http_connection")
     flower = importlib.import_module("flwr.supernode.start_client_internal")
     vars(connection)["FleetHttpClient"] = BoundedFleetClient
-    pull, messages = vars(flower)["_pull_and_store_message"], _Messages()
+    pull, bounds = vars(flower)["_pull_and_store_message"], _MessageBounds()
 
-    def pull_within_bounds(**named: Any) -> int | None:
-        run_id: int | None = pull(**messages.bounded(named))
+    def pull_within_bounds(**callbacks: Any) -> int | None:
+        run_id: int | None = pull(**bounds.wrap(callbacks))
         return run_id
 
-    # Of the bundle's settings ours uses none, and to read them is to unpack it.
+    # Our app uses no settings of the bundle, and reading them would unpack it.
     vars(flower).update(_pull_and_store_message=pull_within_bounds, get_fused_config_from_fab=lambda *_: {})
 
 
-class _Messages:
-    """Counts what belongs to one message, and how many runs there were."""
+class _MessageBounds:
+    """Counts the bytes of a message, and the runs."""
 
     def __init__(self) -> None:
-        self._left = MODEL_BYTES
+        self._left = MAX_MESSAGE_BYTES
         self._runs: set[int] = set()
 
-    def bounded(self, named: Mapping[str, Any]) -> dict[str, Any]:
-        """Flower's callbacks, each held to its bounds."""
+    def wrap(self, callbacks: Mapping[str, Any]) -> dict[str, Any]:
+        """Wrap Flower's callbacks so that each raises where its bounds are exceeded."""
         receive, pull_object, get_run, get_fab = (
-            named[name] for name in ("receive", "pull_object", "get_run", "get_fab")
+            callbacks[name] for name in ("receive", "pull_object", "get_run", "get_fab")
         )
 
         def receive_within() -> Any:
-            self._left = MODEL_BYTES
+            self._left = MAX_MESSAGE_BYTES
             if (received := receive()) is not None:
                 _check_parts(received[1])
             return received
@@ -107,69 +107,69 @@ class _Messages:
             content: bytes = pull_object(run_id, object_id)
             self._left -= len(content)
             if self._left < 0:
-                raise ServerBoundsError(f"a message is longer than {MODEL_BYTES} bytes")
+                raise ServerBoundsError(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
             return content
 
         def run_within(run_id: int) -> Any:
             self._runs.add(run_id)
-            if len(self._runs) > RUNS_AT_MOST:
-                raise RuntimeError(f"{RUNS_AT_MOST} runs are enough for one life: the node begins anew")
+            if len(self._runs) > MAX_RUNS:
+                raise RuntimeError(f"{MAX_RUNS} runs are enough for one life: the node begins anew")
             return get_run(run_id)
 
         def fab_within(digest: str, run_id: int) -> Any:
             bundle = get_fab(digest, run_id)
-            if len(bundle.content) > BUNDLE_BYTES:
-                raise ServerBoundsError(f"an app's bundle has more than {BUNDLE_BYTES} bytes")
+            if len(bundle.content) > MAX_BUNDLE_BYTES:
+                raise ServerBoundsError(f"an app's bundle has more than {MAX_BUNDLE_BYTES} bytes")
             return bundle
 
-        callbacks: dict[str, Callable[..., Any]] = {
+        wrapped: dict[str, Callable[..., Any]] = {
             "receive": receive_within,
             "pull_object": pull_within,
             "get_run": run_within,
             "get_fab": fab_within,
         }
-        return {**named, **callbacks}
+        return {**callbacks, **wrapped}
 
 
 def _check_parts(tree: Any) -> None:
     for count, _ in enumerate(iterate_object_tree(tree)):
-        if count >= PARTS_AT_MOST:
-            raise ServerBoundsError(f"a message has more than {PARTS_AT_MOST} parts")
+        if count >= MAX_PARTS:
+            raise ServerBoundsError(f"a message has more than {MAX_PARTS} parts")
 
 
-def _bound(response: httpx.Response) -> None:
-    """Refuse an answer that is out of bounds by its head, and stop one that turns out to be while it is read."""
-    limit = _LONGEST.get(response.request.url.path, _WORDS_BYTES)
+def _check_response(response: httpx.Response) -> None:
+    """Refuse a response whose head is out of bounds, and bound its body while that is read."""
+    limit = _MAX_BYTES_BY_PATH.get(response.request.url.path, _MAX_RESPONSE_BYTES)
     length = response.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > limit:
-        raise _fault(f"it has {length[:20]} bytes, at most {limit} are read")
+        raise _make_error(f"it has {length[:20]} bytes, at most {limit} are read")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise _fault("it is compressed, which was not asked for")
+        raise _make_error("it is compressed, which was not asked for")
     if not isinstance(response.stream, httpx.SyncByteStream):
         raise TypeError("a synchronous client reads synchronous streams")
-    response.stream = _Bounded(response.stream, limit)
+    response.stream = _BoundedStream(response.stream, limit)
 
 
-class _Bounded(httpx.SyncByteStream):
-    """The body of an answer, read to a length and for a time."""
+class _BoundedStream(httpx.SyncByteStream):
+    """Body of a response, with a maximum length and a deadline."""
 
     def __init__(self, stream: httpx.SyncByteStream, limit: int) -> None:
         self._stream, self._limit = stream, limit
 
     def __iter__(self) -> Iterator[bytes]:
-        left, deadline = self._limit, time.monotonic() + _ANSWER_S
+        left, deadline = self._limit, time.monotonic() + _MAX_RESPONSE_S
         for chunk in self._stream:
             left -= len(chunk)
             if left < 0:
-                raise _fault(f"it has more than {self._limit} bytes")
+                raise _make_error(f"it has more than {self._limit} bytes")
             if time.monotonic() > deadline:
-                raise _fault(f"it takes longer than {_ANSWER_S:g} s")
+                raise _make_error(f"it takes longer than {_MAX_RESPONSE_S:g} s")
             yield chunk
 
     def close(self) -> None:
         self._stream.close()
 
 
-def _fault(reason: str) -> ServerBoundsError:
+def _make_error(reason: str) -> ServerBoundsError:
     LOG.error("an answer of the server is not taken: %s", reason)
     return ServerBoundsError(reason)

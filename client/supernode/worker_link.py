@@ -1,10 +1,10 @@
-"""The way from a message to the site's worker: a Unix socket that only the site's own user can open.
+"""Connection from the SuperNode to the site's worker: a Unix socket that only the site's own user can open.
 
-    state/worker.sock    where the worker listens
-    state/worker.lock    held by the one worker that there is
-    state/worker.log     what it prints: of errors, also texts that stay at the site
+    state/worker.sock    socket on which the worker listens
+    state/worker.lock    lock that the only worker holds
+    state/worker.log     output of the worker, with error texts that must stay at the site
 
-One connection carries one question and its answer, each as a line of JSON and the content of the message, framed by
+One connection carries one request and its reply, each as a line of JSON and the content of the message, framed by
 `multiprocessing`'s connection; nothing is pickled.
 """
 
@@ -26,26 +26,26 @@ from fedglm.core.errors import FedglmError
 from fedglm.privacy.keys.private_files import private_folder
 
 SOCKET, LOG = "worker.sock", "worker.log"
-AGAIN: Final = b"again"
-"""What a worker answers that is no longer of the code or the files on the disk; it ends, and another one is started."""
+STALE: Final = b"again"
+"""Reply of a worker whose code or files have changed on the disk; it ends, and another one must be started."""
 
 MAX_BYTES: Final = 2**31 - 1
-_START_S = 180.0
-_STARTS = 3
+_START_TIMEOUT_S = 180.0
+_MAX_ATTEMPTS = 3
 
 
 class WorkerError(FedglmError, RuntimeError):
-    """The worker died, or could not be started; the message names its log."""
+    """The worker died, or could not be started; the text names its log."""
 
 
 @dataclass(frozen=True)
-class Question:
+class WorkerRequest:
     """A message to the node.
 
     Attributes:
-        kind: `query`, `train` or `evaluate`.
-        group: Flower's group id, the round.
-        content: Its RecordDict, as protobuf.
+        kind: Type of the Flower message: `query`, `query.seal`, `train` or `evaluate`.
+        group: Flower's group id, the number of the round.
+        content: RecordDict of the message, as protobuf.
     """
 
     kind: str
@@ -54,57 +54,61 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The node's answer.
+class WorkerReply:
+    """The node's reply.
 
     Attributes:
-        error: Flower's error code and the reason; None where there is an answer.
-        content: Its RecordDict, as protobuf.
+        error: Flower's error code and the reason; None for a reply with content.
+        content: RecordDict of the reply, as protobuf.
     """
 
     error: tuple[int, str] | None
     content: bytes = b""
 
 
-def ask(site: Path, question: Question) -> Answer:
-    """Put a question to the site's worker, started if need be, and to another one if that dies over it.
+def ask(site: Path, request: WorkerRequest) -> WorkerReply:
+    """Send a message to the site's worker and return its reply; start a worker where none runs, or where one died.
 
-    To ask twice is safe: a node answers a round that it has trained for with the same bytes.
+    Sending a message again is safe: a node answers a round that it has trained for with the same bytes.
 
     Args:
-        site: The site's folder.
-        question: The message.
+        site: Folder of the site.
+        request: The message.
 
     Raises:
-        WorkerError: It died each time before it answered, or does not start.
+        WorkerError: The worker died each time before it replied, or does not start.
         SiteError: The site's folder cannot be read.
     """
     state = site / read_site_file(site).site.state
-    for _ in range(_STARTS):
-        with _connected(site, state) as connection:
+    for _ in range(_MAX_ATTEMPTS):
+        with _connect(site, state) as connection:
             try:
-                send(connection, {"kind": question.kind, "group": question.group}, question.content)
-                said = connection.recv_bytes(MAX_BYTES)
-                if said == AGAIN:
+                send(connection, {"kind": request.kind, "group": request.group}, request.content)
+                header = connection.recv_bytes(MAX_BYTES)
+                if header == STALE:
                     continue
-                words = json.loads(said)
+                error = json.loads(header)["error"]
                 content = connection.recv_bytes(MAX_BYTES)
             except (EOFError, OSError):
                 continue
-            error = words["error"]
-            return Answer(None if error is None else (int(error[0]), str(error[1])), content)
-    raise WorkerError(f"the site's worker ended {_STARTS} times before it answered: see {LOG} in the state folder")
+            return WorkerReply(None if error is None else (int(error[0]), str(error[1])), content)
+    raise WorkerError(
+        f"the site's worker ended {_MAX_ATTEMPTS} times before it answered: see {LOG} in the state folder"
+    )
 
 
-def send(connection: Connection, words: object, content: bytes) -> None:
-    """A line of JSON, then bytes."""
-    connection.send_bytes(json.dumps(words).encode())
+def send(connection: Connection, header: object, content: bytes) -> None:
+    """Send a header as a line of JSON, then the content."""
+    connection.send_bytes(json.dumps(header).encode())
     connection.send_bytes(content)
 
 
 @contextmanager
-def in_folder(folder: Path) -> Iterator[str]:
-    """A short path that means the folder: a socket's path has room for about a hundred characters."""
+def open_short_path(folder: Path) -> Iterator[str]:
+    """Open the folder, and yield a short path of it: the path of a Unix socket has at most about a hundred characters.
+
+    The path is valid in this process, while the block runs.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}"
@@ -113,25 +117,25 @@ def in_folder(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _connected(site: Path, state: Path) -> Iterator[Connection]:
+def _connect(site: Path, state: Path) -> Iterator[Connection]:
     with socket.socket(socket.AF_UNIX) as link:
-        if not _reaches(link, state):
-            _start(site, state, link)
+        if not _try_connect(link, state):
+            _start_worker(site, state, link)
         with Connection(link.detach()) as connection:
             yield connection
 
 
-def _reaches(link: socket.socket, state: Path) -> bool:
+def _try_connect(link: socket.socket, state: Path) -> bool:
     try:
-        with in_folder(state) as here:
-            link.connect(f"{here}/{SOCKET}")
+        with open_short_path(state) as short_path:
+            link.connect(f"{short_path}/{SOCKET}")
     except (ConnectionRefusedError, FileNotFoundError):
         return False
     return True
 
 
-def _start(site: Path, state: Path, link: socket.socket) -> None:
-    """Start a worker that outlives this process, and connect to it or to whichever was quicker."""
+def _start_worker(site: Path, state: Path, link: socket.socket) -> None:
+    """Start a worker that outlives this process, and connect to it, or to one that was started at the same time."""
     private_folder(state)
     descriptor = os.open(state / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -141,8 +145,8 @@ def _start(site: Path, state: Path, link: socket.socket) -> None:
         )
     finally:
         os.close(descriptor)
-    deadline = time.monotonic() + _START_S
-    while not _reaches(link, state):
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not _try_connect(link, state):
         if time.monotonic() > deadline or (worker.poll() not in (None, 0)):
             raise WorkerError(f"the site's worker does not start: see {LOG} in the site's state folder")
         time.sleep(0.05)

@@ -9,7 +9,7 @@ from site_folders import make_project, make_site
 
 from fedglm.audit.bundle.export import export_bundle
 from fedglm.client.site.site_keys import make_keys
-from fedglm.client.supernode.worker_link import Question, ask
+from fedglm.client.supernode.worker_link import WorkerRequest, ask
 from fedglm.privacy.custody.store import Custody, initialize
 from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.policy.policy import Policy
@@ -78,5 +78,5 @@ def test_a_state_folder_that_was_left_open_is_closed_before_a_worker_writes_to_i
 
     monkeypatch.setattr("subprocess.Popen", started)
     with pytest.raises(InterruptedError):
-        ask(site.folder, Question("query", "0", b""))
+        ask(site.folder, WorkerRequest("query", "0", b""))
     assert rights(site.state) == 0o700

@@ -95,7 +95,7 @@ def test_a_recipe_that_contradicts_its_plan_is_refused_before_weights_and_record
 
     monkeypatch.setattr(site_node, "build_model", never)
     monkeypatch.setattr(site_node, "load_site", never)
-    for name in ("_federated_model", "_records"):
+    for name in ("_build_federated_model", "_load_records"):
         site_node.__dict__[name].cache_clear()
     with pytest.raises(Refusal, match="rule recipe"):
         node_of(site, 16, 4, **changes)

@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from site_folders import make_project, make_site, run_of
 
-from fedglm.client.supernode.worker import app_of
+from fedglm.client.supernode.worker import make_site_app
 from fedglm.protocol.messages import PLAN, RECORD
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -32,5 +32,5 @@ def test_a_plan_cannot_name_the_permitted_weights_and_describe_another_model(tmp
     plan = announced(run_plan(**{**beside, "model": PERMITTED}))
     message = Message(RecordDict({RECORD: ConfigRecord({PLAN: plan})}), dst_node_id=1, message_type="query")
     message.metadata.__dict__["_message_id"] = "m"
-    reply = app_of(site)(message, Context(1, 1, {}, RecordDict(), {}))
+    reply = make_site_app(site)(message, Context(1, 1, {}, RecordDict(), {}))
     assert reply.has_error(), "the site takes part with a model that its policy does not list"

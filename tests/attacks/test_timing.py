@@ -5,7 +5,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.supernode import client_app
-from fedglm.client.supernode.worker_link import Answer, WorkerError
+from fedglm.client.supernode.worker_link import WorkerError, WorkerReply
 
 EVERY_S = 0.5
 
@@ -41,7 +41,7 @@ def test_an_answer_leaves_a_whole_number_of_ticks_after_its_question(
         clock.sleep(work_s)
         if fails:
             raise WorkerError("it died over a record")
-        return Answer((1, "no"))
+        return WorkerReply((1, "no"))
 
     monkeypatch.setattr(client_app, "ask", ask)
     message = Message(RecordDict(), dst_node_id=1, message_type="train")

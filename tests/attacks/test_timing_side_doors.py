@@ -8,7 +8,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedglm.client.supernode import client_app
-from fedglm.client.supernode.worker_link import Answer, WorkerError
+from fedglm.client.supernode.worker_link import WorkerError, WorkerReply
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def test_an_answer_says_that_it_was_made_when_it_leaves(question, monkeypatch, f
     def ask(*_):
         if fails:
             raise WorkerError("it died")
-        return Answer((1, "no"))
+        return WorkerReply((1, "no"))
 
     def hold(*_):
         time.sleep(0.01)
         done.append(time.time())
 
     monkeypatch.setattr(client_app, "ask", ask)
-    monkeypatch.setattr(client_app, "hold", hold)
+    monkeypatch.setattr(client_app, "wait_for_interval", hold)
     reply = question()
     assert reply.metadata.created_at >= done[0]
 
@@ -52,14 +52,14 @@ def test_a_question_does_not_learn_when_the_worker_is_through_with_another(quest
         order.append(asked.kind)
         if asked.kind == "train":
             works.set()
-        return Answer((1, "no"))
+        return WorkerReply((1, "no"))
 
     def hold(*_):
         time.sleep(0.3)  # the answer to the first one has not left yet
         order.append("left")
 
     monkeypatch.setattr(client_app, "ask", ask)
-    monkeypatch.setattr(client_app, "hold", hold)
+    monkeypatch.setattr(client_app, "wait_for_interval", hold)
     first = threading.Thread(target=question)
     first.start()
     assert works.wait(30)

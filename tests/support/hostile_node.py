@@ -23,7 +23,9 @@ def swell(message, _context):
 
 def main():
     deployed = importlib.import_module("fedglm.client.supernode.client_app")
-    deployed.app = importlib.import_module("fedglm.client.supernode.one_answer").app_of(globals()[sys.argv[2]])
+    deployed.app = importlib.import_module("fedglm.client.supernode.one_answer").make_single_handler_app(
+        globals()[sys.argv[2]]
+    )
     sys.argv = sys.argv[:2]
     importlib.import_module("fedglm.cli.client.node").main()
 

@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from site_folders import make_site, run_of
 
-from fedglm.client.supernode.worker import app_of
+from fedglm.client.supernode.worker import make_site_app
 from fedglm.compression.codec import make_codec
 from fedglm.compression.downlink import ModelVersions
 from fedglm.privacy.ledger.ledger import Ledger
@@ -73,7 +73,7 @@ class Asked:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
         self.site = make_site(home, project, data=data, policy=POLICY | dict(policy))
         (self.site.folder / data["source"]).write_bytes(records)
-        self._app = app_of(self.site)
+        self._app = make_site_app(self.site)
         self.plan = None
 
     def ask(self, kind, fields, group="1"):

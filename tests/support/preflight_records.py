@@ -18,9 +18,9 @@ def write_records(site, text=None):
     (site.folder / "records.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-def look(site, check, *, patience_s=5.0):
+def look(site, check, *, timeout_s=5.0):
     """The findings of one check."""
-    found = [finding for finding in preflight(site.folder, patience_s=patience_s) if finding.check == check]
+    found = [finding for finding in preflight(site.folder, timeout_s=timeout_s) if finding.check == check]
     for finding in found:
         assert "\n" not in finding.detail + finding.remedy
         assert PERSON not in finding.detail + finding.remedy

@@ -16,7 +16,7 @@ from tls_server import free_port, tls_server
 
 from fedglm.cli.client import app
 from fedglm.client.site.folder import open_site
-from fedglm.client.supernode.main import flower_arguments
+from fedglm.client.supernode.main import make_flower_arguments
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
@@ -203,7 +203,7 @@ def test_check_of_a_site_in_good_order(fedglm, site, project):
 
 
 def test_the_node_s_command(site):
-    argv = flower_arguments(site, "/key", "/secret")
+    argv = make_flower_arguments(site, "/key", "/secret")
     options = dict(zip(argv[::2], argv[1::2], strict=True))
     assert options["--root-certificates"] == str(site.folder / "ca.pem")
     assert options["--superlink"] == "127.0.0.1:8443"
@@ -216,7 +216,7 @@ def test_the_node_s_command(site):
 def test_flower_reads_the_folder_that_was_told(site):
     from flwr.common.config import parse_config_args
 
-    argv = flower_arguments(site, "/key", "/secret")
+    argv = make_flower_arguments(site, "/key", "/secret")
     config = argv[argv.index("--node-config") + 1]
     assert parse_config_args([config]) == {"site": str(site.folder)}
 

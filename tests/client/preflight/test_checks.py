@@ -59,7 +59,7 @@ def test_a_site_in_good_order(site, project):
 def test_a_kit_as_it_comes_says_all_that_is_to_do(project, tmp_path):
     folder = tmp_path / "kit"
     shutil.copytree(project.kits / NAME, folder)
-    found = {finding.check: finding for finding in preflight(folder, patience_s=1)}
+    found = {finding.check: finding for finding in preflight(folder, timeout_s=1)}
     assert {name for name, finding in found.items() if finding.level == "failure"} == {
         "keys",
         "server",
@@ -135,7 +135,7 @@ def test_a_server_that_is_not_there_may_come_back(site, server, said):
         found = one(at(site, free_port()), "server")
     else:
         with deaf_server(says=b"SSH-2.0-OpenSSH\r\n" if server == "plain" else b"") as port:
-            found = one(at(site, port), "server", patience_s=0.5)
+            found = one(at(site, port), "server", timeout_s=0.5)
     assert (found.level, found.transient) == ("failure", True)
     assert said in found.detail
     assert failures([found]) == []
@@ -157,10 +157,10 @@ def test_an_authority_that_is_not_the_kit_s(site, tmp_path):
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "holds 0 certificates"),
     ):
         site.authority.write_bytes(content)
-        found = one(site, "authority", patience_s=0.2)
+        found = one(site, "authority", timeout_s=0.2)
         assert (found.level, said in found.detail) == ("failure", True), found
     site.authority.unlink()
-    assert "cannot read" in one(site, "authority", patience_s=0.2).detail
+    assert "cannot read" in one(site, "authority", timeout_s=0.2).detail
 
 
 def test_an_authority_s_days(site):
@@ -176,23 +176,23 @@ def test_keys_that_are_open_missing_or_damaged(site):
     for path in (site.flower_key, site.signing_key):
         kept = path.read_bytes()
         path.chmod(0o640)
-        found = one(site, "keys", patience_s=0.2)
+        found = one(site, "keys", timeout_s=0.2)
         assert f"chmod 600 {path}" in found.detail
         path.chmod(0o600)
         path.write_bytes(kept[:40])
-        assert "is it whole" in one(site, "keys", patience_s=0.2).detail
+        assert "is it whole" in one(site, "keys", timeout_s=0.2).detail
         path.unlink()
-        assert one(site, "keys", patience_s=0.2).level == "failure"
+        assert one(site, "keys", timeout_s=0.2).level == "failure"
         path.write_bytes(kept)
         path.chmod(0o600)
-    assert one(site, "keys", patience_s=0.2).level == "ok"
+    assert one(site, "keys", timeout_s=0.2).level == "ok"
 
 
 def test_a_disk_that_is_full_or_closed(site, monkeypatch):
     usage = shutil.disk_usage(site.folder)
     for free, level in ((10 * 2**20, "failure"), (500 * 2**20, "warning"), (2**33, "ok")):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
-        assert one(site, "state", patience_s=0.2).level == level
+        assert one(site, "state", timeout_s=0.2).level == level
     (site.folder / "closed").write_text("no folder")
     found = one(at(site, free_port(), state="closed"), "state")
     assert (found.level, "cannot be written" in found.detail) == ("failure", True)
@@ -200,7 +200,7 @@ def test_a_disk_that_is_full_or_closed(site, monkeypatch):
 
 def test_a_version_of_flower_that_nobody_tested(site, monkeypatch):
     monkeypatch.setattr(preflight_module, "version", lambda _: "1.99.0")
-    assert "flwr>=1.41,<1.43" in one(site, "software", patience_s=0.2).remedy
+    assert "flwr>=1.41,<1.43" in one(site, "software", timeout_s=0.2).remedy
 
 
 def test_a_gpu_that_is_not_there(site):
@@ -222,7 +222,7 @@ def test_what_is_wrong_with_a_policy(site):
     write_site_file(site.folder, data={"source": "records.csv"})
     site = open_site(site.folder)
     sign(site, declare_units=40)
-    assert one(site, "policy", patience_s=0.2).level == "ok"
+    assert one(site, "policy", timeout_s=0.2).level == "ok"
     for changes, said in (
         ({"plans": (), "epsilon": None}, "it permits no run at all: not given are plans, epsilon"),
         ({"servers": ("0" * 64,)}, "does not list the server's key"),
@@ -230,10 +230,10 @@ def test_what_is_wrong_with_a_policy(site):
         ({"unit": "patient"}, "protects each 'patient', and the data tell units apart by 'record'"),
     ):
         sign(site, **changes)
-        found = look(site, "policy", patience_s=0.2)[0]
+        found = look(site, "policy", timeout_s=0.2)[0]
         assert (found.level, said in found.detail) == ("failure", True), found
     sign(site, servers=(site.kit.signing,), declare_units=500)
-    (in_force, declared) = look(site, "policy", patience_s=0.2)
+    (in_force, declared) = look(site, "policy", timeout_s=0.2)
     assert (in_force.level, declared.level) == ("ok", "warning")
     assert "declare_units is 500, and the data hold 40 units" in declared.detail
 
@@ -241,21 +241,21 @@ def test_what_is_wrong_with_a_policy(site):
 def test_a_policy_that_was_changed_and_not_signed(site):
     with (site.folder / "policy.toml").open("a") as file:
         file.write("# a remark\n")
-    found = one(site, "policy", patience_s=0.2)
+    found = one(site, "policy", timeout_s=0.2)
     assert (found.level, "the older one is in force" in found.detail) == ("warning", True)
     sign_site_policy(site)
-    assert one(site, "policy", patience_s=0.2).level == "ok"
+    assert one(site, "policy", timeout_s=0.2).level == "ok"
     with (site.custody_folder / "policy.toml").open("a") as file:
         file.write("# behind the signature's back\n")
-    found = one(site, "policy", patience_s=0.2)
+    found = one(site, "policy", timeout_s=0.2)
     assert (found.level, "does not carry the signature" in found.detail) == ("failure", True)
 
 
 def test_new_keys_need_the_policy_signed_again(site):
     make_keys(site.folder, NAME, site.flower_key, site.signing_key, replace=True)
-    assert one(site, "policy", patience_s=0.2).level == "failure"
+    assert one(site, "policy", timeout_s=0.2).level == "failure"
     sign_site_policy(site)
-    assert one(site, "policy", patience_s=0.2).level == "ok"
+    assert one(site, "policy", timeout_s=0.2).level == "ok"
 
 
 def charge(site, number, mechanism):
@@ -280,13 +280,13 @@ def test_what_is_left_of_the_budget(site):
     site = open_site(site.folder)
     sign(site, declare_units=40, epsilon=5.0)
     charge(site, 1, MECHANISM)
-    found = one(site, "ledger", patience_s=0.2)
+    found = one(site, "ledger", timeout_s=0.2)
     assert (found.level, "1 releases; epsilon " in found.detail, " of 5 is spent" in found.detail) == ("ok", True, True)
     sign(site, declare_units=40, epsilon=0.5)
-    assert one(site, "ledger", patience_s=0.2).level == "failure"
+    assert one(site, "ledger", timeout_s=0.2).level == "failure"
     sign(site, declare_units=40, epsilon=50.0)
     charge(site, 2, None)
-    found = one(site, "ledger", patience_s=0.2)
+    found = one(site, "ledger", timeout_s=0.2)
     assert (found.level, "released without noise before" in found.detail) == ("failure", True)
     (site.custody_folder / "ledger.sqlite").write_bytes(b"not a ledger")
-    assert one(site, "ledger", patience_s=0.2).level == "failure"
+    assert one(site, "ledger", timeout_s=0.2).level == "failure"

@@ -34,7 +34,7 @@ def site(tmp_path, project):
 )
 def test_a_file_that_is_not_what_site_toml_says(site, content, said, remedy):
     write_records(site, content)
-    found = one(site, "data", patience_s=0.2)
+    found = one(site, "data", timeout_s=0.2)
     assert (found.level, said in found.detail, remedy in found.remedy) == ("failure", True, True), found
 
 
@@ -55,7 +55,7 @@ def test_a_row_that_cannot_be_used_is_counted_and_keeps_no_node_from_starting(si
     row = row if isinstance(row, bytes) else row.encode()
     with (site.folder / "records.csv").open("ab") as file:
         file.write(row + b"\n")
-    first, second = look(site, "data", patience_s=0.2)
+    first, second = look(site, "data", timeout_s=0.2)
     assert (first.level, "40 rows, 20 values of patient" in first.detail) == ("ok", True), first
     assert (second.level, said in second.detail, remedy in second.remedy) == ("warning", True, True), second
     assert "left out in every run" in second.detail
@@ -71,13 +71,13 @@ def test_a_row_that_cannot_be_used_is_counted_and_keeps_no_node_from_starting(si
 )
 def test_too_few_units_keep_no_node_from_starting(site, content, said, remedy):
     write_records(site, content)
-    found = look(site, "data", patience_s=0.2)[0]
+    found = look(site, "data", timeout_s=0.2)[0]
     assert (found.level, said in found.detail, remedy in found.remedy) == ("warning", True, True), found
 
 
 def test_a_feature_that_is_no_number_counts_as_missing(site):
     write_site_file(site.folder, data={"source": "records.csv", "feature_fields": ["age", "note"]})
-    first, second = look(open_site(site.folder), "data", patience_s=0.2)
+    first, second = look(open_site(site.folder), "data", timeout_s=0.2)
     assert (first.level, "40 rows" in first.detail) == ("ok", True)
     assert "40 rows with a feature that is no number and counts as missing (first in line 2)" in second.detail
     assert "left out" not in second.detail
@@ -87,14 +87,14 @@ def test_a_field_that_no_row_has_is_named(site):
     """Of JSON lines, which have no line of names."""
     (site.folder / "records.jsonl").write_text('{"note": "a", "p": 1}\n{"note": "b", "p": 2}\n')
     write_site_file(site.folder, data={"source": "records.jsonl", "text_field": "note", "unit_field": "patient"})
-    found = look(open_site(site.folder), "data", patience_s=0.2)
+    found = look(open_site(site.folder), "data", timeout_s=0.2)
     assert [finding.level for finding in found] == ["warning"] * 3
     assert "no row has a field 'patient'" in found[1].detail
 
 
 def test_classes_that_no_one_named(site):
     write_site_file(site.folder, data={name: value for name, value in DATA.items() if name != "class_names"})
-    _, found = look(open_site(site.folder), "data", patience_s=0.2)
+    _, found = look(open_site(site.folder), "data", timeout_s=0.2)
     assert (found.level, "names no classes" in found.detail) == ("warning", True)
     assert "list in data.class_names all that ill may hold" in found.remedy
 
@@ -110,5 +110,5 @@ def test_classes_that_no_one_named(site):
 )
 def test_other_sources(site, data, level, said):
     write_site_file(site.folder, data=data)
-    found = one(open_site(site.folder), "data", patience_s=0.2)
+    found = one(open_site(site.folder), "data", timeout_s=0.2)
     assert (found.level, said in found.detail) == (level, True), found

@@ -16,7 +16,7 @@ from tls_server import deaf_server, free_port, tls_server
 from fedglm.cli.process.flower_environment import flower_environment
 from fedglm.client.site.folder import open_site
 from fedglm.client.supernode import link_evidence
-from fedglm.client.supernode.link_evidence import LinkWatch
+from fedglm.client.supernode.link_evidence import LinkWatcher
 from fedglm.privacy.log.signed_log import LOG, SignedLog
 from fedglm.server.project.certificates import read_certificate
 
@@ -54,10 +54,10 @@ def renewed(project, other):
 def test_what_was_seen_stands_in_the_log_once(project, folder):
     with tls_server(project.certificate, project.server_key) as port:
         site = at(folder, port)
-        watch = LinkWatch(site)
-        assert watch.note()
-        assert watch.note()
-        assert LinkWatch(site).note()  # as after the node's restart
+        watch = LinkWatcher(site)
+        assert watch.record_link()
+        assert watch.record_link()
+        assert LinkWatcher(site).record_link()  # as after the node's restart
     (entry,) = links(folder)
     assert entry["tls"] == "TLSv1.3"
     assert entry["authority"] == site.kit.authority
@@ -68,26 +68,26 @@ def test_another_certificate_is_another_entry(project, folder, tmp_path):
     watch, port = None, free_port()
     for made in (project, other):
         with tls_server(made.certificate, made.server_key, port=port):
-            watch = watch or LinkWatch(at(folder, port))
-            assert watch.note()
+            watch = watch or LinkWatcher(at(folder, port))
+            assert watch.record_link()
     first, second = links(folder)
     assert first["certificate"] != second["certificate"]
     assert first["authority"] == second["authority"]
 
 
 def test_what_was_not_seen_is_not_written(project, folder, tmp_path):
-    assert not LinkWatch(at(folder, free_port())).note()
+    assert not LinkWatcher(at(folder, free_port())).record_link()
     with deaf_server(says=b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
-        assert not LinkWatch(at(folder, port)).note()
+        assert not LinkWatcher(at(folder, port)).record_link()
     foreign = make_project(tmp_path / "foreign")
     with tls_server(foreign.certificate, foreign.server_key) as port:
-        assert not LinkWatch(at(folder, port)).note()
+        assert not LinkWatcher(at(folder, port)).record_link()
     with tls_server(project.certificate, project.server_key) as port:
         site = at(folder, port)
         site.authority.write_bytes(site.authority.read_bytes() + foreign.authority.read_bytes())
-        assert not LinkWatch(site).note()
+        assert not LinkWatcher(site).record_link()
         site.authority.write_bytes(b"no certificate")
-        assert not LinkWatch(site).note()
+        assert not LinkWatcher(site).record_link()
     assert links(folder) == []
 
 
@@ -97,27 +97,27 @@ def test_a_log_that_cannot_be_written_ends_nothing(project, folder):
         log = site.custody_folder / LOG
         whole = log.read_bytes()
         log.write_bytes(b"damaged")
-        watch = LinkWatch(site)
-        assert not watch.note()
+        watch = LinkWatcher(site)
+        assert not watch.record_link()
         log.write_bytes(whole)
-        assert watch.note()
+        assert watch.record_link()
     assert len(links(folder)) == 1
 
 
 def test_a_run_that_is_announced_has_it_look_again(project, folder, tmp_path, monkeypatch):
     looks = []
-    note = LinkWatch.note
-    monkeypatch.setattr(link_evidence, "_REST_S", 0.05)
-    monkeypatch.setattr(LinkWatch, "note", lambda watch: looks.append(note(watch)) or looks[-1])
+    record_link = LinkWatcher.record_link
+    monkeypatch.setattr(link_evidence, "_MIN_INTERVAL_S", 0.05)
+    monkeypatch.setattr(LinkWatcher, "record_link", lambda watch: looks.append(record_link(watch)) or looks[-1])
     other, port = renewed(project, tmp_path / "other"), free_port()
-    watch = LinkWatch(at(folder, port))
+    watch = LinkWatcher(at(folder, port))
     with tls_server(project.certificate, project.server_key, port=port):
         watch.start()
         assert soon(lambda: looks == [True])
         time.sleep(0.3)
         assert looks == [True]
     with tls_server(other.certificate, other.server_key, port=port):
-        watch.wake()
+        watch.request_check()
         assert soon(lambda: looks == [True, True])
     assert len(links(folder)) == 2
 

@@ -4,7 +4,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.client.supernode.one_answer import app_of
+from fedglm.client.supernode.one_answer import make_single_handler_app
 from fedglm.server.rounds.admission import QUERY
 from fedglm.server.rounds.countersigning import SEAL
 from fedglm.server.rounds.requests import TRAIN
@@ -21,5 +21,5 @@ def test_every_kind_of_message_is_answered(kind):
 
     message = Message(RecordDict(), dst_node_id=1, message_type=kind, group_id="1")
     message.metadata.__dict__["_message_id"] = "m"
-    assert not app_of(answer)(message, Context(1, 1, {}, RecordDict(), {})).has_error()
+    assert not make_single_handler_app(answer)(message, Context(1, 1, {}, RecordDict(), {})).has_error()
     assert seen == [kind]

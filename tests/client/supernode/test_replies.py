@@ -44,22 +44,22 @@ def sent(monkeypatch):
 
 
 def send(work, state):
-    replies.send_all(work)
+    replies.install_reply_sender(work)
     flower._push_messages(state=state, object_store=None, send=None, push_object=None)
 
 
 def test_all_answers_are_sent_and_none_is_waited_for_in_vain(sent):
-    work, state = replies.Work(), State("first", "its double")
+    work, state = replies.WorkTracker(), State("first", "its double")
     send(work, state)
     assert sent == ["first", "its double"]
     send(work, State())  # the last message needed no answer
 
 
 def test_what_is_in_work_is_waited_for(sent):
-    work, state, go = replies.Work(), State("first"), threading.Event()
+    work, state, go = replies.WorkTracker(), State("first"), threading.Event()
 
     def answer():
-        with work.answering():
+        with work.track():
             go.wait()
             state.waiting.append("second")
 
@@ -76,18 +76,18 @@ def test_what_is_in_work_is_waited_for(sent):
 
 
 def test_a_message_is_in_work_until_its_answer_is_ready_also_where_that_fails():
-    work = replies.Work()
-    with contextlib.suppress(ValueError), work.answering():
+    work = replies.WorkTracker()
+    with contextlib.suppress(ValueError), work.track():
         assert not work.is_idle(0)
         raise ValueError("no")
     assert soon(lambda: work.is_idle(0))
 
 
 def test_an_answer_that_came_late_leaves_at_the_next_look_for_messages(sent):
-    work, state = replies.Work(), State()
+    work, state = replies.WorkTracker(), State()
     send(work, state)
     assert flower._pull_and_store_message() is None
-    with work.answering():
+    with work.track():
         state.waiting.append("late")
     assert flower._pull_and_store_message() is not None
     flower._push_messages(state=state)
@@ -99,7 +99,7 @@ def test_flower_s_loop_is_the_one_that_is_known():
     """It takes these arguments, and asks its state for answers as we expect."""
     assert list(inspect.signature(flower._push_messages).parameters) == ["state", "object_store", "send", "push_object"]
     asked = []
-    state = SimpleNamespace(get_messages_legacy=lambda **which: asked.append(which) or replies._Nothing())
+    state = SimpleNamespace(get_messages_legacy=lambda **which: asked.append(which) or replies._TruthyEmptyList())
     flower._push_messages(state, None, None, None)
     assert asked == [{"is_reply": True}]
     loop = inspect.getsource(flower.start_client_internal)

@@ -13,7 +13,12 @@ from hostile_link import HostileServer, announced, compressed, endless, redirect
 from projects import make_project
 
 from fedglm.client.supernode import server_bounds as module
-from fedglm.client.supernode.server_bounds import BUNDLE_BYTES, BoundedFleetClient, ServerBoundsError, bound_messages
+from fedglm.client.supernode.server_bounds import (
+    MAX_BUNDLE_BYTES,
+    BoundedFleetClient,
+    ServerBoundsError,
+    install_bounds,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def flower(monkeypatch):
     monkeypatch.setitem(vars(connection), "FleetHttpClient", vars(connection)["FleetHttpClient"])
     seen = SimpleNamespace()
     monkeypatch.setitem(vars(loop), "_pull_and_store_message", lambda **named: seen.__dict__.update(named))
-    bound_messages()
+    install_bounds()
 
     def bounded(**callbacks):
         nothing = dict.fromkeys(("receive", "pull_object", "get_run", "get_fab"), lambda *_: None)
@@ -88,7 +93,7 @@ def test_a_message_has_so_many_parts(flower):
 
 
 def test_the_parts_of_a_message_have_so_many_bytes(flower, monkeypatch):
-    monkeypatch.setattr(module, "MODEL_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_MESSAGE_BYTES", 100)
     made = flower(receive=lambda: None, pull_object=lambda *_: bytes(60))
     made.receive()
     assert made.pull_object(1, "x") == bytes(60)
@@ -99,8 +104,8 @@ def test_the_parts_of_a_message_have_so_many_bytes(flower, monkeypatch):
 
 
 def test_a_bundle_is_small_and_runs_are_counted(flower, monkeypatch):
-    monkeypatch.setattr(module, "RUNS_AT_MOST", 3)
-    fab = SimpleNamespace(content=bytes(BUNDLE_BYTES + 1))
+    monkeypatch.setattr(module, "MAX_RUNS", 3)
+    fab = SimpleNamespace(content=bytes(MAX_BUNDLE_BYTES + 1))
     with pytest.raises(ServerBoundsError):
         flower(get_fab=lambda *_: fab).get_fab("hash", 1)
     made = flower()

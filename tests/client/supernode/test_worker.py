@@ -21,7 +21,7 @@ from site_folders import make_project, make_site, run_of
 
 from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.supernode import worker_link
-from fedglm.client.supernode.worker_link import LOG, SOCKET, Question, WorkerError, ask
+from fedglm.client.supernode.worker_link import LOG, SOCKET, WorkerError, WorkerRequest, ask
 from fedglm.protocol.messages import PLAN, RECORD, JoinReply
 
 TRIAL = """
@@ -34,7 +34,7 @@ batch_size = 8
 precision = "fp32"
 device = "cpu"
 """
-NO_PLAN = Question("query", "0", recorddict_to_proto(RecordDict({})).SerializeToString())
+NO_PLAN = WorkerRequest("query", "0", recorddict_to_proto(RecordDict({})).SerializeToString())
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def plan_query():
     _, _, beside = run_of(TRIAL)
     blob = announced(run_plan(**beside))
     content = RecordDict({RECORD: ConfigRecord({PLAN: blob})})
-    return Question("query", "0", recorddict_to_proto(content).SerializeToString())
+    return WorkerRequest("query", "0", recorddict_to_proto(content).SerializeToString())
 
 
 def test_a_worker_is_started_once_and_answers_from_then_on(site):
@@ -125,7 +125,7 @@ def test_a_worker_that_dies_over_a_message_is_replaced_and_asked_again(site):
 
 @pytest.mark.slow
 def test_a_worker_that_dies_each_time_is_an_error(site, monkeypatch):
-    monkeypatch.setattr(worker_link, "_STARTS", 1)
+    monkeypatch.setattr(worker_link, "_MAX_ATTEMPTS", 1)
     ask(site.folder, NO_PLAN)
     (pid,) = workers(site.folder)
     os.kill(pid, signal.SIGSTOP)
@@ -165,7 +165,7 @@ def test_a_worker_that_nobody_asks_ends(site):
 def test_what_is_no_message_costs_nothing(site):
     ask(site.folder, NO_PLAN)
     before = workers(site.folder)
-    with socket.socket(socket.AF_UNIX) as link, worker_link.in_folder(site.state) as here:
+    with socket.socket(socket.AF_UNIX) as link, worker_link.open_short_path(site.state) as here:
         link.connect(f"{here}/{SOCKET}")
         link.sendall(b"\0\0\0\4oops")
     ask(site.folder, NO_PLAN)

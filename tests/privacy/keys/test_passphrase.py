@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 from site_folders import NAME, make_project
 
-from fedglm.client.site.site_keys import flower_private, flower_public
+from fedglm.client.site.site_keys import read_flower_private_key, read_flower_public_key
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys import passphrase
 from fedglm.privacy.keys.signing import SigningKey
@@ -65,8 +65,8 @@ def test_with_the_passphrase_they_work_as_others_do(site, fedglm, say):
     say(WORDS)
     assert fedglm("client", "sign-policy", site).code == 0
     assert fedglm("client", "keygen", site, "--json").json["new"] is False
-    unlocked = load_ssh_private_key(flower_private(site / "flower.key"), None)
-    assert flower_public(site / "flower.key").startswith("ecdsa-sha2-nistp384 ")
+    unlocked = load_ssh_private_key(read_flower_private_key(site / "flower.key"), None)
+    assert read_flower_public_key(site / "flower.key").startswith("ecdsa-sha2-nistp384 ")
     assert unlocked.curve.name == "secp384r1"
 
 
@@ -107,7 +107,7 @@ def test_who_sits_there_is_asked_once(site, monkeypatch):
     monkeypatch.setenv(passphrase.VARIABLE, "")  # so that what is typed goes away after the test
     monkeypatch.delenv(passphrase.VARIABLE)
     SigningKey.load(site / "custody" / "site.key")
-    flower_public(site / "flower.key")
+    read_flower_public_key(site / "flower.key")
     assert asked == ["site.key"]
 
 
