@@ -7,13 +7,20 @@ custody/            policy, ledger and signing key: see `privacy.custody`
 state/              the node's state, its log and its pid file
 """
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from fedglm.client.site.open_custody import open_custody
-from fedglm.client.site.settings import SITE_FILE, Kit, SiteError, SiteSettings, read_kit_file, read_site_file
+from fedglm.client.site.settings import (
+    SITE_FILE,
+    Kit,
+    SiteError,
+    SiteSettings,
+    read_kit_file,
+    read_site_file,
+    resolve_path,
+)
 from fedglm.privacy.custody.store import KEY, Custody
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.vault import Vault
@@ -86,8 +93,8 @@ class Site:
         return data.source if data.is_builtin else str(self.resolve(data.source))
 
     def resolve(self, text: str) -> Path:
-        """Resolve a path in `site.toml`, which is relative to the site's folder."""
-        return self.folder / os.path.expanduser(text)  # Path.expanduser raises for the home of an unknown user
+        """Resolve a path in `site.toml`, which is relative to the site's folder and may begin with ~."""
+        return resolve_path(self.folder, text)
 
     def vault(self) -> Vault | None:
         """Load the vault that encrypts the node's state; None where `site.toml` names no key for it.

@@ -1,5 +1,6 @@
 """Settings of a site: `site.toml`, which its operator writes, and `kit.toml` of the startup kit; read and checked."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -213,6 +214,11 @@ def read_kit_file(folder: Path) -> Kit:
         SiteError: As `read_site_file`.
     """
     return _read(Kit, folder / KIT_FILE, "name the folder of the kit that the server's operator handed over")
+
+
+def resolve_path(folder: Path, text: str) -> Path:
+    """Resolve a path in `site.toml`, which is relative to the site's folder and may begin with ~."""
+    return folder / os.path.expanduser(text)  # Path.expanduser raises for the home of an unknown user
 
 
 def split_address(address: str) -> tuple[str, int]:

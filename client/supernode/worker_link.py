@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from fedglm.client.site.settings import read_site_file
+from fedglm.client.site.settings import read_site_file, resolve_path
 from fedglm.core.errors import FedglmError
 from fedglm.privacy.keys.private_files import private_folder
 
@@ -79,7 +79,7 @@ def ask(site: Path, request: WorkerRequest) -> WorkerReply:
         WorkerError: The worker died each time before it replied, or does not start.
         SiteError: The site's folder cannot be read.
     """
-    state = site / read_site_file(site).site.state
+    state = resolve_path(site, read_site_file(site).site.state)
     for _ in range(_MAX_ATTEMPTS):
         with _connect(site, state) as connection:
             try:

@@ -88,6 +88,22 @@ def test_an_answer_is_the_node_s_own_and_signed(site):
     assert words.signature
 
 
+def test_a_worker_is_looked_for_where_it_listens(tmp_path, monkeypatch):
+    """A path in `site.toml` may begin with ~."""
+    states = []
+
+    def connect(_, state):
+        states.append(state)
+        raise WorkerError("far enough")
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(worker_link, "_connect", connect)
+    (tmp_path / "site.toml").write_text('[site]\nstate = "~/state"\n')
+    with pytest.raises(WorkerError, match="far enough"):
+        ask(tmp_path, NO_PLAN)
+    assert states == [tmp_path / "home" / "state"]
+
+
 @pytest.mark.slow
 def test_messages_that_come_at_once_meet_one_worker(site):
     end_workers(site.folder)
