@@ -69,7 +69,7 @@ def runtime(monkeypatch):
     def start(app, *tokens):
         made = Runtime(tokens)
         all_made.append(made)
-        monkeypatch.setattr(executor, "_client", made.client)
+        monkeypatch.setattr(executor, "_make_client", made.client)
         monkeypatch.setattr(executor, "_POLL_S", 0.01)
         monkeypatch.setattr(executor, "pull_task_input", made.pull)
         monkeypatch.setattr(executor, "push_message", made.push)
@@ -127,7 +127,7 @@ def test_a_supernode_that_does_not_answer_yet_is_asked_again(runtime):
 
 def test_one_that_never_answers_ends_the_process(runtime, monkeypatch):
     ended = threading.Event()
-    monkeypatch.setattr(executor, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(executor, "_TIMEOUT_S", 0.1)
     monkeypatch.setattr(os, "_exit", lambda _: ended.set() or threading.Event().wait())
     runtime(app(echo), *[httpx.ConnectError("refused") for _ in range(1000)])
     assert ended.wait(20)

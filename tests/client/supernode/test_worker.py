@@ -141,7 +141,7 @@ def test_a_worker_that_dies_over_a_message_is_replaced_and_asked_again(site):
 
 @pytest.mark.slow
 def test_a_worker_that_dies_each_time_is_an_error(site, monkeypatch):
-    monkeypatch.setattr(worker_link, "_STARTS", 1)
+    monkeypatch.setattr(worker_link, "_MAX_ATTEMPTS", 1)
     ask(site.folder, NO_PLAN)
     (pid,) = workers(site.folder)
     os.kill(pid, signal.SIGSTOP)
