@@ -130,25 +130,28 @@ class Daemon:
             DaemonError: It runs already, ended before it was up, or was not ready in time.
         """
         asked_to_end: list[int] = []
-        with self._locked():
-            self._refuse_a_second()
-            process = self._spawn(argv, {**env, **child_env()}, output=None)
+        process: subprocess.Popen[bytes] | None = None
 
         def end(number: int, _: FrameType | None) -> None:
             asked_to_end.append(number)
-            with contextlib.suppress(ProcessLookupError):
+            if process is not None:
                 process.terminate()
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            self._wait_until_up(process, ready, patience_s, asked_to_end)
-            if once_ready is not None and not asked_to_end:
-                once_ready()
-            code = process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._end_all(_GRACE_S)
+        # Before the pid file exists: whoever reads a pid there may send a signal at once, and its default action would
+        # end this process without ending the other.
+        with _handle_signals(end):
+            with self._locked():
+                self._refuse_a_second()
+                process = self._spawn(argv, {**env, **child_env()}, output=None)
+            try:
+                if asked_to_end:  # the signal came before there was a process to pass it on to
+                    process.terminate()
+                self._wait_until_up(process, ready, patience_s, asked_to_end)
+                if once_ready is not None and not asked_to_end:
+                    once_ready()
+                code = process.wait()
+            finally:
+                self._end_all(_GRACE_S)
         return 0 if asked_to_end else code
 
     def stop(self, timeout_s: float = 20.0) -> bool:
@@ -251,6 +254,17 @@ class Daemon:
     def _show_tail(self, since: int) -> None:
         for line in self.tail(since=since):
             typer.echo(f"  {line}", err=True)
+
+
+@contextlib.contextmanager
+def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call `handler` for SIGTERM and SIGINT while the block runs."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def _signal(pids: Sequence[int], number: signal.Signals) -> None:

@@ -199,6 +199,35 @@ def test_in_the_foreground_a_signal_ends_all(daemon, tmp_path, number):
     assert daemon.members() == []
 
 
+SIGNAL_AT_THE_PID_FILE = """
+import os, signal, sys
+from pathlib import Path
+from fedglm.cli.process import daemon
+write = daemon.write_atomically
+def write_and_signal(path, *arguments, **options):
+    write(path, *arguments, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+daemon.write_atomically = write_and_signal
+sys.exit(daemon.Daemon(Path(sys.argv[1]), "sleeper").run([sys.executable, "-c", sys.argv[2]], {}, ready=lambda: False))
+"""
+
+
+def test_in_the_foreground_a_signal_as_soon_as_the_pid_is_published_ends_all(daemon, tmp_path):
+    command = [sys.executable, "-c", SIGNAL_AT_THE_PID_FILE, tmp_path / "state", PARENT[2]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert daemon.members() == []
+    assert daemon.pid() is None
+
+
+def test_in_the_foreground_a_second_one_does_not_end_the_first(daemon, tmp_path):
+    pid = daemon.start(SLEEP, {}, ready=up(daemon))
+    command = [sys.executable, "-c", FOREGROUND, tmp_path / "state", SLEEP[2]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert "runs already" in done.stderr
+    assert daemon.pid() == pid
+
+
 def test_in_the_foreground_its_exit_code_is_ours(daemon, tmp_path):
     command = [sys.executable, "-c", FOREGROUND, tmp_path / "state", "raise SystemExit(7)"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

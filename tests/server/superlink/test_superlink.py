@@ -215,13 +215,14 @@ def test_it_ends_with_all_that_it_started(server):
 
 
 def test_in_the_foreground_it_ends_with_the_signal(server):
+    server("stop")
     with Process("server", "start", "--foreground", "-C", server.project.folder) as process:
-        process.until(lambda: server.daemon.pid() is not None and server("status", "--json").json["warnings"] == [])
-        assert soon(lambda: server.status_of(ALL["a"]) != "enrolled")
+        process.read_until("the SuperLink is up")
+        assert server("status", "--json").json["warnings"] == []
+        assert server.status_of(ALL["a"]) != "enrolled"
         os.kill(process.pid, signal.SIGTERM)
         result = process.finish(60)
         assert result.code == 0, result.err
-        assert "the SuperLink is up" in result.out
         assert process.descendants() == set()
     assert server.daemon.members() == []
 
