@@ -55,7 +55,7 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),
         )
-        ReplyLimits(project.state).announce(run_id, plan.layout.size)
+        ReplyLimits(project.state).record_run(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
         coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)
         rows = coordinator.run()

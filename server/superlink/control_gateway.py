@@ -13,7 +13,7 @@ from typing import Final
 from flwr.proto.control_pb2 import StartRunRequest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from fedglm.server.gateway.asgi import Application, BodyError, Receive, Scope, Send, ask, read_body, refuse
+from fedglm.server.gateway.asgi import Application, BodyError, Receive, Scope, Send, forward, read_body, send_error
 
 START: Final = "/v1/control/start-run"
 
@@ -77,7 +77,7 @@ class ControlGateway:
         path = scope["path"]
         if path not in OPEN:
             _log.warning("turned away: %.80r is not for this port", path)
-            await refuse(send, 403, "that is not for this port, or of no use here")
+            await send_error(send, 403, "that is not for this port, or of no use here")
         elif path == START:
             await self._start(scope, receive, send)
         else:
@@ -86,18 +86,18 @@ class ControlGateway:
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = dict(scope["headers"]).get(b"content-length", b"")
         if not length.isdigit() or len(length) > 9 or int(length) > _MAX_BYTES:
-            await refuse(send, 413, f"a run is handed over in {_MAX_BYTES} bytes at most")
+            await send_error(send, 413, f"a run is handed over in {_MAX_BYTES} bytes at most")
             return
         try:
             body = await read_body(receive, int(length), idle_s=30.0, total_s=60.0)
         except BodyError as exc:
-            await refuse(send, 408, str(exc))
+            await send_error(send, 408, str(exc))
             return
         if (reason := fault(body)) is not None:
             _log.warning("a run is not taken: %s", reason)
-            await refuse(send, 403, f"the run is not taken: {reason}")
+            await send_error(send, 403, f"the run is not taken: {reason}")
             return
-        await (await ask(self._application, scope, body)).pass_on(send)
+        await (await forward(self._application, scope, body)).send_to(send)
 
 
 def fault(body: bytes) -> str | None:

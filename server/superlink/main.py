@@ -22,9 +22,9 @@ import uvicorn
 
 from fedglm.core.parent_process import end_with_parent
 from fedglm.server.errors import ProjectError
-from fedglm.server.gateway.guarded_http import HEAD_BYTES
-from fedglm.server.gateway.listening import bound
+from fedglm.server.gateway.guarded_http import MAX_HEADERS_BYTES
 from fedglm.server.gateway.reply_limits import ReplyLimits
+from fedglm.server.gateway.tls_listener import bind_socket
 from fedglm.server.project.folder import Project, opened_from_environment
 from fedglm.server.superlink.flower_state import bound_database, say_try_again
 from fedglm.server.superlink.log_flood import damp
@@ -41,7 +41,7 @@ def main() -> None:
     project = opened_from_environment()
     settings = project.settings
     forget(project)
-    ReplyLimits(project.state).forget_all()
+    ReplyLimits(project.state).clear()
     sockets = _bound("127.0.0.1", settings.control_port), _bound(settings.listen, settings.port)
     bound_database(settings.max_database_bytes)
 
@@ -51,7 +51,7 @@ def main() -> None:
         say_try_again(app)
         ours = {"access_log": False, "proxy_headers": False, "ws": "none", "timeout_graceful_shutdown": _SHUTDOWN_S}
         config = uvicorn.Config(
-            PortDispatch(project, app), h11_max_incomplete_event_size=HEAD_BYTES, **{**options, **ours}
+            PortDispatch(project, app), h11_max_incomplete_event_size=MAX_HEADERS_BYTES, **{**options, **ours}
         )
         damp()
         server = SuperLinkServer(config, project, app, *sockets)
@@ -92,7 +92,7 @@ def superlink_arguments(project: Project) -> list[str]:
 
 def _bound(host: str, port: int) -> socket.socket:
     try:
-        return bound(host, port)
+        return bind_socket(host, port)
     except OSError as exc:
         raise ProjectError(f"cannot listen on {host}, port {port}: {exc.strerror}") from exc
 

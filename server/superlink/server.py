@@ -11,17 +11,19 @@ import uvicorn
 from fedglm.core.local_peers import is_own_process
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.asgi import Application, Receive, Scope, Send
+from fedglm.server.gateway.connections import Connection, ConnectionLimits, ConnectionTable
 from fedglm.server.gateway.gateway import SitesGateway
 from fedglm.server.gateway.guarded_http import GuardedHTTP
-from fedglm.server.gateway.listening import Port, raise_descriptor_limit
 from fedglm.server.gateway.node_keys import EnrolledKeys
-from fedglm.server.gateway.visitors import Places, Visitor, Visitors
+from fedglm.server.gateway.tls_listener import TlsListener, raise_descriptor_limit
 from fedglm.server.project.folder import Project
 from fedglm.server.superlink.app_launcher import AppLauncher
 from fedglm.server.superlink.control_gateway import ControlGateway
 from fedglm.server.superlink.start_report import bring_in_line, forget
 
-_OURS: Final = Places(silent=256, unproven=4096, of_address=4096)  # of this user's processes none proves anything
+_OURS: Final = ConnectionLimits(
+    silent=256, unauthenticated=4096, per_address=4096
+)  # of this user's processes none proves anything
 
 _log = logging.getLogger("uvicorn.error")
 
@@ -65,7 +67,7 @@ class SuperLinkServer(uvicorn.Server):
         super().__init__(config)
         self._project, self._application = project, application
         self._sockets = control, sites
-        self._ports: list[Port] = []
+        self._ports: list[TlsListener] = []
         self._launcher = AppLauncher(application.state.linkstate_factory.state)
         self._launching: asyncio.Task[None] | None = None
         self.exit_code = 0
@@ -80,10 +82,10 @@ class SuperLinkServer(uvicorn.Server):
             raise ProjectError("this version of Flower serves without TLS; install a tested one")
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         control, sites = self._sockets
-        places = Places.within(raise_descriptor_limit())
+        places = ConnectionLimits.for_descriptors(raise_descriptor_limit())
         self._ports = [
-            Port(control, context, self._greet, admits=is_own_process, visitors=Visitors(_OURS)),
-            Port(sites, context, self._greet, visitors=Visitors(places)),
+            TlsListener(control, context, self._greet, accepts=is_own_process, connections=ConnectionTable(_OURS)),
+            TlsListener(sites, context, self._greet, connections=ConnectionTable(places)),
         ]
         self._ports[0].open()
         await bring_in_line(self._project, self._application)
@@ -102,8 +104,8 @@ class SuperLinkServer(uvicorn.Server):
             port.close()
         await super().shutdown(sockets=sockets)
 
-    def _greet(self, visitor: Visitor) -> GuardedHTTP:
-        return GuardedHTTP(self.config, self.server_state, self.lifespan.state, visitor)
+    def _greet(self, connection: Connection) -> GuardedHTTP:
+        return GuardedHTTP(self.config, self.server_state, self.lifespan.state, connection)
 
     def _end_with_launcher(self, task: "asyncio.Task[None]") -> None:
         """Without what starts runs the SuperLink would only seem to work: whoever watches it starts it again."""

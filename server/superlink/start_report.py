@@ -12,7 +12,7 @@ from typing import Any, Final
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from fedglm.core.files import write_atomically
-from fedglm.server.gateway.asgi import Application, Scope, ask
+from fedglm.server.gateway.asgi import Application, Scope, forward
 from fedglm.server.project.folder import Project
 from fedglm.server.superlink.control import Changes, Control, end_orphans, reconcile
 
@@ -51,7 +51,7 @@ class _Within(Control):
             "root_path": "",
             "headers": [(b"content-type", kind), (b"accept", kind)],
         }
-        asked = asyncio.run_coroutine_threadsafe(ask(self._application, scope, content), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(forward(self._application, scope, content), self._loop)
         answer = asked.result()
         return answer.status, answer.body
 
