@@ -120,7 +120,7 @@ def stock_node(project: Project, site: Path, part: int, parts: int) -> Iterator[
 def runs(project: Project) -> list[Run]:
     """What the SuperLink says of its runs, the newest first."""
     with Control(project) as control:
-        return control.runs()
+        return control.list_runs()
 
 
 def seconds(ends: list[float]) -> list[float]:

@@ -84,7 +84,7 @@ def start(
     from fedglm.cli.process.flower_environment import flower_environment
     from fedglm.cli.process.keeper import kept
     from fedglm.server.project.folder import PROJECT
-    from fedglm.server.superlink.start_report import forget, read_report
+    from fedglm.server.superlink.start_report import delete_report, read_report
 
     opened = _open(project)
     daemon = _daemon(opened)
@@ -92,7 +92,7 @@ def start(
     opened.write_flower_settings()
     argv = [sys.executable, "-m", "fedglm.server.superlink.main"]
     env = flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
-    forget(opened)
+    delete_report(opened)
 
     def is_up() -> bool:
         return read_report(opened) is not None
@@ -125,13 +125,13 @@ def cancel(
     project: ProjectFolder = _HERE,
 ) -> None:
     """End a run that is under way; fedglm run --name RUN --resume goes on with it later."""
-    from fedglm.server.deployment.run_file import checked_run_name
-    from fedglm.server.deployment.submission import cancel as cancel_run
+    from fedglm.server.deployment.run_file import check_run_name
+    from fedglm.server.deployment.submission import cancel_run
     from fedglm.server.superlink.control import Control
 
     opened = _open(project)
     with Control(opened) as control:
-        cancel_run(opened, control, checked_run_name(run))
+        cancel_run(opened, control, check_run_name(run))
     typer.echo(f"{run} is cancelled; fedglm run -C {project} --name {run} --resume goes on with it")
 
 

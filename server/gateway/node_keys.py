@@ -17,7 +17,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 
 from fedglm.privacy.keys.site_identity import SiteIdentity
-from fedglm.server.project.enrolment import enrolled_sites
+from fedglm.server.project.enrolment import read_enrolled_sites
 from fedglm.server.project.folder import Project
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -80,7 +80,7 @@ class EnrolledKeys:
         folders = (self._project.enrolled_folder, self._project.revoked_folder)
         modified = tuple(folder.stat().st_mtime_ns for folder in folders)
         if modified != self._modified:
-            sites = enrolled_sites(self._project).values()
+            sites = read_enrolled_sites(self._project).values()
             self._sites = {
                 encode_key_header(identity): (identity.name, _load_public_key(identity)) for identity in sites
             }

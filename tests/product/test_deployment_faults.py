@@ -17,7 +17,7 @@ from real_federation import SHORT, SITES, fill_in, running, simulated, told
 from fedglm.cli.process.flower_environment import flower_environment
 from fedglm.server.project.folder import CONNECTION, PROJECT, Project
 from fedglm.server.superlink.control import Control
-from fedglm.server.superlink.start_report import forget, read_report
+from fedglm.server.superlink.start_report import delete_report, read_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -226,10 +226,10 @@ def test_an_app_that_a_hostile_link_takes_runs_at_no_site(federation, stranger):
     project, server = Project.open(federation.project), federation.daemons[0]
     told(run_here("server", "stop", "-C", federation.project))
     environment = flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
-    forget(project)
+    delete_report(project)
     server.start([sys.executable, "-c", ANY_APP], environment, ready=lambda: read_report(project) is not None)
     with Control(project) as control:
-        assert soon(lambda: [node.status for node in control.nodes()] == ["online"] * SITES, 60)
+        assert soon(lambda: [node.status for node in control.list_nodes()] == ["online"] * SITES, 60)
     done = flwr_run(project, app)
     assert done.returncode == 0, done.stdout + done.stderr
     # What this app asks is none of our messages, for whose answers the door would have no bound.

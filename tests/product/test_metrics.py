@@ -31,7 +31,7 @@ from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.errors import ProjectError
-from fedglm.server.project.enrolment import enrol, enrolled_sites
+from fedglm.server.project.enrolment import enrol, read_enrolled_sites
 from fedglm.server.superlink.control import EnrolledNode
 from fedglm.server.superlink.metrics import ServerCollector
 
@@ -78,7 +78,7 @@ def project(tmp_path):
 def nodes_of(project, status="online"):
     """What the SuperLink says of site a; it knows no other."""
     seen = datetime.datetime.now(datetime.UTC)
-    sites = enrolled_sites(project)
+    sites = read_enrolled_sites(project)
     return lambda: [EnrolledNode(7, sites["a"].flower, status, seen)]
 
 
