@@ -218,7 +218,7 @@ def _wait_for_run(project: "Project", name: str, *, tries: int, patience: float,
     Raises:
         ProjectError: The run was lost `tries` times, or the SuperLink did not answer for `patience` seconds.
     """
-    from fedglm.cli.process.flower_environment import flower_environment
+    from fedglm.cli.process.flower_environment import make_flower_environment
     from fedglm.server.deployment.run_news import RunNews
     from fedglm.server.deployment.serving import is_served
     from fedglm.server.deployment.submission import count_traffic, has_ended, is_under_way, stop_run, submit
@@ -241,7 +241,7 @@ def _wait_for_run(project: "Project", name: str, *, tries: int, patience: float,
                     if submitted == tries:
                         raise ProjectError(f"the run was lost {tries} times: see {folder} and fedglm server status")
                     failed += 1
-                    submit(project, name, flower_environment(project.flower_home))
+                    submit(project, name, make_flower_environment(project.flower_home))
                     submitted, failed = submitted + 1, 0
                     _print_progress(f"handed to the SuperLink{' again' if submitted > 1 else ''}", quiet)
                 last_seen = time.monotonic()

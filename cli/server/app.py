@@ -81,8 +81,8 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the SuperLink and register the enrolled sites."""
-    from fedglm.cli.process.flower_environment import flower_environment
-    from fedglm.cli.process.keeper import kept
+    from fedglm.cli.process.flower_environment import make_flower_environment
+    from fedglm.cli.process.supervisor import make_supervised_command
     from fedglm.server.project.folder import PROJECT
     from fedglm.server.superlink.start_report import delete_report, read_report
 
@@ -91,7 +91,7 @@ def start(
     _check(opened, daemon)
     opened.write_flower_settings()
     argv = [sys.executable, "-m", "fedglm.server.superlink.main"]
-    env = flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
+    env = make_flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
     delete_report(opened)
 
     def is_up() -> bool:
@@ -107,7 +107,7 @@ def start(
 
     if foreground:
         raise typer.Exit(daemon.run(argv, env, ready=is_up, once_ready=print_report))
-    pid = daemon.start(kept(argv, daemon.log), env, ready=is_up)
+    pid = daemon.start(make_supervised_command(argv, daemon.log), env, ready=is_up)
     print_report()
     typer.echo(f"process {pid}; log {daemon.log}")
 

@@ -23,7 +23,7 @@ from site_folders import make_site
 
 from fedglm.cli.process.daemon import Daemon
 from fedglm.cli.process.exporter import ProcessCollector
-from fedglm.cli.process.process_usage import CpuClock, limits, read_processes
+from fedglm.cli.process.process_usage import CpuClock, read_limits, read_processes
 from fedglm.cli.process.process_usage import Process as Seen
 from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.privacy.custody.refusal_log import RefusalLog
@@ -248,12 +248,12 @@ def test_cpu_seconds_of_a_busy_process_are_counted():
             end = time.monotonic() + 30
             while read_processes([process.pid])[0].cpu_s < before.cpu_s + 0.2:
                 assert time.monotonic() < end
-            assert limits(process.pid).cores >= 1
+            assert read_limits(process.pid).cores >= 1
         finally:
             process.kill()
     assert read_processes([process.pid]) == []
     with pytest.raises(OSError, match="process"):
-        limits(process.pid)
+        read_limits(process.pid)
 
 
 def seen(pid, cpu_s, parent=1, started=0):

@@ -22,7 +22,7 @@ from projects import Site, make_project
 from super_node import SuperNode
 
 from fedglm.cli.process.daemon import Daemon
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 from fedglm.server.project import certificates
 from fedglm.server.project.enrolment import enrol
 from fedglm.server.project.folder import PROJECT, Project
@@ -136,7 +136,7 @@ def test_a_node_trusts_no_certificate_that_has_ended(tmp_path, monkeypatch):
     monkeypatch.undo()
     enrol(project, site.hand_over(tmp_path))
     daemon = Daemon(project.state, "superlink")
-    environment = flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
+    environment = make_flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
     up = "Application startup complete"
     daemon.start(
         [sys.executable, "-m", "fedglm.server.superlink.main"], environment, ready=lambda: up in "".join(daemon.tail())
