@@ -27,7 +27,7 @@ import tomli_w
 from deployment import COMMAND, Deployment, free_port
 
 from fedglm.cli.process.daemon import Daemon
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 from fedglm.server.project.folder import CONNECTION, Project
 from fedglm.server.superlink.control import Control, Run
 
@@ -82,7 +82,7 @@ def bare_rounds(project: Project, made: Deployment, scenario: str, rounds: int, 
     flower = {"publisher": "bare", "components": components, "config": config}
     about = {"name": "bare", "version": "1.0.0", "license": "Apache-2.0", "dependencies": []}
     (app / "pyproject.toml").write_text(tomli_w.dumps({"project": about, "tool": {"flwr": {"app": flower}}}))
-    environment = os.environ | flower_environment(project.flower_home)
+    environment = os.environ | make_flower_environment(project.flower_home)
     with ExitStack() as nodes:
         for number, site in enumerate(made.sites):
             nodes.enter_context(stock_node(project, site, number, len(made.sites)))
@@ -110,7 +110,7 @@ def stock_node(project: Project, site: Path, part: int, parts: int) -> Iterator[
         *("--node-config", f"part={part} parts={parts}"),
         *("--host", "127.0.0.1", "--port", str(free_port())),
     ]
-    daemon.start(words, flower_environment(site / "bare" / "flwr") | {"OMP_NUM_THREADS": "1"})
+    daemon.start(words, make_flower_environment(site / "bare" / "flwr") | {"OMP_NUM_THREADS": "1"})
     try:
         yield
     finally:
@@ -120,7 +120,7 @@ def stock_node(project: Project, site: Path, part: int, parts: int) -> Iterator[
 def runs(project: Project) -> list[Run]:
     """What the SuperLink says of its runs, the newest first."""
     with Control(project) as control:
-        return control.runs()
+        return control.list_runs()
 
 
 def seconds(ends: list[float]) -> list[float]:

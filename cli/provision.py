@@ -47,7 +47,7 @@ def provision(
     itself, and hands SITE.pub back: [bold]fedglm server enrol SITE.pub -C fl[/bold]
     """
     from fedglm.privacy.keys.site_identity import check_site_name
-    from fedglm.server.project.enrolment import provisioned_sites
+    from fedglm.server.project.enrolment import list_provisioned_sites
     from fedglm.server.project.folder import Project
     from fedglm.server.project.kits import write_kit
 
@@ -56,7 +56,7 @@ def provision(
     settings = _merge_settings(folder, given)
     project = Project.make(folder, settings, days=days, renew=renew)
     # Write all startup kits again, since the server's address may have changed.
-    kits = {one: write_kit(project, one) for one in sorted({*provisioned_sites(project), *wanted})}
+    kits = {one: write_kit(project, one) for one in sorted({*list_provisioned_sites(project), *wanted})}
     description = _describe_project(project, kits)
     if as_json:
         import json
@@ -69,7 +69,7 @@ def provision(
 def _merge_settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
     """Combine the options with the settings of the project, if there is one."""
     from fedglm.server.project.folder import Project, is_project
-    from fedglm.server.project.settings import checked_settings
+    from fedglm.server.project.settings import parse_settings
 
     values = {key: value for key, value in given.items() if value is not None}
     if is_project(folder):
@@ -85,13 +85,13 @@ def _merge_settings(folder: Path, given: dict[str, Any]) -> "ProjectSettings":
         values = {"name": folder.absolute().name} | values
         if "port" in values and "control_port" not in values:
             values["control_port"] = values["port"] + 1
-    return checked_settings(values, origin=str(folder))
+    return parse_settings(values, origin=str(folder))
 
 
 def _describe_project(project: "Project", kits: dict[str, Path]) -> dict[str, Any]:
     """Return all that is printed, as values that JSON can represent."""
     from fedglm.server.project.certificates import read_certificate
-    from fedglm.server.project.kits import short
+    from fedglm.server.project.kits import format_fingerprint
 
     certificate = read_certificate(project.certificate)
     return {
@@ -99,7 +99,7 @@ def _describe_project(project: "Project", kits: dict[str, Path]) -> dict[str, An
         "name": project.settings.name,
         "address": project.settings.address,
         "certificate": {"ends": certificate.ends.isoformat(), "hosts": list(certificate.hosts)},
-        "authority": short(read_certificate(project.authority).sha256),
+        "authority": format_fingerprint(read_certificate(project.authority).sha256),
         "signing": project.signing_key.public.fingerprint(),
         "kits": {name: str(path) for name, path in kits.items()},
     }

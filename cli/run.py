@@ -51,7 +51,7 @@ def run(
     from fedglm.run_folder.names import SCENARIO
     from fedglm.scenarios.deployment import is_prepared
     from fedglm.scenarios.overrides import load_scenario, option_changes
-    from fedglm.server.deployment.run_file import checked_run_name
+    from fedglm.server.deployment.run_file import check_run_name
     from fedglm.server.project.folder import Project
 
     opened = Project.open(project)
@@ -63,7 +63,7 @@ def run(
     if terms is not None:
         _write_terms(opened, chosen, terms)
         return
-    called = checked_run_name(name or f"{chosen.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    called = check_run_name(name or f"{chosen.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = opened.runs / called
     if is_prepared(folder):
         if not resume:
@@ -143,9 +143,9 @@ def _execute_run(
     )
     from fedglm.server.deployment.run_file import read_lines
     from fedglm.server.errors import ProjectError
-    from fedglm.server.project.enrolment import enrolled_sites
+    from fedglm.server.project.enrolment import read_enrolled_sites
 
-    sites, folder = len(enrolled_sites(project)), project.runs / name
+    sites, folder = len(read_enrolled_sites(project)), project.runs / name
     if not sites:
         raise ProjectError("no site is enrolled: fedglm server enrol SITE.pub takes what a site hands over")
     built = build_deployed_model(scenario)
@@ -186,13 +186,13 @@ def _execute_run(
 
 def _refuse_second_run(project: "Project", name: str) -> None:
     """Refuse to start a run while another is under way, since a site follows one plan at a time."""
-    from fedglm.server.deployment.submission import runs_under_way
+    from fedglm.server.deployment.submission import list_runs_under_way
     from fedglm.server.errors import ProjectError
     from fedglm.server.superlink.control import Control
 
     with Control(project) as control:
         try:
-            others = [run for run in runs_under_way(project, control) if run != name]
+            others = [run for run in list_runs_under_way(project, control) if run != name]
         except ProjectError:  # the SuperLink is away; the caller waits for it
             return
     if others:
@@ -218,43 +218,47 @@ def _wait_for_run(project: "Project", name: str, *, tries: int, patience: float,
     Raises:
         ProjectError: The run was lost `tries` times, or the SuperLink did not answer for `patience` seconds.
     """
-    from fedglm.cli.process.flower_environment import flower_environment
+    from fedglm.cli.process.flower_environment import make_flower_environment
     from fedglm.server.deployment.run_news import RunNews
     from fedglm.server.deployment.serving import is_served
-    from fedglm.server.deployment.submission import ended, is_under_way, stop, submit, traffic
-    from fedglm.server.errors import AwayError, ProjectError
+    from fedglm.server.deployment.submission import count_traffic, has_ended, is_under_way, stop_run, submit
+    from fedglm.server.errors import ProjectError, UnreachableError
     from fedglm.server.superlink.control import Control
 
     folder, served, news = project.runs / name, False, RunNews(project, name, partial(_print_progress, quiet=quiet))
     submitted, failed, last_seen = 0, 0, time.monotonic()
     with Control(project) as control:
-        while not ended(folder, after=submitted > 0):
+        while not has_ended(folder, is_submitted=submitted > 0):
             try:
                 was, served = served, is_served(folder)
-                if was and not served and not ended(folder, after=True):
-                    stop(project, control, name)  # its process is dead, which Flower notices only after a minute
-                if not served and not is_under_way(project, control, name) and not ended(folder, after=submitted > 0):
+                if was and not served and not has_ended(folder, is_submitted=True):
+                    stop_run(project, control, name)  # its process is dead, which Flower notices only after a minute
+                if (
+                    not served
+                    and not is_under_way(project, control, name)
+                    and not has_ended(folder, is_submitted=submitted > 0)
+                ):
                     if submitted == tries:
                         raise ProjectError(f"the run was lost {tries} times: see {folder} and fedglm server status")
                     failed += 1
-                    submit(project, name, flower_environment(project.flower_home))
+                    submit(project, name, make_flower_environment(project.flower_home))
                     submitted, failed = submitted + 1, 0
                     _print_progress(f"handed to the SuperLink{' again' if submitted > 1 else ''}", quiet)
                 last_seen = time.monotonic()
-            except AwayError as exc:
+            except UnreachableError as exc:
                 if time.monotonic() - last_seen > patience:
                     remedy = f"fedglm server start -C {project.folder}, then run again with --name {name} --resume"
                     raise ProjectError(f"the SuperLink has been away for {patience:g} s: {remedy}") from exc
             except ProjectError:
                 # Flower's command cannot distinguish a refusal from a SuperLink that dies during the call.
-                if not 0 < failed < _MAX_FAILED_SUBMISSIONS and control.answers():
+                if not 0 < failed < _MAX_FAILED_SUBMISSIONS and control.is_up():
                     raise
-            news.tell()
+            news.report()
             time.sleep(_POLL_S)
-        news.tell()
+        news.report()
         try:
-            return traffic(project, control, name)
-        except AwayError:
+            return count_traffic(project, control, name)
+        except UnreachableError:
             return None
 
 

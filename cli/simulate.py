@@ -50,7 +50,7 @@ def simulate(
     from fedglm.client.supernode.lean_imports import import_lean
     from fedglm.scenarios.overrides import load_scenario
 
-    load_scenario(scenario, settings=changes, **chosen)  # a mistake is told before torch is waited for
+    load_scenario(scenario, settings=changes, **chosen)  # mistakes are reported before torch is imported
     import_lean()
 
     from fedglm.cli.terminal.progress import Progress
@@ -82,14 +82,14 @@ def _print_list(as_json: bool) -> None:
 
     from fedglm.scenarios.scenario import Scenario, builtin_names, scenario_text
 
-    found = {name: Scenario.from_toml(scenario_text(name)) for name in builtin_names()}
+    scenarios = {name: Scenario.from_toml(scenario_text(name)) for name in builtin_names()}
     if as_json:
-        typer.echo(json.dumps({name: scenario.description for name, scenario in found.items()}, indent=1))
+        typer.echo(json.dumps({name: scenario.description for name, scenario in scenarios.items()}, indent=1))
         return
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("scenario", "what it is", "nodes", "rounds"):
         table.add_column(heading, justify="right" if heading in ("nodes", "rounds") else "left")
-    for name, scenario in found.items():
+    for name, scenario in scenarios.items():
         nodes, rounds = scenario.federation.nodes, scenario.federation.rounds
         table.add_row(name, scenario.description, str(nodes or "a site each"), str(rounds))
     Console().print(table)

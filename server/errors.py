@@ -1,11 +1,11 @@
-"""Errors of a project: the folder of a server, its certificates, its sites, its SuperLink."""
+"""Errors of a project: a server's folder, its certificates, its sites, its SuperLink."""
 
 from fedglm.core.errors import FedglmError
 
 
 class ProjectError(FedglmError, RuntimeError):
-    """A project cannot be created, read or run as requested; the message names the cause and a remedy."""
+    """A project cannot be made, read or run as requested; the message names the cause and the remedy."""
 
 
-class AwayError(ProjectError):
+class UnreachableError(ProjectError):
     """The SuperLink does not respond."""

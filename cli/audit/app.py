@@ -1,4 +1,4 @@
-"""`fedglm audit`: what a compliance officer asks of a node or of a run."""
+"""`fedglm audit`: commands for a compliance officer who audits a node or a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from fedglm.cli.audit.export import export, prove
 from fedglm.cli.audit.report import report
 from fedglm.cli.audit.verify import verify
 
-if TYPE_CHECKING:  # else `--help` would wait for the accountants
+if TYPE_CHECKING:  # `--help` must not wait for the accountants
     from fedglm.privacy.ledger.ledger import Ledger
     from fedglm.privacy.ledger.spending import Spending
     from fedglm.privacy.policy.policy import Policy
@@ -52,23 +52,23 @@ def ledger(
 
     path = _find(node, LEDGER)
     policy_path = path.with_name(POLICY)
-    # For its delta alone; that the site signed it is for the node to check, which has the site's key.
-    policy = _policy(policy_path) if policy_path.is_file() else None
+    # Only its delta and budget are printed; its signature is verified by the node, which has the site's key.
+    policy = _read_policy(policy_path) if policy_path.is_file() else None
     chosen = delta if delta is not None else policy.delta if policy else None
-    with snapshot(path) as copy:  # what is looked at is evidence
+    with snapshot(path) as copy:  # a copy, since the file is evidence
         try:
-            about = _about(Ledger(copy), chosen, policy.epsilon if policy else None)
+            summary = _summarize(Ledger(copy), chosen, policy.epsilon if policy else None)
         except LedgerError as exc:
             raise LedgerError(str(exc).replace(str(copy), str(path))) from exc
     if as_json:
         from fedglm.run_folder.rows import to_json
 
-        typer.echo(to_json(about, indent=1))
+        typer.echo(to_json(summary, indent=1))
     else:
-        _print(path, about)
+        _print_summary(path, summary)
 
 
-def _policy(path: Path) -> "Policy":
+def _read_policy(path: Path) -> "Policy":
     from fedglm.core.untrusted_files import read_regular
     from fedglm.privacy.errors import PolicyError
     from fedglm.privacy.policy.policy import Policy
@@ -90,14 +90,14 @@ def _find(node: Path, name: str) -> Path:
     raise typer.BadParameter(f"{node} holds no {name}: name a node's folder, such as RUN/nodes/site-0")
 
 
-def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[str, Any]:
-    """All that is printed, as plain values."""
+def _summarize(ledger: "Ledger", delta: float | None, budget: float | None) -> dict[str, Any]:
+    """Return the content of the output as plain values."""
     sets: dict[str, dict[str, Any]] = {}
-    for row in found.rows():
+    for row in ledger.rows():
         charge = row.charge
         if charge.data_set not in sets:
-            spending = found.spending(charge.data_set)
-            sets[charge.data_set] = {"budget": budget, "delta": delta, **_spent(spending, delta)}
+            spending = ledger.spending(charge.data_set)
+            sets[charge.data_set] = {"budget": budget, "delta": delta, **_describe_spending(spending, delta)}
     stretches = [
         {
             "releases": stretch.count,
@@ -112,19 +112,19 @@ def _about(found: "Ledger", delta: float | None, budget: float | None) -> dict[s
             "policy": stretch.first.charge.policy,
             "mechanism": stretch.first.charge.mechanism and stretch.first.charge.mechanism.to_fields(),
         }
-        for stretch in found.summary()
+        for stretch in ledger.summary()
     ]
-    head = found.head
+    head = ledger.head
     return {"rows": head.rows, "head": head.sha256, "data_sets": sets, "charges": stretches}
 
 
-def _spent(spending: "Spending", delta: float | None) -> dict[str, Any]:
+def _describe_spending(spending: "Spending", delta: float | None) -> dict[str, Any]:
     spent = None if delta is None else spending.at(delta)
     figures = {name: spent and getattr(spent, name) for name in ("epsilon", "prv", "pld", "rdp")}
     return {**figures, "without_noise": spending.without_noise}
 
 
-def _print(path: Path, about: dict[str, Any]) -> None:
+def _print_summary(path: Path, summary: dict[str, Any]) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -132,11 +132,11 @@ def _print(path: Path, about: dict[str, Any]) -> None:
     from fedglm.cli.terminal.tables import finite, wide_console
 
     console = wide_console()
-    table = Table(box=box.SIMPLE_HEAD, title=f"releases, {about['rows']} in all", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=f"releases, {summary['rows']} in all", title_justify="left")
     for heading in ("releases", "data set", "run", "rounds", "what", "noise", "rate", "steps", "clip", "unit"):
         left = heading in ("data set", "run", "what", "unit")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for line in about["charges"]:
+    for line in summary["charges"]:
         mechanism = line["mechanism"]
         how = ("[red]none[/red]", "", "", "", "")
         if mechanism:
@@ -149,13 +149,13 @@ def _print(path: Path, about: dict[str, Any]) -> None:
             )
         # A server names its run, and it may name it like a tag of rich.
         names = (escape(line["data_set"]), escape(line["run"][:8]))
-        what = (*names, _span(line["rounds"]), escape(line["purpose"]))
+        what = (*names, _format_range(line["rounds"]), escape(line["purpose"]))
         table.add_row(str(line["releases"]), *what, *how)
     console.print(table)
     totals = Table(box=box.SIMPLE_HEAD, title="spent, for the data set's whole life", title_justify="left")
     for heading in ("data set", "epsilon", "of", "delta", "PRV", "PLD", "RDP"):
         totals.add_column(heading, justify="left" if heading == "data set" else "right", overflow="fold")
-    for name, spent in about["data_sets"].items():
+    for name, spent in summary["data_sets"].items():
         figures = [finite(spent[key], ".3f") for key in ("prv", "pld", "rdp")]
         totals.add_row(
             escape(name),
@@ -165,11 +165,11 @@ def _print(path: Path, about: dict[str, Any]) -> None:
             *figures,
         )
     console.print(totals)
-    if any(spent["delta"] is None and not spent["without_noise"] for spent in about["data_sets"].values()):
+    if any(spent["delta"] is None and not spent["without_noise"] for spent in summary["data_sets"].values()):
         console.print("no policy beside the ledger names a delta: give --delta to see epsilon")
-    said = f"chain verified up to row {about['rows']}, head {about['head'][:16]}: {path}"
-    console.print(said, markup=False, soft_wrap=True)
+    verified = f"chain verified up to row {summary['rows']}, head {summary['head'][:16]}: {path}"
+    console.print(verified, markup=False, soft_wrap=True)
 
 
-def _span(pair: list[int]) -> str:
+def _format_range(pair: list[int]) -> str:
     return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}-{pair[1]}"

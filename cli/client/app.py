@@ -134,8 +134,8 @@ def start(
 ) -> None:
     """Check everything, then start the node; it connects outwards, and no port is opened to others."""
     from fedglm.cli.process.daemon import DaemonError
-    from fedglm.cli.process.flower_environment import flower_environment
-    from fedglm.cli.process.keeper import kept
+    from fedglm.cli.process.flower_environment import make_flower_environment
+    from fedglm.cli.process.supervisor import make_supervised_command
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
@@ -143,7 +143,7 @@ def start(
     if (pid := daemon.pid()) is not None:
         raise DaemonError(f"the node of {site.name} runs already, as process {pid}: see fedglm client status")
     _refuse_unfit(site)
-    argv, env = node_command(site), flower_environment(site.state / "flwr")
+    argv, env = node_command(site), make_flower_environment(site.state / "flwr")
     if foreground:
         raise typer.Exit(daemon.run(argv, env))
     since = daemon.log.stat().st_size if daemon.log.exists() else 0
@@ -154,7 +154,9 @@ def start(
 
     try:
         pid = daemon.start(
-            kept(argv, daemon.log), env, ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S
+            make_supervised_command(argv, daemon.log),
+            env,
+            ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S,
         )
     except DaemonError:
         if any(NOT_ENROLLED in line for line in daemon.tail(200, since=since)):

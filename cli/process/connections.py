@@ -1,4 +1,4 @@
-"""Which servers a process is connected to."""
+"""TCP connections of processes to a server."""
 
 import socket
 from collections.abc import Iterable
@@ -11,22 +11,22 @@ _IPV4_IN_IPV6 = "::ffff:"
 
 
 def is_connected(pids: Iterable[int], server: str) -> bool:
-    """Whether one of the processes has a TCP connection to a server that stands.
+    """Return whether one of the processes has an established TCP connection to a server.
 
     Args:
-        pids: Numbers of processes of this user.
-        server: HOST:PORT.
+        pids: Ids of processes of this user.
+        server: Address of the server, HOST:PORT.
     """
     host, port = split_address(server)
     try:
-        wanted = {(str(info[4][0]), port) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        addresses = {(str(info[4][0]), port) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
         return False
-    return any(not wanted.isdisjoint(_peers(pid)) for pid in pids)
+    return any(not addresses.isdisjoint(_list_peers(pid)) for pid in pids)
 
 
-def _peers(pid: int) -> set[tuple[str, int]]:
-    """Addresses and ports that a process's standing connections lead to; none of one that has ended."""
+def _list_peers(pid: int) -> set[tuple[str, int]]:
+    """List the remote addresses and ports of a process's established connections; none if it has ended."""
     try:
         connections = psutil.Process(pid).net_connections(kind="tcp")
     except (psutil.Error, OSError):

@@ -1,7 +1,7 @@
-"""Serves figures to Prometheus: those of the collectors it is given, and what a daemon's processes use.
+"""Prometheus exporter: serves the metrics of given collectors, and the resource usage of a daemon's processes.
 
-Every user of the machine may connect, and a node's figures are served by its own process: so few are served at a time,
-and none for long.
+Every user of the machine may connect, and a node's metrics are served by its own process: therefore few requests are
+served at a time, and none for long.
 """
 
 import socket
@@ -17,19 +17,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fedglm.cli.process.daemon import Daemon, DaemonError
-from fedglm.cli.process.process_usage import CpuClock, limits, read_processes
+from fedglm.cli.process.process_usage import CpuClock, read_limits, read_processes
 
-AT_ONCE: Final = 4
-"""Requests that are answered at a time; whoever comes then is hung up on."""
+MAX_CONCURRENT: Final = 4
+"""Requests that are served at a time; further connections are closed."""
 
-_REQUEST_S: Final = 10.0  # without a byte
+_REQUEST_TIMEOUT_S: Final = 10.0  # without a byte
 
 
 class ProcessCollector(Collector):
-    """What a daemon and all that it started use, as it is at each scrape.
+    """Collects the resource usage of a daemon and its descendants at each scrape.
 
     Args:
-        daemon: Whose processes.
+        daemon: The daemon.
     """
 
     def __init__(self, daemon: Daemon) -> None:
@@ -37,38 +37,39 @@ class ProcessCollector(Collector):
         self._clock = CpuClock()
 
     def collect(self) -> Iterator[Metric]:
-        """All figures, as they are now."""
+        """Collect the current values of all metrics."""
         pid = self._daemon.pid()
-        yield self._figure("fedglm_process_up", "Whether the process runs", pid is not None)
+        yield self._make_gauge("fedglm_process_up", "Whether the process runs", pid is not None)
         if pid is None:
             return
         try:
-            most = limits(pid)
-        except OSError:  # it has ended meanwhile
+            limits = read_limits(pid)
+        except OSError:  # the process has ended meanwhile
             return
-        processes = read_processes({pid, *self._daemon.members()})  # the asker, which may be it, is no member
+        # `members` leaves out the calling process, which may be the daemon.
+        processes = read_processes({pid, *self._daemon.members()})
         cpu = CounterMetricFamily(
             "fedglm_process_cpu_seconds", "CPU seconds of the process and all that it started", labels=["process"]
         )
         cpu.add_metric([self._daemon.name], self._clock.read(processes))
         yield cpu
-        held = sum(process.memory_bytes for process in processes)
-        yield self._figure("fedglm_process_memory_bytes", "What they hold, each shared page counted once", held)
-        yield self._figure("fedglm_process_memory_limit_bytes", "What they may hold at most", most.memory_bytes)
-        yield self._figure("fedglm_process_cores", "CPU cores that they may use", most.cores)
-        yield self._figure("fedglm_process_count", "How many processes they are", len(processes))
+        total = sum(process.memory_bytes for process in processes)
+        yield self._make_gauge("fedglm_process_memory_bytes", "What they hold, each shared page counted once", total)
+        yield self._make_gauge("fedglm_process_memory_limit_bytes", "What they may hold at most", limits.memory_bytes)
+        yield self._make_gauge("fedglm_process_cores", "CPU cores that they may use", limits.cores)
+        yield self._make_gauge("fedglm_process_count", "How many processes they are", len(processes))
 
-    def _figure(self, name: str, text: str, value: float) -> GaugeMetricFamily:
+    def _make_gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
         family = GaugeMetricFamily(name, text, labels=["process"])
         family.add_metric([self._daemon.name], value)
         return family
 
 
 def serve(collectors: Iterable[Collector], *, host: str, port: int) -> None:
-    """Answer Prometheus until Ctrl-C or SIGTERM; arguments and errors as of `start`."""
+    """Serve metrics to Prometheus until Ctrl-C or SIGTERM; arguments and errors as of `start`."""
     server, thread = start(collectors, host=host, port=port)
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"figures for Prometheus at http://{shown}:{port}/metrics; Ctrl-C ends this")
+    url_host = f"[{host}]" if ":" in host else host
+    typer.echo(f"figures for Prometheus at http://{url_host}:{port}/metrics; Ctrl-C ends this")
     try:
         thread.join()
     except KeyboardInterrupt:
@@ -76,12 +77,12 @@ def serve(collectors: Iterable[Collector], *, host: str, port: int) -> None:
 
 
 def start(collectors: Iterable[Collector], *, host: str, port: int) -> tuple[WSGIServer, Thread]:
-    """Answer Prometheus in a thread of this process.
+    """Serve metrics to Prometheus in a thread of this process.
 
     Args:
-        collectors: What to serve.
+        collectors: Collectors of the metrics.
         host: Address of this machine to listen on.
-        port: There.
+        port: Port to listen on.
 
     Returns:
         The server and its thread.
@@ -93,7 +94,7 @@ def start(collectors: Iterable[Collector], *, host: str, port: int) -> tuple[WSG
     for collector in collectors:
         registry.register(collector)
     try:
-        server = make_server(host, port, make_wsgi_app(registry), _Server if ":" not in host else _Server6, _Request)
+        server = make_server(host, port, make_wsgi_app(registry), _Server if ":" not in host else _IPv6Server, _Request)
     except OSError as exc:
         raise DaemonError(
             f"port {port} at {host} cannot be opened ({exc.strerror}): end what holds it (ss -ltnp), or choose another"
@@ -104,36 +105,36 @@ def start(collectors: Iterable[Collector], *, host: str, port: int) -> tuple[WSG
 
 
 class _Request(WSGIRequestHandler):
-    timeout = _REQUEST_S
+    timeout = _REQUEST_TIMEOUT_S
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: Prometheus asks every few seconds."""
+        """Log nothing: Prometheus scrapes every few seconds."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads, request_queue_size = True, 128
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        self._free = BoundedSemaphore(AT_ONCE)
+        self._slots = BoundedSemaphore(MAX_CONCURRENT)
         super().__init__(*arguments, **named)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, where one is free."""
-        if self._free.acquire(blocking=False):
+        """Serve the request in a thread if a slot is free, else close the connection."""
+        if self._slots.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer; then somebody else may come."""
+        """Serve the request, then release its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of who hung up, or was hung up on."""
+        """Log nothing about closed connections."""
 
 
-class _Server6(_Server):
+class _IPv6Server(_Server):
     address_family = socket.AF_INET6

@@ -1,21 +1,21 @@
-"""Environment of every Flower process that a command starts."""
+"""Environment variables of every Flower process that a command starts."""
 
 import os
 import sys
 from pathlib import Path
 
 
-def flower_environment(home: Path) -> dict[str, str]:
-    """Variables for every Flower process that we start.
+def make_flower_environment(home: Path) -> dict[str, str]:
+    """Make the environment variables of a Flower process.
 
-    It reports nothing to Flower's makers, asks for no update, installs nothing, opens no port that it was not told to,
-    finds the commands of this installation before others, and asks no proxy for its own machine. An update travels in
-    pieces of 1 MiB: Flower takes a signed request for 305 s, and at 256 kbit/s two of its usual 5 MiB need longer.
-    Memory that is free goes back to the system; each thread's own pool would keep it. Where this installation is
-    read-only, compiled kernels lie in `home`, for a service may have no folder of its user's.
+    Flower then sends no telemetry, checks for no update, installs nothing, opens only the ports it is configured to,
+    uses this installation's commands, and uses no proxy for its own machine. An update is sent in chunks of 1 MiB:
+    Flower accepts a signed request for 305 s, and at 256 kbit/s two of its default 5 MiB take longer. Free memory is
+    returned to the system; each thread's own malloc arena would keep it. Where this installation is read-only, compiled
+    kernels are cached in `home`, since a service may have no home folder.
 
     Args:
-        home: Flower's folder for its settings and caches, of this project or site alone.
+        home: Flower's folder for its configuration and caches, for this project or site only.
     """
     package = Path(__file__).parents[2] / "compression" / "kernels"
     kernels = {} if os.access(package, os.W_OK) else {"NUMBA_CACHE_DIR": str(home.absolute() / "kernels")}

@@ -1,4 +1,4 @@
-"""Which living processes are ours: by number and start, and by a mark in their environment."""
+"""Identity of living processes: by id and start time, and by a mark in their environment."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ import psutil
 _PROC = Path("/proc")
 
 
-def identity(pid: int) -> str | None:
-    """What tells a living process from every other one that ever had its number; None where none lives.
+def read_identity(pid: int) -> str | None:
+    """Return boot id and start time of a living process, which no other process with its id has; None if none lives.
 
-    Pid files keep it. It counts from the boot, as psutil's `create_time` does not: that moves with the machine's clock.
+    Pid files contain it. The start time counts from the boot; psutil's `create_time` changes with the machine's clock.
     """
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
@@ -24,10 +24,10 @@ def identity(pid: int) -> str | None:
 
 
 def find_marked(variable: str, value: str) -> list[int]:
-    """Numbers of the other living processes that have a variable in the environment that they were started with."""
+    """Return the ids of the other living processes that were started with an environment variable of this value."""
     pids = []
     for pid in psutil.pids():
-        with contextlib.suppress(psutil.Error, OSError):  # another user's, or gone meanwhile
+        with contextlib.suppress(psutil.Error, OSError):  # another user's, or it has ended meanwhile
             if pid != os.getpid() and psutil.Process(pid).environ().get(variable) == value:
                 pids.append(pid)
-    return [pid for pid in pids if identity(pid) is not None]
+    return [pid for pid in pids if read_identity(pid) is not None]

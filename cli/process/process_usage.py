@@ -1,4 +1,4 @@
-"""What processes use of the machine, and what they may use at most."""
+"""CPU time and memory of processes, and the limits of both."""
 
 import contextlib
 from collections.abc import Hashable, Iterable
@@ -14,11 +14,11 @@ class Process:
     """A living process.
 
     Attributes:
-        identity: Equal for the same process alone: its number may have been another's.
-        pid: Its number.
-        parent: Number of the process that started it, or took it over.
-        cpu_s: CPU seconds of it, and of those of its children that have ended and that it has taken note of.
-        memory_bytes: What it holds; of a page that n processes share, an n-th.
+        identity: Equal for the same process only, although pids are reused.
+        pid: Process id.
+        parent: Process id of its parent.
+        cpu_s: CPU seconds of the process, and of its children that have ended and that it has waited for.
+        memory_bytes: Proportional set size (PSS): a page that n processes share counts as an n-th.
     """
 
     identity: Hashable
@@ -30,11 +30,11 @@ class Process:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process may use at most.
+    """Limits of a process.
 
     Attributes:
-        cores: CPU cores.
-        memory_bytes: Memory.
+        cores: Maximum CPU cores.
+        memory_bytes: Maximum memory.
     """
 
     cores: float
@@ -42,7 +42,7 @@ class Limits:
 
 
 def read_processes(pids: Iterable[int]) -> list[Process]:
-    """Look at processes; who has ended meanwhile is left out."""
+    """Read the usage of processes; those that have ended are left out."""
     processes = []
     for pid in pids:
         with contextlib.suppress(psutil.Error, OSError):
@@ -50,44 +50,44 @@ def read_processes(pids: Iterable[int]) -> list[Process]:
             with process.oneshot():
                 times = process.cpu_times()
                 cpu_s = times.user + times.system + times.children_user + times.children_system
-                memory = process.memory_full_info().pss
+                memory_bytes = process.memory_full_info().pss
                 if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-                    processes.append(Process(process, pid, process.ppid(), cpu_s, memory))
+                    processes.append(Process(process, pid, process.ppid(), cpu_s, memory_bytes))
     return processes
 
 
 class CpuClock:
-    """CPU seconds of processes that come and go, as a number that never falls.
+    """Monotonic counter of the CPU seconds of processes that start and end.
 
-    When a process ends, its seconds pass to the one that started it, if that still lives; else they are kept here. What
-    a process used between the last look and its end is lost in the latter case.
+    When a process ends, its seconds are added to its parent's, if that lives; else they are added here. In the latter
+    case the seconds between the last reading and its end are lost.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, Process] = {}
-        self._kept = self._highest = 0.0
+        self._last: dict[Hashable, Process] = {}
+        self._ended_s = self._max_s = 0.0
 
     def read(self, processes: Iterable[Process]) -> float:
-        """The seconds so far.
+        """Return the CPU seconds so far.
 
         Args:
-            processes: All that live now.
+            processes: All processes that live now.
         """
         living = {process.identity: process for process in processes}
-        numbers = {process.pid for process in living.values()}
-        for identity, process in self._seen.items():
-            if identity not in living and process.parent not in numbers:
-                self._kept += process.cpu_s
-        self._seen = living
-        # Between its end and the moment when its parent takes note, a process counts nowhere.
-        self._highest = max(self._highest, self._kept + sum(process.cpu_s for process in living.values()))
-        return self._highest
+        pids = {process.pid for process in living.values()}
+        for identity, process in self._last.items():
+            if identity not in living and process.parent not in pids:
+                self._ended_s += process.cpu_s
+        self._last = living
+        # Between its end and its parent's wait, the seconds of a process are counted nowhere.
+        self._max_s = max(self._max_s, self._ended_s + sum(process.cpu_s for process in living.values()))
+        return self._max_s
 
 
-def limits(pid: int) -> Limits:
-    """What a process may use: the machine's, or less where its control group has less.
+def read_limits(pid: int) -> Limits:
+    """Read the limits of a process: the machine's, or those of its control group if lower.
 
     Raises:
-        OSError: It has ended.
+        OSError: The process has ended.
     """
     return Limits(read_core_limit(pid), read_memory_limit(pid))

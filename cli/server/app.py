@@ -81,18 +81,18 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, for systemd or a container.")] = False,
 ) -> None:
     """Check everything, then start the SuperLink and register the enrolled sites."""
-    from fedglm.cli.process.flower_environment import flower_environment
-    from fedglm.cli.process.keeper import kept
+    from fedglm.cli.process.flower_environment import make_flower_environment
+    from fedglm.cli.process.supervisor import make_supervised_command
     from fedglm.server.project.folder import PROJECT
-    from fedglm.server.superlink.start_report import forget, read_report
+    from fedglm.server.superlink.start_report import delete_report, read_report
 
     opened = _open(project)
     daemon = _daemon(opened)
     _check(opened, daemon)
     opened.write_flower_settings()
     argv = [sys.executable, "-m", "fedglm.server.superlink.main"]
-    env = flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
-    forget(opened)
+    env = make_flower_environment(opened.flower_home) | {PROJECT: str(opened.folder)}
+    delete_report(opened)
 
     def is_up() -> bool:
         return read_report(opened) is not None
@@ -107,7 +107,7 @@ def start(
 
     if foreground:
         raise typer.Exit(daemon.run(argv, env, ready=is_up, once_ready=print_report))
-    pid = daemon.start(kept(argv, daemon.log), env, ready=is_up)
+    pid = daemon.start(make_supervised_command(argv, daemon.log), env, ready=is_up)
     print_report()
     typer.echo(f"process {pid}; log {daemon.log}")
 
@@ -125,13 +125,13 @@ def cancel(
     project: ProjectFolder = _HERE,
 ) -> None:
     """End a run that is under way; fedglm run --name RUN --resume goes on with it later."""
-    from fedglm.server.deployment.run_file import checked_run_name
-    from fedglm.server.deployment.submission import cancel as cancel_run
+    from fedglm.server.deployment.run_file import check_run_name
+    from fedglm.server.deployment.submission import cancel_run
     from fedglm.server.superlink.control import Control
 
     opened = _open(project)
     with Control(opened) as control:
-        cancel_run(opened, control, checked_run_name(run))
+        cancel_run(opened, control, check_run_name(run))
     typer.echo(f"{run} is cancelled; fedglm run -C {project} --name {run} --resume goes on with it")
 
 

@@ -12,10 +12,10 @@ from fedglm.cli.process.daemon import Daemon
 from fedglm.cli.terminal.tables import wide_console
 from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.progress import is_run, read_view
-from fedglm.server.deployment.submission import submissions
+from fedglm.server.deployment.submission import read_submissions
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import read_certificate
-from fedglm.server.project.enrolment import enrolled_sites, provisioned_sites, revoked_sites
+from fedglm.server.project.enrolment import list_provisioned_sites, read_enrolled_sites, read_revoked_sites
 from fedglm.server.project.folder import Project
 from fedglm.server.superlink.control import Control, EnrolledNode
 from fedglm.server.superlink.preflight import check_certificates
@@ -39,7 +39,7 @@ def describe_server(project: Project, daemon: Daemon) -> dict[str, Any]:
     if pid is not None:
         try:
             with Control(project) as control:
-                nodes, runs = control.nodes(), _list_runs(project, control)
+                nodes, runs = control.list_nodes(), _list_runs(project, control)
         except ProjectError as exc:
             warnings.append(str(exc))
     certificate = read_certificate(project.certificate)
@@ -63,7 +63,7 @@ def describe_server(project: Project, daemon: Daemon) -> dict[str, Any]:
         "sites": _list_sites(project, nodes),
         "revoked": [
             {"name": identity.name, "made": identity.made, "fingerprints": identity.fingerprints}
-            for identity in revoked_sites(project)
+            for identity in read_revoked_sites(project)
         ],
         "runs": _list_runs_in_folders(project) if runs is None else runs,
         "warnings": warnings,
@@ -73,8 +73,8 @@ def describe_server(project: Project, daemon: Daemon) -> dict[str, Any]:
 def _list_runs(project: Project, control: Control) -> list[dict[str, Any]]:
     """List the SuperLink's runs, each with the name of its folder; None for apps that others submitted."""
     folders = [path.name for path in project.runs.iterdir() if path.is_dir()]
-    names = {number: name for name in folders for number in submissions(project, name)}
-    return [{"name": names.get(run.run_id), **asdict(run)} for run in control.runs()]
+    names = {number: name for name in folders for number in read_submissions(project, name)}
+    return [{"name": names.get(run.run_id), **asdict(run)} for run in control.list_runs()]
 
 
 def _list_runs_in_folders(project: Project) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def _list_runs_in_folders(project: Project) -> list[dict[str, Any]]:
     runs = []
     for path in project.runs.iterdir():
         if path.is_dir() and is_run(path):
-            view, numbers = read_view(path), submissions(project, path.name)
+            view, numbers = read_view(path), read_submissions(project, path.name)
             status = "interrupted" if view.state == "running" else view.state
             runs.append(
                 {
@@ -98,9 +98,9 @@ def _list_runs_in_folders(project: Project) -> list[dict[str, Any]]:
 
 
 def _list_sites(project: Project, nodes: list[EnrolledNode]) -> list[dict[str, Any]]:
-    sites, by_key = enrolled_sites(project), {node.key: node for node in nodes}
+    sites, by_key = read_enrolled_sites(project), {node.key: node for node in nodes}
     entries = []
-    for name in sorted({*sites, *provisioned_sites(project)}):
+    for name in sorted({*sites, *list_provisioned_sites(project)}):
         identity = sites.get(name)
         node = by_key.get(identity.flower) if identity else None
         entries.append(

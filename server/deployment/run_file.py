@@ -1,15 +1,15 @@
-"""A run as it lies in a project's folder: all that the server's process needs to begin it or to go on with it.
+"""A run in a project's folder: everything that the server's process needs to begin or resume it.
 
-    runs/NAME/run.json      settings, layout, what nodes are told
+    runs/NAME/run.json      settings, layout, specification of the run for its nodes
     runs/NAME/initial.f32   version 0, little-endian float32
-    runs/NAME/reference.safetensors   records that updates are measured on, where there are any
-    runs/NAME/checkpoint/   from which a killed server goes on
-    runs/NAME/rounds.jsonl  one object a round
-    runs/NAME/events.jsonl  who was asked, who answered, who was turned away, each with its time
-    runs/NAME/done.json     the result, once the last round is through
-    runs/NAME/failed.json   why the run cannot go on
+    runs/NAME/reference.safetensors   reference records that updates are evaluated on, where there are any
+    runs/NAME/checkpoint/   checkpoints from which a killed server resumes
+    runs/NAME/rounds.jsonl  one object per round
+    runs/NAME/events.jsonl  sampled, accepted and rejected nodes, each with its time
+    runs/NAME/done.json     the result, after the last round
+    runs/NAME/failed.json   why the run has failed
 
-The process that serves a run needs no torch: the model was made where the run was prepared.
+The process that serves a run needs no torch: the model was built where the run was prepared.
 """
 
 import hashlib
@@ -45,21 +45,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class RunFile(BaseModel):
-    """`run.json`, where the fields of `spec` stand on one level with the others.
+    """Content of `run.json`, in which the fields of `spec` are beside the others, not nested.
 
     Attributes:
         federation: Rounds and participation.
         optimizer: Server optimizer and the schedule of the nodes' learning rate.
-        spec: What nodes hold the server to.
-        downlink: Codec towards the nodes.
-        client_privacy: Noise of the server's on updates of whole nodes.
-        learning_rate: The nodes' learning rate before the schedule.
+        spec: Specification of the run, which nodes enforce.
+        downlink: Codec of the downlink.
+        client_privacy: Client-level DP: noise that the server adds.
+        learning_rate: Learning rate of the nodes before the schedule.
         names: Names of the layout's tensors.
         shapes: Shapes of the layout's tensors.
         initial_sha256: SHA-256 (hex) of the bytes of `initial.f32`.
         reference_sha256: SHA-256 (hex) of the bytes of `reference.safetensors`; None for a run without reference
             records.
-        metric: `accuracy` or `perplexity`.
+        metric: Name of the metric, `accuracy` or `perplexity`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -78,8 +78,8 @@ class RunFile(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _gather(cls, tree: Any) -> Any:
-        """Read the spec's fields, which the file has beside the others; `rounds` are the federation's."""
+    def _nest_spec(cls, tree: Any) -> Any:
+        """Collect the fields of `spec`, which the file has beside the others; `rounds` are the federation's."""
         if not isinstance(tree, dict) or "spec" in tree:
             return tree
         federation = tree.get("federation")
@@ -89,16 +89,20 @@ class RunFile(BaseModel):
         return others | {"spec": RunSpec.from_fields(spec)}
 
     @model_serializer(mode="wrap")
-    def _spread(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _flatten_spec(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = write(self)
         del tree["spec"]
         return tree | {name: value for name, value in self.spec.to_fields().items() if name != "rounds"}
 
     def save(self, folder: Path, initial: np.ndarray) -> None:
-        """Write both files, the vector first.
+        """Write the initial vector, then `run.json`.
+
+        Args:
+            folder: Folder of the run.
+            initial: Master vector of version 0, float32.
 
         Raises:
-            StorageError: They cannot be written.
+            StorageError: A file cannot be written.
         """
         write_atomically(folder / INITIAL, initial.astype("<f4", copy=False).tobytes())
         write_atomically(folder / RUN, self.model_dump_json(indent=1) + "\n")
@@ -108,7 +112,7 @@ class RunFile(BaseModel):
         """Read `run.json`.
 
         Raises:
-            ProjectError: There is none, or it is damaged.
+            ProjectError: The file is missing or damaged.
         """
         try:
             return cls.model_validate_json((folder / RUN).read_text())
@@ -118,18 +122,18 @@ class RunFile(BaseModel):
             ) from exc
 
     def plan(self, folder: Path, *, key: SigningKey, sites: dict[str, PublicKey]) -> Plan:
-        """The run, as the coordinator takes it.
+        """Make the coordinator's plan of the run.
 
         Args:
-            folder: The run's.
-            key: Signs the plan.
-            sites: Enrolled sites and their keys.
+            folder: Folder of the run.
+            key: Private key that signs the plan.
+            sites: Public keys of the enrolled sites, by name.
 
         Raises:
-            ProjectError: The vector is missing or not the one that was written.
+            ProjectError: The initial vector is missing, or not the one that was written.
         """
         layout = Layout(self.names, self.shapes)
-        content = read_kept(folder / INITIAL, self.initial_sha256)
+        content = read_verified(folder / INITIAL, self.initial_sha256)
         if len(content) != 4 * layout.size:
             raise ProjectError(f"{folder / INITIAL} is damaged: start a new run")
         return Plan(
@@ -150,11 +154,15 @@ class RunFile(BaseModel):
         )
 
 
-def read_kept(path: Path, sha256: str) -> bytes:
-    """A file of a run's folder, if it is the one that was written when the run was prepared.
+def read_verified(path: Path, sha256: str) -> bytes:
+    """Read a file of a run's folder, and verify that its content is what was written when the run was prepared.
+
+    Args:
+        path: The file.
+        sha256: SHA-256 (hex) of its content.
 
     Raises:
-        ProjectError: It is missing or another.
+        ProjectError: The file is missing, or its content differs.
     """
     try:
         content = path.read_bytes()
@@ -165,11 +173,11 @@ def read_kept(path: Path, sha256: str) -> bytes:
     return content
 
 
-def checked_run_name(name: str) -> str:
-    """The name, if it can name a run's folder.
+def check_run_name(name: str) -> str:
+    """Check that the name can be the name of a run's folder; return it.
 
     Raises:
-        ProjectError: It cannot.
+        ProjectError: The name is invalid.
     """
     if not _NAME.fullmatch(name):
         raise ProjectError(f"a run's name has 1 to 100 letters, digits, dots, dashes or underscores, not {name[:80]!r}")
@@ -177,7 +185,7 @@ def checked_run_name(name: str) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none where there is no file, and a last line that is cut is left out."""
+    """Read the objects of a JSON lines file, without an incomplete last line; none where there is no file."""
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -189,10 +197,10 @@ def write_failure(folder: Path, error: str, reason: str, *, final: bool) -> None
     """Write `failed.json`.
 
     Args:
-        folder: The run's.
-        error: Kind of what happened.
-        reason: For people.
-        final: Trying again would end the same way.
+        folder: Folder of the run.
+        error: Name of the error's type.
+        reason: Reason, for people; cut to 1000 characters.
+        final: Whether another attempt would fail in the same way.
     """
-    said = {"error": error, "reason": " ".join(reason.split())[:1000], "final": final}
-    write_atomically(folder / FAILED, json.dumps(said) + "\n")
+    failure = {"error": error, "reason": " ".join(reason.split())[:1000], "final": final}
+    write_atomically(folder / FAILED, json.dumps(failure) + "\n")

@@ -1,4 +1,4 @@
-"""What a run of real sites leaves on the server's disk while it goes on: rounds, events, and how it ended."""
+"""Log of a run of real sites on the server's disk: rounds, events, and the result."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from fedglm.server.run_setup import Row
 
 
 class RunLog:
-    """Listens to a run and writes it down; texts of nodes are cut, and no line holds anything of a site's records.
+    """Callback that logs a run; texts of nodes are cut, and no line contains anything of a site's records.
 
     Args:
-        folder: The run's.
-        clock: Tells when something happened.
+        folder: Folder of the run.
+        clock: Clock for the events' times.
     """
 
     def __init__(self, folder: Path, clock: Clock = WALL_CLOCK) -> None:
@@ -27,45 +27,45 @@ class RunLog:
         (folder / FAILED).unlink(missing_ok=True)
 
     def resumed(self, rows: list[Row]) -> None:
-        """The run begins, or goes on."""
+        """Log that the run begins or resumes."""
         self._write_rounds(rows)
-        self._event("resumed" if rows else "begun", round=len(rows))
+        self._write_event("resumed" if rows else "begun", round=len(rows))
 
     def round_started(self, server_round: int, sampled: int) -> None:
-        """A round begins."""
-        self._event("round", round=server_round, sampled=sampled)
+        """Log the start of a round."""
+        self._write_event("round", round=server_round, sampled=sampled)
 
     def plan_refused(self, node_id: int, reason: str) -> None:
-        """A site's policy refuses the plan."""
-        self._event("refused", node=str(node_id), reason=reason[:500])
+        """Log that a site's policy refuses the plan."""
+        self._write_event("refused", node=str(node_id), reason=reason[:500])
 
     def rejected(self, node_id: int, reason: str) -> None:
-        """A node may not take part."""
-        self._event("turned-away", node=str(node_id), reason=reason[:500])
+        """Log that a node is rejected."""
+        self._write_event("turned-away", node=str(node_id), reason=reason[:500])
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
-        """A reply was folded in, or rejected."""
+        """Log that a reply was aggregated, or rejected because of `fault`."""
         detail = {} if fault is None else {"reason": fault[:500]}
-        self._event("reply" if fault is None else "rejected", round=server_round, node=node, **detail)
+        self._write_event("reply" if fault is None else "rejected", round=server_round, node=node, **detail)
 
     def round_done(self, rows: list[Row]) -> None:
-        """A round is on disk."""
+        """Log a round that is on disk."""
         self._write_rounds(rows)
-        self._event("done", round=len(rows))
+        self._write_event("done", round=len(rows))
 
     def finished(self, model_sha256: str, rows: list[Row]) -> None:
-        """The last round is through."""
+        """Write the result after the last round."""
         write_atomically(self._folder / DONE, json.dumps({"model_sha256": model_sha256, "rounds": len(rows)}) + "\n")
 
     def failed(self, exc: Exception, *, final: bool) -> None:
-        """The run ends here; `final` says that trying again would end the same way. The first reason stands."""
+        """Write why the run failed, unless a reason is there; `final` if another attempt would fail in the same way."""
         if not (self._folder / FAILED).is_file():
             write_failure(self._folder, type(exc).__name__, str(exc), final=final)
 
     def _write_rounds(self, rows: list[Row]) -> None:
         write_atomically(self._folder / ROUNDS, to_lines(rows))
 
-    def _event(self, kind: str, **fields: Any) -> None:
+    def _write_event(self, kind: str, **fields: Any) -> None:
         now = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": kind, **fields})
         path = self._folder / EVENTS

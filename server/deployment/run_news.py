@@ -1,4 +1,4 @@
-"""What is new in a run of real sites since one looked last, in lines for people."""
+"""New events of a run of real sites, as lines for people."""
 
 from collections.abc import Callable
 
@@ -6,50 +6,52 @@ from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.core.untrusted_text import clean_text
 from fedglm.run_folder.names import EVENTS, ROUNDS
 from fedglm.server.deployment.run_file import read_lines
-from fedglm.server.project.enrolment import enrolled_sites
+from fedglm.server.project.enrolment import read_enrolled_sites
 from fedglm.server.project.folder import Project
 
 _REFUSALS = {"refused": "refuses", "turned-away": "is turned away"}
-_PATIENCE_S = 15.0  # before a round that has not begun is worth a word
+_PATIENCE_S = 15.0  # without a round, before the user is told that the run waits
 
 
 class RunNews:
-    """Tells of rounds, of sites that refuse or are turned away, and of a run that waits for sites.
+    """Reports new rounds, sites that refuse or are rejected, and a run that waits for sites.
 
     Args:
-        project: Whose run.
-        name: Of the run.
-        say: Is given each line.
-        clock: By which it is silent for long.
+        project: Project of the run.
+        name: Name of the run.
+        report_line: Called with each line.
+        clock: Clock for the time without events.
     """
 
-    def __init__(self, project: Project, name: str, say: Callable[[str], None], *, clock: Clock = WALL_CLOCK) -> None:
-        self._project, self._folder, self._say, self._clock = project, project.runs / name, say, clock
+    def __init__(
+        self, project: Project, name: str, report_line: Callable[[str], None], *, clock: Clock = WALL_CLOCK
+    ) -> None:
+        self._project, self._folder, self._report_line, self._clock = project, project.runs / name, report_line, clock
         self._rounds, self._events = 0, len(self._read_events())
         self._quiet_since: float | None = clock.monotonic()
         self._refused: set[str] = set()
 
-    def tell(self) -> None:
-        """Say what is new."""
+    def report(self) -> None:
+        """Report what is new since the last call."""
         events = self._read_events()
         for event in events[self._events :]:
             kind, reason = str(event["event"]), clean_text(str(event.get("reason")))
             if kind in _REFUSALS and reason not in self._refused:
                 self._refused.add(reason)
-                self._say(f"node {event.get('node')} {_REFUSALS[kind]}: {reason}")
+                self._report_line(f"node {event.get('node')} {_REFUSALS[kind]}: {reason}")
             if kind in ("begun", "resumed"):
                 self._quiet_since = None
         self._events = len(events)
         rows = read_lines(self._folder / ROUNDS)
-        enrolled = len(enrolled_sites(self._project)) if len(rows) > self._rounds else 0  # verifies signatures
+        enrolled = len(read_enrolled_sites(self._project)) if len(rows) > self._rounds else 0  # verifies signatures
         for row in rows[self._rounds :]:
             absent = enrolled - row["nodes_sampled"]
             others = f" ({absent} more enrolled)" if absent > 0 else ""
-            self._say(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites{others}")
+            self._report_line(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites{others}")
         self._rounds = len(rows)
         if self._quiet_since is not None and self._clock.monotonic() - self._quiet_since > _PATIENCE_S:
             self._quiet_since = None
-            self._say("it waits for sites; fedglm server status says which are offline")
+            self._report_line("it waits for sites; fedglm server status says which are offline")
 
     def _read_events(self) -> list[dict[str, object]]:
         return read_lines(self._folder / EVENTS)

@@ -1,7 +1,7 @@
-"""The ServerApp of real federations: what Flower's SuperLink starts for a run that `fedglm run` has prepared.
+"""ServerApp of real federations, which Flower's SuperLink starts for a run that `fedglm run` has prepared.
 
-Which project, the environment says (`FEDGLM_PROJECT`), and which of its runs, the run's own settings. Everything else
-lies in the run's folder, so that a process that is started again goes on where the last one was killed.
+The environment (`FEDGLM_PROJECT`) names the project, and Flower's run config the run. Everything else is in the run's
+folder, so that a restarted process resumes where the last one was killed.
 """
 
 import threading
@@ -15,15 +15,15 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.names import CHECKPOINTS
 from fedglm.server.anchors import Anchors
 from fedglm.server.coordinator import Coordinator
-from fedglm.server.deployment.run_file import RunFile, checked_run_name
+from fedglm.server.deployment.run_file import RunFile, check_run_name
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.deployment.run_reference import load_reference
-from fedglm.server.deployment.serving import serving
+from fedglm.server.deployment.serving import lock_run
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.activation_times import ActivationTimes
 from fedglm.server.gateway.reply_limits import ReplyLimits
-from fedglm.server.project.enrolment import enrolled_sites
-from fedglm.server.project.folder import Project, opened_from_environment
+from fedglm.server.project.enrolment import read_enrolled_sites
+from fedglm.server.project.folder import Project, open_from_environment
 from fedglm.server.rounds.checkpoint import CheckpointError
 from fedglm.server.rounds.participants import FederationError
 
@@ -32,21 +32,21 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation, or go on with it.
+    """Run a federation, or resume it.
 
     Raises:
-        ProjectError, FederationError, PrivacyError: It cannot go on; the run's folder says why.
+        ProjectError, FederationError, PrivacyError: The run has failed; the reason is in its folder too.
     """
-    project = opened_from_environment()
-    folder = project.runs / checked_run_name(str(context.run_config.get("run", "")))
-    with serving(folder):
+    project = open_from_environment()
+    folder = project.runs / check_run_name(str(context.run_config.get("run", "")))
+    with lock_run(folder):
         _serve(project, folder, grid, context.run_id)
 
 
 def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
     log = RunLog(folder)
     try:
-        sites = {name: identity.signing for name, identity in enrolled_sites(project).items()}
+        sites = {name: identity.signing for name, identity in read_enrolled_sites(project).items()}
         run = RunFile.load(folder)
         plan = run.plan(folder, key=project.signing_key, sites=sites)
         plan = replace(
@@ -55,7 +55,7 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),
         )
-        ReplyLimits(project.state).announce(run_id, plan.layout.size)
+        ReplyLimits(project.state).record_run(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
         coordinator = Coordinator(plan, grid, listener=log, stop=threading.Event(), resume=resume)
         rows = coordinator.run()

@@ -1,4 +1,4 @@
-"""Whether a process serves a run just now: it holds a lock for as long as it lives, however it ends."""
+"""Lock of the process that serves a run; it is released however the process ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,26 +8,26 @@ from fedglm.core.locks import hold_lock
 from fedglm.server.errors import ProjectError
 
 _LOCK = "serving.lock"
-_PATIENCE_S = 5.0  # of a process for its predecessor's last breath, or for somebody who looks
+_PATIENCE_S = 5.0  # maximum wait for the end of the last process, or for `is_served` in another
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[None]:
-    """Serve a run: nobody else writes into its folder while the block runs.
+def lock_run(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run while the block runs: no other process writes to its folder.
 
     Args:
-        folder: The run's.
+        folder: Folder of the run.
 
     Raises:
-        ProjectError: Another process does already.
+        ProjectError: Another process holds the lock.
     """
-    with hold_lock(folder / _LOCK, patience_s=_PATIENCE_S) as alone:
-        if not alone:
+    with hold_lock(folder / _LOCK, patience_s=_PATIENCE_S) as is_held:
+        if not is_held:
             raise ProjectError(f"another process serves the run in {folder}")
         yield
 
 
 def is_served(folder: Path) -> bool:
-    """Whether a living process serves the run."""
-    with hold_lock(folder / _LOCK) as free:
-        return not free
+    """Return whether a living process serves the run."""
+    with hold_lock(folder / _LOCK) as is_free:
+        return not is_free

@@ -1,7 +1,7 @@
-"""Handing a prepared run to the SuperLink, and knowing how it stands there.
+"""Submission of a prepared run to the SuperLink, and its status there.
 
-What is handed over is a bundle without code: it names the components that are installed at the server and at each site,
-so that nobody runs what came over the line.
+The submitted bundle has no code: it names the components that are installed at the server and at each site, so that
+nobody runs code from the network.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from fedglm.server.project.folder import CONNECTION, Project
 from fedglm.server.superlink.control import Control
 
 SUBMITTED = "flower.json"
-"""File of a run's folder that says under which number Flower runs it."""
+"""File in a run's folder with Flower's ids of its submissions."""
 
 _BUNDLE = {
     "project": {
@@ -49,119 +49,122 @@ _TIMEOUT_S = 120.0
 
 
 def submit(project: Project, name: str, environment: Mapping[str, str]) -> int:
-    """Start Flower's run for a run folder, and note its number there.
+    """Submit a run to the SuperLink, and record Flower's id of it in its folder.
 
     Args:
-        project: Whose SuperLink.
-        name: Of the run.
-        environment: Variables for Flower's command.
+        project: Project of the SuperLink.
+        name: Name of the run.
+        environment: Environment variables for Flower's command.
 
     Returns:
-        Flower's number of the run.
+        Flower's id of the run.
 
     Raises:
-        ProjectError: Flower does not take it.
+        ProjectError: Flower does not accept the run.
     """
-    (project.runs / name / FAILED).unlink(missing_ok=True)  # of the last time
+    (project.runs / name / FAILED).unlink(missing_ok=True)  # from the last submission
     bundle = project.state / "bundle"
     write_atomically(bundle / "pyproject.toml", tomli_w.dumps(_BUNDLE))
     command = [str(Path(sys.executable).parent / "flwr"), "run", str(bundle), CONNECTION, "--format", "json"]
     command += ["--run-config", f'run="{name}"']
-    whole = {**os.environ, **environment}
+    env = {**os.environ, **environment}
     try:
-        done = subprocess.run(  # noqa: S603 - Flower, from our own environment
-            command, env=whole, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
+        done = subprocess.run(  # noqa: S603 - Flower, from this installation
+            command, env=env, capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
         )
-        answer = json.loads(done.stdout[done.stdout.index("{") :])
+        response = json.loads(done.stdout[done.stdout.index("{") :])
     except (OSError, ValueError, subprocess.TimeoutExpired) as exc:
         raise ProjectError(f"flwr run does not answer as expected ({type(exc).__name__})") from exc
-    if not answer.get("success"):
-        raise ProjectError(f"Flower does not take the run: {' '.join(str(answer.get('error-message')).split())[:300]}")
-    run_id = int(answer["run-id"])
-    numbers = [*submissions(project, name), run_id]
-    write_atomically(project.runs / name / SUBMITTED, json.dumps({"run_ids": numbers}) + "\n")
+    if not response.get("success"):
+        raise ProjectError(
+            f"Flower does not take the run: {' '.join(str(response.get('error-message')).split())[:300]}"
+        )
+    run_id = int(response["run-id"])
+    run_ids = [*read_submissions(project, name), run_id]
+    write_atomically(project.runs / name / SUBMITTED, json.dumps({"run_ids": run_ids}) + "\n")
     return run_id
 
 
-def submissions(project: Project, name: str) -> list[int]:
-    """The numbers under which the run was handed over, the last one last."""
+def read_submissions(project: Project, name: str) -> list[int]:
+    """Read Flower's ids of the run's submissions, the latest last."""
     path = project.runs / name / SUBMITTED
-    return [int(number) for number in json.loads(path.read_text())["run_ids"]] if path.is_file() else []
+    return [int(run_id) for run_id in json.loads(path.read_text())["run_ids"]] if path.is_file() else []
 
 
-def traffic(project: Project, control: Control, name: str) -> tuple[int, int]:
-    """Bytes from and to the sites by the SuperLink's own count, over all times that the run was handed over.
+def count_traffic(project: Project, control: Control, name: str) -> tuple[int, int]:
+    """Count the bytes from and to the sites over all submissions of the run, as measured by the SuperLink.
 
     Raises:
-        ProjectError: The SuperLink does not answer.
+        ProjectError: The SuperLink does not respond.
     """
-    numbers = set(submissions(project, name))
-    found = [run for run in control.runs() if run.run_id in numbers]
-    return sum(run.uplink_bytes for run in found), sum(run.downlink_bytes for run in found)
+    run_ids = set(read_submissions(project, name))
+    runs = [run for run in control.list_runs() if run.run_id in run_ids]
+    return sum(run.uplink_bytes for run in runs), sum(run.downlink_bytes for run in runs)
 
 
 def is_under_way(project: Project, control: Control, name: str) -> bool:
-    """Whether the SuperLink is at work on the run, or about to be.
+    """Return whether the SuperLink executes the run, or is about to.
 
     Raises:
-        ProjectError: The SuperLink does not answer.
+        ProjectError: The SuperLink does not respond.
     """
-    return name in runs_under_way(project, control)
+    return name in list_runs_under_way(project, control)
 
 
-def runs_under_way(project: Project, control: Control) -> list[str]:
-    """Names of the runs that the SuperLink is at work on, or about to be.
+def list_runs_under_way(project: Project, control: Control) -> list[str]:
+    """List the names of the runs that the SuperLink executes, or is about to.
 
-    One whose last process was killed after its work was done is not: the SuperLink would call it running for a minute.
+    A run whose process was killed after its last round is not listed: Flower would report it as running for a minute.
 
     Raises:
-        ProjectError: The SuperLink does not answer.
+        ProjectError: The SuperLink does not respond.
     """
-    going = {run.run_id for run in control.runs() if not run.status.startswith("finished")}
+    active = {run.run_id for run in control.list_runs() if not run.status.startswith("finished")}
     names = sorted(path.parent.name for path in project.runs.glob(f"*/{SUBMITTED}"))
-    return [name for name in names if submissions(project, name)[-1] in going and not _is_done(project, name)]
+    return [name for name in names if read_submissions(project, name)[-1] in active and not _is_done(project, name)]
 
 
 def _is_done(project: Project, name: str) -> bool:
     return (project.runs / name / DONE).is_file()
 
 
-def stop(project: Project, control: Control, name: str) -> None:
-    """Have the SuperLink end a run, if it has not ended by itself."""
+def stop_run(project: Project, control: Control, name: str) -> None:
+    """Have the SuperLink stop a run, unless it has ended by itself."""
     with contextlib.suppress(ProjectError):
-        control.stop(submissions(project, name)[-1])
+        control.stop_run(read_submissions(project, name)[-1])
 
 
-def cancel(project: Project, control: Control, name: str) -> None:
-    """End a run for now; who waits for it is told, and it can be gone on with.
+def cancel_run(project: Project, control: Control, name: str) -> None:
+    """Stop a run; a command that waits for it reports that, and the run can be resumed.
 
     Raises:
-        ProjectError: It is not under way, or the SuperLink does not answer.
+        ProjectError: The run is not under way, or the SuperLink does not respond.
     """
     if not is_under_way(project, control, name):
         raise ProjectError(f"no run {name} is under way: see fedglm server status")
     reason = f"it was cancelled; fedglm run -C {project.folder} --name {name} --resume goes on"
-    write_failure(project.runs / name, "Cancelled", reason, final=True)  # first: who waits would hand it over again
+    # First, because a command that waits for the run would submit it again.
+    write_failure(project.runs / name, "Cancelled", reason, final=True)
     try:
-        control.stop(submissions(project, name)[-1])
+        control.stop_run(read_submissions(project, name)[-1])
     except ProjectError:
         (project.runs / name / FAILED).unlink(missing_ok=True)
         raise
 
 
-def ended(folder: Path, *, after: bool) -> bool:
-    """Whether the run is through.
+def has_ended(folder: Path, *, is_submitted: bool) -> bool:
+    """Return whether the run has completed.
 
     Args:
-        folder: The run's.
-        after: The run was handed over by now, so that what failed finally has failed this time.
+        folder: Folder of the run.
+        is_submitted: Whether this command has submitted the run, so that a failure in its folder is not an older one.
 
     Raises:
-        ProjectError: It failed, and would fail again.
+        ProjectError: The run has failed, and would fail again.
     """
     if (folder / DONE).is_file():
         return True
-    if after and (folder / FAILED).is_file():
+    if is_submitted and (folder / FAILED).is_file():
         failed = json.loads((folder / FAILED).read_text())
         if failed["final"]:
             raise ProjectError(f"the run has ended: {failed['reason']}")

@@ -1,6 +1,6 @@
-"""When each site's node signed on last: one that was started again has lost the messages that it had pulled.
+"""Time of each site's last node activation: a node that was started again has lost the messages that it had pulled.
 
-state/sign-ons/NAME     an empty file, whose time says when
+state/sign-ons/NAME     an empty file; its modification time is the time of the activation
 """
 
 from pathlib import Path
@@ -11,20 +11,20 @@ FOLDER = "sign-ons"
 
 
 class ActivationTimes:
-    """Noted by the SuperLink's door, read by the process that serves a run.
+    """Activation times; written by the SuperLink's gateway, read by the process that serves a run.
 
     Args:
-        state: The project's folder of what its processes remember.
+        state: The project's state folder.
     """
 
     def __init__(self, state: Path) -> None:
         self._folder = state / FOLDER
 
-    def note(self, site: str) -> None:
-        """The site's node signs on now.
+    def record(self, site: str) -> None:
+        """Record that the site's node is activated now.
 
         Raises:
-            StorageError: It cannot be written down.
+            StorageError: The file cannot be written.
         """
         path = self._folder / site
         with storage_errors(path):
@@ -32,7 +32,7 @@ class ActivationTimes:
             path.touch(mode=0o600)
 
     def last(self, site: str) -> float:
-        """When it did last, as `time.time`; 0 for never."""
+        """Return the time of the site's last activation in seconds, as `time.time`; 0 for none."""
         try:
             return (self._folder / site).stat().st_mtime
         except OSError:

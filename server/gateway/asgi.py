@@ -1,4 +1,4 @@
-"""Asking an ASGI application from within, and reading the body of a request within bounds."""
+"""ASGI helpers: forward a request to an application, read a body within limits, send an error response."""
 
 import asyncio
 import json
@@ -21,46 +21,50 @@ _CODE = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED  # any of Flower's: its nodes 
 
 
 class BodyError(FedglmError):
-    """A body that is longer than it says, too slow, or cut off."""
+    """A request body that exceeds its declared length, arrives too slowly, or is cut off."""
 
 
 @dataclass
-class Answer:
-    """An answer, kept back."""
+class Response:
+    """A buffered response.
+
+    Attributes:
+        messages: ASGI messages of the response: the start, then parts of the body.
+    """
 
     messages: list[Message] = field(default_factory=list)
 
-    async def keep(self, message: Message) -> None:
-        """Take the next part of it."""
+    async def append(self, message: Message) -> None:
+        """Append the next ASGI message; usable as ASGI's `send`."""
         self.messages.append(message)
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """HTTP status."""
         return int(self.messages[0]["status"])
 
     @property
     def body(self) -> bytes:
-        """The whole body."""
+        """Complete body."""
         return b"".join(message.get("body", b"") for message in self.messages[1:])
 
-    async def pass_on(self, send: Send) -> None:
-        """Give it to whoever asked."""
+    async def send_to(self, send: Send) -> None:
+        """Send the response to the client."""
         for message in self.messages:
             await send(message)
 
 
 async def read_body(receive: Receive, length: int, *, idle_s: float, total_s: float) -> bytes:
-    """The body of a request, of just the length that its header gives.
+    """Read a request's body.
 
     Args:
-        receive: As ASGI has it.
-        length: Bytes.
-        idle_s: Seconds within which something more must come.
-        total_s: Seconds within which all of it must have come.
+        receive: ASGI's `receive`.
+        length: Declared length in bytes, from the header.
+        idle_s: Maximum seconds without a further byte.
+        total_s: Maximum seconds for the complete body.
 
     Raises:
-        BodyError: It is longer, came too slowly, or the sender has gone.
+        BodyError: The body is longer than `length`, arrived too slowly, or the client has disconnected.
     """
     body, more, deadline = bytearray(), True, time.monotonic() + total_s
     while more:
@@ -77,38 +81,41 @@ async def read_body(receive: Receive, length: int, *, idle_s: float, total_s: fl
     return bytes(body)
 
 
-async def ask(application: Application, scope: Scope, body: bytes, *, path: str | None = None) -> Answer:
-    """Ask the application in the name of whoever asked: with the same headers, but another body or path.
+async def forward(application: Application, scope: Scope, body: bytes, *, path: str | None = None) -> Response:
+    """Forward a client's request to the application with the same headers, but another body or path.
 
     Args:
-        application: Flower's.
-        scope: Of the request that came in.
-        body: To put in the place of its own.
-        path: The same.
+        application: Flower's ASGI application.
+        scope: ASGI scope of the client's request.
+        body: Body that replaces the request's.
+        path: Path that replaces the request's; None keeps it.
+
+    Returns:
+        The application's response.
     """
     length = (b"content-length", str(len(body)).encode())
     headers = [pair for pair in scope["headers"] if pair[0] != length[0]]
-    where = path or scope["path"]
-    asked = {**scope, "path": where, "raw_path": where.encode(), "headers": [*headers, length]}
-    asked["state"] = dict(scope.get("state", {}))  # which each request fills for itself
-    given, answer = iter([{"type": "http.request", "body": body, "more_body": False}]), Answer()
+    target = path or scope["path"]
+    forwarded = {**scope, "path": target, "raw_path": target.encode(), "headers": [*headers, length]}
+    forwarded["state"] = dict(scope.get("state", {}))  # each request fills its own
+    requests, response = iter([{"type": "http.request", "body": body, "more_body": False}]), Response()
 
     async def receive() -> Message:
-        return next(given, {"type": "http.disconnect"})
+        return next(requests, {"type": "http.disconnect"})
 
-    await application(asked, receive, answer.keep)
-    return answer
+    await application(forwarded, receive, response.append)
+    return response
 
 
-async def refuse(send: Send, status: int, reason: str) -> None:
-    """Answer with a reason in the form that Flower's commands print, and close the connection.
+async def send_error(send: Send, status: int, reason: str) -> None:
+    """Send an error response with a reason in the form that Flower's commands print, and close the connection.
 
     Args:
-        send: As ASGI has it.
+        send: ASGI's `send`.
         status: HTTP status.
-        reason: One line.
+        reason: Reason in one line.
     """
     body = json.dumps({"code": int(_CODE), "detail": f"The federation's server: {reason}"}).encode()
-    kind = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": kind})
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

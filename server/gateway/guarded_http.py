@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 over a connection that may be a stranger's: small heads, in time, one request after the other.
+"""uvicorn's HTTP/1.1 for unauthenticated clients: headers of limited size and time, one request after the other.
 
-uvicorn has no time limit for a request's head, and its faster parser none for its length or for requests that are sent
-ahead; h11 has the latter two.
+uvicorn has no time limit for a request's headers, and its faster parser limits neither their length nor pipelined
+requests; h11 limits both.
 """
 
 import asyncio
@@ -11,24 +11,24 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from fedglm.server.gateway.visitors import VISITOR, Visitor
+from fedglm.server.gateway.connections import CONNECTION, Connection
 
-HEAD_S: Final = 10.0
-"""From the end of the handshake, or the first byte of a later request, to the end of its head."""
+HEADERS_TIMEOUT_S: Final = 10.0
+"""Maximum seconds from the end of the handshake, or the first byte of a later request, to the end of its headers."""
 
-HEAD_BYTES: Final = 16384
-"""Longest head; a node's has about 1,200 bytes."""
+MAX_HEADERS_BYTES: Final = 16384
+"""Maximum bytes of request line and headers; a node's have about 1,200."""
 
 
 class GuardedHTTP(H11Protocol):
-    """One connection.
+    """HTTP/1.1 protocol of one connection, with a timeout for headers.
 
     Args:
-        config: uvicorn's.
-        server_state: uvicorn's.
-        app_state: What the application has put down for its requests; the visitor is added.
-        visitor: Whose connection it is.
-        head_s: Seconds that a head may take.
+        config: uvicorn's configuration.
+        server_state: uvicorn's server state.
+        app_state: State that the application shares with its requests; the connection is added to it.
+        connection: Entry of the connection in the port's table.
+        headers_timeout_s: Maximum seconds for a request's headers.
     """
 
     def __init__(
@@ -36,41 +36,41 @@ class GuardedHTTP(H11Protocol):
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
-        visitor: Visitor,
-        head_s: float = HEAD_S,
+        connection: Connection,
+        headers_timeout_s: float = HEADERS_TIMEOUT_S,
     ) -> None:
-        super().__init__(config, server_state, {**app_state, VISITOR: visitor}, asyncio.get_running_loop())
-        self._visitor, self._head_s = visitor, head_s
-        self._clock: asyncio.TimerHandle | None = None
+        super().__init__(config, server_state, {**app_state, CONNECTION: connection}, asyncio.get_running_loop())
+        self._connection, self._headers_timeout_s = connection, headers_timeout_s
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The handshake is done."""
+        """Begin after the TLS handshake; the first request's headers must arrive in time."""
         super().connection_made(transport)
-        self._visitor.drop = transport.abort
-        self._await_head()
+        self._connection.abort = transport.abort
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Something has come; when it ends the head of a request, that has its task by now."""
+        """Process received bytes; once the headers of a request are complete, uvicorn has started its task."""
         if self.transport.is_closing():
             return
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
-            self._stop_clock()
+            self._stop_timer()
         elif before is None or before.response_complete:
-            self._await_head()
+            self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
-        self._stop_clock()
-        self._visitor.book.left(self._visitor)
+        """Remove the connection from the port's table."""
+        self._stop_timer()
+        self._connection.table.remove(self._connection)
         super().connection_lost(exc)
 
-    def _await_head(self) -> None:
-        if self._clock is None:
-            self._clock = self.loop.call_later(self._head_s, self.transport.abort)
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._headers_timeout_s, self.transport.abort)
 
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,8 +1,8 @@
-"""How much a site may send in answer to one message: it follows from the run, and the process that serves it says so.
+"""Maximum size of a site's reply to one message: it follows from the run's model, and the run's process records it.
 
-    state/reply-limits/RUN      Flower's number of the run, with the number of its model's parameters in it
+    state/reply-limits/RUN_ID      contains the number of the model's parameters; RUN_ID is Flower's id of the run
 
-The file is there before the run's first message leaves. A run without one is none of ours, and nothing is taken for it.
+The file exists before the run's first message is sent. For a run without a file no reply is accepted.
 """
 
 import contextlib
@@ -12,50 +12,51 @@ from fedglm.core.files import write_atomically
 
 FOLDER = "reply-limits"
 
-WORDS_BYTES = 65536
-"""Longest answer without an update: an introduction, a checkpoint, measures, an error; usual ones have a kilobyte."""
+MAX_METADATA_BYTES = 65536
+"""Maximum bytes of a reply beside an update: a JoinReply, a signed tree head, metrics, an error; 1 kB is usual."""
 
-_BYTES_A_PARAMETER = 4  # what the node's own gate lets out at most: as float32, uncoded
+_BYTES_PER_PARAMETER = 4  # the maximum of the node's own outbound gate: uncoded float32
 _UPDATE = "train"
 
 
 class ReplyLimits:
-    """Written by the process that serves a run, read by the SuperLink's door.
+    """Reply limits; written by the process that serves a run, read by the SuperLink's gateway.
 
     Args:
-        state: The project's folder of what its processes remember.
+        state: The project's state folder.
     """
 
     def __init__(self, state: Path) -> None:
         self._folder = state / FOLDER
 
-    def announce(self, run_id: int, parameters: int) -> None:
-        """A run begins.
+    def record_run(self, run_id: int, parameters: int) -> None:
+        """Record a run that begins.
 
         Args:
-            run_id: Flower's number of it.
+            run_id: Flower's id of the run.
             parameters: Number of federated parameters.
 
         Raises:
-            StorageError: It cannot be written down.
+            StorageError: The file cannot be written.
         """
         write_atomically(self._folder / str(run_id), f"{parameters}\n", mode=0o600)
 
-    def forget_all(self) -> None:
-        """No run is under way."""
+    def clear(self) -> None:
+        """Remove the limits of all runs: none is under way."""
         with contextlib.suppress(FileNotFoundError):
             for path in self._folder.iterdir():
                 path.unlink()
 
-    def bytes_at_most(self, run_id: int, kind: str) -> int:
-        """Longest answer to a message; 0 where the run is not under way.
+    def max_bytes(self, run_id: int, message_type: str) -> int:
+        """Return the maximum bytes of a reply to a message; 0 where the run is not under way.
 
         Args:
-            run_id: Flower's number of the run.
-            kind: The message's type, such as `train` or `query`.
+            run_id: Flower's id of the run.
+            message_type: Flower's message type, such as `train` or `query`.
         """
         try:
             parameters = int((self._folder / str(run_id)).read_text())
         except (OSError, ValueError):
             return 0
-        return WORDS_BYTES + (_BYTES_A_PARAMETER * parameters if kind.partition(".")[0] == _UPDATE else 0)
+        update_bytes = _BYTES_PER_PARAMETER * parameters if message_type.partition(".")[0] == _UPDATE else 0
+        return MAX_METADATA_BYTES + update_bytes

@@ -1,15 +1,15 @@
-"""The folder of a server that real sites take part with: its keys and certificates, the kits of its sites, its runs.
+"""Project folder of a server for real sites: its keys and certificates, its sites' startup kits, its runs.
 
     project.toml         name, hosts, ports; nothing secret
     ca/                  ca.key (0600), ca.pem: the authority that the sites trust
     server/              server.key (0600), server.pem: TLS;  signing.key (0600): signs run plans
-    kits/SITE/           what a site gets, public all of it, and kits/SITE.zip
-    enrolled/SITE.pub    what came back from the site;  revoked/ what counts no longer
-    flwr/                Flower's own folder: how its commands find the SuperLink
+    kits/SITE/           startup kit of a site, all of it public, and kits/SITE.zip
+    enrolled/SITE.pub    public keys that the site sent;  revoked/ public keys that were revoked
+    flwr/                Flower's home: address and certificate of the SuperLink, for its commands
     state/               the SuperLink's database, pid file and log
     runs/NAME/           run folders
 
-Making it again makes what is missing, and replaces no key.
+Making a project again creates what is missing, and replaces no key.
 """
 
 import os
@@ -24,23 +24,23 @@ from fedglm.core.files import storage_errors, write_atomically
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import issue_certificate, make_authority, read_certificate
-from fedglm.server.project.settings import ProjectSettings, checked_settings
+from fedglm.server.project.settings import ProjectSettings, parse_settings
 
 CONNECTION = "fedglm"
-"""Name of the SuperLink in Flower's settings."""
+"""Name of the SuperLink in Flower's configuration."""
 
 PROJECT = "FEDGLM_PROJECT"
-"""Environment variable that names the project's folder, in the SuperLink and in all that it starts."""
+"""Environment variable with the project's folder, in the SuperLink and its child processes."""
 
 DEFAULT_DAYS = 365
 
 _SETTINGS = "project.toml"
-_HEAD = "# A federation's server. Change it with fedglm provision, which renews certificate and kits with it.\n"
+_HEADER = "# A federation's server. Change it with fedglm provision, which renews certificate and kits with it.\n"
 
 
 @dataclass(frozen=True)
 class Project:
-    """The folder, opened.
+    """An opened project folder.
 
     Attributes:
         folder: Absolute path.
@@ -52,10 +52,10 @@ class Project:
 
     @classmethod
     def open(cls, folder: Path) -> "Project":
-        """Read a project that was made before.
+        """Open an existing project.
 
         Raises:
-            ProjectError: There is none, or its settings are wrong.
+            ProjectError: There is none, or its settings are invalid.
         """
         path = folder.absolute() / _SETTINGS
         try:
@@ -67,22 +67,22 @@ class Project:
             ) from None
         except (OSError, ValueError) as exc:
             raise ProjectError(f"cannot read {path}: {exc}") from exc
-        return cls(folder.absolute(), checked_settings(values, origin=str(path)))
+        return cls(folder.absolute(), parse_settings(values, origin=str(path)))
 
     @classmethod
     def make(
         cls, folder: Path, settings: ProjectSettings, *, days: int = DEFAULT_DAYS, renew: bool = False
     ) -> "Project":
-        """Make the project's folder, or what is missing of it; what a killed process has made of it is taken up.
+        """Make the project's folder, or what is missing of it, such as after a process that was killed.
 
         Args:
-            folder: New, empty, or a project.
-            settings: Its settings from now on; if the hosts are others, the certificate is issued anew.
-            days: Validity of a certificate that is issued.
+            folder: New or empty folder, or an existing project.
+            settings: New settings of the project; if they name other hosts, a new certificate is issued.
+            days: Validity in days of a certificate that is issued.
             renew: Issue a new certificate in any case.
 
         Raises:
-            ProjectError: The folder holds something else, or a key is damaged.
+            ProjectError: The folder has other content, or a key is damaged.
             StorageError: A file cannot be written.
         """
         project = cls(folder.absolute(), settings)
@@ -90,13 +90,13 @@ class Project:
             project.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not (project.folder / _SETTINGS).exists() and any(project.folder.iterdir()):
                 raise ProjectError(f"{folder} holds something else already: name a new folder")
-        write_atomically(project.folder / _SETTINGS, _HEAD + tomli_w.dumps(settings.model_dump(mode="json")))
+        write_atomically(project.folder / _SETTINGS, _HEADER + tomli_w.dumps(settings.model_dump(mode="json")))
         with storage_errors(project.folder):
             for path in (project.folder, *project._folders):
                 path.mkdir(exist_ok=True, mode=0o700)
-                path.chmod(0o700)  # one that an earlier version made, or somebody before it
+                path.chmod(0o700)  # folders from an earlier version, or made by the user before
         make_authority(project.authority_key, project.authority, settings.name)
-        if renew or not project._certificate_serves():
+        if renew or not project._has_certificate():
             project.issue(days)
         if not project.signing_key_path.exists():
             SigningKey.create(project.signing_key_path)
@@ -105,18 +105,18 @@ class Project:
 
     @property
     def _folders(self) -> tuple[Path, ...]:
-        """What lies in the folder; for its owner alone."""
+        """Subfolders, accessible by their owner alone."""
         secret = self.authority.parent, self.certificate.parent, self.state, self.runs, self.flower_home
         return (*secret, self.kits, self.enrolled_folder, self.revoked_folder)
 
-    def _certificate_serves(self) -> bool:
+    def _has_certificate(self) -> bool:
         return self.certificate.exists() and set(self.settings.hosts) <= set(read_certificate(self.certificate).hosts)
 
     def issue(self, days: int) -> None:
-        """Issue the server's certificate anew, by the same authority and for the same key.
+        """Issue a new certificate for the server, by the same authority and for the same key.
 
         Raises:
-            ProjectError: See `issue_certificate`.
+            ProjectError: As `issue_certificate`.
             StorageError: A file cannot be written.
         """
         issue_certificate(
@@ -124,7 +124,7 @@ class Project:
         )
 
     def write_flower_settings(self) -> None:
-        """Tell Flower's commands where the SuperLink is; the paths in it are absolute, and a folder may have moved.
+        """Write the SuperLink's address for Flower's commands; its paths are absolute, and the folder may have moved.
 
         Raises:
             StorageError: The file cannot be written.
@@ -160,36 +160,36 @@ class Project:
 
     @cached_property
     def signing_key(self) -> SigningKey:
-        """What signs run plans.
+        """The private key that signs run plans, loaded.
 
         Raises:
-            PrivacyError: The key is missing, damaged, or others may read it.
+            PrivacyError: The key is missing, damaged, or other users may read it.
         """
         return SigningKey.load(self.signing_key_path)
 
     @property
     def kits(self) -> Path:
-        """Folder of the sites' kits."""
+        """Folder of the sites' startup kits."""
         return self.folder / "kits"
 
     @property
     def enrolled_folder(self) -> Path:
-        """Folder of what the sites that take part handed over."""
+        """Folder of the enrolled sites' public keys."""
         return self.folder / "enrolled"
 
     @property
     def revoked_folder(self) -> Path:
-        """Folder of what counts no longer."""
+        """Folder of revoked public keys."""
         return self.folder / "revoked"
 
     @property
     def flower_home(self) -> Path:
-        """Flower's folder."""
+        """Flower's home folder, with its configuration."""
         return self.folder / "flwr"
 
     @property
     def state(self) -> Path:
-        """Folder of what the SuperLink keeps."""
+        """Folder of the SuperLink's state."""
         return self.folder / "state"
 
     @property
@@ -203,18 +203,18 @@ class Project:
         return self.folder / "runs"
 
 
-def opened_from_environment() -> Project:
-    """The project that the environment names, in the SuperLink and in all that it starts.
+def open_from_environment() -> Project:
+    """Open the project in the environment variable, in the SuperLink and its child processes.
 
     Raises:
-        ProjectError: It names none, or none that can be read.
+        ProjectError: The variable is not set, or the project cannot be read.
     """
-    named = os.environ.get(PROJECT)
-    if not named:
+    folder = os.environ.get(PROJECT)
+    if not folder:
         raise ProjectError(f"{PROJECT} is not set: start the SuperLink with fedglm server start")
-    return Project.open(Path(named))
+    return Project.open(Path(folder))
 
 
 def is_project(folder: Path) -> bool:
-    """Whether there is a project in the folder."""
+    """Return whether there is a project in the folder."""
     return (folder / _SETTINGS).exists()

@@ -1,10 +1,10 @@
-"""What a site gets to begin with: where the server is, whom to trust, and two files to fill in. All of it is public.
+"""Startup kit of a site: the server's address, the keys to trust, and two files to fill in. All of it is public.
 
 kit.toml      the federation, the site's name, the server's address, keys and fingerprints
-ca.pem        the authority that the server's certificate is by
-site.toml     what the site tells its own node: where the data lie, and how to read them
-policy.toml   what the site permits; as it comes, next to nothing
-README.txt    what to do, in five steps
+ca.pem        certificate of the authority that issued the server's certificate
+site.toml     settings of the site's own node: where the data is, and how to read it
+policy.toml   the site's policy; the initial one permits next to nothing
+README.txt    instructions, in five steps
 """
 
 import io
@@ -112,27 +112,26 @@ answer_every_s = 1.0
 
 
 def write_kit(project: Project, site: str) -> Path:
-    """Write the kit of a site, and beside it the same as one .zip.
+    """Write the startup kit of a site, and beside it the same as one .zip.
 
-    The two files to fill in stay as they are if they lie there already: who runs the server may have filled in what a
-    run needs.
+    The two files to fill in are not replaced if they exist: the server's operator may have filled in what a run needs.
 
     Args:
-        project: Whose.
+        project: Project of the server.
         site: Name of the site.
 
     Returns:
-        The .zip.
+        Path of the .zip.
 
     Raises:
-        PrivacyError: The name cannot name a site, or the server's key cannot be used.
+        PrivacyError: The name is not a valid name of a site, or the server's key cannot be used.
         ProjectError: The authority's certificate is damaged.
         StorageError: A file cannot be written.
     """
     folder = project.kits / check_site_name(site)
     settings, server = project.settings, project.signing_key.public
     authority = read_certificate(project.authority).sha256
-    known = {
+    kit = {
         "federation": settings.name,
         "site": site,
         "server": settings.address,
@@ -145,34 +144,34 @@ def write_kit(project: Project, site: str) -> Path:
         name=settings.name,
         rule="=" * len(title),
         server_key=server.fingerprint(),
-        authority=short(authority),
+        authority=format_fingerprint(authority),
         address=settings.address,
     )
     files = {
-        "kit.toml": "# Where the server is, and whom to trust. There is nothing to fill in.\n" + tomli_w.dumps(known),
+        "kit.toml": "# Where the server is, and whom to trust. There is nothing to fill in.\n" + tomli_w.dumps(kit),
         "ca.pem": project.authority.read_text(),
         "README.txt": readme,
     }
-    to_fill_in = {
+    templates = {
         "site.toml": _SITE.format(site=site, address=settings.address),
         "policy.toml": Policy(data_set=f"{site}-data", servers=(server.hex,)).to_toml(),
     }
-    for name, text in to_fill_in.items():
+    for name, text in templates.items():
         files[name] = (folder / name).read_text() if (folder / name).exists() else text
     for name, text in files.items():
         write_atomically(folder / name, text)
     archive = project.kits / f"{site}.zip"
-    write_atomically(archive, _zipped(site, files))
+    write_atomically(archive, _make_zip(site, files))
     return archive
 
 
-def short(sha256: str) -> str:
-    """A fingerprint to compare over the telephone: half of it, in groups of four digits."""
+def format_fingerprint(sha256: str) -> str:
+    """Format a fingerprint to compare over the telephone: its first half, in groups of four digits."""
     return "-".join(sha256[start : start + 4] for start in range(0, 32, 4))
 
 
-def _zipped(site: str, files: dict[str, str]) -> bytes:
-    """An archive with one folder; the same files give the same bytes."""
+def _make_zip(site: str, files: dict[str, str]) -> bytes:
+    """Return a zip archive with one folder; the same files give the same bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in sorted(files.items()):

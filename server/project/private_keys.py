@@ -1,4 +1,4 @@
-"""Private keys of certificates (EC P-384) on the disk: PEM, unencrypted, for their owner's eyes alone."""
+"""Private keys of certificates (EC P-384) on the disk: PEM, unencrypted, readable by their owner alone."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from fedglm.core.files import create_privately
 from fedglm.server.errors import ProjectError
 
 
-def own_key(path: Path) -> EllipticCurvePrivateKey:
-    """The key in the file at `path`; made if there is none.
+def load_or_create_key(path: Path) -> EllipticCurvePrivateKey:
+    """Load the private key at `path`; create it if missing.
 
     Raises:
-        ProjectError: It is damaged, or others may read it.
-        StorageError: It cannot be written.
+        ProjectError: The file is damaged, or other users may read it.
+        StorageError: The file cannot be written.
     """
     if not path.exists():
         content = generate_private_key(SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -29,10 +29,10 @@ def own_key(path: Path) -> EllipticCurvePrivateKey:
 
 
 def load_key(path: Path) -> EllipticCurvePrivateKey:
-    """The key in the file at `path`.
+    """Load the private key at `path`.
 
     Raises:
-        ProjectError: It is missing or damaged, or others may read it.
+        ProjectError: The file is missing or damaged, or other users may read it.
     """
     check_private(path)
     try:
@@ -42,23 +42,23 @@ def load_key(path: Path) -> EllipticCurvePrivateKey:
     except OSError as exc:
         raise ProjectError(f"cannot read the key {path}: {exc.strerror}") from exc
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP384R1):
-        # Outside the handler: a chained error could quote what the file holds.
+        # Outside the handler: a chained error could quote the content of the file.
         raise ProjectError(f"{path} holds no unencrypted EC P-384 key in PEM: is it whole, and the right file?")
     return key
 
 
 def check_private(path: Path) -> None:
-    """Refuse a key that others than its owner may use.
+    """Check that only its owner may read or write the key.
 
     Raises:
-        ProjectError: They may, or there is no such file.
+        ProjectError: Other users may, or there is no such file.
     """
     try:
-        rights = path.stat().st_mode & 0o777
+        mode = path.stat().st_mode & 0o777
     except OSError as exc:
         raise ProjectError(f"cannot read the key {path}: {exc.strerror}") from exc
-    if rights & 0o077:
+    if mode & 0o077:
         raise ProjectError(
-            f"others than its owner may use the key {path} (rights {rights:04o}): if nobody has, run chmod 600 {path}; "
+            f"others than its owner may use the key {path} (rights {mode:04o}): if nobody has, run chmod 600 {path}; "
             "else make a new project"
         )

@@ -1,7 +1,7 @@
-"""Starts the process of each run, and sees it end: the SuperLink's own part of what Flower has a SuperExec for.
+"""Starts and watches the process of each run, within the SuperLink; it replaces Flower's SuperExec.
 
-That is one more process, which nobody watches: once it is dead, runs wait for ever. And it takes a run's process for
-alive until a minute has passed without a sign of it. Here a process that ends is known to have ended.
+A SuperExec is one more process, which nothing supervises: once it is dead, runs wait for ever. And Flower counts a
+run's process as alive until it has sent no heartbeat for a minute. Here the end of a process is noticed at once.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ _log = logging.getLogger("uvicorn.error")
 
 
 class AppLauncher:
-    """Starts processes for as long as the SuperLink lives.
+    """Starts the processes of runs while the SuperLink runs.
 
     Args:
-        state: Gives Flower's state, as its `linkstate_factory.state` does.
+        state: Returns Flower's LinkState, such as `linkstate_factory.state`.
     """
 
     def __init__(self, state: Callable[[], Any]) -> None:
@@ -38,7 +38,7 @@ class AppLauncher:
         self._running: dict[asyncio.Task[None], asyncio.subprocess.Process] = {}
 
     async def run(self) -> None:
-        """Start what is to be started, until cancelled; only a fault of our own ends it otherwise."""
+        """Start the processes of submitted runs until cancelled; any exception is a bug."""
         while True:
             try:
                 acquired = await asyncio.to_thread(self._acquire)
@@ -51,9 +51,9 @@ class AppLauncher:
                 await asyncio.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End the processes at once; their runs go on from where they are when they are handed over again."""
+        """Kill the processes; their runs resume from their checkpoints when they are submitted again."""
         for watch, process in self._running.items():
-            watch.cancel()  # a SuperLink that starts ends the runs of the last one, and says so
+            watch.cancel()  # the next SuperLink stops the runs of this one, and reports it
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 
@@ -64,13 +64,13 @@ class AppLauncher:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "fedglm.server.superlink.app_process"),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,  # the process keeps it with the run
+            stdout=asyncio.subprocess.DEVNULL,  # the process sends its output to Flower's log of the run
             stderr=asyncio.subprocess.DEVNULL,
             env={**os.environ, **child_env()},
         )
         _log.info("run %d is process %d", task.run_id, process.pid)
-        with contextlib.suppress(OSError):  # it has ended already
-            assert process.stdin is not None  # noqa: S101 - a pipe, as asked for
+        with contextlib.suppress(OSError):  # the process has ended already
+            assert process.stdin is not None  # noqa: S101 - a pipe, as requested
             process.stdin.write(f"{token}\n".encode())
             await process.stdin.drain()
             process.stdin.close()
@@ -83,14 +83,14 @@ class AppLauncher:
         details = f"its process ended by signal {-code}" if code < 0 else f"its process ended with exit code {code}"
         while True:
             try:
-                lost = await asyncio.to_thread(self._finish, task.task_id, details)
+                is_unreported = await asyncio.to_thread(self._finish, task.task_id, details)
             except OperationalError:
                 await asyncio.sleep(_POLL_S)
                 continue
             break
-        if lost:
+        if is_unreported:
             _log.error("run %d: %s, and did not report how", task.run_id, details)
 
     def _finish(self, task_id: int, details: str) -> bool:
-        """Mark a task as failed, if its process has not reported how it ended."""
+        """Mark a task as failed and return True, unless its process has reported how it ended."""
         return bool(self._state().finish_task(task_id, sub_status=SubStatus.FAILED, details=details))

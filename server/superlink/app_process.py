@@ -1,7 +1,7 @@
-"""The process of one run: Flower's, but that its token comes by standard input.
+"""Process of one run: Flower's ServerApp process, but its token is read from standard input.
 
 It is started as `python -m fedglm.server.superlink.app_process`.
-Flower's own command takes it as an argument, which every user of the machine can read.
+Flower's own command takes the token as an argument, which every user of the machine can read.
 """
 
 import sys
@@ -11,13 +11,13 @@ from flwr.supercore.logger import mirror_output_to_queue, restore_output
 from flwr.superlink.runtime import run_serverapp
 
 from fedglm.core.parent_process import end_with_parent
-from fedglm.server.project.folder import opened_from_environment
+from fedglm.server.project.folder import open_from_environment
 
 
 def main() -> None:
-    """Run the app of the task whose token comes by standard input, and tell the SuperLink how it ended."""
+    """Run the app of the task whose token is on standard input, and report its result to the SuperLink."""
     end_with_parent()
-    project = opened_from_environment()
+    project = open_from_environment()
     token = sys.stdin.readline().strip()
     lines: Queue[str | None] = Queue()
     mirror_output_to_queue(lines)

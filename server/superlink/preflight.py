@@ -10,21 +10,21 @@ from fedglm.core.findings import Finding, failure, warning
 from fedglm.privacy.errors import PrivacyError
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import WARNING_DAYS, check_chain, read_certificate
-from fedglm.server.project.enrolment import enrolled_sites
+from fedglm.server.project.enrolment import read_enrolled_sites
 from fedglm.server.project.folder import Project
 from fedglm.server.project.private_keys import check_private
 
 MIN_FREE_BYTES = 256 * 2**20
-ROOMY_FREE_BYTES = 2 * 2**30
+RECOMMENDED_FREE_BYTES = 2 * 2**30
 
-_CLOSING_S = 2.0
-"""How long the ports of a process that was killed may stay open: until the last of its threads has ended."""
+_PORT_RELEASE_S = 2.0
+"""Maximum seconds that the ports of a killed process stay open: until the last of its threads has ended."""
 
-_FUTURE = datetime.timedelta(minutes=5)
+_MAX_CLOCK_ERROR = datetime.timedelta(minutes=5)
 
 
 def check(project: Project) -> list[Finding]:
-    """All that is not as it should be, the warnings first."""
+    """Run all checks; return warnings and failures, the warnings first."""
     steps: list[tuple[str, Callable[[Project], Iterator[Finding]]]] = [
         ("clock", _check_clock),
         ("keys", _check_keys),
@@ -43,7 +43,7 @@ def check(project: Project) -> list[Finding]:
 
 
 def check_certificates(project: Project) -> Iterator[Finding]:
-    """What is wrong with the server's certificate and the authority, or will be within a month.
+    """Check the server's certificate and the authority, now and for the next month.
 
     Raises:
         ProjectError: A file is missing, damaged, or does not belong to the others.
@@ -51,15 +51,15 @@ def check_certificates(project: Project) -> Iterator[Finding]:
     check_chain(project.certificate, project.server_key, project.authority)
     now = datetime.datetime.now(datetime.UTC)
     name, renew = "certificate", f"run fedglm provision {project.folder} --renew"
-    found = read_certificate(project.certificate)
-    if found.begins > now:
-        detail = f"the server's certificate begins on {found.begins:%Y-%m-%d %H:%M} UTC"
+    certificate = read_certificate(project.certificate)
+    if certificate.begins > now:
+        detail = f"the server's certificate begins on {certificate.begins:%Y-%m-%d %H:%M} UTC"
         yield failure(name, detail, "is the clock right?")
-    if found.ends <= now:
-        yield failure(name, f"the server's certificate ended on {found.ends:%Y-%m-%d}", renew)
-    elif found.days_left(now) < WARNING_DAYS:
-        yield warning(name, f"the server's certificate ends on {found.ends:%Y-%m-%d}", renew)
-    if missing := [host for host in project.settings.hosts if host not in found.hosts]:
+    if certificate.ends <= now:
+        yield failure(name, f"the server's certificate ended on {certificate.ends:%Y-%m-%d}", renew)
+    elif certificate.days_left(now) < WARNING_DAYS:
+        yield warning(name, f"the server's certificate ends on {certificate.ends:%Y-%m-%d}", renew)
+    if missing := [host for host in project.settings.hosts if host not in certificate.hosts]:
         yield failure(name, f"the server's certificate is not for {', '.join(missing)}", renew)
     authority = read_certificate(project.authority)
     if authority.days_left(now) < WARNING_DAYS:
@@ -80,7 +80,7 @@ def _check_clock(project: Project) -> Iterator[Finding]:
     )
     if newest is not None:
         written = datetime.datetime.fromtimestamp(newest.stat().st_mtime, datetime.UTC)
-        if written > now + _FUTURE:
+        if written > now + _MAX_CLOCK_ERROR:
             yield failure(
                 "clock",
                 f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, yet {newest.name} was written on "
@@ -90,7 +90,7 @@ def _check_clock(project: Project) -> Iterator[Finding]:
 
 
 def _check_keys(project: Project) -> Iterator[Finding]:
-    _ = project.signing_key  # loading it checks its rights
+    _ = project.signing_key  # loading it checks its permissions
     check_private(project.server_key)
     if project.authority_key.exists():  # its owner may keep it elsewhere
         check_private(project.authority_key)
@@ -100,13 +100,13 @@ def _check_keys(project: Project) -> Iterator[Finding]:
 
 
 def _check_sites(project: Project) -> Iterator[Finding]:
-    if not enrolled_sites(project):
+    if not read_enrolled_sites(project):
         yield warning("sites", "no site is enrolled yet", "run fedglm server enrol SITE.pub for each")
 
 
 def _check_disk(project: Project) -> Iterator[Finding]:
     free = shutil.disk_usage(project.folder).free
-    if free < ROOMY_FREE_BYTES:
+    if free < RECOMMENDED_FREE_BYTES:
         level = failure if free < MIN_FREE_BYTES else warning
         yield level(
             "disk",
@@ -117,9 +117,9 @@ def _check_disk(project: Project) -> Iterator[Finding]:
 
 def _check_ports(project: Project) -> Iterator[Finding]:
     settings = project.settings
-    deadline = time.monotonic() + _CLOSING_S
+    deadline = time.monotonic() + _PORT_RELEASE_S
     for host, port in ((settings.listen, settings.port), ("127.0.0.1", settings.control_port)):
-        while (error := _port_error(host, port)) is not None and time.monotonic() < deadline:
+        while (error := _try_port(host, port)) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
         if error is not None:
             yield failure(
@@ -129,12 +129,13 @@ def _check_ports(project: Project) -> Iterator[Finding]:
             )
 
 
-def _port_error(host: str, port: int) -> str | None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as made:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _try_port(host: str, port: int) -> str | None:
+    """Return why a port cannot be opened; None if it can."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            made.bind((host, port))
-            made.listen()
+            bound.bind((host, port))
+            bound.listen()
         except OSError as exc:
             return str(exc.strerror)
     return None

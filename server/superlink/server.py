@@ -1,4 +1,4 @@
-"""The SuperLink's server: Flower's application behind two ports, one for this machine and one for the sites."""
+"""HTTP server of the SuperLink: Flower's application on two ports, one for this machine and one for the sites."""
 
 import asyncio
 import logging
@@ -11,26 +11,27 @@ import uvicorn
 from fedglm.core.local_peers import is_own_process
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.asgi import Application, Receive, Scope, Send
+from fedglm.server.gateway.connections import Connection, ConnectionLimits, ConnectionTable
 from fedglm.server.gateway.gateway import SitesGateway
 from fedglm.server.gateway.guarded_http import GuardedHTTP
-from fedglm.server.gateway.listening import Port, raise_descriptor_limit
 from fedglm.server.gateway.node_keys import EnrolledKeys
-from fedglm.server.gateway.visitors import Places, Visitor, Visitors
+from fedglm.server.gateway.tls_listener import TlsListener, raise_descriptor_limit
 from fedglm.server.project.folder import Project
 from fedglm.server.superlink.app_launcher import AppLauncher
 from fedglm.server.superlink.control_gateway import ControlGateway
-from fedglm.server.superlink.start_report import bring_in_line, forget
+from fedglm.server.superlink.start_report import delete_report, prepare_superlink
 
-_OURS: Final = Places(silent=256, unproven=4096, of_address=4096)  # of this user's processes none proves anything
+# This user's own processes do not authenticate.
+_CONTROL_LIMITS: Final = ConnectionLimits(silent=256, unauthenticated=4096, per_address=4096)
 
 _log = logging.getLogger("uvicorn.error")
 
 
 class PortDispatch:
-    """An ASGI application that tells by the port where a request came in.
+    """ASGI application that selects the gateway by the port on which a request was received.
 
-    What a request says of itself does not matter, nor from which address it seems to come: behind a container's port
-    forwarding, strangers come from 127.0.0.1 too.
+    Neither the request's headers nor the client's address matter: behind a container's port forwarding, requests from
+    elsewhere come from 127.0.0.1 too.
     """
 
     def __init__(self, project: Project, application: Application) -> None:
@@ -49,14 +50,17 @@ class PortDispatch:
 
 
 class SuperLinkServer(uvicorn.Server):
-    """uvicorn's server, but for how it listens.
+    """uvicorn's server with the SuperLink's two listeners.
 
     Args:
-        config: uvicorn's.
-        project: Whose.
-        application: Flower's.
-        control: Socket for this machine.
-        sites: Socket for the sites.
+        config: uvicorn's configuration.
+        project: Project of the SuperLink.
+        application: Flower's FastAPI application.
+        control: Bound socket of the control port.
+        sites: Bound socket of the sites' port.
+
+    Attributes:
+        exit_code: Exit code of the process.
     """
 
     def __init__(
@@ -65,13 +69,13 @@ class SuperLinkServer(uvicorn.Server):
         super().__init__(config)
         self._project, self._application = project, application
         self._sockets = control, sites
-        self._ports: list[Port] = []
+        self._listeners: list[TlsListener] = []
         self._launcher = AppLauncher(application.state.linkstate_factory.state)
-        self._launching: asyncio.Task[None] | None = None
+        self._launcher_task: asyncio.Task[None] | None = None
         self.exit_code = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open both ports, the sites' once their nodes are registered."""
+        """Open both ports; the sites' port after their nodes are registered."""
         await super().startup(sockets=sockets or [])
         if self.should_exit:
             return
@@ -80,33 +84,39 @@ class SuperLinkServer(uvicorn.Server):
             raise ProjectError("this version of Flower serves without TLS; install a tested one")
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         control, sites = self._sockets
-        places = Places.within(raise_descriptor_limit())
-        self._ports = [
-            Port(control, context, self._greet, admits=is_own_process, visitors=Visitors(_OURS)),
-            Port(sites, context, self._greet, visitors=Visitors(places)),
+        limits = ConnectionLimits.for_descriptors(raise_descriptor_limit())
+        self._listeners = [
+            TlsListener(
+                control,
+                context,
+                self._make_protocol,
+                accepts=is_own_process,
+                connections=ConnectionTable(_CONTROL_LIMITS),
+            ),
+            TlsListener(sites, context, self._make_protocol, connections=ConnectionTable(limits)),
         ]
-        self._ports[0].open()
-        await bring_in_line(self._project, self._application)
-        self._launching = asyncio.create_task(self._launcher.run())
-        self._launching.add_done_callback(self._end_with_launcher)
-        self._ports[1].open()
+        self._listeners[0].open()
+        await prepare_superlink(self._project, self._application)
+        self._launcher_task = asyncio.create_task(self._launcher.run())
+        self._launcher_task.add_done_callback(self._end_with_launcher)
+        self._listeners[1].open()
         _log.info("Sites reach the SuperLink at %s", self._project.settings.address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End all that was started, then the ports."""
-        forget(self._project)
-        if self._launching is not None:
-            self._launching.cancel()
+        """Stop the launcher and its processes, then close the ports."""
+        delete_report(self._project)
+        if self._launcher_task is not None:
+            self._launcher_task.cancel()
         self._launcher.stop()
-        for port in self._ports:
-            port.close()
+        for listener in self._listeners:
+            listener.close()
         await super().shutdown(sockets=sockets)
 
-    def _greet(self, visitor: Visitor) -> GuardedHTTP:
-        return GuardedHTTP(self.config, self.server_state, self.lifespan.state, visitor)
+    def _make_protocol(self, connection: Connection) -> GuardedHTTP:
+        return GuardedHTTP(self.config, self.server_state, self.lifespan.state, connection)
 
     def _end_with_launcher(self, task: "asyncio.Task[None]") -> None:
-        """Without what starts runs the SuperLink would only seem to work: whoever watches it starts it again."""
+        """End the server when the launcher fails: no run could be started any more, and a supervisor restarts it."""
         if not task.cancelled() and not self.should_exit:
             _log.error("no run can be started any more", exc_info=task.exception())
             self.exit_code, self.should_exit = 1, True

@@ -111,7 +111,7 @@ def test_each_process_in_a_run(tmp_path):
                 running = [pid for pid in federation.daemons[owner].members() if f"-m {module}" in command(pid)]
                 assert running, f"no {module} runs"
                 for pid in running:
-                    if "fedglm.cli.process.keeper" not in command(pid):
+                    if "fedglm.cli.process.supervisor" not in command(pid):
                         kill(pid)
             result = run.finish(timeout=600)
         assert result.code == 0, result.err

@@ -16,7 +16,7 @@ from live_server import memory_of
 from projects import make_project
 from real_federation import fill_in
 
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -40,7 +40,7 @@ def node_of(project, folder, server):
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | flower_environment(site / "state" / "flwr"),
+            env=os.environ | make_flower_environment(site / "state" / "flwr"),
         )
     try:
         assert soon(lambda: "/v1/fleet/activate-node" in server.asked, 60), (folder / "node.log").read_text()

@@ -15,7 +15,7 @@ from command_line import soon
 from real_federation import Federation
 
 from fedglm.cli.process.daemon import MARK
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 
 SHORT = ("--rounds", "2", "--set", "evaluation.baselines=[]")
 TOLERANT = ("--set", "federation.enough=0.5", "--set", "federation.join_timeout_s=30")
@@ -56,7 +56,7 @@ def hostile(federation, name, behaviour):
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | flower_environment(site / "state" / "flwr") | mark,
+            env=os.environ | make_flower_environment(site / "state" / "flwr") | mark,
         )
     try:
         assert soon(lambda: b"SuperNode ID" in Path(log.name).read_bytes(), 60)

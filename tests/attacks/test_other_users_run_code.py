@@ -16,7 +16,7 @@ def test_no_code_is_taken(live, tmp_path):
     marker = tmp_path / "ran"
     code = f"open({str(marker)!r}, 'w'); app = None"
     with Control(live.project) as control:
-        before = len(control.runs())
+        before = len(control.list_runs())
         for case, options in {
             "code": {"component": "stranger:app", "code": code},
             "code that it does not name": {"code": code},
@@ -29,12 +29,12 @@ def test_no_code_is_taken(live, tmp_path):
         assert live.post("/v1/control/start-run", hub) == 403
         later = StartAutomationRequest(start_run_request=run_of(component="stranger:app", code=code))
         assert live.post("/v1/control/start-automation", later) == 403
-        assert len(control.runs()) == before
+        assert len(control.list_runs()) == before
         assert not soon(marker.exists, 2)
         # What is no run of ours is turned away, and not all.
         assert live.post("/v1/control/list-runs", ListRunsRequest()) == 200
         assert live.post("/v1/control/start-run", run_of()) == 200
-        assert len(control.runs()) == before + 1
+        assert len(control.list_runs()) == before + 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root to be another user")

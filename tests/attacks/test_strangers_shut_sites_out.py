@@ -204,7 +204,7 @@ def test_a_siege_of_strangers(live, tmp_path):
         assert node.process.poll() is None, node.said
         with Control(live.project) as control:
             key = live.sites["b"].identity.flower
-            assert soon(lambda: [n.status for n in control.nodes() if n.key == key] == ["online"], 90)
+            assert soon(lambda: [n.status for n in control.list_nodes() if n.key == key] == ["online"], 90)
 
 
 @pytest.mark.slow

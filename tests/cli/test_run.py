@@ -9,7 +9,7 @@ from fedglm.core.files import write_atomically
 from fedglm.run_folder.names import DONE
 from fedglm.scenarios.deployment import build_deployed_model, prepare
 from fedglm.scenarios.scenario import Scenario, scenario_text
-from fedglm.server.deployment.submission import SUBMITTED, runs_under_way
+from fedglm.server.deployment.submission import SUBMITTED, list_runs_under_way
 from fedglm.server.project.enrolment import enrol
 from fedglm.server.superlink.control import Run
 
@@ -55,7 +55,7 @@ class Listing:
     def __init__(self, *numbers):
         self._numbers = numbers
 
-    def runs(self):
+    def list_runs(self):
         return [Run(number, "running", "2027-01-04T10:00:00", 0, 0) for number in self._numbers]
 
 
@@ -63,7 +63,7 @@ def test_a_run_that_is_done_is_not_under_way_though_the_superlink_calls_it_so(tm
     project = make_project(tmp_path / "fl")
     for name, number in (("first", 1), ("second", 2)):
         write_atomically(project.runs / name / SUBMITTED, json.dumps({"run_ids": [number]}))
-    assert runs_under_way(project, Listing(1, 2)) == ["first", "second"]
+    assert list_runs_under_way(project, Listing(1, 2)) == ["first", "second"]
     write_atomically(project.runs / "first" / DONE, "{}")
-    assert runs_under_way(project, Listing(1, 2)) == ["second"]
-    assert runs_under_way(project, Listing(1)) == []
+    assert list_runs_under_way(project, Listing(1, 2)) == ["second"]
+    assert list_runs_under_way(project, Listing(1)) == []

@@ -11,7 +11,7 @@ import pytest
 from command_line import run_here, soon
 from real_federation import SHORT, SITES, running, simulated, told
 
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 from fedglm.server.project.folder import CONNECTION, Project
 
 REPOSITORY = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_a_run_is_cancelled_and_gone_on_with(federation, tmp_path):
     assert run_here("server", "cancel", "cancelled", "-C", federation.project).code == 2
     # Flower's own command goes on with it, from the repository; ours then finds it done.
     flwr = Path(sys.executable).with_name("flwr")
-    environment = os.environ | flower_environment(Project.open(federation.project).flower_home)
+    environment = os.environ | make_flower_environment(Project.open(federation.project).flower_home)
     words = [flwr, "run", REPOSITORY, CONNECTION, "--run-config", 'run="cancelled"']
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,10 +14,10 @@ from command_line import run_here, soon
 from projects import free_ports
 from real_federation import SHORT, SITES, fill_in, running, simulated, told
 
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 from fedglm.server.project.folder import CONNECTION, PROJECT, Project
 from fedglm.server.superlink.control import Control
-from fedglm.server.superlink.start_report import forget, read_report
+from fedglm.server.superlink.start_report import delete_report, read_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -61,7 +61,7 @@ MODULES = {
     "serverapp": "fedglm.server.superlink.app_process",
     "supernode": "fedglm.cli.client.node",
     "worker": "fedglm.client.supernode.worker_process",
-    "keeper": "fedglm.cli.process.keeper",
+    "keeper": "fedglm.cli.process.supervisor",
 }
 """What each kind of process runs."""
 
@@ -197,7 +197,7 @@ def stranger(tmp_path):
 def flwr_run(project, app):
     return subprocess.run(
         [os.path.join(os.path.dirname(sys.executable), "flwr"), "run", app, CONNECTION],
-        env=os.environ | flower_environment(project.flower_home),
+        env=os.environ | make_flower_environment(project.flower_home),
         capture_output=True,
         text=True,
         check=False,
@@ -225,11 +225,11 @@ def test_an_app_that_a_hostile_link_takes_runs_at_no_site(federation, stranger):
     charges = {site: len(federation.charges(site)) for site in federation.names}
     project, server = Project.open(federation.project), federation.daemons[0]
     told(run_here("server", "stop", "-C", federation.project))
-    environment = flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
-    forget(project)
+    environment = make_flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
+    delete_report(project)
     server.start([sys.executable, "-c", ANY_APP], environment, ready=lambda: read_report(project) is not None)
     with Control(project) as control:
-        assert soon(lambda: [node.status for node in control.nodes()] == ["online"] * SITES, 60)
+        assert soon(lambda: [node.status for node in control.list_nodes()] == ["online"] * SITES, 60)
     done = flwr_run(project, app)
     assert done.returncode == 0, done.stdout + done.stderr
     # What this app asks is none of our messages, for whose answers the door would have no bound.

@@ -23,7 +23,7 @@ from site_folders import make_site
 
 from fedglm.cli.process.daemon import Daemon
 from fedglm.cli.process.exporter import ProcessCollector
-from fedglm.cli.process.process_usage import CpuClock, limits, read_processes
+from fedglm.cli.process.process_usage import CpuClock, read_limits, read_processes
 from fedglm.cli.process.process_usage import Process as Seen
 from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.privacy.custody.refusal_log import RefusalLog
@@ -31,7 +31,7 @@ from fedglm.privacy.errors import Refusal
 from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.errors import ProjectError
-from fedglm.server.project.enrolment import enrol, enrolled_sites
+from fedglm.server.project.enrolment import enrol, read_enrolled_sites
 from fedglm.server.superlink.control import EnrolledNode
 from fedglm.server.superlink.metrics import ServerCollector
 
@@ -78,7 +78,7 @@ def project(tmp_path):
 def nodes_of(project, status="online"):
     """What the SuperLink says of site a; it knows no other."""
     seen = datetime.datetime.now(datetime.UTC)
-    sites = enrolled_sites(project)
+    sites = read_enrolled_sites(project)
     return lambda: [EnrolledNode(7, sites["a"].flower, status, seen)]
 
 
@@ -248,12 +248,12 @@ def test_cpu_seconds_of_a_busy_process_are_counted():
             end = time.monotonic() + 30
             while read_processes([process.pid])[0].cpu_s < before.cpu_s + 0.2:
                 assert time.monotonic() < end
-            assert limits(process.pid).cores >= 1
+            assert read_limits(process.pid).cores >= 1
         finally:
             process.kill()
     assert read_processes([process.pid]) == []
     with pytest.raises(OSError, match="process"):
-        limits(process.pid)
+        read_limits(process.pid)
 
 
 def seen(pid, cpu_s, parent=1, started=0):

@@ -38,7 +38,7 @@ from fedglm.protocol.messages import MODEL, PLAN, RECORD, TrainRequest
 from fedglm.run_folder.progress import read_view
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.deployment.run_log import RunLog
-from fedglm.server.superlink.metrics import run_figures
+from fedglm.server.superlink.metrics import collect_run_metrics
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -240,7 +240,7 @@ def test_the_server_writes_down_no_word_of_it_in_log_figure_or_view(tmp_path, mo
     written = "".join(path.read_text() for path in folder.iterdir() if path.is_file())
     for line in (folder / "events.jsonl").read_text().splitlines():
         assert json.loads(line)["event"]
-    figures = str([family.samples for family in run_figures([view])])
+    figures = str([family.samples for family in collect_run_metrics([view])])
     for text in (written, json.dumps(describe_run(view)), figures):
         assert CANARY not in text
     assert NO_ANSWER in written

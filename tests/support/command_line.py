@@ -123,6 +123,10 @@ class Process:
         out, err = self._popen.communicate(timeout=timeout)
         return Result(self._popen.returncode, out, err)
 
+    def read_until(self, text):
+        """Wait until a line of standard output contains the text; `finish` returns what comes later."""
+        assert any(text in line for line in self._popen.stdout), f"ended early: {self.finish()}"
+
     def running(self):
         return self._popen.poll() is None
 

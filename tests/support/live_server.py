@@ -64,7 +64,7 @@ class LiveServer:
         done = Process("server", "start", "-C", self.project.folder, prefix=self._limit).finish()
         assert done.code == 0, done.err + done.out
         with Control(self.project) as control:
-            self.node_ids = {node.key: node.node_id for node in control.nodes()}
+            self.node_ids = {node.key: node.node_id for node in control.list_nodes()}
         return self
 
     def __exit__(self, *_):
@@ -132,7 +132,7 @@ class LiveServer:
         if self.post("/v1/control/start-run", run_of()) != 200:
             return False
         with Control(self.project) as control:
-            return soon(lambda: control.runs()[0].status != "pending", 20)
+            return soon(lambda: control.list_runs()[0].status != "pending", 20)
 
     def node_id(self, site):
         return self.node_ids[self.sites[site].identity.flower]

@@ -16,7 +16,7 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.keys.site_identity import SiteIdentity
 from fedglm.server.project.folder import Project
 from fedglm.server.project.kits import write_kit
-from fedglm.server.project.settings import checked_settings
+from fedglm.server.project.settings import parse_settings
 
 
 class Site(NamedTuple):
@@ -72,7 +72,7 @@ def make_project(folder, *, sites=("a", "b")):
     template, values = _template(sites)
     shutil.copytree(template, folder)
     port, control_port = free_ports(2)
-    settings = checked_settings(values | {"port": port, "control_port": control_port})
+    settings = parse_settings(values | {"port": port, "control_port": control_port})
     (folder / "project.toml").write_text(tomli_w.dumps(settings.model_dump(mode="json")))
     project = Project.open(folder)
     project.write_flower_settings()
@@ -85,7 +85,7 @@ def _template(sites):
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     values = {"name": "fl", "hosts": ["127.0.0.1"], "listen": "127.0.0.1"}
-    project = Project.make(folder, checked_settings(values))
+    project = Project.make(folder, parse_settings(values))
     for name in sites:
         write_kit(project, name)
     return folder, values

@@ -10,7 +10,7 @@ from pathlib import Path
 from projects import free_ports
 
 from fedglm.cli.process.daemon import Daemon
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 
 
 class SuperNode:
@@ -33,7 +33,7 @@ class SuperNode:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | flower_environment(folder / "home") | {"FEDGLM_DAEMON": self._daemon._mark},
+                env=os.environ | make_flower_environment(folder / "home") | {"FEDGLM_DAEMON": self._daemon._mark},
             )
 
     def __enter__(self):

@@ -15,8 +15,8 @@ from command_line import soon
 
 from fedglm.cli.process import daemon as module
 from fedglm.cli.process.daemon import Daemon, DaemonError
-from fedglm.cli.process.flower_environment import flower_environment
-from fedglm.cli.process.process_identity import identity
+from fedglm.cli.process.flower_environment import make_flower_environment
+from fedglm.cli.process.process_identity import read_identity
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -49,7 +49,7 @@ def up(daemon):
 
 
 def alive(pid):
-    return identity(pid) is not None
+    return read_identity(pid) is not None
 
 
 def test_it_starts_is_found_by_another_command_and_ends(daemon, tmp_path):
@@ -199,6 +199,35 @@ def test_in_the_foreground_a_signal_ends_all(daemon, tmp_path, number):
     assert daemon.members() == []
 
 
+SIGNAL_AT_THE_PID_FILE = """
+import os, signal, sys
+from pathlib import Path
+from fedglm.cli.process import daemon
+write = daemon.write_atomically
+def write_and_signal(path, *arguments, **options):
+    write(path, *arguments, **options)
+    os.kill(os.getpid(), signal.SIGTERM)
+daemon.write_atomically = write_and_signal
+sys.exit(daemon.Daemon(Path(sys.argv[1]), "sleeper").run([sys.executable, "-c", sys.argv[2]], {}, ready=lambda: False))
+"""
+
+
+def test_in_the_foreground_a_signal_as_soon_as_the_pid_is_published_ends_all(daemon, tmp_path):
+    command = [sys.executable, "-c", SIGNAL_AT_THE_PID_FILE, tmp_path / "state", PARENT[2]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert daemon.members() == []
+    assert daemon.pid() is None
+
+
+def test_in_the_foreground_a_second_one_does_not_end_the_first(daemon, tmp_path):
+    pid = daemon.start(SLEEP, {}, ready=up(daemon))
+    command = [sys.executable, "-c", FOREGROUND, tmp_path / "state", SLEEP[2]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert "runs already" in done.stderr
+    assert daemon.pid() == pid
+
+
 def test_in_the_foreground_its_exit_code_is_ours(daemon, tmp_path):
     command = [sys.executable, "-c", FOREGROUND, tmp_path / "state", "raise SystemExit(7)"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -220,7 +249,7 @@ def test_the_log_goes_on_and_is_kept_short(daemon, monkeypatch):
 
 
 def test_without_a_sign_it_is_up_when_it_lives_for_a_while(daemon, monkeypatch):
-    monkeypatch.setattr(module, "_SETTLED_S", 0.3)
+    monkeypatch.setattr(module, "_STABLE_AFTER_S", 0.3)
     began = time.monotonic()
     daemon.start(SLEEP, {})
     assert time.monotonic() - began >= 0.3
@@ -230,7 +259,7 @@ def test_without_a_sign_it_is_up_when_it_lives_for_a_while(daemon, monkeypatch):
 def test_flower_is_told_to_keep_to_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     monkeypatch.setenv("no_proxy", "intranet.example.org")
-    told = flower_environment(tmp_path)
+    told = make_flower_environment(tmp_path)
     assert told["FLWR_TELEMETRY_ENABLED"] == "0"
     assert told["FLWR_HOME"] == str(tmp_path)
     assert told["no_proxy"] == "127.0.0.1,localhost,intranet.example.org"
@@ -240,4 +269,4 @@ def test_flower_is_told_to_keep_to_itself(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("writable", "named"), [(True, False), (False, True)])
 def test_kernels_of_a_read_only_installation_are_kept_with_the_site(tmp_path, monkeypatch, writable, named):
     monkeypatch.setattr(os, "access", lambda *_: writable)  # root may write anywhere
-    assert ("NUMBA_CACHE_DIR" in flower_environment(tmp_path)) == named
+    assert ("NUMBA_CACHE_DIR" in make_flower_environment(tmp_path)) == named

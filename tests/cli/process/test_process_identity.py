@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from fedglm.cli.process.process_identity import find_marked, identity
+from fedglm.cli.process.process_identity import find_marked, read_identity
 
 WAIT = [sys.executable, "-c", "print('up', flush=True); input()"]
 
@@ -21,7 +21,7 @@ def waiting(**variables: str) -> "subprocess.Popen[bytes]":
 
 
 def test_an_identity_is_boot_and_ticks_as_in_older_pid_files() -> None:
-    boot, _, ticks = str(identity(os.getpid())).partition("/")
+    boot, _, ticks = str(read_identity(os.getpid())).partition("/")
     assert boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
     assert 0 < age < 24 * 3600
@@ -29,16 +29,16 @@ def test_an_identity_is_boot_and_ticks_as_in_older_pid_files() -> None:
 
 def test_each_process_has_its_own_and_the_dead_have_none() -> None:
     with waiting() as one:
-        own = identity(one.pid)
+        own = read_identity(one.pid)
         time.sleep(0.02)  # two ticks
         with waiting() as other:
-            assert len({own, identity(other.pid), identity(os.getpid())}) == 3
-        assert identity(one.pid) == own
+            assert len({own, read_identity(other.pid), read_identity(os.getpid())}) == 3
+        assert read_identity(one.pid) == own
         one.kill()
         while Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             time.sleep(0.01)
-        assert identity(one.pid) is None, "nobody has asked how it ended, and yet it has"
-    assert identity(one.pid) is None
+        assert read_identity(one.pid) is None, "nobody has asked how it ended, and yet it has"
+    assert read_identity(one.pid) is None
 
 
 def test_a_mark_is_the_whole_value_of_one_variable(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fedglm.cli.process.daemon import Daemon
 from fedglm.core.findings import failures
 from fedglm.server.project import certificates
 from fedglm.server.project.folder import Project
-from fedglm.server.project.settings import checked_settings
+from fedglm.server.project.settings import parse_settings
 from fedglm.server.superlink import preflight
 
 A, B = Site.make("a"), Site.make("b")
@@ -104,7 +104,7 @@ def test_keys_that_others_may_read_are_named(server, project):
 
 def test_certificates_that_do_not_serve_are_named(server, project, tmp_path):
     kept = {path: path.read_bytes() for path in (project.certificate, project.server_key, project.authority)}
-    other = Project.make(tmp_path / "other", checked_settings({"name": "fl", "hosts": ["127.0.0.1"]}))
+    other = Project.make(tmp_path / "other", parse_settings({"name": "fl", "hosts": ["127.0.0.1"]}))
     project.authority.write_bytes(other.authority.read_bytes())
     assert "is not by the authority" in refused(server, project)
     project.authority.write_bytes(kept[project.authority])

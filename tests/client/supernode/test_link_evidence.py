@@ -13,7 +13,7 @@ from command_line import soon
 from site_folders import make_project, make_site, write_site_file
 from tls_server import deaf_server, free_port, tls_server
 
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 from fedglm.client.site.folder import open_site
 from fedglm.client.supernode import link_evidence
 from fedglm.client.supernode.link_evidence import LinkWatcher
@@ -128,7 +128,7 @@ def test_a_node_that_was_started_before_its_server_shows_the_link_when_that_come
     command = [sys.executable, "-m", "fedglm.cli.client.node", str(site.folder)]
     with (tmp_path / "node.log").open("w") as log:
         node = subprocess.Popen(
-            command, stdout=log, stderr=log, env=os.environ | flower_environment(tmp_path), start_new_session=True
+            command, stdout=log, stderr=log, env=os.environ | make_flower_environment(tmp_path), start_new_session=True
         )
         try:
             said = tmp_path / "node.log"

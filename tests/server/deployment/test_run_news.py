@@ -23,7 +23,7 @@ def watched(tmp_path):
 def test_a_run_that_does_not_begin_is_worth_one_word(watched):
     _, news, lines, clock = watched
     for _ in range(60):
-        news.tell()
+        news.report()
         clock.now += 1.0
         assert lines == ([WAITS] if clock.now > 16 else [])
 
@@ -31,17 +31,17 @@ def test_a_run_that_does_not_begin_is_worth_one_word(watched):
 def test_one_that_has_begun_is_told_by_its_rounds_and_refusals(watched):
     log, news, lines, clock = watched
     log.resumed([])
-    news.tell()
+    news.report()
     clock.now += 100.0
     log.plan_refused(7, "refused by rule steps: steps: 20")
     log.rejected(8, "no site is enrolled under the name 'x'")
     log.plan_refused(7, "refused by rule steps: steps: 20")
     log.round_done([{"round": 1, "nodes_accepted": 2, "nodes_sampled": 3}])
-    news.tell()
+    news.report()
     assert lines == [
         "node 7 refuses: refused by rule steps: steps: 20",
         "node 8 is turned away: no site is enrolled under the name 'x'",
         "round 1: 2 of 3 sites",
     ]
-    news.tell()
+    news.report()
     assert len(lines) == 3

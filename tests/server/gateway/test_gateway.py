@@ -16,13 +16,13 @@ from flwr.proto.node_pb2 import NodeInfo
 from projects import Site, make_project
 
 from fedglm.server.gateway import gateway as module
-from fedglm.server.gateway.gateway import BODY_BYTES, SitesGateway
+from fedglm.server.gateway.connections import CONNECTION, ConnectionTable
+from fedglm.server.gateway.gateway import MAX_BODY_BYTES, SitesGateway
 from fedglm.server.gateway.node_keys import EnrolledKeys
-from fedglm.server.gateway.site_turns import AT_ONCE, WAITING
-from fedglm.server.gateway.visitors import VISITOR, Visitors
+from fedglm.server.gateway.rate_limits import MAX_CONCURRENT, MAX_WAITING
 
 A, B, C = Site.make("a"), Site.make("b"), Site.make("c")
-LIMIT = BODY_BYTES["/v1/fleet/pull-messages"]
+LIMIT = MAX_BODY_BYTES["/v1/fleet/pull-messages"]
 
 
 @pytest.fixture
@@ -148,21 +148,21 @@ WRONG = {"of another key": {"signer": C}, "none": {"flwr_signature": None}, "no 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_who_has_not_signed_does_not_pass_and_is_not_read(door, wrong):
     reads = []
-    for path in BODY_BYTES:
+    for path in MAX_BODY_BYTES:
         status, reason = answer(door, request(path, body=b"12345", **wrong), reads=reads)
         assert status == 401
         assert "has not signed" in reason
     assert reads == []
 
 
-def test_a_signature_proves_a_visitor(door):
-    book = Visitors()
-    visitor = book.admit("192.0.2.9", lambda: None)
-    book.spoke(visitor)
-    ask(door, signer=C, state={VISITOR: visitor})
-    assert (visitor.site, book.counts) == (None, (0, 1, 0))
-    ask(door, state={VISITOR: visitor})
-    assert (visitor.site, book.counts) == ("a", (0, 0, 1))
+def test_a_signature_authenticates_a_connection(door):
+    table = ConnectionTable()
+    connection = table.add("192.0.2.9", lambda: None)
+    table.mark_unauthenticated(connection)
+    ask(door, signer=C, state={CONNECTION: connection})
+    assert (connection.site, table.counts) == (None, (0, 1, 0))
+    ask(door, state={CONNECTION: connection})
+    assert (connection.site, table.counts) == ("a", (0, 0, 1))
 
 
 def test_who_is_revoked_is_out_at_once(door, server, tmp_path):
@@ -211,7 +211,7 @@ def test_of_two_headers_the_first_counts(door):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(door, monkeypatch):
-    monkeypatch.setattr(module, "_IDLE_S", 0.05)
+    monkeypatch.setattr(module, "_IDLE_TIMEOUT_S", 0.05)
     answers = []
 
     async def send(message):
@@ -267,16 +267,16 @@ def test_a_site_that_asks_too_much_at_a_time_waits_and_is_turned_away_then(keys,
         await made(request(site=site), receive, send)
 
     async def all_of_them():
-        crowd = [asyncio.create_task(one(A)) for _ in range(AT_ONCE + WAITING + 5)]
+        crowd = [asyncio.create_task(one(A)) for _ in range(MAX_CONCURRENT + MAX_WAITING + 5)]
         await asyncio.sleep(0.1)
         other = asyncio.create_task(one(B))
         await asyncio.sleep(0.1)
-        assert len(under_way) == AT_ONCE + 1, "the other site is served"
+        assert len(under_way) == MAX_CONCURRENT + 1, "the other site is served"
         free.set()
         await asyncio.gather(*crowd, other)
 
     asyncio.run(all_of_them())
-    assert sorted(statuses["a"]) == [200] * (AT_ONCE + WAITING) + [503] * 5
+    assert sorted(statuses["a"]) == [200] * (MAX_CONCURRENT + MAX_WAITING) + [503] * 5
     assert statuses["b"] == [200]
 
 

@@ -11,7 +11,7 @@ from projects import Site, files_of, make_project
 
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.site_identity import SiteIdentity, check_site_name
-from fedglm.server.project.enrolment import enrolled_sites, revoked_sites
+from fedglm.server.project.enrolment import read_enrolled_sites, read_revoked_sites
 
 A, B, C = Site.make("a"), Site.make("b"), Site.make("c")
 
@@ -83,7 +83,7 @@ def test_a_site_is_enrolled(server, project, tmp_path):
     about = server("enrol", A.hand_over(tmp_path), "--json").json
     assert about["fingerprints"] == A.identity.fingerprints
     assert (about["new"], about["replaced"], about["registered"]) == (True, None, False)
-    assert enrolled_sites(project) == {"a": A.identity}
+    assert read_enrolled_sites(project) == {"a": A.identity}
     again = server("enrol", A.hand_over(tmp_path))
     assert "already" in again.out
     assert A.identity.fingerprints["signing"] in again.out
@@ -94,24 +94,24 @@ def test_a_second_key_needs_to_be_asked_for(server, project, tmp_path):
     server("enrol", A.hand_over(tmp_path))
     renewed = Site.make("a")
     assert "add --replace" in server("enrol", renewed.hand_over(tmp_path)).line()
-    assert enrolled_sites(project) == {"a": A.identity}
+    assert read_enrolled_sites(project) == {"a": A.identity}
     about = server("enrol", renewed.hand_over(tmp_path), "--replace", "--json").json
     assert about["replaced"] == A.identity.fingerprints
-    assert enrolled_sites(project) == {"a": renewed.identity}
-    assert revoked_sites(project) == [A.identity]
+    assert read_enrolled_sites(project) == {"a": renewed.identity}
+    assert read_revoked_sites(project) == [A.identity]
 
 
 def test_who_is_revoked_stays_out(server, project, tmp_path):
     server("enrol", A.hand_over(tmp_path))
     assert "is revoked" in server("revoke", "a").out
-    assert enrolled_sites(project) == {}
+    assert read_enrolled_sites(project) == {}
     assert "no site a is enrolled; enrolled are: none" in server("revoke", "a").line()
     assert "was revoked" in server("enrol", A.hand_over(tmp_path)).line()
     for half in (Site.make("b", flower=A.flower), Site.make("b", signing=A.signing)):
         assert "was revoked" in server("enrol", half.hand_over(tmp_path)).line()
     fresh = Site.make("a")
     assert server("enrol", fresh.hand_over(tmp_path)).code == 0
-    assert enrolled_sites(project) == {"a": fresh.identity}
+    assert read_enrolled_sites(project) == {"a": fresh.identity}
 
 
 def test_each_site_has_keys_of_its_own(server, tmp_path):
@@ -146,7 +146,7 @@ def test_a_revocation_that_was_cut_short_counts(server, project, tmp_path):
     server("enrol", A.hand_over(tmp_path))
     server("enrol", B.hand_over(tmp_path))
     shutil.copy(project.enrolled_folder / "a.pub", project.revoked_folder / "a-0.pub")  # and killed before the unlink
-    assert enrolled_sites(project) == {"b": B.identity}
+    assert read_enrolled_sites(project) == {"b": B.identity}
     assert "was revoked" in server("enrol", A.hand_over(tmp_path)).line()
 
 

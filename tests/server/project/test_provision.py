@@ -22,8 +22,8 @@ from fedglm.privacy.policy.policy import Policy
 from fedglm.server.errors import ProjectError
 from fedglm.server.project import certificates, private_keys
 from fedglm.server.project.folder import Project
-from fedglm.server.project.kits import short, write_kit
-from fedglm.server.project.settings import checked_settings
+from fedglm.server.project.kits import format_fingerprint, write_kit
+from fedglm.server.project.settings import parse_settings
 
 SECRET = re.compile(rb"PRIVATE KEY")
 
@@ -82,7 +82,7 @@ def test_keys_are_private_from_the_moment_they_exist(tmp_path, monkeypatch):
 
     link = files.os.link
     monkeypatch.setattr(files.os, "link", lambda source, target: spy(files.Path(source), files.Path(target)))
-    Project.make(tmp_path / "fl", checked_settings({"name": "fl", "hosts": ["h"]}))
+    Project.make(tmp_path / "fl", parse_settings({"name": "fl", "hosts": ["h"]}))
     assert rights == [("ca.key", 0o600), ("server.key", 0o600), ("signing.key", 0o600)]
 
 
@@ -126,7 +126,7 @@ def test_a_site_can_use_its_kit(folder):
     assert policy == Policy(data_set="a-data", servers=(known.signing,))
     readme = (kit / "README.txt").read_text()
     assert project.signing_key.public.fingerprint() in readme
-    assert short(known.authority) in readme
+    assert format_fingerprint(known.authority) in readme
 
 
 def test_what_was_filled_in_for_a_site_stays(folder, fedglm):
@@ -147,7 +147,7 @@ def test_the_certificate_is_for_its_hosts_and_by_its_authority(folder, tmp_path)
         verify(folder, x509.IPAddress(ipaddress.ip_address(address)))
     with pytest.raises(VerificationError):
         verify(folder, x509.DNSName("other.example.org"))
-    other = Project.make(tmp_path / "other", checked_settings({"name": "fl", "hosts": ["fl.example.org"]}))
+    other = Project.make(tmp_path / "other", parse_settings({"name": "fl", "hosts": ["fl.example.org"]}))
     with pytest.raises(VerificationError):
         verify(folder, x509.DNSName("fl.example.org"), authority=authority_of(other.folder))
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=366)
@@ -204,7 +204,7 @@ def test_a_node_that_looks_strictly_trusts_it(folder, tmp_path):
     assert handshake(folder, "fl.example.org", authority) is None
     assert handshake(folder, "192.0.2.7", authority) is None
     assert "Hostname mismatch" in handshake(folder, "fl2.example.org", authority)
-    other = Project.make(tmp_path / "other", checked_settings({"name": "fl", "hosts": ["fl.example.org"]}))
+    other = Project.make(tmp_path / "other", parse_settings({"name": "fl", "hosts": ["fl.example.org"]}))
     assert handshake(folder, "fl.example.org", other.authority) is not None
 
 
@@ -246,7 +246,7 @@ def test_a_killed_provision_is_taken_up(tmp_path, monkeypatch, renew):
     class PowerCut(BaseException):
         pass
 
-    settings = checked_settings({"name": "fl", "hosts": ["fl.example.org"]})
+    settings = parse_settings({"name": "fl", "hosts": ["fl.example.org"]})
     folder, sync, seen = tmp_path / "fl", files.sync_folder, {}
 
     def fail_at(step):

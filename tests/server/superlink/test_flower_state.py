@@ -8,15 +8,15 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from fedglm.server.superlink.flower_state import say_try_again
+from fedglm.server.superlink.flower_state import respond_503_on_database_errors
 
 FILL = """
 import hashlib, sys
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ObjectTree
 from sqlalchemy.exc import OperationalError
-from fedglm.server.superlink.flower_state import bound_database
-bound_database(2 * 2**20)
+from fedglm.server.superlink.flower_state import limit_database
+limit_database(2 * 2**20)
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 store = SqlObjectStore(sys.argv[1])
 store.initialize()
@@ -49,5 +49,5 @@ def test_a_busy_database_is_no_fault(error, status):
     def fail():
         raise error
 
-    say_try_again(app)
+    respond_503_on_database_errors(app)
     assert TestClient(app, raise_server_exceptions=False).post("/x").status_code == status

@@ -22,11 +22,11 @@ from projects import Site, make_project
 from super_node import SuperNode
 
 from fedglm.cli.process.daemon import Daemon
-from fedglm.cli.process.flower_environment import flower_environment
+from fedglm.cli.process.flower_environment import make_flower_environment
 from fedglm.server.project import certificates
 from fedglm.server.project.enrolment import enrol
 from fedglm.server.project.folder import PROJECT, Project
-from fedglm.server.project.settings import checked_settings
+from fedglm.server.project.settings import parse_settings
 from fedglm.server.superlink.control import Control
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ class Server:
 
     def last_seen(self, site):
         with Control(self.project) as control:
-            (found,) = [node.last_seen for node in control.nodes() if node.key == site.identity.flower]
+            (found,) = [node.last_seen for node in control.list_nodes() if node.key == site.identity.flower]
         return found
 
     def status_of(self, site):
@@ -119,7 +119,7 @@ def test_a_node_that_nobody_enrolled_is_told_so(server, tmp_path):
 
 
 def test_a_node_trusts_no_other_authority(server, tmp_path):
-    other = Project.make(tmp_path / "other", checked_settings({"name": "fl", "hosts": ["127.0.0.1"]}))
+    other = Project.make(tmp_path / "other", parse_settings({"name": "fl", "hosts": ["127.0.0.1"]}))
     with SuperNode(server.project, ALL["a"], tmp_path, authority=other.authority) as node:
         assert node.process.wait(60) != 0
         assert "certificate verify failed" in node.said.lower()
@@ -136,7 +136,7 @@ def test_a_node_trusts_no_certificate_that_has_ended(tmp_path, monkeypatch):
     monkeypatch.undo()
     enrol(project, site.hand_over(tmp_path))
     daemon = Daemon(project.state, "superlink")
-    environment = flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
+    environment = make_flower_environment(project.flower_home) | {PROJECT: str(project.folder)}
     up = "Application startup complete"
     daemon.start(
         [sys.executable, "-m", "fedglm.server.superlink.main"], environment, ready=lambda: up in "".join(daemon.tail())
@@ -160,14 +160,14 @@ def post(server, path, message, *, port=None, headers=None):
 
 def test_a_stranger_registers_nothing_and_starts_nothing(server):
     with Control(server.project) as control:
-        before = {node.key for node in control.nodes()}
+        before = {node.key for node in control.list_nodes()}
         pem = ALL["d"].flower.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         request = RegisterNodeRequest(public_key=pem, name="d")
         for path in ("register-node", "start-run", "list-nodes", "../fleet/../control/register-node"):
             assert post(server, f"/v1/control/{path}", request).status_code == 403
         assert post(server, "/v1/runtime/acquire-task", request).status_code == 403
-        assert {node.key for node in control.nodes()} == before
-        assert control.runs() == []
+        assert {node.key for node in control.list_nodes()} == before
+        assert control.list_runs() == []
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.2", server.project.settings.control_port), timeout=5)
 
@@ -175,7 +175,7 @@ def test_a_stranger_registers_nothing_and_starts_nothing(server):
 def test_somebody_elses_key_without_its_signature_is_turned_away(server):
     pem = ALL["a"].flower.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with Control(server.project) as control:
-        (node_id,) = [node.node_id for node in control.nodes() if node.key == ALL["a"].identity.flower]
+        (node_id,) = [node.node_id for node in control.list_nodes() if node.key == ALL["a"].identity.flower]
     headers = {
         "flwr-public-key": base64.b64encode(pem).decode(),
         "flwr-timestamp": datetime.datetime.now(datetime.UTC).isoformat(),
@@ -215,13 +215,14 @@ def test_it_ends_with_all_that_it_started(server):
 
 
 def test_in_the_foreground_it_ends_with_the_signal(server):
+    server("stop")
     with Process("server", "start", "--foreground", "-C", server.project.folder) as process:
-        process.until(lambda: server.daemon.pid() is not None and server("status", "--json").json["warnings"] == [])
-        assert soon(lambda: server.status_of(ALL["a"]) != "enrolled")
+        process.read_until("the SuperLink is up")
+        assert server("status", "--json").json["warnings"] == []
+        assert server.status_of(ALL["a"]) != "enrolled"
         os.kill(process.pid, signal.SIGTERM)
         result = process.finish(60)
         assert result.code == 0, result.err
-        assert "the SuperLink is up" in result.out
         assert process.descendants() == set()
     assert server.daemon.members() == []
 

@@ -20,10 +20,10 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
 )
 
-from fedglm.server.gateway.asgi import Answer
-from fedglm.server.gateway.reply_limits import WORDS_BYTES, ReplyLimits
-from fedglm.server.gateway.reply_parts import OBJECTS_AT_MOST, ReplyError
-from fedglm.server.gateway.whole_replies import TRIES, WholeReplies
+from fedglm.server.gateway.asgi import Response
+from fedglm.server.gateway.reply_buffer import MAX_ATTEMPTS, ReplyBuffer
+from fedglm.server.gateway.reply_limits import MAX_METADATA_BYTES, ReplyLimits
+from fedglm.server.gateway.upload import MAX_OBJECTS, ReplyError
 
 RUN, NODE, PARAMETERS = 11, 5, 1000
 _numbers = itertools.count()
@@ -36,7 +36,7 @@ class Flower:
         self.messages, self.objects, self.busy = [], {}, 0
 
     async def ask(self, path, body):
-        answer = Answer()
+        answer = Response()
         status, content = 200, b""
         if self.busy:
             self.busy, status = self.busy - 1, 503
@@ -49,8 +49,8 @@ class Flower:
             request = PushObjectRequest.FromString(body)
             self.objects[request.object_id] = request.object_content
             content = PushObjectResponse(stored=True).SerializeToString()
-        await answer.keep({"type": "http.response.start", "status": status})
-        await answer.keep({"type": "http.response.body", "body": content})
+        await answer.append({"type": "http.response.start", "status": status})
+        await answer.append({"type": "http.response.body", "body": content})
         return answer
 
     def _names(self, tree):
@@ -80,13 +80,13 @@ class Sender:
     def __init__(self, tmp_path, kind="train", *, announced=True, parameters=PARAMETERS):
         limits = ReplyLimits(tmp_path)
         if announced:
-            limits.announce(RUN, parameters)
-        self.replies, self.flower = WholeReplies(limits, tmp_path), Flower()
+            limits.record_run(RUN, parameters)
+        self.replies, self.flower = ReplyBuffer(limits, tmp_path), Flower()
         self.ask_again(kind)
 
     def ask_again(self, kind="train"):
         asked = message_to_proto(make_message(metadata(kind, message_id="asked"), error=Error(0, "")))
-        self.replies.handed("a", PullMessagesResponse(messages_list=[asked]))
+        self.replies.record_delivery("a", PullMessagesResponse(messages_list=[asked]))
 
     def announce(self, message, *, site="a", node=NODE, tree=None, times=1, name=None):
         whole = message_to_proto(remove_content_from_message(message) if message.has_content() else message)
@@ -96,7 +96,7 @@ class Sender:
             messages_list=[whole] * times,
             message_object_trees=[tree or get_object_tree(message)] * times,
         )
-        return PushMessagesResponse.FromString(self.replies.announce(site, request.SerializeToString()))
+        return PushMessagesResponse.FromString(self.replies.begin(site, request.SerializeToString()))
 
     def push(self, session, content, *, name=None, site="a", run=RUN):
         """Whether the part was stored, or the status of another answer."""
@@ -107,7 +107,7 @@ class Sender:
             object_content=content,
             session_id=session,
         )
-        found = asyncio.run(self.replies.take(site, request.SerializeToString(), self.flower.ask))
+        found = asyncio.run(self.replies.add_object(site, request.SerializeToString(), self.flower.ask))
         if isinstance(found, bytes):
             return PushObjectResponse.FromString(found).stored
         return found.status
@@ -158,12 +158,16 @@ def test_of_a_reply_that_is_not_whole_flower_sees_nothing(tmp_path):
 
 
 def test_a_reply_is_as_long_as_its_run_and_kind_say(tmp_path):
-    for kind, size in (("train", 4 * PARAMETERS + WORDS_BYTES), ("query", WORDS_BYTES), ("query.seal", WORDS_BYTES)):
+    for kind, size in (
+        ("train", 4 * PARAMETERS + MAX_METADATA_BYTES),
+        ("query", MAX_METADATA_BYTES),
+        ("query.seal", MAX_METADATA_BYTES),
+    ):
         node = Sender(tmp_path, kind)
         assert all(node.send(reply(size - 2000, kind))[0])
         node = Sender(tmp_path, kind)
         refused(413, node.send, reply(size + 1, kind))
-        assert node.replies.room("a") < size + 5000
+        assert node.replies.max_request_bytes("a") < size + 5000
         assert (node.flower.messages, node.flower.objects) == ([], {})
 
 
@@ -188,7 +192,7 @@ def test_a_site_answers_what_it_was_sent_in_its_own_name(tmp_path):
 
 def test_a_reply_that_never_ends_is_begun_so_often(tmp_path):
     node = Sender(tmp_path)
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         node.announce(reply())
     refused(429, node.announce, reply())
 
@@ -233,7 +237,7 @@ def tree(name, *children):
 def test_a_list_of_parts_is_well_formed(tmp_path):
     node, message = Sender(tmp_path), reply()
     name, leaf = message.object_id, "1" * 64
-    many = [tree(f"{number:064x}") for number in range(OBJECTS_AT_MOST)]
+    many = [tree(f"{number:064x}") for number in range(MAX_OBJECTS)]
     refused(413, node.announce, message, tree=tree(name, *many))
     refused(400, node.announce, message, tree=tree(name, tree("x")))
     refused(400, node.announce, message, tree=tree(name, tree(leaf), tree(leaf)))
@@ -304,7 +308,7 @@ def test_other_records_are_short(tmp_path):
 
 def test_an_error_is_as_long_as_words_are(tmp_path):
     node = Sender(tmp_path)
-    refused(413, node.send, make_message(metadata(), error=Error(3, "x" * WORDS_BYTES)))
+    refused(413, node.send, make_message(metadata(), error=Error(3, "x" * MAX_METADATA_BYTES)))
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("FEDGLM_REPLIES", "4"))))

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from fedglm.server.gateway import site_turns as module
-from fedglm.server.gateway.site_turns import A_SECOND, BURST, SiteTurns
+from fedglm.server.gateway import rate_limits as module
+from fedglm.server.gateway.rate_limits import BURST, RATE_PER_S, SiteRateLimits
 
 
 @pytest.fixture
@@ -22,21 +22,21 @@ def slept(monkeypatch):
     return waits
 
 
-def ask(turns, site, times):
+def ask(limits, site, times):
     async def all_of_them():
         for _ in range(times):
-            async with turns.turn(site):
+            async with limits.admit(site):
                 pass
 
     asyncio.run(all_of_them())
 
 
 def test_a_burst_is_served_at_once_and_a_stream_at_its_rate(slept):
-    turns = SiteTurns()
-    ask(turns, "a", int(BURST))
+    limits = SiteRateLimits()
+    ask(limits, "a", int(BURST))
     assert sum(slept) == 0
-    ask(turns, "a", 100)
-    assert sum(slept) == pytest.approx(100 / A_SECOND, rel=0.05)
+    ask(limits, "a", 100)
+    assert sum(slept) == pytest.approx(100 / RATE_PER_S, rel=0.05)
     slept.clear()
-    ask(turns, "b", 10)
+    ask(limits, "b", 10)
     assert sum(slept) == 0

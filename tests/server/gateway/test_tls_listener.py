@@ -1,4 +1,4 @@
-"""A port with few places: strangers give way to strangers, and who has proved to be a site stays."""
+"""A port with few limits: strangers give way to strangers, and who has proved to be a site stays."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,9 @@ import ssl
 import pytest
 from projects import make_project
 
-from fedglm.server.gateway import listening as module
-from fedglm.server.gateway.listening import Port, bound
-from fedglm.server.gateway.visitors import Places, Visitors
+from fedglm.server.gateway import tls_listener as module
+from fedglm.server.gateway.connections import ConnectionLimits, ConnectionTable
+from fedglm.server.gateway.tls_listener import TlsListener, bind_socket
 
 
 @pytest.fixture(scope="module")
@@ -20,30 +20,30 @@ def project(tmp_path_factory):
 class Greeter(asyncio.Protocol):
     """Says hello, and takes a line for the name of a site that has proved itself."""
 
-    def __init__(self, visitor):
-        self._visitor = visitor
+    def __init__(self, connection):
+        self._connection = connection
 
     def connection_made(self, transport):
         self._transport = transport
-        self._visitor.drop = transport.abort
+        self._connection.abort = transport.abort
         transport.write(b"hello\n")
 
     def data_received(self, data):
-        self._visitor.prove(data.decode())
+        self._connection.authenticate(data.decode())
         self._transport.write(b"welcome\n")
 
     def connection_lost(self, _):
-        self._visitor.book.left(self._visitor)
+        self._connection.table.remove(self._connection)
 
 
-def visit(project, act, places, **options):
-    """Run `act` with a port that has so many places; it gives a way to connect, and the book of who is there."""
+def visit(project, act, limits, **options):
+    """Run `act` with a port that has so many limits; it gives a way to connect, and the table of who is there."""
 
     async def whole():
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(project.certificate, project.server_key)
-        sock, book = bound("127.0.0.1", 0), Visitors(places)
-        port = Port(sock, context, Greeter, visitors=book, **options)
+        sock, table = bind_socket("127.0.0.1", 0), ConnectionTable(limits)
+        port = TlsListener(sock, context, Greeter, connections=table, **options)
         port.open()
         trust = ssl.create_default_context(cafile=project.authority)
         number = sock.getsockname()[1]
@@ -58,7 +58,7 @@ def visit(project, act, places, **options):
             return reader, writer
 
         try:
-            await asyncio.wait_for(act(connect, book), 60)
+            await asyncio.wait_for(act(connect, table), 60)
         finally:
             port.close()
 
@@ -85,74 +85,74 @@ async def prove(connection, site="a"):
     assert await asyncio.wait_for(connection[0].readline(), 5) == b"welcome\n"
 
 
-PLACES = Places(silent=3, unproven=4, of_address=2, of_site=2)
+LIMITS = ConnectionLimits(silent=3, unauthenticated=4, per_address=2, per_site=2)
 
 
 def test_the_oldest_silent_connection_goes(project):
-    async def act(connect, book):
+    async def act(connect, table):
         silent = [await connect(speaks=False) for _ in range(3)]
-        await until(lambda: book.counts == (3, 0, 0))
+        await until(lambda: table.counts == (3, 0, 0))
         more = [await connect(speaks=False) for _ in range(2)]
         assert await is_cut_off(silent[0])
         assert await is_cut_off(silent[1])
-        await until(lambda: book.counts == (3, 0, 0))
+        await until(lambda: table.counts == (3, 0, 0))
         for connection in (silent[2], *more):
             connection[1].close()
-        await until(lambda: book.counts == (0, 0, 0))  # what closes has spoken
+        await until(lambda: table.counts == (0, 0, 0))  # what closes has spoken
 
-    visit(project, act, PLACES)
+    visit(project, act, LIMITS)
 
 
 def test_silence_has_an_end(project, monkeypatch):
-    monkeypatch.setattr(module, "SILENT_S", 0.2)
+    monkeypatch.setattr(module, "FIRST_BYTE_TIMEOUT_S", 0.2)
 
-    async def act(connect, book):
+    async def act(connect, table):
         assert await is_cut_off(await connect(speaks=False))
-        assert book.counts == (0, 0, 0)
+        assert table.counts == (0, 0, 0)
 
-    visit(project, act, PLACES)
+    visit(project, act, LIMITS)
 
 
 def test_one_address_has_some_of_the_places(project):
-    async def act(connect, book):
+    async def act(connect, table):
         other = await connect(source="127.0.0.2")
         first = [await connect() for _ in range(2)]
         await connect()
         assert await is_cut_off(first[0])
-        assert book.counts == (0, 3, 0)
+        assert table.counts == (0, 3, 0)
         await prove(other)
 
-    visit(project, act, PLACES)
+    visit(project, act, LIMITS)
 
 
 def test_who_has_proved_to_be_a_site_stays(project):
-    async def act(connect, book):
+    async def act(connect, table):
         site = await connect()
         await prove(site)
         for _ in range(8):
             await connect()
             await connect(speaks=False)
         await prove(site)
-        assert book.counts[2] == 1
+        assert table.counts[2] == 1
 
-    visit(project, act, PLACES)
+    visit(project, act, LIMITS)
 
 
 def test_an_address_that_a_site_came_from_gives_way_last(project):
-    async def act(connect, book):
+    async def act(connect, table):
         site = await connect(source="127.0.0.9")
         await prove(site)
         again = await connect(source="127.0.0.9")
         strangers = [await connect(source=f"127.0.0.{number}") for number in range(2, 6)]
         assert await is_cut_off(strangers[0])
-        assert book.counts == (0, 4, 1)
+        assert table.counts == (0, 4, 1)
         await prove(again)
 
-    visit(project, act, PLACES)
+    visit(project, act, LIMITS)
 
 
 def test_a_site_has_so_many_connections(project):
-    async def act(connect, book):
+    async def act(connect, table):
         own = []
         for _ in range(3):
             own.append(await connect())
@@ -160,24 +160,24 @@ def test_a_site_has_so_many_connections(project):
         other = await connect()
         await prove(other, "b")
         assert await is_cut_off(own[0])
-        assert book.counts == (0, 0, 3)
+        assert table.counts == (0, 0, 3)
 
-    visit(project, act, PLACES)
+    visit(project, act, LIMITS)
 
 
 def test_who_is_not_admitted_is_hung_up_on(project):
-    async def act(connect, book):
+    async def act(connect, table):
         connection = await connect(speaks=False)
         assert await is_cut_off(connection)
-        assert book.counts == (0, 0, 0)
+        assert table.counts == (0, 0, 0)
 
-    visit(project, act, PLACES, admits=lambda _: False)
+    visit(project, act, LIMITS, accepts=lambda _: False)
 
 
 def test_a_handshake_that_stops_has_an_end(project, monkeypatch):
-    monkeypatch.setattr(module, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(module, "HANDSHAKE_TIMEOUT_S", 0.3)
 
-    async def act(connect, book):
+    async def act(connect, table):
         half = await connect(speaks=False)
         half[1].write(bytes.fromhex("160301"))
         assert await is_cut_off(half)
@@ -185,21 +185,21 @@ def test_a_handshake_that_stops_has_an_end(project, monkeypatch):
         garbage[1].write(b"GET / HTTP/1.1\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             await asyncio.wait_for(garbage[0].read(-1), 5)
-        await until(lambda: book.counts == (0, 0, 0))
+        await until(lambda: table.counts == (0, 0, 0))
 
-    visit(project, act, PLACES)
+    visit(project, act, LIMITS)
 
 
 @pytest.mark.parametrize("descriptors", [64, 256, 1024, 65536])
 def test_half_of_the_open_files_are_not_for_strangers(descriptors):
-    places = Places.within(descriptors)
-    assert 0 < places.of_address <= places.unproven
-    assert places.silent + places.unproven <= descriptors // 2
+    limits = ConnectionLimits.for_descriptors(descriptors)
+    assert 0 < limits.per_address <= limits.unauthenticated
+    assert limits.silent + limits.unauthenticated <= descriptors // 2
 
 
 def test_an_ipv6_address_stands_for_its_network():
-    book = Visitors()
+    table = ConnectionTable()
     groups = {
-        book.admit(address, lambda: None).address for address in ("2001:db8::1", "2001:db8::2%eth0", "::ffff:1.2.3.4")
+        table.add(address, lambda: None).address for address in ("2001:db8::1", "2001:db8::2%eth0", "::ffff:1.2.3.4")
     }
     assert groups == {"2001:db8::/64", "1.2.3.4"}

@@ -10,8 +10,8 @@ import sys
 import pytest
 from command_line import soon
 
-from fedglm.cli.process import keeper as module
-from fedglm.cli.process.keeper import kept
+from fedglm.cli.process import supervisor as module
+from fedglm.cli.process.supervisor import make_supervised_command
 
 SLEEPER = """
 import sys, time
@@ -30,7 +30,7 @@ def keep(tmp_path):
     def start(code):
         log = tmp_path / "program.log"
         with log.open("ab") as out:
-            argv = kept([sys.executable, "-c", code], log)
+            argv = make_supervised_command([sys.executable, "-c", code], log)
             started.append(subprocess.Popen(argv, stdout=out, stderr=out))
         return started[-1], log
 
@@ -87,7 +87,7 @@ def test_a_program_that_cannot_start_or_is_done_is_left_alone(keep, code):
 
 def test_its_log_is_kept_short(tmp_path, monkeypatch):
     log = tmp_path / "program.log"
-    monkeypatch.setattr(module, "_LOG_BYTES", 1000)
+    monkeypatch.setattr(module, "_MAX_LOG_BYTES", 1000)
     code = f"""
 import time
 with open({str(log)!r}, "ab", buffering=0) as out:
@@ -96,6 +96,6 @@ with open({str(log)!r}, "ab", buffering=0) as out:
     out.write(b"end")
 """
     log.touch()
-    assert module.Keeper([sys.executable, "-c", code], log).run() == 0
+    assert module.Supervisor([sys.executable, "-c", code], log).run() == 0
     assert log.read_bytes() == b"end"
     assert log.with_suffix(".log.1").read_bytes() == b"x" * 2000
