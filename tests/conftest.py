@@ -29,6 +29,18 @@ def unsynced():
 
 
 @pytest.fixture(scope="module")
+def unrendered():
+    """Pictures are composed and not rendered, for tests of a page's words: rendering is most of a page's time."""
+
+    def render(_figure, target, **_options):
+        target.write('<svg viewBox="0 0 1 1"></svg>')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", render)
+        yield
+
+
+@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of three sites with its logs, sealed, for a whole file of tests: `audited_run.make_run`."""
     from audited_run import make_run

@@ -18,6 +18,8 @@ from fedglm.cli.terminal.tables import print_summary
 from fedglm.run_folder.folder import RunFolder
 from fedglm.scenarios.scenario import Scenario
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 ROUND_KEYS = {
     *("round", "loss", "uplink_bytes", "downlink_bytes", "dense_uplink_bytes", "dense_downlink_bytes"),
     *("nodes_sampled", "nodes_accepted", "nodes_rejected", "epsilon", "wall_s", "virtual_s"),

@@ -11,6 +11,8 @@ from fedglm.privacy.accounting.accountant import compute_epsilon
 from fedglm.privacy.dp.mechanism import Event
 from fedglm.privacy.ledger.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 EPSILON = 6.0
 
 

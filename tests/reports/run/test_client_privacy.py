@@ -18,6 +18,8 @@ from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
 from fedglm.reports.comparison.write import write_comparison
 from fedglm.reports.run.write import write_report
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 MECHANISM = {
     "sampling_rate": 0.5,
     "steps": 1,

@@ -5,6 +5,8 @@ import tomllib
 import pytest
 from command_line import rows_of
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 CODECS = "dense-fp32,topk-fp16@0.2,topk-fp16@0.05"
 LABELS = ["dense-fp32", "topk-fp16@0.2", "topk-fp16@0.05"]
 
