@@ -18,7 +18,7 @@ def quiet_transformers() -> Iterator[None]:
     """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(levels.ERROR)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves these two untyped
+    logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft calls functions that transformers will rename
@@ -27,4 +27,4 @@ def quiet_transformers() -> Iterator[None]:
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()

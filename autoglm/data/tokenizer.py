@@ -53,7 +53,7 @@ def make_byte_tokenizer(*, append_end: bool = False, max_length: int | None = No
             single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", EOS_ID)]
         )
     specials = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves its constructor untyped
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **specials,
         padding_side="right",

@@ -17,6 +17,7 @@ from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.autoglm.settings import ModelSettings
 from fedglm.autoglm.tasks.reading import read_task
 from fedglm.autoglm.tasks.task import Task
+from fedglm.core.hidden_modules import hide_modules
 
 TASK_FILE = "task.json"
 
@@ -40,7 +41,8 @@ def save_release(model: torch.nn.Module, task: Task, folder: str | Path) -> None
         new, old = scratch / "new", scratch / "old"
         use_cache, plain.config.use_cache = plain.config.use_cache, True
         try:
-            with quiet_transformers():
+            # Asking whether a tensor is distributed imports distributed tensors, and sympy: a second for nothing.
+            with quiet_transformers(), hide_modules("torch.distributed.tensor"):
                 plain.save_pretrained(new)
         finally:
             plain.config.use_cache = use_cache

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from fedglm.core.hidden_modules import hide_modules
+
 _UNUSED_BY_TRANSFORMERS = ("accelerate", "pandas", "PIL", "scipy", "sklearn", "torchvision")
 """Packages that transformers would import only because they are installed."""
 
@@ -36,9 +38,9 @@ def import_lean() -> None:
         sys.modules[_COMPILER] = vars(torch)["_dynamo"] = _CompilerStub(_COMPILER)
         sys.modules[_INDEXING] = indexing = ModuleType(_INDEXING)
         vars(indexing)["TransformGetItemToIndex"] = _LazyIndexing
-    with _hide_modules(_UNUSED_BY_TRANSFORMERS), _disable_distributed(torch.distributed):
+    with hide_modules(*_UNUSED_BY_TRANSFORMERS), _disable_distributed(torch.distributed):
         importlib.import_module("transformers.models.glm.modeling_glm")
-    with _hide_modules(_UNUSED_BY_FLOWER):
+    with hide_modules(*_UNUSED_BY_FLOWER):
         importlib.import_module("flwr.app")
 
 
@@ -81,18 +83,6 @@ def _load_compiler() -> ModuleType:
     if isinstance(sys.modules.get(_COMPILER), _CompilerStub):
         del sys.modules[_COMPILER], sys.modules[_INDEXING]
     return importlib.import_module(_COMPILER)
-
-
-@contextmanager
-def _hide_modules(names: tuple[str, ...]) -> Iterator[None]:
-    """Make modules appear not installed, except those that are loaded already."""
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None makes the import system raise ImportError
-    try:
-        yield
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
 
 
 @contextmanager

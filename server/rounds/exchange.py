@@ -21,8 +21,9 @@ _UNREADABLE = (DecodeError, ValueError, TypeError, LookupError, AttributeError, 
 """Exceptions of Flower for a reply whose bytes are no valid message, from `inflate` and the constructors of records; an
 unreachable SuperLink raises none of them."""
 
-_POLL_S: Final = 0.05
-"""Seconds between two polls."""
+_MIN_PAUSE_S: Final = 0.002
+_MAX_PAUSE_S: Final = 0.05
+"""Seconds between two polls, right after a message and at most."""
 
 PULL_SIZE = 32
 """Maximum number of replies to pull at a time: a grid holds all replies of one call in memory."""
@@ -63,6 +64,7 @@ class Exchange:
     def __init__(self, grid: Grid, stop: threading.Event, *, clock: Clock = WALL_CLOCK) -> None:
         self._grid, self._stop, self.clock = grid, stop, clock
         self._pending: dict[str, Sent] = {}
+        self._pause_s = _MIN_PAUSE_S
 
     def send(self, contents: Iterable[tuple[int, RecordDict]], message_type: str, server_round: int) -> None:
         """Push one message to each node.
@@ -76,6 +78,7 @@ class Exchange:
             message = Message(content, dst_node_id=node_id, message_type=message_type, group_id=str(server_round))
             for message_id in self._grid.push_messages([message]):
                 self._pending[message_id] = Sent(node_id, message_type)
+        self._pause_s = _MIN_PAUSE_S
 
     def poll(self) -> Iterator[tuple[Sent, Message]]:
         """Poll once for replies, and yield each with the message that it answers; more may be sent meanwhile.
@@ -91,6 +94,7 @@ class Exchange:
         for start in range(0, len(pending), PULL_SIZE):
             for message_id, reply in self._pull(pending[start : start + PULL_SIZE]):
                 sent = self._pending.pop(message_id, None)
+                self._pause_s = _MIN_PAUSE_S
                 if sent is not None:
                     yield sent, reply
 
@@ -129,8 +133,12 @@ class Exchange:
                 self.wait()
 
     def wait(self) -> None:
-        """Wait for the time between two polls, or until the stop event is set."""
-        self.clock.wait(self._stop, _POLL_S)
+        """Wait for the time between two polls, or until the stop event is set.
+
+        It doubles with each poll that brought nothing, so that short rounds are not spent waiting.
+        """
+        self.clock.wait(self._stop, self._pause_s)
+        self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
 
     def get_online(self) -> set[int]:
         """Return Flower's ids of the connected nodes."""
