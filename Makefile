@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+# One more than the cores of a small machine: tests often wait for processes.
+WORKERS ?= 3
 
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -38,7 +39,7 @@ $(STAMP): pyproject.toml locks/dev.txt locks/torch-cpu.txt
 simulate: $(STAMP)
 	$(BIN)/fedglm simulate hospital
 
-# What reads the sources and what runs them side by side: tests often wait for processes.
+# What reads the sources and what runs them side by side.
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
 

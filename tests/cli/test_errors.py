@@ -14,6 +14,8 @@ from command_line import Process, rows_of, temporary_files
 
 from fedglm.run_folder.folder import RunFolder, RunFolderError
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -265,7 +267,13 @@ def check_full(result, disk, folder):
 
 # KiB of the disk, and where it fills up. A site's policy and ledger take 30 KiB, a vector of the model 300, a
 # checkpoint one or two of them, a node's state up to three, and more while the new one is written beside the old.
-SIZES = [(4, "/server.key"), (60, "/custody/"), (200, "/checkpoint/"), (1000, "/nodes/"), (2600, "")]
+SIZES = [
+    pytest.param(4, "/server.key", marks=pytest.mark.slow),
+    (60, "/custody/"),
+    pytest.param(200, "/checkpoint/", marks=pytest.mark.slow),
+    (1000, "/nodes/"),
+    pytest.param(2600, "", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("size", "place"), SIZES)

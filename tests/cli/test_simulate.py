@@ -103,7 +103,9 @@ def test_uplink_at_density_5_percent_is_at_most_5_percent(finished):
     assert finished.summary["downlink_ratio"] < 0.1
 
 
-@pytest.mark.parametrize("codec", ["topk-sign", "topk-int8", "lowrank", "hybrid"])
+@pytest.mark.parametrize(
+    "codec", ["topk-sign", "lowrank", *(pytest.param(name, marks=pytest.mark.slow) for name in ("topk-int8", "hybrid"))]
+)
 def test_a_budget_holds_for_what_travels(fedglm, tiny, tmp_path, codec):
     options = ("--codec", codec, "--set", "update.max_ratio=0.015", "--set", "downlink.codec=lowrank")
     result = fedglm("simulate", str(tiny), *options, "--json", "--out", str(tmp_path / "run"))

@@ -72,6 +72,7 @@ def test_the_codec_solves_the_problem_with_fewer_bytes():
     assert ours[1] < 0.001
 
 
+@pytest.mark.slow
 def test_a_run_is_plotted_by_a_script_without_a_guard(tiny, tmp_path):
     command = [sys.executable, EXAMPLES / "plot_a_run.py", tiny]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -46,6 +46,7 @@ def plain_accuracy():
     }
 
 
+@pytest.mark.slow
 def test_fedavg_learns_as_well_with_a_twentieth_of_the_bytes(tmp_path, plain_accuracy):
     wrapped = Compressed(strategy(FedAvg))
     result = run(wrapped, compressed(tmp_path))

@@ -155,6 +155,7 @@ def sbom(environment, *options):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_is_valid_and_names_what_is_there(tmp_path):
     from cyclonedx.schema import SchemaVersion  # here, for the validator takes seconds to import
     from cyclonedx.validation.json import JsonStrictValidator

@@ -12,6 +12,8 @@ from fedglm.cli.terminal.progress import Progress
 from fedglm.scenarios.scenario import Scenario
 from fedglm.simulations.simulate import run_scenario
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 LONGER = ("--rounds", "5", "--set", "training.local_steps=20")
 STOPPED = "stopped by Ctrl-C; what was finished is kept, and --resume goes on"
 

@@ -72,7 +72,7 @@ def test_the_p_value_is_the_binomial_tail_for_pure_privacy():
     assert compute_one_run_p_value(Guesses(1000, 10, 0), 1.0, 0.0) == 1
 
 
-@pytest.mark.parametrize("mu", [0.45, 1.5])
+@pytest.mark.parametrize("mu", [0.45, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_a_true_claim_is_contradicted_in_five_of_a_hundred_runs_at_the_most(mu):
     claim = convert_mu_to_epsilon(mu, DELTA)
     alarms = 0

@@ -49,7 +49,7 @@ MECHANISM = Mechanism(
 WAYS = [
     pytest.param("sgd", {"codec": "dense-fp32"}, id="sgd-dense", marks=pytest.mark.slow),
     pytest.param("sgd", {"codec": "topk-sign", "density": 0.1}, id="sgd-sparse"),
-    pytest.param("adamw", {"codec": "topk-sign", "density": 0.15}, id="adamw-sparse"),
+    pytest.param("adamw", {"codec": "topk-sign", "density": 0.15}, id="adamw-sparse", marks=pytest.mark.slow),
 ]
 RATES = {"sgd": 0.1, "adamw": 2e-3}
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import signal
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from audited_run import Chain
 from custodies import MECHANISM
 from hypothesis import given
 from hypothesis import strategies as st
+from killed_work import killed
 
 from fedglm.audit.records import log_scan, release_entries
 from fedglm.audit.records.checks import select_failed
@@ -251,10 +251,6 @@ def test_any_pieces_say_what_the_whole_says(releases, place, change, piece):
 def plain(scan):
     groups = [{**vars(group), "fields": dict(group.fields)} for group in scan.groups.values()]
     return {**vars(scan), "groups": groups}
-
-
-def killed(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_reader_that_is_killed_leaves_no_verdict(custody, monkeypatch):

@@ -49,6 +49,7 @@ def lean():
     return run(LEAN, worker, TRAINED, code, ADAPTED)
 
 
+@pytest.mark.slow
 def test_a_model_trains_to_the_same_bits(lean):
     assert lean[:1] == run(TRAINED)
 

@@ -73,11 +73,11 @@ def test_prv_is_opacus_own(history, delta):
     ("noise", "epsilon", "delta", "rate", "steps"),
     [
         (1.90, 1, 1e-5, 0.02, 500),
-        (0.97, 3, 1e-5, 0.02, 500),
-        (0.66, 8, 1e-5, 0.02, 500),
-        (2.48, 1, 1e-4, 0.05, 200),
-        (1.17, 3, 1e-4, 0.05, 200),
         (0.73, 8, 1e-4, 0.05, 200),
+        pytest.param(0.97, 3, 1e-5, 0.02, 500, marks=pytest.mark.slow),
+        pytest.param(0.66, 8, 1e-5, 0.02, 500, marks=pytest.mark.slow),
+        pytest.param(2.48, 1, 1e-4, 0.05, 200, marks=pytest.mark.slow),
+        pytest.param(1.17, 3, 1e-4, 0.05, 200, marks=pytest.mark.slow),
     ],
 )
 def test_known_noise_for_known_epsilons(noise, epsilon, delta, rate, steps):
