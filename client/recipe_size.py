@@ -11,7 +11,7 @@ import torch
 
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.tasks.task import Task
-from fedglm.core.control_groups import read_memory_limit
+from fedglm.core.processes.control_groups import read_memory_limit
 from fedglm.protocol.recipe import RecipeError
 
 BASE_BYTES: Final = 256 * 2**20

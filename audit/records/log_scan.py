@@ -13,7 +13,7 @@ from fedglm.audit.records.ledger_scan import open_ledger_rows
 from fedglm.audit.records.log_summary import LogScan
 from fedglm.audit.records.release_entries import EntryReader, ReleaseEntry
 from fedglm.audit.records.untrusted_sqlite import check_schema, open_untrusted, read_previous_hash
-from fedglm.core.processes import KilledError, map_in_processes
+from fedglm.core.processes.worker_pool import KilledError, map_in_processes
 from fedglm.privacy.errors import LogError, PrivacyError
 from fedglm.privacy.log.chained_file import compute_chain_hash
 from fedglm.privacy.log.signed_log import SignedLog

@@ -8,7 +8,7 @@ from fedglm.audit.records.log_lines import check_lines
 from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
 from fedglm.audit.records.log_summary import AcceptedUpdate
 from fedglm.audit.records.run_files import RunFiles
-from fedglm.core.processes import map_in_processes
+from fedglm.core.processes.worker_pool import map_in_processes
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.policy.run_plan import SignedPlan

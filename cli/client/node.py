@@ -10,7 +10,7 @@ from typing import Final
 from fedglm.client.site.folder import open_site
 from fedglm.client.supernode.link_evidence import LinkWatcher
 from fedglm.client.supernode.main import run_node
-from fedglm.core.parent_process import end_with_parent
+from fedglm.core.processes.parent_process import end_with_parent
 
 LOG: Final = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from fedglm.cli.process.process_identity import find_marked, read_identity
 from fedglm.core.errors import FedglmError
 from fedglm.core.files import storage_errors, write_atomically
 from fedglm.core.locks import hold_lock
-from fedglm.core.parent_process import child_env
+from fedglm.core.processes.parent_process import child_env
 
 MARK = "FEDGLM_DAEMON"
 """Environment variable with the daemon's mark, in the process and its descendants."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from fedglm.core.control_groups import read_core_limit, read_memory_limit
+from fedglm.core.processes.control_groups import read_core_limit, read_memory_limit
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from fedglm.core.parent_process import child_env
+from fedglm.core.processes.parent_process import child_env
 
 STABLE_AFTER_S: Final = 15.0
 """Seconds after which a program counts as stable: it has read its arguments and files."""

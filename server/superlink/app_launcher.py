@@ -19,7 +19,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.servicer.runtime.runtime_handlers import acquire_task
 from sqlalchemy.exc import OperationalError
 
-from fedglm.core.parent_process import child_env
+from fedglm.core.processes.parent_process import child_env
 
 _POLL_S: Final = 0.5
 

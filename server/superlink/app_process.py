@@ -10,7 +10,7 @@ from queue import Queue
 from flwr.supercore.logger import mirror_output_to_queue, restore_output
 from flwr.superlink.runtime import run_serverapp
 
-from fedglm.core.parent_process import end_with_parent
+from fedglm.core.processes.parent_process import end_with_parent
 from fedglm.server.project.folder import open_from_environment
 
 

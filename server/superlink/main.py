@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from fedglm.core.parent_process import end_with_parent
+from fedglm.core.processes.parent_process import end_with_parent
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.guarded_http import MAX_HEADERS_BYTES
 from fedglm.server.gateway.reply_limits import ReplyLimits

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from fedglm.core.local_peers import is_own_process
+from fedglm.core.processes.local_peers import is_own_process
 from fedglm.server.errors import ProjectError
 from fedglm.server.gateway.asgi import Application, Receive, Scope, Send
 from fedglm.server.gateway.connections import Connection, ConnectionLimits, ConnectionTable

@@ -30,7 +30,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedglm.core.processes import hide_script
+from fedglm.core.processes.worker_pool import hide_script
 
 AppFactory = Callable[[], ClientApp]
 """Makes the ClientApp in a worker; it must be importable there (a function of a module, or a `partial` of one)."""

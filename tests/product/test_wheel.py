@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 import pytest
 from command_line import write_tiny
@@ -57,6 +58,8 @@ def test_every_source_is_packed(installed):
     file, sha256 = done.stdout.splitlines()
     assert file.startswith(str(installed.parents[1]))
     assert sha256 == code_sha256()
+    packed = {path.name for path in Path(file).parents[1].rglob("*") if path.suffix not in (".py", ".pyc")}
+    assert {path.name for path in data_files()} <= packed
 
 
 def test_a_federation_runs_and_is_verified(installed, tmp_path):
@@ -67,4 +70,3 @@ def test_a_federation_runs_and_is_verified(installed, tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
     assert "nothing is wrong" in run(installed, "audit", "verify", "run", folder=tmp_path)
     assert "hospital" in run(installed, "simulate", "--list", folder=tmp_path)
-    run(installed, "audit", "report", "run", "--profile", "hipaa", folder=tmp_path)

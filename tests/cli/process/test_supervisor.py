@@ -15,7 +15,7 @@ from fedglm.cli.process.supervisor import make_supervised_command
 
 SLEEPER = """
 import sys, time
-from fedglm.core.parent_process import end_with_parent
+from fedglm.core.processes.parent_process import end_with_parent
 end_with_parent()
 print("up", __import__("os").getpid(), flush=True)
 time.sleep(600)

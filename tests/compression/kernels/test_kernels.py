@@ -147,7 +147,7 @@ class RangeTwin:
         self.narrow(*((0, ones) if bit else (ones, self.range - ones)))
         rate = (2 << 16) // (2 * self.seen[at] + 3)
         self.probabilities[at] += ((bit << 16) - self.probabilities[at]) * rate >> 16
-        self.seen[at] = min(self.seen[at] + 1, limit)
+        self.seen[at] += self.seen[at] < limit  # which keeps what a higher limit has let it see
 
     def code(self):
         """The shortest bytes that, with zeros after them, lie in the interval; of those the least."""

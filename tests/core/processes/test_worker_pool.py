@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-from fedglm.core.processes import map_in_processes
+from fedglm.core.processes.worker_pool import map_in_processes
 
 AFTERWARDS = """
 import multiprocessing, os, sys
 from operator import add
-from fedglm.core.processes import map_in_processes
+from fedglm.core.processes.worker_pool import map_in_processes
 
 def has_loaded(pipe):
     pipe.send("colorsys" in sys.modules)
@@ -31,7 +31,7 @@ def test_a_simulation_s_workers_start_as_quickly_afterwards(tmp_path):
 
 UNGUARDED = """
 from operator import add
-from fedglm.core.processes import map_in_processes
+from fedglm.core.processes.worker_pool import map_in_processes
 print(list(map_in_processes(add, [(1, 2), (3, 4)])))
 """
 
@@ -43,7 +43,7 @@ def test_a_script_is_not_run_again_by_each_process(tmp_path):
 
 
 OWN = """
-from fedglm.core.processes import map_in_processes
+from fedglm.core.processes.worker_pool import map_in_processes
 
 def double(number):
     return 2 * number

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fedglm.core.control_groups import _read_core_limits, _read_memory_limits, read_core_limit, read_memory_limit
+from fedglm.core.processes.control_groups import (
+    _read_core_limits,
+    _read_memory_limits,
+    read_core_limit,
+    read_memory_limit,
+)
 
 
 def test_the_limit_is_the_least_of_the_groups_around(tmp_path: Path) -> None:

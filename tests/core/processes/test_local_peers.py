@@ -7,7 +7,7 @@ import threading
 import pytest
 from live_server import as_nobody
 
-from fedglm.core.local_peers import find_owner, is_own_process
+from fedglm.core.processes.local_peers import find_owner, is_own_process
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
