@@ -50,7 +50,7 @@ quick-tests: $(STAMP)
 		tests/simulations tests/product tests/client tests/cli tests/server tests/attacks tests
 
 test-all: lint
-	$(BIN)/python -m pytest -q
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -76,6 +76,7 @@ def test_too_few_records_leave_attacks_out_by_name(make, monkeypatch):
     assert not (make() / "audit" / ATTACK).exists()
 
 
+@pytest.mark.slow
 def test_gradients_that_do_not_fit_leave_two_attacks_out(make, monkeypatch):
     monkeypatch.setattr(probe, "MAX_VALUES", 3 * 512 * 64)
     monkeypatch.setattr(attacks, "_MAX_SITES", 2)

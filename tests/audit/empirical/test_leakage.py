@@ -217,7 +217,7 @@ def residual_before_noise(patch):
     "fault",
     [
         pytest.param(noise_times(1e-9), id="no noise"),
-        pytest.param(noise_times(0.1), id="a tenth of the noise"),
+        pytest.param(noise_times(0.1), id="a tenth of the noise", marks=pytest.mark.slow),
         pytest.param(residual_before_noise, id="residual before noise"),
     ],
 )

@@ -181,7 +181,7 @@ def test_below_the_budget_the_slowest_accountant_is_not_asked(monkeypatch):
     ("epsilon", "rate", "steps", "history"),
     [
         (3.0, 0.05, 200, []),
-        (3.0, 0.02, 200, [Event(1.9, 0.02, 300)]),
+        pytest.param(3.0, 0.02, 200, [Event(1.9, 0.02, 300)], marks=pytest.mark.slow),
         (1.0, 1.0, 20, []),
         (0.1, 0.02, 500, []),
     ],

@@ -96,6 +96,7 @@ def test_a_site_that_would_need_too_much_takes_part_until_its_budget_ends(tmp_pa
     assert epsilon_of(made) <= WHOLE / 3
 
 
+@pytest.mark.slow
 def test_what_another_run_spends_meanwhile_is_made_up_for(tmp_path):
     made = site(tmp_path, 1.1 * WHOLE)
     first, _ = take_part(made, most=4)

@@ -80,8 +80,11 @@ def test_a_private_run_states_its_guarantee(tmp_path: Path) -> None:
     assert "drawn afresh" in text
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
-@pytest.mark.parametrize(("rounds", "sites"), [(0, 4), (1, 1), (2, 31), (60, 4), (200, 100)])
+@pytest.mark.parametrize("metric", ["accuracy", pytest.param("perplexity", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("rounds", "sites"),
+    [(0, 4), (1, 1), (200, 100), *(pytest.param(*s, marks=pytest.mark.slow) for s in [(2, 31), (60, 4)])],
+)
 def test_sizes_small_and_large(tmp_path: Path, metric: str, rounds: int, sites: int) -> None:
     path = write_report(write(tmp_path, *run_files(rounds, sites, metric)))
     text = read(path)
