@@ -62,6 +62,11 @@ def test_every_source_is_packed(installed):
     assert {path.name for path in data_files()} <= packed
 
 
+def test_it_runs_from_another_folder(installed, tmp_path):
+    assert "hospital" in run(installed, "simulate", "--list", folder=tmp_path)
+
+
+@pytest.mark.slow
 def test_a_federation_runs_and_is_verified(installed, tmp_path):
     scenario = write_tiny(tmp_path)
     arguments = ["--epsilon", "8", "--out", "run", "--json"]
@@ -69,4 +74,4 @@ def test_a_federation_runs_and_is_verified(installed, tmp_path):
     assert summary["rounds"] == 3
     assert (tmp_path / "run" / "report.html").is_file()
     assert "nothing is wrong" in run(installed, "audit", "verify", "run", folder=tmp_path)
-    assert "hospital" in run(installed, "simulate", "--list", folder=tmp_path)
+    run(installed, "audit", "report", "run", "--profile", "hipaa", folder=tmp_path)

@@ -138,10 +138,11 @@ def looks_normal(values, std):
     return kstest(values / std, "norm", method="asymp").pvalue > 1e-6
 
 
-@pytest.mark.parametrize(
-    ("clip", "noise_multiplier"),
-    [(1e-3, 0.1), *(pytest.param(*each, marks=pytest.mark.slow) for each in [(1.0, 1.0), (100.0, 20.0)])],
-)
+PLANS = [(6.0, 1.0, 10, 200), pytest.param(2.0, 0.1, 50, 500, marks=pytest.mark.slow)]
+SCALES = [(1e-3, 0.1), *(pytest.param(*scale, marks=pytest.mark.slow) for scale in [(1.0, 1.0), (100.0, 20.0)])]
+
+
+@pytest.mark.parametrize(("clip", "noise_multiplier"), SCALES)
 def test_the_sum_has_noise_of_sigma_clipping_norms(clip, noise_multiplier):
     update = DenseUpdate(np.full(MANY, 1.0, np.float32))
     for updates in ([], [update]):
@@ -199,10 +200,7 @@ def peer(event, delta):
     return accountant.get_epsilon(delta)
 
 
-@pytest.mark.parametrize(
-    ("epsilon", "fraction", "rounds", "nodes"),
-    [pytest.param(2.0, 0.1, 50, 500, marks=pytest.mark.slow), (6.0, 1.0, 10, 200)],
-)
+@pytest.mark.parametrize(("epsilon", "fraction", "rounds", "nodes"), PLANS)
 def test_all_rounds_together_spend_the_budget_and_no_more(epsilon, fraction, rounds, nodes):
     federation = FederationSettings(rounds=rounds, fraction=fraction)
     private = plan_client_privacy(ClientPrivacySettings(epsilon=epsilon), federation, nodes)
