@@ -19,7 +19,7 @@ def explain(exc: BaseException) -> tuple[str, int] | None:
     """The line and the exit code for an error that a user can cause or mend; None for a bug, which keeps its traceback.
 
     Args:
-        exc: What came up to the command.
+        exc: Exception that reached the command.
     """
     if isinstance(exc, click.ClickException):
         return exc.format_message(), MISTAKEN

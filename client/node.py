@@ -96,7 +96,7 @@ class Node:
         Args:
             request: The server's request.
             downlink: Message of the versioned downlink.
-            authorization: What the outbound gate authorizes for the request.
+            authorization: Authorization of the request by the outbound gate.
 
         Raises:
             Refusal: The request is not of the plan, or the ledger has too little budget left for another update.
@@ -136,7 +136,7 @@ class Node:
         Args:
             request: The server's request.
             downlink: Message of the versioned downlink.
-            authorization: What the outbound gate authorizes for the request.
+            authorization: Authorization of the request by the outbound gate.
 
         Raises:
             Refusal: The request is not of the plan, or the ledger has too little budget left for further metrics.

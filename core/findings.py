@@ -15,7 +15,7 @@ class Finding:
         check: Name of the check.
         level: `ok`; `warning` where all works for now; `failure` where the process would not do its work.
         detail: Observation, in words.
-        remedy: What to do; empty where nothing has to be done.
+        remedy: Action that mends it; empty where none is needed.
         transient: Whether a failure may resolve itself, as a server that is not up yet: no reason not to start.
     """
 

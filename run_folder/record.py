@@ -81,7 +81,7 @@ class RunRecord:
 
     Attributes:
         scenario: Name of the scenario.
-        metric: What `Score.metric` measures.
+        metric: Name of the measure in `Score.metric`.
         rounds: All rounds, in order.
         final: The federated model after the last round.
         initial: The model before training.

@@ -45,7 +45,7 @@ class TrialResult:
         name: Name of the trial.
         outcome: Whether the code does what privacy rests on; `not made` if the training ended with an error, such as a
             lack of memory, which shows neither.
-        detail: What was measured, and what it should be; or the error.
+        detail: Measured value and expected value; or the error.
     """
 
     name: str

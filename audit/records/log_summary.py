@@ -21,7 +21,7 @@ class ReleaseGroup:
     """Releases that differ only in round, size and content.
 
     Attributes:
-        fields: What they have in common: see `release_entries.SharedFields`.
+        fields: Fields that they share: see `release_entries.SharedFields`.
         count: Number of releases.
         first: Number of the first release's entry.
         round_range: First and last round.

@@ -32,7 +32,7 @@ class SiteFacts:
         releases: Entries about releases, sent or only charged for, in order.
         refusals: Number of refusals by each rule.
         checks: Checks of the site's records.
-        budgets: What each of its data sets has spent; None if no figure is valid.
+        budgets: Budget spent by each of its data sets; None if no figure is valid.
     """
 
     log: LogRecord
@@ -108,7 +108,7 @@ class AuditFacts:
         plan: Plan that the server announced, or that all sites here admitted last; None if neither is shown.
         sites: Facts of the sites, in the order of their logs.
         server_entries: Entries of the server's log of kinds of which there are few.
-        result: What the run's own files say; None if the run has not finished.
+        result: Results in the run's own files; None if the run has not finished.
         canaries: Result of the canary audit; None if it was not made.
         attack: Result of the attacks; None if they were not made.
     """

@@ -50,7 +50,7 @@ class Gate(BaseModel):
         clipping_norm_at_most: Maximum clipping norm of every release of an update.
         records_per_unit_at_most: Maximum number of records per unit of every release.
         unit: Unit that every release must protect.
-        require: What the records must show besides.
+        require: Further conditions that the records must meet.
         items: Numbers of the items of the report that must not be `not held`.
     """
 
@@ -90,7 +90,7 @@ class Breach:
 
     Attributes:
         rule: Name of the rule.
-        detail: What the records show instead.
+        detail: Finding of the records that breaks the rule.
     """
 
     rule: str

@@ -47,7 +47,7 @@ class Profile:
         title: Full title.
         short: Title in a word or two.
         source: Edition of the text.
-        caveat: What readers must know about it.
+        caveat: Limitation that readers must know.
         references: Paragraphs, by the number of the item.
     """
 

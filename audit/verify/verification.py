@@ -54,7 +54,7 @@ class Verification:
         checks: All checks, the server's first.
         server: The server's log, if there is one that can be read; of several, that of the run to be verified.
         sites: Logs of the sites.
-        budgets: What each site's data sets have spent, by the site's name; a site is absent if no figure of its is
+        budgets: Budget spent by each site's data sets, by the site's name; a site is absent if no figure of its is
             valid.
         scope: Which records were verified.
         others: Logs of servers of other runs.

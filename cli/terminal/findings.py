@@ -34,9 +34,9 @@ def refuse_failures(
 
     Args:
         findings: In the order in which they are printed.
-        error: What to raise.
+        error: Type of the error to raise.
         line: How a finding is written.
-        labels: What stands before a line: of one that a start goes on with, and of one that forbids it.
+        labels: Prefixes of a line: for a finding that permits the start, and for one that forbids it.
 
     Raises:
         error: The first finding that forbids a start.

@@ -43,7 +43,7 @@ class RecordsError(FedglmError):
 
     Attributes:
         detail: Description of the fault, which quotes no record.
-        remedy: What to do.
+        remedy: Action that mends it.
     """
 
     def __init__(self, detail: str, remedy: str) -> None:
