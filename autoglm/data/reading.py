@@ -35,6 +35,26 @@ class MissingField(DataError):
         self.name, self.known = name, tuple(known)
 
 
+def check_file(source: str | Path) -> tuple[Path, str, bool]:
+    """Check that a file exists and has the name of a kind that can be read.
+
+    Returns:
+        Its path, its extension without ``.gz``, and whether it is gzipped.
+
+    Raises:
+        DataError: The file is missing or of another kind.
+    """
+    path = Path(source).expanduser()
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    zipped = suffixes[-1:] == [".gz"]
+    kind = suffixes[-2 if zipped else -1] if len(suffixes) > zipped else ""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    if kind not in _KINDS:
+        raise DataError(f"{path}: the name must end in .jsonl, .ndjson, .csv or .tsv (and .gz where it is gzipped)")
+    return path, kind, zipped
+
+
 def read_rows(
     source: str | Path, *, fields: Sequence[str] = (), faults: RowFaults | None = None
 ) -> Iterator[tuple[int, Row]]:
@@ -58,14 +78,7 @@ def read_rows(
         DataError: The file is missing, of another kind, or damaged as a whole: its gzip, or a CSV file's first line;
             or a row cannot be parsed. The message names the line.
     """
-    path = Path(source).expanduser()
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    kind = suffixes[-2 if zipped else -1] if len(suffixes) > zipped else ""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    if kind not in _KINDS:
-        raise DataError(f"{path}: the name must end in .jsonl, .ndjson, .csv or .tsv (and .gz where it is gzipped)")
+    path, kind, zipped = check_file(source)
     empty = True
     try:
         with gzip.open(path) if zipped else path.open("rb") as file:
