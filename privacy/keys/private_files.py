@@ -10,8 +10,12 @@ from fedglm.privacy.errors import PrivacyError
 _MAX_BYTES = 8192  # an encrypted key in PEM has about 500
 
 
-def read_private_file(path: Path) -> bytes:
+def read_private_file(path: Path, *, remedy: str = "make a new key") -> bytes:
     """Read a file that only its owner may read or write; the permissions are checked on the opened file.
+
+    Args:
+        path: The file.
+        remedy: Remedy where others may have read it already.
 
     Raises:
         PrivacyError: It cannot be read, is no regular file, or others than its owner may use it.
@@ -28,7 +32,7 @@ def read_private_file(path: Path) -> bytes:
         if mode & 0o077:
             raise PrivacyError(
                 f"others than its owner may use the key {path} (rights {mode:04o}): if nobody has, run "
-                f"chmod 600 {path}; else make a new key"
+                f"chmod 600 {path}; else {remedy}"
             )
         return os.read(descriptor, _MAX_BYTES)
     finally:

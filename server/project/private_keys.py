@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedglm.core.files import create_privately
+from fedglm.privacy.errors import PrivacyError
+from fedglm.privacy.keys.private_files import read_private_file
 from fedglm.server.errors import ProjectError
 
 
@@ -34,13 +36,11 @@ def load_key(path: Path) -> EllipticCurvePrivateKey:
     Raises:
         ProjectError: The file is missing or damaged, or other users may read it.
     """
-    check_private(path)
+    content = _read(path)
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
-    except OSError as exc:
-        raise ProjectError(f"cannot read the key {path}: {exc.strerror}") from exc
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP384R1):
         # Outside the handler: a chained error could quote the content of the file.
         raise ProjectError(f"{path} holds no unencrypted EC P-384 key in PEM: is it whole, and the right file?")
@@ -53,12 +53,11 @@ def check_private(path: Path) -> None:
     Raises:
         ProjectError: Other users may, or there is no such file.
     """
+    _read(path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        mode = path.stat().st_mode & 0o777
-    except OSError as exc:
-        raise ProjectError(f"cannot read the key {path}: {exc.strerror}") from exc
-    if mode & 0o077:
-        raise ProjectError(
-            f"others than its owner may use the key {path} (rights {mode:04o}): if nobody has, run chmod 600 {path}; "
-            "else make a new project"
-        )
+        return read_private_file(path, remedy="make a new project")
+    except PrivacyError as exc:
+        raise ProjectError(str(exc)) from exc

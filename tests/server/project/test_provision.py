@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -330,6 +331,12 @@ def test_a_damaged_project_is_one_line(folder, fedglm):
     (folder / "ca" / "ca.key").chmod(0o640)
     assert "chmod 600" in fedglm("provision", folder, "--renew").line()
     assert fedglm("provision", folder).code == 0
+
+
+def test_a_pipe_in_the_place_of_a_key_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "ca.key", 0o600)
+    with pytest.raises(ProjectError, match="no plain file"):
+        private_keys.load_key(tmp_path / "ca.key")
 
 
 def test_the_name_of_a_federation_stays(folder, fedglm):
