@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.ledger.ledger import Ledger
+from fedglm.privacy.ledger.spending import Spending
 from fedglm.privacy.policy.policy import Policy
 
 
@@ -46,7 +47,7 @@ def read_budget(custody: Path, policy: Policy) -> BudgetState:
     Raises:
         LedgerError: The ledger is missing or damaged.
     """
-    ledger = Ledger(custody / LEDGER)
-    rows, spending = ledger.rows(), ledger.spending(policy.data_set)
+    rows = Ledger(custody / LEDGER).rows()
+    spending = Spending.select(rows, policy.data_set)
     epsilon = policy.epsilon if policy.delta is not None else None
     return BudgetState(len(rows), rows[-1].time if rows else None, spending.epsilon(policy.delta), epsilon)

@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from fedglm.core.validation_errors import explain
+from fedglm.privacy.accounting.accountant import MAX_DELTA, MIN_DELTA
 from fedglm.privacy.errors import PolicyError
 
 ANY = "*"
@@ -66,8 +67,8 @@ class Policy(BaseModel):
     )
     delta: float | None = Field(
         default=None,
-        ge=1e-10,
-        le=0.1,
+        ge=MIN_DELTA,
+        le=MAX_DELTA,
         description="Probability with which the promise of epsilon may fail. Take at most 1 / (10 x units); 1 / units "
         "or more is refused, for a release of one unit's records in full would meet it.",
         examples=[1e-6],
