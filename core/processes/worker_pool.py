@@ -33,7 +33,7 @@ def map_in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, .
     # Not from the fork server: a process has only one, which simulations need with torch preloaded.
     try:
         with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("spawn")) as pool:
-            with hide_script(work, pieces):
+            with hide_script(work, pieces[0]):  # all are alike, and may be long
                 results = pool.map(work, *zip(*pieces, strict=True))
             yield from results
     except BrokenProcessPool as exc:
