@@ -47,16 +47,14 @@ def simulate(
         return
     chosen, changes = options.collect_options(locals()), options.parse_settings(settings)
 
-    from fedglm.autoglm.data.reading import check_file
-    from fedglm.autoglm.data.sources import check_source, is_path
+    from fedglm.autoglm.data.sources import check_readable
     from fedglm.client.supernode.lean_imports import import_lean
     from fedglm.scenarios.overrides import load_scenario
 
     # Mistakes are reported before torch is imported.
-    source = load_scenario(scenario, settings=changes, **chosen).data.source
-    check_source(source)
-    if is_path(source) and not resume:  # a finished run is given again without its data
-        check_file(source)
+    loaded = load_scenario(scenario, settings=changes, **chosen)
+    if not resume:  # a finished run is given again without its data
+        check_readable(loaded.data.source)
     import_lean()
 
     from fedglm.cli.terminal.progress import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedglm.autoglm.data.bundled import BUNDLES, Bundle
-from fedglm.autoglm.data.reading import read_rows
+from fedglm.autoglm.data.reading import check_file, read_rows
 from fedglm.autoglm.data.records import Records, read_numbers, read_records, require_fields
 from fedglm.autoglm.data.row_faults import RowFaults, RowPlace
 from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
@@ -69,6 +69,19 @@ def check_source(source: str) -> None:
     """
     if source not in BUNDLES and not is_path(source):
         raise DataError(f"no built-in data are called {source!r}; {list_choices(source, BUNDLES)}; or a file")
+
+
+def check_readable(source: str) -> None:
+    """Check that a source is a built-in's name, or a file that exists and is of a kind that can be read.
+
+    It opens nothing and imports no torch, so that mistakes can be reported before either.
+
+    Raises:
+        DataError: The source is neither.
+    """
+    check_source(source)
+    if is_path(source):
+        check_file(source)
 
 
 def infer_kind(settings: DataSettings) -> Kind:
