@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from fedglm.core.log_rotation import rotate_log
 from fedglm.core.processes.parent_process import child_env
 
 STABLE_AFTER_S: Final = 15.0
@@ -80,7 +81,7 @@ class Supervisor:
         if self._is_ending:
             self._process.terminate()
         while (code := self._process.poll()) is None:
-            self._rotate_log()
+            rotate_log(self._log, _MAX_LOG_BYTES)
             time.sleep(_POLL_S)
         return code
 
@@ -88,15 +89,6 @@ class Supervisor:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._is_ending:
             time.sleep(_POLL_S)
-
-    def _rotate_log(self) -> None:
-        """Copy a long log to another file and truncate it; the program appends, and so continues at its start."""
-        try:
-            if self._log.stat().st_size > _MAX_LOG_BYTES:
-                self._log.with_suffix(".log.1").write_bytes(self._log.read_bytes())
-                os.truncate(self._log, 0)
-        except OSError:  # there is no log, or the disk is full
-            return
 
 
 def main() -> None:

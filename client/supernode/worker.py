@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -30,6 +29,7 @@ from fedglm.client.site.site_node import make_node
 from fedglm.client.supernode.worker_link import LOG, MAX_BYTES, SOCKET, STALE, open_short_path, send
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.locks import hold_lock
+from fedglm.core.log_rotation import rotate_log
 from fedglm.privacy.custody.store import POLICY
 
 LOCK = "worker.lock"
@@ -71,7 +71,7 @@ def serve(folder: Path, idle_s: float = IDLE_S) -> None:
             return
         inputs_sha256 = _hash_inputs(site)
         app = make_site_app(site)
-        _rotate_log(site.state / LOG)
+        rotate_log(site.state / LOG, MAX_LOG_BYTES)
         with _listen(site.state) as listener:
             listener.settimeout(idle_s)
             with contextlib.suppress(TimeoutError):
@@ -94,17 +94,8 @@ def _serve_one(listener: socket.socket, app: ClientApp, site: Site, inputs_sha25
             send(connection, {"error": [reply.error.code, reply.error.reason]}, b"")
         else:
             send(connection, {"error": None}, recorddict_to_proto(reply.content).SerializeToString())
-    _rotate_log(site.state / LOG)
+    rotate_log(site.state / LOG, MAX_LOG_BYTES)  # no server may fill the disk by causing errors
     return True
-
-
-def _rotate_log(log: Path) -> None:
-    """Rotate the log where it is long, keeping one old log: no server may fill the disk by causing errors."""
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > MAX_LOG_BYTES:
-            shutil.copyfile(log, log.with_suffix(".log.1"))
-            log.with_suffix(".log.1").chmod(0o600)
-            os.truncate(log, 0)  # its writers append
 
 
 def _make_message(header: dict[str, str], content: bytes) -> Message:
