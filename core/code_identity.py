@@ -19,6 +19,7 @@ PACKAGES: Final = (
     "client",
     "compression",
     "core",
+    "inference",
     "privacy",
     "protocol",
     "reports",

@@ -7,6 +7,7 @@ FedglmError
 ├── CodecError            compression: a blob, a layout, a codec's name or option (a ValueError)
 │   ├── MessageError      protocol: a message's fields
 │   └── VersionMismatch   compression: the other end has other bits
+├── InferenceError        inference: a model, a release or an input that cannot be used
 ├── DataError, ModelError, PrecisionError, TrainingError      autoglm
 ├── PrivacyError          privacy: a promise that cannot be made or kept
 │   ├── Refusal           a rule of the node's policy forbids it

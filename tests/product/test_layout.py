@@ -17,8 +17,15 @@ STOREYS = (
     *("compression", "privacy", "run_folder", "core"),
 )
 """From the top to the ground: a root imports only those that stand after it."""
-ON_THE_GROUND = {"autoglm", "compression", "privacy", "run_folder", "inference"}
-"""These know `core` alone, so that each can be taken out and used by itself."""
+ON_THE_GROUND = {
+    "autoglm": {"inference", "compression"},
+    "inference": {"privacy"},
+    "compression": set(),
+    "privacy": set(),
+    "run_folder": set(),
+}
+"""These know `core` and little else, so that each can be taken out and used by itself: a light model is made by what
+uses it, and trusts whom a signature names."""
 MAY_USE_FLOWER = {"client", "server", "protocol", "simulations"}
 WITHOUT_TORCH = (
     "audit/records",
@@ -35,7 +42,7 @@ MAX_FILES = 16
 
 def may_import(root):
     if root in ON_THE_GROUND:
-        return {root, "core"}
+        return {root, "core", *ON_THE_GROUND[root]}
     allowed = {root, *STOREYS[STOREYS.index(root) :]}
     return allowed - {"server"} if root == "client" else allowed
 
