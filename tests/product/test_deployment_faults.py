@@ -213,8 +213,8 @@ def test_an_app_that_somebody_slips_in_is_not_taken(federation, stranger):
 
 
 ANY_APP = """
-from fedglm.server import control_door
-control_door.fault = lambda _: None
+from fedglm.server.superlink import control_gateway
+control_gateway.check_start_run = lambda _: None
 from fedglm.server.superlink.main import main
 main()
 """
