@@ -67,6 +67,9 @@ lock: $(STAMP)
 	$(LOCK) --no-emit-package torch --extra dev --group sbom pyproject.toml -o locks/dev.txt
 	$(LOCK) --no-emit-package torch --extra node -c locks/dev.txt pyproject.toml -o locks/node.txt
 	$(LOCK) --no-emit-package torch --extra server -c locks/dev.txt pyproject.toml -o locks/server.txt
+	$(LOCK) --no-emit-package torch --extra light -c locks/dev.txt pyproject.toml -o locks/light.txt
+	$(LOCK) --extra edge --group edge -c locks/dev.txt pyproject.toml -o locks/edge.txt
+	$(LOCK) --no-deps --group examples -o locks/examples.txt
 	echo torch | $(LOCK) --excludes /dev/stdin --group audit -c locks/dev.txt pyproject.toml -o locks/audit.txt
 
 # Of the version that pyproject.toml names, from the index that has it.

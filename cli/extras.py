@@ -1,7 +1,8 @@
 """Optional dependencies of the commands, checked before any work starts; an error names the pip line to install them.
 
 The base install verifies, exports and watches. `node` trains at a site, `server` also evaluates and draws, and
-`simulation` adds Ray, which only `--engine ray` needs (`simulations/engines/run.py`).
+`simulation` adds Ray, which only `--engine ray` needs (`simulations/engines/run.py`). `edge` uses a light model and has
+no torch; `light` makes models light.
 """
 
 import functools
@@ -13,13 +14,15 @@ from typing import Any, Final, Literal
 import click
 import typer
 
-Extra = Literal["node", "server", "simulation"]
+Extra = Literal["edge", "light", "node", "server", "simulation"]
 
 _NODE = ("flwr", "numba", "opacus", "peft", "prometheus_client", "safetensors", "torch", "transformers")
 _SERVER = (*_NODE, "matplotlib", "sklearn")
+_EDGE = ("onnxruntime", "safetensors", "tokenizers")
+_LIGHT = (*dict.fromkeys((*_SERVER, *_EDGE)), "gguf", "onnx")
 
 MODULES: Final[Mapping[Extra, tuple[str, ...]]] = MappingProxyType(
-    {"node": _NODE, "server": _SERVER, "simulation": (*_SERVER, "ray")}
+    {"edge": _EDGE, "light": _LIGHT, "node": _NODE, "server": _SERVER, "simulation": (*_SERVER, "ray")}
 )
 """Top-level modules of the packages of each extra in pyproject.toml."""
 

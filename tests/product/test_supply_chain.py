@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from lock_files import LOCKS, ROLES, TORCH, entries, make_wheel, options_of, versions
+from lock_files import EXAMPLES, LOCKS, ROLES, TORCH, entries, make_wheel, options_of, versions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -18,9 +18,10 @@ from fedglm.cli.extras import MODULES
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-EXTRAS = {"audit": (), "node": ("node",), "server": ("server",), "dev": ("dev",)}
+EXTRAS = {role: () if role == "audit" else (role,) for role in ROLES}
 """What each lock is made for."""
-GROUPS = {"audit": ("audit",), "dev": ("sbom",)}
+GROUPS = {"audit": ("audit",), "edge": ("edge",), "dev": ("sbom",)}
+WITHOUT_TORCH = ("audit", "edge")
 
 
 def asked_of_extra(extra):
@@ -59,12 +60,12 @@ def asked_by(name, extras):
 
 
 def test_locks_are_the_only_pins():
-    assert {path.stem for path in LOCKS.iterdir()} == {*ROLES, TORCH}
+    assert {path.stem for path in LOCKS.iterdir()} == {*ROLES, TORCH, EXAMPLES}
     assert not list(ROOT.glob("*constraint*"))
     assert not list(ROOT.glob("*requirement*"))
 
 
-@pytest.mark.parametrize("lock", [*ROLES, TORCH])
+@pytest.mark.parametrize("lock", [*ROLES, TORCH, EXAMPLES])
 def test_each_entry_has_a_version_and_hashes(lock):
     assert options_of(lock) == ["--only-binary :all:"], "no index, and nothing that is built from source"
     for entry in entries(lock):
@@ -74,7 +75,7 @@ def test_each_entry_has_a_version_and_hashes(lock):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_lock_is_complete(role):
-    torch = {} if role == "audit" else versions(TORCH)
+    torch = {} if role in WITHOUT_TORCH else versions(TORCH)
     pinned = versions(role) | torch
     queue, seen = [("pyproject.toml", requirement) for requirement in direct(role)], set()
     while queue:
@@ -98,19 +99,24 @@ def test_tests_run_with_what_is_pinned():
 
 
 def test_the_locks_agree():
-    of_all = {(entry.name, str(entry.marker)): entry for entry in entries("dev")}
+    of_all = {}
+    for entry in entries("dev"):
+        of_all.setdefault(entry.name, []).append(entry)
     for role in ROLES:
         for entry in entries(role):
-            same = of_all[entry.name, str(entry.marker)]
+            # What dev needs everywhere, a role may need on some platforms alone.
+            same = next(each for each in of_all[entry.name] if str(each.marker) in (str(entry.marker), "None"))
             assert (same.version, same.hashes) == (entry.version, entry.hashes), f"{role}: {entry.name}"
 
 
 def test_roles_get_no_more_than_they_need():
-    node, audit, server = set(versions("node")), set(versions("audit")), set(versions("server"))
+    node, audit, edge, server, light = (set(versions(role)) for role in ("node", "audit", "edge", "server", "light"))
     assert not node & {"ray", "matplotlib", "scikit-learn", "pytest", "cyclonedx-bom"}
-    assert not audit & {"torch", "flwr", "transformers", "numba"}
-    assert "ray" not in server
-    assert audit < node < server < set(versions("dev"))
+    assert not (audit | edge) & {"torch", "flwr", "transformers", "numba"}
+    assert not (node | server) & {"onnx", "onnxruntime", "gguf"}
+    assert "ray" not in light
+    assert audit < node < server < light < set(versions("dev"))
+    assert edge < light | {"setuptools"}
     everything = {entry.name for role in ROLES for entry in entries(role)}
     assert not [name for name in everything if name.startswith(("nvidia", "cuda", "triton"))]
     assert "torch" not in everything, "its CPU build has a lock of its own"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from command_line import write_tiny
+from lock_files import LOCKS, versions
+from packaging.utils import canonicalize_name
 from source_tree import API, ROOT, SETTINGS, SOURCES, folder_of
 
 from fedglm.core.code_identity import code_sha256
@@ -22,27 +24,49 @@ def data_files():
             yield from folder_of(package).glob(pattern)
 
 
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Its command, in an environment that holds nothing else of fedglm; dependencies are those of this environment."""
+def wheel(tmp_path_factory):
+    """Its path, in a folder of its own."""
     home = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # From a copy, so that no build/ of an earlier day is packed: setuptools would take what lies in it.
     for path in [API, *SOURCES, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")), *data_files()]:
         target = home / "source" / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     alone = ["--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, "wheel", *alone, "--wheel-dir", home, home / "source"], check=True)
+    subprocess.run([*PIP, "wheel", "--quiet", *alone, "--wheel-dir", home, home / "source"], check=True)
+    (path,) = home.glob("fedglm-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel):
+    """Its command, in an environment that holds nothing else of fedglm; dependencies are those of this environment."""
+    home = wheel.parent
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
     python = home / "venv" / "bin" / "python"
-    (wheel,) = home.glob("fedglm-*.whl")
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([*PIP, "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
     libraries = sysconfig.get_path("purelib", vars={"base": str(home / "venv")})
     # A line of a .pth file is a folder to look in; the .pth files in that folder, an editable fedglm's, are not read.
     with open(os.path.join(libraries, "dependencies.pth"), "w") as file:
         file.write(sysconfig.get_path("purelib") + "\n")
     return home / "venv" / "bin" / "fedglm"
+
+
+@pytest.fixture(scope="module")
+def edge(wheel, tmp_path_factory):
+    """The Python of an environment for a light model in use: its lock, and the wheel with the extra `edge`."""
+    folder = tmp_path_factory.mktemp("edge") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    pip = [*PIP, "--python", python, "install", "--quiet"]
+    subprocess.run([*pip, "--require-hashes", "-r", LOCKS / "edge.txt"], check=True)
+    # From nowhere: what the extra asks for must be there already.
+    subprocess.run([*pip, "--no-index", f"fedglm[edge] @ {wheel.as_uri()}"], check=True)
+    return python
 
 
 def run(installed, *arguments, folder):
@@ -75,3 +99,24 @@ def test_a_federation_runs_and_is_verified(installed, tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
     assert "nothing is wrong" in run(installed, "audit", "verify", "run", folder=tmp_path)
     run(installed, "audit", "report", "run", "--profile", "hipaa", folder=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_light_model_needs_neither_torch_nor_flower(edge, tmp_path):
+    listed = json.loads(subprocess.check_output([*PIP, "--python", edge, "list", "--format", "json"]))
+    assert {canonicalize_name(each["name"]) for each in listed} == {*versions("edge"), "fedglm"}
+    assert not {"torch", "flwr", "transformers"} & {*versions("edge")}
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "inference").rglob("*.py")]
+    code = f"""
+import importlib, sys, fedglm
+for module in {modules!r}:
+    importlib.import_module(f"fedglm.{{module}}")
+for name, (module, extra) in fedglm._PLACES.items():
+    if extra in ("", "edge"):
+        getattr(fedglm, name)
+print(sorted({{"torch", "flwr", "transformers"}} & sys.modules.keys()))
+"""
+    done = subprocess.run([edge, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    assert "simulate" in run(edge.with_name("fedglm"), "--help", folder=tmp_path)

@@ -13,8 +13,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 LOCKS = Path(__file__).parents[2] / "locks"
-ROLES = ("audit", "dev", "node", "server")
+ROLES = ("audit", "dev", "edge", "light", "node", "server")
 TORCH = "torch-cpu"
+EXAMPLES = "examples"
+"""One file each, installed without what it asks for."""
 
 
 class Entry(NamedTuple):
