@@ -1,0 +1,174 @@
+"""A light model in use: its graph on ONNX Runtime, filled in memory, with neither torch nor onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from fedglm.inference.errors import InferenceError
+from fedglm.inference.runtime.architecture import Architecture, read_architecture
+from fedglm.inference.runtime.initializers import Tensors, fill
+from fedglm.inference.runtime.key_value_cache import KeyValueCache
+from fedglm.inference.runtime.session import Cache
+from fedglm.inference.runtime.skeleton import read_initializers, unpack_skeleton
+
+INTEGER_ACTIVATIONS, EXACT_ACTIVATIONS = 4, 0
+"""Accuracy levels of ONNX Runtime's n-bit kernels: inputs of a quantized Linear rounded to INT8, block by block, or not
+at all. The first is what they are fast at; the second shows that codes and scales were filled right."""
+
+
+class GraphSession:
+    """A `Session` on ONNX Runtime; safe to share between threads, as its runs keep nothing.
+
+    Use `open`.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, architecture: Architecture) -> None:
+        self._session, self._architecture = session, architecture
+        self._past = [f"past.{n}.{name}" for n in range(len(architecture.layers)) for name in ("key", "value")]
+
+    @classmethod
+    def open(
+        cls,
+        skeleton: bytes,
+        tensors: Tensors,
+        config: Mapping[str, Any],
+        *,
+        threads: int = 1,
+        accuracy_level: int = INTEGER_ACTIVATIONS,
+    ) -> GraphSession:
+        """Fill a skeleton with a model's tensors; ONNX Runtime copies them into the form that its kernels want.
+
+        Args:
+            skeleton: As ``build_skeleton`` or a light release gives it.
+            tensors: The model's, named as in the transformers state dict.
+            config: Its ``config.json``.
+            threads: Number of threads of a run.
+            accuracy_level: `INTEGER_ACTIVATIONS` or `EXACT_ACTIVATIONS`.
+
+        Raises:
+            InferenceError: The skeleton is damaged, a tensor is missing or does not fit it, or ONNX Runtime refuses it.
+        """
+        architecture = read_architecture(config)
+        model = unpack_skeleton(skeleton)
+        arrays = {wanted.name: fill(wanted, tensors, architecture) for wanted in read_initializers(model)}
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; a warning would go to the standard error of whoever generates text
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
+        buffers = [array.reshape(-1).view(np.uint8) for array in arrays.values()]
+        options.add_external_initializers_from_files_in_memory(
+            list(arrays), buffers, [buffer.nbytes for buffer in buffers]
+        )
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # what it raises has no base class of its own
+            reason = " ".join(str(exc).split())[:300]
+            raise InferenceError(f"ONNX Runtime does not take the graph, of another version perhaps: {reason}") from exc
+        names = {value.name for value in session.get_inputs()}
+        opened = cls(session, architecture)
+        if names != {"input_ids", "position_ids", "mask", "logits_at", *opened._past}:
+            raise InferenceError("the graph's inputs are not those of this program's; fetch the release again")
+        return opened
+
+    @property
+    def outputs(self) -> int:
+        """Width of the output layer: the vocabulary's size, or the number of classes."""
+        return self._architecture.outputs
+
+    @property
+    def max_length(self) -> int:
+        """Maximum number of positions of a sequence, padding included."""
+        return self._architecture.max_length
+
+    @property
+    def vocab_size(self) -> int:
+        """Exclusive upper bound of token ids."""
+        return self._architecture.vocab_size
+
+    def run(
+        self,
+        ids: npt.NDArray[np.int64],
+        cache: Cache | None = None,
+        *,
+        logits_at: npt.NDArray[np.int64] | None = None,
+        mask: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[npt.NDArray[np.float32], KeyValueCache]:
+        """Read S more tokens of each of B sequences (`Session.run`).
+
+        Raises:
+            InferenceError: A shape, a token or a length does not fit the model; or the cache is of another kind of
+                session, or holds padding and there is no mask that says so.
+        """
+        past = self._check(ids, cache, logits_at)
+        batch, count = ids.shape
+        length = past.length + count
+        if mask is None and past.mask is None:
+            positions = np.arange(past.length, length)[None].repeat(batch, axis=0)
+        else:
+            mask = _check_mask(mask, past, (batch, length))
+            positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, past.length :]
+        feeds = {
+            "input_ids": ids,
+            "position_ids": positions,
+            "mask": np.ones((1, 1, count, length), np.bool_) if mask is None else _mask_each(mask, count),
+            "logits_at": np.full((batch, 1), count - 1) if logits_at is None else logits_at,
+        }
+        feeds.update(zip(self._past, past.arrays, strict=True))
+        logits, *arrays = self._session.run(None, feeds)
+        return logits, KeyValueCache(tuple(arrays), mask)
+
+    def _check(
+        self, ids: npt.NDArray[np.int64], cache: Cache | None, logits_at: npt.NDArray[np.int64] | None
+    ) -> KeyValueCache:
+        """Check what would otherwise read foreign memory or fail deep inside; return the cache, empty where none is."""
+        if ids.ndim != 2 or ids.dtype != np.int64 or not ids.size:
+            raise InferenceError(f"tokens are int64 of shape (B, S), not {ids.dtype} of {ids.shape}")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise InferenceError(
+                f"token {int(ids.max() if ids.min() >= 0 else ids.min())} is not in the vocabulary of {self.vocab_size}"
+            )
+        batch, count = ids.shape
+        past = self._empty_cache(batch) if cache is None else cache
+        if not isinstance(past, KeyValueCache) or len(past.arrays) != len(self._past) or past.batch != batch:
+            raise InferenceError(f"the cache is not of {batch} sequences of this model")
+        if past.length + count > self.max_length:
+            raise InferenceError(f"{past.length + count} tokens are more than the model reads ({self.max_length})")
+        if logits_at is not None and (
+            logits_at.ndim != 2
+            or logits_at.dtype != np.int64
+            or len(logits_at) != batch
+            or not logits_at.size
+            or logits_at.min() < 0
+            or logits_at.max() >= count
+        ):
+            raise InferenceError(f"logits are asked for at positions 0 to {count - 1}, as int64 of shape ({batch}, K)")
+        return past
+
+    def _empty_cache(self, batch: int) -> KeyValueCache:
+        shapes = [(batch, layer.kv_heads, 0, self._architecture.head_dim) for layer in self._architecture.layers]
+        return KeyValueCache(tuple(np.zeros(shape, np.float32) for shape in shapes for _ in ("key", "value")))
+
+
+def _mask_each(mask: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
+    """Return what each of the new tokens may look at, (B, 1, S, past + S)."""
+    return mask[:, None, None].repeat(count, axis=2)
+
+
+def _check_mask(
+    mask: npt.NDArray[np.bool_] | None, past: KeyValueCache, shape: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Return the mask if it has this shape and says of the past what the cache was made with."""
+    if mask is None:
+        raise InferenceError("the cache holds padding; give the mask that says where")
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise InferenceError(f"the mask is bool of shape {shape}, not {mask.dtype} of {mask.shape}")
+    known = True if past.mask is None else past.mask
+    if not np.array_equal(mask[:, : past.length], np.broadcast_to(known, (shape[0], past.length))):
+        raise InferenceError("the mask says otherwise of earlier positions than the mask that the cache was made with")
+    return mask

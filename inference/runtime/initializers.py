@@ -1,0 +1,153 @@
+"""What fills a graph: each initializer's name says of which tensor it is made, and how.
+
+====================  ==========================================================  =================================
+name                  array                                                       shape
+====================  ==========================================================  =================================
+``TENSOR``            values, as a norm, a bias or an embedding has them          the tensor's
+``TENSOR:T``          values of a Linear, transposed for ``MatMul``               (inputs, outputs)
+``TENSOR:codes``      codes of an embedding                                       (rows, columns)
+``TENSOR:scales:B``   its scales, for blocks of B columns                         (rows, ceil(columns / B))
+``TENSOR:zeros:B``    its zero points                                             as its scales
+``TENSOR:codes:T``    codes of a Linear; ``scales:B:T``, ``zeros:B:T`` likewise   transposed
+``rotary:cos``        cosines of the rotary angles; ``rotary:sin`` their sines    (max_length, rotary_dim / 2)
+====================  ==========================================================  =================================
+
+An initializer's dtype says the rest: float32 or float16 values, INT8 or INT4 codes. Codes of 2 and 3 bits and ternary
+ones lie in INT4, so that one kernel serves them; a matrix with one scale a row repeats it for each of the graph's
+blocks. Any QuantizedMatrix so fills a graph of its own bits or of more, or one of float32, with the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedglm.inference.errors import InferenceError
+from fedglm.inference.runtime.architecture import Architecture
+from fedglm.inference.runtime.skeleton import Initializer
+from fedglm.inference.weights.quantized import QuantizedMatrix
+
+Tensors: TypeAlias = Mapping[str, npt.NDArray[Any] | QuantizedMatrix]
+FLOAT, INT8, FLOAT16, INT4 = 1, 3, 10, 22
+"""``TensorProto.DataType``."""
+CODES, SCALES, ZEROS, TRANSPOSED = "codes", "scales", "zeros", "T"
+COSINES, SINES = "rotary:cos", "rotary:sin"
+INT4_LOW, INT4_HIGH = -8, 7
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A name, read: the tensor, its part ("" for values), the graph's block (0 where it has none), transposed or not."""
+
+    tensor: str
+    part: str
+    block: int
+    transposed: bool
+
+
+def name_part(tensor: str, part: str, *, block: int = 0, transposed: bool = False) -> str:
+    """Name an initializer made of a part of a tensor: "" for its values, `CODES`, `SCALES` or `ZEROS`."""
+    words = [tensor, part, str(block or ""), TRANSPOSED if transposed else ""]
+    return ":".join(word for word in words if word)
+
+
+def fits_int4(matrix: QuantizedMatrix) -> bool:
+    """Tell whether an INT4 kernel can hold the codes and zero points, moved together where they are unsigned."""
+    offset = int4_offset(matrix)
+    if matrix.levels > INT4_HIGH - INT4_LOW + 1:
+        return False
+    zeros = np.array([0]) if matrix.zeros is None else matrix.zeros.astype(np.int16)
+    return bool(zeros.size == 0 or (zeros.min() - offset >= INT4_LOW and zeros.max() - offset <= INT4_HIGH))
+
+
+def int4_offset(matrix: QuantizedMatrix) -> int:
+    """Return what is taken from the codes, and from the zero points, so that they lie in -8 to 7; 0 where they do."""
+    return 0 if INT4_LOW <= matrix.low and matrix.high <= INT4_HIGH else matrix.low - INT4_LOW
+
+
+def fill(initializer: Initializer, tensors: Tensors, architecture: Architecture) -> npt.NDArray[Any]:
+    """Make the array of an initializer, contiguous; INT4 has two codes a byte, the first in the low half.
+
+    Raises:
+        InferenceError: There is no such tensor, or it does not fit the shape or the kernel.
+    """
+    if initializer.name in (COSINES, SINES):
+        array = make_rotary_table(architecture, np.cos if initializer.name == COSINES else np.sin)
+    else:
+        array = _fill_from_tensor(initializer, tensors)
+    if array.shape != initializer.shape:
+        raise InferenceError(f"the graph wants {initializer.name} as {initializer.shape}, not {array.shape}")
+    return pack_int4(array) if initializer.dtype == INT4 else np.ascontiguousarray(array)
+
+
+def make_rotary_table(architecture: Architecture, function: np.ufunc) -> npt.NDArray[np.float32]:
+    """Return the cosines or sines of all positions, (max_length, rotary_dim / 2); rounded where transformers rounds."""
+    exponents = np.arange(0, architecture.rotary_dim, 2, dtype=np.float32) / np.float32(architecture.rotary_dim)
+    powers = np.power(architecture.rope_theta, exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1) / powers
+    angles = np.arange(architecture.max_length, dtype=np.float32)[:, None] * frequencies
+    table: npt.NDArray[np.float32] = function(angles)
+    return table
+
+
+def pack_int4(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Pack codes of -8 to 7 two a byte (ONNX, "4-bit integer types")."""
+    nibbles = (codes.reshape(-1) & 15).astype(np.uint8)
+    if nibbles.size % 2:
+        nibbles = np.append(nibbles, np.uint8(0))
+    return nibbles[::2] | (nibbles[1::2] << 4)
+
+
+def _fill_from_tensor(initializer: Initializer, tensors: Tensors) -> npt.NDArray[Any]:
+    source = _read_name(initializer.name)
+    tensor = tensors.get(source.tensor)
+    if tensor is None:
+        raise InferenceError(f"the graph wants {source.tensor}, which the model does not have")
+    if source.part:
+        if not isinstance(tensor, QuantizedMatrix):
+            raise InferenceError(f"the graph wants {source.tensor} quantized, but it is not; quantize it first")
+        array = _take_part(tensor, source, initializer)
+    else:
+        values = tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor
+        array = values.astype(np.float16 if initializer.dtype == FLOAT16 else np.float32, copy=False)
+    return array.T if source.transposed else array
+
+
+def _take_part(matrix: QuantizedMatrix, source: _Source, initializer: Initializer) -> npt.NDArray[Any]:
+    offset = 0
+    if initializer.dtype == INT4 and source.part != SCALES:
+        if not fits_int4(matrix):
+            raise InferenceError(
+                f"{source.tensor}: codes from {matrix.low} to {matrix.high} do not fit an INT4 kernel; take INT8"
+            )
+        offset = int4_offset(matrix)
+    match source.part:
+        case "codes":
+            return (matrix.codes - np.int8(offset)).astype(np.int8) if offset else matrix.codes
+        case "scales":
+            return matrix.scales[:, _block_sources(matrix, source)]
+        case "zeros":
+            zeros = np.zeros(matrix.scales.shape, np.int8) if matrix.zeros is None else matrix.zeros
+            return (zeros.astype(np.int16) - offset).astype(np.int8)[:, _block_sources(matrix, source)]
+    raise InferenceError(f"the graph wants {initializer.name}, and a quantized matrix has no such part")
+
+
+def _block_sources(matrix: QuantizedMatrix, source: _Source) -> npt.NDArray[np.intp]:
+    """Return, for each of the graph's blocks of columns, the number of the matrix's block that it lies in."""
+    columns, block = matrix.shape[1], source.block
+    if block < 1 or (matrix.block % block and matrix.block < columns):
+        raise InferenceError(f"{source.tensor}: blocks of {matrix.block} columns do not fit the graph's of {block}")
+    return np.arange(0, columns, block) // matrix.block
+
+
+def _read_name(name: str) -> _Source:
+    tensor, *words = name.split(":")
+    transposed = words[-1:] == [TRANSPOSED]
+    words = words[: len(words) - transposed]
+    part, *rest = words or [""]
+    block = int(rest[0]) if rest and rest[0].isascii() and rest[0].isdecimal() and len(rest[0]) < 10 else 0
+    return _Source(tensor, part, block, transposed)
