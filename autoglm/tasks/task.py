@@ -118,7 +118,7 @@ class Task(ABC):
             model: Model that ``build_model`` made for this task.
             batch: Batch from ``Examples.batch``, on any device.
         """
-        return self.losses(*_compute_logits(model, batch))
+        return self.losses(*compute_logits(model, batch))
 
     def evaluate(self, model: torch.nn.Module, examples: Examples, *, batch_size: int = 64) -> Evaluation:
         """Return loss and metric of a model in float32, without gradients or dropout; the model's mode is restored.
@@ -150,7 +150,7 @@ class Task(ABC):
             for first in range(0, len(order), batch_size):
                 chosen = order[first : first + batch_size]
                 with torch.no_grad(), torch.autocast(device, enabled=False):
-                    logits, batch = _compute_logits(model, examples.batch(chosen))
+                    logits, batch = compute_logits(model, examples.batch(chosen))
                     losses[chosen] = self.losses(logits, batch).double().cpu()
                     correct[chosen] = self.is_correct(logits, batch).double().cpu()
         finally:
@@ -208,7 +208,7 @@ class Task(ABC):
         """
 
 
-def _compute_logits(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Batch]:
+def compute_logits(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Batch]:
     """Return a model's output in float32, and the batch on the model's device."""
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}

@@ -89,7 +89,7 @@ def train_locally(
     total = 0.0
     with torch.random.fork_rng(devices=cuda_devices(precision.device)):
         torch.manual_seed(seed)
-        for step, indices in enumerate(_draw_batches(len(examples), settings.batch_size, steps, generator), start=1):
+        for step, indices in enumerate(draw_batches(len(examples), settings.batch_size, steps, generator), start=1):
             warm_up(optimizer, settings, learning_rate, step)
             optimizer.zero_grad(set_to_none=True)
             for part in torch.split(indices, settings.micro_batch_size or len(indices)):
@@ -127,7 +127,7 @@ def warm_up(optimizer: torch.optim.Optimizer, settings: LocalTrainingSettings, r
         group["lr"] = rate * min(1.0, step / (settings.warmup_steps + 1))
 
 
-def _draw_batches(size: int, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
+def draw_batches(size: int, batch_size: int, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
     """Draw the index tensors of `steps` batches: shuffled passes over the data, one after the other."""
     needed = steps * min(batch_size, size)
     order: list[torch.Tensor] = []
