@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedglm.autoglm.light.distillation.schedules import Decay, Ramp
 from fedglm.autoglm.settings import Precision
 
+DEFAULT_CACHE_BYTES = 1 << 28
+
 
 class Stage(BaseModel):
     """A stretch of training with an optimizer and a learning-rate schedule of its own.
@@ -77,7 +79,7 @@ class DistillationSettings(BaseModel):
     gradient_clip: float = Field(default=1.0, ge=0, le=1e6)
     evaluate_every: int = Field(default=50, ge=1, le=10_000_000)
     keep: Literal["best", "last"] = "best"
-    cache_bytes: int = Field(default=1 << 28, ge=0, le=1 << 40)
+    cache_bytes: int = Field(default=DEFAULT_CACHE_BYTES, ge=0, le=1 << 40)
     precision: Precision = "auto"
 
     @property

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.light.distillation.settings import DEFAULT_CACHE_BYTES
+from fedglm.autoglm.settings import Precision
 from fedglm.autoglm.tasks.task import compute_logits
-from fedglm.autoglm.training.precision import ChosenPrecision
+from fedglm.autoglm.training.precision import choose_precision, torch_device
 
 
 class Teacher:
@@ -15,16 +17,27 @@ class Teacher:
     Logits are rounded to float16, kept or not, so that the bound on memory changes the student by float noise alone.
 
     Args:
-        model: The model; it is neither changed nor put into another mode for longer than a call.
+        model: The model, moved to the device of training; it is not changed, and keeps its mode.
         examples: Examples that are asked for by index.
-        precision: Format and device of its forward passes.
+        precision: Format of its forward passes; ``auto`` chooses by device and size.
         cache_bytes: Maximum bytes of kept logits.
+
+    Attributes:
+        examples: The examples.
     """
 
     def __init__(
-        self, model: torch.nn.Module, examples: Examples, precision: ChosenPrecision, *, cache_bytes: int
+        self,
+        model: torch.nn.Module,
+        examples: Examples,
+        *,
+        precision: Precision = "auto",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
-        self._model, self._examples, self._precision = model, examples, precision
+        device = torch_device("auto")
+        size = sum(parameter.numel() for parameter in model.parameters())
+        self.examples = examples
+        self._model, self._precision = model.to(device), choose_precision(precision, size, device)
         self._left = cache_bytes
         self._kept: dict[int, torch.Tensor] = {}
 
@@ -54,11 +67,11 @@ class Teacher:
         self._model.eval()
         try:
             with torch.no_grad(), self._precision.autocast():
-                logits, _ = compute_logits(self._model, self._examples.batch(indices))
+                logits, _ = compute_logits(self._model, self.examples.batch(indices))
         finally:
             self._model.train(training)
         halves = logits.half().cpu()
         if halves.dim() == 2:
             return list(zip(indices, halves, strict=True))
-        lengths = self._examples.lengths[indices].tolist()
+        lengths = self.examples.lengths[indices].tolist()
         return [(i, row[:length]) for i, row, length in zip(indices, halves, lengths, strict=True)]

@@ -83,7 +83,7 @@ class TrainedStudent:
 
 def train_student(
     student: torch.nn.Module,
-    teacher: torch.nn.Module | None,
+    teacher: torch.nn.Module | Teacher | None,
     examples: Examples,
     settings: DistillationSettings,
     *,
@@ -100,7 +100,8 @@ def train_student(
 
     Args:
         student: Model to train; its parameters with ``requires_grad`` train, in float32. It ends in evaluation mode.
-        teacher: Model to learn from, with the same outputs; None where alpha is 0 throughout.
+        teacher: Model to learn from, with the same outputs; None where alpha is 0 throughout. Several students of one
+            ``Teacher`` share its logits.
         examples: Public or model-made sequences to train on.
         settings: Stages, batch size, precision.
         task: Task of both models: its cross-entropy and evaluation.
@@ -111,21 +112,24 @@ def train_student(
 
     Raises:
         DataError: There are no examples to train or to evaluate on.
-        ModelError: alpha needs a teacher and there is none, nothing trains in a stage, or the outputs differ.
+        ModelError: alpha needs a teacher and there is none or one of other examples, nothing trains in a stage, or the
+            outputs differ.
         TrainingError: A loss or a weight is not finite.
     """
     if not len(examples) or not len(held_out):
         raise DataError("distillation needs examples to train on and others to evaluate on; there are none")
     if settings.needs_teacher and teacher is None:
         raise ModelError("alpha gives the teacher a weight and there is none: name a teacher, or set alpha to 0")
+    if isinstance(teacher, torch.nn.Module):
+        teacher = Teacher(teacher, examples, precision=settings.precision, cache_bytes=settings.cache_bytes)
+    if teacher is not None and teacher.examples is not examples:
+        raise ModelError("the teacher's logits are of other examples than the student trains on")
     device = torch_device("auto")
     student.to(device)
     size = sum(parameter.numel() for parameter in student.parameters())
     run = _Run(
         student=student,
-        teacher=_freeze(teacher, examples, settings, device)
-        if teacher is not None and settings.needs_teacher
-        else None,
+        teacher=teacher if settings.needs_teacher else None,
         examples=examples,
         counts=task.prediction_counts(examples),
         settings=settings,
@@ -138,14 +142,6 @@ def train_student(
     with _one_thread(), torch.random.fork_rng(devices=cuda_devices(device)):
         torch.manual_seed(seed)
         return run.train(torch.Generator().manual_seed(seed))
-
-
-def _freeze(
-    model: torch.nn.Module, examples: Examples, settings: DistillationSettings, device: torch.device
-) -> Teacher:
-    size = sum(parameter.numel() for parameter in model.parameters())
-    precision = choose_precision(settings.precision, size, device)
-    return Teacher(model.to(device), examples, precision, cache_bytes=settings.cache_bytes)
 
 
 @dataclass(kw_only=True)
