@@ -1,0 +1,77 @@
+"""Adaptive probabilities of bits: counts by context, in integers, so that every machine computes the same ones.
+
+The estimate after `ones` of `seen` is (ones + 1/2) / (seen + 1) (Krichevsky and Trofimov, 1981): to learn a probability
+costs half a logarithm of the number of bits. All bits that are coded at once see the counts of those before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fedglm.inference.weights.rans import PROBABILITY_BITS, Bits, Coder, Probabilities
+
+Contexts = npt.NDArray[np.int64]
+
+_LEAST: Final = 32  # no bit is surer than 1 - 2**-11, so none costs more than 11 bits or less than 0.0007
+
+
+def clip_probability(probability: Probabilities) -> Probabilities:
+    """Keep probabilities, in units of 2**-16, away from 0 and 1."""
+    return np.clip(probability, _LEAST, (1 << PROBABILITY_BITS) - _LEAST)
+
+
+class AdaptiveBits:
+    """Adaptive bits, one for each context.
+
+    Args:
+        contexts: Number of contexts.
+    """
+
+    def __init__(self, contexts: int) -> None:
+        self._ones = np.zeros(contexts, np.int64)
+        self._seen = np.zeros(contexts, np.int64)
+
+    def code(self, coder: Coder, bits: Bits | None, contexts: Contexts) -> Bits:
+        """Code one bit in each of the first lanes, (n,); see `Coder`."""
+        estimate = ((2 * self._ones[contexts] + 1) << PROBABILITY_BITS) // (2 * self._seen[contexts] + 2)
+        coded = coder.code_bits(bits, clip_probability(estimate))
+        np.add.at(self._seen, contexts, 1)
+        np.add.at(self._ones, contexts, coded)
+        return coded
+
+
+class AdaptiveTrees:
+    """Adaptive symbols of `width` bits, one alphabet for each context: a binary tree of adaptive bits.
+
+    Args:
+        contexts: Number of contexts.
+        width: Number of bits of a symbol.
+    """
+
+    def __init__(self, contexts: int, width: int) -> None:
+        self._bits = AdaptiveBits(contexts << width)
+        self._width = width
+
+    def code(self, coder: Coder, symbols: Contexts | None, contexts: Contexts) -> Contexts:
+        """Code one symbol in each of the first lanes, (n,), most significant bit first; a decoder ignores `symbols`."""
+        node = np.ones(contexts.size, np.int64)
+        for place in reversed(range(self._width)):
+            bits = None if symbols is None else (symbols >> place & 1).astype(np.bool_)
+            node = node << 1 | self._bits.code(coder, bits, (contexts << self._width) + node)
+        return node - (1 << self._width)
+
+
+def split_into_steps(count: int, lanes: int) -> Iterator[slice]:
+    """Yield slices of a vector, to be coded one after the other: one element, one, two, four, and so on to `lanes`.
+
+    The first of them cost the most, as nothing is learnt yet.
+    """
+    at, size = 0, 1
+    while at < count:
+        yield slice(at, min(at + size, count))
+        at += size
+        size = min(at, lanes)

@@ -1,0 +1,102 @@
+"""The packings of integer digits, 0 to ``levels - 1``: at a fixed width, or in the entropy code that all tensors share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from fedglm.inference.weights import fixed_width
+from fedglm.inference.weights.codes import walk_columns, walk_tree
+from fedglm.inference.weights.fixed_width import Digits
+from fedglm.inference.weights.rans import Coder
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedPacking:
+    """Digits at a fixed width, in bytes of their own.
+
+    Attributes:
+        takes: Whether it can write so many levels.
+        fits: Whether it can write these digits.
+        size: Number of bytes of so many digits of so many levels.
+        pack: Packs digits of so many levels.
+        unpack: Unpacks so many digits of so many levels; raises InferenceError.
+    """
+
+    takes: Callable[[int], bool]
+    fits: Callable[[Digits], bool]
+    size: Callable[[int, int], int]
+    pack: Callable[[Digits, int], bytes]
+    unpack: Callable[[bytes, int, int], Digits]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedPacking:
+    """Digits in the shared entropy code.
+
+    Attributes:
+        takes: Whether it can write so many levels.
+        walk: Walks through the digits of a matrix: coder, digits or None, shape, levels, and the digits of an earlier
+            release or None.
+        needs_previous: Whether it needs those.
+    """
+
+    takes: Callable[[int], bool]
+    walk: Callable[[Coder, Digits | None, Shape, int, Digits | None], Digits]
+    needs_previous: bool = False
+
+
+Packing = FixedPacking | CodedPacking
+
+
+def _any_width(levels: int) -> bool:
+    return levels >= 1
+
+
+def _ternary(levels: int) -> bool:
+    return levels == 3
+
+
+def _columns(prior: int) -> CodedPacking:
+    def walk(coder: Coder, digits: Digits | None, shape: Shape, _levels: int, _previous: Digits | None) -> Digits:
+        return walk_columns(coder, digits, shape, prior)
+
+    return CodedPacking(takes=_ternary, walk=walk)
+
+
+PACKINGS: Mapping[str, Packing] = MappingProxyType(
+    {
+        "bits": FixedPacking(
+            takes=_any_width,
+            fits=lambda _: True,
+            size=lambda count, levels: fixed_width.bits_size(count, (levels - 1).bit_length()),
+            pack=lambda digits, levels: fixed_width.pack_bits(digits, (levels - 1).bit_length()),
+            unpack=lambda blob, count, levels: fixed_width.unpack_bits(blob, count, (levels - 1).bit_length()),
+        ),
+        "trits": FixedPacking(
+            takes=_ternary,
+            fits=lambda _: True,
+            size=lambda count, _: fixed_width.trits_size(count),
+            pack=lambda digits, _: fixed_width.pack_trits(digits),
+            unpack=lambda blob, count, _: fixed_width.unpack_trits(blob, count),
+        ),
+        "sparse34": FixedPacking(
+            takes=_ternary,
+            fits=fixed_width.is_sparse34,
+            size=lambda count, _: fixed_width.sparse34_size(count),
+            pack=lambda digits, _: fixed_width.pack_sparse34(digits),
+            unpack=lambda blob, count, _: fixed_width.unpack_sparse34(blob, count),
+        ),
+        "tree": CodedPacking(
+            takes=_any_width, walk=lambda coder, digits, shape, levels, _: walk_tree(coder, digits, shape, levels)
+        ),
+        "columns": _columns(64),
+        "columns-256": _columns(256),
+        "whole": _columns(1 << 30),
+        "previous": CodedPacking(takes=_any_width, walk=walk_tree, needs_previous=True),
+    }
+)
+"""All packings by the name that the index has of them."""
