@@ -14,12 +14,13 @@ from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import read_source
 from fedglm.autoglm.data.splits import Indices, choose_held_out, split_dirichlet, split_iid
-from fedglm.autoglm.data.tables import TableEncoder
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.settings import DataSettings, Kind, ModelSettings
+from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.tasks.classification import TabularClassification, TextClassification
 from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.autoglm.tasks.task import Task
+from fedglm.inference.inputs.tables import TableEncoder
+from fedglm.inference.inputs.task import Kind
 
 DEFAULT_NODES = 4
 

@@ -24,7 +24,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.settings import ModelSettings
 from fedglm.autoglm.tasks.task import Task
@@ -39,6 +38,7 @@ from fedglm.compression.positions.signed import apply_signs
 from fedglm.compression.values import bits, magnitudes
 from fedglm.compression.vectors import Positions, Vector
 from fedglm.compression.wire.envelope import Reader
+from fedglm.inference.inputs.byte_tokenizer import BOS_ID, EOS_ID, PAD_ID
 from fedglm.protocol.federated_model import make_layout
 
 DENSITY = 0.01

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedglm.autoglm.data.bins import bins_from_ranges, bins_from_reference
 from fedglm.autoglm.data.records import Records
-from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.settings import Kind
+from fedglm.inference.inputs.tables import TableEncoder
+from fedglm.inference.inputs.task import Kind
 
 _PUBLIC_ROWS = 69  # of breast-cancer's 569 rows, always the same: 500 are left to the sites
 _PUBLIC_SEED = 1995  # the year of the data set

@@ -12,6 +12,7 @@ from fedglm.autoglm.data.reading import MissingField, Row, read_rows
 from fedglm.autoglm.data.row_faults import Reason, RowError, RowFaults, RowPlace, report
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import DataSettings
+from fedglm.inference.inputs.values import parse_number
 
 _MAX_SHOWN = 40
 """Maximum characters of a value that an error quotes."""
@@ -131,17 +132,10 @@ def read_numbers(row: Row, fields: Sequence[str], place: RowPlace, faults: RowFa
     """
     features, error = [], None
     for name in fields:
-        value = row.get(name)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            features.append(float("nan"))
-            continue
         try:
-            if not isinstance(value, str | int | float):
-                raise ValueError
-            features.append(float(value))
-        except (ValueError, OverflowError):
-            short = repr(value)[:_MAX_SHOWN]
-            error = error or RowError("number", place, f"the feature {name!r} must be a number, not {short}")
+            features.append(parse_number(row.get(name)))
+        except ValueError as exc:
+            error = error or RowError("number", place, f"the feature {name!r} {exc}")
             features.append(float("nan"))
     if error is not None:
         report(error, faults)

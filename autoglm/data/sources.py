@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedglm.autoglm.data.bins import bins_from_ranges, bins_from_reference
 from fedglm.autoglm.data.bundled import BUNDLES, Bundle
 from fedglm.autoglm.data.reading import check_file, read_rows
 from fedglm.autoglm.data.records import Records, read_numbers, read_records, require_fields
 from fedglm.autoglm.data.row_faults import RowFaults, RowPlace
-from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.settings import DataSettings, Kind
+from fedglm.autoglm.settings import DataSettings
 from fedglm.core.suggestions import list_choices
+from fedglm.inference.inputs.tables import TableEncoder
+from fedglm.inference.inputs.task import Kind
 
 DEFAULT_BINS = 16
 

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, encode_bytes, is_byte_tokenizer
+from fedglm.autoglm.data.tokenizer import is_byte_tokenizer
 from fedglm.autoglm.quiet import quiet_transformers
+from fedglm.inference.inputs.byte_tokenizer import BOS_ID, EOS_ID, encode_bytes
 
 Ids = npt.NDArray[np.integer]
 _CHUNK = 512  # texts per call of a Hugging Face tokenizer: bounds the Python lists it makes

@@ -1,37 +1,19 @@
-"""Tokenizers: that of a local Hugging Face folder, or a byte tokenizer, whose vocabulary reveals nothing of any text.
+"""Tokenizers as transformers has them: that of a local Hugging Face folder, or the byte tokenizer.
 
-Token id and UTF-8 byte are the same number. UTF-8 never uses the bytes 0xC0, 0xC1 and 0xF5 to 0xFF (RFC 3629,
-section 1), so the three special tokens are 0xFD to 0xFF: the vocabulary has 256 ids, a sequence is stored as uint8, and
-encoding copies the text's bytes. (A BPE vocabulary trained on private text would leak its words.)
+`inference/inputs/byte_tokenizer.py` says what the byte tokenizer is.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.quiet import quiet_transformers
-
-VOCAB_SIZE = 256
-EOS_ID, BOS_ID, PAD_ID = 0xFD, 0xFE, 0xFF
-SPECIAL_TOKENS = {"</s>": EOS_ID, "<s>": BOS_ID, "<pad>": PAD_ID}
-
-
-@cache
-def _byte_vocabulary() -> dict[str, int]:
-    # ByteLevel writes a printable Latin-1 byte as its own character and the rest as the characters from U+0100 on.
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in printable]
-    characters = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + i) for i, byte in enumerate(hidden)}
-    vocabulary = {characters[byte]: byte for byte in range(256) if byte not in SPECIAL_TOKENS.values()}
-    return vocabulary | SPECIAL_TOKENS
+from fedglm.inference.inputs.byte_tokenizer import EOS_ID, VOCAB_SIZE, byte_vocabulary
 
 
 def make_byte_tokenizer(*, append_end: bool = False, max_length: int | None = None) -> PreTrainedTokenizerFast:
@@ -45,7 +27,7 @@ def make_byte_tokenizer(*, append_end: bool = False, max_length: int | None = No
         append_end: Whether to end every sequence with ``</s>``, as for classifiers (their head reads the last token).
         max_length: Length in tokens to which ``truncation=True`` truncates.
     """
-    backend = Tokenizer(token_models.BPE(vocab=_byte_vocabulary(), merges=[]))
+    backend = Tokenizer(token_models.BPE(vocab=byte_vocabulary(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     if append_end:
@@ -66,12 +48,7 @@ def make_byte_tokenizer(*, append_end: bool = False, max_length: int | None = No
 
 def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether ids are bytes, by the full vocabulary, so that a reloaded tokenizer takes the fast path too."""
-    return len(tokenizer) == VOCAB_SIZE and tokenizer.get_vocab() == _byte_vocabulary()
-
-
-def encode_bytes(text: str) -> npt.NDArray[np.uint8]:
-    """Return the token ids of a text without special tokens, (bytes,), uint8, read-only, faster than the tokenizer."""
-    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+    return len(tokenizer) == VOCAB_SIZE and tokenizer.get_vocab() == byte_vocabulary()
 
 
 def check_model_folder(path: str | Path) -> Path:

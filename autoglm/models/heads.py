@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fedglm.autoglm.settings import Kind
+from fedglm.inference.inputs.task import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,7 @@ from fedglm.autoglm.settings import ModelSettings
 from fedglm.autoglm.tasks.reading import read_task
 from fedglm.autoglm.tasks.task import Task
 from fedglm.core.hidden_modules import hide_modules
-
-TASK_FILE = "task.json"
+from fedglm.inference.inputs.task import TASK_FILE
 
 
 def save_release(model: torch.nn.Module, task: Task, folder: str | Path) -> None:

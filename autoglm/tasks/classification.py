@@ -13,12 +13,12 @@ from torch.nn import functional
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.data.records import Records, number_names
 from fedglm.autoglm.data.splits import Indices
-from fedglm.autoglm.data.tables import TableEncoder
 from fedglm.autoglm.data.texts import Sequences, smallest_type, truncate_texts
-from fedglm.autoglm.settings import Kind
 from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.tasks.task import Batch, Task
 from fedglm.autoglm.tasks.text import Cutter, TextTask
+from fedglm.inference.inputs.tables import TableEncoder
+from fedglm.inference.inputs.task import Kind
 
 _BIN_SPREAD = 0.1  # five times GLM's own; 0.05 to 0.2 did about equally well
 

@@ -13,10 +13,10 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.data.records import Records, number_names
 from fedglm.autoglm.data.splits import Indices
 from fedglm.autoglm.data.texts import cut_windows
-from fedglm.autoglm.settings import Kind
 from fedglm.autoglm.tasks.evaluation import Evaluation, perplexity
 from fedglm.autoglm.tasks.task import Batch
 from fedglm.autoglm.tasks.text import Cutter, TextTask
+from fedglm.inference.inputs.task import Kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

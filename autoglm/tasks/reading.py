@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.tasks.classification import TabularClassification, TextClassification
 from fedglm.autoglm.tasks.language_modeling import LanguageModeling
 from fedglm.autoglm.tasks.task import Task
+from fedglm.inference.errors import InferenceError
+from fedglm.inference.inputs.task import read_task_description
 
 _TASKS: tuple[type[Task], ...] = (LanguageModeling, TextClassification, TabularClassification)
 
@@ -21,7 +20,7 @@ def read_task(text: str) -> Task:
     """
     by_kind = {str(task.kind): task for task in _TASKS}
     try:
-        fields: dict[str, Any] = json.loads(text)
+        fields = read_task_description(text).model_dump()
         return by_kind[fields.pop("kind")].from_fields(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise DataError(f"not the description of a task ({exc})") from exc
+    except InferenceError as exc:
+        raise DataError(str(exc)) from exc

@@ -17,8 +17,8 @@ from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.splits import Indices
 from fedglm.autoglm.data.texts import Sequences
 from fedglm.autoglm.errors import DataError
-from fedglm.autoglm.settings import Kind
 from fedglm.autoglm.tasks.evaluation import Evaluation
+from fedglm.inference.inputs.task import Kind
 
 Batch = dict[str, torch.Tensor]
 """Input of a model, as ``Examples.batch`` returns it."""

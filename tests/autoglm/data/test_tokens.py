@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from fedglm.autoglm.data.tables import TableEncoder, bins_from_ranges, bins_from_reference
+from fedglm.autoglm.data.bins import bins_from_ranges, bins_from_reference
 from fedglm.autoglm.data.texts import cut_windows, smallest_type, truncate_texts
-from fedglm.autoglm.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, encode_bytes, is_byte_tokenizer, make_byte_tokenizer
+from fedglm.autoglm.data.tokenizer import is_byte_tokenizer, make_byte_tokenizer
 from fedglm.autoglm.errors import DataError
+from fedglm.inference.errors import InferenceError
+from fedglm.inference.inputs.byte_tokenizer import BOS_ID, EOS_ID, PAD_ID, encode_bytes
+from fedglm.inference.inputs.tables import TableEncoder
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -96,7 +99,7 @@ def test_tables_that_make_no_sense_are_refused() -> None:
         bins_from_ranges({"x": (1, 1)}, 4)
     with pytest.raises(DataError, match="no value of feature 'x'"):
         bins_from_reference(("x",), np.full((3, 1), np.nan), 4, origin="a test")
-    with pytest.raises(DataError, match="ascending"):
+    with pytest.raises(InferenceError, match="ascending"):
         TableEncoder(names=("x",), edges=((2.0, 1.0),), origin="a test")
-    with pytest.raises(DataError, match="2 features"):
+    with pytest.raises(InferenceError, match="2 features"):
         bins_from_ranges({"x": (0, 1), "y": (0, 1)}, 4).encode(np.zeros((1, 3)))

@@ -23,7 +23,6 @@ from transformers import (
 )
 
 from fedglm.autoglm.data.records import Records
-from fedglm.autoglm.data.tokenizer import EOS_ID
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.federation import FederatedData, load_federation
 from fedglm.autoglm.models.build import build_model
@@ -32,6 +31,7 @@ from fedglm.autoglm.models.presets import PRESETS, make_glm_config
 from fedglm.autoglm.models.release import load_release, save_release
 from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.tasks.task import Task
+from fedglm.inference.inputs.byte_tokenizer import EOS_ID
 
 torch.set_num_threads(1)
 LORA = ModelSettings(adapter="lora", lora_rank=2)

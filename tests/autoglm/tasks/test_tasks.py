@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedglm.autoglm.data.bins import bins_from_ranges
 from fedglm.autoglm.data.records import Records
-from fedglm.autoglm.data.tables import bins_from_ranges
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.tasks.classification import TabularClassification, TextClassification
 from fedglm.autoglm.tasks.evaluation import Evaluation

@@ -1,7 +1,6 @@
 """Tables as tokens: every feature has its own bins and a token for each, so that a token encodes feature and value.
 
-A bin's edges reveal something about the values they were computed from. They come from public knowledge alone: declared
-ranges, or quantiles of a public reference table that no site trains on. Private rows never determine an edge.
+Where the edges come from is up to whoever trains: public knowledge alone (`autoglm/data/bins.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.autoglm.errors import DataError
+from fedglm.inference.errors import InferenceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class TableEncoder:
         origin: Origin of the edges in words, for reports.
 
     Raises:
-        DataError: The edges do not fit the names, are not finite or do not ascend.
+        InferenceError: The edges do not fit the names, are not finite or do not ascend.
     """
 
     names: tuple[str, ...]
@@ -39,9 +38,9 @@ class TableEncoder:
     def __post_init__(self) -> None:
         widths = {len(edges) for edges in self.edges}
         if len(self.names) != len(self.edges) or len(widths) != 1 or not self.names:
-            raise DataError("a table encoder needs one list of edges for each feature, all of the same length")
+            raise InferenceError("a table encoder needs one list of edges for each feature, all of the same length")
         if not all(np.isfinite(edges).all() and list(edges) == sorted(edges) for edges in self.edges):
-            raise DataError("a table encoder's edges must be finite and ascending")
+            raise InferenceError("a table encoder's edges must be finite and ascending")
 
     @property
     def bins(self) -> int:
@@ -80,50 +79,15 @@ class TableEncoder:
         """Encode rows (N, F), float64, NaN where a value is missing, as token ids (N, F + 1), int32.
 
         Raises:
-            DataError: The rows have another number of features.
+            InferenceError: The rows have another number of features.
         """
         if values.ndim != 2 or values.shape[1] != len(self.names):
-            raise DataError(f"the encoder takes rows of {len(self.names)} features, not an array of {values.shape}")
+            raise InferenceError(
+                f"the encoder takes rows of {len(self.names)} features, not an array of {values.shape}"
+            )
         ids = np.full((len(values), self.length), self.end_id, dtype=np.int32)
         for f, edges in enumerate(self.edges):
             column = values[:, f]
             bins = np.where(np.isnan(column), self.bins, np.searchsorted(edges, column, side="right"))
             ids[:, f] = f * (self.bins + 1) + bins
         return ids
-
-
-def bins_from_ranges(ranges: dict[str, tuple[float, float]], bins: int) -> TableEncoder:
-    """Make bins of equal width within each feature's declared (low, high).
-
-    Raises:
-        DataError: A range is empty or not finite.
-    """
-    for name, (low, high) in ranges.items():
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise DataError(f"the range of feature {name!r} must be finite and ascending, not {low} to {high}")
-    edges = tuple(tuple(np.linspace(low, high, bins + 1)[1:-1].tolist()) for low, high in ranges.values())
-    return TableEncoder(names=tuple(ranges), edges=edges, origin="declared ranges")
-
-
-def bins_from_reference(
-    names: tuple[str, ...], reference: npt.NDArray[np.float64], bins: int, *, origin: str
-) -> TableEncoder:
-    """Make bins of equal count in a public reference table.
-
-    Args:
-        names: Names of the F features.
-        reference: Values of the table, (N, F), float64, NaN where a value is missing.
-        bins: Number of bins of each feature.
-        origin: Description of the table.
-
-    Raises:
-        DataError: A feature has no finite value in the reference.
-    """
-    edges = []
-    for f, name in enumerate(names):
-        column = reference[:, f]
-        column = np.sort(column[np.isfinite(column)])
-        if not len(column):
-            raise DataError(f"the public reference has no value of feature {name!r} to place bins by")
-        edges.append(tuple(np.quantile(column, np.arange(1, bins) / bins).tolist()))
-    return TableEncoder(names=names, edges=tuple(edges), origin=origin)
