@@ -1,0 +1,159 @@
+"""A model in use: it continues texts, or classifies rows; the same for a light release and for what torch runs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self, overload
+
+from fedglm.inference.errors import InferenceError
+from fedglm.inference.generation.generator import Answer, TextGenerator
+from fedglm.inference.generation.sampling import Sampling
+from fedglm.inference.inputs.model_inputs import DEFAULT_TEXT_FIELD, ModelInputs, Row
+from fedglm.inference.inputs.tokenizer import Encoded
+from fedglm.inference.prediction import Prediction, RowClassifier
+from fedglm.inference.runtime.session import Session
+
+DEFAULT_MAX_LENGTH: Final = 50
+DEFAULT_CACHE_BYTES: Final = 2**23
+"""Bound of the answers that are kept: some thousand of 50 tokens."""
+
+
+class LiteModel:
+    """A model in use, for one thread at a time.
+
+        model = LiteModel.from_pretrained("release")
+        model.generate("Federated learning", max_length=50)
+        model.predict([{"age": 61, "pressure": 140}])
+
+    Args:
+        session: The model.
+        inputs: Makes tokens of what it is given.
+        facts: What is known of it, for `info`.
+        cache_bytes: Bound of the answers that are kept, in bytes, for texts and rows that come again; 0 keeps none.
+
+    Attributes:
+        inputs: Makes tokens of what it is given.
+
+    Raises:
+        InferenceError: The model's outputs do not fit its task.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        inputs: ModelInputs,
+        *,
+        facts: Mapping[str, Any],
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        self.inputs = inputs
+        self._session, self._facts = session, dict(facts)
+        make = TextGenerator if inputs.task.is_generative else RowClassifier
+        self._use: TextGenerator | RowClassifier = make(session, inputs, cache_bytes=cache_bytes)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, trust: object = None, threads: int = 1, cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> Self:
+        """Open a light release; torch is not needed.
+
+        Args:
+            folder: Folder of the release.
+            trust: Whose signature the release must have.
+            threads: Threads that it may use.
+            cache_bytes: Bound of the answers that are kept, in bytes; 0 keeps none.
+
+        Raises:
+            InferenceError: The folder holds no light release, or one that is damaged or signed by nobody trusted.
+        """
+        from fedglm.inference.opening import open_light  # onnxruntime is needed from here on
+
+        opened = open_light(Path(folder).expanduser(), trust=trust, threads=threads)
+        return cls(opened.session, opened.inputs, facts=opened.facts, cache_bytes=cache_bytes)
+
+    def info(self) -> dict[str, Any]:
+        """Return what is known of the model: its task, classes or features, limits, runtime and origin."""
+        task = self.inputs.task
+        known: dict[str, Any] = {"task": task.kind, "max_length": self._session.max_length}
+        if task.labels:
+            known |= {"labels": list(task.labels), "tokens_read": task.length}
+        if self.inputs.table is not None:
+            known["features"] = list(self.inputs.table.names)
+        return known | {"vocab_size": self._session.vocab_size} | self._facts
+
+    @overload
+    def generate(self, text: str, max_length: int = ..., **sampling: Any) -> str: ...
+    @overload
+    def generate(self, text: Sequence[str], max_length: int = ..., **sampling: Any) -> list[str]: ...
+
+    def generate(
+        self, text: str | Sequence[str], max_length: int = DEFAULT_MAX_LENGTH, **sampling: Any
+    ) -> str | list[str]:
+        """Continue a text, or several together.
+
+        Args:
+            text: The text, or several.
+            max_length: Maximum number of tokens to add; the text itself does not count.
+            sampling: `temperature`, `top_k`, `top_p` and `seed` of `Sampling`; by default the likeliest token is taken.
+
+        Returns:
+            What was added, without the text itself; of several texts, in their order.
+
+        Raises:
+            InferenceError: The model classifies, a text is too long for it, or a setting is out of its range.
+        """
+        if isinstance(text, str):
+            return self.answer([text], max_length, **sampling)[0].text
+        return [answer.text for answer in self.answer(text, max_length, **sampling)]
+
+    def answer(self, texts: Sequence[str], max_length: int = DEFAULT_MAX_LENGTH, **sampling: Any) -> list[Answer]:
+        """Continue texts as `generate` does, and return also the tokens, and why each text ended."""
+        return self._require_generator().answer(texts, max_length, Sampling.of(**sampling))
+
+    def stream(self, text: str, max_length: int = DEFAULT_MAX_LENGTH, **sampling: Any) -> Generator[str, None, Answer]:
+        """Continue a text, and yield each piece as it is known; no piece ends within a character.
+
+        All pieces together are what `generate` returns; the generator's own value is the whole `Answer`.
+
+        Raises:
+            InferenceError: As by `generate`, some at the first piece.
+        """
+        return self._require_generator().stream(text, max_length, Sampling.of(**sampling))
+
+    def predict(self, rows: Sequence[Row], *, text_field: str = DEFAULT_TEXT_FIELD) -> list[Prediction]:
+        """Classify rows.
+
+        Args:
+            rows: Texts, or mappings with a text; or rows of a table as mappings by feature, or as lists of numbers in
+                the features' order. None, an empty string and NaN are missing values of a table.
+            text_field: Name of the text in a mapping.
+
+        Raises:
+            InferenceError: The model generates texts, or a row cannot be used; the message has its number, from 1.
+        """
+        classifier, encoded = self._require_classifier(), []
+        for number, row in enumerate(rows, 1):
+            try:
+                encoded.append(self.inputs.encode_row(row, text_field))
+            except InferenceError as exc:
+                raise InferenceError(f"row {number}: {exc}") from exc
+        return classifier.classify(encoded)
+
+    def classify(self, rows: Sequence[Encoded]) -> list[Prediction]:
+        """Classify rows that `inputs.encode_row` has encoded.
+
+        Raises:
+            InferenceError: The model generates texts.
+        """
+        return self._require_classifier().classify(rows)
+
+    def _require_generator(self) -> TextGenerator:
+        if not isinstance(self._use, TextGenerator):
+            raise InferenceError(f"the model is for {self.inputs.task.kind} and generates no text: use predict")
+        return self._use
+
+    def _require_classifier(self) -> RowClassifier:
+        if not isinstance(self._use, RowClassifier):
+            raise InferenceError("the model is a language model and has no classes to predict: use generate")
+        return self._use
