@@ -18,7 +18,7 @@ STOREYS = (
 )
 """From the top to the ground: a root imports only those that stand after it."""
 ON_THE_GROUND = {
-    "autoglm": {"inference", "compression"},
+    "autoglm": {"inference", "compression", "run_folder"},
     "inference": {"privacy"},
     "compression": set(),
     "privacy": set(),
