@@ -3,6 +3,8 @@
 The base install verifies, exports and watches. `node` trains at a site, `server` also evaluates and draws, and
 `simulation` adds Ray, which only `--engine ray` needs (`simulations/engines/run.py`). `edge` uses a light model and has
 no torch; `light` makes models light.
+The base install verifies, exports and watches. `edge` uses a light model, `node` trains at a site, `server` also
+evaluates and draws, and `simulation` adds Ray, which only `--engine ray` needs (`simulations/engines/run.py`).
 """
 
 import functools
@@ -15,6 +17,7 @@ import click
 import typer
 
 Extra = Literal["edge", "light", "node", "server", "simulation"]
+Extra = Literal["edge", "node", "server", "simulation"]
 
 _NODE = ("flwr", "numba", "opacus", "peft", "prometheus_client", "safetensors", "torch", "transformers")
 _SERVER = (*_NODE, "matplotlib", "sklearn")
@@ -23,8 +26,17 @@ _LIGHT = (*dict.fromkeys((*_SERVER, *_EDGE)), "gguf", "onnx")
 
 MODULES: Final[Mapping[Extra, tuple[str, ...]]] = MappingProxyType(
     {"edge": _EDGE, "light": _LIGHT, "node": _NODE, "server": _SERVER, "simulation": (*_SERVER, "ray")}
+    {
+        "edge": ("onnxruntime", "safetensors", "tokenizers"),
+        "node": _NODE,
+        "server": _SERVER,
+        "simulation": (*_SERVER, "ray"),
+    }
 )
 """Top-level modules of the packages of each extra in pyproject.toml."""
+
+_ASKED_LATER: Final = frozenset({"ray", "tokenizers"})
+"""Modules that some uses of an extra do without: an engine asks for the one, a model's tokenizer for the other."""
 
 NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
     {
@@ -46,7 +58,8 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
         "client metrics": "node",
     }
 )
-"""Extra that each command needs; a command that is not listed runs on the base install."""
+"""Extra that each command needs. Of the others, `generate` and `predict` need what their model does (`cli/models.py`),
+and the rest runs on the base install."""
 
 
 class MissingExtra(click.ClickException):
@@ -70,12 +83,25 @@ def require_extras(app: typer.Typer, path: str = "") -> None:
             require_extras(group.typer_instance, f"{path}{group.name} ")
 
 
+def require_extra(extra: Extra, user: str) -> None:
+    """Check that what an extra brings is installed.
+
+    Args:
+        extra: The extra.
+        user: What needs it, for the error.
+
+    Raises:
+        MissingExtra: Some of it is not; the message has the pip line.
+    """
+    required = (module for module in MODULES[extra] if module not in _ASKED_LATER)
+    if missing := [module for module in required if importlib.util.find_spec(module) is None]:
+        raise MissingExtra(f"not installed: {', '.join(missing)}; {user} needs pip install 'fedglm[{extra}]'")
+
+
 def _check_extra_first(extra: Extra, command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def checked(*args: Any, **options: Any) -> Any:
-        required = (module for module in MODULES[extra] if module != "ray")
-        if missing := [module for module in required if importlib.util.find_spec(module) is None]:
-            raise MissingExtra(f"not installed: {', '.join(missing)}; this command needs pip install 'fedglm[{extra}]'")
+        require_extra(extra, "this command")
         return command(*args, **options)
 
     return checked

@@ -11,6 +11,8 @@ from fedglm.cli.client import app as client
 from fedglm.cli.compare import compare
 from fedglm.cli.errors import INTERRUPTED, explain
 from fedglm.cli.extras import require_extras
+from fedglm.cli.generate import generate
+from fedglm.cli.predict import predict
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
 from fedglm.cli.server import app as server
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 app.command()(simulate)
 app.command()(compare)
+app.command()(generate)
+app.command()(predict)
 app.add_typer(audit.app, name="audit")
 app.command()(provision)
 app.command()(run)

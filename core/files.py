@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from fedglm.core.errors import FedglmError
 
@@ -81,13 +82,27 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> Non
     Raises:
         StorageError: The file could not be written; the previous content of `path` is unchanged.
     """
-    content = data.encode() if isinstance(data, str) else data
+    with replaced_file(path, mode=mode) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """Yield a file to write to, which replaces the file at `path` at the end of the block, durably and in one step.
+
+    Args:
+        path: The file; its folder is created if missing.
+        mode: File permissions.
+
+    Raises:
+        StorageError: The file could not be written. Then, and where the block raises, `path` is unchanged.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, mode)

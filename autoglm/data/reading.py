@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from fedglm.autoglm.data.lines import Lines
@@ -19,6 +22,7 @@ Row = dict[str, object]
 
 _KINDS = {".jsonl": "", ".ndjson": "", ".csv": ",", ".tsv": "\t"}
 """Delimiter of a row's values by file extension; empty where a row is JSON."""
+_HEAD = 64  # bytes that tell JSON from CSV
 _MAX_CHARACTERS = 2**31 - 1  # maximum characters of one CSV field; the csv module's own limit is 131,072
 
 
@@ -78,20 +82,82 @@ def read_rows(
         DataError: The file is missing, of another kind, or damaged as a whole: its gzip, or a CSV file's first line;
             or a row cannot be parsed. The message names the line.
     """
-    path, kind, zipped = check_file(source)
-    empty = True
-    try:
-        with gzip.open(path) if zipped else path.open("rb") as file:
-            lines = Lines(str(path), file, faults)
-            for row in _read_csv_rows(lines, _KINDS[kind], fields) if _KINDS[kind] else _read_objects(lines):
+    with open_rows(source) as file:
+        yield from file.rows(fields, faults)
+
+
+class RowFile:
+    """An open file of rows.
+
+    Attributes:
+        name: Its name, for messages.
+        size: Its size in bytes as it lies on the disk; None for standard input.
+    """
+
+    def __init__(
+        self, name: str, raw: BufferedReader | gzip.GzipFile, kind: str, *, zipped: bool, size: int | None
+    ) -> None:
+        self.name, self.size = name, size
+        self._raw, self._kind, self._zipped = raw, kind, zipped
+
+    def position(self) -> int:
+        """Return how many of the bytes have been read; 0 for standard input."""
+        return 0 if self.size is None else self._raw.tell()
+
+    def rows(self, fields: Sequence[str] = (), faults: RowFaults | None = None) -> Iterator[tuple[int, Row]]:
+        """Yield (line number, row), once; arguments and errors are those of `read_rows`."""
+        empty = True
+        with _explain_errors(self.name):
+            lines = Lines(self.name, gzip.GzipFile(fileobj=self._raw) if self._zipped else self._raw, faults)
+            delimiter = _KINDS[self._kind]
+            for row in _read_csv_rows(lines, delimiter, fields) if delimiter else _read_objects(lines):
                 empty = False
                 yield row
-    except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
-        raise DataError(f"{path}: the gzip file is damaged or cut off ({exc})") from exc
+        if empty and faults is None:
+            raise DataError(f"{self.name}: the file holds no rows")
+
+
+@contextmanager
+def open_rows(source: str | Path) -> Iterator[RowFile]:
+    """Open a file of rows, of the kinds that `read_rows` reads.
+
+    Raises:
+        DataError: The file is missing or of another kind, or cannot be opened.
+    """
+    path, kind, zipped = check_file(source)
+    try:
+        raw = path.open("rb")
     except OSError as exc:
         raise DataError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
-    if empty and faults is None:
-        raise DataError(f"{path}: the file holds no rows")
+    with raw:
+        yield RowFile(str(path), raw, kind, zipped=zipped, size=os.fstat(raw.fileno()).st_size)
+
+
+def recognize_rows(name: str, stream: BufferedReader) -> RowFile:
+    """Recognize what a stream without a name holds: JSON lines begin with a brace, anything else is CSV.
+
+    Args:
+        name: What messages call it.
+        stream: The stream, gzipped or not; it need not be seekable.
+
+    Raises:
+        DataError: The stream cannot be read.
+    """
+    with _explain_errors(name):
+        zipped = stream.peek(2)[:2] == b"\x1f\x8b"  # RFC 1952, section 2.3.1
+        raw = gzip.GzipFile(fileobj=stream) if zipped else stream
+        start = raw.peek(_HEAD)[:_HEAD].removeprefix(codecs.BOM_UTF8).lstrip()
+    return RowFile(name, raw, ".jsonl" if start.startswith(b"{") else ".csv", zipped=False, size=None)
+
+
+@contextmanager
+def _explain_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as exc:
+        raise DataError(f"{name}: the gzip file is damaged or cut off ({exc})") from exc
+    except OSError as exc:
+        raise DataError(f"{name}: cannot be read ({exc.strerror or exc})") from exc
 
 
 def _read_objects(lines: Lines) -> Iterator[tuple[int, Row]]:

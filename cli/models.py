@@ -1,0 +1,45 @@
+"""MODEL on the command line: the folder of a run, of a release of `save_pretrained`, or of a light release."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fedglm.cli.extras import require_extra
+from fedglm.core.errors import FedglmError
+
+if TYPE_CHECKING:
+    from fedglm.inference.model import LiteModel
+
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Folder of a run, of a saved model, or of a light release.")
+]
+
+_OTHER = {
+    "generate": "classifies and generates no text: fedglm predict",
+    "predict": "is a language model and has no classes: fedglm generate",
+}
+
+
+class WrongModelError(FedglmError):
+    """A model that is not for what a command does."""
+
+
+def open_model_for(use: Literal["generate", "predict"], path: Path) -> "LiteModel":
+    """Open the model of a command; torch is imported for what is no light release, and only then.
+
+    Raises:
+        MissingExtra: What the model needs is not installed.
+        FedglmError: There is no model, or it is for the other use.
+    """
+    from fedglm.autoglm.models.opening import find_model, open_model
+
+    found = find_model(path)
+    # The task is read before torch is imported, so that a mistake is reported at once.
+    if found.task.is_generative != (use == "generate"):
+        raise WrongModelError(f"{path} {_OTHER[use]} {path} ...")
+    if found.format == "light":
+        require_extra("edge", "a light release")
+    else:
+        require_extra("node", "a model that is no light release")
+    return open_model(path)
