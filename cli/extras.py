@@ -1,10 +1,8 @@
 """Optional dependencies of the commands, checked before any work starts; an error names the pip line to install them.
 
-The base install verifies, exports and watches. `node` trains at a site, `server` also evaluates and draws, and
-`simulation` adds Ray, which only `--engine ray` needs (`simulations/engines/run.py`). `edge` uses a light model and has
-no torch; `light` makes models light.
-The base install verifies, exports and watches. `edge` uses a light model, `node` trains at a site, `server` also
-evaluates and draws, and `simulation` adds Ray, which only `--engine ray` needs (`simulations/engines/run.py`).
+The base install verifies, exports and watches. `edge` uses a light model and has no torch, `node` trains at a site,
+`server` also evaluates and draws, `light` makes models light, and `simulation` adds Ray, which only `--engine ray`
+needs (`simulations/engines/run.py`).
 """
 
 import functools
@@ -17,7 +15,6 @@ import click
 import typer
 
 Extra = Literal["edge", "light", "node", "server", "simulation"]
-Extra = Literal["edge", "node", "server", "simulation"]
 
 _NODE = ("flwr", "numba", "opacus", "peft", "prometheus_client", "safetensors", "torch", "transformers")
 _SERVER = (*_NODE, "matplotlib", "sklearn")
@@ -26,12 +23,6 @@ _LIGHT = (*dict.fromkeys((*_SERVER, *_EDGE)), "gguf", "onnx")
 
 MODULES: Final[Mapping[Extra, tuple[str, ...]]] = MappingProxyType(
     {"edge": _EDGE, "light": _LIGHT, "node": _NODE, "server": _SERVER, "simulation": (*_SERVER, "ray")}
-    {
-        "edge": ("onnxruntime", "safetensors", "tokenizers"),
-        "node": _NODE,
-        "server": _SERVER,
-        "simulation": (*_SERVER, "ray"),
-    }
 )
 """Top-level modules of the packages of each extra in pyproject.toml."""
 
