@@ -74,7 +74,7 @@ class Architecture:
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return the (outputs, inputs) of each Linear by its name, with the output layer's also where it is tied."""
-        shapes = {}
+        shapes: dict[str, tuple[int, int]] = {}
         for number, layer in enumerate(self.layers):
             prefix = f"model.layers.{number}."
             attention, kv = layer.heads * self.head_dim, layer.kv_heads * self.head_dim

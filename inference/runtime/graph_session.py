@@ -11,14 +11,11 @@ import onnxruntime
 
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.runtime.architecture import Architecture, read_architecture
+from fedglm.inference.runtime.filled_graph import INTEGER_ACTIVATIONS, open_filled_graph
 from fedglm.inference.runtime.initializers import Tensors, fill
 from fedglm.inference.runtime.key_value_cache import KeyValueCache
 from fedglm.inference.runtime.session import Cache
 from fedglm.inference.runtime.skeleton import read_initializers, unpack_skeleton
-
-INTEGER_ACTIVATIONS, EXACT_ACTIVATIONS = 4, 0
-"""Accuracy levels of ONNX Runtime's n-bit kernels: inputs of a quantized Linear rounded to INT8, block by block, or not
-at all. The first is what they are fast at; the second shows that codes and scales were filled right."""
 
 
 class GraphSession:
@@ -41,7 +38,7 @@ class GraphSession:
         threads: int = 1,
         accuracy_level: int = INTEGER_ACTIVATIONS,
     ) -> GraphSession:
-        """Fill a skeleton with a model's tensors; ONNX Runtime copies them into the form that its kernels want.
+        """Fill a skeleton with a model's tensors.
 
         Args:
             skeleton: As ``build_skeleton`` or a light release gives it.
@@ -56,20 +53,7 @@ class GraphSession:
         architecture = read_architecture(config)
         model = unpack_skeleton(skeleton)
         arrays = {wanted.name: fill(wanted, tensors, architecture) for wanted in read_initializers(model)}
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; a warning would go to the standard error of whoever generates text
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
-        buffers = [array.reshape(-1).view(np.uint8) for array in arrays.values()]
-        options.add_external_initializers_from_files_in_memory(
-            list(arrays), buffers, [buffer.nbytes for buffer in buffers]
-        )
-        try:
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # what it raises has no base class of its own
-            reason = " ".join(str(exc).split())[:300]
-            raise InferenceError(f"ONNX Runtime does not take the graph, of another version perhaps: {reason}") from exc
+        session = open_filled_graph(model, arrays, threads=threads, accuracy_level=accuracy_level)
         names = {value.name for value in session.get_inputs()}
         opened = cls(session, architecture)
         if names != {"input_ids", "position_ids", "mask", "logits_at", *opened._past}:

@@ -41,7 +41,7 @@ INT4_LOW, INT4_HIGH = -8, 7
 
 @dataclass(frozen=True)
 class _Source:
-    """A name, read: the tensor, its part ("" for values), the graph's block (0 where it has none), transposed or not."""
+    """A name, read: the tensor, its part ("" for values), the graph's block (0 for none), transposed or not."""
 
     tensor: str
     part: str
@@ -66,7 +66,7 @@ def fits_int4(matrix: QuantizedMatrix) -> bool:
 
 def int4_offset(matrix: QuantizedMatrix) -> int:
     """Return what is taken from the codes, and from the zero points, so that they lie in -8 to 7; 0 where they do."""
-    return 0 if INT4_LOW <= matrix.low and matrix.high <= INT4_HIGH else matrix.low - INT4_LOW
+    return 0 if matrix.low >= INT4_LOW and matrix.high <= INT4_HIGH else matrix.low - INT4_LOW
 
 
 def fill(initializer: Initializer, tensors: Tensors, architecture: Architecture) -> npt.NDArray[Any]:
@@ -75,6 +75,7 @@ def fill(initializer: Initializer, tensors: Tensors, architecture: Architecture)
     Raises:
         InferenceError: There is no such tensor, or it does not fit the shape or the kernel.
     """
+    array: npt.NDArray[Any]
     if initializer.name in (COSINES, SINES):
         array = make_rotary_table(architecture, np.cos if initializer.name == COSINES else np.sin)
     else:
@@ -99,7 +100,7 @@ def pack_int4(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     nibbles = (codes.reshape(-1) & 15).astype(np.uint8)
     if nibbles.size % 2:
         nibbles = np.append(nibbles, np.uint8(0))
-    return nibbles[::2] | (nibbles[1::2] << 4)
+    return np.bitwise_or(nibbles[::2], nibbles[1::2] << np.uint8(4), dtype=np.uint8)
 
 
 def _fill_from_tensor(initializer: Initializer, tensors: Tensors) -> npt.NDArray[Any]:

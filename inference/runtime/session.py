@@ -13,12 +13,12 @@ class Cache(Protocol):
 
     A cache never changes: `Session.run` and the methods here return new ones, so that one cache may begin many texts.
 
-    Attributes:
-        length: Number of positions held, the same for every sequence of the batch, padding included.
     """
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Number of positions held, the same for every sequence of the batch, padding included."""
+        ...
 
     def select(self, rows: npt.NDArray[np.int64]) -> Self:
         """Return a cache of these sequences of the batch, (new B,): reordered, repeated or dropped."""
@@ -38,22 +38,22 @@ class Cache(Protocol):
 
 
 class Session(Protocol):
-    """A causal model that reads tokens and keeps their keys and values.
-
-    Attributes:
-        outputs: Width of the output layer: the vocabulary's size, or the number of classes.
-        max_length: Maximum number of positions of a sequence, padding included.
-        vocab_size: Exclusive upper bound of token ids.
-    """
+    """A causal model that reads tokens and keeps their keys and values."""
 
     @property
-    def outputs(self) -> int: ...
+    def outputs(self) -> int:
+        """Width of the output layer: the vocabulary's size, or the number of classes."""
+        ...
 
     @property
-    def max_length(self) -> int: ...
+    def max_length(self) -> int:
+        """Maximum number of positions of a sequence, padding included."""
+        ...
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Exclusive upper bound of token ids."""
+        ...
 
     def run(
         self,

@@ -13,9 +13,9 @@ past.L.key       (b, kv heads, p, d)      keys of the tokens so far of layer L; 
 
 Outputs: logits (b, k, outputs), and present.L.key and present.L.value (b, kv heads, t, d).
 
-The architecture is transformers' ``GlmForCausalLM`` and ``GlmForSequenceClassification``: pre-norm with RMSNorm, grouped
-query attention (Ainslie et al., arXiv:2305.13245), rotary embeddings of neighbouring pairs over part of a head (Su et
-al., arXiv:2104.09864), SwiGLU with one fused map for gate and up (Shazeer, arXiv:2002.05202).
+The architecture is transformers' ``GlmForCausalLM`` and ``GlmForSequenceClassification``: pre-norm with RMSNorm,
+grouped-query attention (Ainslie et al., arXiv:2305.13245), rotary embeddings of neighbouring pairs over part of a head
+(Su et al., arXiv:2104.09864), SwiGLU with one fused map for gate and up (Shazeer, arXiv:2002.05202).
 """
 
 from __future__ import annotations
@@ -139,7 +139,9 @@ class _GlmGraph(GraphNodes):
         normed = self._norm(x, f"{prefix}post_attention_layernorm.weight", f"{at}mlp.in")
         both = self._linear(normed, f"{prefix}mlp.gate_up_proj.weight", f"{at}gate_up")
         self.add("Split", [both], [f"{at}gate", f"{at}up"], axis=-1, num_outputs=2)
-        opened = self.add("Swish", [f"{at}gate"], f"{at}gate.swish")
+        # Not Swish, which ONNX Runtime expands into four nodes; these two it fuses into one.
+        sigmoid = self.add("Sigmoid", [f"{at}gate"], f"{at}gate.sigmoid")
+        opened = self.add("Mul", [f"{at}gate", sigmoid], f"{at}gate.swish")
         gated = self.add("Mul", [opened, f"{at}up"], f"{at}gated")
         return self.add("Add", [x, self._linear(gated, f"{prefix}mlp.down_proj.weight", f"{at}down")], f"{at}out")
 

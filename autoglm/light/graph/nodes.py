@@ -11,7 +11,7 @@ from fedglm.autoglm.light.graph.formats import TensorFormat
 from fedglm.inference.runtime.initializers import CODES, FLOAT, FLOAT16, INT4, INT8, SCALES, ZEROS, name_part
 
 OPSET, IR_VERSION = 24, 11
-"""Standard ONNX 1.19 and above: RMSNormalization and RotaryEmbedding since 23, Attention with a cache and Swish 24."""
+"""Attention as ONNX 1.19 and later define it; RMSNormalization and RotaryEmbedding are in the standard since 23."""
 CONTRIB = "com.microsoft"
 _CODE_TYPES = {"int8": INT8, "int4": INT4}
 
