@@ -13,6 +13,8 @@ LANGUAGE_MODEL, CLASSIFIER = "GlmForCausalLM", "GlmForSequenceClassification"
 EMBEDDING, FINAL_NORM = "model.embed_tokens.weight", "model.norm.weight"
 HEADS = {LANGUAGE_MODEL: "lm_head.weight", CLASSIFIER: "score.weight"}
 """The output layer of each architecture, as transformers names it."""
+MAX_LENGTH = 1 << 20
+"""Of a sequence: rotary tables have a row for each position, so a configuration's word alone takes memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,9 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise InferenceError(f"the graph has no activation {config['hidden_act']!r}; a GLM has 'silu'")
     if rotary_dim % 2 or not 0 < rotary_dim <= head_dim or theta <= 0:
         raise InferenceError(f"the configuration rotates {rotary_dim} of a head's {head_dim} columns, base {theta}")
-    vocab_size = _count(config, "vocab_size")
+    vocab_size, max_length = _count(config, "vocab_size"), _count(config, "max_position_embeddings")
+    if max_length > MAX_LENGTH:
+        raise InferenceError(f"the configuration's max_position_embeddings is {max_length}, more than {MAX_LENGTH}")
     return Architecture(
         kind=kind,
         vocab_size=vocab_size,
@@ -133,7 +137,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         hidden=hidden,
         head_dim=head_dim,
         layers=_read_layers(config, heads),
-        max_length=_count(config, "max_position_embeddings"),
+        max_length=max_length,
         epsilon=_number(config, "rms_norm_eps"),
         rope_theta=theta,
         rotary_dim=rotary_dim,

@@ -37,6 +37,7 @@ FLOAT, INT8, FLOAT16, INT4 = 1, 3, 10, 22
 CODES, SCALES, ZEROS, TRANSPOSED = "codes", "scales", "zeros", "T"
 COSINES, SINES = "rotary:cos", "rotary:sin"
 INT4_LOW, INT4_HIGH = -8, 7
+_ARRAY_TYPES = {FLOAT: np.float32, INT8: np.int8, FLOAT16: np.float16, INT4: np.int8}
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,11 @@ def fill(initializer: Initializer, tensors: Tensors, architecture: Architecture)
         array = make_rotary_table(architecture, np.cos if initializer.name == COSINES else np.sin)
     else:
         array = _fill_from_tensor(initializer, tensors)
-    if array.shape != initializer.shape:
-        raise InferenceError(f"the graph wants {initializer.name} as {initializer.shape}, not {array.shape}")
+    if array.shape != initializer.shape or array.dtype != _ARRAY_TYPES.get(initializer.dtype):
+        raise InferenceError(
+            f"the graph wants {initializer.name} as {initializer.shape} of ONNX type {initializer.dtype}, not "
+            f"{array.shape} of {array.dtype}"
+        )
     return pack_int4(array) if initializer.dtype == INT4 else np.ascontiguousarray(array)
 
 
@@ -100,7 +104,8 @@ def pack_int4(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     nibbles = (codes.reshape(-1) & 15).astype(np.uint8)
     if nibbles.size % 2:
         nibbles = np.append(nibbles, np.uint8(0))
-    return np.bitwise_or(nibbles[::2], nibbles[1::2] << np.uint8(4), dtype=np.uint8)
+    packed: npt.NDArray[np.uint8] = nibbles[::2] | (nibbles[1::2] << np.uint8(4))
+    return packed
 
 
 def _fill_from_tensor(initializer: Initializer, tensors: Tensors) -> npt.NDArray[Any]:
