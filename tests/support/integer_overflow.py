@@ -78,7 +78,7 @@ def relative_errors():
 
 
 def error_of_dynamic_quantization():
-    """The same of ONNX Runtime's 8-bit matrix product of unsigned inputs, which does saturate where there is no VNNI."""
+    """The error of ONNX Runtime's 8-bit product of unsigned inputs, which does saturate where there is no VNNI."""
     weight = helper.make_tensor("w", TensorProto.INT8, [COLUMNS, ROWS], np.full((COLUMNS, ROWS), 127, np.int8))
     node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     x = helper.make_tensor_value_info("x", TensorProto.UINT8, ["n", COLUMNS])

@@ -51,20 +51,30 @@ def write_onnx_file(path: str | Path, tensors: Tensors, config: Mapping[str, Any
         InferenceError: The model does not fit its configuration, or a kernel.
         ModelError: The file would pass the 2 GB that a protobuf message may have.
     """
-    architecture = read_architecture(config)
-    model = build_graph(config, widen_embedding(choose_formats(tensors, config, kind)))
-    size = model.ByteSize()
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            wanted = Initializer(name=tensor.name, dtype=tensor.data_type, shape=tuple(tensor.dims))
-            array = fill(wanted, tensors, architecture)
-            size += array.nbytes
-            if size > MAX_BYTES:
-                raise ModelError(f"{path}: the model is larger than an ONNX file may be (2 GB); write it in INT4")
-            tensor.raw_data = array.tobytes()
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+    model = fill_graph(build_graph(config, widen_embedding(choose_formats(tensors, config, kind))), tensors, config)
     model.doc_string = PURPOSE
     onnx.helper.set_model_props(model, {"purpose": PURPOSE, "format": kind, **INPUTS})
     onnx.checker.check_model(model, full_check=True)
     write_atomically(Path(path), model.SerializeToString(deterministic=True))
+
+
+def fill_graph(model: onnx.ModelProto, tensors: Tensors, config: Mapping[str, Any]) -> onnx.ModelProto:
+    """Put the tensors into a graph that `build_graph` wrote, and return it.
+
+    Raises:
+        InferenceError: A tensor is missing or does not fit.
+        ModelError: The model would be larger than a protobuf message may be.
+    """
+    architecture, size = read_architecture(config), 0
+    for tensor in model.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        wanted = Initializer(name=tensor.name, dtype=tensor.data_type, shape=tuple(tensor.dims))
+        array = fill(wanted, tensors, architecture)
+        size += array.nbytes
+        if size > MAX_BYTES:
+            raise ModelError("the model is larger than an ONNX file may be (2 GB); write it in INT4")
+        tensor.raw_data = array.tobytes()
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    return model
