@@ -76,11 +76,7 @@ def fill(initializer: Initializer, tensors: Tensors, architecture: Architecture)
     Raises:
         InferenceError: There is no such tensor, or it does not fit the shape or the kernel.
     """
-    array: npt.NDArray[Any]
-    if initializer.name in (COSINES, SINES):
-        array = make_rotary_table(architecture, np.cos if initializer.name == COSINES else np.sin)
-    else:
-        array = _fill_from_tensor(initializer, tensors)
+    array = _make_array(initializer, tensors, architecture)
     if array.shape != initializer.shape or array.dtype != _ARRAY_TYPES.get(initializer.dtype):
         raise InferenceError(
             f"the graph wants {initializer.name} as {initializer.shape} of ONNX type {initializer.dtype}, not "
@@ -108,7 +104,10 @@ def pack_int4(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     return packed
 
 
-def _fill_from_tensor(initializer: Initializer, tensors: Tensors) -> npt.NDArray[Any]:
+def _make_array(initializer: Initializer, tensors: Tensors, architecture: Architecture) -> npt.NDArray[Any]:
+    """Make it with the shape and the dtype that follow from its source, whatever the graph says of it."""
+    if initializer.name in (COSINES, SINES):
+        return make_rotary_table(architecture, np.cos if initializer.name == COSINES else np.sin)
     source = _read_name(initializer.name)
     tensor = tensors.get(source.tensor)
     if tensor is None:
