@@ -7,9 +7,7 @@ exchange JSON and raw float32; NNCodec's own way to keep a state (`numpy.load` w
 """
 
 import json
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+from environments import make_environment
 
 from fedglm.compression.layout import Layout
 from fedglm.compression.vectors import Vector
@@ -56,7 +55,7 @@ class ForeignPeers:
             RuntimeError: The environment cannot be made; pip's last words say why.
         """
         home = cache / ("peers-" + "-".join(PINS.values()))
-        command = [str(_environment(home)), str(_CHILD)]
+        command = [str(make_environment(home, PINS)), str(_CHILD)]
         pipe = subprocess.PIPE
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -84,27 +83,3 @@ class ForeignPeers:
         if not (line := self._answers.readline()):
             raise RuntimeError(f"the peers' process ended; run {_CHILD.name} by hand, in their environment, to see why")
         return Coded(**json.loads(line), decoded=np.fromfile(self._decoded, "<f4").astype(np.float32))
-
-
-def _environment(folder: Path) -> Path:
-    """The interpreter of their environment, which is made where there is none."""
-    python = folder / "bin" / "python"
-    if python.exists():
-        return python
-    wanted = [f"{name}=={version}" for name, version in PINS.items()]
-    print(f"making an environment for {' and '.join(wanted)} in {folder} (some minutes)", flush=True)
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", unfinished])
-    pip = [unfinished / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, *wanted])
-    unfinished.rename(folder)  # venvs are not to be moved, but nothing here starts a script of its bin folder
-    return python
-
-
-def _run(command: list[object]) -> None:
-    words = [str(word) for word in command]
-    print("  " + " ".join(words), flush=True)
-    done = subprocess.run(words, capture_output=True, text=True)  # noqa: S603 - our words
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} failed: {(done.stderr or done.stdout)[-400:]}")

@@ -9,6 +9,7 @@ name                  array                                                     
 ``TENSOR:scales:B``   its scales, for blocks of B columns                         (rows, ceil(columns / B))
 ``TENSOR:zeros:B``    its zero points                                             as its scales
 ``TENSOR:codes:T``    codes of a Linear; ``scales:B:T``, ``zeros:B:T`` likewise   transposed
+``TENSOR+TENSOR``     any of these of several tensors, one above the other           rows added up
 ``rotary:cos``        cosines of the rotary angles; ``rotary:sin`` their sines    (max_length, rotary_dim / 2)
 ====================  ==========================================================  =================================
 
@@ -19,7 +20,7 @@ blocks. Any QuantizedMatrix so fills a graph of its own bits or of more, or one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -42,9 +43,9 @@ _ARRAY_TYPES = {FLOAT: np.float32, INT8: np.int8, FLOAT16: np.float16, INT4: np.
 
 @dataclass(frozen=True)
 class _Source:
-    """A name, read: the tensor, its part ("" for values), the graph's block (0 for none), transposed or not."""
+    """A name, read: the tensors, their part ("" for values), the graph's block (0 for none), transposed or not."""
 
-    tensor: str
+    tensors: tuple[str, ...]
     part: str
     block: int
     transposed: bool
@@ -54,6 +55,11 @@ def name_part(tensor: str, part: str, *, block: int = 0, transposed: bool = Fals
     """Name an initializer made of a part of a tensor: "" for its values, `CODES`, `SCALES` or `ZEROS`."""
     words = [tensor, part, str(block or ""), TRANSPOSED if transposed else ""]
     return ":".join(word for word in words if word)
+
+
+def join_names(tensors: Sequence[str]) -> str:
+    """Name tensors that lie one above the other."""
+    return "+".join(tensors)
 
 
 def fits_int4(matrix: QuantizedMatrix) -> bool:
@@ -109,50 +115,54 @@ def _make_array(initializer: Initializer, tensors: Tensors, architecture: Archit
     if initializer.name in (COSINES, SINES):
         return make_rotary_table(architecture, np.cos if initializer.name == COSINES else np.sin)
     source = _read_name(initializer.name)
-    tensor = tensors.get(source.tensor)
-    if tensor is None:
-        raise InferenceError(f"the graph wants {source.tensor}, which the model does not have")
-    if source.part:
-        if not isinstance(tensor, QuantizedMatrix):
-            raise InferenceError(f"the graph wants {source.tensor} quantized, but it is not; quantize it first")
-        array = _take_part(tensor, source, initializer)
-    else:
-        values = tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor
-        array = values.astype(np.float16 if initializer.dtype == FLOAT16 else np.float32, copy=False)
+    parts = [_take_values(name, source, initializer, tensors) for name in source.tensors]
+    array = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return array.T if source.transposed else array
 
 
-def _take_part(matrix: QuantizedMatrix, source: _Source, initializer: Initializer) -> npt.NDArray[Any]:
+def _take_values(name: str, source: _Source, initializer: Initializer, tensors: Tensors) -> npt.NDArray[Any]:
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise InferenceError(f"the graph wants {name}, which the model does not have")
+    if not source.part:
+        values = tensor.dequantize() if isinstance(tensor, QuantizedMatrix) else tensor
+        return values.astype(np.float16 if initializer.dtype == FLOAT16 else np.float32, copy=False)
+    if not isinstance(tensor, QuantizedMatrix):
+        raise InferenceError(f"the graph wants {name} quantized, but it is not; quantize it first")
+    return _take_part(name, tensor, source, initializer)
+
+
+def _take_part(name: str, matrix: QuantizedMatrix, source: _Source, initializer: Initializer) -> npt.NDArray[Any]:
     offset = 0
     if initializer.dtype == INT4 and source.part != SCALES:
         if not fits_int4(matrix):
             raise InferenceError(
-                f"{source.tensor}: codes from {matrix.low} to {matrix.high} do not fit an INT4 kernel; take INT8"
+                f"{name}: codes from {matrix.low} to {matrix.high} do not fit an INT4 kernel; take INT8"
             )
         offset = int4_offset(matrix)
     match source.part:
         case "codes":
             return (matrix.codes - np.int8(offset)).astype(np.int8) if offset else matrix.codes
         case "scales":
-            return matrix.scales[:, _block_sources(matrix, source)]
+            return matrix.scales[:, _block_sources(name, matrix, source.block)]
         case "zeros":
             zeros = np.zeros(matrix.scales.shape, np.int8) if matrix.zeros is None else matrix.zeros
-            return (zeros.astype(np.int16) - offset).astype(np.int8)[:, _block_sources(matrix, source)]
+            return (zeros.astype(np.int16) - offset).astype(np.int8)[:, _block_sources(name, matrix, source.block)]
     raise InferenceError(f"the graph wants {initializer.name}, and a quantized matrix has no such part")
 
 
-def _block_sources(matrix: QuantizedMatrix, source: _Source) -> npt.NDArray[np.intp]:
+def _block_sources(name: str, matrix: QuantizedMatrix, block: int) -> npt.NDArray[np.intp]:
     """Return, for each of the graph's blocks of columns, the number of the matrix's block that it lies in."""
-    columns, block = matrix.shape[1], source.block
+    columns = matrix.shape[1]
     if block < 1 or (matrix.block % block and matrix.block < columns):
-        raise InferenceError(f"{source.tensor}: blocks of {matrix.block} columns do not fit the graph's of {block}")
+        raise InferenceError(f"{name}: blocks of {matrix.block} columns do not fit the graph's of {block}")
     return np.arange(0, columns, block) // matrix.block
 
 
 def _read_name(name: str) -> _Source:
-    tensor, *words = name.split(":")
+    tensors, *words = name.split(":")
     transposed = words[-1:] == [TRANSPOSED]
     words = words[: len(words) - transposed]
     part, *rest = words or [""]
     block = int(rest[0]) if rest and rest[0].isascii() and rest[0].isdecimal() and len(rest[0]) < 10 else 0
-    return _Source(tensor, part, block, transposed)
+    return _Source(tuple(tensors.split("+")), part, block, transposed)
