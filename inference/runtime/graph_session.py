@@ -12,7 +12,7 @@ import onnxruntime
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.runtime.architecture import Architecture, read_architecture
 from fedglm.inference.runtime.filled_graph import INTEGER_ACTIVATIONS, open_filled_graph
-from fedglm.inference.runtime.initializers import Tensors, fill
+from fedglm.inference.runtime.initializers import Tensors, check_sizes, fill
 from fedglm.inference.runtime.key_value_cache import KeyValueCache
 from fedglm.inference.runtime.session import Cache
 from fedglm.inference.runtime.skeleton import read_initializers, unpack_skeleton
@@ -52,7 +52,9 @@ class GraphSession:
         """
         architecture = read_architecture(config)
         model = unpack_skeleton(skeleton)
-        arrays = {wanted.name: fill(wanted, tensors, architecture) for wanted in read_initializers(model)}
+        wanted = read_initializers(model)
+        check_sizes(wanted, tensors, architecture)
+        arrays = {one.name: fill(one, tensors, architecture) for one in wanted}
         session = open_filled_graph(model, arrays, threads=threads, accuracy_level=accuracy_level)
         names = {value.name for value in session.get_inputs()}
         opened = cls(session, architecture)

@@ -20,6 +20,7 @@ blocks. Any QuantizedMatrix so fills a graph of its own bits or of more, or one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -89,6 +90,28 @@ def fill(initializer: Initializer, tensors: Tensors, architecture: Architecture)
             f"{array.shape} of {array.dtype}"
         )
     return pack_int4(array) if initializer.dtype == INT4 else np.ascontiguousarray(array)
+
+
+def check_sizes(wanted: Sequence[Initializer], tensors: Tensors, architecture: Architecture) -> None:
+    """Check a model's tensors against its configuration, and what a graph wants of them, before memory is taken.
+
+    An honest graph holds each value once, a tied embedding twice, and beside codes at most a scale and a zero point for
+    16 of them.
+
+    Raises:
+        InferenceError: A tensor is missing or has another shape than the configuration says; or the graph would take
+            more memory than such a model does.
+    """
+    shapes = architecture.tensor_shapes()
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise InferenceError(f"the model has no tensor {name}, which its configuration asks for")
+        if tensors[name].shape != shape:
+            raise InferenceError(f"{name} is {tensors[name].shape}, and its configuration says {shape}")
+    values = sum(math.prod(shape) for shape in shapes.values()) + architecture.max_length * architecture.rotary_dim
+    asked = sum(math.prod(one.shape) for one in wanted)
+    if asked > 3 * values:
+        raise InferenceError(f"the graph wants {asked} values of a model of {values}; fetch the release again")
 
 
 def make_rotary_table(architecture: Architecture, function: np.ufunc) -> npt.NDArray[np.float32]:

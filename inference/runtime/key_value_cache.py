@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +42,9 @@ class KeyValueCache:
         """
         if rows.size and not (rows.min() >= 0 and rows.max() < self.batch):
             raise InferenceError(f"the cache holds {self.batch} sequences, and not all of {rows.tolist()}")
-        return self._map(lambda array: array[rows])
+        return KeyValueCache(
+            tuple(array[rows] for array in self.arrays), None if self.mask is None else self.mask[rows]
+        )
 
     def truncate(self, length: int) -> KeyValueCache:
         """Return a cache of the first `length` positions; its memory is its own.
@@ -61,8 +62,3 @@ class KeyValueCache:
     def nbytes(self) -> int:
         """Return the number of bytes of the keys and values."""
         return sum(array.nbytes for array in self.arrays)
-
-    def _map(self, function: Any) -> KeyValueCache:
-        return KeyValueCache(
-            tuple(function(array) for array in self.arrays), None if self.mask is None else function(self.mask)
-        )

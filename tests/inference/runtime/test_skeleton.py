@@ -89,3 +89,14 @@ def test_a_foreign_graph_is_refused(small):
         GraphSession.open(pack_skeleton(other.SerializeToString()), tensors, config)
     with pytest.raises(InferenceError, match="nothing to fill"):
         GraphSession.open(pack_skeleton(b""), tensors, config)
+
+
+def test_a_graph_cannot_ask_for_more_memory_than_its_model_takes(small):
+    tensors, config, graph = small
+    greedy = type(graph)()
+    greedy.CopyFrom(graph)
+    name = "+".join(["model.embed_tokens.weight"] * 1000)
+    more = greedy.graph.initializer.add(name=name, data_type=1, dims=[61_000, 80], data_location=TensorProto.EXTERNAL)
+    more.external_data.add(key="location", value=name)
+    with pytest.raises(InferenceError, match=r"the graph wants 4[0-9]* values of a model of"):
+        GraphSession.open(pack_skeleton(greedy.SerializeToString()), tensors, config)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_glms import (
     VOCAB,
@@ -121,6 +121,7 @@ def reference():
     return model, open_session(tensors_of(model), config_of(model))
 
 
+@settings(max_examples=15)
 @given(cuts=st.sets(st.integers(1, 29), max_size=6), seed=st.integers(0, 5))
 def test_read_in_pieces_is_read_at_once(reference, cuts, seed):
     model, session = reference
@@ -132,6 +133,7 @@ def test_read_in_pieces_is_read_at_once(reference, cuts, seed):
     assert relative_error(np.concatenate(pieces, axis=1), torch_logits(model, ids)) < TOLERANCE
 
 
+@settings(max_examples=15)
 @given(padding=st.lists(st.integers(0, 9), min_size=1, max_size=4), seed=st.integers(0, 5))
 def test_padding_on_the_left_changes_nothing(reference, padding, seed):
     model, session = reference
@@ -147,6 +149,7 @@ def test_padding_on_the_left_changes_nothing(reference, padding, seed):
         assert relative_error(rest[row], alone[12 - skipped :]) < TOLERANCE
 
 
+@settings(max_examples=15)
 @given(rows=st.lists(st.integers(0, 2), min_size=1, max_size=4), length=st.integers(1, 12))
 def test_a_cache_serves_any_of_its_sequences_from_any_position(reference, rows, length):
     model, session = reference
@@ -203,8 +206,12 @@ def test_what_does_not_fit_is_named(reference):
     config = config_of(model)
     skeleton = build_skeleton(config, choose_formats(tensors, config, "fp32"))
     for words, other in {
-        "model does not have": tensors | {"model.norm.weight": None},
-        r"as \(80,\)": tensors | {"model.norm.weight": tensors["model.norm.weight"][:40]},
+        "no tensor model.norm": {name: value for name, value in tensors.items() if name != "model.norm.weight"},
+        r"is \(40,\), and its configuration says \(80,\)": tensors | {"model.norm.weight": np.ones(40, np.float32)},
     }.items():
         with pytest.raises(InferenceError, match=words):
             GraphSession.open(skeleton, other, config)
+    formats = choose_formats(with_codes(tensors, low=-8, high=7, block=32), config, "int4")
+    skeleton = build_skeleton(config, formats)
+    with pytest.raises(InferenceError, match="quantized, but it is not"):
+        GraphSession.open(skeleton, tensors, config)
