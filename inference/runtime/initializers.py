@@ -165,7 +165,7 @@ def _take_part(name: str, matrix: QuantizedMatrix, source: _Source, initializer:
         offset = int4_offset(matrix)
     match source.part:
         case "codes":
-            return (matrix.codes - np.int8(offset)).astype(np.int8) if offset else matrix.codes
+            return (matrix.codes.astype(np.int16) - offset).astype(np.int8) if offset else matrix.codes
         case "scales":
             return matrix.scales[:, _block_sources(name, matrix, source.block)]
         case "zeros":
