@@ -12,16 +12,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.inference.weights.rans import PROBABILITY_BITS, Bits, Coder, Probabilities
+from fedglm.inference.weights.rans import PROBABILITY_BITS, Bits, Coder
 
 Contexts = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int64]
 
-_LEAST: Final = 32  # no bit is surer than 1 - 2**-11, so none costs more than 11 bits or less than 0.0007
-
-
-def clip_probability(probability: Probabilities) -> Probabilities:
-    """Keep probabilities, in units of 2**-16, away from 0 and 1."""
-    return np.clip(probability, _LEAST, (1 << PROBABILITY_BITS) - _LEAST)
+LEAST: Final = 32
+"""No bit is surer than 1 - 2**-11, so none costs more than 11 bits or less than 0.0007."""
+RANGE: Final = (1 << PROBABILITY_BITS) - 2 * LEAST
+"""A share of bits is scaled to this, and then raised by `LEAST`."""
 
 
 class AdaptiveBits:
@@ -37,10 +36,11 @@ class AdaptiveBits:
 
     def code(self, coder: Coder, bits: Bits | None, contexts: Contexts) -> Bits:
         """Code one bit in each of the first lanes, (n,); see `Coder`."""
-        estimate = ((2 * self._ones[contexts] + 1) << PROBABILITY_BITS) // (2 * self._seen[contexts] + 2)
-        coded = coder.code_bits(bits, clip_probability(estimate))
-        np.add.at(self._seen, contexts, 1)
-        np.add.at(self._ones, contexts, coded)
+        estimate = (2 * self._ones[contexts] + 1) * RANGE // (2 * self._seen[contexts] + 2) + LEAST
+        coded = coder.code_bits(bits, estimate)
+        seen, ones = np.bincount(contexts), np.bincount(contexts[coded])
+        self._seen[: seen.size] += seen
+        self._ones[: ones.size] += ones
         return coded
 
 

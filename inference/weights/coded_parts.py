@@ -78,15 +78,29 @@ def walk_parts(
             if packing.needs_previous and old is None:
                 raise InferenceError(f"{entry.name} is coded from an earlier release, which has none like it")
             coded = packing.walk(coder, find_digits(entry, tensor), entry.shape, entry.levels, old)
-            if coded.max() >= entry.levels:
-                raise InferenceError(f"{entry.name}: the coded weights are damaged")
             digits[entry.name] = coded
         if entry.zeros:
             points = None
             if isinstance(tensor, QuantizedMatrix) and tensor.zeros is not None:
                 points = tensor.zeros.view(np.uint8) ^ 128
             zeros[entry.name] = (walk_tree(coder, points, entry.blocks, _ZERO_LEVELS) ^ 128).view(np.int8)
+    # After all else: what an encoder hides in the first states of its lanes is read last (`rans`).
+    for entry in index.entries:
+        if isinstance(entry, MatrixEntry) and _leaves_signs(entry):
+            _walk_signs(coder, digits[entry.name], None if given is None else find_digits(entry, given[entry.name]))
     return CodedParts(scales=scales, floats=floats, digits=digits, zeros=zeros)
+
+
+def _leaves_signs(entry: MatrixEntry) -> bool:
+    packing = PACKINGS[entry.packing]
+    return isinstance(packing, CodedPacking) and packing.leaves_signs
+
+
+def _walk_signs(coder: Coder, coded: Digits, given: Digits | None) -> None:
+    """Code the signs of ternary digits, those that are not 1, and write them into `coded`."""
+    filled = coded != 1
+    signs = coder.code_raw(None if given is None else given[filled] == 2, int(np.count_nonzero(filled)))
+    coded[filled] = signs.view(np.uint8) << 1
 
 
 def walk_pool(coder: Coder, halves: Halves | None, base: Halves, *, from_previous: bool) -> Halves:

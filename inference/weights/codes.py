@@ -1,8 +1,8 @@
 """Entropy code of a matrix of integer digits, 0 to ``levels - 1``.
 
-`columns`: ternary digits are a bit for "not zero" and, for those, a raw bit for the sign. The zeros of quantized weights
-are denser in some columns (an input that matters less gets smaller weights), so the probability of a column is that of
-its own count, drawn to the whole matrix's.
+`columns`: of a ternary digit only whether it is zero is coded; signs are raw bits, of all matrices together at the end
+of the code. The zeros of quantized weights are denser in some columns (an input that matters less has smaller weights),
+so the probability of a column is that of its own count, drawn to the whole matrix's.
 `tree`: digits are the symbols of one adaptive alphabet.
 `previous`: each digit of an earlier release has an alphabet of its own, of what the same code is now.
 """
@@ -10,44 +10,43 @@ its own count, drawn to the whole matrix's.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.inference.weights.adaptive_bits import AdaptiveTrees, clip_probability, split_into_steps
+from fedglm.inference.weights.adaptive_bits import LEAST, RANGE, AdaptiveTrees, split_into_steps
 from fedglm.inference.weights.fixed_width import Digits
-from fedglm.inference.weights.rans import PROBABILITY_BITS, Coder
+from fedglm.inference.weights.rans import Coder
 
-def walk_columns(coder: Coder, digits: Digits | None, shape: tuple[int, int], prior: int) -> Digits:
-    """Code ternary digits; a decoder ignores `digits`.
+Nonzeros = npt.NDArray[np.bool_]
+
+_PRIOR: Final = 128
+"""Rows by which a column's count is drawn to the matrix's (docs/light_format.md has what others gave)."""
+
+
+def walk_nonzeros(coder: Coder, nonzeros: Nonzeros | None, shape: tuple[int, int]) -> Nonzeros:
+    """Code which digits of a ternary matrix are not zero; a decoder ignores `nonzeros`.
 
     Args:
         coder: The coder.
-        digits: Digits, (rows, columns), uint8, 0 to 2; 1 is zero.
+        nonzeros: Whether each is, (rows, columns).
         shape: Rows and columns.
-        prior: Weight of the whole matrix in the probability of a column, in rows.
 
     Returns:
-        The digits.
+        Whether each is.
     """
-    filled = np.empty(shape, np.bool_) if digits is None else digits != 1
-    hits, seen = np.zeros(shape[1], np.int64), np.zeros(shape[1], np.int64)
-    all_hits = all_seen = 0
+    coded = np.empty(shape, np.bool_)
+    hits, all_hits, all_seen = np.zeros(shape[1], np.int64), 0, 0
     for rows, columns in split_matrix(shape, coder.lanes):
-        mean = ((2 * all_hits + 1) << PROBABILITY_BITS) // (2 * all_seen + 2)
-        estimate = ((hits[columns] << PROBABILITY_BITS) + prior * mean) // (seen[columns] + prior)
-        count = rows.stop - rows.start
-        given = None if digits is None else filled[rows, columns].reshape(-1)
-        bits = coder.code_bits(given, np.tile(clip_probability(estimate), count)).reshape(count, -1)
-        filled[rows, columns] = bits
-        hits[columns] += bits.sum(axis=0)
-        seen[columns] += count
-        all_hits += int(bits.sum())
+        mean, count = (2 * all_hits + 1) * RANGE // (2 * all_seen + 2), rows.stop - rows.start
+        estimate = (hits[columns] * RANGE + _PRIOR * mean) // (rows.start + _PRIOR) + LEAST
+        given = None if nonzeros is None else nonzeros[rows, columns].reshape(-1)
+        bits = coder.code_bits(given, estimate if count == 1 else np.tile(estimate, count))
+        coded[rows, columns] = bits if count == 1 else bits.reshape(count, -1)
+        hits[columns] += bits if count == 1 else bits.reshape(count, -1).sum(axis=0)
+        all_hits += int(np.count_nonzero(bits))
         all_seen += bits.size
-    given = None if digits is None else digits[filled] == 2
-    signs = coder.code_raw(given, int(np.count_nonzero(filled)))
-    coded = np.ones(shape, np.uint8)
-    coded[filled] = signs.view(np.uint8) << 1
     return coded
 
 

@@ -22,7 +22,7 @@ from fedglm.inference.weights.model import Tensor
 from fedglm.inference.weights.packing import PACKINGS, FixedPacking
 from fedglm.inference.weights.packing_choice import choose_index
 from fedglm.inference.weights.quantized import QuantizedMatrix
-from fedglm.inference.weights.rans import STATE_BYTES, LaneDecoder, LaneEncoder
+from fedglm.inference.weights.rans import LaneDecoder, LaneEncoder, stream_size
 
 FORMAT: Final = "fedglm-light/1"
 """Key of the index in the metadata of safetensors."""
@@ -53,9 +53,8 @@ def repack_weights(
     """Pack tensors as an index says; its lengths are computed anew."""
     encoder = LaneEncoder(index.lanes)
     walk_parts(encoder, index, tensors, previous or {})
-    stream, words = encoder.finish()
+    stream, words, raw = encoder.finish()
     fixed = b"".join(_pack_fixed(entry, tensors[entry.name]) for entry in index.entries)
-    raw = len(stream) - index.lanes * STATE_BYTES - 2 * words
     metadata = {FORMAT: replace(index, words=words, raw=raw).to_text()}
     data = stream + fixed
     header = _write_header(metadata, len(data))
@@ -77,11 +76,11 @@ def unpack_weights(
     """
     index, data = read_index(blob)
     limits.check_parameters(index.count_parameters(), len(blob))
-    end = index.lanes * STATE_BYTES + 2 * index.words + index.raw
+    end = stream_size(index.lanes, index.words, index.raw)
     sizes = [_fixed_size(entry) for entry in index.entries]
     if len(data) != end + sum(sizes):
         raise InferenceError(f"the weights have {len(data)} bytes, and their index speaks of {end + sum(sizes)}")
-    decoder = LaneDecoder(bytes(data[:end]), index.lanes, index.words)
+    decoder = LaneDecoder(bytes(data[:end]), index.lanes, index.words, index.raw)
     parts = walk_parts(decoder, index, None, previous or {})
     decoder.finish()
     tensors, at = dict[str, Tensor](), _Cursor()

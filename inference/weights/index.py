@@ -112,7 +112,7 @@ class Index:
     Attributes:
         lanes: Number of lanes of the entropy code.
         words: Number of its words.
-        raw: Number of its bytes of raw bits.
+        raw: Number of bytes of its raw bits, hidden ones included.
         scales_from_previous: Whether scales are differences to those of an earlier release.
         floats_from_previous: Whether coded floats are.
         entries: The tensors, in the order of the file.

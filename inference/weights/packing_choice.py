@@ -115,7 +115,8 @@ def _choose_matrix(
         elif compact and (old is not None or not packing.needs_previous):
             length = CodeLength(lanes)
             packing.walk(length, digits, tensor.shape, tensor.levels, old)
-            costs[packing_name] = length.bits / 8
+            signs = np.count_nonzero(digits != 1) if packing.leaves_signs else 0
+            costs[packing_name] = (length.bits + signs) / 8
     return replace(entry, packing=min(costs, key=lambda packing_name: costs[packing_name]))
 
 

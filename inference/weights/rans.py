@@ -10,7 +10,9 @@ encoder, and gets them back; a decoder ignores what is passed and returns what i
 order of the walk and encoded backwards. All is integer arithmetic, the same on every machine.
 
 Layout of a stream: for each lane its state (5 bytes), then the words, all little-endian; then the raw bits, most
-significant first. The encoder starts each lane at 2**24, and a decoder checks that it ends there.
+significant first. An encoder may start a lane at any state from 2**24 on, and a decoder ends there. So where there are
+three bytes of raw bits for each lane, the last of them are not written but hidden in those first states, which are 24
+bits that a lane would cost otherwise ("bits back", Frey and Hinton 1996); and raw bits are read after all others.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ STATE_BYTES: Final = 5
 _ONE: Final = 1 << PROBABILITY_BITS
 _LOW: Final = 1 << 24  # 2**8 times the unit of probability: what rounding costs is below 0.01 % of the code
 _WORD: Final = 16
+_HIDDEN_BYTES: Final = 3
 
 
 class Coder(Protocol):
@@ -51,7 +54,15 @@ class Coder(Protocol):
         """
 
     def code_raw(self, bits: Bits | None, count: int) -> Bits:
-        """Code bits that are one half the time, at one bit each; a decoder ignores `bits`, (count,)."""
+        """Code bits that are one half the time, at one bit each, after all calls of `code_bits`.
+
+        Args:
+            bits: The bits, (count,); a decoder ignores them.
+            count: Number of bits.
+
+        Returns:
+            The bits.
+        """
 
 
 class LaneEncoder:
@@ -78,9 +89,13 @@ class LaneEncoder:
         self._raw.append(bits)
         return bits
 
-    def finish(self) -> tuple[bytes, int]:
-        """Return the stream and its number of words."""
+    def finish(self) -> tuple[bytes, int, int]:
+        """Return the stream, its number of words, and the number of bytes of its raw bits, hidden ones included."""
+        raw = np.packbits(np.concatenate(self._raw)) if self._raw else np.empty(0, np.uint8)
+        written, hidden = np.split(raw, [raw.size - _count_hidden(self.lanes, raw.size)])
         states = np.full(self.lanes, _LOW, np.int64)
+        if hidden.size:
+            states += _from_bytes(hidden, self.lanes)
         words = list[npt.NDArray[np.uint16]]()
         for bits, probability in reversed(self._coded):
             one = probability.astype(np.int64)
@@ -92,9 +107,7 @@ class LaneEncoder:
             whole = state // width
             states[: bits.size] = (whole << PROBABILITY_BITS) + (state - whole * width) + np.where(bits, 0, one)
         stream = np.concatenate(words)[::-1].astype("<u2") if words else np.empty(0, "<u2")
-        raw = np.packbits(np.concatenate(self._raw)) if self._raw else np.empty(0, np.uint8)
-        heads = states.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :STATE_BYTES]
-        return heads.tobytes() + stream.tobytes() + raw.tobytes(), stream.size
+        return _to_bytes(states, STATE_BYTES).tobytes() + stream.tobytes() + written.tobytes(), stream.size, raw.size
 
 
 class LaneDecoder:
@@ -104,24 +117,24 @@ class LaneDecoder:
         blob: The stream.
         lanes: Number of lanes.
         words: Number of words.
+        raw: Number of bytes of raw bits, hidden ones included.
 
     Raises:
-        InferenceError: The stream is shorter than its lanes and words, or a state is none that an encoder leaves.
+        InferenceError: The stream has another length, or a state is none that an encoder leaves.
     """
 
-    def __init__(self, blob: bytes, lanes: int, words: int) -> None:
-        start, end = lanes * STATE_BYTES, lanes * STATE_BYTES + 2 * words
-        if not 0 < lanes <= MAX_LANES or words < 0 or len(blob) < end:
-            raise InferenceError(f"coded weights of {len(blob)} bytes have no {lanes} lanes and {words} words")
+    def __init__(self, blob: bytes, lanes: int, words: int, raw: int) -> None:
+        if not 0 < lanes <= MAX_LANES or min(words, raw) < 0 or len(blob) != stream_size(lanes, words, raw):
+            raise InferenceError(f"coded weights of {len(blob)} bytes are no {lanes} lanes and {words} words")
         self.lanes = lanes
-        heads = np.zeros((lanes, 8), np.uint8)
-        heads[:, :STATE_BYTES] = np.frombuffer(blob, np.uint8, start).reshape(lanes, STATE_BYTES)
-        self._states = heads.view("<u8")[:, 0].astype(np.int64)
+        start = lanes * STATE_BYTES
+        self._states = _from_bytes(np.frombuffer(blob, np.uint8, start), lanes)
         if (self._states < _LOW).any():
             raise InferenceError("coded weights begin with a state that no encoder leaves")
         self._words = np.frombuffer(blob, "<u2", words, start)
         self._read = 0
-        self._raw = np.frombuffer(blob, np.uint8, offset=end)
+        self._raw = np.frombuffer(blob, np.uint8, offset=start + 2 * words)
+        self._hidden = _count_hidden(lanes, raw)
         self._raw_read = 0
 
     def code_bits(self, bits: Bits | None, probability: Probabilities) -> Bits:
@@ -152,6 +165,8 @@ class LaneDecoder:
         Raises:
             InferenceError: There are fewer.
         """
+        if self._hidden:
+            self._reveal()
         first, skip = divmod(self._raw_read, 8)
         self._raw_read += count
         if self._raw_read > 8 * self._raw.size:
@@ -164,6 +179,38 @@ class LaneDecoder:
         Raises:
             InferenceError: It has not, or it is no stream of the walk's probabilities.
         """
+        if self._hidden:
+            self._reveal()
         rest = np.unpackbits(self._raw[self._raw_read // 8 :])[self._raw_read % 8 :]
         if self._read != self._words.size or (self._states != _LOW).any() or rest.size >= 8 or rest.any():
             raise InferenceError("coded weights go on after their last code, or are damaged")
+
+    def _reveal(self) -> None:
+        """Add the bytes that are hidden in the states at the end of the words to the raw ones."""
+        hidden = self._states - _LOW
+        if self._read != self._words.size or (hidden >= _LOW).any():
+            raise InferenceError("coded weights go on after their last code, or are damaged")
+        self._raw = np.concatenate([self._raw, _to_bytes(hidden, _HIDDEN_BYTES).reshape(-1)])
+        self._states[:] = _LOW
+        self._hidden = 0
+
+
+def stream_size(lanes: int, words: int, raw: int) -> int:
+    """Return the number of bytes of a stream; `raw` counts the hidden ones too."""
+    return lanes * STATE_BYTES + 2 * words + raw - _count_hidden(lanes, raw)
+
+
+def _count_hidden(lanes: int, raw: int) -> int:
+    return lanes * _HIDDEN_BYTES if raw >= lanes * _HIDDEN_BYTES else 0
+
+
+def _to_bytes(values: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint8]:
+    """Return the `size` low bytes of each value, (n, size), least first."""
+    return np.ascontiguousarray(values.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :size])
+
+
+def _from_bytes(raw: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.int64]:
+    """Return the values of `_to_bytes`, (count,)."""
+    wide = np.zeros((count, 8), np.uint8)
+    wide[:, : raw.size // count] = raw.reshape(count, -1)
+    return wide.view("<u8")[:, 0].astype(np.int64)
