@@ -50,7 +50,15 @@ def pack_weights(
 def repack_weights(
     tensors: Mapping[str, Tensor], index: Index, *, previous: Mapping[str, Tensor] | None = None
 ) -> bytes:
-    """Pack tensors as an index says; its lengths are computed anew."""
+    """Pack tensors as an index says; its lengths are computed anew.
+
+    Raises:
+        InferenceError: The tensors are not those of the index, or one does not fit its packing.
+    """
+    if [entry.name for entry in index.entries] != list(tensors):
+        raise InferenceError("the index of the weights names other tensors")
+    for entry in index.entries:
+        _check_fit(entry, tensors[entry.name])
     encoder = LaneEncoder(index.lanes)
     walk_parts(encoder, index, tensors, previous or {})
     stream, words, raw = encoder.finish()
@@ -145,15 +153,28 @@ class _Cursor:
         )
 
 
+def _check_fit(entry: FloatEntry | MatrixEntry, tensor: Tensor) -> None:
+    if isinstance(entry, MatrixEntry):
+        digits, packing = find_digits(entry, tensor), PACKINGS[entry.packing]
+        fits = digits is not None and (not isinstance(packing, FixedPacking) or packing.fits(digits))
+        layout = isinstance(tensor, QuantizedMatrix) and (tensor.block, tensor.zeros is not None)
+        if fits and layout == (entry.block, entry.zeros):
+            return
+    elif not isinstance(tensor, QuantizedMatrix) and tensor.shape == entry.shape:
+        return
+    raise InferenceError(f"{entry.name} is not what the index of the weights says")
+
+
 def _pack_fixed(entry: FloatEntry | MatrixEntry, tensor: Tensor) -> bytes:
     if isinstance(entry, FloatEntry):
         if entry.dtype == CODED_FLOATS or isinstance(tensor, QuantizedMatrix):
             return b""
-        return tensor.astype("<f2" if entry.dtype == "f16" else "<f4").tobytes()
+        with np.errstate(over="ignore"):
+            return tensor.astype("<f2" if entry.dtype == "f16" else "<f4").tobytes()
     packing, digits = PACKINGS[entry.packing], find_digits(entry, tensor)
-    if digits is None:
-        raise InferenceError(f"{entry.name} is not what its index says")
-    return packing.pack(digits.reshape(-1), entry.levels) if isinstance(packing, FixedPacking) else b""
+    if not isinstance(packing, FixedPacking) or digits is None:
+        return b""
+    return packing.pack(digits.reshape(-1), entry.levels)
 
 
 def _fixed_size(entry: FloatEntry | MatrixEntry) -> int:
