@@ -1,11 +1,11 @@
 """A delta between two releases: what a node that has one needs for the other.
 
-Layout, little-endian: `_MAGIC`; SHA-256 of the base's manifest (32 bytes); lengths of the new manifest, of its signature
-(0 or 96), of the index of the new weights, and of the compressed text (4 bytes each); the text; the weights.
-The text is the manifest, the signature, the index, and each file but the weights that the base has not, in the order of
-`FILES`; it is compressed by zlib with the base's own files as dictionary. The weights are a file of packed weights whose
-codes are coded given the base's (`pack_weights`), from which the new file is packed again, bit by bit; or, without an
-index, that file itself; or nothing, if the base has it.
+Layout, little-endian: `_MAGIC`; SHA-256 of the base's manifest (32 bytes); lengths of the new manifest, of its
+signature (0 or 96), of the index of the new weights, and of the compressed text (4 bytes each); the text; the weights.
+The text is the manifest, the signature, the index, and each file but the weights that the base has not, in the order
+of `FILES`; it is compressed by zlib with the base's own files as dictionary. The weights are a file of packed weights
+whose codes are coded given the base's (`pack_weights`), from which the new file is packed again, bit by bit; or,
+without an index, that file itself; or nothing, if the base has it.
 """
 
 from __future__ import annotations

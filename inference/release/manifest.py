@@ -1,7 +1,7 @@
 """The manifest of a light release: every file with its hash, and what is known of the model.
 
-Written as canonical JSON without what has its default, for each of its bytes counts in the release's size. The signature
-is over these bytes, and so over every file.
+Written as canonical JSON without what has its default, for each of its bytes counts in the release's size. The
+signature is over these bytes, and so over every file.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Manifest(BaseModel):
     fedglm_schema: Literal["fedglm-light/1"]
     parameters: Count
     reference_parameters: Count
-    files: dict[Literal[FILES], FileFact]  # type: ignore[valid-type]
+    files: dict[Literal[FILES], FileFact]  # type: ignore[valid-type]  # checkers want the names spelled again
     skeletons: dict[Annotated[str, Field(pattern="^[a-z]{1,20}$")], Count] = Field(max_length=10)
     facts: Facts
 

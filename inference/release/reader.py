@@ -119,9 +119,7 @@ def check_manifest(blob: bytes, signature: bytes | None, trust: Trust) -> tuple[
     return check_signature(blob, signature, trust), Manifest.from_bytes(blob)
 
 
-def read_model(
-    manifest: Manifest, files: Mapping[str, bytes], limits: Limits
-) -> tuple[NumpyModel, dict[str, bytes]]:
+def read_model(manifest: Manifest, files: Mapping[str, bytes], limits: Limits) -> tuple[NumpyModel, dict[str, bytes]]:
     """Read the model and the skeletons from the checked content of a release's files.
 
     Raises:

@@ -32,9 +32,7 @@ def pack_skeletons(skeletons: Mapping[str, bytes]) -> tuple[bytes, dict[str, int
     plain = b"".join(models.values())
     # Literals of protobuf have no alignment (pb = 0); the dictionary is no longer than the text needs.
     tuned = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "pb": 0, "lp": 0, "dict_size": _DICTIONARY}
-    blob = min(
-        (lzma.compress(plain, lzma.FORMAT_ALONE, filters=[tuned | {"lc": bits}]) for bits in range(5)), key=len
-    )
+    blob = min((lzma.compress(plain, lzma.FORMAT_ALONE, filters=[tuned | {"lc": bits}]) for bits in range(5)), key=len)
     return blob, {name: len(model) for name, model in models.items()}
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from fedglm.inference.errors import InferenceError
-from fedglm.privacy.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey
 
 SIGNATURE_FILE_BYTES: Final = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
 _CONTEXT: Final = "fedglm/light-release/1"
@@ -49,7 +49,18 @@ class Trust:
         return cls(keys=frozenset(), verifies=False)
 
 
-def sign_manifest(key: SigningKey, manifest: bytes) -> bytes:
+class Signer(Protocol):
+    """Who signs a release: a `privacy.keys.signing.SigningKey`, for those who do not know `privacy`."""
+
+    @property
+    def public(self) -> PublicKey:
+        """The key that verifies."""
+
+    def sign(self, context: str, message: bytes) -> bytes:
+        """Sign a message in a context."""
+
+
+def sign_manifest(key: Signer, manifest: bytes) -> bytes:
     """Return the content of the signature's file, 96 bytes."""
     return key.public.raw + key.sign(_CONTEXT, manifest)
 

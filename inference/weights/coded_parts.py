@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.inference.errors import InferenceError
 from fedglm.inference.weights.codes import walk_tree
 from fedglm.inference.weights.fixed_width import Digits
 from fedglm.inference.weights.halves import Halves, add_previous, subtract_previous, walk_halves
@@ -75,15 +74,13 @@ def walk_parts(
         packing, tensor = PACKINGS[entry.packing], None if given is None else given[entry.name]
         if isinstance(packing, CodedPacking):
             old = find_digits(entry, previous.get(entry.name))
-            if packing.needs_previous and old is None:
-                raise InferenceError(f"{entry.name} is coded from an earlier release, which has none like it")
             coded = packing.walk(coder, find_digits(entry, tensor), entry.shape, entry.levels, old)
             digits[entry.name] = coded
         if entry.zeros:
             points = None
             if isinstance(tensor, QuantizedMatrix) and tensor.zeros is not None:
-                points = tensor.zeros.view(np.uint8) ^ 128
-            zeros[entry.name] = (walk_tree(coder, points, entry.blocks, _ZERO_LEVELS) ^ 128).view(np.int8)
+                points = tensor.zeros.view(np.uint8) ^ np.uint8(128)
+            zeros[entry.name] = (walk_tree(coder, points, entry.blocks, _ZERO_LEVELS) ^ np.uint8(128)).view(np.int8)
     # After all else: what an encoder hides in the first states of its lanes is read last (`rans`).
     for entry in index.entries:
         if isinstance(entry, MatrixEntry) and _leaves_signs(entry):
@@ -117,8 +114,10 @@ def gather_scales(entries: Sequence[Entry], tensors: Mapping[str, Tensor]) -> Ha
     for entry in entries:
         if isinstance(entry, MatrixEntry):
             tensor = tensors.get(entry.name)
-            fits = isinstance(tensor, QuantizedMatrix) and tensor.scales.shape == entry.blocks
-            found.append(tensor.scales if fits else np.zeros(entry.blocks, np.float32))
+            if isinstance(tensor, QuantizedMatrix) and tensor.scales.shape == entry.blocks:
+                found.append(tensor.scales)
+            else:
+                found.append(np.zeros(entry.blocks, np.float32))
     return _to_halves(found)
 
 
@@ -128,17 +127,24 @@ def gather_floats(entries: Sequence[Entry], tensors: Mapping[str, Tensor]) -> Ha
     for entry in entries:
         if isinstance(entry, FloatEntry) and entry.dtype == CODED_FLOATS:
             tensor = tensors.get(entry.name)
-            fits = not isinstance(tensor, QuantizedMatrix | None) and tensor.shape == entry.shape
-            found.append(tensor if fits else np.zeros(entry.shape, np.float32))
+            if isinstance(tensor, np.ndarray) and tensor.shape == entry.shape:
+                found.append(tensor)
+            else:
+                found.append(np.zeros(entry.shape, np.float32))
     return _to_halves(found)
 
 
+def code_digits(matrix: QuantizedMatrix) -> Digits:
+    """Return the codes of a matrix as digits, (rows, columns), uint8: 0 for its least code."""
+    return (matrix.codes.astype(np.int16) - matrix.low).astype(np.uint8)
+
+
 def find_digits(entry: MatrixEntry, tensor: Tensor | None) -> Digits | None:
-    """Return the digits of a matrix, (rows, columns), uint8, 0 for its least code; None where it is none like this."""
+    """Return the digits of a matrix; None where it has not the shape and the range of codes of the entry."""
     if not isinstance(tensor, QuantizedMatrix):
         return None
     fits = (tensor.shape, tensor.low, tensor.high) == (entry.shape, entry.low, entry.high)
-    return (tensor.codes.astype(np.int16) - tensor.low).astype(np.uint8) if fits else None
+    return code_digits(tensor) if fits else None
 
 
 def _to_halves(arrays: Sequence[npt.NDArray[np.float32]]) -> Halves:

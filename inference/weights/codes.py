@@ -4,7 +4,7 @@
 of the code. The zeros of quantized weights are denser in some columns (an input that matters less has smaller weights),
 so the probability of a column is that of its own count, drawn to the whole matrix's.
 `tree`: digits are the symbols of one adaptive alphabet.
-`previous`: each digit of an earlier release has an alphabet of its own, of what the same code is now.
+`changes`: each digit of an earlier release has a probability of its own to change, and an alphabet of what it becomes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.inference.weights.adaptive_bits import LEAST, RANGE, AdaptiveTrees, split_into_steps
+from fedglm.inference.errors import InferenceError
+from fedglm.inference.weights.adaptive_bits import LEAST, RANGE, AdaptiveBits, AdaptiveTrees, split_into_steps
 from fedglm.inference.weights.fixed_width import Digits
 from fedglm.inference.weights.rans import Coder
 
@@ -23,6 +24,7 @@ Nonzeros = npt.NDArray[np.bool_]
 
 _PRIOR: Final = 128
 """Rows by which a column's count is drawn to the matrix's (docs/light_format.md has what others gave)."""
+_MAX_KINDS: Final = 16  # of digits that have a probability of change of their own; of more, few are seen often
 
 
 def walk_nonzeros(coder: Coder, nonzeros: Nonzeros | None, shape: tuple[int, int]) -> Nonzeros:
@@ -50,9 +52,7 @@ def walk_nonzeros(coder: Coder, nonzeros: Nonzeros | None, shape: tuple[int, int
     return coded
 
 
-def walk_tree(
-    coder: Coder, digits: Digits | None, shape: tuple[int, int], levels: int, previous: Digits | None = None
-) -> Digits:
+def walk_tree(coder: Coder, digits: Digits | None, shape: tuple[int, int], levels: int) -> Digits:
     """Code digits; a decoder ignores `digits`.
 
     Args:
@@ -60,24 +60,46 @@ def walk_tree(
         digits: Digits, (rows, columns), uint8, below `levels`.
         shape: Rows and columns.
         levels: Number of digits.
-        previous: The same matrix's digits in an earlier release, of the same shape, below `levels`; None for one
-            alphabet.
 
     Returns:
         The digits. Those of a damaged stream may be `levels` or more.
     """
-    coded = np.empty(shape[0] * shape[1], np.uint8)
-    given = None if digits is None else digits.reshape(-1)
-    contexts = np.zeros(coded.size, np.uint8) if previous is None else previous.reshape(-1)
-    trees = AdaptiveTrees(1 if previous is None else levels, (levels - 1).bit_length())
+    coded, given = np.empty(shape[0] * shape[1], np.uint8), _flatten(digits)
+    tree = AdaptiveTrees(1, (levels - 1).bit_length())
     for step in split_into_steps(coded.size, coder.lanes):
-        symbols = None if given is None else given[step].astype(np.int64)
-        coded[step] = trees.code(coder, symbols, contexts[step].astype(np.int64))
+        symbols = None if given is None else given[step]
+        coded[step] = tree.code(coder, symbols, np.zeros(step.stop - step.start, np.int64))
     return coded.reshape(shape)
 
 
+def walk_changes(
+    coder: Coder, digits: Digits | None, shape: tuple[int, int], levels: int, previous: Digits | None
+) -> Digits:
+    """Code digits given those of an earlier release; arguments and result as of `walk_tree`.
+
+    Raises:
+        InferenceError: The earlier digits are not there.
+    """
+    if previous is None:
+        raise InferenceError("the weights are coded from an earlier release, which has no matrix like one of theirs")
+    coded, given, before = previous.reshape(-1).copy(), _flatten(digits), previous.reshape(-1).astype(np.int64)
+    changed, trees = AdaptiveBits(levels), AdaptiveTrees(levels, (levels - 1).bit_length())
+    for step in split_into_steps(coded.size, coder.lanes):
+        old = before[step]
+        kinds = old if levels <= _MAX_KINDS else np.zeros(old.size, np.int64)
+        differs = changed.code(coder, None if given is None else given[step] != old, kinds)
+        if differs.any():
+            symbols = None if given is None else given[step][differs]
+            coded[step][differs] = trees.code(coder, symbols, old[differs])
+    return coded.reshape(shape)
+
+
+def _flatten(digits: Digits | None) -> npt.NDArray[np.int64] | None:
+    return None if digits is None else digits.reshape(-1).astype(np.int64)
+
+
 def split_matrix(shape: tuple[int, int], lanes: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the parts of a matrix that are coded at once: part of a row, or whole rows if several fit into the lanes."""
+    """Yield the parts of a matrix that are coded at once: part of a row, or all rows that fit into the lanes."""
     rows, columns = shape
     together = max(1, lanes // columns)
     for row in range(0, rows, together):

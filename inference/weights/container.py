@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.weights.coded_parts import CodedParts, find_digits, walk_parts

@@ -93,7 +93,7 @@ def sparse34_size(count: int) -> int:
 
 
 def pack_sparse34(digits: Digits) -> bytes:
-    """Pack ternary digits of which exactly one of four is 1: its place in two bits, then three signs ("Sherry" 2026)."""
+    """Pack ternary digits of which one of four is 1: its place in two bits, then three signs ("Sherry", ACL 2026)."""
     groups = digits.reshape(-1, 4)
     zero = (groups == 1).argmax(axis=1).astype(np.uint8)
     signs = groups[groups != 1].reshape(-1, 3) >> 1

@@ -22,11 +22,11 @@ Halves = npt.NDArray[np.float16]
 
 
 def round_mantissa(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32]:
-    """Round to float16 with so many bits of mantissa, to nearest, ties to even.
+    """Round to float16, then to so many bits of mantissa, each to nearest, ties to even.
 
     Args:
         values: Values of any shape, float32.
-        bits: Bits of mantissa after the leading one, 0 to 10; a relative error of at most 2**-(bits + 1).
+        bits: Bits of mantissa after the leading one, 0 to 10: the float16 changes by at most 2**-(bits + 1) of it.
 
     Returns:
         The rounded values, float32; infinite where a float16 would be.
@@ -35,16 +35,18 @@ def round_mantissa(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np
         raw = values.astype(np.float16).view(np.uint16).astype(np.uint32)
     drop = _MANTISSA - bits
     if drop:
-        raw = raw + (1 << (drop - 1)) - 1 + (raw >> drop & 1) >> drop << drop
+        # Half of the last bit that is kept, less one unit if that bit is 0, carries into it where it must.
+        keep, even = np.uint32(-(1 << drop) & 0xFFFF), raw >> np.uint32(drop) & np.uint32(1)
+        raw = raw + np.uint32((1 << (drop - 1)) - 1) + even & keep
     return raw.astype(np.uint16).view(np.float16).astype(np.float32)
 
 
 def walk_halves(coder: Coder, halves: Halves | None, count: int) -> Halves:
     """Code `count` numbers, (count,), float16, by one model; a decoder ignores `halves`."""
-    raw = np.empty(count, np.uint16) if halves is None else halves.view(np.uint16)
+    coded, source = np.empty(count, np.uint16), None if halves is None else halves.view(np.uint16)
     heads, uppers, lower = AdaptiveTrees(1, 6), AdaptiveTrees(64, _UPPER), AdaptiveBits(_LOWER)
     for step in split_into_steps(count, coder.lanes):
-        given = None if halves is None else raw[step].astype(np.int64)
+        given = None if source is None else source[step].astype(np.int64)
         first = np.zeros(step.stop - step.start, np.int64)
         head = heads.code(coder, None if given is None else given >> _MANTISSA, first)
         upper = uppers.code(coder, None if given is None else given >> _LOWER & 7, head)
@@ -52,8 +54,8 @@ def walk_halves(coder: Coder, halves: Halves | None, count: int) -> Halves:
         for place in reversed(range(_LOWER)):
             bits = None if given is None else (given >> place & 1).astype(np.bool_)
             value = value << 1 | lower.code(coder, bits, np.full(head.size, place))
-        raw[step] = value
-    return raw.view(np.float16)
+        coded[step] = value
+    return coded.view(np.float16)
 
 
 def subtract_previous(halves: Halves, previous: Halves) -> Halves:

@@ -1,4 +1,4 @@
-"""The packings of integer digits, 0 to ``levels - 1``: at a fixed width, or in the entropy code that all tensors share."""
+"""The packings of integer digits, 0 to ``levels - 1``: at a fixed width, or in the entropy code of all tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from fedglm.inference.weights import fixed_width
-from fedglm.inference.weights.codes import walk_nonzeros, walk_tree
+from fedglm.inference.weights.codes import walk_changes, walk_nonzeros, walk_tree
 from fedglm.inference.weights.fixed_width import Digits
 from fedglm.inference.weights.rans import Coder
 
@@ -98,7 +98,7 @@ PACKINGS: Mapping[str, Packing] = MappingProxyType(
         ),
         "tree": CodedPacking(takes=lambda levels: levels != 3, walk=_walk_tree),
         "columns": CodedPacking(takes=_takes_ternary, walk=_walk_columns, leaves_signs=True),
-        "previous": CodedPacking(takes=_takes_any, walk=walk_tree, needs_previous=True),
+        "changes": CodedPacking(takes=_takes_any, walk=walk_changes, needs_previous=True),
     }
 )
 """All packings by the name that the index has of them."""

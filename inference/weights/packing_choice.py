@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.inference.errors import InferenceError
-from fedglm.inference.weights.coded_parts import find_digits, gather_floats, gather_scales, walk_pool
+from fedglm.inference.weights.coded_parts import code_digits, find_digits, gather_floats, gather_scales, walk_pool
 from fedglm.inference.weights.halves import Halves
-from fedglm.inference.weights.index import CODED_FLOATS, Entry, FloatEntry, Index, MatrixEntry
+from fedglm.inference.weights.index import CODED_FLOATS, FloatEntry, Index, MatrixEntry
 from fedglm.inference.weights.model import Tensor
 from fedglm.inference.weights.packing import PACKINGS, FixedPacking
 from fedglm.inference.weights.quantized import QuantizedMatrix
@@ -38,14 +38,16 @@ class CodeLength:
 
     def code_bits(self, bits: Bits | None, probability: Probabilities) -> Bits:
         """Take bits; see `Coder`."""
-        assert bits is not None, "an encoder is told the bits"  # noqa: S101
+        if bits is None:
+            raise TypeError("what is measured is told the bits")
         one = probability / (1 << PROBABILITY_BITS)
         self.bits -= float(np.log2(np.where(bits, one, 1 - one)).sum())
         return bits
 
     def code_raw(self, bits: Bits | None, count: int) -> Bits:
         """Take raw bits; see `Coder`."""
-        assert bits is not None, "an encoder is told the bits"  # noqa: S101
+        if bits is None:
+            raise TypeError("what is measured is told the bits")
         self.bits += count
         return bits
 
@@ -103,8 +105,7 @@ def _choose_matrix(
     entry = MatrixEntry(
         name, tensor.shape, "bits", tensor.block, tensor.low, tensor.high, zeros=tensor.zeros is not None
     )
-    digits, old = find_digits(entry, tensor), find_digits(entry, previous)
-    assert digits is not None  # noqa: S101 - the entry is the tensor's own
+    digits, old = code_digits(tensor), find_digits(entry, previous)
     costs = dict[str, float]()
     for packing_name, packing in PACKINGS.items():
         if not packing.takes(tensor.levels):

@@ -79,13 +79,15 @@ class LaneEncoder:
 
     def code_bits(self, bits: Bits | None, probability: Probabilities) -> Bits:
         """Take one bit for each of the first lanes; see `Coder`."""
-        assert bits is not None, "an encoder is told the bits"  # noqa: S101
+        if bits is None:
+            raise TypeError("an encoder is told the bits")
         self._coded.append((bits, probability.astype(np.uint16)))
         return bits
 
     def code_raw(self, bits: Bits | None, count: int) -> Bits:
         """Take raw bits; see `Coder`."""
-        assert bits is not None and bits.size == count, "an encoder is told the bits"  # noqa: S101
+        if bits is None or bits.size != count:
+            raise TypeError("an encoder is told the bits")
         self._raw.append(bits)
         return bits
 
@@ -137,7 +139,7 @@ class LaneDecoder:
         self._hidden = _count_hidden(lanes, raw)
         self._raw_read = 0
 
-    def code_bits(self, bits: Bits | None, probability: Probabilities) -> Bits:
+    def code_bits(self, bits: Bits | None, probability: Probabilities) -> Bits:  # noqa: ARG002 - an encoder's
         """Decode one bit in each of the first lanes; see `Coder`.
 
         Raises:
@@ -159,7 +161,7 @@ class LaneDecoder:
             self._read += empty.size
         return one
 
-    def code_raw(self, bits: Bits | None, count: int) -> Bits:
+    def code_raw(self, bits: Bits | None, count: int) -> Bits:  # noqa: ARG002 - an encoder's
         """Read raw bits; see `Coder`.
 
         Raises:

@@ -22,7 +22,7 @@ def make_matrix(codes, *, low, high, block=None, zeros=None, seed=0):
 
 def ternary_codes(rng, shape, *, zeros=0.58, spread=0.0):
     """Ternary codes with a share of zeros; its logit differs between columns by a normal with this deviation."""
-    logits = np.log(zeros / (1 - zeros)) + rng.normal(0, spread, (1, shape[1])) if spread else np.log(zeros / (1 - zeros))
+    logits = np.log(zeros / (1 - zeros)) + rng.normal(0, spread, (1, shape[1]))
     filled = rng.random(shape) > 1 / (1 + np.exp(-logits))
     return (filled * rng.choice([-1, 1], shape)).astype(np.int8)
 
@@ -33,7 +33,7 @@ def gaussian_codes(rng, shape, *, step, low, high):
 
 
 def make_model(seed=0, *, changed=0.0):
-    """A model of 38,000 parameters: ternary matrices, an INT4 embedding, an INT8 matrix with zero points, norms.
+    """A model of 11,000 parameters: ternary matrices, an INT4 embedding, an INT8 matrix with zero points, norms.
 
     Args:
         seed: Seed of all weights.
@@ -42,17 +42,17 @@ def make_model(seed=0, *, changed=0.0):
     rng, again = np.random.default_rng(seed), np.random.default_rng(seed + 1000)
     tensors = {
         "model.embed_tokens.weight": make_matrix(
-            gaussian_codes(rng, (256, 64), step=0.4, low=-8, high=7), low=-8, high=7, block=32, seed=seed
+            gaussian_codes(rng, (64, 64), step=0.4, low=-8, high=7), low=-8, high=7, block=32, seed=seed
         )
     }
-    for name, shape in (("self_attn.q_proj", (64, 64)), ("mlp.gate_up_proj", (128, 64)), ("mlp.down_proj", (64, 64))):
+    for name, shape in (("self_attn.q_proj", (32, 64)), ("mlp.gate_up_proj", (64, 32)), ("mlp.down_proj", (32, 64))):
         codes = ternary_codes(rng, shape)
         drawn = again.random(shape) < changed
         codes[drawn] = ternary_codes(again, shape)[drawn]
         tensors[f"model.layers.0.{name}.weight"] = make_matrix(codes, low=-1, high=1, seed=seed)
-    zeros = rng.integers(-20, 20, (16, 2)).astype(np.int8)
+    zeros = rng.integers(-20, 20, (4, 2)).astype(np.int8)
     tensors["score.weight"] = make_matrix(
-        gaussian_codes(rng, (16, 64), step=0.03, low=-128, high=127), low=-128, high=127, block=32, zeros=zeros
+        gaussian_codes(rng, (4, 64), step=0.03, low=-128, high=127), low=-128, high=127, block=32, zeros=zeros
     )
     tensors["model.layers.0.self_attn.q_proj.bias"] = rng.normal(size=64).astype(np.float32)
     tensors["model.norm.weight"] = round_mantissa(rng.normal(1, 0.1, 64).astype(np.float32), 10)

@@ -3,6 +3,7 @@
 import zlib
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from light_models import CONFIG, TASK, make_matrix, make_model, ternary_codes
 
 from fedglm.autoglm.light.release.writer import write_light_release
@@ -10,8 +11,8 @@ from fedglm.inference.release.manifest import (
     FILES,
     MANIFEST,
     SIGNATURE,
-    FileFact,
     Facts,
+    FileFact,
     Manifest,
     Measure,
     Privacy,
@@ -21,7 +22,9 @@ from fedglm.inference.release.trust import Trust, sign_manifest
 from fedglm.inference.weights.model import NumpyModel
 from fedglm.privacy.keys.signing import SigningKey
 
-KEY = SigningKey.generate()
+KEY = SigningKey(
+    Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+)  # the same in each process, for the golden release
 SKELETONS = {name: zlib.compress(b"a graph of many nodes " * 40 + name.encode(), 9) for name in ("decode", "prefill")}
 FACTS = Facts(
     name="glm-tiny-light",

@@ -29,11 +29,10 @@ from fedglm.inference.release.manifest import (
 )
 from fedglm.inference.release.reader import read_model
 from fedglm.inference.release.skeletons import pack_skeletons
-from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, sign_manifest
+from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Signer, sign_manifest
 from fedglm.inference.weights.container import pack_weights
 from fedglm.inference.weights.limits import DEFAULT_LIMITS
 from fedglm.inference.weights.model import NumpyModel, same_tensors
-from fedglm.privacy.keys.signing import SigningKey
 
 _ROUNDS: Final = 4
 
@@ -69,7 +68,7 @@ def write_light_release(
     tokenizer: str | Path | None,
     facts: Facts,
     reference_parameters: int,
-    signing_key: SigningKey | None,
+    signing_key: Signer | None,
 ) -> ReleaseSize:
     """Write a light release; what is there already is replaced if it is one.
 

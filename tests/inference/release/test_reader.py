@@ -2,13 +2,15 @@
 
 import json
 import os
+import zlib
 
 import pytest
 from light_models import make_model
 from light_releases import FACTS, KEY, SKELETONS, make_small_model, read_files, rehash, trust, write, write_files
 
 from fedglm.inference.errors import InferenceError
-from fedglm.inference.release.manifest import CARD, CONFIG, MANIFEST, SIGNATURE, SKELETONS as SKELETON_FILE, WEIGHTS
+from fedglm.inference.release.manifest import CARD, CONFIG, MANIFEST, SIGNATURE, WEIGHTS
+from fedglm.inference.release.manifest import SKELETONS as SKELETON_FILE
 from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
 from fedglm.inference.weights.limits import Limits
@@ -31,8 +33,6 @@ def refuse(folder, reason, **options):
 
 
 def test_what_was_written_is_read(tmp_path):
-    import zlib
-
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "tokenizer.json").write_text("{}")
