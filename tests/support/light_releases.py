@@ -22,9 +22,7 @@ from fedglm.inference.release.trust import Trust, sign_manifest
 from fedglm.inference.weights.model import NumpyModel
 from fedglm.privacy.keys.signing import SigningKey
 
-KEY = SigningKey(
-    Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-)  # the same in each process, for the golden release
+KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))  # that of the golden release
 SKELETONS = {name: zlib.compress(b"a graph of many nodes " * 40 + name.encode(), 9) for name in ("decode", "prefill")}
 FACTS = Facts(
     name="glm-tiny-light",
