@@ -34,7 +34,7 @@ from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.tasks.task import Task
 
 SHAPES = {
-    # teacher and student: 9.9 and 0.70 M, 2.4 and 0.17 M
+    # teacher and student: 9.9 and 0.70 M, 2.4 and 0.17 M, 0.82 and 0.058 M
     "10m": (
         PRESETS["glm-10m"],
         Preset(hidden=128, layers=4, heads=4, kv_heads=2, intermediate=312, max_length=2048),
@@ -42,6 +42,10 @@ SHAPES = {
     "2m": (
         Preset(hidden=192, layers=6, heads=6, kv_heads=2, intermediate=512, max_length=1024),
         Preset(hidden=64, layers=3, heads=2, kv_heads=1, intermediate=192, max_length=1024),
+    ),
+    "1m": (
+        Preset(hidden=128, layers=4, heads=4, kv_heads=2, intermediate=384, max_length=1024),
+        Preset(hidden=32, layers=4, heads=2, kv_heads=1, intermediate=96, max_length=1024),
     ),
 }
 
@@ -117,7 +121,7 @@ def make_teacher(data: Data, shape: Preset, folder: Path, *, steps: int, rate: f
         model = HEADS[task.kind].glm(config)
         model.config.use_cache = False
         stage = Stage(steps=steps, alpha=0.0, learning_rate=rate, warmup_steps=steps // 20)
-        settings = DistillationSettings(stages=(stage,), evaluate_every=200, batch_size=batch)
+        settings = DistillationSettings(stages=(stage,), evaluate_every=250, batch_size=batch)
         train_student(model, None, data.train, settings, task=task, held_out=data.choose, seed=0, progress=report)
         save_release(model, task, folder)
     model, _ = load_release(folder)
@@ -135,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps the teacher")
-    parser.add_argument("--shapes", choices=SHAPES, default="2m")
+    parser.add_argument("--shapes", choices=SHAPES, default="1m")
     parser.add_argument("--length", type=int, default=96, help="bytes of an answer")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--teacher-steps", type=int, default=1000)
@@ -167,7 +171,7 @@ def main() -> None:
         for seed in map(int, chosen.seeds.split(",")):
             started = time.monotonic()
             student = copy_layers(model, chosen.layers) if chosen.layers else make_student(model, small, seed=seed)
-            settings = DistillationSettings(stages=stages, batch_size=chosen.batch, evaluate_every=100)
+            settings = DistillationSettings(stages=stages, batch_size=chosen.batch, evaluate_every=250)
             trained = train_student(
                 student, teacher, data.train, settings, task=data.task, held_out=data.choose, seed=seed
             )

@@ -14,6 +14,8 @@ from fedglm.autoglm.errors import DataError
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "pydoc_data", "site-packages", "turtledemo"}
 """Folders that are not read: tests, what is installed, and ``pydoc_data``, which is itself a built-in's text."""
 _MIN_CHARACTERS = 500
+_MIN_DOCUMENTS = 20
+"""The text is of so many modules at least: one alone has up to 68,783 characters (Python 3.11)."""
 
 
 def read_docstrings(max_characters: int, *, seed: int) -> Records:
@@ -23,7 +25,8 @@ def read_docstrings(max_characters: int, *, seed: int) -> Records:
     differs between Python versions.
 
     Args:
-        max_characters: Number of characters after which no further module is read.
+        max_characters: Number of characters after which no further module is read; the first twentieth of it is taken
+            of a longer one.
         seed: Seed of the choice.
 
     Raises:
@@ -33,9 +36,9 @@ def read_docstrings(max_characters: int, *, seed: int) -> Records:
     paths = sorted(path for path in folder.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(folder).parts))
     records, read = Records(), 0
     for number in np.random.default_rng(seed).permutation(len(paths)):
-        text = _join_docstrings(paths[number])
         if read >= max_characters:
             break
+        text = _join_docstrings(paths[number])[: max(_MIN_CHARACTERS, max_characters // _MIN_DOCUMENTS)]
         if len(text) >= _MIN_CHARACTERS:
             records.texts.append(text)
             records.units.append(paths[number].relative_to(folder).as_posix())
