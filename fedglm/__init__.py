@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fedglm.audit.verify.verification import verify
+    from fedglm.autoglm.light.quantization.quantizer import Quantizer
     from fedglm.client.mods import compress_uplink
     from fedglm.compression.codec import make_codec
     from fedglm.compression.feedback import ErrorFeedback
@@ -35,6 +36,7 @@ __all__ = [
     "FedglmError",
     "Ledger",
     "Mechanism",
+    "Quantizer",
     "RunResult",
     "SimulationCallbacks",
     "__version__",
@@ -51,6 +53,7 @@ _PLACES: Final = {
     "FedglmError": ("fedglm.core.errors", ""),
     "Ledger": ("fedglm.privacy.ledger.ledger", ""),
     "Mechanism": ("fedglm.privacy.dp.mechanism", ""),
+    "Quantizer": ("fedglm.autoglm.light.quantization.quantizer", "node"),
     "RunResult": ("fedglm.simulations.result", ""),
     "SimulationCallbacks": ("fedglm.simulations.callbacks", ""),
     "compress_uplink": ("fedglm.client.mods", "node"),

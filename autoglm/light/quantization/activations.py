@@ -6,7 +6,7 @@ each layer's range in training mode (Jacob et al., arXiv:1712.05877, section 3.1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.errors import DataError, ModelError
 from fedglm.autoglm.light.quantization.matrices import list_matrices
+from fedglm.autoglm.tasks.task import Task
 
 Ranges = Literal["dynamic", "static"]
 _HIGH = 127
@@ -107,3 +108,38 @@ def calibrate_ranges(
         model.train(training)
         for quantizer in quantizers.values():
             quantizer.eval()
+
+
+def measure_shift_curve(
+    model: nn.Module,
+    task: Task,
+    calibration: Examples,
+    held_out: Examples,
+    *,
+    shifts: Sequence[float],
+) -> tuple[tuple[float, float], ...]:
+    """Measure what static INT8 activations cost where all ranges are off by a factor.
+
+    Args:
+        model: Model.
+        task: Its task.
+        calibration: Examples that the ranges are measured on.
+        held_out: Examples that the loss is measured on.
+        shifts: Relative errors of all ranges; 0.1 makes them a tenth too large.
+
+    Returns:
+        (shift, rise of the loss in nats) for each shift, in order.
+
+    Raises:
+        DataError: There are no examples.
+    """
+    base = task.evaluate(model, held_out).loss
+    curve = []
+    with quantized_activations(model, "static") as quantizers:
+        calibrate_ranges(model, quantizers, calibration)
+        ranges = {name: quantizer.range.clone() for name, quantizer in quantizers.items()}
+        for shift in shifts:
+            for name, quantizer in quantizers.items():
+                quantizer.range.copy_(ranges[name] * (1 + shift))
+            curve.append((shift, task.evaluate(model, held_out).loss - base))
+    return tuple(curve)

@@ -48,7 +48,10 @@ class Grid:
         return places if self.zeros is None else places + self.spread(self.zeros, weight.shape[1])
 
     def encode(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the codes, (rows, columns), float32."""
+        """Return the codes, (rows, columns), float32; a zero is never negative, for an integer knows no such zero."""
+        return self._round(weight) + 0.0
+
+    def _round(self, weight: torch.Tensor) -> torch.Tensor:
         scheme, columns = self.scheme, weight.shape[1]
         if scheme.codes == "sparse-ternary":
             return _keep_largest(weight)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 
 from fedglm.autoglm.data.examples import Examples
-from fedglm.autoglm.errors import DataError
+from fedglm.autoglm.errors import DataError, ModelError
 from fedglm.autoglm.light.distillation.training import train_student
 from fedglm.autoglm.light.quantization.calibration import measure_moments
 from fedglm.autoglm.light.quantization.entropy import measure_entropy
@@ -31,6 +32,7 @@ from fedglm.autoglm.light.quantization.verification import LayerDeviation, compa
 from fedglm.autoglm.models.lora import merge_adapters
 from fedglm.autoglm.models.release import load_release
 from fedglm.autoglm.tasks.task import Task
+from fedglm.core.validation_errors import explain
 from fedglm.inference.weights.quantized import QuantizedMatrix
 
 Progress = Callable[[str, float], None]
@@ -61,11 +63,19 @@ class Quantizer:
     """Quantizes models; deterministic for a seed, on one thread of torch.
 
     Args:
-        settings: How; None takes the defaults.
+        settings: How, as settings or as a plain mapping of them; what is left out takes the defaults.
+
+    Raises:
+        ModelError: A key of the mapping is unknown, or a value is not allowed.
     """
 
-    def __init__(self, settings: QuantizationSettings | None = None) -> None:
-        self.settings = settings or QuantizationSettings()
+    def __init__(self, settings: QuantizationSettings | Mapping[str, Any] | None = None) -> None:
+        if not isinstance(settings, QuantizationSettings):
+            try:
+                settings = QuantizationSettings.model_validate(settings or {})
+            except ValidationError as exc:
+                raise ModelError(f"quantization: {explain(exc, QuantizationSettings)}") from exc
+        self.settings = settings
 
     def quantize_release(
         self, folder: str | Path, examples: Examples, held_out: Examples, **options: Any

@@ -84,7 +84,8 @@ class QuantizationSettings(BaseModel):
         overrides: Schemes by pattern of names, such as ``*.0.mlp.*``, before the two above; None keeps a matrix in
             float. The first pattern that matches counts.
         mixed: Schemes by the loss under a budget, instead of `weights`, `embedding` and `overrides`.
-        method: How scales and codes are chosen after training.
+        method: How scales and codes are chosen without training. A matrix that no Linear multiplies by, such as an
+            untied embedding, has no inputs to weigh by, and takes `mse` instead of the last two.
         calibration_sequences: Number of examples that calibrate.
         qat: Quantization-aware training; None rounds without training.
         verification: Check of the layers.
