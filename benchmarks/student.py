@@ -122,7 +122,11 @@ def make_teacher(data: Data, shape: Preset, folder: Path, *, steps: int, rate: f
         model.config.use_cache = False
         stage = Stage(steps=steps, alpha=0.0, learning_rate=rate, warmup_steps=steps // 20)
         settings = DistillationSettings(stages=(stage,), evaluate_every=250, batch_size=batch)
-        train_student(model, None, data.train, settings, task=task, held_out=data.choose, seed=0, progress=report)
+        trained = train_student(
+            model, None, data.train, settings, task=task, held_out=data.choose, seed=0, progress=report
+        )
+        if trained.interrupted:
+            sys.exit(130)
         save_release(model, task, folder)
     model, _ = load_release(folder)
     model.config.use_cache = False
@@ -175,6 +179,8 @@ def main() -> None:
             trained = train_student(
                 student, teacher, data.train, settings, task=data.task, held_out=data.choose, seed=seed
             )
+            if trained.interrupted:
+                sys.exit(130)
             found = data.task.evaluate(student, data.test)
             row = {
                 "variant": name,
