@@ -159,7 +159,7 @@ class Table:
         started = time.process_time()
         result = Quantizer(settings).quantize(self.model, self.task, self.text.train, self.choosing, seed=self.seed)
         name = "mixed" if settings.mixed else f"{settings.weights}, embedding {settings.embedding.codes}"
-        self.line(f"{name} {note}", result.model, started, result)
+        self.line(f"{name} {note}", result.reference, started, result)
         return result
 
     def line(self, name: str, model: torch.nn.Module, started: float, result: QuantizedModel | None) -> None:
@@ -198,7 +198,7 @@ def show_activations(table: Table) -> None:
             calibrate_ranges(model, quantizers, other)
             loss = task.evaluate(model, test).loss
         settings = QuantizationSettings(weights=INT4, embedding=INT4, method="compensated")
-        weights = Quantizer(settings).quantize(model, task, other, table.choosing).model
+        weights = Quantizer(settings).quantize(model, task, other, table.choosing).reference
         int4 = task.evaluate(weights, test).loss
         print(
             f"calibrated with {share:.0%} of the tokens random: activations INT8 static "

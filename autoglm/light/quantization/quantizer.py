@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import ValidationError
+from transformers import PreTrainedModel
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.errors import DataError, ModelError
@@ -33,6 +32,7 @@ from fedglm.autoglm.models.lora import merge_adapters
 from fedglm.autoglm.models.release import load_release
 from fedglm.autoglm.tasks.task import Task
 from fedglm.core.validation_errors import explain
+from fedglm.inference.weights.model import NumpyModel, Tensor
 from fedglm.inference.weights.quantized import QuantizedMatrix
 
 Progress = Callable[[str, float], None]
@@ -41,21 +41,16 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QuantizedModel:
-    """A quantized model in numpy, and the same model in torch.
+    """A quantized model, without torch and with it.
 
     Attributes:
-        tensors: Tensors by their names in the state dict, a tied one once: matrices in codes, the rest float32 that is
-            exactly representable in float16.
-        config: Content of the transformers ``config.json``.
-        task: Content of ``task.json``.
-        model: The model with the dequantized values in place, bit for bit; in evaluation mode.
+        model: The model in numpy: matrices in codes, the rest float32 that is exactly representable in float16.
+        reference: The model in torch with the same values, bit for bit; in evaluation mode.
         report: What became of each matrix.
     """
 
-    tensors: dict[str, npt.NDArray[np.float32] | QuantizedMatrix]
-    config: dict[str, Any]
-    task: dict[str, Any]
-    model: torch.nn.Module
+    model: NumpyModel
+    reference: PreTrainedModel
     report: QuantizationReport
 
 
@@ -255,7 +250,7 @@ class _Run:
     def _finish(self, schemes: Mapping[str, Scheme], codes: dict[str, QuantizedMatrix], steps: int) -> QuantizedModel:
         values = {name: torch.from_numpy(matrix.dequantize()) for name, matrix in codes.items()}
         self._copy(values)
-        tensors: dict[str, npt.NDArray[np.float32] | QuantizedMatrix] = {}
+        tensors: dict[str, Tensor] = {}
         for name, tensor in self._model.named_parameters():  # a tied output layer once, as the embedding
             if name in codes:
                 tensors[name] = codes[name]
@@ -275,8 +270,8 @@ class _Run:
         )
         config = json.loads(self._model.config.to_json_string()) | {"use_cache": True}
         self._progress("verify", 1.0)
-        task = json.loads(self._task.to_json())
-        return QuantizedModel(tensors=tensors, config=config, task=task, model=self._model, report=report)
+        model = NumpyModel(tensors=tensors, config=config, task=json.loads(self._task.to_json()))
+        return QuantizedModel(model=model, reference=self._model, report=report)
 
     def _describe(
         self, name: str, scheme: Scheme, matrix: QuantizedMatrix, deviation: LayerDeviation | None

@@ -54,9 +54,9 @@ def values(tensor: np.ndarray | QuantizedMatrix) -> np.ndarray:
 
 
 def check_bits(result: QuantizedModel) -> None:
-    parameters = dict(result.model.named_parameters())
-    assert result.tensors.keys() == parameters.keys()
-    for name, tensor in result.tensors.items():
+    parameters = dict(result.reference.named_parameters())
+    assert result.model.tensors.keys() == parameters.keys()
+    for name, tensor in result.model.tensors.items():
         assert values(tensor).tobytes() == parameters[name].detach().numpy().tobytes(), name
         if isinstance(tensor, np.ndarray):
             assert np.array_equal(tensor.astype(np.float16).astype(np.float32), tensor), name
@@ -76,11 +76,12 @@ def test_what_is_packed_has_the_values_of_the_reference(settings: QuantizationSe
     result = quantize(settings, task)
     check_bits(result)
     assert result.report.trained_steps == (4 if settings.qat else 0)
-    assert result.config["model_type"] == "glm"
-    assert result.task["kind"] == task.kind
+    assert result.model.config["model_type"] == "glm"
+    assert result.model.task["kind"] == task.kind
     again = quantize(settings, task)
     assert all(
-        values(result.tensors[name]).tobytes() == values(again.tensors[name]).tobytes() for name in result.tensors
+        values(result.model.tensors[name]).tobytes() == values(again.model.tensors[name]).tobytes()
+        for name in result.model.tensors
     )
     assert again.report == result.report
 
@@ -93,7 +94,7 @@ def test_another_seed_trains_otherwise_and_the_model_is_left_as_it_was() -> None
     data = examples(task)
     results = [Quantizer(settings).quantize(model, task, data, data, seed=seed) for seed in (1, 2)]
     name = "model.layers.0.mlp.down_proj.weight"
-    assert values(results[0].tensors[name]).tobytes() != values(results[1].tensors[name]).tobytes()
+    assert values(results[0].model.tensors[name]).tobytes() != values(results[1].model.tensors[name]).tobytes()
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -106,7 +107,7 @@ def test_a_release_is_quantized_from_its_folder(tmp_path: Path) -> None:
     result = Quantizer().quantize_release(tmp_path / "release", data, data)
     check_bits(result)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "release")
-    assert result.config["hidden_size"] == loaded.config.hidden_size
+    assert result.model.config["hidden_size"] == loaded.config.hidden_size
 
 
 def test_layers_that_deviate_get_the_next_more_bits_until_they_pass_and_the_report_says_so() -> None:
@@ -140,8 +141,8 @@ def test_repair_by_training_trains_what_deviates_and_nothing_else() -> None:
     trained = {layer.name for layer in result.report.layers if layer.repair == ("trained",)}
     assert trained == {f"model.layers.1.mlp.{part}.weight" for part in ("gate_up_proj", "down_proj")}
     changed = {
-        name for name in result.tensors
-        if values(result.tensors[name]).tobytes() != values(rounded.tensors[name]).tobytes()
+        name for name in result.model.tensors
+        if values(result.model.tensors[name]).tobytes() != values(rounded.model.tensors[name]).tobytes()
     }  # fmt: skip
     assert changed == trained
     check_bits(result)
@@ -156,8 +157,8 @@ def test_mixed_bits_stay_within_the_budget() -> None:
 
 def test_a_matrix_can_stay_in_float() -> None:
     result = quantize(QuantizationSettings(overrides={"model.embed_tokens.*": None}))
-    assert isinstance(result.tensors["model.embed_tokens.weight"], np.ndarray)
-    assert isinstance(result.tensors["model.layers.0.mlp.down_proj.weight"], QuantizedMatrix)
+    assert isinstance(result.model.tensors["model.embed_tokens.weight"], np.ndarray)
+    assert isinstance(result.model.tensors["model.layers.0.mlp.down_proj.weight"], QuantizedMatrix)
     check_bits(result)
 
 
