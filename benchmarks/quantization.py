@@ -7,8 +7,9 @@ The model is that of `text` (pydoc, 0.5 M, seed 7). Its held-out documents, whic
 the perplexity; calibration and training see public text alone (docstrings), a fifth of which chooses the best weights.
 "control" is the float model trained for as many steps on the same batches, without a teacher. Columns: rise of the
 perplexity against the released model, and against the control; share of positions whose likeliest token is the
-released model's; bits a weight in the layers when packed, and the entropy of their codes; share of zeros
-among them; CPU seconds.
+released model's; bits a weight in the layers when packed at a fixed width, and the entropy of their codes; share of
+zeros among them; size of all packed weights, the embedding's, norms and biases too, in kB and as a ratio to float32; CPU
+seconds.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from fedglm.autoglm.light.quantization.settings import (
 from fedglm.autoglm.models.release import load_release
 from fedglm.autoglm.settings import DataSettings
 from fedglm.autoglm.tasks.task import Task
+from fedglm.inference.weights.container import pack_weights
 
 SECTIONS = ("rounding", "training", "ternary", "mixed", "activations")
 INT8 = Scheme(codes="int8", block=128)
@@ -167,10 +169,13 @@ class Table:
         seconds = time.process_time() - started
         loss = self.task.evaluate(model, self.test).loss
         agreement = float((self.likeliest(model) == self.tokens).double().mean())
-        codes = "" if result is None else describe(result.report.layers)
+        codes = ""
+        if result is not None:
+            size = len(pack_weights(result.model.tensors))
+            codes = f"{describe(result.report.layers)} {size / 1000:6.1f} {4 * result.model.count_parameters() / size:5.1f}x"
         print(
             f"{name:62} {math.expm1(loss - self.best.loss):+8.2%} {math.expm1(loss - self.control):+8.2%} "
-            f"{agreement:6.1%} {codes:22} {seconds:4.0f} s",
+            f"{agreement:6.1%} {codes:36} {seconds:4.0f} s",
             flush=True,
         )
 
