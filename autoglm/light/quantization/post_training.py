@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.light.quantization.error_compensation import compensate
+from fedglm.autoglm.light.quantization.error_compensation import fit_codes
 from fedglm.autoglm.light.quantization.fitting import fit_grid
 from fedglm.autoglm.light.quantization.grids import Grid
 from fedglm.autoglm.light.quantization.scheme import Scheme
@@ -49,4 +49,4 @@ def choose_codes(
     if moments is None:
         raise ModelError(f"method {method} needs the inputs' moments: calibrate on examples, or choose mse")
     grid = fit_grid(weight, scheme, importance=moments.diagonal().float())
-    return grid, compensate(weight, grid, moments) if method == "compensated" else grid.encode(weight)
+    return fit_codes(weight, grid, moments) if method == "compensated" else (grid, grid.encode(weight))

@@ -10,6 +10,8 @@ from small_tasks import text_task
 from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.errors import DataError, ModelError
 from fedglm.autoglm.light.quantization.calibration import measure_moments, shift_tokens
+from fedglm.autoglm.light.quantization.error_compensation import compensate, fit_codes
+from fedglm.autoglm.light.quantization.fitting import fit_grid
 from fedglm.autoglm.light.quantization.matrices import list_matrices
 from fedglm.autoglm.light.quantization.post_training import quantize
 from fedglm.autoglm.light.quantization.scheme import Scheme
@@ -59,6 +61,22 @@ def test_weighing_by_the_inputs_leaves_less_error_where_they_are_strong() -> Non
         for method in ("mse", "weighted")
     }
     assert errors["weighted"] < errors["mse"]
+
+
+@pytest.mark.parametrize("block", ["row", "tensor"])
+def test_fitting_scale_and_codes_in_turn_leaves_less_error_than_codes_alone(block: str) -> None:
+    weight = torch.from_numpy(np.random.default_rng(1).normal(size=(24, 96)).astype(np.float32))
+    moments, scheme = torch.from_numpy(correlated(96)), Scheme(codes="ternary", block=block)
+    start = fit_grid(weight, scheme, importance=moments.diagonal().float())
+    alone = start.decode(compensate(weight, start, moments))
+    grid, codes = fit_codes(weight, start, moments)
+    errors = [output_error(weight.numpy(), one.numpy(), moments.numpy()) for one in (alone, grid.decode(codes))]
+    assert errors[1] < errors[0]
+    assert len(grid.scales.unique()) == (1 if block == "tensor" else 24)
+    # The scale is that of least squares: a little more or less is worse, but for the rounding to float16.
+    for factor in (0.99, 1.01):
+        other = output_error(weight.numpy(), grid.decode(codes).numpy() * np.float32(factor), moments.numpy())
+        assert other > errors[1]
 
 
 def test_with_uncorrelated_inputs_compensation_is_rounding() -> None:
