@@ -89,7 +89,8 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, width: int) -> Scores:
         width: Number of inputs of a unit.
 
     Returns:
-        Growth of the mean squared error when the unit went, (units,), float64; never less than for one before it.
+        Growth of the mean squared error when the unit went, (units,), float64; raised where it was less
+        than for the unit before, so that sorting them gives the order of elimination.
     """
     units = weight.shape[1] // width
     damping = _DAMPING * gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
@@ -104,7 +105,7 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, width: int) -> Scores:
         solved = torch.linalg.solve(blocks[alive], columns[alive].transpose(1, 2))
         errors[alive] = (columns[alive].transpose(1, 2) * solved).sum((1, 2))
         unit = int(errors.argmin())
-        highest = max(highest, float(errors[unit]))
+        highest = max(float(np.nextafter(highest, np.inf)), float(errors[unit]))  # no ties: sorting gives this order
         scores[unit], gone[unit] = highest, True
         own = slice(unit * width, (unit + 1) * width)
         step = torch.linalg.solve(inverse[own, own], inverse[own])  # (D, all)
