@@ -105,7 +105,7 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, width: int) -> Scores:
         solved = torch.linalg.solve(blocks[alive], columns[alive].transpose(1, 2))
         errors[alive] = (columns[alive].transpose(1, 2) * solved).sum((1, 2))
         unit = int(errors.argmin())
-        highest = max(float(np.nextafter(highest, np.inf)), float(errors[unit]))  # no ties: sorting gives this order
+        highest = max(highest * (1 + 1e-12), float(errors[unit]))  # no ties: sorting gives this order
         scores[unit], gone[unit] = highest, True
         own = slice(unit * width, (unit + 1) * width)
         step = torch.linalg.solve(inverse[own, own], inverse[own])  # (D, all)
