@@ -24,6 +24,7 @@ BYTES = VocabularySettings(keep_alphabet=False)
 TEXT = "the weather of the northern islands is wetter than the weather of the western ones, and then some " * 20
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 UNKNOWN = {"unk_token": "<unk>"}
+ENDS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def trained(kind):
@@ -52,7 +53,7 @@ def trained(kind):
         trainer = trainers.UnigramTrainer(**UNKNOWN, **special)
     backend.train_from_iterator([TEXT, *PUBLIC, *OTHER], trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, **UNKNOWN, **{"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+        tokenizer_object=backend, **UNKNOWN, **ENDS
     )
 
 
