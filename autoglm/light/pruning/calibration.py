@@ -90,13 +90,13 @@ def _add_batch(model: PreTrainedModel, task: Task, batch: Batch, sums: list[_Sum
     with _record_layers(model, watch_gradients=derivatives) as records, torch.set_grad_enabled(derivatives):
         losses = task.sequence_losses(model, batch)
     real = batch["attention_mask"].bool()
-    slopes: list[tuple[torch.Tensor, ...] | None] = [None] * len(records)
+    slopes: list[tuple[torch.Tensor, ...] | None] = [None] * len(records)  # sums are made on the CPU, in float64
     if derivatives:
         watched = [tensor for record in records for tensor in (record["down"], record["output"], record["after"])]
-        flat = torch.autograd.grad(losses.sum(), watched)
-        slopes = [tuple(flat[3 * number : 3 * number + 3]) for number in range(len(records))]
+        flat = tuple(slope.cpu() for slope in torch.autograd.grad(losses.sum(), watched))
+        slopes = [flat[3 * number : 3 * number + 3] for number in range(len(records))]
     for each, record, slope in zip(sums, records, slopes, strict=True):
-        each.add({name: tensor.detach() for name, tensor in record.items()}, slope, real)
+        each.add({name: tensor.detach().cpu() for name, tensor in record.items()}, slope, real)
 
 
 class _Sums:

@@ -56,7 +56,7 @@ def refit(weight: torch.Tensor, gram: torch.Tensor, kept: torch.Tensor) -> torch
     Returns:
         (rows, k), float64; ridge regression towards the old weights of the kept inputs.
     """
-    old = weight.double()
+    old = weight.cpu().double()
     own = gram[kept][:, kept]
     damping = _DAMPING * own.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
     ridge = damping * torch.eye(len(kept), dtype=torch.float64)

@@ -117,8 +117,8 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, width: int) -> Scores:
 def _from_energies(layer: Any, statistics: LayerStatistics, method: Method) -> LayerScores:
     output, groups = layer.self_attn.o_proj, layer.self_attn.k_proj.out_features // layer.self_attn.head_dim
     maps = (
-        (layer.mlp.down_proj.weight.detach().double(), statistics.channel_gram, 1),
-        (output.weight.detach().double(), statistics.head_gram, output.in_features // groups),
+        (layer.mlp.down_proj.weight.detach().cpu().double(), statistics.channel_gram, 1),
+        (output.weight.detach().cpu().double(), statistics.head_gram, output.in_features // groups),
     )
     channels, heads = (
         eliminate(weight, gram, width) if method == "reconstruction" else _unit_energies(weight, gram, width)
@@ -150,12 +150,12 @@ def _from_derivatives(statistics: LayerStatistics, method: Method) -> LayerScore
 
 def _mean_magnitudes(layer: Any) -> LayerScores:
     attention, mlp = layer.self_attn, layer.mlp
-    gate, up = mlp.gate_up_proj.weight.detach().double().abs().chunk(2)
-    down = mlp.down_proj.weight.detach().double().abs()
+    gate, up = mlp.gate_up_proj.weight.detach().cpu().double().abs().chunk(2)
+    down = mlp.down_proj.weight.detach().cpu().double().abs()
     groups = attention.k_proj.out_features // attention.head_dim
-    rows = [each.weight.detach().double().abs().sum(1).view(groups, -1).sum(1)
+    rows = [each.weight.detach().cpu().double().abs().sum(1).view(groups, -1).sum(1)
             for each in (attention.q_proj, attention.k_proj, attention.v_proj)]  # fmt: skip
-    output = attention.o_proj.weight.detach().double().abs().sum(0).view(groups, -1).sum(1)
+    output = attention.o_proj.weight.detach().cpu().double().abs().sum(0).view(groups, -1).sum(1)
     channels = gate.sum(1) + up.sum(1) + down.sum(0)
     heads = sum(rows) + output
     hidden, queries = len(down), attention.q_proj.out_features // groups

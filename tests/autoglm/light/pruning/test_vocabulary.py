@@ -52,9 +52,7 @@ def trained(kind):
         backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
         trainer = trainers.UnigramTrainer(**UNKNOWN, **special)
     backend.train_from_iterator([TEXT, *PUBLIC, *OTHER], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, **UNKNOWN, **ENDS
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **UNKNOWN, **ENDS)
 
 
 KINDS = pytest.mark.parametrize("kind", ["byte-level BPE", "WordPiece", "WordLevel", "Unigram"])
