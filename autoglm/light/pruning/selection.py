@@ -9,6 +9,7 @@ plan that loses the least score wins.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -149,6 +150,7 @@ def _shape_of(shape: ModelShape, layers: Sequence[int], widths: Sequence[tuple[i
 
 
 Found = tuple[float, PruningPlan] | None
+_Widths = dict[int, list[int]]  # channels and groups by layer
 
 
 def _cut_alike(
@@ -164,12 +166,15 @@ def _cut_alike(
     groups = min(shape.layers[layer].num_key_value_heads for layer in layers)
     best: Found = None
     for kept_groups in range(1 if "groups" in settings.units else groups, groups + 1):
-        for channels in _widths(least.intermediate_size, settings):
-            widths = [(channels, kept_groups)] * len(layers)
-            if costs.fits(_shape_of(shape, layers, widths), budget):
-                found = _assemble(scores, layers, widths)
-                best = found if best is None or found[0] < best[0] else best
-                break
+        choices = _widths(least.intermediate_size, settings)
+
+        def fits(number: int, choices: list[int] = choices, groups: int = kept_groups) -> bool:
+            return costs.fits(_shape_of(shape, layers, [(choices[number], groups)] * len(layers)), budget)
+
+        first = bisect_left(range(len(choices)), True, key=fits)
+        if first < len(choices):
+            found = _assemble(scores, layers, [(choices[first], kept_groups)] * len(layers))
+            best = found if best is None or found[0] < best[0] else best
     return best
 
 
@@ -183,22 +188,25 @@ def _cut_per_layer(
 ) -> Found:
     """Cut each layer to its own widths."""
     steps = _order_cuts(shape, scores, layers, settings)
-    wholes = {layer: shape.layers[layer] for layer in layers}
-    widths = {layer: [whole.intermediate_size, whole.num_key_value_heads] for layer, whole in wholes.items()}
 
-    def fits(after: Mapping[int, Sequence[int]]) -> bool:
+    def widths_after(count: int) -> _Widths:
+        wholes = {layer: shape.layers[layer] for layer in layers}
+        found = {layer: [whole.intermediate_size, whole.num_key_value_heads] for layer, whole in wholes.items()}
+        for layer, kind, width in steps[:count]:
+            found[layer][kind] = width
+        return found
+
+    def fits(after: _Widths) -> bool:
         return costs.fits(_shape_of(shape, layers, [(after[layer][0], after[layer][1]) for layer in layers]), budget)
 
-    done = []
-    for layer, kind, width in steps:
-        if fits(widths):
-            break
-        done.append((layer, kind, widths[layer][kind]))
-        widths[layer][kind] = width
-    if not fits(widths):
+    count = bisect_left(range(len(steps) + 1), True, key=lambda number: fits(widths_after(number)))
+    if count > len(steps):
         return None
+    widths, undo = widths_after(count), _undo(shape, steps[:count])
     stuck: set[tuple[int, int]] = set()
-    for layer, kind, before in reversed(done):  # what a large last unit left over is given back to smaller ones
+    for layer, kind, before in undo:  # what a large last unit left over is given back to smaller ones
+        if len(stuck) == 2 * len(layers):
+            break
         wider = {each: list(values) for each, values in widths.items()}
         wider[layer][kind] = before
         if (layer, kind) not in stuck and fits(wider):
@@ -206,6 +214,16 @@ def _cut_per_layer(
         else:
             stuck.add((layer, kind))
     return _assemble(scores, layers, [(widths[layer][0], widths[layer][1]) for layer in layers])
+
+
+def _undo(shape: ModelShape, cuts: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Return what undoes cuts, the last first: (layer, kind, width before)."""
+    steps = []
+    widths = [[layer.intermediate_size, layer.num_key_value_heads] for layer in shape.layers]
+    for layer, kind, width in cuts:
+        steps.append((layer, kind, widths[layer][kind]))
+        widths[layer][kind] = width
+    return steps[::-1]
 
 
 def _order_cuts(
