@@ -300,12 +300,12 @@ def _only(model: torch.nn.Module, patterns: tuple[str, ...]) -> Iterator[None]:
         if patterns and parameter.requires_grad and not any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
     for parameter in frozen:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
         for parameter in frozen:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad_(True)
 
 
 @contextmanager

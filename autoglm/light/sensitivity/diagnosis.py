@@ -304,7 +304,8 @@ class _Diagnostician:
         return self._rise(without(self._model, columns))
 
     def _column_norms(self, name: str, energy: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self._model.get_parameter(name).detach().double().square().sum(0).cpu() * energy[name]
+        weight: torch.Tensor = self._model.get_parameter(name).detach()
+        return weight.double().square().sum(0).cpu() * energy[name]
 
     def _channel_sums(self, sums: Sums, down: str) -> torch.Tensor:
         gate_up = down.replace("down_proj", "gate_up_proj")

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.stats import rankdata
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from fedglm.autoglm.light.sensitivity.diagnosis import SCORES, Diagnosis, GroupSensitivity
 
 COLUMNS = ("removal", "quantization", *SCORES)
+_MEASURED = 2
+"""Columns that the loss itself fills; their values are written in nats."""
 _KINDS = ("embedding", "layer", "ffn", "kv-group")
 
 
@@ -43,11 +45,15 @@ def draw_heat_map(diagnosis: Diagnosis) -> Figure:
         panels = figure.subplots(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
         for axes, rows in zip(panels, parts, strict=True):
             values = np.array([[_value(row, name) for name in COLUMNS] for row in rows], dtype=np.float64)
-            axes.imshow(rank_columns(values), cmap="cividis", aspect="auto", vmin=0, vmax=1)
+            ranks = rank_columns(values)
+            axes.imshow(ranks, cmap="cividis", aspect="auto", vmin=0, vmax=1)
+            for row, column in np.argwhere(~np.isnan(values[:, :_MEASURED])):
+                ink = "black" if ranks[row, column] > 0.6 else "white"
+                axes.text(column, row, f"{values[row, column]:+.3f}", ha="center", va="center", color=ink, fontsize=7)
             axes.set_yticks(range(len(rows)), [row.name for row in rows])
             axes.set_xticks(range(len(COLUMNS)), COLUMNS if rows is parts[0] else [""] * len(COLUMNS))
             axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
-            axes.axvline(1.5, color="white", linewidth=3)
+            axes.axvline(_MEASURED - 0.5, color="white", linewidth=3)
             for spine in axes.spines.values():
                 spine.set_visible(False)
         figure.suptitle("What the loss says, and what scores say: least (dark) to most sensitive", fontsize=9.5)

@@ -185,12 +185,12 @@ def _differentiable(model: torch.nn.Module) -> Iterator[dict[str, torch.nn.Param
     """Have all parameters require gradients within the block."""
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     for parameter in frozen:
-        parameter.requires_grad_(requires_grad=True)
+        parameter.requires_grad_(True)
     try:
         yield dict(model.named_parameters())
     finally:
         for parameter in frozen:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def measure_redundancy(
             handle.remove()
     found = []
     for number, layer in enumerate(layers):
-        heads = torch.cat(seen["heads", number]).unflatten(1, (-1, layer.self_attn.head_dim))
+        outputs = torch.cat(seen["heads", number])
+        heads = outputs.view(len(outputs), -1, layer.self_attn.head_dim)
         found.append(_count("heads", number, compare_heads(heads), threshold))
         found.append(_count("channels", number, compare_channels(torch.cat(seen["channels", number])), threshold))
     return found
@@ -74,7 +75,7 @@ def measure_redundancy(
 def compare_channels(outputs: torch.Tensor) -> torch.Tensor:
     """Return the |cosine| of every two columns of (tokens, channels), (channels, channels); 0 for a column of zeros."""
     outputs = outputs.double()
-    scaled = outputs / outputs.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
+    scaled = outputs / outputs.square().sum(0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     return (scaled.T @ scaled).abs()
 
 
@@ -82,7 +83,7 @@ def compare_heads(outputs: torch.Tensor) -> torch.Tensor:
     """Return the linear CKA of every two heads of (tokens, heads, width), (heads, heads); 0 for a constant head."""
     outputs = outputs.double()
     heads = [head - head.mean(0) for head in outputs.unbind(1)]
-    cross = torch.stack([torch.stack([(a.T @ b).square().sum() for b in heads]) for a in heads])
+    cross: torch.Tensor = torch.stack([torch.stack([(a.T @ b).square().sum() for b in heads]) for a in heads])
     own = cross.diagonal().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     return cross / (own[:, None] * own)
 

@@ -70,18 +70,19 @@ def test_rules_hold_or_not_by_what_was_measured():
         Redundancy(kind="heads", layer=0, units=4, redundant=1, most_similar=0.99, threshold=0.95),
         Redundancy(kind="channels", layer=0, units=8, redundant=0, most_similar=0.7, threshold=0.95),
     )
-    found = verdicts(rows, curves(l1=0.9, taylor=0.1, activation=0.45, random=(0.4, 0.5, 0.6)), alike)
+    found = verdicts(rows, curves(l1=0.4, taylor=0.1, activation=0.2, random=(0.4, 0.5, 0.6)), alike)
     assert found == {
-        "channels of least L1 norm can go": False,
+        "channels of least L1 norm can go": False,  # a quarter of what the best order saves
         "channels of least Taylor score can go": True,
-        "channels of least activation-weighted norm can go": False,  # not better than every random draw
+        "channels of least activation-weighted norm can go": True,
         "the top 10 % of singular values hold 90 % of the energy": False,
         "the Hessian's trace says what quantization costs": True,
         "there are redundant heads (similarity from 0.95)": True,
         "there are redundant channels (similarity from 0.95)": False,
     }
     rows = [group(i, i, svd=0.95, trace=-i) for i in range(5)]
-    found = verdicts(rows)
+    found = verdicts(rows, curves(l1=0.4, taylor=0.5, activation=0.6, random=(0.1, 0.2, 0.3)))
+    assert not found["channels of least L1 norm can go"]  # random ones are the best there are
     assert found["the top 10 % of singular values hold 90 % of the energy"]
     assert not found["the Hessian's trace says what quantization costs"]
 
