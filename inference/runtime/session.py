@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 import numpy as np
@@ -30,6 +31,18 @@ class Cache(Protocol):
         Raises:
             InferenceError: The cache holds fewer.
         """
+        ...
+
+    def skip(self, count: int) -> Self:
+        """Return a cache without its first `count` positions, which are padding in every sequence.
+
+        Raises:
+            InferenceError: One is not.
+        """
+        ...
+
+    def join(self, others: Sequence[Self]) -> Self:
+        """Return a cache of the sequences of this and of the others, in order; the shorter are padded on the left."""
         ...
 
     def nbytes(self) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_glms import logits, small_glm
+from prunable_glms import logits, small_glm
 from small_tasks import text_task
 
 from fedglm.autoglm.light.pruning.norms import fold_norms

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_glms import SMALL, small_glm
+from prunable_glms import SMALL, small_glm
 from small_tasks import text_task, word_tokenizer
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
