@@ -26,7 +26,7 @@ ENTROPY = normalized_entropy(np.stack([SURE, 1 - SURE], axis=1))
 
 def true_agreement(entropy):
     """Agreement of the cascade in that population: those that stay agree with probability p, uniform on 0.5 to 1."""
-    return np.where(ENTROPY <= entropy, SURE, 1).mean()
+    return np.where(entropy >= ENTROPY, SURE, 1).mean()
 
 
 @given(st.integers(1, 300), st.integers(0, 99), st.floats(0, 1))
