@@ -10,9 +10,9 @@ first, and printed; the batcher reads it. Then, for each number of clients, thre
 - `predict`: each client has `--steps` rows of 16 to 32 tokens read, one after the other, by `submit`
 
 A ratio compares the least time with that of the session alone, which runs the same requests one by one in one thread,
-in turn with the others; `CPU` compares the processor time of the whole process, which other work on the machine disturbs
-less, but which does not show waiting. `P99` is over the steps or rows of all repeats; `limit` is the deadline plus two
-batches of the greatest size that ran, by the table.
+in turn with the others; `CPU` compares the processor time of the whole process, which other work on the machine
+disturbs less, but which does not show waiting. `P99` is over the steps or rows of all repeats; `limit` is the deadline
+plus two batches of the greatest size that ran, by the table.
 """
 
 import argparse

@@ -8,6 +8,8 @@ FedglmError
 │   ├── MessageError      protocol: a message's fields
 │   └── VersionMismatch   compression: the other end has other bits
 ├── InferenceError        inference: a model, a release or an input that cannot be used
+│   ├── QueueFullError    more requests wait than a batcher holds
+│   └── BatcherClosedError
 ├── DataError, ModelError, PrecisionError, TrainingError      autoglm
 ├── PrivacyError          privacy: a promise that cannot be made or kept
 │   ├── Refusal           a rule of the node's policy forbids it

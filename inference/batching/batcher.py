@@ -243,12 +243,17 @@ class Batcher:
         return batch
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            self._serve(batch)
+        end = BatcherClosedError("the batcher was closed before it served this request")
+        try:
+            while batch := self._next_batch():
+                self._serve(batch)
+        except Exception as exc:  # of the latency table: nothing can be planned any more, and nobody may wait for it
+            end = BatcherClosedError(f"the batcher has ended, as its latency table failed: {exc!r}")
         with self._changed:
+            self._closed = True
             left, self._waiting = self._waiting, []
         for request in left:
-            self._deliver(request, BatcherClosedError("the batcher was closed before it served this request"))
+            self._deliver(request, end)
 
     def _next_batch(self) -> list[Request]:
         """Wait for a batch that is due; empty when the batcher is closed and nothing more is to run."""

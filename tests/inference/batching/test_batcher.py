@@ -323,6 +323,20 @@ def test_limits_must_be_possible(limits):
         Batcher(FakeSession(), FakeCosts(), **limits)
 
 
+def test_a_latency_table_that_fails_ends_the_batcher_and_leaves_nobody_waiting():
+    class Broken:
+        def milliseconds(self, _batch, _tokens):
+            raise OSError("no such table")
+
+    batcher = Batcher(FakeSession(), Broken())
+    future = batcher.submit(ids(1))
+    with pytest.raises(BatcherClosedError, match="no such table"):
+        future.result(10)
+    batcher.close()
+    with pytest.raises(BatcherClosedError, match="open another"):
+        batcher.submit(ids(1))
+
+
 def test_it_tells_the_limits_of_its_session():
     with Batcher(FakeSession(), FakeCosts()) as batcher:
         assert (batcher.outputs, batcher.max_length, batcher.vocab_size) == (3, 64, 97)
