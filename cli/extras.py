@@ -34,6 +34,7 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
         "simulate": "simulation",
         "compare": "simulation",
         "run": "server",
+        "import-base": "light",
         "audit report": "server",
         "audit attack": "server",
         "audit canaries": "server",

@@ -12,6 +12,7 @@ from fedglm.cli.compare import compare
 from fedglm.cli.errors import INTERRUPTED, explain
 from fedglm.cli.extras import require_extras
 from fedglm.cli.generate import generate
+from fedglm.cli.import_base import import_base
 from fedglm.cli.predict import predict
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
@@ -36,6 +37,7 @@ app.add_typer(audit.app, name="audit")
 app.command()(provision)
 app.command()(run)
 app.command()(watch)
+app.command()(import_base)
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
 require_extras(app)
