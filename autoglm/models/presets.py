@@ -55,10 +55,10 @@ class Preset:
 
 PRESETS = MappingProxyType(
     {
-        # name and size with the byte vocabulary of 256, tied: 0.09 M, 0.48 M, 9.9 M; the last with 32,000 rows: 76.5 M
+        # name and size with the byte vocabulary of 256, tied: 0.09 M, 0.48 M, 9.8 M; the last with 32,000 rows: 76.5 M
         "glm-0.1m": Preset(hidden=64, layers=2, heads=4, kv_heads=2, intermediate=128, max_length=1024),
         "glm-0.5m": Preset(hidden=128, layers=3, heads=4, kv_heads=2, intermediate=256, max_length=1024),
-        "glm-10m": Preset(hidden=320, layers=9, heads=8, kv_heads=2, intermediate=864, max_length=2048),
+        "glm-10m": Preset(hidden=320, layers=9, heads=10, kv_heads=2, intermediate=864, max_length=2048),
         "glm-76m": Preset(
             hidden=640, layers=12, heads=10, kv_heads=2, intermediate=1920, max_length=4096, min_vocab=32_000
         ),
