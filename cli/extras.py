@@ -48,6 +48,7 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
         "client check": "node",
         "client start": "node",
         "client metrics": "node",
+        "device probe": "edge",
     }
 )
 """Extra that each command needs. Of the others, `generate` and `predict` need what their model does (`cli/models.py`),

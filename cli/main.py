@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from click.exceptions import NoArgsIsHelpError
 
+from fedglm.cli import device
 from fedglm.cli.audit import app as audit
 from fedglm.cli.client import app as client
 from fedglm.cli.compare import compare
@@ -40,6 +41,7 @@ app.command()(watch)
 app.command()(import_base)
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
+app.add_typer(device.app, name="device")
 require_extras(app)
 
 

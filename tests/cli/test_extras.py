@@ -36,6 +36,7 @@ ARGUMENTS = {
     "client check": ["."],
     "client start": ["."],
     "client metrics": ["."],
+    "device probe": ["--out", "edge.json"],
 }
 
 
@@ -77,9 +78,10 @@ def test_each_command_of_the_table_exists():
 @pytest.mark.parametrize("command", NEEDS)
 def test_a_missing_extra_is_named_before_any_work(command, fedglm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "numba", None)  # as where it is not installed
+    missing = "onnxruntime" if NEEDS[command] == "edge" else "numba"
+    monkeypatch.setitem(sys.modules, missing, None)  # as where it is not installed
     line = fedglm(*command.split(), *ARGUMENTS[command]).line()
-    assert line == (f"fedglm: not installed: numba; this command needs pip install 'fedglm[{NEEDS[command]}]'")
+    assert line == (f"fedglm: not installed: {missing}; this command needs pip install 'fedglm[{NEEDS[command]}]'")
     assert not list(tmp_path.iterdir())
 
 

@@ -47,8 +47,8 @@ def make_gguf_tokenizer(metadata: Mapping[str, Any], *, max_length: int) -> PreT
         raise ModelError(f"its tokenizer is {kind!r:.40} with {split!r:.40}; {known} are read: {_REMEDY}")
     tokens, merges = _get_texts(metadata, "tokens"), _get_texts(metadata, "merges")
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    if len(vocabulary) != len(tokens) or not all(len(pair) == 2 for pair in pairs):
+    pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
+    if len(vocabulary) != len(tokens) or any(not second or " " in second for _, second in pairs):
         raise ModelError(f"its tokenizer is damaged: a token is there twice, or a merge is no pair; {_REMEDY}")
     try:
         backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))

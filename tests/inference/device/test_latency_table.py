@@ -1,0 +1,136 @@
+"""A table of a device whose operations follow a law predicts models exactly as the law does."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedglm.inference.device.latency_table import LatencyEntry, LatencyTable
+from fedglm.inference.errors import InferenceError
+
+RUN = 12.0
+SPEED = {"fp32": 4e-4, "int8": 1e-4, "int4": 5e-5}
+
+
+def law(operation, shape, batch, tokens, past, form="fp32"):
+    """A device of a simple kind, in microseconds."""
+    rows = batch * tokens
+    if operation == "run":
+        return RUN
+    if operation == "linear":
+        inputs, outputs = shape
+        return 2 + SPEED[form] * inputs * outputs + 1e-5 * rows * inputs * outputs + 1e-3 * rows * outputs
+    if operation == "attention":
+        heads, kv_heads, head_dim = shape
+        total = past + tokens
+        return 5 + 2e-3 * batch * kv_heads * head_dim * total + 1e-4 * rows * heads * total * head_dim
+    return 1.5 + 1e-3 * rows * int(np.prod(shape))
+
+
+def measured():
+    for form, inputs, outputs, rows in itertools.product(SPEED, (64, 256, 1024), (64, 1024), (1, 8, 64)):
+        yield "linear", (inputs, outputs), form, rows, 1, 0
+    for shape in ((64,), (512,)):
+        for operation in ("norm", "add", "gate"):
+            yield from ((operation, shape, "fp32", batch, tokens, 0) for batch, tokens in ((1, 1), (8, 1), (1, 64)))
+    for shape in ((2, 32), (8, 64)):
+        yield from (("rotary", shape, "fp32", batch, 1, 0) for batch in (1, 8, 64))
+    for shape in ((4, 2, 16), (10, 2, 32), (16, 4, 64)):
+        for fed in ((1, 1, 0), (1, 1, 256), (8, 1, 64), (1, 64, 0), (1, 16, 0)):
+            yield "attention", shape, "fp32", *fed
+    yield "run", (), "fp32", 1, 1, 0
+
+
+def make_table():
+    entries = tuple(
+        LatencyEntry(
+            operation=operation, shape=shape, format=form, batch=batch, tokens=tokens, past=past,
+            microseconds=law(operation, shape, batch, tokens, past, form),
+        )
+        for operation, shape, form, batch, tokens, past in measured()
+    )  # fmt: skip
+    return LatencyTable(threads=1, entries=entries)
+
+
+TABLE = make_table()
+
+
+def config(hidden=96, intermediate=200, layers=3, heads=4, kv_heads=2, head_dim=32, vocab=300, **more):
+    return {
+        "model_type": "glm",
+        "architectures": ["GlmForCausalLM"],
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        "tie_word_embeddings": True,
+    } | more
+
+
+def by_law(config, form, batch, tokens, past, layers):
+    hidden, d = config["hidden_size"], config["head_dim"]
+    total = RUN + (1 if form == "fp32" else 3) * law("add", (hidden,), batch, tokens, 0)
+    for intermediate, heads, kv_heads in layers:
+        linears = [(hidden, heads * d), (hidden, kv_heads * d), (hidden, kv_heads * d), (heads * d, hidden)]
+        linears += [(hidden, 2 * intermediate), (intermediate, hidden)]
+        total += sum(law("linear", shape, batch, tokens, 0, form) for shape in linears)
+        total += law("attention", (heads, kv_heads, d), batch, tokens, past)
+        total += sum(law("rotary", (n, d), batch, tokens, 0) for n in (heads, kv_heads))
+        total += 4 * law("norm", (hidden,), batch, tokens, 0) + law("gate", (intermediate,), batch, tokens, 0)
+        total += sum(law("add", (n * d,), batch, tokens, 0) for n in (heads, kv_heads, kv_heads))
+    total += law("norm", (hidden,), batch, 1, 0)
+    return (total + law("linear", (hidden, config["vocab_size"]), batch, 1, 0, form)) / 1e3
+
+
+@given(
+    hidden=st.integers(32, 1500),
+    intermediate=st.integers(32, 3000),
+    layers=st.integers(1, 6),
+    heads=st.sampled_from([(1, 1), (4, 2), (12, 3)]),
+    form=st.sampled_from(sorted(SPEED)),
+    batch=st.integers(1, 16),
+    past=st.integers(1, 300),
+)
+@settings(max_examples=50)
+def test_a_law_is_found_again(hidden, intermediate, layers, heads, form, batch, past):
+    asked = config(hidden, intermediate, layers, *heads)
+    found = TABLE.predict(asked, form, batch, past)
+    shapes = [(intermediate, *heads)] * layers
+    assert found.decode_ms == pytest.approx(by_law(asked, form, batch, 1, past, shapes), rel=1e-3)
+    assert found.prefill_ms == pytest.approx(by_law(asked, form, batch, past, 0, shapes), rel=1e-3)
+
+
+def test_layers_that_differ_are_told_apart():
+    layers = [(100, 4, 2), (20, 2, 1)]
+    keys = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
+    asked = config(layers=2, fedglm_layers=[dict(zip(keys, layer, strict=True)) for layer in layers])
+    assert TABLE.predict(asked, "int8", 2, 50).decode_ms == pytest.approx(
+        by_law(asked, "int8", 2, 1, 50, layers), rel=1e-3
+    )
+
+
+def test_a_table_comes_back_from_its_json():
+    again = LatencyTable.model_validate_json(TABLE.model_dump_json())
+    assert again == TABLE
+    assert again.predict(config()) == TABLE.predict(config())
+
+
+def only(keep):
+    return LatencyTable(threads=1, entries=tuple(filter(keep, TABLE.entries)))
+
+
+def test_what_was_not_measured_is_named():
+    with pytest.raises(InferenceError, match="no int4, only fp32"):
+        only(lambda entry: entry.format == "fp32").predict(config(), "int4")
+    with pytest.raises(InferenceError, match="no attention"):
+        only(lambda entry: entry.operation != "attention").predict(config())
+    with pytest.raises(InferenceError, match="lacks some shapes of fp32 linears"):
+        only(lambda entry: entry != TABLE.entries[0]).predict(config())
