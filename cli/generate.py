@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.models import ModelPath, open_model_for
+from fedglm.cli.models import Keys, ModelPath, open_model_for
 from fedglm.core.errors import FedglmError
 
 _MAX_CHARACTERS = 2**24  # of standard input: more than any model reads
@@ -29,6 +29,7 @@ def generate(
     ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many likeliest tokens.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed draws the same tokens.")] = None,
+    key: Keys = None,
     as_json: options.Json = False,
 ) -> None:
     """Continue a text; what is added is printed as it comes.
@@ -37,7 +38,7 @@ def generate(
     [bold]fedglm generate MODEL - --temperature 0.8 --seed 7 < prompt.txt[/bold]
     """
     prompt = _read_prompt(text)
-    used = open_model_for("generate", model)
+    used = open_model_for("generate", model, key)
     pieces = used.stream(prompt, max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     while True:
         try:

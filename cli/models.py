@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fedglm.cli.extras import require_extra
+from fedglm.cli.keys import parse_key
 from fedglm.core.errors import FedglmError
 
 if TYPE_CHECKING:
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
 
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a run, of a saved model, or of a light release.")
+]
+
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        help="Open a light release only if this key signed it: 64 digits, or SITE.pub. May be given again.",
+    ),
 ]
 
 _OTHER = {
@@ -25,8 +35,15 @@ class WrongModelError(FedglmError):
     """A model that is not for what a command does."""
 
 
-def open_model_for(use: Literal["generate", "predict"], path: Path) -> "LiteModel":
+def open_model_for(use: Literal["generate", "predict"], path: Path, keys: list[str] | None) -> "LiteModel":
     """Open the model of a command; torch is imported for what is no light release, and only then.
+
+    Who made a light release that no key was given for is said on standard error.
+
+    Args:
+        use: The command.
+        path: Folder of the model.
+        keys: Public keys, as `parse_key` reads them.
 
     Raises:
         MissingExtra: What the model needs is not installed.
@@ -42,4 +59,7 @@ def open_model_for(use: Literal["generate", "predict"], path: Path) -> "LiteMode
         require_extra("edge", "a light release")
     else:
         require_extra("node", "a model that is no light release")
-    return open_model(path)
+    model = open_model(path, keys=[parse_key(key).hex for key in keys or []])
+    if model.info().get("verified") is False:
+        typer.echo(f"{path}: {model.info()['provenance']}", err=True)
+    return model

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedglm.cli import options
-from fedglm.cli.models import ModelPath, open_model_for
+from fedglm.cli.models import Keys, ModelPath, open_model_for
 
 if TYPE_CHECKING:
     from fedglm.autoglm.data.reading import RowFile
@@ -35,6 +35,7 @@ def predict(
         str | None, typer.Option(help="Field with the true class, to tell how many are right.", rich_help_panel="Data")
     ] = None,
     prefix: Annotated[str, typer.Option(help="Put before the names of the fields that are added.")] = "",
+    key: Keys = None,
     as_json: options.Json = False,
 ) -> None:
     """Classify the rows of a file: each is written as it was, with `label` and the probability of each class.
@@ -54,7 +55,7 @@ def predict(
         check_file(file)
     if out != _STANDARD:
         _check_out(out, file)
-    used = open_model_for("predict", model)
+    used = open_model_for("predict", model, key)
     if text_field is not None and used.inputs.table is not None:
         raise DataError(f"--text-field: {model} reads the fields of a table: {', '.join(used.inputs.table.names)}")
 

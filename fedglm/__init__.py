@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from fedglm.audit.verify.verification import verify
     from fedglm.autoglm.light.quantization.quantizer import Quantizer
+    from fedglm.autoglm.models.opening import open_model
     from fedglm.client.mods import compress_uplink
     from fedglm.compression.codec import make_codec
     from fedglm.compression.feedback import ErrorFeedback
     from fedglm.core.errors import FedglmError
+    from fedglm.inference.model import LiteModel
     from fedglm.privacy.dp.mechanism import Mechanism
     from fedglm.privacy.ledger.ledger import Ledger
     from fedglm.scenarios.overrides import load_scenario
@@ -35,6 +37,7 @@ __all__ = [
     "ErrorFeedback",
     "FedglmError",
     "Ledger",
+    "LiteModel",
     "Mechanism",
     "Quantizer",
     "RunResult",
@@ -43,6 +46,7 @@ __all__ = [
     "compress_uplink",
     "load_scenario",
     "make_codec",
+    "open_model",
     "simulate",
     "verify",
 ]
@@ -52,6 +56,7 @@ _PLACES: Final = {
     "ErrorFeedback": ("fedglm.compression.feedback", "node"),
     "FedglmError": ("fedglm.core.errors", ""),
     "Ledger": ("fedglm.privacy.ledger.ledger", ""),
+    "LiteModel": ("fedglm.inference.model", ""),
     "Mechanism": ("fedglm.privacy.dp.mechanism", ""),
     "Quantizer": ("fedglm.autoglm.light.quantization.quantizer", "node"),
     "RunResult": ("fedglm.simulations.result", ""),
@@ -59,6 +64,7 @@ _PLACES: Final = {
     "compress_uplink": ("fedglm.client.mods", "node"),
     "load_scenario": ("fedglm.scenarios.overrides", "simulation"),
     "make_codec": ("fedglm.compression.codec", "node"),
+    "open_model": ("fedglm.autoglm.models.opening", ""),
     "simulate": ("fedglm.simulations.simulation", "simulation"),
     "verify": ("fedglm.audit.verify.verification", ""),
 }

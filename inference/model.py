@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, overload
 
@@ -54,13 +54,19 @@ class LiteModel:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, trust: object = None, threads: int = 1, cache_bytes: int = DEFAULT_CACHE_BYTES
+        cls,
+        folder: str | Path,
+        *,
+        keys: Iterable[str] = (),
+        threads: int = 1,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> Self:
         """Open a light release; torch is not needed.
 
         Args:
             folder: Folder of the release.
-            trust: Whose signature the release must have.
+            keys: Public keys, of 64 digits each, of those whose signature is enough. Without any, a release is opened
+                whoever made it, as a folder of one's own; `info` then says that it is not verified.
             threads: Threads that it may use.
             cache_bytes: Bound of the answers that are kept, in bytes; 0 keeps none.
 
@@ -69,7 +75,7 @@ class LiteModel:
         """
         from fedglm.inference.opening import open_light  # onnxruntime is needed from here on
 
-        opened = open_light(Path(folder).expanduser(), trust=trust, threads=threads)
+        opened = open_light(Path(folder).expanduser(), keys=keys, threads=threads)
         return cls(opened.session, opened.inputs, facts=opened.facts, cache_bytes=cache_bytes)
 
     def info(self) -> dict[str, Any]:

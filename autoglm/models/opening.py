@@ -6,8 +6,9 @@ This file imports no torch: only what is not light needs it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from fedglm.autoglm.errors import ModelError
 from fedglm.inference.inputs.model_inputs import open_inputs, open_task
@@ -61,20 +62,24 @@ def find_model(path: str | Path) -> ModelFolder:
     return ModelFolder(folder, "light" if is_light else "transformers", run, open_task(folder))
 
 
-def open_model(path: str | Path, *, trust: Any = None, cache_bytes: int = DEFAULT_CACHE_BYTES) -> LiteModel:
+def open_model(path: str | Path, *, keys: Iterable[str] = (), cache_bytes: int = DEFAULT_CACHE_BYTES) -> LiteModel:
     """Open a model for use; one that is not light needs torch.
 
     Args:
         path: Folder of a run, of a release of ``save_pretrained``, or of a light release.
-        trust: Whose signature a light release must have.
+        keys: Public keys, of 64 digits each, of those whose signature on a light release is enough; without any,
+            `LiteModel.info` says that it is not verified. Other models have no signature.
         cache_bytes: Bound of the answers that are kept, in bytes; 0 keeps none.
 
     Raises:
-        ModelError, InferenceError: There is no model, it cannot be used, or what it needs is not installed.
+        ModelError, InferenceError: There is no model, it cannot be used or is not signed by one of `keys`, or what it
+            needs is not installed.
     """
-    found = find_model(path)
+    found, keys = find_model(path), list(keys)
     if found.format == "light":
-        return LiteModel.from_pretrained(found.path, trust=trust, cache_bytes=cache_bytes)
+        return LiteModel.from_pretrained(found.path, keys=keys, cache_bytes=cache_bytes)
+    if keys:
+        raise ModelError(f"{found.path}: is no light release, and so has no signature to be checked")
     try:
         from fedglm.autoglm.models.release import load_release
         from fedglm.autoglm.models.session import TorchSession

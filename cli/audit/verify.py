@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedglm.cli import options
+from fedglm.cli.keys import parse_key
 
 if TYPE_CHECKING:  # else `--help` would wait for the accountants
     from fedglm.audit.verify.verification import Verification
-    from fedglm.privacy.keys.signing import PublicKey
 
 WRONG_CODE = 1
 """Exit code if a record was changed, or contradicts another."""
@@ -57,7 +57,7 @@ def verify(
     from fedglm.audit.verify.verification import verify as verify_records
 
     verification = verify_records(
-        folder, server=server or [], sites=site or [], keys=[_parse_key(text) for text in key or []]
+        folder, server=server or [], sites=site or [], keys=[parse_key(text) for text in key or []]
     )
     if as_json:
         typer.echo(json.dumps(build_json(verification), indent=1))
@@ -139,24 +139,3 @@ def _describe_verdict(verification: "Verification") -> str:
     if verification.verdict is Verdict.ALONE:
         return f"[green]verified alone[/green]: {counted}: {_BASIS[verification.scope]}"
     return f"[green]verified[/green]: {counted}"
-
-
-def _parse_key(text: str) -> "PublicKey":
-    """Read a public key from its digits or a file."""
-    from fedglm.core.untrusted_files import read_regular
-    from fedglm.privacy.keys.signing import PublicKey
-    from fedglm.privacy.keys.site_identity import MAX_BYTES, SiteIdentity
-
-    path = Path(text)
-    try:
-        if path.suffix != ".pub" and not path.is_file():
-            return PublicKey.from_hex(text)
-        content = read_regular(path, MAX_BYTES).decode()
-    except UnicodeDecodeError:
-        raise typer.BadParameter(f"--key {text}: it is no text, so no site handed it over: name its SITE.pub") from None
-    except OSError as exc:
-        message = (
-            f"--key {text[:100]}: it cannot be read ({exc.strerror}): name a SITE.pub, or give the key's 64 digits"
-        )
-        raise typer.BadParameter(message) from exc
-    return SiteIdentity.from_text(content, origin=text).signing

@@ -12,7 +12,7 @@ from fedglm.inference.errors import InferenceError
 from fedglm.inference.generation.decoding import Event, Stop, decode
 from fedglm.inference.generation.sampling import Sampling
 from fedglm.inference.inputs.model_inputs import ModelInputs
-from fedglm.inference.inputs.tokenizer import Ids, Tokenizer
+from fedglm.inference.inputs.tokenizer import Ids, Tokenizer, decode_all
 from fedglm.inference.runtime.session import Session
 
 _ENTRY_BYTES = 500  # of an answer in memory, besides its characters and tokens
@@ -117,7 +117,7 @@ class TextGenerator:
         return self._kept.get(key) if sampling.is_repeatable else None
 
     def _finish(self, key: tuple[object, ...], tokens: list[int], stop: Stop, sampling: Sampling) -> Answer:
-        answer = Answer(text=self._tokenizer.decode(tokens), tokens=tuple(tokens), stop=stop)
+        answer = Answer(text=decode_all(self._tokenizer, tokens), tokens=tuple(tokens), stop=stop)
         if sampling.is_repeatable:
             ids = key[0]
             size = len(ids) if isinstance(ids, bytes) else 0

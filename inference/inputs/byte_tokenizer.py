@@ -8,7 +8,6 @@ encoding copies the text's bytes. (A BPE vocabulary trained on private text woul
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -58,10 +57,6 @@ class ByteTokenizer:
         content = encode_bytes(text[:length])[: length - 1]
         is_cut = len(text) > length or len(text.encode()) > len(content)
         return Encoded(np.concatenate((content, [EOS_ID]), dtype=np.int64), is_cut)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of the bytes; what is no UTF-8 becomes U+FFFD."""
-        return bytes(id_ for id_ in ids if id_ not in (EOS_ID, BOS_ID, PAD_ID)).decode("utf-8", errors="replace")
 
     def stream(self) -> ByteStream:
         """Start to decode bytes one by one."""

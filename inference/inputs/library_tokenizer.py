@@ -6,13 +6,11 @@ It does what transformers does with the same files, without transformers: `tests
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fedglm.core.untrusted_files import read_regular
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.inputs.tokenizer import Encoded, Ids
 
@@ -21,21 +19,20 @@ if TYPE_CHECKING:
 
 VOCABULARY_FILE: Final = "tokenizer.json"
 SETTINGS_FILE: Final = "tokenizer_config.json"
-_MAX_BYTES: Final = 2**27  # the vocabularies of 256,000 tokens that are published take about 35 MB
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read one of the two files.
+def parse_object(content: bytes, name: str) -> Mapping[str, Any]:
+    """Parse the content of one of the two files.
 
     Raises:
-        InferenceError: The file is missing, too long, or no JSON object.
+        InferenceError: It is no JSON object.
     """
     try:
-        fields = json.loads(read_regular(path, _MAX_BYTES))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise InferenceError(f"{path}: the tokenizer cannot be read ({exc})") from exc
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        raise InferenceError(f"{name}: not JSON ({exc})") from exc
     if not isinstance(fields, dict):
-        raise InferenceError(f"{path}: no file of a tokenizer, which is a JSON object")
+        raise InferenceError(f"{name}: no file of a tokenizer, which is a JSON object")
     return fields
 
 
@@ -43,7 +40,8 @@ class LibraryTokenizer:
     """A `Tokenizer` by the library ``tokenizers``.
 
     Args:
-        folder: Folder with both files.
+        vocabulary: Content of ``tokenizer.json``.
+        settings: Content of ``tokenizer_config.json``.
 
     Attributes:
         vocab_size: Exclusive upper bound of the ids.
@@ -51,30 +49,29 @@ class LibraryTokenizer:
         eos_id: Token that ends a text; None where there is none.
 
     Raises:
-        InferenceError: A file is missing or damaged, or the library is not installed.
+        InferenceError: One of them is damaged, or the library is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / VOCABULARY_FILE
-        self._inner = _load(path, json.dumps(read_json(path)))
-        settings = read_json(folder / SETTINGS_FILE)
+    def __init__(self, vocabulary: bytes, settings: bytes) -> None:
+        chosen = parse_object(settings, SETTINGS_FILE)
+        self._inner = _load(vocabulary)
         self._inner.no_padding()
         self._inner.no_truncation()
         # Whether the name of a special token within a text is the token or its letters.
-        self._inner.encode_special_tokens = bool(settings.get("split_special_tokens", False))
-        self._direction = str(settings.get("truncation_side", "right"))
+        self._inner.encode_special_tokens = bool(chosen.get("split_special_tokens", False))
+        self._direction = str(chosen.get("truncation_side", "right"))
         self.vocab_size: int = self._inner.get_vocab_size(with_added_tokens=True)
-        self.bos_id = self._find_special(settings, "bos_token")
-        self.eos_id = self._find_special(settings, "eos_token")
+        self.bos_id = self._find_special(chosen, "bos_token")
+        self.eos_id = self._find_special(chosen, "eos_token")
 
     def encode_prompt(self, text: str) -> Ids:
-        """Return the text's ids behind the begin token, where there is one; an end token that is added is taken off.
+        """Return the text's ids behind the begin token, where there is one; end tokens behind it are taken off.
 
         Raises:
             InferenceError: The text is empty, and there is no begin token to start from.
         """
         ids = self._encode(text).ids
-        if ids and ids[-1] == self.eos_id:
+        while ids and ids[-1] == self.eos_id:
             ids = ids[:-1]
         if self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids = [self.bos_id, *ids]
@@ -97,13 +94,9 @@ class LibraryTokenizer:
             raise InferenceError("the model's tokenizer makes no tokens of the text")
         return Encoded(np.array(encoded.ids, dtype=np.int64), bool(encoded.overflowing))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of some ids, without special tokens."""
-        return self._inner.decode(list(ids), skip_special_tokens=True)
-
     def stream(self) -> LibraryStream:
         """Start to decode ids one by one."""
-        return LibraryStream(self)
+        return LibraryStream(self._inner)
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         return self._inner.encode(text, add_special_tokens=True)
@@ -121,11 +114,11 @@ class LibraryStream:
     piece are decoded again with each new one, and what is new in the text is the next piece.
 
     Args:
-        tokenizer: The tokenizer.
+        inner: The library's tokenizer.
     """
 
-    def __init__(self, tokenizer: LibraryTokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self._inner = inner
         self._before: list[int] = []
         self._new: list[int] = []
 
@@ -139,20 +132,20 @@ class LibraryStream:
         return self._take_piece(is_last=True)
 
     def _take_piece(self, *, is_last: bool) -> str:
-        before = self._tokenizer.decode(self._before)
-        text = self._tokenizer.decode([*self._before, *self._new])
+        before = self._inner.decode(self._before, skip_special_tokens=True)
+        text = self._inner.decode([*self._before, *self._new], skip_special_tokens=True)
         if len(text) <= len(before) or (text.endswith("\N{REPLACEMENT CHARACTER}") and not is_last):
             return ""
         self._before, self._new = self._new, []
         return text[len(before) :]
 
 
-def _load(path: Path, content: str) -> tokenizers.Tokenizer:
+def _load(content: bytes) -> tokenizers.Tokenizer:
     try:
         import tokenizers
     except ModuleNotFoundError as exc:
         raise InferenceError("the model's tokenizer needs tokenizers: pip install 'fedglm[edge]'") from exc
     try:
-        return tokenizers.Tokenizer.from_str(content)
+        return tokenizers.Tokenizer.from_buffer(content)
     except Exception as exc:  # the library raises bare exceptions
-        raise InferenceError(f"{path}: no tokenizer ({exc})") from exc
+        raise InferenceError(f"{VOCABULARY_FILE}: no tokenizer ({exc})") from exc

@@ -13,9 +13,9 @@ from fedglm.core.suggestions import list_choices
 from fedglm.core.untrusted_files import read_regular
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.inputs.byte_tokenizer import BOS_ID, EOS_ID, PAD_ID, VOCAB_SIZE, ByteTokenizer, byte_vocabulary
-from fedglm.inference.inputs.library_tokenizer import VOCABULARY_FILE, LibraryTokenizer, read_json
+from fedglm.inference.inputs.library_tokenizer import SETTINGS_FILE, VOCABULARY_FILE, LibraryTokenizer, parse_object
 from fedglm.inference.inputs.tables import TableEncoder
-from fedglm.inference.inputs.task import MAX_BYTES, TASK_FILE, TaskDescription, read_task_description
+from fedglm.inference.inputs.task import TASK_FILE, TaskDescription, read_task_description
 from fedglm.inference.inputs.tokenizer import Encoded, Ids, Tokenizer
 from fedglm.inference.inputs.values import check_unicode, parse_number
 
@@ -23,6 +23,7 @@ Row = str | Mapping[str, object] | Sequence[float | None]
 """What is classified: a text, or a mapping that holds it; or a table's row by feature, or in the features' order."""
 
 DEFAULT_TEXT_FIELD: Final = "text"
+_MAX_BYTES: Final = 2**27  # of a file: published vocabularies of 256,000 tokens take about 35 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,39 +75,23 @@ class ModelInputs:
         return self.tokenizer
 
 
-def open_task(folder: Path) -> TaskDescription:
-    """Read the ``task.json`` of a model's folder.
+def make_inputs(files: Mapping[str, bytes], config: Mapping[str, Any]) -> ModelInputs:
+    """Make the inputs of a model from its files: ``task.json``, and those of a tokenizer where there are any.
 
-    Raises:
-        InferenceError: The file is missing, or no description of a task.
-    """
-    try:
-        content = read_regular(folder / TASK_FILE, MAX_BYTES)
-    except OSError as exc:
-        raise InferenceError(f"{folder}: {TASK_FILE} cannot be read, which says what the model is for ({exc})") from exc
-    try:
-        return read_task_description(content)
-    except InferenceError as exc:
-        raise InferenceError(f"{folder / TASK_FILE}: {exc}") from exc
-
-
-def open_inputs(folder: Path, config: Mapping[str, Any]) -> ModelInputs:
-    """Read what a model's folder says of its inputs: ``task.json``, and the tokenizer's files where there are any.
-
-    A folder without ``tokenizer.json`` has the byte tokenizer, if its special tokens are those.
+    Without ``tokenizer.json`` it is the byte tokenizer, if the task's special tokens are those.
 
     Args:
-        folder: Folder of the model.
+        files: Content of each file by name.
         config: The model's ``config.json``; its ``eos_token_id`` ends a text too.
 
     Raises:
         InferenceError: A file is missing or damaged, or the tokenizer has other tokens than the task.
     """
-    task = open_task(folder)
-    tokenizer = None if task.table else _open_tokenizer(folder, task)
+    task = _parse_task(files[TASK_FILE])
+    tokenizer = None if task.table else _make_tokenizer(files, task)
     if tokenizer is not None and tokenizer.vocab_size > task.vocab_size:
         count = f"{tokenizer.vocab_size} tokens, the task {task.vocab_size}"
-        raise InferenceError(f"{folder}: the tokenizer is not the one that the model was trained with ({count})")
+        raise InferenceError(f"the tokenizer is not the one that the model was trained with ({count})")
     own = config.get("eos_token_id")
     ends = {own} if isinstance(own, int) else {*own} if isinstance(own, list) else set()
     if tokenizer is not None and tokenizer.eos_id is not None:
@@ -115,14 +100,56 @@ def open_inputs(folder: Path, config: Mapping[str, Any]) -> ModelInputs:
     return ModelInputs(task=task, end_ids=frozenset(ends), tokenizer=tokenizer, table=table)
 
 
-def _open_tokenizer(folder: Path, task: TaskDescription) -> Tokenizer:
-    if (folder / VOCABULARY_FILE).exists():
-        model = read_json(folder / VOCABULARY_FILE).get("model")
-        is_bytes = isinstance(model, dict) and model.get("vocab") == byte_vocabulary()
-        return ByteTokenizer() if is_bytes else LibraryTokenizer(folder)
+def open_inputs(folder: Path, config: Mapping[str, Any]) -> ModelInputs:
+    """Make the inputs of a model from the files in its folder; as `make_inputs`.
+
+    Raises:
+        InferenceError: As by `make_inputs`, or a file cannot be read.
+    """
+    names = [TASK_FILE, *(name for name in (VOCABULARY_FILE, SETTINGS_FILE) if (folder / name).exists())]
+    try:
+        return make_inputs({name: _read(folder / name) for name in names}, config)
+    except InferenceError as exc:
+        raise InferenceError(f"{folder}: {exc}") from exc
+
+
+def open_task(folder: Path) -> TaskDescription:
+    """Read the ``task.json`` of a model's folder.
+
+    Raises:
+        InferenceError: The file cannot be read, or is no description of a task.
+    """
+    try:
+        return _parse_task(_read(folder / TASK_FILE))
+    except InferenceError as exc:
+        raise InferenceError(f"{folder}: {exc}") from exc
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path, _MAX_BYTES)
+    except OSError as exc:
+        raise InferenceError(f"{path.name} cannot be read ({exc.strerror})") from exc
+
+
+def _parse_task(content: bytes) -> TaskDescription:
+    try:
+        return read_task_description(content)
+    except InferenceError as exc:
+        raise InferenceError(f"{TASK_FILE}: {exc}") from exc
+
+
+def _make_tokenizer(files: Mapping[str, bytes], task: TaskDescription) -> Tokenizer:
+    if VOCABULARY_FILE in files:
+        model = parse_object(files[VOCABULARY_FILE], VOCABULARY_FILE).get("model")
+        if isinstance(model, dict) and model.get("vocab") == byte_vocabulary():
+            return ByteTokenizer()
+        if SETTINGS_FILE not in files:
+            raise InferenceError(f"{SETTINGS_FILE} is missing, which belongs to {VOCABULARY_FILE}")
+        return LibraryTokenizer(files[VOCABULARY_FILE], files[SETTINGS_FILE])
     if (task.vocab_size, task.bos_id, task.eos_id, task.pad_id) == (VOCAB_SIZE, BOS_ID, EOS_ID, PAD_ID):
         return ByteTokenizer()
-    raise InferenceError(f"{folder}: {VOCABULARY_FILE} is missing, and the model's tokens are no bytes")
+    raise InferenceError(f"{VOCABULARY_FILE} is missing, and the model's tokens are no bytes")
 
 
 def _list_features(row: Row, table: TableEncoder) -> list[float]:

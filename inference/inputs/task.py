@@ -13,8 +13,6 @@ from fedglm.inference.inputs.tables import TableEncoder
 
 TASK_FILE: Final = "task.json"
 """Name of the file."""
-MAX_BYTES: Final = 2**26
-"""Maximum length of the file: 65,536 features of 256 bins are 16 million edges, more than any table here has had."""
 
 Kind = Literal["language-model", "text-classification", "tabular-classification"]
 """Kind of a task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,14 +24,14 @@ class Encoded(NamedTuple):
 
 
 class TextStream(Protocol):
-    """Makes text of tokens as they come; no piece of it ends within a character."""
+    """Makes text of tokens as they come; no piece of it ends within a character, and bytes that are none are U+FFFD."""
 
     def feed(self, token: int) -> str:
         """Take a token, and return the text that is complete with it; often empty."""
         ...
 
     def finish(self) -> str:
-        """Return the rest; bytes that are no UTF-8 are U+FFFD. All pieces together are `decode` of all tokens."""
+        """Return the rest: what was begun and not ended."""
         ...
 
 
@@ -56,10 +56,12 @@ class Tokenizer(Protocol):
         """Return a text for a classifier, with its special tokens, cut to `length` tokens."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of some ids, without special tokens."""
+    def stream(self) -> TextStream:
+        """Start to decode ids one by one; special tokens have no text."""
         ...
 
-    def stream(self) -> TextStream:
-        """Start to decode ids one by one."""
-        ...
+
+def decode_all(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+    """Return the text of some ids: the pieces that they stream as."""
+    stream = tokenizer.stream()
+    return "".join([*map(stream.feed, ids), stream.finish()])

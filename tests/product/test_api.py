@@ -23,7 +23,10 @@ from fedglm.scenarios.overrides import ScenarioOptions
 from fedglm.scenarios.scenario import ScenarioError
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
-BASE = ("FedglmError", "Ledger", "Mechanism", "RunResult", "SimulationCallbacks", "verify", "__version__")
+BASE = (
+    *("FedglmError", "Ledger", "LiteModel", "Mechanism", "RunResult", "SimulationCallbacks", "open_model", "verify"),
+    "__version__",
+)
 """What works where nothing but the base install is there."""
 
 
