@@ -8,13 +8,9 @@ import typer
 
 from fedglm.cli import options
 from fedglm.cli.models import Keys, ModelPath, open_model_for
-from fedglm.core.errors import FedglmError
+from fedglm.inference.errors import InferenceError
 
 _MAX_CHARACTERS = 2**24  # of standard input: more than any model reads
-
-
-class PromptError(FedglmError):
-    """A text that cannot be continued."""
 
 
 def generate(
@@ -62,7 +58,7 @@ def _read_prompt(text: str) -> str:
     try:
         prompt = sys.stdin.read(_MAX_CHARACTERS + 1)
     except UnicodeDecodeError as exc:
-        raise PromptError(f"standard input is not UTF-8 (byte {exc.start + 1}); save it so") from exc
+        raise InferenceError(f"standard input is not UTF-8 (byte {exc.start + 1}); save it so") from exc
     if len(prompt) > _MAX_CHARACTERS:
-        raise PromptError(f"standard input is longer than {_MAX_CHARACTERS} characters, which no model reads")
+        raise InferenceError(f"standard input is longer than {_MAX_CHARACTERS} characters, which no model reads")
     return prompt.removesuffix("\n")

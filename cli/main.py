@@ -1,6 +1,7 @@
 """The command `fedglm`: collects the subcommands, one file each, and turns errors into one line."""
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -63,6 +64,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit codes: 0 success, 2 an error the user can fix, 130 Ctrl-C, 1 a bug (traceback)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may know fewer characters than a model or a field has
+            stream.reconfigure(errors="replace")
     if sys.stdin is not None and sys.stdin.isatty():
         set_prompt(lambda path: str(typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)))
     try:

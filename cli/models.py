@@ -7,7 +7,7 @@ import typer
 
 from fedglm.cli.extras import require_extra
 from fedglm.cli.keys import parse_key
-from fedglm.core.errors import FedglmError
+from fedglm.inference.errors import InferenceError
 
 if TYPE_CHECKING:
     from fedglm.inference.model import LiteModel
@@ -31,10 +31,6 @@ _OTHER = {
 }
 
 
-class WrongModelError(FedglmError):
-    """A model that is not for what a command does."""
-
-
 def open_model_for(use: Literal["generate", "predict"], path: Path, keys: list[str] | None) -> "LiteModel":
     """Open the model of a command; torch is imported for what is no light release, and only then.
 
@@ -47,14 +43,14 @@ def open_model_for(use: Literal["generate", "predict"], path: Path, keys: list[s
 
     Raises:
         MissingExtra: What the model needs is not installed.
-        FedglmError: There is no model, or it is for the other use.
+        FedglmError: There is no model, it is for the other use, or is not signed by one of the keys.
     """
     from fedglm.autoglm.models.opening import find_model, open_model
 
     found = find_model(path)
     # The task is read before torch is imported, so that a mistake is reported at once.
     if found.task.is_generative != (use == "generate"):
-        raise WrongModelError(f"{path} {_OTHER[use]} {path} ...")
+        raise InferenceError(f"{path} {_OTHER[use]} {path} ...")
     if found.format == "light":
         require_extra("edge", "a light release")
     else:

@@ -51,7 +51,7 @@ def decode(
     prompts: Sequence[Ids],
     *,
     sampling: Sampling,
-    generators: Sequence[np.random.Generator],
+    generators: Sequence[np.random.Generator | None],
     max_tokens: int,
     end_ids: AbstractSet[int],
     pad_id: int,

@@ -100,7 +100,11 @@ class TextGenerator:
         return self._finish(key, tokens, stop, sampling)
 
     def _decode(
-        self, prompts: Sequence[Ids], max_tokens: int, sampling: Sampling, generators: Sequence[np.random.Generator]
+        self,
+        prompts: Sequence[Ids],
+        max_tokens: int,
+        sampling: Sampling,
+        generators: Sequence[np.random.Generator | None],
     ) -> Iterator[Event]:
         return decode(
             self._session,

@@ -53,27 +53,32 @@ class Sampling(BaseModel):
         """Whether the same input gives the same text again."""
         return self.temperature == 0 or self.seed is not None
 
-    def generators(self, count: int) -> list[np.random.Generator]:
-        """Make a generator for each of some texts: text i has the same draws, whatever texts are beside it."""
+    def generators(self, count: int) -> list[np.random.Generator] | list[None]:
+        """Make a generator for each of some texts: text i has the same draws, whatever texts are beside it.
+
+        Where nothing is drawn there are none: on a small device numpy.random alone is 2 MB.
+        """
+        if self.temperature == 0:
+            return [None] * count
         if self.seed is None:
             return [np.random.default_rng() for _ in range(count)]
         return [np.random.default_rng((self.seed, row)) for row in range(count)]
 
 
-def choose_token(logits: npt.NDArray[np.float32], sampling: Sampling, generator: np.random.Generator) -> int:
+def choose_token(logits: npt.NDArray[np.float32], sampling: Sampling, generator: np.random.Generator | None) -> int:
     """Choose the next token of a text.
 
     Args:
         logits: Logits of the V tokens, (V,), float32.
         sampling: How it is chosen; of equal logits the lower token comes first.
-        generator: Source of the draw.
+        generator: Source of the draw; None where nothing is drawn.
 
     Raises:
         InferenceError: A logit is not a number.
     """
     if np.isnan(logits).any():
         raise InferenceError("the model's output is not a number: its weights are damaged, or training diverged")
-    if sampling.temperature == 0:
+    if generator is None:
         return int(logits.argmax())
     scaled = logits.astype(np.float64)
     scaled = (scaled - scaled.max()) / sampling.temperature

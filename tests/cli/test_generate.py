@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 
@@ -54,6 +55,15 @@ def test_pieces_are_printed_as_they_come(model):
     assert was_running
     text = open_model(model).generate("x", max_length=900) + "\n"
     assert (first + rest).decode() == text
+
+
+def test_a_terminal_that_knows_ascii_alone_shows_the_rest(model):
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([COMMAND, "generate", model, "x"], capture_output=True, check=False, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = open_model(model).generate("x")
+    assert not shown.isascii()
+    assert done.stdout.decode("ascii") == shown.encode("ascii", errors="replace").decode() + "\n"
 
 
 def test_a_model_that_is_full_says_so(fedglm, model):

@@ -292,7 +292,7 @@ def test_a_light_model_is_used_without_torch_flower_or_transformers(fedglm, mode
         assert found == expected
 
 
-def test_a_closed_pipe_and_an_odd_terminal_lose_nothing(models, notes):
+def test_a_terminal_that_knows_ascii_alone_loses_nothing(models, notes):
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([COMMAND, "predict", models["texts"], notes], capture_output=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
