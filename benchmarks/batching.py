@@ -5,14 +5,15 @@
 A GLM of random weights with the shape of that preset, on ONNX Runtime with one thread. The latency table is measured
 first, and printed; the batcher reads it. Then, for each number of clients, three ways in turn, `--repeats` times:
 
-- `decode`: each client has a text of 25 to 40 tokens written on by `--steps` tokens, greedily, by the batcher
+- `decode`: each client has a text of 8 to 16 tokens written on by `--steps` tokens, greedily, by the batcher
 - `threads`: the same texts, but each client is a thread that asks for each step by `run`
 - `predict`: each client has `--steps` rows of 16 to 32 tokens read, one after the other, by `submit`
 
 A ratio compares the least time with that of the session alone, which runs the same requests one by one in one thread,
 in turn with the others; `CPU` compares the processor time of the whole process, which other work on the machine
-disturbs less, but which does not show waiting. `P99` is over the steps or rows of all repeats; `limit` is the deadline
-plus two batches of the greatest size that ran, by the table.
+disturbs less, but which does not show waiting; `to 1` compares with a batcher that forms no batches, in processor time:
+what batches gain, where threads pass requests to each other anyway. `P99` is over the steps or rows of all repeats;
+`limit` is the deadline plus two batches of the greatest size that ran, by the table.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--model", default="0.5m", help="0.1m, 0.5m or 10m")
     parser.add_argument("--format", default="fp32", choices=["fp32", "int8", "int4"])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -57,7 +58,9 @@ def main() -> None:
         times = [(batch, ms) for (batch, length), ms in sorted(costs.measured.items()) if length == tokens]
         line = "  ".join(f"{batch}: {ms:.2f} ({times[0][1] * batch / ms:.1f}x)" for batch, ms in times)
         print(f"{tokens:>3} tokens  {line}")
-    print(f"\n{'clients':>7} {'way':<8} {'ratio':>6} {'CPU':>6} {'mean batch':>10} {'P99 ms':>7} {'limit':>7}")
+    print(
+        f"\n{'clients':>7} {'way':<8} {'ratio':>6} {'CPU':>6} {'to 1':>6} {'mean batch':>10} {'P99 ms':>7} {'limit':>7}"
+    )
     for clients in options.clients:
         measure(session, costs, clients, options.steps, options.repeats, options.seed)
 
@@ -65,7 +68,7 @@ def main() -> None:
 def measure(session: GraphSession, costs: CostTable, clients: int, steps: int, repeats: int, seed: int) -> None:
     """Print the lines of a number of clients."""
     rng = np.random.default_rng(seed)
-    texts = [rng.integers(3, session.vocab_size, (1, size)) for size in rng.integers(25, 41, clients)]
+    texts = [rng.integers(3, session.vocab_size, (1, size)) for size in rng.integers(8, 17, clients)]
     rows = [rng.integers(3, session.vocab_size, (1, size)) for size in rng.integers(16, 33, clients * steps)]
     ways: dict[str, tuple[Callable[[], object], Callable[[Batcher], Latencies], int]] = {
         "decode": (lambda: [write(session.run, text, steps) for text in texts], lambda b: decode(b, texts, steps), 1),
@@ -73,11 +76,15 @@ def measure(session: GraphSession, costs: CostTable, clients: int, steps: int, r
         "predict": (lambda: [session.run(row) for row in rows], lambda b: predict(b, rows, clients), 32),
     }
     for name, (alone, together, tokens) in ways.items():
-        singly, batched, latencies, sizes = [], [], [], []
+        singly, unbatched, batched, latencies, sizes = [], [], [], [], []
         for _ in range(repeats):
             start = now()
             alone()
             singly.append(now() - start)
+            with Batcher(session, costs, max_batch=1) as batcher:
+                start = now()
+                together(batcher)
+                unbatched.append(now() - start)
             with Batcher(session, costs, deadline_ms=DEADLINE_MS) as batcher:
                 start = now()
                 latencies += together(batcher)
@@ -86,8 +93,9 @@ def measure(session: GraphSession, costs: CostTable, clients: int, steps: int, r
         limit = DEADLINE_MS + 2 * costs.milliseconds(max(sizes), tokens)
         p99 = np.percentile(latencies, 99) * 1000
         ratio, cpu = np.min(singly, axis=0) / np.min(batched, axis=0)
-        line = f"{clients:>7} {name:<8} {ratio:>5.2f}x {cpu:>5.2f}x {np.mean(sizes):>10.1f} {p99:>7.2f} {limit:>7.2f}"
-        print(line, flush=True)
+        to_one = (np.min(unbatched, axis=0) / np.min(batched, axis=0))[1]
+        line = f"{clients:>7} {name:<8} {ratio:>5.2f}x {cpu:>5.2f}x {to_one:>5.2f}x {np.mean(sizes):>10.1f}"
+        print(f"{line} {p99:>7.2f} {limit:>7.2f}", flush=True)
 
 
 def now() -> npt.NDArray[np.float64]:

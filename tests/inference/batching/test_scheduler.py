@@ -96,12 +96,13 @@ def test_waiting_costs_at_most_what_it_could_have_saved(costs, times):
 THINK_S = 20e-6
 
 
+def ask_again(now, batch):
+    """Senders of a batch ask again one after the other, for a second."""
+    return [Item(now + THINK_S * (place + 1)) for place in range(len(batch))] if now < 1 else []
+
+
 def throughput(costs, clients):
-    """Answers a second of clients that ask again one after the other, against one without a batcher."""
-
-    def ask_again(now, batch):
-        return [Item(now + THINK_S * (place + 1)) for place in range(len(batch))] if now < 1 else []
-
+    """Answers a second of clients that ask again, against one without a batcher."""
     served = simulate(costs, [Item(THINK_S * (client + 1)) for client in range(clients)], ask_again=ask_again)
     seconds = served[-1][0]
     singly = 1 / (THINK_S + costs.milliseconds(1, 1) / 1000)
@@ -117,6 +118,15 @@ def test_eight_clients_gain_what_the_table_offers():
 @pytest.mark.parametrize("costs", [CONCAVE, PEAK_AT_4, NEVER], ids=["concave", "peak at 4", "never"])
 def test_no_number_of_clients_is_served_slower_than_by_singles(costs, clients):
     assert throughput(costs, clients) >= 0.95
+
+
+@pytest.mark.parametrize("clients", [1, 3, 8])
+def test_no_client_waits_longer_than_the_deadline_and_two_batches(clients):
+    # As many clients as a batch takes: one batch may be running, and the next is one's own.
+    served = simulate(CONCAVE, [Item(THINK_S * (n + 1)) for n in range(clients)], ask_again=ask_again)
+    ends = [(start + CONCAVE.milliseconds(len(batch), 1) / 1000, batch) for start, batch, _ in served]
+    longest = max(end - item.arrived for end, batch in ends for item in batch)
+    assert longest <= DEADLINE_S + 2 * CONCAVE.milliseconds(clients, 1) / 1000
 
 
 def test_a_lone_client_is_never_held():
@@ -153,6 +163,6 @@ def test_the_batch_is_what_the_table_calls_fastest():
 
 def test_requests_of_like_length_share_a_run():
     items = [Item(0.0, tokens) for tokens in (30, 2, 31, 200, 29, 3)]
-    plan = scheduler(FakeCosts(fixed=1, each=0.2)).plan(items)
+    plan = scheduler(FakeCosts(fixed=5, each=0.2)).plan(items)
     assert sorted(item.tokens for item in plan.batch) == [29, 30, 31]
     assert plan.batch[0] is items[0]
