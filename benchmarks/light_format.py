@@ -3,9 +3,9 @@
     python benchmarks/light_format.py
     python benchmarks/light_format.py --rows 8192 --seed 1
 
-It packs one matrix of each kind, of seeded independent codes: bits a code at a fixed width, in the entropy code (scales,
-index and lanes included, a scale a row rounded to 5 bits of mantissa), and of an ideal code that knows the shares of the
-codes; then how many codes a second of processor time are unpacked, the least time of three.
+It packs one matrix of each kind, of seeded independent codes: bits a code at a fixed width, in the entropy code
+(scales, index and lanes included, a scale a row rounded to 5 bits of mantissa), and of an ideal code that knows the
+shares of the codes; then how many codes a second of processor time are unpacked, the least time of three.
 """
 
 import argparse
@@ -55,6 +55,7 @@ def unpack_speed(blob, codes):
 
 
 def main():
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1024, help="of the matrix, whose columns are 320")
     parser.add_argument("--seed", type=int, default=7)

@@ -64,10 +64,10 @@ def walk_tree(coder: Coder, digits: Digits | None, shape: tuple[int, int], level
     Returns:
         The digits. Those of a damaged stream may be `levels` or more.
     """
-    coded, given = np.empty(shape[0] * shape[1], np.uint8), _flatten(digits)
+    coded, given = np.empty(shape[0] * shape[1], np.uint8), None if digits is None else digits.reshape(-1)
     tree = AdaptiveTrees(1, (levels - 1).bit_length())
     for step in split_into_steps(coded.size, coder.lanes):
-        symbols = None if given is None else given[step]
+        symbols = None if given is None else given[step].astype(np.int64)
         coded[step] = tree.code(coder, symbols, np.zeros(step.stop - step.start, np.int64))
     return coded.reshape(shape)
 
@@ -82,20 +82,16 @@ def walk_changes(
     """
     if previous is None:
         raise InferenceError("the weights are coded from an earlier release, which has no matrix like one of theirs")
-    coded, given, before = previous.reshape(-1).copy(), _flatten(digits), previous.reshape(-1).astype(np.int64)
+    coded, given = previous.reshape(-1).copy(), None if digits is None else digits.reshape(-1)
     changed, trees = AdaptiveBits(levels), AdaptiveTrees(levels, (levels - 1).bit_length())
     for step in split_into_steps(coded.size, coder.lanes):
-        old = before[step]
+        old = coded[step].astype(np.int64)
         kinds = old if levels <= _MAX_KINDS else np.zeros(old.size, np.int64)
         differs = changed.code(coder, None if given is None else given[step] != old, kinds)
         if differs.any():
-            symbols = None if given is None else given[step][differs]
+            symbols = None if given is None else given[step][differs].astype(np.int64)
             coded[step][differs] = trees.code(coder, symbols, old[differs])
     return coded.reshape(shape)
-
-
-def _flatten(digits: Digits | None) -> npt.NDArray[np.int64] | None:
-    return None if digits is None else digits.reshape(-1).astype(np.int64)
 
 
 def split_matrix(shape: tuple[int, int], lanes: int) -> Iterator[tuple[slice, slice]]:

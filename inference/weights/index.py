@@ -204,5 +204,5 @@ def _check_name_and_shape(name: object, shape: Sequence[object]) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise InferenceError(f"a tensor of the index has no name of at most {_MAX_NAME} characters")
     sizes = [size for size in shape if isinstance(size, int) and _is_int(size) and 0 <= size < 1 << 31]
-    if len(sizes) != len(shape) or len(sizes) > _MAX_DIMENSIONS:
+    if len(sizes) != len(shape) or len(sizes) > _MAX_DIMENSIONS or math.prod(max(size, 1) for size in sizes) >= 1 << 40:
         raise InferenceError(f"{name}: its shape is none of at most {_MAX_DIMENSIONS} dimensions")

@@ -17,7 +17,7 @@ class Limits:
 
     Attributes:
         max_bytes: Maximum bytes of all its files together.
-        max_parameters: Maximum number of parameters; unpacking takes up to 12 bytes each.
+        max_parameters: Maximum number of parameters; unpacking takes up to 16 bytes each.
     """
 
     max_bytes: int = 1 << 29

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,17 @@ def test_the_golden_release_is_read_and_written_again(tmp_path):
     (index, data), (golden_index, golden_data) = read_index(new[WEIGHTS]), read_index(old[WEIGHTS])
     assert index == golden_index
     assert bytes(data) == bytes(golden_data), "the format changed: old releases must stay readable; then rewrite"
+
+
+def test_a_release_is_opened_without_torch_or_compiled_loops():
+    code = f"""
+import sys
+from pathlib import Path
+from fedglm.inference.release.reader import open_release
+from fedglm.inference.release.trust import Trust
+from fedglm.privacy.keys.signing import PublicKey
+open_release(Path({str(GOLDEN)!r}), trust=Trust.in_keys([PublicKey.from_hex({KEY.public.hex!r})]))
+print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "transformers", "numba", "onnx", "flwr"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-QUICK, SLOW = 150, 5000
+QUICK, SLOW = 120, 1000
 
 PROGRAM = """
 import json, resource, sys, tempfile, tracemalloc
@@ -94,8 +94,8 @@ def run(seed, count, folder):
 def check(result):
     assert result["opened"] == 0
     assert result["refused"] > 100
-    # The limits allow 2**20 parameters at 12 bytes, files of 2**20 bytes, and LZMA's 2**24.
-    assert result["peak"] < 12 * 2**20 + 2 * 2**20 + 2**24
+    # The limits allow 2**20 parameters at 16 bytes, files of 2**20 bytes twice, and LZMA's 2**24.
+    assert result["peak"] < 16 * 2**20 + 2 * 2**20 + 2**24
 
 
 def test_mutations_are_refused(tmp_path):
@@ -103,6 +103,6 @@ def test_mutations_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_ten_thousand_mutations_are_refused(seed, tmp_path):
     check(run(seed, SLOW, tmp_path))

@@ -1,5 +1,7 @@
+import base64
 import json
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from fedglm.inference.errors import InferenceError
 from fedglm.inference.weights import container, limits
 from fedglm.inference.weights.container import FORMAT, pack_weights, read_index, repack_weights, unpack_weights
 from fedglm.inference.weights.halves import round_mantissa
+from fedglm.inference.weights.index import Index
 from fedglm.inference.weights.limits import Limits
 from fedglm.inference.weights.model import same_tensors
 from fedglm.inference.weights.quantized import QuantizedMatrix
@@ -34,7 +37,7 @@ RANGES = [
 
 @st.composite
 def matrices(draw):
-    rows, columns = draw(st.integers(1, 40)), draw(st.integers(1, 70))
+    rows, columns = draw(st.integers(1, 20)), draw(st.integers(1, 40))
     low, high = draw(st.sampled_from(RANGES))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     block = draw(st.sampled_from([1, 4, 32, columns, columns + 3]))
@@ -61,7 +64,7 @@ def floats(draw):
     )
 
 
-MODELS = st.dictionaries(st.text('abc.é"\\', min_size=1, max_size=9), matrices() | floats(), max_size=5)
+MODELS = st.dictionaries(st.text('abc.é"\\', min_size=1, max_size=9), matrices() | floats(), max_size=3)
 
 
 @given(MODELS, st.booleans())
@@ -177,3 +180,34 @@ def test_a_mutation_is_refused_or_gives_another_model(data):
 
 
 BLOB = pack_weights(make_model().tensors)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([["a", [0, 2**31 - 1, 2**31 - 1], "f16"]], "dimensions"),
+        ([["a", [2.0], "f16"]], "dimensions"),
+        ([["a", [2], "f64"]], "not 'f64'"),
+        ([["a\n", [2], "f16"]], "no name"),
+        ([["a", [2], "f32"], ["a", [2], "f32"]], "twice"),
+        ([["a", [2, 2], "zip", 2, -1, 1]], "no packing"),
+        ([["a", [2, 2], "trits", 2, -2, 1]], "no packing"),
+        ([["a", [2, 2], "bits", 0, -1, 1]], "no codes"),
+        ([["a", [2, 2], "bits", 2, -1, 300]], "no codes"),
+        ([["a", [2, 2], ["bits"], 2, -1, 1]], "damaged"),
+        ([["a", [2, 2], "bits", 2, -1, 1, 7]], "a block"),
+        ([["a", [2**16, 2**16], "tree", 2, 0, 3]], "lanes"),
+        ([7], "damaged"),
+        (7, "damaged"),
+    ],
+)
+def test_a_malformed_index_is_refused(rows, reason):
+    text = base64.b85encode(zlib.compress(json.dumps([8, 0, 0, 0, rows]).encode())).decode()
+    with pytest.raises(InferenceError, match=reason):
+        Index.from_text(text)
+
+
+def test_an_index_does_not_unpack_without_end():
+    text = base64.b85encode(zlib.compress(b"[" * (1 << 22))).decode()
+    with pytest.raises(InferenceError, match="longer than"):
+        Index.from_text(text)
