@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedglm.inference.inputs.model_inputs import ModelInputs, make_inputs
-from fedglm.inference.release.reader import open_release  # type: ignore[import-not-found]
-from fedglm.inference.release.trust import Trust  # type: ignore[import-not-found]
-from fedglm.inference.runtime.phased_session import open_session  # type: ignore[import-not-found]
+from fedglm.inference.release.reader import open_release
+from fedglm.inference.release.trust import Trust
+from fedglm.inference.runtime.phased_session import open_session
 from fedglm.inference.runtime.session import Session
 from fedglm.privacy.keys.signing import PublicKey
 

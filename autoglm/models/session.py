@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GenericForSequenceClassification
 
@@ -52,9 +54,37 @@ class TorchCache:
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
         return TorchCache(layers=layers, length=length, is_padded=self.is_padded)
 
+    def skip(self, count: int) -> TorchCache:
+        """Return a cache without its first `count` positions, which are padding in every sequence.
+
+        Raises:
+            InferenceError: The cache holds fewer, or no padding.
+        """
+        if not 0 <= count <= self.length or (count and not self.is_padded):
+            raise InferenceError(f"the first {count} of {self.length} positions are not all padding")
+        layers = tuple((keys[:, :, count:], values[:, :, count:]) for keys, values in self.layers)
+        return TorchCache(layers=layers, length=self.length - count, is_padded=self.is_padded)
+
+    def join(self, others: Sequence[TorchCache]) -> TorchCache:
+        """Return a cache of the sequences of this and of the others, in order; the shorter are padded on the left."""
+        caches = (self, *others)
+        length = max(cache.length for cache in caches)
+        layers = tuple(
+            (_stack_right([keys for keys, _ in layer]), _stack_right([values for _, values in layer]))
+            for layer in zip(*(cache.layers for cache in caches), strict=True)
+        )
+        is_padded = any(cache.is_padded or cache.length < length for cache in caches)
+        return TorchCache(layers=layers, length=length, is_padded=is_padded)
+
     def nbytes(self) -> int:
         """Return the number of bytes of its keys and values."""
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+
+def _stack_right(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack (B, heads, length, width) along B, aligned at the end of their lengths; zeros fill up."""
+    length = max(part.shape[2] for part in parts)
+    return torch.cat([functional.pad(part, (0, 0, length - part.shape[2], 0)) for part in parts])
 
 
 class TorchSession:

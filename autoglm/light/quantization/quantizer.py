@@ -90,16 +90,18 @@ class Quantizer:
         examples: Examples,
         held_out: Examples,
         *,
+        teacher: torch.nn.Module | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> QuantizedModel:
-        """Quantize a model; it is left as it was, and is the teacher where the settings train with one.
+        """Quantize a model; it is left as it was.
 
         Args:
             model: Model in float32, without parametrizations; adapters are merged.
             task: Its task.
             examples: Public or model-made examples that calibrate, and train where the settings train.
             held_out: Others, on which losses are measured.
+            teacher: Teacher where the settings train with one; None takes the model itself.
             seed: Seed of the training's batches.
             progress: Called as the work goes on.
 
@@ -111,7 +113,8 @@ class Quantizer:
         if not len(examples) or not len(held_out):
             raise DataError("quantization needs examples to calibrate on and others to measure on; there are none")
         with _one_thread():
-            return _Run(self.settings, model, task, examples, held_out, seed, progress or (lambda *_: None)).run()
+            run = _Run(self.settings, model, task, examples, held_out, teacher, seed, progress or (lambda *_: None))
+            return run.run()
 
 
 class _Run:
@@ -124,6 +127,7 @@ class _Run:
         task: Task,
         examples: Examples,
         held_out: Examples,
+        teacher: torch.nn.Module | None,
         seed: int,
         progress: Progress,
     ) -> None:
@@ -132,6 +136,7 @@ class _Run:
         count = min(len(examples), settings.calibration_sequences)
         self._calibration = examples.select(range(count))
         self._reference = merge_adapters(model)
+        self._teacher = teacher if teacher is not None else self._reference
         self._model = copy.deepcopy(self._reference).eval()
         self._matrices = list_matrices(self._model)
         self._moments: dict[str, torch.Tensor] = {}
@@ -232,7 +237,7 @@ class _Run:
         quantization = attach(self._model, {name: grid for name, (grid, _) in rounded.items()}, qat)
         trained = train_student(
             self._model,
-            self._reference,
+            self._teacher,
             self._examples,
             qat.training,
             task=self._task,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from prunable_glms import SMALL, byte_examples, logits, small_glm
+from pydantic import ValidationError
 from small_tasks import TASKS, text_task
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 

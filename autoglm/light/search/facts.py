@@ -1,0 +1,94 @@
+"""What a light release says of itself: where it comes from, how it was made, what was measured and what was not."""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+from fedglm.autoglm.light.search.measures import Quality
+from fedglm.autoglm.light.search.plan import LightenPlan
+from fedglm.autoglm.light.search.plan_files import to_text
+from fedglm.autoglm.light.search.sources import DenseModel
+from fedglm.autoglm.light.search.trials import Trial
+from fedglm.inference.release.manifest import Facts, Measure, Privacy
+
+_VERSIONS: Final = ("fedglm", "torch", "transformers", "onnx")
+_NOT_MEASURED: Final = ("power", "other languages than the text's", "harmful or biased output")
+_LIMITS: Final = ("no medical device: its output needs a person's judgement",)
+
+
+def describe_release(
+    dense: DenseModel,
+    plan: LightenPlan,
+    *,
+    calibration_sha256: str,
+    trial: Trial | None,
+    control: Quality | None,
+    timings: Sequence[Measure] = (),
+) -> Facts:
+    """Collect the facts of a release.
+
+    Args:
+        dense: The model that was made light.
+        plan: The plan; the release has the recipe that it came to, alone.
+        calibration_sha256: Hash (hex) of the public text.
+        trial: The chosen candidate; None before there is one.
+        control: Figures of the control; None before there are any.
+        timings: Times and memory that were measured.
+    """
+    measures: list[Measure] = []
+    if trial is not None and control is not None:
+        own = trial.quality
+        measures = [
+            Measure(
+                name="loss, nats", value=_round(own.loss), n=own.count, seed=plan.seed, control=_round(control.loss)
+            ),
+            Measure(
+                name=dense.task.metric,
+                value=_round(own.metric),
+                n=own.count,
+                seed=plan.seed,
+                control=_round(control.metric),
+            ),
+        ]
+        if own.agreement is not None and own.kl_mean is not None:
+            measures += [
+                Measure(name="KL from dense, nats", value=_round(own.kl_mean), n=own.count, seed=plan.seed),
+                Measure(name="top-1 agreement", value=_round(own.agreement), n=own.count, seed=plan.seed),
+            ]
+        if own.unknown:
+            measures.append(Measure(name="unknown tokens", value=own.unknown, n=own.count, seed=plan.seed))
+    recipe = trial.recipe if trial is not None else plan.candidates[0]
+    return Facts(
+        name=f"{dense.folder.parent.name if dense.run else dense.folder.name} (light)",
+        run=_describe_run(dense),
+        privacy=_describe_privacy(dense.summary),
+        settings=to_text(plan.model_copy(update={"candidates": (recipe,)})),
+        calibration_sha256=base64.urlsafe_b64encode(bytes.fromhex(calibration_sha256)).decode().rstrip("="),
+        measures=(*measures, *timings),
+        not_measured=_NOT_MEASURED,
+        limits=_LIMITS,
+        device=f"{platform.machine()}, {os.cpu_count()} cores" if timings else None,
+        versions={name: version(name) for name in _VERSIONS},
+    )
+
+
+def _describe_run(dense: DenseModel) -> dict[str, Any]:
+    known = {name: dense.summary.get(name) for name in ("scenario", "rounds", "model_sha256")}
+    facts = {name: value for name, value in known.items() if isinstance(value, str | int)}
+    return facts or {"model_sha256": dense.sha256()}
+
+
+def _describe_privacy(summary: Any) -> Privacy | None:
+    epsilon, delta, unit = (summary.get(name) for name in ("epsilon", "delta", "privacy_unit"))
+    if not isinstance(epsilon, int | float) or not isinstance(delta, int | float):
+        return None
+    return Privacy(epsilon=float(epsilon), delta=float(delta), unit=unit if isinstance(unit, str) else "record")
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,206 @@
+"""Making a model light: a release that meets the goals, or the frontier that says how near one comes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
+from fedglm.autoglm.light.release.writer import ReleaseSize
+from fedglm.autoglm.light.search.comparison import Row, compare
+from fedglm.autoglm.light.search.costs import (
+    DECODE_FORMAT,
+    PREFILL_FORMAT,
+    Costs,
+    find_excess,
+    measure_memory,
+    open_model,
+    time_decoding,
+)
+from fedglm.autoglm.light.search.errors import LightenError
+from fedglm.autoglm.light.search.facts import describe_release
+from fedglm.autoglm.light.search.packaging import build_skeletons, dense_to_numpy, to_numpy, write_release
+from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
+from fedglm.autoglm.light.search.plan import LightenPlan
+from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
+from fedglm.autoglm.light.search.search import find_frontier, search
+from fedglm.autoglm.light.search.sources import DenseModel
+from fedglm.autoglm.light.search.trials import Bench, Trial, prepare
+from fedglm.inference.release.manifest import Facts
+from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Signer
+from fedglm.inference.runtime.session import Session
+
+DENSE: Final = "dense"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lightened:
+    """What came of making a model light.
+
+    Attributes:
+        plan: The plan that ran.
+        bench: The dense model and its control.
+        trials: All candidates that were made.
+        chosen: The one that was released; None where none meets the goals.
+        rows: The table: what each means alone gives, beside the chosen one.
+        left_out: Families that no cut makes small or fast enough.
+        reference_bytes: Bytes of the dense model in FP32, a tied output layer counted once.
+        folder: Folder of the release; None where there is none.
+        interrupted: Whether the user ended the search early.
+    """
+
+    plan: LightenPlan
+    bench: Bench
+    trials: tuple[Trial, ...]
+    chosen: Trial | None
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+    reference_bytes: int
+    folder: Path | None
+    interrupted: bool
+
+    @property
+    def frontier(self) -> tuple[Trial, ...]:
+        """The trials that no other beats in both bytes and loss."""
+        return find_frontier(self.trials)
+
+    @property
+    def nearest(self) -> Trial | None:
+        """The smallest trial within the tolerance; None where none is."""
+        good = [trial for trial in self.trials if trial.loss_rise <= self.plan.goals.tolerance]
+        return min(good, key=lambda trial: trial.bytes, default=None)
+
+
+def make_plan(
+    dense: DenseModel,
+    source: Source,
+    draft: LightenPlan,
+    *,
+    vocabulary: VocabularySettings | None,
+    progress: Progress,
+) -> tuple[LightenPlan, tuple[LeftOut, ...]]:
+    """Find the candidates that meet the goals, and return the plan that tries them; nothing trains.
+
+    Args:
+        dense: The dense model.
+        source: The same, with its text.
+        draft: The plan but for its candidates.
+        vocabulary: Cut of the vocabulary that all candidates have; None for none.
+        progress: Called as the work goes on.
+
+    Raises:
+        OutOfReachError: No family meets the goals.
+    """
+    meter = _Meter(dense, draft, source)
+    return choose_candidates(source, draft, meter.measure_excess, vocabulary=vocabulary, progress=progress)
+
+
+def lighten(
+    dense: DenseModel,
+    source: Source,
+    plan: LightenPlan,
+    out: Path,
+    *,
+    signing_key: Signer | None,
+    left_out: tuple[LeftOut, ...] = (),
+    stopped: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> Lightened:
+    """Run a plan, and write the release of the best candidate if one meets the goals; else write nothing.
+
+    Args:
+        dense: The dense model.
+        source: The same, with its text.
+        plan: The plan; one that ran before gives the same bits on the same machine.
+        out: Folder of the release.
+        signing_key: Key that signs the release; None leaves it unsigned.
+        left_out: Families that the planning left out, for the report.
+        stopped: Asked between candidates whether to end the search with what there is.
+        progress: Called as the work goes on.
+
+    Raises:
+        LightenError: The plan is of another model.
+        TrainingError: A loss or a weight is not finite.
+        StorageError: The release cannot be written.
+    """
+    if plan.model_sha256 != dense.sha256():
+        raise LightenError(f"the plan is of another model than {dense.folder}: make a new one with --plan")
+    report = progress or (lambda *_: None)
+    meter = _Meter(dense, plan, source)
+    bench = prepare(source, plan, meter.measure_bytes, progress=report)
+    found = search(bench, stopped=stopped, progress=report)
+    best = _first_that_meets(found.ranked, meter)
+    rows, alone = compare(bench, found.trials, best, stopped=stopped, progress=report)
+    if best is not None:
+        report("write the release", 0.0)
+        facts = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=best, control=bench.control)
+        meter.write(best.light, out, facts, signing_key)
+    return Lightened(
+        plan=plan,
+        bench=bench,
+        trials=(*found.trials, *alone),
+        chosen=best,
+        rows=rows,
+        left_out=left_out,
+        reference_bytes=meter.reference_bytes,
+        folder=out if best is not None else None,
+        interrupted=found.interrupted,
+    )
+
+
+def _first_that_meets(ranked: tuple[Trial, ...], meter: _Meter) -> Trial | None:
+    """Return the best trial whose costs, now that it is trained, still meet the goals."""
+    return next((trial for trial in ranked if meter.measure_excess(trial.light) <= 0), None)
+
+
+class _Meter:
+    """Measures what light models cost, against a plan's goals."""
+
+    def __init__(self, dense: DenseModel, plan: LightenPlan, source: Source) -> None:
+        self._dense, self._goals = dense, plan.goals
+        self.reference_bytes = 4 * dense.parameters
+        self._draft = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=None, control=None)
+        self._reference: Session | None = None
+
+    def measure_bytes(self, light: LightModel) -> int:
+        """Return the bytes of a light model's release, signed."""
+        with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
+            return self.write(light, Path(scratch) / "release", self._draft, None).bytes + SIGNATURE_FILE_BYTES
+
+    def write(self, light: LightModel, folder: Path, facts: Facts, key: Signer | None) -> ReleaseSize:
+        """Write the release of a light model."""
+        model = to_numpy(light)
+        skeletons = build_skeletons(model, prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
+        return write_release(
+            folder,
+            light,
+            model,
+            skeletons,
+            facts=facts,
+            reference_parameters=self._dense.parameters,
+            signing_key=key,
+        )
+
+    def measure_excess(self, light: LightModel) -> float:
+        """Return how far a light model's costs are above the goals, as a share of them; at most 0 meets all."""
+        goals, reference_ms, decode_ms, memory = self._goals, None, None, None
+        if goals.latency_ratio is not None or goals.max_latency_ms is not None:
+            session = open_model(to_numpy(light), prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
+            times = time_decoding({"dense": self._open_reference(), "light": session})
+            reference_ms, decode_ms = times["dense"], times["light"]
+        with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
+            folder = Path(scratch) / "release"
+            size = self.write(light, folder, self._draft, None).bytes + SIGNATURE_FILE_BYTES
+            if goals.max_memory_bytes is not None:
+                memory = measure_memory(folder)
+        costs = Costs(bytes=size, decode_ms=decode_ms, memory_bytes=memory)
+        return find_excess(goals, costs, reference_bytes=self.reference_bytes, reference_ms=reference_ms)
+
+    def _open_reference(self) -> Session:
+        if self._reference is None:
+            dense = dense_to_numpy(self._dense.model, self._dense.task)
+            self._reference = open_model(dense, prefill="fp32", decode="fp32")
+        return self._reference

@@ -1,0 +1,57 @@
+"""Plans: everything that a search for a light model depends on, so that it can run again to the same bits."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedglm.autoglm.light.distillation.settings import DistillationSettings, Stage
+from fedglm.autoglm.light.public_text import AUTO, MAX_SEQUENCES
+from fedglm.autoglm.light.search.goals import Goals
+from fedglm.autoglm.light.search.recipe import Recipe
+
+
+class TextSettings(BaseModel):
+    """The text that calibrates, trains, chooses and measures.
+
+    Attributes:
+        source: ``auto``, ``model``, or a file of public records.
+        sites_data_are_public: Declares that the file may hold the sites' own records.
+        max_sequences: Greatest number of sequences.
+        max_test_sequences: Greatest number of those that measure; as many choose.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = AUTO
+    sites_data_are_public: bool = False
+    max_sequences: int = Field(default=MAX_SEQUENCES, ge=8, le=10_000_000)
+    max_test_sequences: int = Field(default=400, ge=1, le=10_000_000)
+
+
+class LightenPlan(BaseModel):
+    """A search for a light model.
+
+    Attributes:
+        model_sha256: Hash of the dense model's tensors: another model needs another plan.
+        goals: What it may cost.
+        text: The text.
+        seed: Seed of trainings and of what is drawn.
+        training: Training of the control, and of every candidate in full.
+        trial_share: Share of the steps of a trial, after which all but the best candidates are dropped (successive
+            halving: Jamieson and Talwalkar, arXiv:1502.07943).
+        finalists: Number of candidates that train in full.
+        candidates: Recipes, from the gentlest to the hardest; one alone is run without a search.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    goals: Goals
+    text: TextSettings = TextSettings()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    training: DistillationSettings = DistillationSettings(
+        stages=(Stage(steps=600, alpha=0.9, temperature=1.0, learning_rate=2e-3, warmup_steps=20),), evaluate_every=100
+    )
+    trial_share: float = Field(default=0.25, gt=0, le=1)
+    finalists: int = Field(default=1, ge=1, le=16)
+    candidates: tuple[Recipe, ...] = Field(min_length=1, max_length=64)

@@ -1,0 +1,91 @@
+"""Plans and recipes as files: TOML, JSON or YAML, by the file's name."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+import tomli_w
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fedglm.autoglm.light.search.errors import LightenError
+from fedglm.core.files import write_atomically
+from fedglm.core.untrusted_files import read_regular
+from fedglm.core.validation_errors import explain
+
+_MAX_BYTES: Final = 1 << 20
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def _to_yaml(tree: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(tree, sort_keys=False))
+
+
+_WRITERS: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = MappingProxyType(
+    {
+        ".toml": tomli_w.dumps,
+        ".json": lambda tree: json.dumps(tree, indent=1) + "\n",
+        ".yaml": _to_yaml,
+        ".yml": _to_yaml,
+    }
+)
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
+    {".toml": tomllib.loads, ".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+)
+
+
+def to_text(settings: BaseModel, suffix: str = ".toml") -> str:
+    """Write settings out, with every default.
+
+    Args:
+        settings: A plan or a recipe.
+        suffix: ``.toml``, ``.json``, ``.yaml`` or ``.yml``.
+
+    Raises:
+        LightenError: The suffix is another, or the settings hold what the format cannot (an override by None).
+    """
+    if suffix not in _WRITERS:
+        raise LightenError(
+            f"a plan is written as {', '.join(_WRITERS)}, by the file's name, not as {suffix or 'nothing'!r}"
+        )
+    text = _WRITERS[suffix](settings.model_dump(mode="json", exclude_none=True))
+    if type(settings).model_validate(_READERS[suffix](text)) != settings:
+        raise LightenError(
+            "the settings cannot be written out without loss: an override by nothing has no form in a file"
+        )
+    return text
+
+
+def write_settings(settings: BaseModel, path: Path) -> None:
+    """Write settings into a file, in the format that its name says.
+
+    Raises:
+        LightenError: As `to_text`.
+        StorageError: The file cannot be written.
+    """
+    write_atomically(path, to_text(settings, path.suffix.lower()))
+
+
+def read_settings_file(model: type[Settings], path: Path) -> Settings:
+    """Read a file of settings, in the format that its name says.
+
+    Raises:
+        LightenError: The file cannot be read, or holds an unknown key or a wrong value; the message names it.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise LightenError(f"{path}: a plan is read from {', '.join(_READERS)}, by the file's name")
+    try:
+        text = read_regular(path, _MAX_BYTES).decode()
+        return model.model_validate(_READERS[suffix](text))
+    except OSError as exc:
+        raise LightenError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+    except ValidationError as exc:
+        raise LightenError(f"{path}: {explain(exc, model)}") from exc
+    except (ValueError, yaml.YAMLError, RecursionError) as exc:
+        raise LightenError(f"{path} is no {suffix[1:].upper()} ({str(exc).splitlines()[0]})") from exc

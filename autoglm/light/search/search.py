@@ -1,0 +1,107 @@
+"""The search for a light model: candidates that meet the size, tried briefly, the best of them trained in full.
+
+A candidate's size is known before it is trained, for training changes the codes and hardly their length; its loss is
+not. So the size is met first, by cutting no more than a family's codes need (`families.fit_parameters`), and the losses
+of the few candidates are compared by successive halving. There are at most a dozen, each with one free number, which
+bisection finds: an optimizer library has nothing to add here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fedglm.autoglm.light.distillation.settings import DistillationSettings
+from fedglm.autoglm.light.search.pipeline import Progress
+from fedglm.autoglm.light.search.recipe import Recipe
+from fedglm.autoglm.light.search.trials import Bench, Trial
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        trials: All candidates that were made, in their order.
+        ranked: Those of them that trained in full and are within the tolerance, the least loss first.
+        interrupted: Whether the user ended the search early.
+    """
+
+    trials: tuple[Trial, ...]
+    ranked: tuple[Trial, ...]
+    interrupted: bool
+
+
+def search(bench: Bench, *, stopped: Callable[[], bool], progress: Progress) -> Found:
+    """Search for the model of least loss that meets a plan's goals.
+
+    Args:
+        bench: What candidates are made from, with the plan.
+        stopped: Asked between candidates whether to end the search with what there is.
+        progress: Called as the work goes on.
+
+    Raises:
+        TrainingError: A loss or a weight is not finite.
+    """
+    plan, trials = bench.plan, list[Trial]()
+    for recipe in _choose_finalists(bench, trials, stopped, progress):
+        if stopped():
+            break
+        trials.append(bench.make(recipe, in_full=True, progress=_name(progress, recipe.name)))
+    good = [trial for trial in trials if trial.in_full and trial.loss_rise <= plan.goals.tolerance]
+    ranked = tuple(sorted(good, key=lambda trial: trial.held_out_loss))
+    return Found(trials=tuple(trials), ranked=ranked, interrupted=stopped())
+
+
+def find_frontier(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Return the trials that no other beats in both bytes and loss, from the smallest to the greatest loss."""
+    kept: list[Trial] = []
+    for trial in sorted(trials, key=lambda one: (one.bytes, one.loss_rise)):
+        if not kept or trial.loss_rise < kept[-1].loss_rise:
+            kept.append(trial)
+    return tuple(reversed(kept))
+
+
+def _choose_finalists(
+    bench: Bench, trials: list[Trial], stopped: Callable[[], bool], progress: Progress
+) -> Sequence[Recipe]:
+    """Return the candidates that train in full: all where they are few, else the best after a part of the steps."""
+    plan = bench.plan
+    if len(plan.candidates) <= plan.finalists:
+        return plan.candidates
+    ranked: list[tuple[float, int]] = []
+    for number, recipe in enumerate(plan.candidates):
+        if stopped():
+            break
+        short = shorten(recipe, plan.trial_share)
+        trials.append(bench.make(short, in_full=False, progress=_name(progress, f"try {recipe.name}")))
+        ranked.append((trials[-1].held_out_loss, number))
+    return [plan.candidates[number] for _, number in sorted(ranked)[: plan.finalists]]
+
+
+def shorten(recipe: Recipe, share: float) -> Recipe:
+    """Return a recipe whose trainings have a share of their steps."""
+    changes: dict[str, object] = {}
+    if recipe.recovery is not None:
+        changes["recovery"] = _shorten(recipe.recovery, share)
+    if (qat := recipe.quantization.qat) is not None:
+        short = qat.model_copy(update={"training": _shorten(qat.training, share)})
+        changes["quantization"] = recipe.quantization.model_copy(update={"qat": short})
+    return recipe.model_copy(update=changes)
+
+
+def _shorten(settings: DistillationSettings, share: float) -> DistillationSettings:
+    stages = tuple(
+        stage.model_copy(
+            update={
+                "steps": max(1, round(share * stage.steps)),
+                "warmup_steps": round(share * stage.warmup_steps),
+            }
+        )
+        for stage in settings.stages
+    )
+    return settings.model_copy(update={"stages": stages})
+
+
+def _name(progress: Progress, name: str) -> Progress:
+    return lambda what, share: progress(f"{name}: {what}", share)
