@@ -31,9 +31,9 @@ class Stage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=120, ge=1, le=10_000_000)
-    alpha: Annotated[float, Field(ge=0, le=1)] | Ramp = 0.7
+    alpha: Annotated[float, Field(ge=0, le=1)] | Ramp = 0.9
     temperature: Annotated[float, Field(gt=0, le=100)] | Ramp = 2.0
-    learning_rate: float = Field(default=1e-3, gt=0, le=10)
+    learning_rate: float = Field(default=2e-3, gt=0, le=10)
     warmup_steps: int = Field(default=10, ge=0, le=10_000_000)
     decay: Decay = "cosine"
     trained: tuple[str, ...] = Field(default=(), max_length=1000)
