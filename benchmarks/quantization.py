@@ -79,7 +79,7 @@ def rounded() -> Iterator[tuple[str, QuantizationSettings]]:
 
 def trained(steps: int) -> Iterator[tuple[str, QuantizationSettings]]:
     """INT8, INT4 and less, with the embedding as wide as the layers or in INT4."""
-    fine, coarse = training(steps, 3e-4), training(steps, 2e-3)
+    fine, coarse = training(steps, 2e-4), training(steps, 1e-3)
     yield "", QuantizationSettings(weights=INT8, embedding=INT8, qat=QatSettings(training=fine))
     for scheme in (INT4, INT4_ROW):
         yield "", QuantizationSettings(weights=scheme, embedding=INT4, qat=QatSettings(training=fine))
@@ -94,7 +94,7 @@ def trained(steps: int) -> Iterator[tuple[str, QuantizationSettings]]:
 
 def ternary(steps: int) -> Iterator[tuple[str, QuantizationSettings]]:
     """Thresholds, moving scales, the rate term, and 3:4 sparse codes."""
-    coarse = training(steps, 2e-3)
+    coarse = training(steps, 1e-3)
     for zeros in (None, 0.31, 0.5, 0.58, 0.66, 0.74, 0.82):
         scheme = Scheme(codes="ternary", block="row", zeros=zeros)
         yield "", QuantizationSettings(weights=scheme, embedding=INT4, qat=QatSettings(training=coarse))
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--only", nargs="*", default=SECTIONS, choices=SECTIONS)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--run-seed", type=int, default=7, help="seed of the run, which chose the held-out documents")
     parser.add_argument("--text", default="auto", help="public text: auto (docstrings), model, or a file")
@@ -234,7 +234,7 @@ def main() -> None:
     print(f"{platform.machine()}, torch {torch.__version__}, one thread; seed {chosen.seed}; {text.origin}")
     print(f"released model: loss {table.best.loss:.4f}, n = {table.best.count} held-out tokens", flush=True)
     if {"training", "ternary"} & {*chosen.only}:
-        table.train_control(training(chosen.steps, 3e-4))
+        table.train_control(training(chosen.steps, 1e-3))
     sections = {
         "rounding": rounded(), "training": trained(chosen.steps), "ternary": ternary(chosen.steps), "mixed": mixed(),
     }  # fmt: skip
