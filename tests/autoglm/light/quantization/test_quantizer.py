@@ -110,7 +110,8 @@ def test_a_release_is_quantized_from_its_folder(tmp_path: Path) -> None:
 
 def test_layers_that_deviate_get_the_next_more_bits_until_they_pass_and_the_report_says_so() -> None:
     check = VerificationSettings(min_cosine=0.97, repair="bits")
-    result = quantize(QuantizationSettings(weights=TERNARY, embedding=Scheme(codes="int8"), verification=check))
+    int8 = Scheme(codes="int8")
+    result = quantize(QuantizationSettings(weights=TERNARY, embedding=int8, method="mse", verification=check))
     inner = [layer for layer in result.report.layers if ".layers." in layer.name]
     assert all(layer.cosine is not None and layer.cosine >= 0.97 for layer in inner)
     assert result.report.failed == ()
