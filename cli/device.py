@@ -71,7 +71,7 @@ def _print_device(device: "DeviceFile") -> None:
     console.print(f"  cores         {processor.cores:g}, cache {format_bytes(processor.cache_bytes)}")
     console.print(
         f"  memory        {format_bytes(memory.available_bytes)} free of {format_bytes(memory.limit_bytes)}, "
-        f"read at {memory.read_bytes_per_s / 1e9:.1f} GB/s"
+        f"read at {device.latency.reads[-1].bytes_per_s / 1e9:.1f} GB/s"
     )
     power = "not measured" if device.watts is None else f"{device.watts:.1f} W, all processor packages"
     console.print(f"  power         {power}")

@@ -15,7 +15,7 @@ from fedglm.core.untrusted_files import read_regular
 from fedglm.inference.device.latency_table import LatencyTable
 from fedglm.inference.device.measurement import Progress, measure_latencies
 from fedglm.inference.device.power import PowerMeter
-from fedglm.inference.device.processor import Memory, Processor, measure_memory, read_processor
+from fedglm.inference.device.processor import Memory, Processor, read_memory, read_processor
 from fedglm.inference.errors import InferenceError
 
 MAX_BYTES: Final = 2**24
@@ -74,7 +74,7 @@ def probe_device(*, threads: int = 1, progress: Progress | None = None) -> Devic
         threads: Number of threads of a model's run.
         progress: Called as latencies are measured.
     """
-    processor, memory = read_processor(), measure_memory()
+    processor, memory = read_processor(), read_memory()
     with PowerMeter() as meter:
         latency = measure_latencies(threads=threads, progress=progress)
     return DeviceFile(

@@ -1,9 +1,11 @@
 """Latencies of single operations on one device, and the latency of a model that they add up to.
 
 A linear's latency is interpolated between the nearest measured numbers of inputs, outputs and tokens; it is close to
-linear in each (a constant, reading the weight, multiplying). The latencies of the other operations are fitted, with
-coefficients that are not negative (Lawson and Hanson, "Solving Least Squares Problems", 1974, chapter 23), to what they
-compute and move; the error that is least is the relative one.
+linear in each (a constant, reading the weight, multiplying). What was measured lay in a cache. The weights of a model
+that no such cache holds come from further away, which adds the difference in the time that it takes to read them.
+
+The latencies of the other operations are fitted, with coefficients that are not negative (Lawson and Hanson, "Solving
+Least Squares Problems", 1974, chapter 23), to what they compute and move; the error that is least is the relative one.
 
 The sum over operations as the latency of a network: Cai et al., "ProxylessNAS", arXiv:1812.00332, section 4.2.
 """
@@ -12,17 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedglm.inference.device.operations import Format, Operation
+from fedglm.inference.device.operations import WEIGHT_BYTES, Format, Operation
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.runtime.architecture import Architecture, read_architecture
 
 _FROZEN: Final = ConfigDict(frozen=True, extra="forbid")
+_Array: TypeAlias = npt.NDArray[np.float64]
 _QUANTIZED_LOOKUP: Final = 3
 """Nodes that look up an embedding of codes: codes, scales, and their product; each moves about what an add does."""
 _ELEMENTWISE: Final[tuple[Operation, ...]] = ("norm", "add", "rotary", "gate")
@@ -38,7 +41,8 @@ class LatencyEntry(BaseModel):
         batch: Number of sequences.
         tokens: Number of new tokens of each.
         past: Number of tokens of each before them.
-        microseconds: Least time of one of it.
+        held_bytes: Bytes of all weights of the graph that was measured, which tell the cache that they lay in.
+        microseconds: Least time of one of it; of a "run", what running a model costs beside its operations.
     """
 
     model_config = _FROZEN
@@ -49,7 +53,22 @@ class LatencyEntry(BaseModel):
     batch: int = Field(ge=1)
     tokens: int = Field(ge=1)
     past: int = Field(default=0, ge=0)
+    held_bytes: int = Field(default=0, ge=0)
     microseconds: float = Field(ge=0, allow_inf_nan=False)
+
+
+class ReadRate(BaseModel):
+    """How fast one core reads a block of memory again and again.
+
+    Attributes:
+        held_bytes: Size of the block.
+        bytes_per_s: Rate.
+    """
+
+    model_config = _FROZEN
+
+    held_bytes: int = Field(gt=0)
+    bytes_per_s: float = Field(gt=0, allow_inf_nan=False)
 
 
 class Latency(NamedTuple):
@@ -69,12 +88,14 @@ class LatencyTable(BaseModel):
 
     Attributes:
         threads: Number of threads of a run.
+        reads: How fast memory is read, the smallest block first.
         entries: What was measured.
     """
 
     model_config = _FROZEN
 
     threads: int = Field(ge=1)
+    reads: tuple[ReadRate, ...] = Field(min_length=1, max_length=100)
     entries: tuple[LatencyEntry, ...] = Field(max_length=100_000)
 
     def predict(self, config: Mapping[str, Any], form: Format = "fp32", batch: int = 1, past: int = 64) -> Latency:
@@ -93,50 +114,66 @@ class LatencyTable(BaseModel):
         decode = self._predict_run(shape, form, batch, 1, past)
         return Latency(decode / 1e3, self._predict_run(shape, form, batch, past, 0) / 1e3)
 
-    def formats(self) -> tuple[str, ...]:
+    def formats(self) -> tuple[Format, ...]:
         """Return the formats that were measured."""
         return tuple(dict.fromkeys(entry.format for entry in self.entries if entry.operation == "linear"))
 
     def _predict_run(self, shape: Architecture, form: Format, batch: int, tokens: int, past: int) -> float:
-        rows = batch * tokens
-        total = self._fitted("run", 1, 1, 0, ())
-        total += (_QUANTIZED_LOOKUP if form != "fp32" else 1) * self._fitted("add", batch, tokens, 0, (shape.hidden,))
+        rows, hidden = batch * tokens, shape.hidden
+        held = WEIGHT_BYTES[form] * sum(outputs * inputs for outputs, inputs in shape.linear_shapes().values())
+        total = self._run_us
+        total += (_QUANTIZED_LOOKUP if form != "fp32" else 1) * self._fitted("add", batch, tokens, 0, (hidden,))
         for layer in shape.layers:
-            heads, kv_heads, wide = layer.heads, layer.kv_heads, layer.heads * shape.head_dim
-            narrow, between = kv_heads * shape.head_dim, layer.intermediate
-            linears = [(shape.hidden, wide), (shape.hidden, narrow), (shape.hidden, narrow), (wide, shape.hidden)]
-            linears += [(shape.hidden, 2 * between), (between, shape.hidden)]
-            total += sum(self._linear(form, inputs, outputs, rows) for inputs, outputs in linears)
+            heads, kv_heads, between = layer.heads, layer.kv_heads, layer.intermediate
+            wide, narrow = heads * shape.head_dim, kv_heads * shape.head_dim
+            linears = [(hidden, wide), (hidden, narrow), (hidden, narrow), (wide, hidden)]
+            linears += [(hidden, 2 * between), (between, hidden)]
+            total += sum(self._linear(form, inputs, outputs, rows, held) for inputs, outputs in linears)
             total += self._fitted("attention", batch, tokens, past, (heads, kv_heads, shape.head_dim))
-            total += 2 * self._fitted("norm", batch, tokens, 0, (shape.hidden,))
-            total += 2 * self._fitted("add", batch, tokens, 0, (shape.hidden,))
+            total += 2 * self._fitted("norm", batch, tokens, 0, (hidden,))
+            total += 2 * self._fitted("add", batch, tokens, 0, (hidden,))
             total += self._fitted("gate", batch, tokens, 0, (between,))
             if shape.attention_bias:
                 total += sum(self._fitted("add", batch, tokens, 0, (width,)) for width in (wide, narrow, narrow))
             total += sum(self._fitted("rotary", batch, tokens, 0, (n, shape.head_dim)) for n in (heads, kv_heads))
-        total += self._fitted("norm", batch, 1, 0, (shape.hidden,))
-        return total + self._linear(form, shape.hidden, shape.outputs, batch)  # of each sequence's last token
-
-    def _linear(self, form: Format, inputs: int, outputs: int, rows: int) -> float:
-        if form not in self._grids:
-            raise InferenceError(f"the latency table has no {form}, only {', '.join(self.formats()) or 'nothing'}")
-        axes, values = self._grids[form]
-        return max(0.0, float(_interpolate(values, axes, (inputs, outputs, rows))))
+        total += self._fitted("norm", batch, 1, 0, (hidden,))
+        return total + self._linear(form, hidden, shape.outputs, batch, held)  # of each sequence's last token
 
     @cached_property
-    def _grids(self) -> dict[str, tuple[list[npt.NDArray[np.float64]], npt.NDArray[np.float64]]]:
+    def _run_us(self) -> float:
+        return sum(entry.microseconds for entry in self.entries if entry.operation == "run")
+
+    def _linear(self, form: Format, inputs: int, outputs: int, rows: int, held: float) -> float:
+        if form not in self._grids:
+            raise InferenceError(f"the latency table has no {form}, only {', '.join(self.formats()) or 'nothing'}")
+        axes, microseconds, measured_held = self._grids[form]
+        at = (inputs, outputs, rows)
+        there = float(_interpolate(measured_held, axes, at))
+        further = max(0.0, self._seconds_per_byte(held) - self._seconds_per_byte(there))
+        return max(0.0, float(_interpolate(microseconds, axes, at))) + (
+            1e6 * further * WEIGHT_BYTES[form] * inputs * outputs
+        )
+
+    def _seconds_per_byte(self, held: float) -> float:
+        sizes = [np.log(read.held_bytes) for read in self.reads]
+        return float(np.interp(np.log(max(held, 1.0)), sizes, [1 / read.bytes_per_s for read in self.reads]))
+
+    @cached_property
+    def _grids(self) -> dict[Format, tuple[list[_Array], _Array, _Array]]:
+        """Microseconds of linears, and held bytes, over numbers of inputs, outputs and rows."""
         grids = {}
         for form in self.formats():
             found = {
-                (*entry.shape, entry.batch * entry.tokens): entry.microseconds
+                (*entry.shape, entry.batch * entry.tokens): (entry.microseconds, entry.held_bytes)
                 for entry in self.entries
                 if entry.operation == "linear" and entry.format == form
             }
             axes = [np.array(sorted({key[axis] for key in found}), np.float64) for axis in range(3)]
             if len(found) != np.prod([len(axis) for axis in axes]) or min(map(len, axes)) < 2:
                 raise InferenceError(f"the latency table lacks some shapes of {form} linears; probe the device again")
-            values = np.array([found[key] for key in sorted(found)]).reshape([len(axis) for axis in axes])
-            grids[form] = (axes, values)
+            values = np.array([found[key] for key in sorted(found)], np.float64).T
+            microseconds, held = values.reshape(2, *(len(axis) for axis in axes))
+            grids[form] = (axes, microseconds, held)
         return grids
 
     def _fitted(self, operation: Operation, batch: int, tokens: int, past: int, shape: tuple[int, ...]) -> float:
@@ -145,12 +182,12 @@ class LatencyTable(BaseModel):
         return float(_features(operation, batch, tokens, past, shape) @ self._fits[operation])
 
     @cached_property
-    def _fits(self) -> dict[Operation, npt.NDArray[np.float64]]:
+    def _fits(self) -> dict[Operation, _Array]:
         # Imported here, because a device that only measures does without.
         from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-        fits: dict[Operation, npt.NDArray[np.float64]] = {}
-        for operation in ("run", "attention", *_ELEMENTWISE):
+        fits: dict[Operation, _Array] = {}
+        for operation in ("attention", *_ELEMENTWISE):
             entries = [entry for entry in self.entries if entry.operation == operation and entry.microseconds > 0]
             if entries:
                 rows = np.array([_features(e.operation, e.batch, e.tokens, e.past, e.shape) for e in entries])
@@ -159,12 +196,8 @@ class LatencyTable(BaseModel):
         return fits
 
 
-def _features(
-    operation: Operation, batch: int, tokens: int, past: int, shape: tuple[int, ...]
-) -> npt.NDArray[np.float64]:
+def _features(operation: Operation, batch: int, tokens: int, past: int, shape: tuple[int, ...]) -> _Array:
     """Return what an operation's latency is a sum of, each times a coefficient."""
-    if operation == "run":
-        return np.ones(1)
     rows = batch * tokens
     if operation != "attention":
         return np.array([1, rows, rows * np.prod(shape)], np.float64)
@@ -184,9 +217,7 @@ def _features(
     )
 
 
-def _interpolate(
-    values: npt.NDArray[np.float64], axes: Iterable[npt.NDArray[np.float64]], at: Iterable[float]
-) -> npt.NDArray[np.float64]:
+def _interpolate(values: _Array, axes: Iterable[_Array], at: Iterable[float]) -> _Array:
     """Interpolate linearly along each axis; beyond its ends the outermost slope goes on."""
     for axis, x in zip(axes, at, strict=True):
         left = int(np.clip(np.searchsorted(axis, x) - 1, 0, len(axis) - 2))

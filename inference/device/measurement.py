@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import onnxruntime
 
-from fedglm.inference.device.latency_table import LatencyEntry, LatencyTable
-from fedglm.inference.device.operations import Feeds, Format, Operation, make_operation
+from fedglm.inference.device.latency_table import LatencyEntry, LatencyTable, ReadRate
+from fedglm.inference.device.operations import WEIGHT_BYTES, Feeds, Format, Operation, make_operation
+from fedglm.inference.device.tiny_model import TINY, open_tiny_model
+from fedglm.inference.runtime.graph_session import GraphSession
 
 Progress = Callable[[int, int], None]
 """Called with the number of graphs measured so far, and of all."""
@@ -18,7 +23,7 @@ Progress = Callable[[int, int], None]
 _FORMATS: Final[tuple[Format, ...]] = ("fp32", "int8", "int4")
 _INPUTS, _OUTPUTS = (64, 256, 1024), (64, 256, 1024, 4096)
 _ROWS: Final = (1, 2, 4, 8, 16, 64, 256)
-_WEIGHT_BYTES: Final = 16 * 2**20  # of all copies of a linear, so that caches hold no more of them than of a model
+_HELD_BYTES: Final = 2**19  # of all copies of a linear, where it is that small
 _MAX_COPIES: Final = 8
 _ATTENTIONS: Final = ((4, 2, 16), (4, 2, 32), (10, 2, 32), (16, 4, 64))
 _ATTENDED: Final = ((1, 1, 0), (1, 1, 64), (1, 1, 512), (4, 1, 64), (8, 1, 256), (1, 16, 0), (1, 64, 0), (1, 256, 0))
@@ -28,6 +33,7 @@ _ELEMENTWISE: Final[dict[Operation, tuple[tuple[int, ...], ...]]] = {
     "rotary": ((2, 32), (8, 32), (16, 64)),
     "gate": ((128,), (512,), (2048,)),
 }
+_BLOCKS: Final = tuple(2**19 << step for step in range(10))  # 0.5 to 256 MiB
 _SECONDS, _MIN_RUNS, _MAX_RUNS = 0.02, 5, 400
 
 
@@ -48,14 +54,23 @@ def measure_latencies(*, threads: int = 1, progress: Progress | None = None) -> 
         progress: Called as graphs are measured.
     """
     graphs = list(_plan())
+    call_us = _time_call(threads)
     entries: list[LatencyEntry] = []
-    run = _measure(_Graph("run", (), "fp32", 1, ((1, 1, 0),)), threads, 0.0)[0]
-    entries.append(run)
     for done, graph in enumerate(graphs):
-        entries += _measure(graph, threads, run.microseconds)
+        entries += _measure(graph, threads, call_us)
         if progress is not None:
             progress(done + 1, len(graphs))
-    return LatencyTable(threads=threads, entries=tuple(entries))
+    table = LatencyTable(threads=threads, reads=measure_reads(), entries=tuple(entries))
+    # What is left of a small model's run: the runtime's own code, feeds, and the few nodes that have no entry.
+    left = max(0.0, time_model(open_tiny_model(threads), threads) - 1e3 * table.predict(TINY, "fp32", 1, 1).decode_ms)
+    run = LatencyEntry(operation="run", shape=(), batch=1, tokens=1, microseconds=left)
+    return table.model_copy(update={"entries": (run, *entries)})
+
+
+def _time_call(threads: int) -> float:
+    """Time a run of a graph that does nothing, in microseconds."""
+    made = make_operation("run", (), "fp32", 1)
+    return time_run(open_session(made.model, threads), made.feed(1, 1, 0), threads=threads)
 
 
 def _plan() -> Iterator[_Graph]:
@@ -67,26 +82,32 @@ def _plan() -> Iterator[_Graph]:
     for form in _FORMATS:
         for inputs in _INPUTS:
             for outputs in _OUTPUTS:
-                copies = min(_MAX_COPIES, max(2, _WEIGHT_BYTES // (4 * inputs * outputs)))
+                copies = min(_MAX_COPIES, max(2, _HELD_BYTES // int(WEIGHT_BYTES[form] * inputs * outputs)))
                 yield _Graph("linear", (inputs, outputs), form, copies, tuple((rows, 1, 0) for rows in _ROWS))
 
 
-def _measure(graph: _Graph, threads: int, run_us: float) -> list[LatencyEntry]:
+def _measure(graph: _Graph, threads: int, call_us: float) -> list[LatencyEntry]:
     """Measure a graph with each of its inputs; the cost of a run itself is taken off."""
     made = make_operation(graph.operation, graph.shape, graph.format, graph.copies)
     session = open_session(made.model, threads)
-    return [
-        LatencyEntry(
-            operation=graph.operation,
-            shape=graph.shape,
-            format=graph.format,
-            batch=batch,
-            tokens=tokens,
-            past=past,
-            microseconds=max(0.0, time_run(session, made.feed(batch, tokens, past)) - run_us) / made.repeats,
+    is_linear = graph.operation == "linear"
+    held = made.repeats * WEIGHT_BYTES[graph.format] * math.prod(graph.shape) if is_linear else 0
+    entries = []
+    for batch, tokens, past in graph.fed:
+        took = time_run(session, made.feed(batch, tokens, past), threads=threads) - call_us
+        entries.append(
+            LatencyEntry(
+                operation=graph.operation,
+                shape=graph.shape,
+                format=graph.format,
+                batch=batch,
+                tokens=tokens,
+                past=past,
+                held_bytes=int(held),
+                microseconds=max(0.0, took) / made.repeats,
+            )
         )
-        for batch, tokens, past in graph.fed
-    ]
+    return entries
 
 
 def open_session(model: bytes, threads: int) -> Any:
@@ -99,13 +120,40 @@ def open_session(model: bytes, threads: int) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def time_run(session: Any, feeds: Feeds) -> float:
-    """Return the least time of a run in microseconds: others on the machine only ever add."""
-    session.run(None, feeds)
+def time_run(session: Any, feeds: Feeds, *, threads: int = 1) -> float:
+    """Return the least time of a run in microseconds.
+
+    With one thread that is the thread's time on its core, which others on the machine do not lengthen by waiting; with
+    more the time that passes.
+    """
+    return _time(lambda: session.run(None, feeds), threads)
+
+
+def time_model(session: GraphSession, threads: int) -> float:
+    """Return the least time in microseconds of one more token after one, of a model in use."""
+    ids = np.zeros((1, 1), np.int64)
+    _, cache = session.run(ids)
+    return _time(lambda: session.run(ids, cache), threads)
+
+
+def measure_reads() -> tuple[ReadRate, ...]:
+    """Measure how fast one core reads blocks that lie in the caches, and one that none of them holds."""
+    reads = []
+    overhead = _time(functools.partial(np.bitwise_or.reduce, np.ones(1, np.uint64)), 1)
+    for size in _BLOCKS:
+        block = np.ones(size // 8, np.uint64)
+        microseconds = max(1e-3, _time(functools.partial(np.bitwise_or.reduce, block), 1) - overhead)
+        reads.append(ReadRate(held_bytes=size, bytes_per_s=1e6 * block.nbytes / microseconds))
+    return tuple(reads)
+
+
+def _time(call: Callable[[], Any], threads: int) -> float:
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    call()
     least, spent, runs = float("inf"), 0.0, 0
     while runs < _MIN_RUNS or (spent < _SECONDS and runs < _MAX_RUNS):
-        start = time.perf_counter()
-        session.run(None, feeds)
-        took = time.perf_counter() - start
+        start = clock()
+        call()
+        took = clock() - start
         least, spent, runs = min(least, took), spent + took, runs + 1
     return 1e6 * least

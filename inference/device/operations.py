@@ -20,6 +20,8 @@ Format: TypeAlias = Literal["fp32", "int8", "int4"]
 Operation: TypeAlias = Literal["run", "linear", "norm", "add", "rotary", "gate", "attention"]
 BLOCK: Final[Mapping[Format, int]] = MappingProxyType({"int8": 128, "int4": 32})
 """Columns of a weight that share a scale."""
+WEIGHT_BYTES: Final[Mapping[Format, float]] = MappingProxyType({"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 32})
+"""Bytes of a weight, with its share of a scale."""
 _MAX_POSITIONS: Final = 4096
 _LEAST_BLOCK: Final = 16
 
@@ -45,9 +47,9 @@ def make_operation(operation: Operation, shape: tuple[int, ...], form: Format, r
     """Make the graph of an operation.
 
     Args:
-        operation: "run": a graph that only copies its input. "linear": MatMul, behind a block-wise DequantizeLinear
-            where quantized. "norm": RMSNormalization. "add": a residual connection. "rotary": RotaryEmbedding. "gate":
-            Split and SwiGLU. "attention": Attention with past keys and values.
+        operation: "run": none, a graph that only copies its input. "linear": MatMul, behind a block-wise
+            DequantizeLinear where quantized. "norm": RMSNormalization. "add": a residual connection. "rotary":
+            RotaryEmbedding. "gate": Split and SwiGLU. "attention": Attention with past keys and values.
         shape: (inputs, outputs) of a linear; (width,) of a norm or add; (intermediate,) of a gate; (heads, head
             dimension) of a rotary; (heads, key-value heads, head dimension) of an attention; () of a run.
         form: Format of a linear's weight.
@@ -56,7 +58,8 @@ def make_operation(operation: Operation, shape: tuple[int, ...], form: Format, r
     if operation == "linear":
         return _make_linear(shape[0], shape[1], form, repeats)
     if operation == "attention":
-        return _make_attention(*shape, repeats)
+        heads, kv_heads, head_dim = shape
+        return _make_attention(heads, kv_heads, head_dim, repeats)
     return _make_chain(operation, shape, repeats)
 
 
@@ -121,9 +124,12 @@ def _make_chain(operation: Operation, shape: tuple[int, ...], repeats: int) -> O
 
     def feed(batch: int, new: int, _past: int) -> Feeds:
         x = np.full((batch, new, width), 0.5, np.float32)
-        positions = np.arange(new)[None].repeat(batch, axis=0)
-        more: Feeds = {"rotary": {"positions": positions}, "add": {"residual": x}}.get(operation, {})
-        return {"x": x, **more}
+        feeds: Feeds = {"x": x}
+        if operation == "rotary":
+            feeds["positions"] = np.arange(new)[None].repeat(batch, axis=0)
+        if operation == "add":
+            feeds["residual"] = x
+        return feeds
 
     outputs = [write_value("y", FLOAT, ["b", "s", width])]
     return OperationGraph(model=write_model(nodes, tensors, inputs, outputs), repeats=repeats, feed=feed)

@@ -1,15 +1,13 @@
-"""The processor and memory of this machine, as the Linux kernel tells them; and how fast memory is read."""
+"""The processor and memory of this machine, as the Linux kernel tells them."""
 
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +26,6 @@ _FEATURES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Features that kernels for quantized weights use, each with the names that the kernel has for it on x86 and arm64."""
-_LEAST_READ, _READS = 64 * 2**20, 5
 
 
 class Processor(BaseModel):
@@ -57,14 +54,12 @@ class Memory(BaseModel):
     Attributes:
         limit_bytes: What this process may take: all of it, or what its control group allows.
         available_bytes: What was free.
-        read_bytes_per_s: Rate at which one core reads what no cache holds.
     """
 
     model_config = _FROZEN
 
     limit_bytes: int = Field(gt=0)
     available_bytes: int = Field(ge=0)
-    read_bytes_per_s: float = Field(gt=0, allow_inf_nan=False)
 
 
 def read_processor(proc: Path = Path("/proc"), system: Path = Path("/sys")) -> Processor:
@@ -86,18 +81,10 @@ def read_processor(proc: Path = Path("/proc"), system: Path = Path("/sys")) -> P
     )
 
 
-def measure_memory() -> Memory:
-    """Measure memory: a block of at least four times the largest cache is read, the fastest time counts."""
+def read_memory() -> Memory:
+    """Read what this process may take of the memory, and what is free."""
     limit = read_memory_limit()
-    available = min(limit, psutil.virtual_memory().available)
-    size = min(max(_LEAST_READ, 4 * _read_cache(Path("/sys"))), available // 4)
-    block = np.ones(max(1, size // 8), np.uint64)
-    least = float("inf")
-    for _ in range(_READS):
-        start = time.perf_counter()
-        np.bitwise_or.reduce(block)
-        least = min(least, time.perf_counter() - start)
-    return Memory(limit_bytes=limit, available_bytes=available, read_bytes_per_s=block.nbytes / least)
+    return Memory(limit_bytes=limit, available_bytes=min(limit, psutil.virtual_memory().available))
 
 
 def _read_cache(system: Path) -> int:

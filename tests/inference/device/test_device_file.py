@@ -11,7 +11,7 @@ from source_tree import ROOT
 from fedglm.inference.device import measurement
 from fedglm.inference.device.device_file import DeviceFile, probe_device
 from fedglm.inference.device.power import PowerMeter
-from fedglm.inference.device.processor import measure_memory, read_processor
+from fedglm.inference.device.processor import read_memory, read_processor
 from fedglm.inference.errors import InferenceError
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx_vnni\n\nprocessor\t: 1\nflags\t: fpu\n"
@@ -42,10 +42,13 @@ def test_the_largest_cache_counts(tmp_path):
     assert machine(tmp_path, X86, ("32K", "1M", "512K")).cache_bytes == 2**20
 
 
-def test_memory_is_measured():
-    found = measure_memory()
+def test_memory_is_measured(monkeypatch):
+    found = read_memory()
     assert 0 < found.available_bytes <= found.limit_bytes
-    assert 1e8 < found.read_bytes_per_s < 1e12
+    monkeypatch.setattr(measurement, "_BLOCKS", (2**19, 2**26))
+    near, far = measurement.measure_reads()
+    assert (near.held_bytes, far.held_bytes) == (2**19, 2**26)
+    assert 1e8 < far.bytes_per_s < 1e12
 
 
 def zone(folder, name, energy, most=10**9):
@@ -82,6 +85,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(measurement, "_INPUTS", (64, 128))
     monkeypatch.setattr(measurement, "_OUTPUTS", (64, 128))
     monkeypatch.setattr(measurement, "_ROWS", (1, 8, 64))
+    monkeypatch.setattr(measurement, "_BLOCKS", (2**19, 2**24))
     monkeypatch.setattr(measurement, "_SECONDS", 0.0)
 
 

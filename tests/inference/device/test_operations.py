@@ -1,13 +1,20 @@
 """The graphs that are measured are valid ONNX, hold the operation as often as they say, and run the n-bit kernels."""
 
+import base64
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from fedglm.inference.device.measurement import open_session, time_run
+from fedglm.autoglm.light.graph.formats import choose_formats
+from fedglm.autoglm.light.graph.model import build_skeleton
+from fedglm.inference.device.measurement import open_session, time_model, time_run
 from fedglm.inference.device.operations import make_operation
+from fedglm.inference.device.tiny_model import SKELETON, TINY, open_tiny_model
+from fedglm.inference.runtime.architecture import read_architecture
+from fedglm.inference.runtime.skeleton import unpack_skeleton
 
 OPERATIONS = [
     ("run", (), "fp32", "Identity"),
@@ -69,3 +76,11 @@ def test_quantized_linears_run_in_the_kernels_that_read_codes(form, tmp_path):
     onnxruntime.InferenceSession(made.model, options, providers=["CPUExecutionProvider"])
     fused = onnx.load(tmp_path / "optimized.onnx")
     assert [node.op_type for node in fused.graph.node].count("MatMulNBits") == 3
+
+
+def test_the_tiny_model_is_what_the_writer_of_graphs_makes():
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in read_architecture(TINY).tensor_shapes().items()}
+    written = build_skeleton(TINY, choose_formats(tensors, TINY, "fp32"))
+    shipped = base64.b85decode("".join(SKELETON.split()))
+    assert unpack_skeleton(shipped) == unpack_skeleton(written), base64.b85encode(written).decode()
+    assert time_model(open_tiny_model(1), 1) > 0
