@@ -33,6 +33,7 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
     {
         "simulate": "simulation",
         "compare": "simulation",
+        "lighten": "light",
         "run": "server",
         "import-base": "light",
         "audit report": "server",

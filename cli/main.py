@@ -15,6 +15,7 @@ from fedglm.cli.errors import INTERRUPTED, explain
 from fedglm.cli.extras import require_extras
 from fedglm.cli.generate import generate
 from fedglm.cli.import_base import import_base
+from fedglm.cli.lighten import lighten
 from fedglm.cli.predict import predict
 from fedglm.cli.provision import provision
 from fedglm.cli.run import run
@@ -35,6 +36,7 @@ app.command()(simulate)
 app.command()(compare)
 app.command()(generate)
 app.command()(predict)
+app.command()(lighten)
 app.add_typer(audit.app, name="audit")
 app.command()(provision)
 app.command()(run)

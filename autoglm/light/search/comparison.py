@@ -36,7 +36,7 @@ class Row:
         quality: Its figures on the sequences that measure.
         bytes: Bytes of its release, or of its float32 tensors.
         parameters: Number of its parameters.
-        loss_rise: Relative rise of its loss above the control's.
+        loss_rise: How much worse it is than the control (`measures.find_rise`).
         light: The model, for what is timed; None for the dense ones.
     """
 
@@ -76,7 +76,7 @@ def compare(
             quality=quality,
             bytes=4 * reference,
             parameters=reference,
-            loss_rise=quality.loss / bench.control.loss - 1,
+            loss_rise=bench.find_rise(quality),
         )
         for name, quality in dense
     ]
@@ -112,7 +112,7 @@ def _make_pruned(bench: Bench, recipe: Recipe, progress: Progress) -> Row:
         quality=quality,
         bytes=4 * size,
         parameters=size,
-        loss_rise=quality.loss / bench.control.loss - 1,
+        loss_rise=bench.find_rise(quality),
     )
 
 
@@ -138,7 +138,7 @@ def _make_student(bench: Bench, chosen: Trial, progress: Progress) -> Row:
         quality=quality,
         bytes=bench.measure_bytes(light),
         parameters=sum(parameter.numel() for parameter in student.parameters()),
-        loss_rise=quality.loss / bench.control.loss - 1,
+        loss_rise=bench.find_rise(quality),
         light=light,
     )
 

@@ -71,30 +71,32 @@ def open_model(model: NumpyModel, *, prefill: GraphFormat, decode: GraphFormat) 
     return open_session(build_skeletons(model, prefill=prefill, decode=decode), model.tensors, model.config)
 
 
-def time_decoding(sessions: Mapping[str, Session]) -> dict[str, float]:
-    """Measure milliseconds a token of several models after a prompt, interleaved in this process, the least of five.
+def time_phases(sessions: Mapping[str, Session]) -> dict[str, tuple[float, float]]:
+    """Measure milliseconds for a prompt and for a token after it, interleaved in this process, the least of five each.
 
-    A classifier, which decodes nothing, is timed a row of the prompt's length.
+    A classifier, which decodes nothing, has the time of a row of the prompt's length twice.
     """
-    best = dict.fromkeys(sessions, float("inf"))
+    best = dict.fromkeys(sessions, (float("inf"), float("inf")))
     for _ in range(_REPEATS):
         for name, session in sessions.items():
-            best[name] = min(best[name], _time_once(session))
+            prefill, decode = _time_once(session)
+            best[name] = (min(best[name][0], prefill), min(best[name][1], decode))
     return best
 
 
-def _time_once(session: Session) -> float:
+def _time_once(session: Session) -> tuple[float, float]:
     length = min(_PROMPT, session.max_length // 2)
     prompt = np.arange(length, dtype=np.int64)[None] % session.vocab_size
     tokens = min(_TOKENS, session.max_length - length)
     began = time.perf_counter()
     logits, cache = session.run(prompt)
+    prefill = (time.perf_counter() - began) * 1e3
     if session.outputs != session.vocab_size:
-        return (time.perf_counter() - began) * 1e3
+        return prefill, prefill
     began = time.perf_counter()
     for _ in range(tokens):
         logits, cache = session.run(logits[:, -1].argmax(-1)[:, None].astype(np.int64), cache)
-    return (time.perf_counter() - began) * 1e3 / tokens
+    return prefill, (time.perf_counter() - began) * 1e3 / tokens
 
 
 _USE = """

@@ -62,12 +62,12 @@ def describe_release(
             ]
         if own.unknown:
             measures.append(Measure(name="unknown tokens", value=own.unknown, n=own.count, seed=plan.seed))
-    recipe = trial.recipe if trial is not None else plan.candidates[0]
+    recipes = plan.candidates[:1] if trial is None else (trial.recipe,)
     return Facts(
         name=f"{dense.folder.parent.name if dense.run else dense.folder.name} (light)",
         run=_describe_run(dense),
         privacy=_describe_privacy(dense.summary),
-        settings=to_text(plan.model_copy(update={"candidates": (recipe,)})),
+        settings=to_text(plan.model_copy(update={"candidates": recipes})),
         calibration_sha256=base64.urlsafe_b64encode(bytes.fromhex(calibration_sha256)).decode().rstrip("="),
         measures=(*measures, *timings),
         not_measured=_NOT_MEASURED,

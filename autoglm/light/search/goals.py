@@ -28,7 +28,7 @@ class Goals(BaseModel):
             same runtime.
         max_latency_ms: Greatest time a generated token, or a row, in milliseconds.
         max_memory_bytes: Greatest memory of the process that uses the model, in bytes.
-        tolerance: Greatest relative rise of the loss above that of an equally trained dense model.
+        tolerance: Greatest rise above an equally trained dense model (`measures.find_rise`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class Goals(BaseModel):
             parts.append(f"at most {self.max_latency_ms:g} ms a token")
         if self.max_memory_bytes is not None:
             parts.append(f"at most {self.max_memory_bytes / 1e6:g} MB of memory")
-        return ", ".join(parts) + f"; the loss at most {self.tolerance:.2%} above the equally trained dense model's"
+        return ", ".join(parts) + f"; at most {self.tolerance:.2%} worse than the equally trained dense model"
 
 
 def parse_goals(targets: Sequence[str], tolerance: str) -> Goals:

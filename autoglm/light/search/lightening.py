@@ -18,7 +18,7 @@ from fedglm.autoglm.light.search.costs import (
     find_excess,
     measure_memory,
     open_model,
-    time_decoding,
+    time_phases,
 )
 from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.light.search.facts import describe_release
@@ -33,7 +33,7 @@ from fedglm.inference.release.manifest import Facts
 from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Signer
 from fedglm.inference.runtime.session import Session
 
-DENSE: Final = "dense"
+_TRAININGS: Final = ("train", "recover", "adapt to the public text", "train the dense control")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +49,8 @@ class Lightened:
         left_out: Families that no cut makes small or fast enough.
         reference_bytes: Bytes of the dense model in FP32, a tied output layer counted once.
         folder: Folder of the release; None where there is none.
+        size: Its bytes.
+        facts: What it says of itself.
         interrupted: Whether the user ended the search early.
     """
 
@@ -60,6 +62,8 @@ class Lightened:
     left_out: tuple[LeftOut, ...]
     reference_bytes: int
     folder: Path | None
+    size: ReleaseSize | None
+    facts: Facts | None
     interrupted: bool
 
     @property
@@ -90,9 +94,6 @@ def make_plan(
         draft: The plan but for its candidates.
         vocabulary: Cut of the vocabulary that all candidates have; None for none.
         progress: Called as the work goes on.
-
-    Raises:
-        OutOfReachError: No family meets the goals.
     """
     meter = _Meter(dense, draft, source)
     return choose_candidates(source, draft, meter.measure_excess, vocabulary=vocabulary, progress=progress)
@@ -128,16 +129,17 @@ def lighten(
     """
     if plan.model_sha256 != dense.sha256():
         raise LightenError(f"the plan is of another model than {dense.folder}: make a new one with --plan")
-    report = progress or (lambda *_: None)
+    report = _interrupting(progress or (lambda *_: None), stopped)
     meter = _Meter(dense, plan, source)
     bench = prepare(source, plan, meter.measure_bytes, progress=report)
-    found = search(bench, stopped=stopped, progress=report)
-    best = _first_that_meets(found.ranked, meter)
+    found = search(bench, meter.measure_excess, stopped=stopped, progress=report)
+    best = found.ranked[0] if found.ranked else None
     rows, alone = compare(bench, found.trials, best, stopped=stopped, progress=report)
+    facts, size = None, None
     if best is not None:
         report("write the release", 0.0)
         facts = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=best, control=bench.control)
-        meter.write(best.light, out, facts, signing_key)
+        size = meter.write(best.light, out, facts, signing_key)
     return Lightened(
         plan=plan,
         bench=bench,
@@ -147,13 +149,21 @@ def lighten(
         left_out=left_out,
         reference_bytes=meter.reference_bytes,
         folder=out if best is not None else None,
+        size=size,
+        facts=facts,
         interrupted=found.interrupted,
     )
 
 
-def _first_that_meets(ranked: tuple[Trial, ...], meter: _Meter) -> Trial | None:
-    """Return the best trial whose costs, now that it is trained, still meet the goals."""
-    return next((trial for trial in ranked if meter.measure_excess(trial.light) <= 0), None)
+def _interrupting(progress: Progress, stopped: Callable[[], bool]) -> Progress:
+    """Return a progress callback that ends a training where the search is to stop; it keeps its best weights so far."""
+
+    def report(what: str, share: float) -> None:
+        progress(what, share)
+        if 0 < share < 1 and stopped() and what.endswith(_TRAININGS):
+            raise KeyboardInterrupt  # `train_student` catches it
+
+    return report
 
 
 class _Meter:
@@ -189,8 +199,8 @@ class _Meter:
         goals, reference_ms, decode_ms, memory = self._goals, None, None, None
         if goals.latency_ratio is not None or goals.max_latency_ms is not None:
             session = open_model(to_numpy(light), prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
-            times = time_decoding({"dense": self._open_reference(), "light": session})
-            reference_ms, decode_ms = times["dense"], times["light"]
+            times = time_phases({"dense": self._open_reference(), "light": session})
+            reference_ms, decode_ms = times["dense"][1], times["light"][1]
         with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
             folder = Path(scratch) / "release"
             size = self.write(light, folder, self._draft, None).bytes + SIGNATURE_FILE_BYTES

@@ -38,6 +38,24 @@ class Loss:
     unknown: int
 
 
+def find_rise(task: Task, own: Loss, control: Loss) -> float:
+    """Return how much worse a model is than the control, as a share.
+
+    For a language model it is the relative rise of the loss. For a classifier it is the share of the control's accuracy
+    that is lost: a classifier that is sure of itself has a loss near 0, whose relative rise says nothing.
+    """
+    if task.metric == "accuracy":
+        return (control.metric - own.metric) / control.metric if control.metric else 0.0
+    return own.loss / control.loss - 1
+
+
+def find_rise_error(task: Task, own: Loss) -> float:
+    """Return the standard error of a model's part in `find_rise`."""
+    if task.metric == "accuracy":
+        return math.sqrt(own.metric * (1 - own.metric) / own.count) / own.metric if own.metric else 1.0
+    return own.deviation / own.loss if own.loss else math.inf
+
+
 def measure_loss(model: torch.nn.Module, task: Task, examples: Examples, vocabulary: CutVocabulary | None) -> Loss:
     """Measure the loss of a model on sequences.
 

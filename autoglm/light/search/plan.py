@@ -10,6 +10,12 @@ from fedglm.autoglm.light.search.goals import Goals
 from fedglm.autoglm.light.search.recipe import Recipe
 
 
+def train_for(steps: int) -> DistillationSettings:
+    """Return the training of a search: mostly from the teacher, whose distribution says more than the next token."""
+    stage = Stage(steps=steps, alpha=0.9, temperature=1.0, learning_rate=2e-3, warmup_steps=min(20, steps // 4))
+    return DistillationSettings(stages=(stage,), evaluate_every=max(1, min(100, steps // 4)))
+
+
 class TextSettings(BaseModel):
     """The text that calibrates, trains, chooses and measures.
 
@@ -40,7 +46,8 @@ class LightenPlan(BaseModel):
         trial_share: Share of the steps of a trial, after which all but the best candidates are dropped (successive
             halving: Jamieson and Talwalkar, arXiv:1502.07943).
         finalists: Number of candidates that train in full.
-        candidates: Recipes, from the gentlest to the hardest; one alone is run without a search.
+        candidates: Recipes, from the gentlest to the hardest; one alone is run without a search. Without any, nothing
+            meets the goals, and what each means alone gives is measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,9 +56,7 @@ class LightenPlan(BaseModel):
     goals: Goals
     text: TextSettings = TextSettings()
     seed: int = Field(default=0, ge=0, lt=2**63)
-    training: DistillationSettings = DistillationSettings(
-        stages=(Stage(steps=600, alpha=0.9, temperature=1.0, learning_rate=2e-3, warmup_steps=20),), evaluate_every=100
-    )
+    training: DistillationSettings = train_for(600)
     trial_share: float = Field(default=0.25, gt=0, le=1)
     finalists: int = Field(default=1, ge=1, le=16)
-    candidates: tuple[Recipe, ...] = Field(min_length=1, max_length=64)
+    candidates: tuple[Recipe, ...] = Field(default=(), max_length=64)

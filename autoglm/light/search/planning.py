@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedglm.autoglm.light.pruning.errors import PruningError
 from fedglm.autoglm.light.pruning.shape import ModelShape
 from fedglm.autoglm.light.pruning.surgery import read_shape
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
-from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.light.search.families import FAMILIES, Name, OutOfReach, fit_parameters, make_recipe
-from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source, run_recipe
+from fedglm.autoglm.light.search.pipeline import Progress, Source, run_recipe
 from fedglm.autoglm.light.search.plan import LightenPlan
 from fedglm.autoglm.light.search.recipe import Recipe
-
-Excess = Callable[[LightModel], float]
-"""Returns how far a light model's costs are above the goals, as a share of them."""
+from fedglm.autoglm.light.search.search import Excess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +48,7 @@ def choose_candidates(
         progress: Called as the work goes on.
 
     Returns:
-        The plan, and the families that were left out.
-
-    Raises:
-        LightenError: No family meets the goals.
+        The plan, without candidates where no family meets the goals; and the families that were left out.
     """
     shape, recipes, left_out = _shape(source, vocabulary), list[Recipe](), list[LeftOut]()
     training = draft.training
@@ -77,17 +70,7 @@ def choose_candidates(
         recipes.append(make_recipe(name, training, shape=shape, parameters=parameters, vocabulary=vocabulary))
         if parameters is None:
             break
-    if not recipes:
-        nearest = min(left_out, key=lambda one: one.excess)
-        raise OutOfReachError(
-            f"nothing here reaches {draft.goals.describe()}: the smallest candidate ({nearest.name}, cut "
-            f"as far as may be) is {nearest.excess:.0%} above; lower the target"
-        )
     return draft.model_copy(update={"candidates": tuple(recipes)}), tuple(left_out)
-
-
-class OutOfReachError(LightenError):
-    """No candidate meets the goals, whatever its loss."""
 
 
 def _shape(source: Source, vocabulary: VocabularySettings | None) -> ModelShape:

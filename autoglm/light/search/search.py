@@ -10,11 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from fedglm.autoglm.light.distillation.settings import DistillationSettings
-from fedglm.autoglm.light.search.pipeline import Progress
+from fedglm.autoglm.light.pruning.settings import Budget, PruningSettings
+from fedglm.autoglm.light.search.pipeline import LightModel, Progress
 from fedglm.autoglm.light.search.recipe import Recipe
 from fedglm.autoglm.light.search.trials import Bench, Trial
+
+Excess = Callable[[LightModel], float]
+"""Returns how far a light model's costs are above the goals, as a share of them."""
+
+_CORRECTIONS: Final = 2
+_MAX_DRIFT: Final = 0.15
+_MARGIN: Final = 0.005
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,7 +32,7 @@ class Found:
 
     Attributes:
         trials: All candidates that were made, in their order.
-        ranked: Those of them that trained in full and are within the tolerance, the least loss first.
+        ranked: Those of them that trained in full and meet all goals, the least loss first.
         interrupted: Whether the user ended the search early.
     """
 
@@ -32,23 +41,32 @@ class Found:
     interrupted: bool
 
 
-def search(bench: Bench, *, stopped: Callable[[], bool], progress: Progress) -> Found:
+def search(bench: Bench, measure_excess: Excess, *, stopped: Callable[[], bool], progress: Progress) -> Found:
     """Search for the model of least loss that meets a plan's goals.
 
     Args:
         bench: What candidates are made from, with the plan.
+        measure_excess: Measures what a light model costs, against the goals.
         stopped: Asked between candidates whether to end the search with what there is.
         progress: Called as the work goes on.
 
     Raises:
         TrainingError: A loss or a weight is not finite.
     """
-    plan, trials = bench.plan, list[Trial]()
+    plan, trials, good = bench.plan, list[Trial](), list[Trial]()
     for recipe in _choose_finalists(bench, trials, stopped, progress):
         if stopped():
             break
         trials.append(bench.make(recipe, in_full=True, progress=_name(progress, recipe.name)))
-    good = [trial for trial in trials if trial.in_full and trial.loss_rise <= plan.goals.tolerance]
+        excess = measure_excess(trials[-1].light)
+        for _ in range(_CORRECTIONS):
+            tighter = None if excess <= 0 or stopped() else tighten(recipe, trials[-1], excess)
+            if tighter is None:
+                break
+            trials.append(bench.make(tighter, in_full=True, progress=_name(progress, tighter.name)))
+            excess = measure_excess(trials[-1].light)
+        if excess <= 0 and trials[-1].loss_rise <= plan.goals.tolerance:
+            good.append(trials[-1])
     ranked = tuple(sorted(good, key=lambda trial: trial.held_out_loss))
     return Found(trials=tuple(trials), ranked=ranked, interrupted=stopped())
 
@@ -88,6 +106,23 @@ def shorten(recipe: Recipe, share: float) -> Recipe:
         short = qat.model_copy(update={"training": _shorten(qat.training, share)})
         changes["quantization"] = recipe.quantization.model_copy(update={"qat": short})
     return recipe.model_copy(update=changes)
+
+
+def tighten(recipe: Recipe, trial: Trial, excess: float) -> Recipe | None:
+    """Return a recipe with fewer parameters, for training made the codes longer than they were; None if far too long.
+
+    Args:
+        recipe: The recipe.
+        trial: What it made.
+        excess: How far its costs are above the goals, as a share of them.
+    """
+    if excess > _MAX_DRIFT:
+        return None
+    parameters = sum(parameter.numel() for parameter in trial.light.quantized.reference.parameters())
+    budget = Budget(parameters=int(parameters * (1 - excess - _MARGIN)))
+    base = recipe.pruning or PruningSettings(budget=budget)
+    name = f"{recipe.name.split(',')[0]}, {budget.parameters:,} parameters"
+    return recipe.model_copy(update={"name": name, "pruning": base.model_copy(update={"budget": budget})})
 
 
 def _shorten(settings: DistillationSettings, share: float) -> DistillationSettings:

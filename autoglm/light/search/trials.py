@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel
 
 from fedglm.autoglm.light.distillation.training import train_student
-from fedglm.autoglm.light.search.measures import Quality, measure_loss, measure_quality
+from fedglm.autoglm.light.search.measures import Quality, find_rise, measure_loss, measure_quality
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source, run_recipe
 from fedglm.autoglm.light.search.plan import LightenPlan
 from fedglm.autoglm.light.search.recipe import Recipe
@@ -28,7 +28,7 @@ class Trial:
         bytes: Bytes of its release.
         held_out_loss: Loss on the sequences that choose.
         quality: Figures on the sequences that measure.
-        loss_rise: Relative rise of that loss above the control's.
+        loss_rise: How much worse it is than the control (`measures.find_rise`).
         in_full: Whether it trained for as many steps as the control.
     """
 
@@ -78,9 +78,13 @@ class Bench:
             bytes=self.measure_bytes(light),
             held_out_loss=measure_loss(model, source.task, source.text.held_out, vocabulary).loss,
             quality=quality,
-            loss_rise=quality.loss / self.control.loss - 1,
+            loss_rise=self.find_rise(quality),
             in_full=in_full,
         )
+
+    def find_rise(self, quality: Quality) -> float:
+        """Return how much worse a model is than the control (`measures.find_rise`)."""
+        return find_rise(self.source.task, quality, self.control)
 
 
 def prepare(source: Source, plan: LightenPlan, measure_bytes: MeasureBytes, *, progress: Progress) -> Bench:

@@ -1,0 +1,159 @@
+"""The record of a search: plain values for ``--json``, for ``light.json`` and for the page beside a release."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fedglm.autoglm.light.search.comparison import Row
+from fedglm.autoglm.light.search.costs import DECODE_FORMAT, PREFILL_FORMAT, measure_memory, open_model, time_phases
+from fedglm.autoglm.light.search.lightening import Lightened
+from fedglm.autoglm.light.search.measures import find_rise_error
+from fedglm.autoglm.light.search.packaging import dense_to_numpy, to_numpy
+from fedglm.autoglm.light.search.sources import DenseModel
+from fedglm.autoglm.light.search.trials import Trial
+
+RECORD: Final = "light.json"
+PAGE: Final = "light.html"
+_NOT_MEASURED: Final = ("power", "other devices than this one: fedglm validate RELEASE there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What was measured of a model in use on this machine.
+
+    Attributes:
+        decode_ms: Milliseconds a token, or a row for a classifier.
+        prefill_ms: Milliseconds for a prompt of 32 tokens.
+    """
+
+    decode_ms: float
+    prefill_ms: float
+
+
+def time_rows(dense: DenseModel, rows: Sequence[Row]) -> dict[str, Timing]:
+    """Time the models of the table, interleaved in this process by the runtime of a node.
+
+    Args:
+        dense: The dense model, whose row is the first.
+        rows: The table.
+    """
+    sessions = {rows[0].name: open_model(dense_to_numpy(dense.model, dense.task), prefill="fp32", decode="fp32")}
+    for row in rows:
+        if row.light is not None:
+            sessions[row.name] = open_model(to_numpy(row.light), prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
+    return {name: Timing(prefill_ms=times[0], decode_ms=times[1]) for name, times in time_phases(sessions).items()}
+
+
+def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin: str) -> dict[str, Any]:
+    """Collect what a search came to; None where something was not measured.
+
+    Args:
+        dense: The dense model.
+        result: What came of it.
+        seconds: Wall time of it all.
+        origin: Where the text comes from, in words.
+    """
+    timings = time_rows(dense, result.rows)
+    chosen = result.chosen
+    memory = None if result.folder is None else measure_memory(result.folder)
+    size = chosen and result.size
+    return {
+        "goals": result.plan.goals.describe(),
+        "tolerance": result.plan.goals.tolerance,
+        "met": chosen is not None,
+        "name": chosen.recipe.name if chosen else None,
+        "bytes": size.bytes if size else None,
+        "reference_bytes": result.reference_bytes,
+        "size_ratio": size.size_ratio if size else None,
+        "loss": chosen.quality.loss if chosen else None,
+        "control_loss": result.bench.control.loss,
+        "dense_loss": result.bench.dense.loss,
+        "loss_rise": chosen.loss_rise if chosen else None,
+        "metric": dense.task.metric,
+        "rise_error": find_rise_error(dense.task, result.bench.control),
+        "stages": _list_stages(chosen) if chosen else [],
+        "rows": [_describe_row(row, result, timings, memory) for row in result.rows],
+        "frontier": [_describe_trial(trial, result.reference_bytes) for trial in result.frontier],
+        "nearest": _describe_trial(result.nearest, result.reference_bytes) if result.nearest else None,
+        "left_out": [{"name": one.name, "excess": one.excess} for one in result.left_out],
+        "layers": [layer.model_dump() for layer in chosen.light.quantized.report.layers] if chosen else [],
+        "files": dict(size.files) if size else {},
+        "privacy": _describe_privacy(dense.summary),
+        "text": origin,
+        "seed": result.plan.seed,
+        "steps": result.plan.training.steps,
+        "seconds": seconds,
+        "interrupted": result.interrupted,
+        "device": f"{platform.machine()}, one thread",
+        "versions": dict(result.facts.versions) if result.facts else {},
+        "not_measured": list(_NOT_MEASURED),
+        "limits": list(result.facts.limits) if result.facts else [],
+    }
+
+
+def _list_stages(trial: Trial) -> list[str]:
+    recipe = trial.recipe
+    stages = ["adapt to the public text"]
+    if recipe.vocabulary is not None:
+        stages.append("cut the vocabulary")
+    if recipe.pruning is not None:
+        stages.append("prune")
+    if recipe.recovery is not None:
+        stages.append("recover by distillation")
+    if recipe.fold_norms:
+        stages.append("fold norms")
+    stages.append("quantize")
+    if recipe.quantization.qat is not None:
+        stages.append("train quantized, distilled from the dense model")
+    return [*stages, "pack", "verify"]
+
+
+def _describe_row(row: Row, result: Lightened, timings: Mapping[str, Timing], memory: int | None) -> dict[str, Any]:
+    quality, timing = row.quality, timings.get(row.name)
+    is_chosen = result.chosen is not None and row.light is result.chosen.light
+    size = result.size.bytes if is_chosen and result.size else row.bytes
+    return {
+        "name": row.name,
+        "bytes": size,
+        "size_ratio": result.reference_bytes / size,
+        "bits_per_weight": 8 * size / row.parameters,
+        "parameters": row.parameters,
+        "loss": quality.loss,
+        "deviation": quality.deviation,
+        "count": quality.count,
+        "metric_value": quality.metric,
+        "loss_rise": row.loss_rise,
+        "kl_mean": quality.kl_mean,
+        "kl_99": quality.kl_99,
+        "agreement": quality.agreement,
+        "unknown": quality.unknown,
+        "decode_ms": timing.decode_ms if timing else None,
+        "prefill_ms": timing.prefill_ms if timing else None,
+        "peak_bytes": memory if is_chosen else None,
+    }
+
+
+def _describe_trial(trial: Trial, reference_bytes: int) -> dict[str, Any]:
+    return {
+        "name": trial.recipe.name,
+        "bytes": trial.bytes,
+        "size_ratio": reference_bytes / trial.bytes,
+        "loss_rise": trial.loss_rise,
+        "in_full": trial.in_full,
+    }
+
+
+def _describe_privacy(summary: Mapping[str, Any]) -> str:
+    epsilon, delta = summary.get("epsilon"), summary.get("delta")
+    if isinstance(epsilon, int | float) and isinstance(delta, int | float):
+        return (
+            f"The run that trained the model spent epsilon {epsilon:.3g} at delta {delta:.3g}. Making it light used no "
+            "record of any site: it is post-processing and adds nothing to that."
+        )
+    return (
+        "The model was trained without differential privacy, or its run is unknown: nothing bounds what it reveals of "
+        "its training records. Making it light used none of them."
+    )
