@@ -8,8 +8,8 @@ the perplexity; calibration and training see public text alone (docstrings), a f
 "control" is the float model trained for as many steps on the same batches, without a teacher. Columns: rise of the
 perplexity against the released model, and against the control; share of positions whose likeliest token is the
 released model's; bits a weight in the layers when packed at a fixed width, and the entropy of their codes; share of
-zeros among them; size of all packed weights, the embedding's, norms and biases too, in kB and as a ratio to float32; CPU
-seconds.
+zeros among them; size of all packed weights, the embedding's, norms and biases too, in kB and as a ratio to float32;
+CPU seconds.
 """
 
 import argparse
@@ -172,7 +172,8 @@ class Table:
         codes = ""
         if result is not None:
             size = len(pack_weights(result.model.tensors))
-            codes = f"{describe(result.report.layers)} {size / 1000:6.1f} {4 * result.model.count_parameters() / size:5.1f}x"
+            ratio = 4 * result.model.count_parameters() / size
+            codes = f"{describe(result.report.layers)} {size / 1000:6.1f} {ratio:5.1f}x"
         print(
             f"{name:62} {math.expm1(loss - self.best.loss):+8.2%} {math.expm1(loss - self.control):+8.2%} "
             f"{agreement:6.1%} {codes:36} {seconds:4.0f} s",

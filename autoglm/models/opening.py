@@ -14,10 +14,9 @@ from fedglm.autoglm.errors import ModelError
 from fedglm.inference.inputs.model_inputs import open_inputs, open_task
 from fedglm.inference.inputs.task import TASK_FILE, TaskDescription
 from fedglm.inference.model import DEFAULT_CACHE_BYTES, LiteModel
+from fedglm.inference.release.manifest import MANIFEST
 from fedglm.run_folder.names import MODEL, SCENARIO
 
-MANIFEST_FILE: Final = "manifest.json"
-"""The file that makes a folder a light release."""
 CONFIG_FILE: Final = "config.json"
 """The file that makes a folder a model of transformers."""
 
@@ -54,9 +53,9 @@ def find_model(path: str | Path) -> ModelFolder:
     folder = given / MODEL if run else given
     if run and not folder.is_dir():
         raise ModelError(f"{run}: the run has no model yet; let it finish first")
-    is_light = (folder / MANIFEST_FILE).is_file()
+    is_light = (folder / MANIFEST).is_file()
     if not is_light and not (folder / CONFIG_FILE).is_file():
-        raise ModelError(f"{folder}: holds no model ({CONFIG_FILE} or {MANIFEST_FILE} is missing)")
+        raise ModelError(f"{folder}: holds no model ({CONFIG_FILE} or {MANIFEST} is missing)")
     if not (folder / TASK_FILE).is_file():
         raise ModelError(f"{folder}: holds no {TASK_FILE}; it is no model that fedglm released")
     return ModelFolder(folder, "light" if is_light else "transformers", run, open_task(folder))

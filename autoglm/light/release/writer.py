@@ -86,6 +86,39 @@ def write_light_release(
         InferenceError: The folder holds something else, or the model or a skeleton cannot be packed.
         StorageError: The folder cannot be written; an earlier release is unchanged.
     """
+    files = compose_files(
+        model,
+        skeletons=skeletons,
+        tokenizer=tokenizer,
+        facts=facts,
+        reference_parameters=reference_parameters,
+        signing_key=signing_key,
+    )
+    content = {name: blob for name, blob in files.items() if name not in (MANIFEST, SIGNATURE)}
+    read, _ = read_model(Manifest.from_bytes(files[MANIFEST]), content, DEFAULT_LIMITS)
+    if not same_tensors(read.tensors, model.tensors) or read.config != model.config or read.task != model.task:
+        raise ModelError("the light model is not read back as it was written: its configuration must be plain JSON")
+    write_folder(folder, files)
+    return ReleaseSize(
+        files={name: len(blob) for name, blob in files.items()}, reference_bytes=4 * reference_parameters
+    )
+
+
+def compose_files(
+    model: NumpyModel,
+    *,
+    skeletons: Mapping[str, bytes],
+    tokenizer: str | Path | None,
+    facts: Facts,
+    reference_parameters: int,
+    signing_key: Signer | None,
+) -> dict[str, bytes]:
+    """Return the files of a release by name; the arguments are those of `write_light_release`, which checks them too.
+
+    Raises:
+        ModelError: The tokenizer's folder holds none.
+        InferenceError: The model or a skeleton cannot be packed.
+    """
     packed, sizes = pack_skeletons(skeletons)
     files = {
         WEIGHTS: pack_weights(model.tensors),
@@ -117,14 +150,7 @@ def write_light_release(
         blob = manifest.to_bytes()
         signature = {} if signing_key is None else {SIGNATURE: sign_manifest(signing_key, blob)}
         total, before = sum(map(len, files.values())) + len(blob) + SIGNATURE_FILE_BYTES * len(signature), total
-    read, _ = read_model(Manifest.from_bytes(blob), files, DEFAULT_LIMITS)
-    if not same_tensors(read.tensors, model.tensors) or read.config != model.config or read.task != model.task:
-        raise ModelError("the light model is not read back as it was written: its configuration must be plain JSON")
-    whole = {**files, MANIFEST: blob, **signature}
-    write_folder(folder, whole)
-    return ReleaseSize(
-        files={name: len(content) for name, content in whole.items()}, reference_bytes=4 * reference_parameters
-    )
+    return {**files, MANIFEST: blob, **signature}
 
 
 def _describe(content: bytes) -> FileFact:

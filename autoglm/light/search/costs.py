@@ -20,10 +20,6 @@ from fedglm.inference.runtime.phased_session import open_session
 from fedglm.inference.runtime.session import Session
 from fedglm.inference.weights.model import NumpyModel
 
-PREFILL_FORMAT: Final[GraphFormat] = "int4"
-DECODE_FORMAT: Final[GraphFormat] = "int4"
-"""Formats of a release's graphs: the narrowest kernels, which decode fastest; one graph for both phases is smallest."""
-
 _PROMPT: Final = 32
 _TOKENS: Final = 24
 _REPEATS: Final = 5

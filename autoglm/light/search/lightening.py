@@ -7,22 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.release.writer import ReleaseSize
 from fedglm.autoglm.light.search.comparison import Row, compare
-from fedglm.autoglm.light.search.costs import (
-    DECODE_FORMAT,
-    PREFILL_FORMAT,
-    Costs,
-    find_excess,
-    measure_memory,
-    open_model,
-    time_phases,
-)
+from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory, open_model, time_phases
 from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.light.search.facts import describe_release
-from fedglm.autoglm.light.search.packaging import build_skeletons, dense_to_numpy, to_numpy, write_release
+from fedglm.autoglm.light.search.packaging import DECODE_FORMAT, PREFILL_FORMAT, Package, dense_to_numpy, to_numpy
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
 from fedglm.autoglm.light.search.plan import LightenPlan
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
@@ -30,7 +23,7 @@ from fedglm.autoglm.light.search.search import find_frontier, search
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Bench, Trial, prepare
 from fedglm.inference.release.manifest import Facts
-from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Signer
+from fedglm.inference.release.trust import Signer
 from fedglm.inference.runtime.session import Session
 
 _TRAININGS: Final = ("train", "recover", "adapt to the public text", "train the dense control")
@@ -99,6 +92,16 @@ def make_plan(
     return choose_candidates(source, draft, meter.measure_excess, vocabulary=vocabulary, progress=progress)
 
 
+def check_model(plan: LightenPlan, dense: DenseModel) -> None:
+    """Check that a plan is of a model.
+
+    Raises:
+        LightenError: It is of another.
+    """
+    if plan.model_sha256 != dense.sha256():
+        raise LightenError(f"the plan is of another model than {dense.folder}: make a new one with --plan")
+
+
 def lighten(
     dense: DenseModel,
     source: Source,
@@ -107,6 +110,7 @@ def lighten(
     *,
     signing_key: Signer | None,
     left_out: tuple[LeftOut, ...] = (),
+    compares: bool = True,
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> Lightened:
@@ -119,6 +123,7 @@ def lighten(
         out: Folder of the release.
         signing_key: Key that signs the release; None leaves it unsigned.
         left_out: Families that the planning left out, for the report.
+        compares: Whether to make what each means alone gives, too; without, the table has the chosen model alone.
         stopped: Asked between candidates whether to end the search with what there is.
         progress: Called as the work goes on.
 
@@ -127,19 +132,18 @@ def lighten(
         TrainingError: A loss or a weight is not finite.
         StorageError: The release cannot be written.
     """
-    if plan.model_sha256 != dense.sha256():
-        raise LightenError(f"the plan is of another model than {dense.folder}: make a new one with --plan")
+    check_model(plan, dense)
     report = _interrupting(progress or (lambda *_: None), stopped)
     meter = _Meter(dense, plan, source)
     bench = prepare(source, plan, meter.measure_bytes, progress=report)
     found = search(bench, meter.measure_excess, stopped=stopped, progress=report)
     best = found.ranked[0] if found.ranked else None
-    rows, alone = compare(bench, found.trials, best, stopped=stopped, progress=report)
+    rows, alone = compare(bench, found.trials, best, stopped=stopped if compares else lambda: True, progress=report)
     facts, size = None, None
     if best is not None:
         report("write the release", 0.0)
         facts = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=best, control=bench.control)
-        size = meter.write(best.light, out, facts, signing_key)
+        size = meter.package(best.light, facts).write(out, signing_key)
     return Lightened(
         plan=plan,
         bench=bench,
@@ -174,25 +178,17 @@ class _Meter:
         self.reference_bytes = 4 * dense.parameters
         self._draft = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=None, control=None)
         self._reference: Session | None = None
+        self._sizes = WeakKeyDictionary[LightModel, int]()
 
     def measure_bytes(self, light: LightModel) -> int:
         """Return the bytes of a light model's release, signed."""
-        with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
-            return self.write(light, Path(scratch) / "release", self._draft, None).bytes + SIGNATURE_FILE_BYTES
+        if light not in self._sizes:
+            self._sizes[light] = self.package(light, self._draft).measure()
+        return self._sizes[light]
 
-    def write(self, light: LightModel, folder: Path, facts: Facts, key: Signer | None) -> ReleaseSize:
-        """Write the release of a light model."""
-        model = to_numpy(light)
-        skeletons = build_skeletons(model, prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
-        return write_release(
-            folder,
-            light,
-            model,
-            skeletons,
-            facts=facts,
-            reference_parameters=self._dense.parameters,
-            signing_key=key,
-        )
+    def package(self, light: LightModel, facts: Facts) -> Package:
+        """Return a light model with all that its release holds."""
+        return Package(light=light, facts=facts, reference_parameters=self._dense.parameters)
 
     def measure_excess(self, light: LightModel) -> float:
         """Return how far a light model's costs are above the goals, as a share of them; at most 0 meets all."""
@@ -201,12 +197,12 @@ class _Meter:
             session = open_model(to_numpy(light), prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
             times = time_phases({"dense": self._open_reference(), "light": session})
             reference_ms, decode_ms = times["dense"][1], times["light"][1]
-        with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
-            folder = Path(scratch) / "release"
-            size = self.write(light, folder, self._draft, None).bytes + SIGNATURE_FILE_BYTES
-            if goals.max_memory_bytes is not None:
+        if goals.max_memory_bytes is not None:
+            with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
+                folder = Path(scratch) / "release"
+                self.package(light, self._draft).write(folder, None)
                 memory = measure_memory(folder)
-        costs = Costs(bytes=size, decode_ms=decode_ms, memory_bytes=memory)
+        costs = Costs(bytes=self.measure_bytes(light), decode_ms=decode_ms, memory_bytes=memory)
         return find_excess(goals, costs, reference_bytes=self.reference_bytes, reference_ms=reference_ms)
 
     def _open_reference(self) -> Session:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,14 +15,18 @@ from transformers import PreTrainedModel
 from fedglm.autoglm.data.tokenizer import is_byte_tokenizer
 from fedglm.autoglm.light.graph.formats import GraphFormat, choose_formats
 from fedglm.autoglm.light.graph.model import build_skeleton
-from fedglm.autoglm.light.release.writer import ReleaseSize, write_light_release
+from fedglm.autoglm.light.release.writer import ReleaseSize, compose_files, write_light_release
 from fedglm.autoglm.light.search.pipeline import LightModel
 from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.tasks.text import TextTask
 from fedglm.inference.release.manifest import Facts
-from fedglm.inference.release.trust import Signer
+from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Signer
 from fedglm.inference.runtime.phased_session import DECODE, PREFILL
 from fedglm.inference.weights.model import NumpyModel
+
+PREFILL_FORMAT: Final[GraphFormat] = "int4"
+DECODE_FORMAT: Final[GraphFormat] = "int4"
+"""Formats of a release's graphs: the narrowest kernels, which decode fastest; one graph for both phases is smallest."""
 
 _CONFIG_KEYS: Final = (
     *("architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
@@ -56,42 +62,47 @@ def build_skeletons(model: NumpyModel, *, prefill: GraphFormat, decode: GraphFor
     return graphs
 
 
-def write_release(
-    folder: Path,
-    light: LightModel,
-    model: NumpyModel,
-    skeletons: Mapping[str, bytes],
-    *,
-    facts: Facts,
-    reference_parameters: int,
-    signing_key: Signer | None,
-) -> ReleaseSize:
-    """Write the release of a light model.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Package:
+    """A light model with all that its release holds.
 
-    Args:
-        folder: Its folder.
-        light: The light model, for its tokenizer.
-        model: The same as `to_numpy` returned it.
-        skeletons: Its graphs.
+    Attributes:
+        light: The light model.
         facts: What is known of it.
         reference_parameters: Number of parameters of the dense model, a tied output layer counted once.
-        signing_key: Key that signs it; None leaves it unsigned.
-
-    Raises:
-        ModelError, InferenceError: As `write_light_release`.
-        StorageError: The folder cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="fedglm-tokenizer-") as scratch:
-        tokenizer = _save_tokenizer(light, Path(scratch))
-        return write_light_release(
-            folder,
-            model,
-            skeletons=skeletons,
-            tokenizer=tokenizer,
-            facts=facts,
-            reference_parameters=reference_parameters,
-            signing_key=signing_key,
-        )
+
+    light: LightModel
+    facts: Facts
+    reference_parameters: int
+
+    def write(self, folder: Path, signing_key: Signer | None) -> ReleaseSize:
+        """Write the release, unsigned without a key.
+
+        Raises:
+            ModelError, InferenceError: As `write_light_release`.
+            StorageError: The folder cannot be written.
+        """
+        with self._arguments() as arguments:
+            return write_light_release(folder, **arguments, signing_key=signing_key)
+
+    def measure(self) -> int:
+        """Return the bytes of the release when signed, without writing it."""
+        with self._arguments() as arguments:
+            files = compose_files(**arguments, signing_key=None)
+        return sum(map(len, files.values())) + SIGNATURE_FILE_BYTES
+
+    @contextmanager
+    def _arguments(self) -> Iterator[dict[str, Any]]:
+        model = to_numpy(self.light)
+        with tempfile.TemporaryDirectory(prefix="fedglm-tokenizer-") as scratch:
+            yield {
+                "model": model,
+                "skeletons": build_skeletons(model, prefill=PREFILL_FORMAT, decode=DECODE_FORMAT),
+                "tokenizer": _save_tokenizer(self.light, Path(scratch)),
+                "facts": self.facts,
+                "reference_parameters": self.reference_parameters,
+            }
 
 
 def _save_tokenizer(light: LightModel, folder: Path) -> Path | None:

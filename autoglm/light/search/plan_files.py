@@ -47,17 +47,16 @@ def to_text(settings: BaseModel, suffix: str = ".toml") -> str:
         suffix: ``.toml``, ``.json``, ``.yaml`` or ``.yml``.
 
     Raises:
-        LightenError: The suffix is another, or the settings hold what the format cannot (an override by None).
+        LightenError: The suffix is another, or the settings hold what TOML cannot (an override by None).
     """
     if suffix not in _WRITERS:
         raise LightenError(
             f"a plan is written as {', '.join(_WRITERS)}, by the file's name, not as {suffix or 'nothing'!r}"
         )
-    text = _WRITERS[suffix](settings.model_dump(mode="json", exclude_none=True))
-    if type(settings).model_validate(_READERS[suffix](text)) != settings:
-        raise LightenError(
-            "the settings cannot be written out without loss: an override by nothing has no form in a file"
-        )
+    try:
+        text = _WRITERS[suffix](settings.model_dump(mode="json", exclude_none=True))
+    except TypeError as exc:
+        raise LightenError(f"{suffix} has no form for an override by nothing: write it as .json or .yaml") from exc
     return text
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fedglm.autoglm.light.search.comparison import Row
-from fedglm.autoglm.light.search.costs import DECODE_FORMAT, PREFILL_FORMAT, measure_memory, open_model, time_phases
+from fedglm.autoglm.light.search.costs import measure_memory, open_model, time_phases
 from fedglm.autoglm.light.search.lightening import Lightened
 from fedglm.autoglm.light.search.measures import find_rise_error
-from fedglm.autoglm.light.search.packaging import dense_to_numpy, to_numpy
+from fedglm.autoglm.light.search.packaging import DECODE_FORMAT, PREFILL_FORMAT, dense_to_numpy, to_numpy
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Trial
 

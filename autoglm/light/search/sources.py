@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.data.sources import is_path
 from fedglm.autoglm.light.public_text import AUTO, load_public_text
 from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.light.search.pipeline import Source
@@ -27,6 +28,9 @@ from fedglm.autoglm.tasks.task import Task
 from fedglm.core.untrusted_files import read_regular
 from fedglm.core.validation_errors import explain
 from fedglm.run_folder.names import SCENARIO, SUMMARY
+
+NO_RUN = "none"
+"""Source in the data settings of a model without a run, which says nothing of its sites' records."""
 
 _MAX_BYTES = 1 << 24
 
@@ -104,7 +108,9 @@ def load_source(dense: DenseModel, text: TextSettings, *, data: DataSettings | N
                 f"{dense.folder} is of no run, so nothing says what text is public: name a file with --text, or let "
                 "the model make text with --text model"
             )
-        settings = DataSettings(source=text.source)
+        settings = DataSettings(source=NO_RUN)
+    if dense.task.reads_labels and settings.label_field is None and is_path(text.source):
+        raise LightenError(f"{text.source}: name the field that holds the class with --label-field")
     public = load_public_text(
         text.source,
         settings,

@@ -1,0 +1,184 @@
+"""`fedglm lighten` from outside, on a small language model and a file of public text."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from saved_models import save_model
+
+from fedglm.autoglm.light.pruning.surgery import read_shape
+from fedglm.autoglm.light.search.families import make_recipe
+from fedglm.autoglm.light.search.goals import Goals
+from fedglm.autoglm.light.search.plan import LightenPlan, TextSettings, train_for
+from fedglm.autoglm.light.search.plan_files import write_settings
+from fedglm.autoglm.light.search.sources import load_dense
+from fedglm.inference.model import LiteModel
+from fedglm.inference.release.reader import open_release
+from fedglm.inference.release.trust import Trust
+from fedglm.privacy.keys.signing import SigningKey
+
+TEXT = "the patient was seen in the clinic and felt well after a week of rest with no fever or cough"
+WORDS = TEXT.split()
+KEYS = ("bytes", "reference_bytes", "size_ratio", "loss", "control_loss", "loss_rise", "stages")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model("language", tmp_path_factory.mktemp("models") / "language")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "public.jsonl"
+    lines = [" ".join(WORDS[(row * 7 + at * (row % 5 + 1)) % len(WORDS)] for at in range(12)) for row in range(60)]
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(text):
+    return ("--text", text, "--steps", "6")
+
+
+def write_plan(model, text, path, *, size, tolerance):
+    """A plan of one candidate, INT4 without a cut, whose training takes a few seconds."""
+    dense = load_dense(model)
+    training = train_for(4)
+    plan = LightenPlan(
+        model_sha256=dense.sha256(),
+        goals=Goals(size_ratio=size, tolerance=tolerance),
+        text=TextSettings(source=str(text)),
+        training=training,
+        candidates=(make_recipe("int4", training, shape=read_shape(dense.model)),),
+    )
+    write_settings(plan, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(fedglm, model, text, tmp_path_factory):
+    """A release, with the key that signed it and what the command said."""
+    folder = tmp_path_factory.mktemp("light")
+    key = SigningKey.create(folder / "key.pem")
+    plan = write_plan(model, text, folder / "plan.toml", size=5, tolerance=10)
+    run = fedglm(
+        *("lighten", model, "--config", plan, "--out", folder / "light", "--no-comparison"),
+        *("--signing-key", folder / "key.pem", "--json"),
+    )
+    assert run.code == 0, run.err
+    return folder, key, run.json
+
+
+def test_json_has_the_figures(made):
+    _, _, record = made
+    assert all(record[key] is not None for key in KEYS)
+    assert record["size_ratio"] == pytest.approx(record["reference_bytes"] / record["bytes"])
+    assert record["size_ratio"] >= 5
+    assert record["loss_rise"] == pytest.approx(record["loss"] / record["control_loss"] - 1)
+
+
+def test_every_byte_of_the_folder_counts(made):
+    folder, _, record = made
+    sizes = {path.name: path.stat().st_size for path in (folder / "light").iterdir()}
+    assert sizes == record["files"]
+    assert sum(sizes.values()) == record["bytes"]
+
+
+def test_the_release_is_signed_and_runs(made):
+    folder, key, _ = made
+    release = open_release(folder / "light", trust=Trust.in_keys([key.public]))
+    assert release.verified
+    used = LiteModel.from_pretrained(folder / "light", keys=[key.public.hex])
+    assert isinstance(used.generate("the patient", max_length=20), str)
+
+
+@pytest.mark.slow
+def test_a_search_compares_with_each_means_alone_and_repeats(fedglm, model, options, tmp_path):
+    key = tmp_path / "key.pem"
+    SigningKey.create(key)
+    common = ("lighten", model, "--signing-key", key)
+    searched = ("--target", "size=6x", "--tolerance", "1000%", *options)
+    assert fedglm(*common, *searched, "--plan", tmp_path / "plan.yaml").code == 0
+    record = fedglm(*common, *searched, "--out", tmp_path / "first", "--json").json
+    names = [row["name"] for row in record["rows"]]
+    assert names[:5] == ["dense", "control, trained as long", "int8", "int4", "ternary"]
+    assert names[-1].startswith("chosen")
+    assert fedglm(*common, "--config", tmp_path / "plan.yaml", "--out", tmp_path / "again").code == 0
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["size=60x", "size=8x"])
+def test_past_the_goals_the_frontier_is_printed(fedglm, model, options, target, tmp_path):
+    """60x is beyond any cut; at 8x the loss of so short a training is beyond the tolerance."""
+    done = fedglm("lighten", model, "--target", target, "--tolerance", "0%", "--out", tmp_path / "light", *options)
+    assert done.code == 1
+    assert "Nothing is released" in done.out
+    assert "the frontier" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_past_the_tolerance_nothing_is_written(fedglm, model, text, tmp_path):
+    plan = write_plan(model, text, tmp_path / "plan.json", size=60, tolerance=0.001)
+    done = fedglm("lighten", model, "--config", plan, "--out", tmp_path / "light", "--no-comparison")
+    assert done.code == 1
+    assert "Nothing is released" in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_plan_of_another_model_is_refused(fedglm, made, tmp_path):
+    folder, _, _ = made
+    other = save_model("texts", tmp_path / "texts")
+    done = fedglm(
+        *("lighten", other, "--config", folder / "plan.toml", "--out", tmp_path / "light"),
+        *("--text-field", "text", "--label-field", "text"),
+    )
+    assert (done.code, "another model" in done.err) == (2, True)
+    assert not (tmp_path / "light").exists()
+
+
+def test_a_classifier_needs_the_field_of_its_class(fedglm, text, tmp_path):
+    other = save_model("texts", tmp_path / "texts")
+    done = fedglm("lighten", other, "--target", "size=4x", "--text", text)
+    assert (done.code, "--label-field" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--target size=20x"),
+        (("--target", "size=twenty"), "size=20x"),
+        (("--target", "size=2x"), "name a file with --text"),
+        (("--target", "size=2x", "--text", "gone.jsonl"), "gone.jsonl"),
+        (("--target", "size=2x", "--config", "plan.toml"), "--config runs a plan as it is"),
+        (("--config", "gone.toml"), "gone.toml"),
+    ],
+)
+def test_mistakes_are_one_line(fedglm, model, arguments, says, tmp_path):
+    done = fedglm("lighten", model, "--out", tmp_path / "light", *arguments)
+    assert done.code == 2
+    assert says in done.err
+    assert done.err.count("fedglm: ") == 1
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_an_interrupt_keeps_the_best_so_far(model, text, tmp_path):
+    """Ctrl-C in the control's training ends it; what can be made with what there is is made, and said."""
+    command = [sys.executable, "-m", "fedglm.cli.main", "lighten", str(model), "--text", str(text)]
+    command += ["--target", "size=6x", "--tolerance", "1000%", "--steps", "100000", "--out", str(tmp_path / "light")]
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        for line in process.stderr:
+            if "adapt to the public text" in line:
+                time.sleep(2)
+                process.send_signal(signal.SIGINT)
+                break
+        out, _ = process.communicate(timeout=200)
+    assert process.returncode in (0, 1), out
+    assert "stopped early" in out
