@@ -53,7 +53,7 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
     }
 )
 """Extra that each command needs. Of the others, `generate` and `predict` need what their model does (`cli/models.py`),
-and the rest runs on the base install."""
+`validate` of a release needs `edge` and of a fleet's files nothing, and the rest runs on the base install."""
 
 
 class MissingExtra(click.ClickException):

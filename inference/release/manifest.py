@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
 from fedglm.core.validation_errors import explain
 from fedglm.inference.errors import InferenceError
+from fedglm.inference.release.golden import MAX_CHARACTERS, unpack_golden
 
 SCHEMA: Final = "fedglm-light/1"
 MANIFEST: Final = "manifest.json"
@@ -49,6 +50,11 @@ def _check_toml(text: str) -> str:
         tomllib.loads(text)
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"the settings are not TOML ({exc})") from exc
+    return text
+
+
+def _check_golden(text: str) -> str:
+    unpack_golden(text)  # an InferenceError is a ValueError too
     return text
 
 
@@ -152,6 +158,7 @@ class Manifest(BaseModel):
         files: All files but the manifest and its signature, by name.
         skeletons: Bytes of each graph's skeleton, unpacked, in the order of `SKELETONS`.
         facts: What is known of the model.
+        golden: What the model says to a few prompts, by `pack_golden`; empty for a release that has none.
     """
 
     model_config = _STRICT
@@ -162,6 +169,7 @@ class Manifest(BaseModel):
     files: dict[Literal[FILES], FileFact]  # type: ignore[valid-type]  # checkers want the names spelled again
     skeletons: dict[Annotated[str, Field(pattern="^[a-z]{1,20}$")], Count] = Field(max_length=10)
     facts: Facts
+    golden: Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_check_golden)] = ""
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the file, which are what is signed."""

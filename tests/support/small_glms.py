@@ -48,8 +48,9 @@ def random_glm(config, kind=GlmForCausalLM, seed=0):
     return model
 
 
-def random_classifier(seed=0):
-    return random_glm(small_config(num_labels=3, tie_word_embeddings=False), GlmForSequenceClassification, seed)
+def random_classifier(seed=0, **changes):
+    config = small_config(num_labels=3, tie_word_embeddings=False, **changes)
+    return random_glm(config, GlmForSequenceClassification, seed)
 
 
 def uneven_glm(seed=0):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.light.release.card import write_card
 from fedglm.core.canonical_json import canonical_json
 from fedglm.inference.release.folder import write_folder
+from fedglm.inference.release.golden import GoldenAnswer, pack_golden
 from fedglm.inference.release.manifest import (
     CARD,
     CONFIG,
@@ -69,6 +70,7 @@ def write_light_release(
     facts: Facts,
     reference_parameters: int,
     signing_key: Signer | None,
+    golden: Sequence[GoldenAnswer] = (),
 ) -> ReleaseSize:
     """Write a light release; what is there already is replaced if it is one.
 
@@ -80,6 +82,7 @@ def write_light_release(
         facts: What is known of the model.
         reference_parameters: Number of parameters of the model that was made light, a tied output layer counted once.
         signing_key: Key of the server; None for a release that only its own maker opens.
+        golden: What the model says to a few prompts of public text, by which a node checks what it runs.
 
     Raises:
         ModelError: The tokenizer's folder holds none, or the model cannot be written without loss.
@@ -93,6 +96,7 @@ def write_light_release(
         facts=facts,
         reference_parameters=reference_parameters,
         signing_key=signing_key,
+        golden=golden,
     )
     content = {name: blob for name, blob in files.items() if name not in (MANIFEST, SIGNATURE)}
     read, _ = read_model(Manifest.from_bytes(files[MANIFEST]), content, DEFAULT_LIMITS)
@@ -112,6 +116,7 @@ def compose_files(
     facts: Facts,
     reference_parameters: int,
     signing_key: Signer | None,
+    golden: Sequence[GoldenAnswer] = (),
 ) -> dict[str, bytes]:
     """Return the files of a release by name; the arguments are those of `write_light_release`, which checks them too.
 
@@ -128,6 +133,7 @@ def compose_files(
         **({} if tokenizer is None else _read_tokenizer(Path(tokenizer))),
     }
     parameters = model.count_parameters()
+    answers = pack_golden(golden, model.config["vocab_size"]) if golden else ""
     total, before = 0, -1
     for _ in range(_ROUNDS):  # the card states the size of all files, its own included
         if total == before:
@@ -146,6 +152,7 @@ def compose_files(
             files={name: _describe(files[name]) for name in FILES if name in files},
             skeletons=sizes,
             facts=facts,
+            golden=answers,
         )
         blob = manifest.to_bytes()
         signature = {} if signing_key is None else {SIGNATURE: sign_manifest(signing_key, blob)}

@@ -96,12 +96,13 @@ def _time_once(session: Session) -> tuple[float, float]:
 
 
 _USE = """
-import resource, sys
+import sys
 import numpy as np
 from pathlib import Path
 from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
 from fedglm.inference.runtime.phased_session import open_session
+from fedglm.inference.validation.measured_process import read_peak
 
 release = open_release(Path(sys.argv[1]), trust=Trust.unverified())
 session = open_session(release.skeletons, release.model.tensors, release.model.config)
@@ -109,7 +110,7 @@ length = min(64, session.max_length // 2)
 logits, cache = session.run(np.arange(length, dtype=np.int64)[None] % session.vocab_size)
 for _ in range(min(16, session.max_length - length) if session.outputs == session.vocab_size else 0):
     logits, cache = session.run(logits[:, -1].argmax(-1)[:, None].astype(np.int64), cache)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+print(read_peak() or sys.exit("the kernel does not tell a process's peak memory"))
 """
 
 

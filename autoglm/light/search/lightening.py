@@ -15,7 +15,14 @@ from fedglm.autoglm.light.search.comparison import Row, compare
 from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory, open_model, time_phases
 from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.light.search.facts import describe_release
-from fedglm.autoglm.light.search.packaging import DECODE_FORMAT, PREFILL_FORMAT, Package, dense_to_numpy, to_numpy
+from fedglm.autoglm.light.search.packaging import (
+    DECODE_FORMAT,
+    PREFILL_FORMAT,
+    Package,
+    choose_prompts,
+    dense_to_numpy,
+    to_numpy,
+)
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
 from fedglm.autoglm.light.search.plan import LightenPlan
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
@@ -174,7 +181,7 @@ class _Meter:
     """Measures what light models cost, against a plan's goals."""
 
     def __init__(self, dense: DenseModel, plan: LightenPlan, source: Source) -> None:
-        self._dense, self._goals = dense, plan.goals
+        self._dense, self._goals, self._source = dense, plan.goals, source
         self.reference_bytes = 4 * dense.parameters
         self._draft = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=None, control=None)
         self._reference: Session | None = None
@@ -188,7 +195,12 @@ class _Meter:
 
     def package(self, light: LightModel, facts: Facts) -> Package:
         """Return a light model with all that its release holds."""
-        return Package(light=light, facts=facts, reference_parameters=self._dense.parameters)
+        return Package(
+            light=light,
+            facts=facts,
+            reference_parameters=self._dense.parameters,
+            prompts=choose_prompts(light, self._source),
+        )
 
     def measure_excess(self, light: LightModel) -> float:
         """Return how far a light model's costs are above the goals, as a share of them; at most 0 meets all."""

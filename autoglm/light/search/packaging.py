@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from fedglm.autoglm.data.tokenizer import is_byte_tokenizer
 from fedglm.autoglm.light.graph.formats import GraphFormat, choose_formats
 from fedglm.autoglm.light.graph.model import build_skeleton
 from fedglm.autoglm.light.release.writer import ReleaseSize, compose_files, write_light_release
-from fedglm.autoglm.light.search.pipeline import LightModel
+from fedglm.autoglm.light.search.pipeline import LightModel, Source
+from fedglm.autoglm.light.search.tokens import map_tokens
 from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.tasks.text import TextTask
+from fedglm.inference.release.golden import GoldenAnswer
 from fedglm.inference.release.manifest import Facts
 from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Signer
-from fedglm.inference.runtime.phased_session import DECODE, PREFILL
+from fedglm.inference.runtime.architecture import read_architecture
+from fedglm.inference.runtime.filled_graph import EXACT_ACTIVATIONS
+from fedglm.inference.runtime.phased_session import DECODE, PREFILL, open_session
+from fedglm.inference.validation.answers import blank_answers, make_answers
 from fedglm.inference.weights.model import NumpyModel
 
 PREFILL_FORMAT: Final[GraphFormat] = "int4"
@@ -35,6 +41,8 @@ _CONFIG_KEYS: Final = (
     *("bos_token_id", "eos_token_id", "hidden_act", "fedglm_layers"),
 )
 """What determines a GLM; the rest of a configuration of transformers concerns training, or is a default."""
+
+_PROMPTS: Final = 3  # of the golden answers
 
 
 def to_numpy(light: LightModel) -> NumpyModel:
@@ -62,6 +70,14 @@ def build_skeletons(model: NumpyModel, *, prefill: GraphFormat, decode: GraphFor
     return graphs
 
 
+def choose_prompts(light: LightModel, source: Source) -> list[list[int]]:
+    """Return the prompts of a release's golden answers: the beginnings of some public sequences, in its tokens."""
+    few = source.text.held_out.select(np.arange(min(_PROMPTS, len(source.text.held_out))))
+    mapped = map_tokens(few, source.task, light.vocabulary)
+    rows = zip(mapped.input_ids.tolist(), mapped.lengths.tolist(), strict=True)
+    return [ids[:length] for ids, length in rows if length]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Package:
     """A light model with all that its release holds.
@@ -70,11 +86,13 @@ class Package:
         light: The light model.
         facts: What is known of it.
         reference_parameters: Number of parameters of the dense model, a tied output layer counted once.
+        prompts: Ids of the public prompts that its golden answers are to.
     """
 
     light: LightModel
     facts: Facts
     reference_parameters: int
+    prompts: Sequence[Sequence[int]]
 
     def write(self, folder: Path, signing_key: Signer | None) -> ReleaseSize:
         """Write the release, unsigned without a key.
@@ -83,26 +101,40 @@ class Package:
             ModelError, InferenceError: As `write_light_release`.
             StorageError: The folder cannot be written.
         """
-        with self._arguments() as arguments:
+        with self._arguments(answered=True) as arguments:
             return write_light_release(folder, **arguments, signing_key=signing_key)
 
     def measure(self) -> int:
-        """Return the bytes of the release when signed, without writing it."""
-        with self._arguments() as arguments:
+        """Return the bytes of the release when signed, without writing it or asking the model."""
+        with self._arguments(answered=False) as arguments:
             files = compose_files(**arguments, signing_key=None)
         return sum(map(len, files.values())) + SIGNATURE_FILE_BYTES
 
     @contextmanager
-    def _arguments(self) -> Iterator[dict[str, Any]]:
+    def _arguments(self, *, answered: bool) -> Iterator[dict[str, Any]]:
         model = to_numpy(self.light)
+        skeletons = build_skeletons(model, prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
+        if answered:
+            golden = answer_prompts(model, skeletons, self.prompts)
+        else:
+            golden = blank_answers(read_architecture(model.config), self.prompts)
         with tempfile.TemporaryDirectory(prefix="fedglm-tokenizer-") as scratch:
             yield {
                 "model": model,
-                "skeletons": build_skeletons(model, prefill=PREFILL_FORMAT, decode=DECODE_FORMAT),
+                "skeletons": skeletons,
                 "tokenizer": _save_tokenizer(self.light, Path(scratch)),
                 "facts": self.facts,
                 "reference_parameters": self.reference_parameters,
+                "golden": golden,
             }
+
+
+def answer_prompts(
+    model: NumpyModel, skeletons: Mapping[str, bytes], prompts: Sequence[Sequence[int]]
+) -> tuple[GoldenAnswer, ...]:
+    """Have a light model answer prompts, by the runtime and in the precision of a node that asks it again."""
+    session = open_session(skeletons, model.tensors, model.config, accuracy_level=EXACT_ACTIVATIONS)
+    return make_answers(session, read_architecture(model.config), prompts)
 
 
 def _save_tokenizer(light: LightModel, folder: Path) -> Path | None:

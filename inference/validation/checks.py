@@ -1,0 +1,115 @@
+"""Checks of what a device computes: with exact activations against the release's golden answers, then as it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedglm.inference.release.golden import GoldenAnswer, choose_outputs
+from fedglm.inference.release.reader import LightRelease
+from fedglm.inference.runtime.architecture import read_architecture
+from fedglm.inference.runtime.filled_graph import EXACT_ACTIVATIONS, INTEGER_ACTIVATIONS
+from fedglm.inference.runtime.phased_session import open_session
+from fedglm.inference.validation.answers import read_answer
+from fedglm.inference.validation.tolerance import TIE, exact_tolerance, logit_scale, rounding_tolerance
+
+Logits = npt.NDArray[np.float32]
+
+
+class Check(BaseModel):
+    """A check.
+
+    Attributes:
+        name: What is checked.
+        passed: Whether it holds; None where it could not be made.
+        detail: What was found, in a line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(max_length=40)
+    passed: bool | None
+    detail: str = Field(max_length=400)
+
+
+def check_answers(release: LightRelease, golden: Sequence[GoldenAnswer], *, threads: int) -> tuple[Check, ...]:
+    """Check a release's golden answers on this device.
+
+    The logits are asked for with exact activations, where they must be those of the release but for the roundings of
+    float32: another weight or another graph shows. Then as the model is used, with activations in INT8, where they must
+    be the exact ones but for that rounding: a kernel that is wrong on this processor shows. A token that leads by too
+    little to be told from a tie may be another.
+
+    Args:
+        release: The release.
+        golden: Its answers, at least one.
+        threads: Number of threads of a run.
+
+    Raises:
+        InferenceError: The graph cannot be used, or an answer does not fit the model.
+    """
+    tensors, config = release.model.tensors, release.model.config
+    architecture = read_architecture(config)
+    seen = dict[int, list[Logits]]()
+    for level in (EXACT_ACTIVATIONS, INTEGER_ACTIVATIONS):  # one session at a time, for the memory
+        session = open_session(release.skeletons, tensors, config, threads=threads, accuracy_level=level)
+        seen[level] = [read_answer(session, answer) for answer in golden]
+    exact, fast = (np.concatenate(rows) for rows in seen.values())
+    scale = logit_scale(tensors, architecture, exact)
+    length = max(len(answer.prompt) + len(answer.tokens) for answer in golden)
+    allowed = exact_tolerance(architecture, length) * max(scale, float(np.abs(exact).max()))
+    rounding = rounding_tolerance(release.skeletons.values()) * scale
+    firsts = [rows[0] for rows in seen[EXACT_ACTIVATIONS]]
+    # Where there are no tokens, a classifier's own greatest output stands for them.
+    named = [token for answer in golden for token in (answer.tokens or (int(np.argmax(answer.logits)),))]
+    whole = [bool(answer.tokens) or len(answer.units) == architecture.outputs for answer in golden]
+    checks = [_check_golden(firsts, golden, allowed)]
+    if all(whole):
+        checks.append(_check_tokens("exact tokens", exact, named, exact, 2 * allowed))
+    checks.append(_check_rounding(fast, exact, max(rounding, allowed)))
+    if all(whole):
+        checks.append(_check_tokens("fast tokens", fast, named, exact, max(TIE * rounding, 2 * allowed)))
+    return tuple(checks)
+
+
+def _check_golden(firsts: Sequence[Logits], golden: Sequence[GoldenAnswer], allowed: float) -> Check:
+    """Check the logits after each prompt, (outputs,) each, against those of the release."""
+    worst, bound = 0.0, allowed
+    for row, answer in zip(firsts, golden, strict=True):
+        found = row[choose_outputs(len(row), len(answer.units))]
+        off, within = float(np.abs(found - answer.logits).max()), allowed + answer.unit / 2
+        if not off * bound <= worst * within:  # the greatest share of what is allowed, NaN included
+            worst, bound = off, within
+    return Check(
+        name="exact logits",
+        passed=worst <= bound,
+        detail=f"off by {worst:.2g} at most, {bound:.2g} allowed ({sum(len(one.units) for one in golden)} logits)",
+    )
+
+
+def _check_rounding(fast: Logits, exact: Logits, allowed: float) -> Check:
+    """Check the logits of rounded activations against the exact ones, by the root mean square of their difference."""
+    off = float(np.sqrt(np.mean(np.square(fast - exact, dtype=np.float64))))
+    return Check(
+        name="fast logits",
+        passed=off <= allowed,
+        detail=f"off by {off:.2g} (root mean square), {allowed:.2g} allowed ({exact.size} logits)",
+    )
+
+
+def _check_tokens(name: str, logits: Logits, named: Sequence[int], exact: Logits, tie: float) -> Check:
+    """Check that the likeliest outputs are those named, but where the exact logits are nearer than `tie`."""
+    rows = np.arange(len(named))
+    found = logits.argmax(axis=1)
+    lead = exact[rows, named] - exact[rows, found]
+    same, near = found == named, np.abs(lead) <= tie
+    wrong = int(np.count_nonzero(~(same | near)))
+    ties = int(np.count_nonzero(~same & near))
+    return Check(
+        name=name,
+        passed=wrong == 0,
+        detail=f"{int(np.count_nonzero(same))} of {len(named)} equal, {ties} nearly tied, {wrong} wrong",
+    )
