@@ -59,9 +59,10 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
     timings = time_rows(dense, result.rows)
     chosen = result.chosen
     memory = None if result.folder is None else measure_memory(result.folder)
-    size = chosen and result.size
+    size, allowed = chosen and result.size, result.plan.goals.bytes_allowed(result.reference_bytes)
     return {
         "goals": result.plan.goals.describe(),
+        "goal_ratio": result.reference_bytes / allowed if allowed else None,
         "tolerance": result.plan.goals.tolerance,
         "met": chosen is not None,
         "name": chosen.recipe.name if chosen else None,
