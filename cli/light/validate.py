@@ -46,7 +46,7 @@ def validate(
 ) -> None:
     """Validate a light release on this device: who signed it, answers, times, memory.
 
-    [bold]fedglm validate RELEASE --key SERVER_KEY --sign-with site.key[/bold]
+    [bold]fedglm validate RELEASE --key SERVER_KEY --sign-with custody/site.key[/bold]
     [bold]fedglm validate --fleet */validation.json --key berlin.pub --key rome.pub[/bold]
 
     It needs no torch and no network. Exit code 0 says that no check fails, 1

@@ -38,7 +38,7 @@ def validate_release(folder: str | Path, *, trust: Trust, threads: int = 1) -> V
     Raises:
         InferenceError: There is no release in the folder.
     """
-    path = Path(folder)
+    path = Path(folder).absolute()  # a whole path, so that errors can be told without it
     try:
         blob = read_regular(path / MANIFEST, MAX_MANIFEST_BYTES)
     except FileNotFoundError as exc:

@@ -1,7 +1,9 @@
 """A release is validated where it is used: what was changed is not run, what computes wrongly is found."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,10 +34,17 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr(module, "measure_use", lambda *_, **__: USE)
 
 
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release") / "light"
+    write_checked(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    write_checked(tmp_path / "light")
-    return tmp_path / "light"
+def folder(release, tmp_path):
+    """A copy of the release, to be changed."""
+    return Path(shutil.copytree(release, tmp_path / "light"))
 
 
 def results(validation):
@@ -136,6 +145,31 @@ def test_a_kernel_that_computes_wrongly_is_found(share, folder, monkeypatch):
     assert made["exact logits"] is True
     assert made["fast logits"] is False
     assert made["fast tokens"] is (share < 1)
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_kernel_that_gives_no_numbers_is_found(folder, monkeypatch):
+    """Also where its later answers are numbers."""
+
+    class Broken(Degraded):
+        def run(self, ids, cache=None):
+            logits, cache = super().run(ids, cache)
+            self._share, share = 0.0, self._share
+            return logits * np.float32(np.nan) if share else logits, cache
+
+    monkeypatch.setattr(
+        "fedglm.inference.validation.checks.open_session",
+        lambda *args, **options: Broken(open_session(*args, **options), 1),
+    )
+    made = results(validate_release(folder, trust=trust()))
+    assert {name for name, passed in made.items() if not passed} == set(CHECKS[1:])
+
+
+def test_a_relative_folder_leaves_the_reason_readable(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "README.md").unlink()
+    made = validate_release(".", trust=trust())
+    assert made.checks[0].detail.startswith("README.md is missing")
 
 
 def refuse(folder, reason):
