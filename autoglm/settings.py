@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fedglm.inference.inputs.task import Kind
 
@@ -56,6 +56,39 @@ class DataSettings(BaseModel):
     length: int = Field(default=128, ge=8, le=65_536)
 
 
+class LightSettings(BaseModel):
+    """A light release of the trained model (`autoglm/light/run_release`).
+
+    Attributes:
+        size: Size that the whole release must meet: `20x` smaller than the model in float32, or at most `80kB`.
+        tolerance: Maximum rise of the loss above that of an equally trained dense model, as `5%`. A release that is
+            worse is not made.
+        text: Text to make it light on: `auto` (what a built-in has set aside), `model` (made by the model itself), or a
+            file of public records. The sites' own records are never used.
+        sequences: Maximum number of sequences of that text.
+        steps: Number of optimizer steps of each training: of the adaptation to the text, of the dense control and of
+            the light model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: str = Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?(x|B|kB|MB|GB|KiB|MiB|GiB)$")
+    tolerance: str = Field(default="5%", pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?%$")
+    text: _Name = "auto"
+    sequences: int = Field(default=4096, ge=8, le=10_000_000)
+    steps: int = Field(default=300, ge=1, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _makes_it_smaller(self) -> Self:
+        if self.size.endswith("x") and not 1 <= float(self.size[:-1]) <= 10_000:
+            raise ValueError(f"size is 1x to 10000x, not {self.size}")
+        return self
+
+
+def _expand_size(value: Any) -> Any:
+    return {"size": value} if isinstance(value, str) else value
+
+
 class ModelSettings(BaseModel):
     """The model to train, and its adapters.
 
@@ -68,6 +101,9 @@ class ModelSettings(BaseModel):
         lora_rank: Rank of the adapters.
         lora_alpha: Scale of the adapters times their rank: they are scaled by lora_alpha / lora_rank.
         max_length: Maximum sequence length of a preset in tokens; None takes the preset's own.
+        light: Light release that the server makes of the model at the run's end: a size such as `20x`, or a table of
+            settings; None makes none.
+        light_every: Number of rounds after which it makes one during the run too; None makes one at the end only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +114,14 @@ class ModelSettings(BaseModel):
     lora_rank: int = Field(default=8, ge=1, le=1024)
     lora_alpha: float = Field(default=16.0, gt=0, le=65_536)
     max_length: int | None = Field(default=None, ge=8, le=1_000_000)
+    light: Annotated[LightSettings | None, BeforeValidator(_expand_size)] = None
+    light_every: int | None = Field(default=None, ge=1, le=10_000_000)
+
+    @model_validator(mode="after")
+    def _makes_what_it_repeats(self) -> Self:
+        if self.light_every is not None and self.light is None:
+            raise ValueError('light_every repeats a light release: give its size too, as light = "20x"')
+        return self
 
 
 class LocalTrainingSettings(BaseModel):

@@ -23,9 +23,13 @@ from fedglm.core.toml_settings import read_settings
 OWN = "site"
 """Stands in place of a path: each site has its own."""
 
+SERVERS = "server"
+"""Stands in place of a path that is the server's alone."""
+
 MAX_CHARACTERS = 20_000
 """Maximum length of a recipe: as much as a run plan holds."""
 
+_MADE_TEXTS = ("auto", "model")
 _OWN_FIELDS = ("text_field", "label_field", "unit_field", "site_field")
 
 
@@ -74,6 +78,8 @@ class Recipe(BaseModel):
             raise ValueError(f"data.public_reference is {OWN!r}, together with reference_sha256")
         if model.path not in (None, OWN) or (model.path is None and model.preset is None):
             raise ValueError(f"model.path is {OWN!r}, or there is a preset")
+        if model.light is not None and model.light.text not in (*_MADE_TEXTS, SERVERS):
+            raise ValueError(f"model.light.text is {', '.join(_MADE_TEXTS)}, or {SERVERS!r}")
         if self.training.device != "auto":
             raise ValueError("training.device is for each site to say")
         return self
@@ -98,6 +104,8 @@ class Recipe(BaseModel):
         check_source(data.source)
         if model.path is not None:
             model = model.model_copy(update={"path": OWN, "preset": ModelSettings().preset})
+        if model.light is not None and model.light.text not in _MADE_TEXTS:
+            model = model.model_copy(update={"light": model.light.model_copy(update={"text": SERVERS})})
         digest = None
         if data.public_reference is not None:
             digest = file_sha256(data.public_reference)

@@ -5,6 +5,7 @@ aggregate  each valid reply goes to the round's aggregator; invalid ones are rej
 step       the server optimizer computes a step from the mean
 publish    the step is coded with the server's own error feedback, and the server adopts the decoded step
 checkpoint a killed run resumes from it with the same bits
+light      a light release of the model is made at the end, where the run asks for one
 """
 
 import contextlib
@@ -132,10 +133,20 @@ class Coordinator:
             self._listener.round_done(self._rows)
             if number % federation.seal_every == 0:
                 countersigning.seal(participants, number)
+            if number < federation.rounds and number % (self._plan.light_every or federation.rounds) == 0:
+                self._release_light()
+        self._release_light()
         server_log.record_end(len(self._rows), self._model.sha256)
         for _ in range(2):  # the tree heads that sites send the first time are countersigned the second time
             countersigning.seal(participants, len(self._rows))
         return self._rows
+
+    def _release_light(self) -> None:
+        """Make and record the light release of the current model, where the run makes any."""
+        if self._plan.light is None:
+            return
+        outcome = self._plan.light.make(self._model.vector, len(self._rows), self._model.sha256)
+        self._server_log.record_light(outcome)
 
     @contextlib.contextmanager
     def _flushing_log(self) -> Iterator[None]:

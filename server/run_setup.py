@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fedglm.autoglm.light.run_release.outcome import LightOutcome
 from fedglm.compression.downlink import vector_sha256
 from fedglm.compression.layout import Layout
 from fedglm.compression.settings import DownlinkSettings
@@ -47,6 +48,13 @@ class Listener(Protocol):
         """Called when a round is finished and checkpointed; `rows` are the rows of `rounds.jsonl` so far."""
 
 
+class LightReleases(Protocol):
+    """Makes light releases of a run's models: `autoglm.light.run_release.maker.LightMaker`."""
+
+    def make(self, vector: np.ndarray, server_round: int, model_sha256: str) -> LightOutcome:
+        """Make the light release of a round's model, or say why there is none; it raises nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that the server needs for a run.
@@ -74,6 +82,9 @@ class Plan:
         last_activation: Returns the time at which a site's node was last started, in seconds since 1970 (UTC); messages
             sent to it before are lost.
 
+        light: Makes the light release of the last model; None makes none.
+        light_every: Number of rounds after which it makes one during the run too; None makes none then.
+
     Raises:
         ValueError: `spec` and `federation` have different numbers of rounds.
     """
@@ -96,6 +107,8 @@ class Plan:
     log: Path | None = None
     anchors: Anchors | None = None
     last_activation: Callable[[str], float] = lambda _: 0.0
+    light: LightReleases | None = None
+    light_every: int | None = None
 
     def __post_init__(self) -> None:
         if self.spec.rounds != self.federation.rounds:

@@ -4,6 +4,7 @@ import math
 import platform
 import threading
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from flwr.serverapp import Grid
 
+from fedglm.autoglm.light.run_release.maker import LightMaker, check_possible
+from fedglm.autoglm.light.run_release.outcome import LightOutcome
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.tasks.evaluation import Evaluation
@@ -22,7 +25,7 @@ from fedglm.privacy.ledger.ledger import Ledger
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.reports.run.write import write_report
 from fedglm.run_folder.folder import RunFolder
-from fedglm.run_folder.names import REPORT
+from fedglm.run_folder.names import LIGHT_RECORD, REPORT
 from fedglm.run_folder.rows import total_bytes
 from fedglm.scenarios.noise_plan import (
     delta_of,
@@ -32,6 +35,7 @@ from fedglm.scenarios.noise_plan import (
     run_spec,
     server_key,
     state_guarantees,
+    unit_of,
 )
 from fedglm.scenarios.references import reference_losses
 from fedglm.scenarios.scenario import Scenario
@@ -87,6 +91,8 @@ def run_scenario(
             if not (folder / REPORT).is_file():  # the run was killed, or the disk was full, at the very end
                 write_report(folder)
             return done
+        if scenario.model.light is not None:
+            check_possible(scenario.model.light, scenario.data)
         prepare_workers()
         torch.set_num_threads(1)  # evaluations, too, must not depend on the number of cores
         stage = build_scenario(text)
@@ -101,6 +107,7 @@ def run_scenario(
         sites = evaluator.evaluate_sites(coordinator.vector)
         summary = about | _summarize(stage, coordinator, initial, sites, baselines)
         earlier = sum(row["wall_s"] for row in coordinator.rows)
+        summary["light"] = _describe_light(scenario, folder)
         summary["wall_s"] = round(max(time.monotonic() - started, earlier), 1)
         run.write_summary(summary)
         write_report(folder)
@@ -144,6 +151,7 @@ def _run(
         log=run.audit / LOG,
         client_privacy=client_privacy,
     )
+    plan = replace(plan, light=_make_light_maker(stage, run, plan), light_every=scenario.model.light_every)
     finished: list[Coordinator] = []
     stop = threading.Event()
     app = build_server_app(
@@ -155,6 +163,37 @@ def _run(
         raise FederationError(f"the engine {_name_engine(engine)} ended before the last round")
     run.write_rounds(finished[0].rows)
     return finished[0], initial, evaluator
+
+
+def _make_light_maker(stage: BuiltScenario, run: RunFolder, plan: Plan) -> LightMaker | None:
+    """Return what makes the run's light releases; None where it makes none."""
+    scenario = stage.scenario
+    if scenario.model.light is None:
+        return None
+    private = scenario.privacy.epsilon is not None
+    known = {"scenario": scenario.name}
+    delta = delta_of(scenario, stage.data.sites) if private else None
+
+    def describe() -> Summary:
+        if not private:
+            return known
+        return known | {"epsilon": plan.epsilon(), "delta": delta, "privacy_unit": unit_of(scenario)}
+
+    return LightMaker(
+        settings=scenario.model.light,
+        build=lambda: (stage.model.module, stage.data.task),
+        data=scenario.data,
+        seed=scenario.federation.seed,
+        folder=run.path,
+        key=plan.key,
+        describe=describe,
+        next_version=lambda server_round: server_round,
+    )
+
+
+def _describe_light(scenario: Scenario, folder: Path) -> Summary | None:
+    outcome = None if scenario.model.light is None else LightOutcome.load(folder / LIGHT_RECORD)
+    return None if outcome is None else outcome.to_summary()
 
 
 class _RowWriter:

@@ -103,17 +103,38 @@ def load_public_text(
     return _split(examples, kind, f"{len(examples)} sequences of {origin}", seed)
 
 
+def check_public_text(source: str, settings: DataSettings) -> None:
+    """Check that `load_public_text` will find text, before a model is trained that is to be made light on it.
+
+    Args:
+        source: As for `load_public_text`.
+        settings: Data settings of the run.
+
+    Raises:
+        DataError: There is no public text for ``auto``, or the file cannot be read or is the sites' own.
+    """
+    if source == AUTO and settings.source != _DOCSTRINGS_FOR:
+        _find_set_aside(settings)
+    elif is_path(source):
+        check_file(source)
+        _refuse_sites_data(source, settings, declared=False)
+
+
 def _find_own(settings: DataSettings, task: Task, max_sequences: int, seed: int) -> tuple[Kind, Records, str]:
     if settings.source == _DOCSTRINGS_FOR:
         origin = "docstrings of Python's standard library, at no site"
         return "docstrings", read_docstrings(max_sequences * task.length, seed=seed), origin
+    return "built-in", _find_set_aside(settings), f"the public records of {settings.source}, at no site"
+
+
+def _find_set_aside(settings: DataSettings) -> Records:
     public = BUNDLES[settings.source](settings.bins).public if settings.source in BUNDLES else None
     if public is None:
         raise DataError(
             f"{settings.source} has no public records: name a file of public ones, or let the model make them "
             f"({MODEL!r}); the sites' own are never used"
         )
-    return "built-in", public, f"the public records of {settings.source}, at no site"
+    return public
 
 
 def _read_file(source: str, settings: DataSettings, task: Task) -> Records:

@@ -73,8 +73,18 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     if left_out := summary.get("updates_left_out"):
         of_all = f"{left_out} of {summary['updates']} updates"
         console.print(f"left out as harmful or odd: {of_all} (counted in rounds.jsonl)")
+    if (light := summary.get("light")) is not None:
+        console.print(describe_light(light), markup=False, highlight=False)
     console.print(f"{summary['wall_s']:.0f} s; model {summary['model_sha256'][:16]}")
     print_report(console, folder)
+
+
+def describe_light(light: dict[str, Any]) -> str:
+    """Describe a run's light release in one line, by the field `light` of its summary."""
+    if light["reason"] is not None:
+        return f"no light release: {light['reason']}"
+    size = f"{format_bytes(light['bytes'])}, {light['size_ratio']:.1f}x smaller"
+    return f"light release: {size}, loss {light['loss_rise']:+.1%} above an equally trained dense model's"
 
 
 def print_statements(console: Console, stated: Sequence[Statement]) -> None:

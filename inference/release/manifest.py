@@ -32,6 +32,8 @@ REQUIRED: Final = (WEIGHTS, SKELETONS, CONFIG, TASK, CARD)
 FILES: Final = (*REQUIRED, *TOKENIZER)
 """All files that a manifest may list."""
 MAX_MANIFEST_BYTES: Final = 1 << 20
+VERSION: Final = "version"
+"""Fact, in `Facts.run`, that numbers the releases of a federation: a node takes none with a lower number."""
 
 
 def hash_bytes(content: bytes) -> str:
@@ -170,6 +172,12 @@ class Manifest(BaseModel):
     skeletons: dict[Annotated[str, Field(pattern="^[a-z]{1,20}$")], Count] = Field(max_length=10)
     facts: Facts
     golden: Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_check_golden)] = ""
+
+    @property
+    def version(self) -> int | None:
+        """Number of the release in its federation, which the signature covers; None where none was given."""
+        number = self.facts.run.get(VERSION)
+        return number if isinstance(number, int) else None
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the file, which are what is signed."""

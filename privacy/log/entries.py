@@ -178,6 +178,12 @@ KINDS: Final[dict[str, dict[str, FieldCheck]]] = {
         "uplink_bytes": _is_count,
         "downlink_bytes": _is_count,
     },
+    "light": {
+        **_ROUND_FIELDS,
+        "version": _allow_none(_is_count),
+        "manifest": _allow_none(is_sha256),
+        "bytes": _allow_none(_is_count),
+    },
     "finished": {"run": _is_name, "rounds": _is_count, "model": is_sha256},
 }
 """Kinds of entries and their fields, in addition to `number`, `time` and `kind`, which all entries have."""

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from fedglm.reports.html.markup import Html, element, join
 from fedglm.reports.html.page import footer, header, write_page
-from fedglm.reports.run import headline, privacy, provenance, sections, sites
+from fedglm.reports.run import headline, light, privacy, provenance, sections, sites
 from fedglm.run_folder.record import RunRecord, read_run
 
 _ANCHORS = {
     "learning": "Learning",
     "bytes": "Bytes",
     "sites": "Sites",
+    "light": "Light release",
     "rejected": "Rejected replies",
     "rounds": "Rounds",
     "provenance": "What was run",
@@ -43,6 +44,7 @@ def _render_body(run: RunRecord) -> Html:
         "learning": sections.render_learning(run),
         "bytes": sections.render_traffic(run),
         "sites": sites.render_sites(run),
+        "light": light.render_light(run),
         "rejected": sections.render_rejections(run),
         "rounds": sections.render_rounds(run),
         "provenance": provenance.render_provenance(run),

@@ -10,6 +10,7 @@ from typing import Any
 
 from flwr.app import Message
 
+from fedglm.autoglm.light.run_release.outcome import LightOutcome
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.privacy.log.tree_head import SignedTreeHead
@@ -83,6 +84,17 @@ class ServerLog:
         sizes = {name: row[name] for name in ("uplink_bytes", "downlink_bytes")}
         row_sha256 = hashlib.sha256(to_json(row).encode()).hexdigest()  # so that no row can be altered later
         self._add("published", run=self._run, round=row["round"], model=model_sha256, row=row_sha256, **counts, **sizes)
+        self.flush()
+
+    def record_light(self, outcome: LightOutcome) -> None:
+        """Record a light release by the hash of its manifest, or that none was released, and write it."""
+        released = outcome.manifest is not None
+        fields = {
+            "version": outcome.version,
+            "manifest": outcome.manifest,
+            "bytes": outcome.bytes if released else None,
+        }
+        self._add("light", run=self._run, round=outcome.round, **fields)
         self.flush()
 
     def record_end(self, rounds: int, model_sha256: str) -> None:

@@ -160,3 +160,16 @@ def test_no_change_of_a_recipe_s_text_gives_anything_but_a_recipe_or_a_line(draw
     assert parsed.data.source in (OWN, "digits", "pydoc", "breast-cancer")
     assert (parsed.model.path, parsed.data.public_reference) in ((None, None), (OWN, None))
     assert Recipe.from_toml(parsed.to_toml()) == parsed
+
+
+def test_a_light_release_is_told_and_the_servers_file_is_not() -> None:
+    light = {"size": "20x", "text": "/srv/public.jsonl"}
+    recipe = recipe_of(model=ModelSettings.model_validate({"light": light, "light_every": 3}))
+    assert recipe.model.light is not None
+    assert (recipe.model.light.size, recipe.model.light.text, recipe.model.light_every) == ("20x", "server", 3)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    made = recipe_of(model=ModelSettings.model_validate({"light": {"size": "20x", "text": "model"}}))
+    assert made.model.light is not None
+    assert made.model.light.text == "model"
+    with pytest.raises(RecipeError, match=r"model\.light\.text is auto, model"):
+        Recipe.from_toml(recipe.to_toml().replace('text = "server"', 'text = "/etc/passwd"'))

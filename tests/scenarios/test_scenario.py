@@ -270,3 +270,32 @@ def test_a_scenario_is_read_without_torch():
 def test_the_command_answers_about_scenarios_without_torch(arguments, status):
     code = "from fedglm.cli.main import main; main()"
     assert heavy_imports(code, "simulate", *arguments) == (status, "[]")
+
+
+def test_a_light_release_is_a_size_or_a_table_and_none_by_default():
+    assert read().model.light is None
+    assert "light" not in read().to_toml()
+    short = read(model__light="20x", model__light_every=5)
+    assert (short.model.light.size, short.model.light.tolerance, short.model.light_every) == ("20x", "5%", 5)
+    table = read(model__light__size="80kB", model__light__steps=50)
+    assert (table.model.light.size, table.model.light.steps) == ("80kB", 50)
+    for scenario in (short, table):
+        assert Scenario.from_toml(scenario.to_toml()) == scenario
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model.light": "20"}, "model.light.size"),
+        ({"model.light": "20q"}, "model.light.size"),
+        ({"model.light": "0.5x"}, "size is 1x to 10000x"),
+        ({"model.light": 20}, "model.light"),
+        ({"model.light.tolerance": "5%"}, "model.light.size"),
+        ({"model.light": "20x", "model.light_every": 0}, "model.light_every"),
+        ({"model.light_every": 2}, "light_every repeats a light release"),
+        ({"model.light.size": "20x", "model.light.step": 3}, "steps"),
+        ({"model.light.size": "20x", "model.light.tolerance": "5"}, "model.light.tolerance"),
+    ],
+)
+def test_a_light_release_that_cannot_be_made_is_one_line(settings, says):
+    assert says in mistake(overrides=settings)

@@ -14,7 +14,7 @@ from fedglm.autoglm.light.search.plan import LightenPlan
 from fedglm.autoglm.light.search.plan_files import to_text
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Trial
-from fedglm.inference.release.manifest import Facts, Measure, Privacy
+from fedglm.inference.release.manifest import VERSION, Facts, Measure, Privacy
 
 _VERSIONS: Final = ("fedglm", "torch", "transformers", "onnx")
 _NOT_MEASURED: Final = ("power", "other languages than the text's", "harmful or biased output")
@@ -78,7 +78,7 @@ def describe_release(
 
 
 def _describe_run(dense: DenseModel) -> dict[str, Any]:
-    known = {name: dense.summary.get(name) for name in ("scenario", "rounds", "model_sha256")}
+    known = {name: dense.summary.get(name) for name in ("scenario", "rounds", "model_sha256", VERSION)}
     facts = {name: value for name, value in known.items() if isinstance(value, str | int)}
     return facts or {"model_sha256": dense.sha256()}
 
