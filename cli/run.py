@@ -89,6 +89,10 @@ def run(
     if summary["superlink_uplink_bytes"] is not None:
         totals = [f"{summary[f'superlink_{way}link_bytes'] / 1e3:.1f} kB {way}" for way in ("up", "down")]
         console.print(f"with the messages around it, by the SuperLink's count: {', '.join(totals)}", highlight=False)
+    if summary["light"] is not None:
+        from fedglm.cli.terminal.tables import describe_light
+
+        console.print(describe_light(summary["light"]), markup=False, highlight=False)
     console.print(f"model: {folder / 'model'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -130,9 +134,10 @@ def _execute_run(
     """Prepare the run, wait until it is done, and write its summary."""
     import json
 
+    from fedglm.autoglm.light.run_release.outcome import LightOutcome
     from fedglm.core.files import write_atomically
     from fedglm.privacy.accounting.statement import make_summary_fields
-    from fedglm.run_folder.names import DONE, MODEL, ROUNDS, SUMMARY
+    from fedglm.run_folder.names import DONE, LIGHT_RECORD, MODEL, ROUNDS, SUMMARY
     from fedglm.run_folder.rows import to_json, total_bytes
     from fedglm.scenarios.deployment import (
         build_deployed_model,
@@ -179,7 +184,10 @@ def _execute_run(
         "uplink_ratio": totals["uplink_bytes"] / (totals["dense_uplink_bytes"] or 1),
         "downlink_ratio": totals["downlink_bytes"] / (totals["dense_downlink_bytes"] or 1),
         "model_sha256": done["model_sha256"],
+        "light": None,
     }
+    if scenario.model.light is not None and (outcome := LightOutcome.load(folder / LIGHT_RECORD)) is not None:
+        summary["light"] = outcome.to_summary()
     write_atomically(folder / SUMMARY, to_json(summary, indent=1) + "\n")
     return summary
 

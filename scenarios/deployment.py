@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedglm.autoglm.light.public_text import AUTO
+from fedglm.autoglm.light.public_text import MODEL as MODEL_MADE
+from fedglm.autoglm.light.run_release.maker import check_possible
 from fedglm.autoglm.models.build import build_model
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.models.release import save_release
@@ -23,10 +26,11 @@ from fedglm.privacy.policy.run_spec import NoisePlan
 from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.recipe import Recipe
 from fedglm.run_folder.names import CHECKPOINTS, RUN, SCENARIO
-from fedglm.scenarios.noise_plan import calibrate_noise, run_spec, state_guarantees
+from fedglm.scenarios.noise_plan import calibrate_noise, run_spec, state_guarantees, unit_of
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
 from fedglm.server.deployment.run_file import RunFile
+from fedglm.server.deployment.run_light import LightRun
 from fedglm.server.deployment.run_reference import save_reference
 from fedglm.server.rounds.checkpoint import load_latest
 from fedglm.server.settings import ClientPrivacySettings
@@ -74,6 +78,7 @@ def prepare(built: BuiltModel, folder: Path, sites: int) -> RunFile:
         ScenarioError: The scenario lacks a setting that a deployed run needs, or its number of nodes is another one.
         PrivacyError: No noise multiplier keeps the run within so small an epsilon.
         DataError: The reference records cannot be used.
+        LightenError: What makes light releases is not installed.
         StorageError: A file cannot be written.
     """
     scenario, model = built.scenario, built.model
@@ -82,6 +87,8 @@ def prepare(built: BuiltModel, folder: Path, sites: int) -> RunFile:
             f"federation.nodes is {scenario.federation.nodes}, and {sites} sites are enrolled: take the key away, or "
             "enrol the others"
         )
+    if scenario.model.light is not None:
+        check_possible(scenario.model.light, scenario.data)
     run = _run_file(built)
     reference = usable_reference(scenario, built.task)
     with storage_errors(folder):
@@ -137,6 +144,25 @@ def _run_file(built: BuiltModel) -> RunFile:
         initial_sha256=hashlib.sha256(initial.tobytes()).hexdigest(),
         reference_sha256=None,
         metric=built.task.metric,
+        light=_plan_light(scenario),
+    )
+
+
+def _plan_light(scenario: Scenario) -> LightRun | None:
+    """Say what light releases are made of, if any; a file of public text is found wherever the server runs."""
+    light, private = scenario.model.light, scenario.privacy.epsilon is not None
+    if light is None:
+        return None
+    if light.text not in (AUTO, MODEL_MADE):
+        light = light.model_copy(update={"text": str(Path(light.text).expanduser().absolute())})
+    return LightRun(
+        scenario=scenario.name,
+        model=scenario.model.model_copy(update={"light": light}),
+        data=scenario.data,
+        seed=scenario.federation.seed,
+        epsilon=scenario.privacy.epsilon,
+        delta=_choose_delta(scenario) if private else None,
+        unit=unit_of(scenario) if private else None,
     )
 
 

@@ -3,13 +3,15 @@
     runs/NAME/run.json      settings, layout, specification of the run for its nodes
     runs/NAME/initial.f32   version 0, little-endian float32
     runs/NAME/reference.safetensors   reference records that updates are evaluated on, where there are any
+    runs/NAME/light/        light release of the model, where one was asked for and made
     runs/NAME/checkpoint/   checkpoints from which a killed server resumes
     runs/NAME/rounds.jsonl  one object per round
     runs/NAME/events.jsonl  sampled, accepted and rejected nodes, each with its time
     runs/NAME/done.json     the result, after the last round
     runs/NAME/failed.json   why the run has failed
 
-The process that serves a run needs no torch: the model was built where the run was prepared.
+The process that serves a run needs no torch, unless it makes light releases: the model was built where the run was
+prepared.
 """
 
 import hashlib
@@ -37,6 +39,7 @@ from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy.run_spec import FIELDS, RunSpec
 from fedglm.run_folder.names import AUDIT, CHECKPOINTS, FAILED, INITIAL, RUN
 from fedglm.server.aggregation.central_dp import plan_client_privacy
+from fedglm.server.deployment.run_light import LightRun
 from fedglm.server.errors import ProjectError
 from fedglm.server.run_setup import Plan
 from fedglm.server.settings import ClientPrivacySettings, FederationSettings, ServerOptimizerSettings
@@ -60,6 +63,7 @@ class RunFile(BaseModel):
         reference_sha256: SHA-256 (hex) of the bytes of `reference.safetensors`; None for a run without reference
             records.
         metric: Name of the metric, `accuracy` or `perplexity`.
+        light: What light releases of the model are made of; None for a run that makes none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -75,6 +79,7 @@ class RunFile(BaseModel):
     initial_sha256: str
     reference_sha256: str | None
     metric: str
+    light: LightRun | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +156,7 @@ class RunFile(BaseModel):
             log=folder / AUDIT / LOG,
             client_privacy=plan_client_privacy(self.client_privacy, self.federation, len(sites)),
             sites=sites,
+            light_every=None if self.light is None else self.light.model.light_every,
         )
 
 

@@ -49,11 +49,13 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
         sites = {name: identity.signing for name, identity in read_enrolled_sites(project).items()}
         run = RunFile.load(folder)
         plan = run.plan(folder, key=project.signing_key, sites=sites)
+        light = run.light
         plan = replace(
             plan,
             last_activation=ActivationTimes(project.state).last,
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),
+            light=None if light is None else light.make_maker(folder, project.state, project.signing_key),
         )
         ReplyLimits(project.state).record_run(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))
