@@ -16,13 +16,15 @@ from fedglm.autoglm.training.local import TrainingError
 from fedglm.autoglm.training.precision import PrecisionError
 from fedglm.client.flower_records import Outbound, to_records
 from fedglm.client.gate import OutboundGate
+from fedglm.client.light.exchange import take_offer
+from fedglm.client.light.shelf import LightShelf
 from fedglm.client.no_answer import Withheld, make_no_answer
 from fedglm.client.node import Node
 from fedglm.client.state.node_state import StateError
 from fedglm.compression.codec import CodecError
 from fedglm.core.files import is_disk_full
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.protocol.messages import MODEL, PLAN, RECORD, Seal, TrainRequest
+from fedglm.protocol.messages import MAX_RELEASE_BYTES, MODEL, PLAN, RECORD, RELEASE, LightOffer, Seal, TrainRequest
 from fedglm.protocol.refusals import to_error
 
 DISK_FULL: Final = 1000 + errno.ENOSPC
@@ -44,10 +46,12 @@ class NodeContext:
     Attributes:
         gate: The site's outbound gate.
         make_node: Makes the node; called only after the gate has admitted the run's plan, on which the node may depend.
+        light: Light releases of the node; None for a node that takes none.
     """
 
     gate: OutboundGate
     make_node: Callable[[], Node]
+    light: LightShelf | None = None
 
 
 ResolveContext = Callable[[Context], NodeContext]
@@ -81,6 +85,19 @@ def build_client_app(resolve: ResolveContext, *, verbose_errors: bool = False) -
 
         return _make_reply(message, countersign, verbose_errors)
 
+    @app.query("light")
+    def light(message: Message, context: Context) -> Message:
+        def take_release() -> Outbound:
+            node_context = resolve(context)
+            offer, blob = _read_offer(message)
+            node_context.gate.check_offer(offer)
+            if node_context.light is None:
+                raise CodecError("this node takes no light releases")
+            reply, validation = take_offer(node_context.light, offer, blob)
+            return node_context.gate.release_light(reply, validation)
+
+        return _make_reply(message, take_release, verbose_errors)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         def make_update() -> Outbound:
@@ -110,6 +127,17 @@ def _read_plan(message: Message) -> bytes:
     if not isinstance(blob, bytes):
         raise CodecError("the query is not one of fedglm's: it announces no plan")
     return blob
+
+
+def _read_offer(message: Message) -> tuple[LightOffer, bytes | None]:
+    """Return offer and release of a message; raises `CodecError` where it is not one of ours."""
+    fields = dict(message.content.config_records.get(RECORD, {}))
+    blob = fields.pop(RELEASE, None)
+    if not isinstance(blob, bytes | None):
+        raise CodecError("the message is not one of fedglm's: its light release is no bytes")
+    if blob is not None and len(blob) > MAX_RELEASE_BYTES:
+        raise CodecError(f"the light release has more than {MAX_RELEASE_BYTES} bytes")
+    return LightOffer.from_fields(fields), blob
 
 
 def _read_request(message: Message) -> tuple[TrainRequest, bytes]:

@@ -1,11 +1,11 @@
 """The outbound gate: the only way for data to leave the node.
 
 Everything that a node sends passes here: join replies through `release_join`, answers through `release`, countersigned
-tree heads through `countersign`; failures leave as `client.no_answer`. The gate holds the server to its signed plan,
-and both of them to the site's policy. It charges the ledger for an update before that leaves, and releases the same
-attempt again without a charge. In doubt it refuses, logs the refusal, and nothing leaves. Before records are used, a
-refusal names its rule to the server; afterwards even the fact that something was refused depends on the records,
-therefore it becomes `Withheld`, and is charged.
+tree heads through `countersign`, replies to light releases through `release_light`; failures leave as
+`client.no_answer`. The gate holds the server to its signed plan, and both of them to the site's policy. It charges the
+ledger for an update before that leaves, and releases the same attempt again without a charge. In doubt it refuses, logs
+the refusal, and nothing leaves. Before records are used, a refusal names its rule to the server; afterwards even the
+fact that something was refused depends on the records, therefore it becomes `Withheld`, and is charged.
 
     admit       verifies the plan of a run, checks it against the policy, and pins it
     authorize   checks a request against the pinned plan, before anything is computed for it
@@ -38,8 +38,18 @@ from fedglm.privacy.log.entries import is_signature
 from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, OutboundMessage, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
-from fedglm.protocol.messages import LENGTHS, CodedReply, JoinReply, Seal, Sealed, TrainReply, TrainRequest
-from fedglm.protocol.signatures import sign_join_reply, sign_train_reply
+from fedglm.protocol.messages import (
+    LENGTHS,
+    CodedReply,
+    JoinReply,
+    LightOffer,
+    LightReply,
+    Seal,
+    Sealed,
+    TrainReply,
+    TrainRequest,
+)
+from fedglm.protocol.signatures import sign_join_reply, sign_light_reply, sign_train_reply
 
 PINNED = "run.plan"
 """Name of the file that holds the run's plan, in the node's folder."""
@@ -169,6 +179,42 @@ class OutboundGate:
         if self._key is None:
             return reply
         return replace(reply, signature=sign_join_reply(self._key, reply.to_fields(), self.plan.sha256))
+
+    def check_offer(self, offer: LightOffer) -> None:
+        """Check that a light release comes in the run whose plan is pinned; who signed it is checked with the release.
+
+        Raises:
+            Refusal: As `plan`, or the offer is of another run.
+        """
+        with self._custody.log_refusals(offer.run, 0):
+            if offer.run != self._load_plan().run:
+                raise Refusal("plan", "the light release is of another run than the plan that was announced")
+
+    def release_light(self, reply: LightReply, validation: str | None = None) -> LightReply:
+        """Return the reply to a light release, signed where the site signs.
+
+        Nothing in it depends on records, so that nothing is charged. How the release works here is about the site's
+        machine, and leaves only where the policy permits.
+
+        Args:
+            reply: What the node holds.
+            validation: How the offered release works here; None where it was not tried.
+
+        Raises:
+            Refusal: As `plan`.
+            LogError: The entry about the validation could not be written.
+        """
+        plan = self.plan
+        if validation is not None and self._custody.policy.light_validation:
+            message = OutboundMessage(size=len(validation.encode()), validation=True)
+            with self._custody.log_refusals(plan.run, 0):
+                check_message(message, self._custody.policy)
+            rules = [rule.name for rule in MESSAGE_RULES]
+            self._custody.log.record_validation(plan.run, reply.manifest, validation, rules)
+            reply = replace(reply, validation=validation)
+        if self._key is None:
+            return reply
+        return replace(reply, signature=sign_light_reply(self._key, reply.to_fields(), plan.sha256))
 
     def release(self, result: NodeResult, request: TrainRequest) -> CodedReply:
         """Check the result, charge for what leaves, then build the reply.

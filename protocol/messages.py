@@ -9,6 +9,8 @@ it, because each further record would cost as much as all fields together. Both 
       | <-- JoinReply: name, version ------------- |
       | -- TrainRequest + downlink message ------> |   applies it, trains
       | <-- TrainReply + update blob ------------- |
+      | -- LightOffer (+ light release) ---------> |   verifies it, checks it, keeps it
+      | <-- LightReply: what it holds now -------- |
 """
 
 import dataclasses
@@ -33,6 +35,12 @@ MODEL = "model"
 UPDATE = "update"
 """Field of a node's reply that holds a coded update."""
 
+RELEASE = "release"
+"""Field of a `LightOffer` that holds a light release, whole or as a delta."""
+
+MAX_RELEASE_BYTES = 128 * 2**20
+"""Maximum size of a light release in a message, half of what a node takes of a whole message."""
+
 UPDATE_STYPE = "fedglm.update/1"
 """Serialisation type of an array whose data are a coded update."""
 
@@ -43,6 +51,7 @@ Value = bool | int | float | str
 """Type of a field."""
 
 _MAX_TEXT = 200
+_MAX_VALIDATION = 4000
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -195,6 +204,42 @@ class JoinReply(_Fields):
     version: Version
     layout: Text
     examples: Count
+    signature: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LightOffer(_Fields):
+    """The server's offer of a light release of the model; without the release beside it, only a question.
+
+    The release is signed by itself; these fields only say how it comes.
+
+    Attributes:
+        run: Identity of the run.
+        base: SHA-256 (hex) of the manifest of the release that the delta beside it was made from; None where the
+            release beside it is whole, or there is none.
+    """
+
+    run: Text
+    base: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LightReply(_Fields):
+    """A node's reply to a `LightOffer`.
+
+    Attributes:
+        version: Number of the light release that the node holds now; -1 for none.
+        manifest: SHA-256 (hex) of its manifest; empty for none.
+        fault: Why the offered release was not taken; None where it was, or none was offered.
+        validation: How the release works on this node, as JSON (`client.light.validation`); None where the site's
+            policy does not permit to say so.
+        signature: Signature of the site, where sites sign.
+    """
+
+    version: Version
+    manifest: Text
+    fault: Text | None = None
+    validation: Annotated[str, Field(max_length=_MAX_VALIDATION), AfterValidator(_check_printable)] | None = None
     signature: Text | None = None
 
 

@@ -24,6 +24,7 @@ from fedglm.server.rounds.checkpoint import Checkpoint, load_latest
 from fedglm.server.rounds.countersigning import Countersigning
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.global_model import GlobalModel
+from fedglm.server.rounds.light_handout import LightHandout
 from fedglm.server.rounds.pacing import Pacing, SynchronousPacing
 from fedglm.server.rounds.participants import FederationError, Participants
 from fedglm.server.rounds.round import Round, RoundContext
@@ -120,6 +121,10 @@ class Coordinator:
         with self._flushing_log():
             participants = admission.admit_initial()
         countersigning = Countersigning(self._exchange, self._plan, self._run, server_log)
+        store = self._plan.light_store
+        light_handout = (
+            None if store is None else LightHandout(self._exchange, self._plan, self._run, server_log, store)
+        )
         participants.restore(self._known_participants, strict=self._plan.sites is None)
         if not self._rows:
             self._checkpoint(participants)
@@ -134,19 +139,21 @@ class Coordinator:
             if number % federation.seal_every == 0:
                 countersigning.seal(participants, number)
             if number < federation.rounds and number % (self._plan.light_every or federation.rounds) == 0:
-                self._release_light()
-        self._release_light()
+                self._release_light(participants, light_handout)
+        self._release_light(participants, light_handout)
         server_log.record_end(len(self._rows), self._model.sha256)
         for _ in range(2):  # the tree heads that sites send the first time are countersigned the second time
             countersigning.seal(participants, len(self._rows))
         return self._rows
 
-    def _release_light(self) -> None:
-        """Make and record the light release of the current model, where the run makes any."""
+    def _release_light(self, participants: Participants, handout: LightHandout | None) -> None:
+        """Make, record and hand out the light release of the current model, where the run makes any."""
         if self._plan.light is None:
             return
         outcome = self._plan.light.make(self._model.vector, len(self._rows), self._model.sha256)
         self._server_log.record_light(outcome)
+        if handout is not None:
+            handout.hand_out(participants, outcome)
 
     @contextlib.contextmanager
     def _flushing_log(self) -> Iterator[None]:

@@ -55,6 +55,19 @@ class LightReleases(Protocol):
         """Make the light release of a round's model, or say why there is none; it raises nothing."""
 
 
+class LightReleaseStore(Protocol):
+    """Keeps light releases for sites: `server.deployment.light_store.LightStore`."""
+
+    def keep(self, manifest: str) -> None:
+        """Keep the run's newest release, which has this SHA-256 (hex) of its manifest."""
+
+    def pack(self, manifest: str, base: str) -> tuple[bytes, str | None]:
+        """Return a release, by the SHA-256 (hex) of its manifest, for a site that holds `base`, and the delta's base."""
+
+    def record_validation(self, site: str, version: int, validation: Mapping[str, Any]) -> None:
+        """Keep what a site says of how a release works there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that the server needs for a run.
@@ -83,6 +96,7 @@ class Plan:
             sent to it before are lost.
 
         light: Makes the light release of the last model; None makes none.
+        light_store: Keeps light releases for the sites, which get them; None hands none out.
         light_every: Number of rounds after which it makes one during the run too; None makes none then.
 
     Raises:
@@ -108,6 +122,7 @@ class Plan:
     anchors: Anchors | None = None
     last_activation: Callable[[str], float] = lambda _: 0.0
     light: LightReleases | None = None
+    light_store: LightReleaseStore | None = None
     light_every: int | None = None
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ import typer
 from fedglm.cli import options
 from fedglm.cli.client.metrics import metrics
 from fedglm.cli.client.plan import plan
+from fedglm.cli.client.predict import predict
 from fedglm.client.supernode.flower_log import CONNECTED
 from fedglm.protocol.rejections import NOT_ENROLLED
 
@@ -194,6 +195,7 @@ def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
 
 app.command()(metrics)
 app.command()(plan)
+app.command()(predict)
 
 
 def _create_state_key(site: "Site", passphrase: str | None) -> str:

@@ -4,13 +4,14 @@ kit.toml, ca.pem    startup kit: federation, server and certificate authority; f
 site.toml           source of the records, and how the node runs
 flower.key          authenticates the node at the SuperLink
 custody/            policy, ledger and signing key: see `privacy.custody`
-state/              the node's state, its log and its pid file
+state/              the node's state, its log and its pid file; light/ holds the newest light release
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fedglm.client.light.shelf import LightShelf
 from fedglm.client.site.open_custody import open_custody
 from fedglm.client.site.settings import (
     SITE_FILE,
@@ -22,7 +23,7 @@ from fedglm.client.site.settings import (
     resolve_path,
 )
 from fedglm.privacy.custody.store import KEY, Custody
-from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.keys.vault import Vault
 
 
@@ -95,6 +96,10 @@ class Site:
     def resolve(self, text: str) -> Path:
         """Resolve a path in `site.toml`, which is relative to the site's folder and may begin with ~."""
         return resolve_path(self.folder, text)
+
+    def light_shelf(self) -> LightShelf:
+        """Return the light releases that the node holds, signed by the server of the startup kit."""
+        return LightShelf(self.state / "light", [PublicKey.from_hex(self.kit.signing)])
 
     def vault(self) -> Vault | None:
         """Load the vault that encrypts the node's state; None where `site.toml` names no key for it.

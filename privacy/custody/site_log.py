@@ -6,6 +6,7 @@ two consistent.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -181,6 +182,22 @@ class CustodyLog:
             raise Refusal("idle-plans", f"nothing left under {len(idle)} plans; another is admitted in an hour")
         fields = {"plan": signed.plan.sha256, "server": signed.server.hex, "rules": list(rules)}
         self._log.append("plan", {**fields, "signed": signed.to_text()})
+
+    def record_validation(self, run: str, manifest: str, content: str, rules: Sequence[str]) -> None:
+        """Record that the site tells the server how a light release works on its machine.
+
+        Args:
+            run: Identity of the run.
+            manifest: SHA-256 (hex) of the release's manifest.
+            content: What it tells.
+            rules: Names of the rules that it was checked against.
+
+        Raises:
+            LogError: The entry could not be written.
+        """
+        release = hashlib.sha256(content.encode()).hexdigest()
+        fields = {"run": run, "manifest": manifest, "release": release, "bytes": len(content.encode())}
+        self._log.append("validation", {**fields, "rules": list(rules)})
 
     def record_link(self, tls: str, certificate: str, authority: str) -> None:
         """Record the node's connection to its server, if it differs from the one before.

@@ -153,6 +153,13 @@ KINDS: Final[dict[str, dict[str, FieldCheck]]] = {
     "charged": _CHARGE_FIELDS,
     "resent": {**_ROUND_FIELDS, "release": is_sha256, "bytes": _is_count},
     "refused": {**_ROUND_FIELDS, "rule": is_word},
+    "validation": {
+        "run": _is_name,
+        "manifest": is_sha256,
+        "release": is_sha256,
+        "bytes": _is_count,
+        "rules": _is_word_list,
+    },
     "link": {"tls": _is_name, "certificate": is_sha256, "authority": is_sha256},
     # In a server's log.
     "announced": {"run": _is_name, "plan": is_sha256, "signed": is_base64},
@@ -184,6 +191,7 @@ KINDS: Final[dict[str, dict[str, FieldCheck]]] = {
         "manifest": _allow_none(is_sha256),
         "bytes": _allow_none(_is_count),
     },
+    "handed": {"run": _is_name, "site": _is_name, "version": _is_count, "manifest": is_sha256},
     "finished": {"run": _is_name, "rounds": _is_count, "model": is_sha256},
 }
 """Kinds of entries and their fields, in addition to `number`, `time` and `kind`, which all entries have."""

@@ -167,6 +167,11 @@ class Policy(BaseModel):
         examples=[["loss"]],
     )
 
+    light_validation: bool = Field(
+        default=False,
+        description="true permits to tell the server how a light release of the trained model works on this machine: "
+        "whether it ran as it must, and in what time. No record is used for it.",
+    )
     state_encrypted: bool = Field(
         default=False,
         description="true refuses every plan unless the node keeps its own state, models and residuals, encrypted on "

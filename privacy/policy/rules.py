@@ -32,10 +32,12 @@ class OutboundMessage:
     Attributes:
         size: Size of the entire message in bytes.
         metrics: Names of its metrics, of `loss`, `metric`, `count`.
+        validation: Whether it tells how a light release works on the site's machine.
     """
 
     size: int
     metrics: frozenset[str] = frozenset()
+    validation: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,12 @@ def _check_bytes(message: OutboundMessage, policy: Policy) -> str | None:
     return _explain_excess("bytes of the message:", message.size, policy.bytes_at_most, "bytes_at_most")
 
 
+def _check_validation(message: OutboundMessage, policy: Policy) -> str | None:
+    if not message.validation or policy.light_validation:
+        return None
+    return "it tells how a light release works here, and light_validation is not true"
+
+
 def _check_metrics(message: OutboundMessage, policy: Policy) -> str | None:
     kept = sorted(message.metrics - set(policy.metrics))
     return f"the message reports {', '.join(kept)}, not listed in metrics" if kept else None
@@ -286,6 +294,12 @@ PLAN_RULES: tuple[Rule[SignedPlan], ...] = (
 MESSAGE_RULES: tuple[Rule[OutboundMessage], ...] = (
     Rule("bytes", "bytes_at_most", "A message has at most so many bytes.", _check_bytes),
     Rule("metrics", "metrics", "Only listed metrics leave the site.", _check_metrics),
+    Rule(
+        "light-validation",
+        "light_validation",
+        "How a light release works on the site's machine leaves only where the site permits.",
+        _check_validation,
+    ),
 )
 """Rules of every message, checked before it leaves."""
 

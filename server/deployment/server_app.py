@@ -15,6 +15,7 @@ from fedglm.privacy.errors import PrivacyError
 from fedglm.run_folder.names import CHECKPOINTS
 from fedglm.server.anchors import Anchors
 from fedglm.server.coordinator import Coordinator
+from fedglm.server.deployment.light_store import LightStore
 from fedglm.server.deployment.run_file import RunFile, check_run_name
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.deployment.run_reference import load_reference
@@ -56,6 +57,7 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),
             light=None if light is None else light.make_maker(folder, project.state, project.signing_key),
+            light_store=None if light is None else LightStore(project.state, project.signing_key.public, folder),
         )
         ReplyLimits(project.state).record_run(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))

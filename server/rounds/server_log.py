@@ -97,6 +97,10 @@ class ServerLog:
         self._add("light", run=self._run, round=outcome.round, **fields)
         self.flush()
 
+    def record_handed(self, site: str, version: int, manifest: str) -> None:
+        """Record that a site says it holds a light release, by version and SHA-256 (hex) of the manifest."""
+        self._add("handed", run=self._run, site=site, version=version, manifest=manifest)
+
     def record_end(self, rounds: int, model_sha256: str) -> None:
         """Record that the run is finished, and write it."""
         self._add("finished", run=self._run, rounds=rounds, model=model_sha256)

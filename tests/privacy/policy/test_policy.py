@@ -23,7 +23,7 @@ from fedglm.privacy.policy.rules import (
 from fedglm.privacy.policy.run_plan import SignedPlan
 
 SITE, SERVER, STRANGER = SigningKey.generate(), SigningKey.generate(), SigningKey.generate()
-MESSAGE = OutboundMessage(size=10_000, metrics=frozenset({"loss"}))
+MESSAGE = OutboundMessage(size=10_000, metrics=frozenset({"loss"}), validation=True)
 PERMITS = {
     "epsilon": 8.0,
     "delta": 1e-6,
@@ -40,6 +40,7 @@ PERMITS = {
     "codecs": ["int8", "topk-sign"],
     "bytes_at_most": 10_000,
     "metrics": ["loss"],
+    "light_validation": True,
 }
 """What PLAN and MESSAGE need, and no more."""
 
@@ -73,8 +74,10 @@ BREAKING = {
     "epsilon-budget": ({}, {"epsilon": 0.01}, SERVER),
 }
 BREAKING_MESSAGES = {
-    "bytes": OutboundMessage(size=10_001),
-    "metrics": OutboundMessage(size=1, metrics=frozenset({"loss", "count"})),
+    # rule: message, changes of the policy
+    "bytes": (OutboundMessage(size=10_001), {}),
+    "metrics": (OutboundMessage(size=1, metrics=frozenset({"loss", "count"})), {}),
+    "light-validation": (OutboundMessage(size=1, validation=True), {"light_validation": False}),
 }
 
 
@@ -108,8 +111,9 @@ def test_a_plan_that_breaks_a_rule_is_refused_in_its_name(name):
 
 @pytest.mark.parametrize("name", BREAKING_MESSAGES)
 def test_a_message_that_breaks_a_rule_is_refused_in_its_name(name):
+    message, change = BREAKING_MESSAGES[name]
     with pytest.raises(Refusal, match=f"refused by rule {name}: ") as caught:
-        check_message(BREAKING_MESSAGES[name], permitting())
+        check_message(message, permitting(**change))
     assert caught.value.rule == name
 
 
@@ -278,6 +282,7 @@ def test_the_examples_of_what_is_not_given_are_valid():
     assert tomllib.loads(bare) == {
         "data_set": "notes",
         "without_differential_privacy": False,
+        "light_validation": False,
         "state_encrypted": False,
     }
     lines = [line.removeprefix("#") if not line.startswith("# ") else line for line in bare.splitlines()]

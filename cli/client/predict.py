@@ -1,0 +1,50 @@
+"""`fedglm client predict`: classify the rows of a file by the newest light release that the server sent."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedglm.cli import options
+from fedglm.cli import predict as command
+
+
+def predict(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Rows: JSONL, CSV or TSV, also .gz; - reads standard input.")
+    ],
+    folder: Annotated[Path, typer.Option("--site", "-C", help="Folder of the site.")] = Path(),
+    out: Annotated[
+        Path, typer.Option(help="Where predictions go: .jsonl, .csv or .tsv, also .gz; - is standard output, as JSONL.")
+    ] = Path("-"),
+    text_field: options.TextField = None,
+    label_field: Annotated[
+        str | None, typer.Option(help="Field with the true class, to tell how many are right.", rich_help_panel="Data")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Put before the names of the fields that are added.")] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Classify the rows of a file by the newest light release of the site, as `fedglm predict` does; torch is not used.
+
+    The server sends one at the end of a run that makes any, and only what the server of the
+    startup kit has signed is used.
+    """
+    from fedglm.client.light.shelf import LightError
+    from fedglm.client.site.folder import open_site
+
+    site = open_site(folder)
+    release = site.light_shelf().find_newest()
+    if release is None:
+        raise LightError(
+            f"{site.name} holds no light release yet: one comes at the end of a run whose scenario has model.light"
+        )
+    command.predict(
+        release,
+        file,
+        out=out,
+        text_field=text_field,
+        label_field=label_field,
+        prefix=prefix,
+        key=[site.kit.signing],
+        as_json=as_json,
+    )

@@ -1,0 +1,76 @@
+"""A light release tried on a node, and used there: with the node's runtime, its signature checked."""
+
+import json
+import shutil
+
+import pytest
+from light_releases import KEY, trust
+from site_folders import make_project, make_site
+from used_releases import CLASSES, write_used_release
+
+from fedglm.client.light.shelf import LightShelf, UnfitError
+from fedglm.client.light.validation import validate
+from fedglm.inference.release.archive import pack_release
+from fedglm.inference.release.reader import open_release
+from fedglm.inference.release.trust import Trust
+from fedglm.privacy.keys.signing import SigningKey
+
+pytestmark = pytest.mark.usefixtures("unsynced")
+
+
+def test_a_model_that_runs_passes_with_its_times(tmp_path):
+    found = validate(open_release(write_used_release(tmp_path / "r", KEY), trust=trust()))
+    assert (found.passed, found.detail) == (True, None)
+    assert found.load_ms > 0
+    assert found.run_ms > 0
+    assert json.loads(found.to_json()) == {"passed": True, "load_ms": found.load_ms, "run_ms": found.run_ms}
+
+
+def test_logits_that_are_not_finite_do_not_pass_and_the_release_is_not_kept(tmp_path):
+    release = open_release(write_used_release(tmp_path / "r", KEY, fill=float("inf")), trust=trust())
+    assert validate(release).passed is False
+    shelf = LightShelf(tmp_path / "light", [KEY.public])
+    with pytest.raises(UnfitError, match="not finite"):
+        shelf.take(pack_release(release), base=None)
+    assert shelf.find_newest() is None
+
+
+def test_a_graph_that_is_none_does_not_pass(tmp_path):
+    from light_releases import make_small_model, write
+
+    write(tmp_path / "r", model=make_small_model())
+    found = validate(open_release(tmp_path / "r", trust=trust()))
+    assert found.passed is False
+    assert found.detail
+
+
+def test_without_onnxruntime_nobody_knows_and_the_release_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    release = open_release(write_used_release(tmp_path / "r", KEY), trust=trust())
+    found = validate(release)
+    assert found.passed is None
+    assert "fedglm[edge]" in found.detail
+
+
+def test_the_site_predicts_by_its_newest_release_alone(fedglm, tmp_path):
+    project = make_project(tmp_path)
+    site = make_site(tmp_path, project, data={"source": "breast-cancer", "share": "0/2"})
+    rows = tmp_path / "rows.csv"
+    rows.write_text("age,heat\n30,36.6\n70,40.1\n")
+    assert "holds no light release yet" in fedglm("client", "predict", rows, "-C", site.folder).line()
+    for version in (3, 12):
+        release = write_used_release(tmp_path / f"r{version}", project.signing_key, version=version)
+        opened = open_release(release, trust=Trust.in_keys([project.signing_key.public]))
+        site.light_shelf().take(pack_release(opened), base=None)
+    assert site.light_shelf().find_newest().name == "0000000012"
+    done = fedglm("client", "predict", rows, "-C", site.folder)
+    assert done.code == 0, done.err
+    predicted = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["heat"] for row in predicted] == ["36.6", "40.1"]
+    assert all(row["probabilities"].keys() == set(CLASSES) for row in predicted)
+    expected = fedglm("predict", release, rows)
+    assert done.out == expected.out
+    # What its server did not sign is not used, even where somebody put it there.
+    foreign = write_used_release(tmp_path / "foreign", SigningKey.generate(), version=13)
+    shutil.copytree(foreign, site.state / "light" / "0000000013")
+    assert "signed by" in fedglm("client", "predict", rows, "-C", site.folder).line()
