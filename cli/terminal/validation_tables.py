@@ -67,7 +67,7 @@ def print_fleet(read: "Sequence[tuple[Path, SignedValidation | str]]", *, verifi
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("device", "release", "checks"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("token\nP50 ms", "\nP99", "prompt\nP50 ms", "\nP99", "start\nms", "peak\nmemory"):
+    for heading in ("token\nP50 ms", "\nP99", "prompt\nP50 ms", "\nP99", "start\nms", "peak\nMB"):
         table.add_column(heading, justify="right", no_wrap=True)
     notes = list[str]()
     for path, each in read:
@@ -93,11 +93,9 @@ def _summarize(validation: "Validation") -> str:
 
 
 def _list_figures(use: "Use | None") -> list[str]:
-    from fedglm.reports.formats import format_bytes
-
     if use is None:
         return ["-"] * 6
-    peak = "-" if use.peak_bytes is None else format_bytes(use.peak_bytes)
+    peak = "-" if use.peak_bytes is None else f"{use.peak_bytes / 1e6:.0f}"
     return [*_list_times(use.decode), *_list_times(use.prefill), f"{use.import_ms + use.load_ms:.0f}", peak]
 
 

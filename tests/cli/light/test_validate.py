@@ -65,6 +65,7 @@ def test_a_fleet_is_one_table(fedglm, home, files):
     assert done.code == 1
     assert max(map(len, done.out.replace(str(home), "").splitlines())) <= 80
     assert public(home, "berlin").fingerprint()[:9] in done.out
+    assert "…" not in done.out, "no figure is cut short"
     assert "exact logits: off by" in " ".join(done.out.split())
     assert "not verified" not in done.out
     told = json.loads(fedglm("validate", "--fleet", *files, *keys, "--json").out)
