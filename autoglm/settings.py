@@ -61,8 +61,8 @@ class LightSettings(BaseModel):
 
     Attributes:
         size: Size that the whole release must meet: `20x` smaller than the model in float32, or at most `80kB`.
-        tolerance: Maximum rise of the loss above that of an equally trained dense model, as `5%`. A release that is
-            worse is not made.
+        tolerance: How much worse than an equally trained dense model it may be, as `5%` of that one's loss or, for a
+            classifier, accuracy. A release that is worse is not made.
         text: Text to make it light on: `auto` (what a built-in has set aside), `model` (made by the model itself), or a
             file of public records. The sites' own records are never used.
         sequences: Maximum number of sequences of that text.

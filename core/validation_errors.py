@@ -1,7 +1,7 @@
 """Pydantic's validation errors in one line: the key, its value, the remedy, and near names."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -66,7 +66,8 @@ def _list_keys(model: type[BaseModel], sections: list[str]) -> list[str]:
     """Return the keys of a section; none where it is no settings model."""
     for section in sections:
         inner = model.model_fields[section].annotation if section in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        kinds = [one for one in (inner, *get_args(inner)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not kinds:
             return []
-        model = inner
+        model = kinds[0]  # an optional section is a union of its model and None
     return list(model.model_fields)

@@ -119,7 +119,8 @@ def _describe_error(fault: ErrorDetails) -> str:
     if fault["type"] in _TYPES:
         return f"{_TYPES[fault['type']]} expected, got {type(fault['input']).__name__}"
     if fault["type"] in _TEXTS:
-        return f"longer than {_MAX_TEXT} characters, or not printable"
+        limit = fault.get("ctx", {}).get("max_length", _MAX_TEXT)
+        return f"longer than {limit} characters, or not printable"
     return f"out of range: {fault['msg'].lower()}"
 
 

@@ -62,7 +62,7 @@ class LightReleaseStore(Protocol):
         """Keep the run's newest release, which has this SHA-256 (hex) of its manifest."""
 
     def pack(self, manifest: str, base: str) -> tuple[bytes, str | None]:
-        """Return a release, by the SHA-256 (hex) of its manifest, for a site that holds `base`, and the delta's base."""
+        """Return a release, by the SHA-256 (hex) of its manifest, for a site that holds `base`; and a delta's base."""
 
     def record_validation(self, site: str, version: int, validation: Mapping[str, Any]) -> None:
         """Keep what a site says of how a release works there."""

@@ -84,7 +84,9 @@ def describe_light(light: dict[str, Any]) -> str:
     if light["reason"] is not None:
         return f"no light release: {light['reason']}"
     size = f"{format_bytes(light['bytes'])}, {light['size_ratio']:.1f}x smaller"
-    return f"light release: {size}, loss {light['loss_rise']:+.1%} above an equally trained dense model's"
+    lost = "accuracy lost" if light["metric"] == "accuracy" else "loss above it"
+    against = f"{lost} {light['loss_rise']:+.1%} (standard error {light['rise_error']:.1%})"
+    return f"light release: {size}; against an equally trained dense model, {against}"
 
 
 def print_statements(console: Console, stated: Sequence[Statement]) -> None:

@@ -39,7 +39,7 @@ class Validation:
 
 
 def validate(release: LightRelease) -> Validation:
-    """Open a release with the node's own runtime, and run it on fixed tokens, twice: it must give the same finite logits.
+    """Open a release with the node's own runtime, and run it on fixed tokens twice, to the same finite logits.
 
     Args:
         release: The release, with its signature, sizes and hashes checked.

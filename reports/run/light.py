@@ -12,12 +12,15 @@ def render_light(run: RunRecord) -> Html:
     if not isinstance(light, dict):
         return Html()
     reason, recipe, privacy = (light.get(name) for name in ("reason", "recipe", "privacy"))
-    size, ratio, rise, tolerance = (number(light.get(n)) for n in ("bytes", "size_ratio", "loss_rise", "tolerance"))
+    size, ratio, tolerance = (number(light.get(name)) for name in ("bytes", "size_ratio", "tolerance"))
+    rise, error = (number(light.get(name)) for name in ("loss_rise", "rise_error"))
+    lost = "Accuracy lost, of" if light.get("metric") == "accuracy" else "Loss above"
     facts = [
         ("Bytes of all files", None if size is None else format_bytes(size)),
         ("Smaller than the model in FP32", None if ratio is None else f"{ratio:.1f}x"),
-        ("Loss above an equally trained dense model", None if rise is None else f"{rise:+.2%}"),
-        ("Of these were allowed", None if tolerance is None else format_percent(tolerance)),
+        (f"{lost} that of an equally trained dense model", None if rise is None else f"{rise:+.2%}"),
+        ("Its standard error", None if error is None else format_percent(error)),
+        ("Allowed", None if tolerance is None else format_percent(tolerance)),
         ("Recipe", recipe if isinstance(recipe, str) else None),
         ("Version", format_number(number(light.get("version")))),
     ]

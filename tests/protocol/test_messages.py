@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedglm.compression.codec import CodecError
-from fedglm.protocol.messages import JoinReply, MessageError, ModRequest, TrainReply, TrainRequest
+from fedglm.protocol.messages import (
+    JoinReply,
+    LightOffer,
+    LightReply,
+    MessageError,
+    ModRequest,
+    TrainReply,
+    TrainRequest,
+)
 
 names = st.text(max_size=200).filter(str.isprintable) | st.text("abc-é ü", max_size=200)
 versions = st.integers(-1, 2**31 - 1)
@@ -31,6 +39,10 @@ MESSAGES = {
     JoinReply: st.builds(
         JoinReply, name=names, run=names, version=versions, layout=names, examples=st.integers(0, 2**40 - 1)
     ),
+    LightOffer: st.builds(LightOffer, run=names, base=st.none() | names),
+    LightReply: st.builds(
+        LightReply, version=versions, manifest=names, fault=st.none() | names, validation=st.none() | names
+    ),
     ModRequest: st.builds(ModRequest, run=names, round=numbers, acknowledged=st.integers(0, 2**31 - 1)),
 }
 INSTRUCTION = TrainRequest(
@@ -47,7 +59,9 @@ INSTRUCTION = TrainRequest(
 REPORT = TrainReply(nonce="n", holds=2, log="1:a", signature="s")
 INTRODUCTION = JoinReply(name="a", run="", version=-1, layout="l", examples=0, signature="s")
 ORDER = ModRequest(run="r", round=3, acknowledged=2)
-ALL = [INSTRUCTION, REPORT, INTRODUCTION, ORDER]
+OFFER = LightOffer(run="r", base="b")
+HELD = LightReply(version=3, manifest="m", fault="f", validation="{}", signature="s")
+ALL = [INSTRUCTION, REPORT, INTRODUCTION, ORDER, OFFER, HELD]
 FIELDS = [(message, field.name) for message in ALL for field in fields(message)]
 OPTIONAL = [
     (REPORT, "holds"),
@@ -55,6 +69,10 @@ OPTIONAL = [
     (REPORT, "signature"),
     (INTRODUCTION, "signature"),
     (INSTRUCTION, "anchor"),
+    (OFFER, "base"),
+    (HELD, "fault"),
+    (HELD, "validation"),
+    (HELD, "signature"),
 ]
 
 
@@ -149,4 +167,4 @@ def test_a_value_out_of_bounds_is_refused(message, name, wrong):
     ("message", "name"), [pair for pair in FIELDS if isinstance(pair[0].to_fields()[pair[1]], str)]
 )
 def test_a_long_text_is_refused(message, name):
-    refused(message, message.to_fields() | {name: "x" * 201})
+    refused(message, message.to_fields() | {name: "x" * (4001 if name == "validation" else 201)})

@@ -71,6 +71,7 @@ def test_text_that_cannot_be_had_is_a_mistake_before_the_run_begins(fedglm, tmp_
     assert not run.exists()
 
 
+@pytest.mark.slow  # it tries the hardest cut of each family
 def test_a_run_whose_light_model_misses_its_size_ends_well_and_says_so(fedglm, tmp_path):
     run = tmp_path / "run"
     changes = ("--set", "model.light.size=5000x", "--set", "model.light_every=2")

@@ -1,13 +1,17 @@
-"""Light releases that can be used: small models in float16 with a real graph, in seconds."""
+"""Light releases that can be used: small models of random codes with a real graph, in a second."""
+
+import tempfile
+from pathlib import Path
 
 import torch
 from light_releases import FACTS
-from saved_models import CLASSES, tasks
+from saved_models import CLASSES, save_model
+from small_glms import with_codes
 
 from fedglm.autoglm.light.release.writer import write_light_release
 from fedglm.autoglm.light.search.packaging import build_skeletons, dense_to_numpy
-from fedglm.autoglm.models.build import build_model
-from fedglm.autoglm.settings import ModelSettings
+from fedglm.autoglm.models.release import load_release
+from fedglm.inference.weights.model import NumpyModel
 
 __all__ = ["CLASSES", "write_used_release"]
 
@@ -22,18 +26,19 @@ def write_used_release(folder, key, *, kind="table", version=1, fill=None):
         version: Number of the release.
         fill: Value of all weights of the last norm; None leaves them.
     """
-    task = tasks()[kind]
-    model = build_model(ModelSettings(preset="glm-0.1m"), task, seed=1).train(False)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(parameter.half().float())
-            if fill is not None and name == "model.norm.weight":
-                parameter.fill_(fill)
-    numpy_model = dense_to_numpy(model, task)
+    with tempfile.TemporaryDirectory() as scratch:
+        model, task = load_release(save_model(kind, Path(scratch) / "model"))
+    if fill is not None:
+        with torch.no_grad():
+            model.model.norm.weight.fill_(fill)
+    dense = dense_to_numpy(model, task)
+    light = NumpyModel(
+        tensors=with_codes(dense.tensors, low=-8, high=7, block=32), config=dense.config, task=dense.task
+    )
     write_light_release(
         folder,
-        numpy_model,
-        skeletons=build_skeletons(numpy_model, prefill="fp32", decode="fp32"),
+        light,
+        skeletons=build_skeletons(light, prefill="int4", decode="int4"),
         tokenizer=None,
         facts=FACTS.model_copy(update={"run": {"version": version}}),
         reference_parameters=100_000,

@@ -128,6 +128,7 @@ class LightMaker:
 
     def _lighten(self, vector: np.ndarray, outcome: LightOutcome) -> LightOutcome:
         from fedglm.autoglm.light.search.lightening import lighten
+        from fedglm.autoglm.light.search.measures import find_rise_error
         from fedglm.autoglm.light.search.plan import TextSettings
         from fedglm.autoglm.light.search.sources import load_source
 
@@ -141,7 +142,7 @@ class LightMaker:
             plan = self._plan(dense, source, text)
             made = lighten(dense, source, plan, self.release, signing_key=self.key, compares=False)
         if made.chosen is None or made.folder is None or made.size is None:
-            return _describe_failure(outcome, made)
+            return _describe_failure(outcome, made, source.task)
         self._keep_recipe(made)
         return replace(
             outcome,
@@ -150,6 +151,8 @@ class LightMaker:
             bytes=made.size.bytes,
             size_ratio=made.size.size_ratio,
             loss_rise=made.chosen.loss_rise,
+            rise_error=find_rise_error(source.task, made.chosen.quality),
+            metric=source.task.metric,
             recipe=made.chosen.recipe.name,
         )
 
@@ -206,8 +209,10 @@ class LightMaker:
             write_settings(plan, self.folder / LIGHT_PLAN)
 
 
-def _describe_failure(outcome: LightOutcome, made: Lightened) -> LightOutcome:
+def _describe_failure(outcome: LightOutcome, made: Lightened, task: Task) -> LightOutcome:
     """Say how near the last candidate came that trained in full: the one that was cut to meet the size."""
+    from fedglm.autoglm.light.search.measures import find_rise_error
+
     best = [trial for trial in made.trials if trial.in_full][-1]
     ratio = made.reference_bytes / best.bytes
     missed = "the size" if best.loss_rise <= outcome.tolerance else f"the tolerance of {outcome.tolerance:.3g}"
@@ -216,6 +221,8 @@ def _describe_failure(outcome: LightOutcome, made: Lightened) -> LightOutcome:
         bytes=best.bytes,
         size_ratio=ratio,
         loss_rise=best.loss_rise,
+        rise_error=find_rise_error(task, best.quality),
+        metric=task.metric,
         recipe=best.recipe.name,
-        reason=f"{ratio:.1f}x was reached at a loss {best.loss_rise:+.1%} ({best.recipe.name}), which misses {missed}",
+        reason=f"{ratio:.1f}x was reached at {best.loss_rise:+.1%} ({best.recipe.name}), which misses {missed}",
     )

@@ -24,12 +24,15 @@ class LightOutcome:
     Attributes:
         round: Number of the round after which it was made.
         model_sha256: Hash (hex) of the model that it was made of.
-        tolerance: Maximum rise of the loss, as a share.
+        tolerance: Maximum rise, as a share.
         version: Number of the release in its federation; None where there is none.
         manifest: SHA-256 (hex) of the manifest, and so of every file; None where there is none.
         bytes: Bytes of the release; where there is none, of the last candidate that was trained in full, if any.
         size_ratio: Bytes of the dense model in FP32, a tied output layer counted once, over those.
-        loss_rise: Relative rise of the loss above that of an equally trained dense model.
+        loss_rise: How much worse it is than an equally trained dense model, as a share: of that one's loss, or, for a
+            classifier, of its accuracy (`search.measures.find_rise`).
+        rise_error: Standard error of the model's part in it, from the number of examples that measure.
+        metric: Metric of the task, `accuracy` or `perplexity`.
         recipe: Name of the recipe.
         reason: Why there is no release; None where there is one.
         wall_s: Seconds that it took.
@@ -43,6 +46,8 @@ class LightOutcome:
     bytes: int | None = None
     size_ratio: float | None = None
     loss_rise: float | None = None
+    rise_error: float | None = None
+    metric: str | None = None
     recipe: str | None = None
     reason: str | None = None
     wall_s: float = 0.0

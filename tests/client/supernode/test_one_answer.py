@@ -7,10 +7,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedglm.client.supernode.one_answer import make_single_handler_app
 from fedglm.server.rounds.admission import QUERY
 from fedglm.server.rounds.countersigning import SEAL
+from fedglm.server.rounds.light_handout import LIGHT
 from fedglm.server.rounds.requests import TRAIN
 
 
-@pytest.mark.parametrize("kind", [QUERY, SEAL, TRAIN, "evaluate"])
+@pytest.mark.parametrize("kind", [QUERY, SEAL, LIGHT, TRAIN, "evaluate"])
 def test_every_kind_of_message_is_answered(kind):
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     seen = []

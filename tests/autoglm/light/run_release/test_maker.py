@@ -96,6 +96,7 @@ def test_a_later_release_of_the_run_replaces_it_by_the_same_plan(made, vector):
     assert (maker.folder / "light-plan.toml").read_text() == plan
 
 
+@pytest.mark.slow  # it tries the hardest cut of each family
 def test_a_size_out_of_reach_is_a_reason_and_no_error(tmp_path, vector):
     outcome = make_maker(tmp_path, size="5000x").make(vector, 1, SHA256)
     assert "nothing here reaches" in outcome.reason
@@ -110,13 +111,14 @@ def test_a_release_that_misses_the_tolerance_is_not_released(tmp_path, vector, m
 
     def worse(model, task, test, **options):
         quality = measure(model, task, test, **options)
-        is_light = "vocabulary" in options
-        return replace(quality, loss=quality.loss * (1.5 if is_light else 1.0))
+        if "vocabulary" not in options:  # the dense model, or its control
+            return quality
+        return replace(quality, loss=1.5 * quality.loss, metric=quality.metric / 2)
 
     monkeypatch.setattr(trials, "measure_quality", worse)
     outcome = maker.make(vector, 1, SHA256)
     assert "misses the tolerance" in outcome.reason
-    assert outcome.loss_rise > 0.4
+    assert outcome.loss_rise > 0.3
     assert outcome.manifest is None
     assert not maker.release.exists()
 
