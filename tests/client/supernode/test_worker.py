@@ -18,11 +18,16 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from site_folders import make_project, make_site, run_of
+from used_releases import write_used_release
 
 from fedglm.client.no_answer import NO_ANSWER
 from fedglm.client.supernode import worker_link
 from fedglm.client.supernode.worker_link import LOG, SOCKET, WorkerError, WorkerRequest, ask
-from fedglm.protocol.messages import PLAN, RECORD, JoinReply
+from fedglm.inference.release.archive import pack_release
+from fedglm.inference.release.reader import open_release
+from fedglm.inference.release.trust import Trust
+from fedglm.privacy.keys.signing import SigningKey
+from fedglm.protocol.messages import PLAN, RECORD, JoinReply, LightReply
 
 TRIAL = """
 name = "trial"
@@ -38,8 +43,12 @@ NO_PLAN = WorkerRequest("query", "0", recorddict_to_proto(RecordDict({})).Serial
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    project = make_project(tmp_path_factory.mktemp("server"))
+def project(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, project):
     made = make_site(tmp_path_factory.mktemp("home"), project, data={"source": "breast-cancer", "share": "0/2"})
     yield made
     end_workers(made.folder)
@@ -86,6 +95,33 @@ def test_an_answer_is_the_node_s_own_and_signed(site):
     words = JoinReply.from_fields(fields)
     assert (words.name, words.version) == (site.name, -1)
     assert words.signature
+
+
+def test_a_light_release_is_verified_tried_and_kept_by_the_worker(site, project, tmp_path):
+    ask(site.folder, plan_query())
+    release = open_release(
+        write_used_release(tmp_path / "release", project.signing_key, version=4),
+        trust=Trust.in_keys([project.signing_key.public]),
+    )
+
+    def offer(**fields):
+        content = RecordDict({RECORD: ConfigRecord({"run": "run-1", **fields})})
+        request = WorkerRequest("query.light", "1", recorddict_to_proto(content).SerializeToString())
+        reply = ask(site.folder, request)
+        assert reply.error is None
+        content = recorddict_from_proto(RecordDictProto.FromString(reply.content))
+        held = LightReply.from_fields(content.config_records[RECORD])
+        assert held.signature is not None
+        assert held.validation is None  # the policy does not permit it
+        return held.version, held.fault
+
+    assert offer() == (-1, None)
+    assert offer(release=pack_release(release)) == (4, None)
+    assert open_release(site.light_shelf().find_newest(), trust=Trust.in_keys([project.signing_key.public]))
+    foreign = write_used_release(tmp_path / "foreign", SigningKey.generate(), version=5)
+    version, fault = offer(release=pack_release(open_release(foreign, trust=Trust.unverified())))
+    assert version == 4
+    assert "signed by" in fault
 
 
 def test_a_worker_is_looked_for_where_it_listens(tmp_path, monkeypatch):
