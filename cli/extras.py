@@ -19,7 +19,7 @@ Extra = Literal["edge", "light", "node", "server", "simulation"]
 _NODE = ("flwr", "numba", "opacus", "peft", "prometheus_client", "safetensors", "torch", "transformers")
 _SERVER = (*_NODE, "matplotlib", "sklearn")
 _EDGE = ("onnxruntime", "safetensors", "tokenizers")
-_LIGHT = (*dict.fromkeys((*_SERVER, *_EDGE)), "gguf", "onnx")
+_LIGHT = (*dict.fromkeys((*_SERVER, *_EDGE)), "gguf", "onnx", "yaml")
 
 MODULES: Final[Mapping[Extra, tuple[str, ...]]] = MappingProxyType(
     {"edge": _EDGE, "light": _LIGHT, "node": _NODE, "server": _SERVER, "simulation": (*_SERVER, "ray")}

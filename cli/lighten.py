@@ -14,7 +14,7 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:
-    from fedglm.autoglm.light.search.plan import LightenPlan
+    from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
     from fedglm.autoglm.light.search.sources import DenseModel
     from fedglm.autoglm.settings import DataSettings
     from fedglm.privacy.keys.signing import SigningKey
@@ -81,7 +81,7 @@ def lighten(
     [bold]fedglm lighten RUN --target size=20x --plan light.toml[/bold]   what would run
     [bold]fedglm lighten RUN --config light.toml --out light[/bold]       the same bits again
     """
-    from fedglm.autoglm.light.search.errors import LightenError
+    from fedglm.autoglm.light.plan.errors import LightenError
 
     if config is not None and (target or plan):
         raise LightenError("--config runs a plan as it is: it goes with neither --target nor --plan")
@@ -128,6 +128,8 @@ def lighten(
         )
         progress.show("time the models of the table", 0.0)
         record = make_record(dense, result, seconds=time.monotonic() - began, origin=source.text.origin)
+    if record["met"]:
+        _write_page(record, folder)
     _report(record, folder, as_json=as_json)
     if not record["met"]:
         raise typer.Exit(MISSED_CODE)
@@ -144,10 +146,10 @@ def _make_draft(
     declared_public: bool,
 ) -> "LightenPlan":
     """Return the plan of the options, without candidates; or the one in a file."""
-    from fedglm.autoglm.light.search.goals import parse_goals
+    from fedglm.autoglm.light.plan.goals import parse_goals
+    from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, TextSettings, train_for
+    from fedglm.autoglm.light.plan.plan_files import read_settings_file
     from fedglm.autoglm.light.search.lightening import check_model
-    from fedglm.autoglm.light.search.plan import LightenPlan, TextSettings, train_for
-    from fedglm.autoglm.light.search.plan_files import read_settings_file
 
     if config is not None:
         plan = read_settings_file(LightenPlan, config)
@@ -212,7 +214,7 @@ def _diagnose(source: Any, show: Any, *, as_json: bool) -> None:
 
 
 def _write_plan(plan: "LightenPlan", path: Path, *, as_json: bool) -> None:
-    from fedglm.autoglm.light.search.plan_files import to_text, write_settings
+    from fedglm.autoglm.light.plan.plan_files import to_text, write_settings
 
     write_settings(plan, path)
     if as_json:
@@ -222,6 +224,15 @@ def _write_plan(plan: "LightenPlan", path: Path, *, as_json: bool) -> None:
     if not plan.candidates:
         typer.echo(f"no candidate reaches {plan.goals.describe()}", err=True)
         raise typer.Exit(MISSED_CODE)
+
+
+def _write_page(record: dict[str, Any], folder: Path) -> None:
+    """Write the record and the page beside the release, for nothing else may lie in its folder."""
+    from fedglm.core.files import write_atomically
+    from fedglm.reports.light.write import write_light_page
+
+    write_atomically(folder.with_name(f"{folder.name}.json"), json.dumps(record, indent=1) + "\n")
+    write_light_page(record, folder.with_name(f"{folder.name}.html"))
 
 
 def _report(record: dict[str, Any], folder: Path, *, as_json: bool) -> None:

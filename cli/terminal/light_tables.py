@@ -77,7 +77,7 @@ def _print_outcome(console: Console, record: dict[str, Any], folder: Path) -> No
             f"[bold]{record['size_ratio']:.1f}x[/bold] smaller at [bold]{record['loss_rise']:+.2%}[/bold] loss: "
             f"{escape(record['name'])}, {record['bytes']:,} bytes, {record['seconds']:.0f} s"
         )
-        console.print(f"release: {escape(str(folder))}")
+        console.print(f"release: {escape(str(folder))}, page: {escape(str(folder.with_name(folder.name + '.html')))}")
         return
     console.print(f"[red]Nothing is released.[/red] Goals: {escape(record['goals'])}.")
     frontier = Table(box=box.SIMPLE_HEAD, title="the frontier", title_justify="left")

@@ -37,6 +37,7 @@ ARGUMENTS = {
     "client start": ["."],
     "client metrics": ["."],
     "device probe": ["--out", "edge.json"],
+    "lighten": ["RUN", "--target", "size=20x"],
 }
 
 

@@ -10,11 +10,11 @@ import time
 import pytest
 from saved_models import save_model
 
+from fedglm.autoglm.light.plan.families import make_recipe
+from fedglm.autoglm.light.plan.goals import Goals
+from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, TextSettings, train_for
+from fedglm.autoglm.light.plan.plan_files import write_settings
 from fedglm.autoglm.light.pruning.surgery import read_shape
-from fedglm.autoglm.light.search.families import make_recipe
-from fedglm.autoglm.light.search.goals import Goals
-from fedglm.autoglm.light.search.plan import LightenPlan, TextSettings, train_for
-from fedglm.autoglm.light.search.plan_files import write_settings
 from fedglm.autoglm.light.search.sources import load_dense
 from fedglm.inference.model import LiteModel
 from fedglm.inference.release.reader import open_release
@@ -86,6 +86,20 @@ def test_every_byte_of_the_folder_counts(made):
     sizes = {path.name: path.stat().st_size for path in (folder / "light").iterdir()}
     assert sizes == record["files"]
     assert sum(sizes.values()) == record["bytes"]
+
+
+def test_the_record_and_the_page_lie_beside_it(made):
+    folder, _, record = made
+    assert json.loads((folder / "light.json").read_text()) == record
+    page = (folder / "light.html").read_text()
+    assert "not measured" in page
+    assert f"{record['size_ratio']:.1f}" in page
+
+
+def test_the_release_is_valid_on_this_machine(fedglm, made):
+    folder, key, _ = made
+    done = fedglm("validate", folder / "light", "--key", key.public.hex, "--json")
+    assert done.code == 0, done.err
 
 
 def test_the_release_is_signed_and_runs(made):

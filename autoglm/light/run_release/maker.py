@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedglm.autoglm.light.run_release.outcome import LightOutcome
-from fedglm.autoglm.light.search.errors import LightenError
+from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.settings import DataSettings, LightSettings
 from fedglm.core.errors import FedglmError
 from fedglm.inference.release.manifest import MANIFEST, VERSION
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a server's process imports torch only once a model is to be
 
     from fedglm.autoglm.light.search.lightening import Lightened
     from fedglm.autoglm.light.search.pipeline import Source
-    from fedglm.autoglm.light.search.plan import LightenPlan
+    from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
     from fedglm.autoglm.light.search.sources import DenseModel
     from fedglm.autoglm.tasks.task import Task
 
@@ -110,7 +110,7 @@ class LightMaker:
         earlier = LightOutcome.load(self.folder / LIGHT_RECORD)
         if earlier is not None and (earlier.round, earlier.model_sha256) == (server_round, model_sha256):
             return earlier
-        from fedglm.autoglm.light.search.goals import parse_tolerance
+        from fedglm.autoglm.light.plan.goals import parse_tolerance
 
         outcome = LightOutcome(
             round=server_round, model_sha256=model_sha256, tolerance=parse_tolerance(self.settings.tolerance)
@@ -129,7 +129,7 @@ class LightMaker:
     def _lighten(self, vector: np.ndarray, outcome: LightOutcome) -> LightOutcome:
         from fedglm.autoglm.light.search.lightening import lighten
         from fedglm.autoglm.light.search.measures import find_rise_error
-        from fedglm.autoglm.light.search.plan import TextSettings
+        from fedglm.autoglm.light.plan.lighten_plan import TextSettings
         from fedglm.autoglm.light.search.sources import load_source
 
         check_installed()
@@ -175,10 +175,10 @@ class LightMaker:
 
     def _plan(self, dense: DenseModel, source: Source, text: Any) -> LightenPlan:
         """Make the plan of the run's releases, or read the one that was made before, for this round's weights."""
-        from fedglm.autoglm.light.search.goals import parse_goals
+        from fedglm.autoglm.light.plan.goals import parse_goals
         from fedglm.autoglm.light.search.lightening import make_plan
-        from fedglm.autoglm.light.search.plan import LightenPlan, train_for
-        from fedglm.autoglm.light.search.plan_files import read_settings_file, write_settings
+        from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, train_for
+        from fedglm.autoglm.light.plan.plan_files import read_settings_file, write_settings
 
         path = self.folder / LIGHT_PLAN
         if path.is_file():
@@ -202,7 +202,7 @@ class LightMaker:
 
     def _keep_recipe(self, made: Lightened) -> None:
         """Have later releases of the run repeat the recipe that won, without a search."""
-        from fedglm.autoglm.light.search.plan_files import write_settings
+        from fedglm.autoglm.light.plan.plan_files import write_settings
 
         if made.chosen is not None and len(made.plan.candidates) > 1:
             plan = made.plan.model_copy(update={"candidates": (made.chosen.recipe,)})

@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from fedglm.autoglm.light.distillation.student import make_student
 from fedglm.autoglm.light.distillation.training import train_student
+from fedglm.autoglm.light.plan.families import FAMILIES, Name, make_recipe
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.surgery import read_shape
 from fedglm.autoglm.light.quantization.quantizer import Quantizer
 from fedglm.autoglm.light.quantization.settings import QuantizationSettings
-from fedglm.autoglm.light.search.families import FAMILIES, Name, make_recipe
 from fedglm.autoglm.light.search.measures import Quality, measure_quality
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, cut_model
-from fedglm.autoglm.light.search.recipe import Recipe
 from fedglm.autoglm.light.search.trials import Bench, Trial
 from fedglm.autoglm.models.presets import Preset
 

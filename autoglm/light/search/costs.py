@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 from fedglm.autoglm.light.graph.formats import GraphFormat
-from fedglm.autoglm.light.search.errors import LightenError
-from fedglm.autoglm.light.search.goals import Goals
+from fedglm.autoglm.light.plan.errors import LightenError
+from fedglm.autoglm.light.plan.goals import Goals
 from fedglm.autoglm.light.search.packaging import build_skeletons
 from fedglm.inference.runtime.phased_session import open_session
 from fedglm.inference.runtime.session import Session

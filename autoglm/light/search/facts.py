@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
+from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
+from fedglm.autoglm.light.plan.plan_files import to_text
 from fedglm.autoglm.light.search.measures import Quality
-from fedglm.autoglm.light.search.plan import LightenPlan
-from fedglm.autoglm.light.search.plan_files import to_text
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Trial
 from fedglm.inference.release.manifest import VERSION, Facts, Measure, Privacy

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from fedglm.autoglm.light.plan.errors import LightenError
+from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.release.writer import ReleaseSize
 from fedglm.autoglm.light.search.comparison import Row, compare
 from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory, open_model, time_phases
-from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.light.search.facts import describe_release
 from fedglm.autoglm.light.search.packaging import (
     DECODE_FORMAT,
@@ -24,7 +25,6 @@ from fedglm.autoglm.light.search.packaging import (
     to_numpy,
 )
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
-from fedglm.autoglm.light.search.plan import LightenPlan
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
 from fedglm.autoglm.light.search.search import find_frontier, search
 from fedglm.autoglm.light.search.sources import DenseModel

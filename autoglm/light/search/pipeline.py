@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.light.distillation.training import train_student
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.norms import fold_norms
 from fedglm.autoglm.light.pruning.prune import prune
 from fedglm.autoglm.light.pruning.vocabulary import CutVocabulary, cut_vocabulary
 from fedglm.autoglm.light.public_text import PublicText
 from fedglm.autoglm.light.quantization.quantizer import QuantizedModel, Quantizer
 from fedglm.autoglm.light.quantization.settings import QuantizationSettings
-from fedglm.autoglm.light.search.recipe import Recipe
 from fedglm.autoglm.light.search.tokens import decode, map_tokens
 from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.tasks.text import TextTask

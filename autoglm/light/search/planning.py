@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedglm.autoglm.light.plan.families import FAMILIES, Name, OutOfReach, fit_parameters, make_recipe
+from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.errors import PruningError
 from fedglm.autoglm.light.pruning.shape import ModelShape
 from fedglm.autoglm.light.pruning.surgery import read_shape
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
-from fedglm.autoglm.light.search.families import FAMILIES, Name, OutOfReach, fit_parameters, make_recipe
 from fedglm.autoglm.light.search.pipeline import Progress, Source, run_recipe
-from fedglm.autoglm.light.search.plan import LightenPlan
-from fedglm.autoglm.light.search.recipe import Recipe
 from fedglm.autoglm.light.search.search import Excess
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedglm.autoglm.light.distillation.settings import DistillationSettings
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.settings import Budget, PruningSettings
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress
-from fedglm.autoglm.light.search.recipe import Recipe
 from fedglm.autoglm.light.search.trials import Bench, Trial
 
 Excess = Callable[[LightModel], float]

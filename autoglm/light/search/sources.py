@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.data.sources import is_path
+from fedglm.autoglm.light.plan.errors import LightenError
+from fedglm.autoglm.light.plan.lighten_plan import TextSettings
 from fedglm.autoglm.light.public_text import AUTO, load_public_text
-from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.light.search.pipeline import Source
-from fedglm.autoglm.light.search.plan import TextSettings
 from fedglm.autoglm.models.opening import find_model
 from fedglm.autoglm.models.release import load_release
 from fedglm.autoglm.settings import DataSettings

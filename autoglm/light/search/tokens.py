@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 
 from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.light.pruning.vocabulary import CutVocabulary
-from fedglm.autoglm.light.search.errors import LightenError
 from fedglm.autoglm.tasks.task import Task
 from fedglm.autoglm.tasks.text import TextTask
 

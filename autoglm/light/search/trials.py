@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel
 
 from fedglm.autoglm.light.distillation.training import train_student
+from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.search.measures import Quality, find_rise, measure_loss, measure_quality
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source, run_recipe
-from fedglm.autoglm.light.search.plan import LightenPlan
-from fedglm.autoglm.light.search.recipe import Recipe
 
 MeasureBytes = Callable[[LightModel], int]
 """Returns the bytes of a light model's release."""

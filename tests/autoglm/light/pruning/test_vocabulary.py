@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
+from fedglm.autoglm.data.bins import bins_from_ranges
 from fedglm.autoglm.data.records import Records
-from fedglm.autoglm.data.tables import bins_from_ranges
 from fedglm.autoglm.light.pruning.errors import PruningError
 from fedglm.autoglm.light.pruning.tokenizer_cut import cut_tokenizer
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings, cut_vocabulary

@@ -2,14 +2,14 @@
 
 import pytest
 
+from fedglm.autoglm.light.plan.errors import LightenError
+from fedglm.autoglm.light.plan.goals import Goals
+from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, train_for
+from fedglm.autoglm.light.plan.plan_files import read_settings_file, to_text, write_settings
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.settings import Budget, PruningSettings
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.quantization.settings import QatSettings, QuantizationSettings
-from fedglm.autoglm.light.search.errors import LightenError
-from fedglm.autoglm.light.search.goals import Goals
-from fedglm.autoglm.light.search.plan import LightenPlan, train_for
-from fedglm.autoglm.light.search.plan_files import read_settings_file, to_text, write_settings
-from fedglm.autoglm.light.search.recipe import Recipe
 
 PLAN = LightenPlan(
     model_sha256="ab" * 32,

@@ -13,7 +13,7 @@ import tomli_w
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fedglm.autoglm.light.search.errors import LightenError
+from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.core.files import write_atomically
 from fedglm.core.untrusted_files import read_regular
 from fedglm.core.validation_errors import explain

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedglm.autoglm.light.plan.errors import LightenError
+from fedglm.autoglm.light.plan.goals import Goals, parse_goals
 from fedglm.autoglm.light.search.costs import Costs, find_excess
-from fedglm.autoglm.light.search.errors import LightenError
-from fedglm.autoglm.light.search.goals import Goals, parse_goals
 
 
 def test_several_targets_hold_together():

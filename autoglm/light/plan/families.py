@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from fedglm.autoglm.light.distillation.settings import DistillationSettings
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.settings import Budget, PruningSettings
 from fedglm.autoglm.light.pruning.shape import ModelShape
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.quantization.scheme import Scheme
 from fedglm.autoglm.light.quantization.settings import QatSettings, QuantizationSettings
-from fedglm.autoglm.light.search.recipe import Recipe
 
 Name = Literal["int8", "int4", "int3", "int2", "ternary", "sparse"]
 

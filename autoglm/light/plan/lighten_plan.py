@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.autoglm.light.distillation.settings import DistillationSettings, Stage
+from fedglm.autoglm.light.plan.goals import Goals
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.public_text import AUTO, MAX_SEQUENCES
-from fedglm.autoglm.light.search.goals import Goals
-from fedglm.autoglm.light.search.recipe import Recipe
 
 
 def train_for(steps: int) -> DistillationSettings:

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedglm.autoglm.light.search.errors import LightenError
+from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.core.suggestions import list_choices
 from fedglm.core.validation_errors import explain
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedglm.autoglm.light.plan.families import LEAST_SHARE, OutOfReach, fit_parameters
 from fedglm.autoglm.light.pruning.shape import LayerShape, ModelShape
-from fedglm.autoglm.light.search.families import LEAST_SHARE, OutOfReach, fit_parameters
 
 LAYER = LayerShape(intermediate_size=256, num_key_value_heads=2, num_attention_heads=4)
 SHAPE = ModelShape(
