@@ -39,12 +39,13 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
 )
 
 
-def to_text(settings: BaseModel, suffix: str = ".toml") -> str:
-    """Write settings out, with every default.
+def to_text(settings: BaseModel, suffix: str = ".toml", *, with_defaults: bool = True) -> str:
+    """Write settings out.
 
     Args:
         settings: A plan or a recipe.
         suffix: ``.toml``, ``.json``, ``.yaml`` or ``.yml``.
+        with_defaults: Whether to write what has its default, too.
 
     Raises:
         LightenError: The suffix is another, or the settings hold what TOML cannot (an override by None).
@@ -54,7 +55,7 @@ def to_text(settings: BaseModel, suffix: str = ".toml") -> str:
             f"a plan is written as {', '.join(_WRITERS)}, by the file's name, not as {suffix or 'nothing'!r}"
         )
     try:
-        text = _WRITERS[suffix](settings.model_dump(mode="json", exclude_none=True))
+        text = _WRITERS[suffix](settings.model_dump(mode="json", exclude_none=True, exclude_defaults=not with_defaults))
     except TypeError as exc:
         raise LightenError(f"{suffix} has no form for an override by nothing: write it as .json or .yaml") from exc
     return text

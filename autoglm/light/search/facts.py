@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Final
 
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
 from fedglm.autoglm.light.plan.plan_files import to_text
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.search.measures import Quality
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Trial
@@ -26,21 +25,21 @@ def describe_release(
     plan: LightenPlan,
     *,
     calibration_sha256: str,
+    recipe: Recipe,
     trial: Trial | None,
     control: Quality | None,
-    timings: Sequence[Measure] = (),
 ) -> Facts:
     """Collect the facts of a release.
 
     Args:
         dense: The model that was made light.
-        plan: The plan; the release has the recipe that it came to, alone.
+        plan: The plan; the release has the recipe that it came to, alone, without what is a default of its version.
         calibration_sha256: Hash (hex) of the public text.
-        trial: The chosen candidate; None before there is one.
+        recipe: The recipe that it was made by.
+        trial: The chosen candidate; None before there is one, which gives facts of the same length.
         control: Figures of the control; None before there are any.
-        timings: Times and memory that were measured.
     """
-    measures: list[Measure] = []
+    measures = list(_draft_measures(dense, plan))
     if trial is not None and control is not None:
         own = trial.quality
         measures = [
@@ -62,19 +61,26 @@ def describe_release(
             ]
         if own.unknown:
             measures.append(Measure(name="unknown tokens", value=own.unknown, n=own.count, seed=plan.seed))
-    recipes = plan.candidates[:1] if trial is None else (trial.recipe,)
     return Facts(
         name=f"{dense.folder.parent.name if dense.run else dense.folder.name} (light)",
         run=_describe_run(dense),
         privacy=_describe_privacy(dense.summary),
-        settings=to_text(plan.model_copy(update={"candidates": recipes})),
+        settings=to_text(plan.model_copy(update={"candidates": (recipe,)}), with_defaults=False),
         calibration_sha256=base64.urlsafe_b64encode(bytes.fromhex(calibration_sha256)).decode().rstrip("="),
-        measures=(*measures, *timings),
+        measures=tuple(measures),
         not_measured=_NOT_MEASURED,
         limits=_LIMITS,
-        device=f"{platform.machine()}, {os.cpu_count()} cores" if timings else None,
         versions={name: version(name) for name in _VERSIONS},
     )
+
+
+def _draft_measures(dense: DenseModel, plan: LightenPlan) -> Iterator[Measure]:
+    """Yield measures that take as many bytes as the longest ones will, for a release's size before it is measured."""
+    value = 0.123_45
+    for name in ("loss, nats", dense.task.metric):
+        yield Measure(name=name, value=value, n=10**9, seed=plan.seed, control=value)
+    for name in ("KL from dense, nats", "top-1 agreement"):
+        yield Measure(name=name, value=value, n=10**9, seed=plan.seed)
 
 
 def _describe_run(dense: DenseModel) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fedglm.autoglm.light.release.writer import ReleaseSize
 from fedglm.autoglm.light.search.comparison import Row, compare
 from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory, open_model, time_phases
 from fedglm.autoglm.light.search.facts import describe_release
+from fedglm.autoglm.light.search.measures import Quality
 from fedglm.autoglm.light.search.packaging import (
     DECODE_FORMAT,
     PREFILL_FORMAT,
@@ -149,7 +150,7 @@ def lighten(
     facts, size = None, None
     if best is not None:
         report("write the release", 0.0)
-        facts = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=best, control=bench.control)
+        facts = meter.describe(best.light, trial=best, control=bench.control)
         size = meter.package(best.light, facts).write(out, signing_key)
     return Lightened(
         plan=plan,
@@ -183,15 +184,26 @@ class _Meter:
     def __init__(self, dense: DenseModel, plan: LightenPlan, source: Source) -> None:
         self._dense, self._goals, self._source = dense, plan.goals, source
         self.reference_bytes = 4 * dense.parameters
-        self._draft = describe_release(dense, plan, calibration_sha256=source.text.sha256, trial=None, control=None)
+        self._plan = plan
         self._reference: Session | None = None
         self._sizes = WeakKeyDictionary[LightModel, int]()
 
     def measure_bytes(self, light: LightModel) -> int:
         """Return the bytes of a light model's release, signed."""
         if light not in self._sizes:
-            self._sizes[light] = self.package(light, self._draft).measure()
+            self._sizes[light] = self.package(light, self.describe(light)).measure()
         return self._sizes[light]
+
+    def describe(self, light: LightModel, *, trial: Trial | None = None, control: Quality | None = None) -> Facts:
+        """Return what a release says of itself; without figures, facts of the same length."""
+        return describe_release(
+            self._dense,
+            self._plan,
+            calibration_sha256=self._source.text.sha256,
+            recipe=light.recipe,
+            trial=trial,
+            control=control,
+        )
 
     def package(self, light: LightModel, facts: Facts) -> Package:
         """Return a light model with all that its release holds."""
@@ -212,7 +224,7 @@ class _Meter:
         if goals.max_memory_bytes is not None:
             with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
                 folder = Path(scratch) / "release"
-                self.package(light, self._draft).write(folder, None)
+                self.package(light, self.describe(light)).write(folder, None)
                 memory = measure_memory(folder)
         costs = Costs(bytes=self.measure_bytes(light), decode_ms=decode_ms, memory_bytes=memory)
         return find_excess(goals, costs, reference_bytes=self.reference_bytes, reference_ms=reference_ms)

@@ -63,7 +63,6 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
     return {
         "goals": result.plan.goals.describe(),
         "goal_ratio": result.reference_bytes / allowed if allowed else None,
-        "goal_ratio": _find_goal_ratio(result),
         "tolerance": result.plan.goals.tolerance,
         "met": chosen is not None,
         "name": chosen.recipe.name if chosen else None,
@@ -94,11 +93,6 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
         "not_measured": list(_NOT_MEASURED),
         "limits": list(result.facts.limits) if result.facts else [],
     }
-
-
-def _find_goal_ratio(result: Lightened) -> float | None:
-    allowed = result.plan.goals.bytes_allowed(result.reference_bytes)
-    return None if allowed is None else result.reference_bytes / allowed
 
 
 def _list_stages(trial: Trial) -> list[str]:
