@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fedglm.autoglm.light.run_release.outcome import LightOutcome
 from fedglm.autoglm.light.plan.errors import LightenError
+from fedglm.autoglm.light.run_release.outcome import LightOutcome
 from fedglm.autoglm.settings import DataSettings, LightSettings
 from fedglm.core.errors import FedglmError
 from fedglm.inference.release.manifest import MANIFEST, VERSION
@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # a server's process imports torch only once a model is to be
     import numpy as np
     import torch
 
+    from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
     from fedglm.autoglm.light.search.lightening import Lightened
     from fedglm.autoglm.light.search.pipeline import Source
-    from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
     from fedglm.autoglm.light.search.sources import DenseModel
     from fedglm.autoglm.tasks.task import Task
 
@@ -127,9 +127,9 @@ class LightMaker:
         return outcome
 
     def _lighten(self, vector: np.ndarray, outcome: LightOutcome) -> LightOutcome:
+        from fedglm.autoglm.light.plan.lighten_plan import TextSettings
         from fedglm.autoglm.light.search.lightening import lighten
         from fedglm.autoglm.light.search.measures import find_rise_error
-        from fedglm.autoglm.light.plan.lighten_plan import TextSettings
         from fedglm.autoglm.light.search.sources import load_source
 
         check_installed()
@@ -176,9 +176,9 @@ class LightMaker:
     def _plan(self, dense: DenseModel, source: Source, text: Any) -> LightenPlan:
         """Make the plan of the run's releases, or read the one that was made before, for this round's weights."""
         from fedglm.autoglm.light.plan.goals import parse_goals
-        from fedglm.autoglm.light.search.lightening import make_plan
         from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, train_for
         from fedglm.autoglm.light.plan.plan_files import read_settings_file, write_settings
+        from fedglm.autoglm.light.search.lightening import make_plan
 
         path = self.folder / LIGHT_PLAN
         if path.is_file():
