@@ -32,7 +32,7 @@ def lighten(
     tolerance: Annotated[
         str, typer.Option(help="Greatest rise of the loss above an equally trained dense model's.")
     ] = "5%",
-    out: Annotated[Path | None, typer.Option(help="Folder of the release; MODEL_OR_RUN/light without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the release; MODEL_OR_RUN-light without it.")] = None,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the plan that would run, as .toml, .json or .yaml; train nothing."),
@@ -87,7 +87,8 @@ def lighten(
         raise LightenError("--config runs a plan as it is: it goes with neither --target nor --plan")
     if config is None and not target and not diagnose:
         raise LightenError("name what the model may cost, as --target size=20x")
-    folder = out or model / "light"
+    whole = model.resolve()  # which has a name, where `.` has none
+    folder = out or whole.with_name(f"{whole.name}-light")
 
     from fedglm.autoglm.light.search.sources import load_dense, load_source
     from fedglm.cli.terminal.stage_progress import StageProgress
