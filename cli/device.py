@@ -63,6 +63,7 @@ def _print_device(device: "DeviceFile") -> None:
     from fedglm.reports.formats import format_bytes
 
     processor, memory = device.processor, device.memory
+    slowest = min(read.bytes_per_s for read in device.latency.reads)
     console = Console(width=min(80, Console().width), emoji=False, highlight=False)
     present = [name for name, there in processor.features.items() if there]
     absent = [name for name, there in processor.features.items() if not there]
@@ -71,7 +72,7 @@ def _print_device(device: "DeviceFile") -> None:
     console.print(f"  cores         {processor.cores:g}, cache {format_bytes(processor.cache_bytes)}")
     console.print(
         f"  memory        {format_bytes(memory.available_bytes)} free of {format_bytes(memory.limit_bytes)}, "
-        f"read at {device.latency.reads[-1].bytes_per_s / 1e9:.1f} GB/s"
+        f"weights read at {slowest / 1e9:.1f} GB/s"
     )
     power = "not measured" if device.watts is None else f"{device.watts:.1f} W, all processor packages"
     console.print(f"  power         {power}")

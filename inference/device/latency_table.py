@@ -1,8 +1,9 @@
 """Latencies of single operations on one device, and the latency of a model that they add up to.
 
 A linear's latency is interpolated between the nearest measured numbers of inputs, outputs and tokens; it is close to
-linear in each (a constant, reading the weight, multiplying). What was measured lay in a cache. The weights of a model
-that no such cache holds come from further away, which adds the difference in the time that it takes to read them.
+linear in each (a constant, reading the weight, multiplying). Weights that a near cache holds are read faster than those
+of a large model, which come from further away: the difference is taken off what was measured with much held, and added
+for as much as the model holds.
 
 The latencies of the other operations are fitted, with coefficients that are not negative (Lawson and Hanson, "Solving
 Least Squares Problems", 1974, chapter 23), to what they compute and move; the error that is least is the relative one.
@@ -12,6 +13,7 @@ The sum over operations as the latency of a network: Cai et al., "ProxylessNAS",
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedglm.inference.device.operations import WEIGHT_BYTES, Format, Operation
+from fedglm.inference.device.operations import WEIGHT_BYTES, Format, Operation, choose_block
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.runtime.architecture import Architecture, read_architecture
 
@@ -28,6 +30,8 @@ _FROZEN: Final = ConfigDict(frozen=True, extra="forbid")
 _Array: TypeAlias = npt.NDArray[np.float64]
 _QUANTIZED_LOOKUP: Final = 3
 """Nodes that look up an embedding of codes: codes, scales, and their product; each moves about what an add does."""
+_JOINED_COPIES: Final = 2
+"""Nodes that cut queries, keys and values from their joint product; each moves about what an add does."""
 _ELEMENTWISE: Final[tuple[Operation, ...]] = ("norm", "add", "rotary", "gate")
 
 
@@ -42,7 +46,8 @@ class LatencyEntry(BaseModel):
         tokens: Number of new tokens of each.
         past: Number of tokens of each before them.
         held_bytes: Bytes of all weights of the graph that was measured, which tell the cache that they lay in.
-        microseconds: Least time of one of it; of a "run", what running a model costs beside its operations.
+        microseconds: Least time of one of it; of a "run" and a "layer", what running a
+            model and each of its layers costs beside its operations.
     """
 
     model_config = _FROZEN
@@ -58,15 +63,17 @@ class LatencyEntry(BaseModel):
 
 
 class ReadRate(BaseModel):
-    """How fast one core reads a block of memory again and again.
+    """How fast linears read their weights, for one token.
 
     Attributes:
-        held_bytes: Size of the block.
+        format: Format of the weights.
+        held_bytes: Bytes of all weights, which are read again and again.
         bytes_per_s: Rate.
     """
 
     model_config = _FROZEN
 
+    format: Format
     held_bytes: int = Field(gt=0)
     bytes_per_s: float = Field(gt=0, allow_inf_nan=False)
 
@@ -88,7 +95,7 @@ class LatencyTable(BaseModel):
 
     Attributes:
         threads: Number of threads of a run.
-        reads: How fast memory is read, the smallest block first.
+        reads: How fast weights are read, for each format the fewest first.
         entries: What was measured.
     """
 
@@ -121,59 +128,66 @@ class LatencyTable(BaseModel):
     def _predict_run(self, shape: Architecture, form: Format, batch: int, tokens: int, past: int) -> float:
         rows, hidden = batch * tokens, shape.hidden
         held = WEIGHT_BYTES[form] * sum(outputs * inputs for outputs, inputs in shape.linear_shapes().values())
-        total = self._run_us
-        total += (_QUANTIZED_LOOKUP if form != "fp32" else 1) * self._fitted("add", batch, tokens, 0, (hidden,))
+
+        def fitted(operation: Operation, *sizes: int) -> float:
+            return self._fitted(operation, batch, tokens, past if operation == "attention" else 0, sizes)
+
+        total = self._left_over("run") + len(shape.layers) * self._left_over("layer")
+        total += (_QUANTIZED_LOOKUP if form != "fp32" else 1) * fitted("add", hidden)
         for layer in shape.layers:
             heads, kv_heads, between = layer.heads, layer.kv_heads, layer.intermediate
-            wide, narrow = heads * shape.head_dim, kv_heads * shape.head_dim
-            linears = [(hidden, wide), (hidden, narrow), (hidden, narrow), (wide, hidden)]
-            linears += [(hidden, 2 * between), (between, hidden)]
+            wide, joined = heads * shape.head_dim, (heads + 2 * kv_heads) * shape.head_dim
+            linears = [(hidden, joined), (wide, hidden), (hidden, 2 * between), (between, hidden)]
             total += sum(self._linear(form, inputs, outputs, rows, held) for inputs, outputs in linears)
-            total += self._fitted("attention", batch, tokens, past, (heads, kv_heads, shape.head_dim))
-            total += 2 * self._fitted("norm", batch, tokens, 0, (hidden,))
-            total += 2 * self._fitted("add", batch, tokens, 0, (hidden,))
-            total += self._fitted("gate", batch, tokens, 0, (between,))
-            if shape.attention_bias:
-                total += sum(self._fitted("add", batch, tokens, 0, (width,)) for width in (wide, narrow, narrow))
-            total += sum(self._fitted("rotary", batch, tokens, 0, (n, shape.head_dim)) for n in (heads, kv_heads))
+            total += fitted("attention", heads, kv_heads, shape.head_dim)
+            total += fitted("rotary", heads + kv_heads, shape.head_dim) + fitted("gate", between)
+            total += 2 * (fitted("norm", hidden) + fitted("add", hidden))
+            total += (_JOINED_COPIES + shape.attention_bias) * fitted("add", joined)
         total += self._fitted("norm", batch, 1, 0, (hidden,))
         return total + self._linear(form, hidden, shape.outputs, batch, held)  # of each sequence's last token
 
-    @cached_property
-    def _run_us(self) -> float:
-        return sum(entry.microseconds for entry in self.entries if entry.operation == "run")
+    def _left_over(self, operation: Operation) -> float:
+        return sum(entry.microseconds for entry in self.entries if entry.operation == operation)
 
     def _linear(self, form: Format, inputs: int, outputs: int, rows: int, held: float) -> float:
         if form not in self._grids:
             raise InferenceError(f"the latency table has no {form}, only {', '.join(self.formats()) or 'nothing'}")
-        axes, microseconds, measured_held = self._grids[form]
-        at = (inputs, outputs, rows)
-        there = float(_interpolate(measured_held, axes, at))
-        further = max(0.0, self._seconds_per_byte(held) - self._seconds_per_byte(there))
-        return max(0.0, float(_interpolate(microseconds, axes, at))) + (
-            1e6 * further * WEIGHT_BYTES[form] * inputs * outputs
-        )
+        axes, microseconds = self._grids[form]
+        if form != "fp32":  # kernels fill the last block up
+            block = choose_block(form, inputs)
+            inputs = -(-inputs // block) * block
+        near = max(0.0, float(_interpolate(microseconds, axes, (inputs, outputs, rows))))
+        return near + self._further_us(form, held, (inputs, outputs))
 
-    def _seconds_per_byte(self, held: float) -> float:
-        sizes = [np.log(read.held_bytes) for read in self.reads]
-        return float(np.interp(np.log(max(held, 1.0)), sizes, [1 / read.bytes_per_s for read in self.reads]))
+    def _further_us(self, form: Format, held: float, shape: tuple[int, ...]) -> float:
+        """Return the microseconds that a weight takes longer to read where so many bytes are held than near."""
+        near = min(read.held_bytes for read in self.reads)
+        further = max(0.0, self._seconds_per_byte(form, held) - self._seconds_per_byte(form, near))
+        return 1e6 * further * WEIGHT_BYTES[form] * math.prod(shape)
+
+    def _seconds_per_byte(self, form: Format, held: float) -> float:
+        reads = [read for read in self.reads if read.format == form]
+        if not reads:
+            raise InferenceError(f"the latency table does not tell how fast {form} is read; probe the device again")
+        sizes = np.log([read.held_bytes for read in reads])
+        return float(np.interp(np.log(max(held, 1.0)), sizes, [1 / read.bytes_per_s for read in reads]))
 
     @cached_property
-    def _grids(self) -> dict[Format, tuple[list[_Array], _Array, _Array]]:
-        """Microseconds of linears, and held bytes, over numbers of inputs, outputs and rows."""
+    def _grids(self) -> dict[Format, tuple[list[_Array], _Array]]:
+        """Microseconds of linears whose weights lie near, over numbers of inputs, outputs and rows."""
         grids = {}
         for form in self.formats():
             found = {
-                (*entry.shape, entry.batch * entry.tokens): (entry.microseconds, entry.held_bytes)
+                (*entry.shape, entry.batch * entry.tokens): max(
+                    0.0, entry.microseconds - self._further_us(form, entry.held_bytes, entry.shape)
+                )
                 for entry in self.entries
                 if entry.operation == "linear" and entry.format == form
             }
             axes = [np.array(sorted({key[axis] for key in found}), np.float64) for axis in range(3)]
             if len(found) != np.prod([len(axis) for axis in axes]) or min(map(len, axes)) < 2:
                 raise InferenceError(f"the latency table lacks some shapes of {form} linears; probe the device again")
-            values = np.array([found[key] for key in sorted(found)], np.float64).T
-            microseconds, held = values.reshape(2, *(len(axis) for axis in axes))
-            grids[form] = (axes, microseconds, held)
+            grids[form] = (axes, np.array([found[key] for key in sorted(found)]).reshape([len(axis) for axis in axes]))
         return grids
 
     def _fitted(self, operation: Operation, batch: int, tokens: int, past: int, shape: tuple[int, ...]) -> float:
@@ -202,16 +216,16 @@ def _features(operation: Operation, batch: int, tokens: int, past: int, shape: t
     if operation != "attention":
         return np.array([1, rows, rows * np.prod(shape)], np.float64)
     heads, kv_heads, head_dim = shape
-    total = past + tokens
-    moved = batch * kv_heads * head_dim * total  # keys and values, copied behind the past ones
+    attended = heads * head_dim * (past + tokens)
     return np.array(
         [
             1,
-            rows * (heads + 2 * kv_heads) * head_dim,
-            moved,
-            batch * kv_heads * (total > tokens),
-            rows * heads * total,
-            rows * heads * total * head_dim,
+            batch * heads,
+            rows * (heads + 2 * kv_heads) * head_dim,  # queries, keys and values, put head by head
+            batch * kv_heads * head_dim * (past + tokens),  # keys and values, copied behind the past ones
+            batch * attended,  # and repeated for each query head
+            rows * heads * (past + tokens),  # exponentials
+            rows * attended,  # products
         ],
         np.float64,
     )

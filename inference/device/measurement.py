@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 import onnxruntime
+import psutil
 
 from fedglm.inference.device.latency_table import LatencyEntry, LatencyTable, ReadRate
 from fedglm.inference.device.operations import WEIGHT_BYTES, Feeds, Format, Operation, make_operation
-from fedglm.inference.device.tiny_model import TINY, open_tiny_model
+from fedglm.inference.device.tiny_model import TINY_LAYERS, open_tiny_model, tiny_config
 from fedglm.inference.runtime.graph_session import GraphSession
 
 Progress = Callable[[int, int], None]
@@ -26,15 +26,17 @@ _ROWS: Final = (1, 2, 4, 8, 16, 64, 256)
 _HELD_BYTES: Final = 2**19  # of all copies of a linear, where it is that small
 _MAX_COPIES: Final = 8
 _ATTENTIONS: Final = ((4, 2, 16), (4, 2, 32), (10, 2, 32), (16, 4, 64))
-_ATTENDED: Final = ((1, 1, 0), (1, 1, 64), (1, 1, 512), (4, 1, 64), (8, 1, 256), (1, 16, 0), (1, 64, 0), (1, 256, 0))
+_ATTENDED: Final = ((1, 1, 0), (1, 1, 64), (1, 1, 512), (4, 1, 64), (8, 1, 128), (1, 16, 0), (1, 64, 0), (1, 256, 0))
 _ELEMENTWISE: Final[dict[Operation, tuple[tuple[int, ...], ...]]] = {
     "norm": ((64,), (256,), (1024,)),
     "add": ((64,), (256,), (1024,)),
     "rotary": ((2, 32), (8, 32), (16, 64)),
     "gate": ((128,), (512,), (2048,)),
 }
-_BLOCKS: Final = tuple(2**19 << step for step in range(10))  # 0.5 to 256 MiB
-_SECONDS, _MIN_RUNS, _MAX_RUNS = 0.02, 5, 400
+_READ_SHAPE: Final = (512, 512)
+_HELD: Final = tuple(2**20 << step for step in range(7))  # 1 to 64 MiB
+_READ_SECONDS: Final = 0.3  # others take caches away for a while
+_SECONDS, _MIN_RUNS, _MAX_RUNS = 0.04, 8, 400
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,24 @@ def measure_latencies(*, threads: int = 1, progress: Progress | None = None) -> 
         entries += _measure(graph, threads, call_us)
         if progress is not None:
             progress(done + 1, len(graphs))
-    table = LatencyTable(threads=threads, reads=measure_reads(), entries=tuple(entries))
-    # What is left of a small model's run: the runtime's own code, feeds, and the few nodes that have no entry.
-    left = max(0.0, time_model(open_tiny_model(threads), threads) - 1e3 * table.predict(TINY, "fp32", 1, 1).decode_ms)
-    run = LatencyEntry(operation="run", shape=(), batch=1, tokens=1, microseconds=left)
-    return table.model_copy(update={"entries": (run, *entries)})
+    table = LatencyTable(threads=threads, reads=measure_reads(threads), entries=tuple(entries))
+    return table.model_copy(update={"entries": (*_measure_left_over(table), *entries)})
+
+
+def _measure_left_over(table: LatencyTable) -> Iterator[LatencyEntry]:
+    """Measure what is left of real models' runs: feeds, the runtime's own code, nodes that have no entry.
+
+    Between different operations also some of their code comes from further away than between equal ones.
+    """
+    left = []
+    for layers in TINY_LAYERS:
+        whole = time_model(open_tiny_model(layers, table.threads), table.threads)
+        left.append(whole - 1e3 * table.predict(tiny_config(layers), "fp32", 1, 1).decode_ms)
+    few, many = TINY_LAYERS
+    a_layer = max(0.0, (left[1] - left[0]) / (many - few))
+    yield LatencyEntry(operation="layer", shape=(), batch=1, tokens=1, microseconds=a_layer)
+    a_run = max(0.0, left[0] - few * a_layer)
+    yield LatencyEntry(operation="run", shape=(), batch=1, tokens=1, microseconds=a_run)
 
 
 def _time_call(threads: int) -> float:
@@ -86,7 +101,7 @@ def _plan() -> Iterator[_Graph]:
                 yield _Graph("linear", (inputs, outputs), form, copies, tuple((rows, 1, 0) for rows in _ROWS))
 
 
-def _measure(graph: _Graph, threads: int, call_us: float) -> list[LatencyEntry]:
+def _measure(graph: _Graph, threads: int, call_us: float, seconds: float = _SECONDS) -> list[LatencyEntry]:
     """Measure a graph with each of its inputs; the cost of a run itself is taken off."""
     made = make_operation(graph.operation, graph.shape, graph.format, graph.copies)
     session = open_session(made.model, threads)
@@ -94,7 +109,7 @@ def _measure(graph: _Graph, threads: int, call_us: float) -> list[LatencyEntry]:
     held = made.repeats * WEIGHT_BYTES[graph.format] * math.prod(graph.shape) if is_linear else 0
     entries = []
     for batch, tokens, past in graph.fed:
-        took = time_run(session, made.feed(batch, tokens, past), threads=threads) - call_us
+        took = time_run(session, made.feed(batch, tokens, past), threads=threads, seconds=seconds) - call_us
         entries.append(
             LatencyEntry(
                 operation=graph.operation,
@@ -120,38 +135,40 @@ def open_session(model: bytes, threads: int) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def time_run(session: Any, feeds: Feeds, *, threads: int = 1) -> float:
+def time_run(session: Any, feeds: Feeds, *, threads: int = 1, seconds: float = _SECONDS) -> float:
     """Return the least time of a run in microseconds.
 
     With one thread that is the thread's time on its core, which others on the machine do not lengthen by waiting; with
     more the time that passes.
     """
-    return _time(lambda: session.run(None, feeds), threads)
+    return _time(lambda: session.run(None, feeds), threads, seconds)
 
 
 def time_model(session: GraphSession, threads: int) -> float:
     """Return the least time in microseconds of one more token after one, of a model in use."""
     ids = np.zeros((1, 1), np.int64)
     _, cache = session.run(ids)
-    return _time(lambda: session.run(ids, cache), threads)
+    return _time(lambda: session.run(ids, cache), threads, _READ_SECONDS)
 
 
-def measure_reads() -> tuple[ReadRate, ...]:
-    """Measure how fast one core reads blocks that lie in the caches, and one that none of them holds."""
+def measure_reads(threads: int = 1) -> tuple[ReadRate, ...]:
+    """Measure how fast linears of each format read weights that lie in a cache, and more than any of them holds."""
     reads = []
-    overhead = _time(functools.partial(np.bitwise_or.reduce, np.ones(1, np.uint64)), 1)
-    for size in _BLOCKS:
-        block = np.ones(size // 8, np.uint64)
-        microseconds = max(1e-3, _time(functools.partial(np.bitwise_or.reduce, block), 1) - overhead)
-        reads.append(ReadRate(held_bytes=size, bytes_per_s=1e6 * block.nbytes / microseconds))
+    most = min(_HELD[-1], psutil.virtual_memory().available // 16)
+    for form in _FORMATS:
+        each = int(WEIGHT_BYTES[form] * math.prod(_READ_SHAPE))
+        for held in (size for size in _HELD if size <= most):
+            copies = max(1, held // each)
+            entry = _measure(_Graph("linear", _READ_SHAPE, form, copies, ((1, 1, 0),)), threads, 0.0, _READ_SECONDS)[0]
+            reads.append(ReadRate(format=form, held_bytes=copies * each, bytes_per_s=1e6 * each / entry.microseconds))
     return tuple(reads)
 
 
-def _time(call: Callable[[], Any], threads: int) -> float:
+def _time(call: Callable[[], Any], threads: int, seconds: float) -> float:
     clock = time.thread_time if threads == 1 else time.perf_counter
     call()
     least, spent, runs = float("inf"), 0.0, 0
-    while runs < _MIN_RUNS or (spent < _SECONDS and runs < _MAX_RUNS):
+    while runs < _MIN_RUNS or (spent < seconds and runs < _MAX_RUNS):
         start = clock()
         call()
         took = clock() - start

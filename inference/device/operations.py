@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fedglm.inference.device.onnx_writer import BOOL, FLOAT, INT64, write_model, write_node, write_tensor, write_value
 
 Format: TypeAlias = Literal["fp32", "int8", "int4"]
-Operation: TypeAlias = Literal["run", "linear", "norm", "add", "rotary", "gate", "attention"]
+Operation: TypeAlias = Literal["run", "layer", "linear", "norm", "add", "rotary", "gate", "attention"]
 BLOCK: Final[Mapping[Format, int]] = MappingProxyType({"int8": 128, "int4": 32})
 """Columns of a weight that share a scale."""
 WEIGHT_BYTES: Final[Mapping[Format, float]] = MappingProxyType({"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 32})
@@ -63,6 +63,11 @@ def make_operation(operation: Operation, shape: tuple[int, ...], form: Format, r
     return _make_chain(operation, shape, repeats)
 
 
+def choose_block(form: Format, inputs: int) -> int:
+    """Return the number of columns that share a scale in a quantized weight of so many."""
+    return min(BLOCK[form], max(_LEAST_BLOCK, 1 << (inputs - 1).bit_length()))
+
+
 def _make_linear(inputs: int, outputs: int, form: Format, repeats: int) -> OperationGraph:
     random = np.random.default_rng(inputs * outputs)
     nodes, tensors = [], []
@@ -71,7 +76,7 @@ def _make_linear(inputs: int, outputs: int, form: Format, repeats: int) -> Opera
         if form == "fp32":
             tensors.append(write_tensor(weight, random.standard_normal((inputs, outputs), np.float32)))
         else:
-            block = min(BLOCK[form], max(_LEAST_BLOCK, 1 << (inputs - 1).bit_length()))
+            block = choose_block(form, inputs)
             scales = np.full((-(-inputs // block), outputs), 0.01, np.float32)
             if form == "int4":
                 codes = random.integers(0, 256, -(-inputs * outputs // 2), np.uint8)
@@ -156,8 +161,9 @@ def _make_attention(heads: int, kv_heads: int, head_dim: int, repeats: int) -> O
 
     def feed(batch: int, new: int, past: int) -> Feeds:
         kv = np.full((batch, new, kv_width), 0.1, np.float32)
-        held = np.full((batch, kv_heads, past, head_dim), 0.1, np.float32)
-        caches = {f"past.{copy}.{name}": held for copy in range(repeats) for name in ("key", "value")}
+        held = (batch, kv_heads, past, head_dim)
+        names = [f"past.{copy}.{name}" for copy in range(repeats) for name in ("key", "value")]
+        caches = {name: np.full(held, 0.1, np.float32) for name in names}
         x = np.full((batch, new, width), 0.1, np.float32)
         return {"x": x, "k": kv, "v": kv, "mask": np.ones((1, 1, new, past + new), np.bool_), **caches}
 

@@ -45,10 +45,11 @@ def test_the_largest_cache_counts(tmp_path):
 def test_memory_is_measured(monkeypatch):
     found = read_memory()
     assert 0 < found.available_bytes <= found.limit_bytes
-    monkeypatch.setattr(measurement, "_BLOCKS", (2**19, 2**26))
-    near, far = measurement.measure_reads()
-    assert (near.held_bytes, far.held_bytes) == (2**19, 2**26)
-    assert 1e8 < far.bytes_per_s < 1e12
+    monkeypatch.setattr(measurement, "_HELD", (2**20, 2**22))
+    reads = measurement.measure_reads()
+    assert [read.format for read in reads] == ["fp32", "fp32", "int8", "int8", "int4", "int4"]
+    assert all(2**20 * 0.7 < read.held_bytes <= 2**22 for read in reads)
+    assert all(1e7 < read.bytes_per_s < 1e12 for read in reads)
 
 
 def zone(folder, name, energy, most=10**9):
@@ -85,8 +86,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(measurement, "_INPUTS", (64, 128))
     monkeypatch.setattr(measurement, "_OUTPUTS", (64, 128))
     monkeypatch.setattr(measurement, "_ROWS", (1, 8, 64))
-    monkeypatch.setattr(measurement, "_BLOCKS", (2**19, 2**24))
-    monkeypatch.setattr(measurement, "_SECONDS", 0.0)
+    monkeypatch.setattr(measurement, "_HELD", (2**20, 2**21))
+    monkeypatch.setattr(measurement, "_MAX_RUNS", 8)
 
 
 @pytest.mark.usefixtures("quick")

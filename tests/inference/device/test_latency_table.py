@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from fedglm.inference.device.latency_table import LatencyEntry, LatencyTable, ReadRate
 from fedglm.inference.errors import InferenceError
 
-RUN = 12.0
-READS = (ReadRate(held_bytes=2**20, bytes_per_s=4e10), ReadRate(held_bytes=2**22, bytes_per_s=1e10))
+RUN, LAYER = 12.0, 3.0
+READS = tuple(
+    ReadRate(format=form, held_bytes=held, bytes_per_s=rate)
+    for form in ("fp32", "int8", "int4")
+    for held, rate in ((2**20, 4e10), (2**22, 1e10))
+)
 FURTHER = 1e6 * (1 / 1e10 - 1 / 4e10)
 """Microseconds that a byte takes longer from behind the cache."""
 WEIGHT = {"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 32}
@@ -21,8 +25,8 @@ SPEED = {"fp32": 4e-4, "int8": 1e-4, "int4": 5e-5}
 def law(operation, shape, batch, tokens, past, form="fp32"):
     """A device of a simple kind, in microseconds."""
     rows = batch * tokens
-    if operation == "run":
-        return RUN
+    if operation in ("run", "layer"):
+        return {"run": RUN, "layer": LAYER}[operation]
     if operation == "linear":
         inputs, outputs = shape
         return 2 + SPEED[form] * inputs * outputs + 1e-5 * rows * inputs * outputs + 1e-3 * rows * outputs
@@ -45,6 +49,7 @@ def measured():
         for fed in ((1, 1, 0), (1, 1, 256), (8, 1, 64), (1, 64, 0), (1, 16, 0)):
             yield "attention", shape, "fp32", *fed
     yield "run", (), "fp32", 1, 1, 0
+    yield "layer", (), "fp32", 1, 1, 0
 
 
 def make_table():
@@ -79,23 +84,36 @@ def config(hidden=96, intermediate=200, layers=3, heads=4, kv_heads=2, head_dim=
     } | more
 
 
+def filled_up(inputs, form):
+    """Columns that a kernel computes: whole blocks, of 128 in INT8 and 32 in INT4, or one power of two below that."""
+    if form == "fp32":
+        return inputs
+    block = min({"int8": 128, "int4": 32}[form], max(16, 1 << (inputs - 1).bit_length()))
+    return -(-inputs // block) * block
+
+
 def by_law(config, form, batch, tokens, past, layers):
     hidden, d = config["hidden_size"], config["head_dim"]
+
+    def linears(shapes, rows):
+        real = [(filled_up(inputs, form), outputs) for inputs, outputs in shapes]
+        near = sum(law("linear", shape, *rows, 0, form) for shape in real)
+        return near + share * FURTHER * WEIGHT[form] * sum(inputs * outputs for inputs, outputs in real)
+
+    weights = sum(hidden * d * 2 * (h + kv) + 3 * hidden * i for i, h, kv in layers) + hidden * config["vocab_size"]
+    share = np.clip(
+        np.log(WEIGHT[form] * weights / 2**20) / np.log(4), 0, 1
+    )  # of the way to what lies behind the cache
     total = RUN + (1 if form == "fp32" else 3) * law("add", (hidden,), batch, tokens, 0)
     for intermediate, heads, kv_heads in layers:
-        linears = [(hidden, heads * d), (hidden, kv_heads * d), (hidden, kv_heads * d), (heads * d, hidden)]
-        linears += [(hidden, 2 * intermediate), (intermediate, hidden)]
-        total += sum(law("linear", shape, batch, tokens, 0, form) for shape in linears)
+        joined = (heads + 2 * kv_heads) * d
+        shapes = [(hidden, joined), (heads * d, hidden), (hidden, 2 * intermediate), (intermediate, hidden)]
+        total += LAYER + linears(shapes, (batch, tokens))
         total += law("attention", (heads, kv_heads, d), batch, tokens, past)
-        total += sum(law("rotary", (n, d), batch, tokens, 0) for n in (heads, kv_heads))
-        total += 4 * law("norm", (hidden,), batch, tokens, 0) + law("gate", (intermediate,), batch, tokens, 0)
-        total += sum(law("add", (n * d,), batch, tokens, 0) for n in (heads, kv_heads, kv_heads))
+        total += law("rotary", (heads + kv_heads, d), batch, tokens, 0) + law("gate", (intermediate,), batch, tokens, 0)
+        total += 4 * law("norm", (hidden,), batch, tokens, 0) + 3 * law("add", (joined,), batch, tokens, 0)
     total += law("norm", (hidden,), batch, 1, 0)
-    total += law("linear", (hidden, config["vocab_size"]), batch, 1, 0, form)
-    weights = sum(hidden * d * 2 * (h + kv) + 3 * hidden * i for i, h, kv in layers) + hidden * config["vocab_size"]
-    held = WEIGHT[form] * weights
-    share = np.clip(np.log(held / 2**20) / np.log(4), 0, 1)  # of the way from the cache to what lies behind
-    return (total + share * FURTHER * held) / 1e3
+    return (total + linears([(hidden, config["vocab_size"])], (batch, 1))) / 1e3
 
 
 @given(
