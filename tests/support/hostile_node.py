@@ -6,19 +6,20 @@ import sys
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-MEBIBYTES = 200
+FLOOD_MIB = 200
+SWELL_MIB = 60  # Flower takes half a second a MiB to put one piece together
 
 
 def flood(message, _context):
     """Far more than an answer is, in pieces of a MiB."""
     dice = np.random.default_rng(0)
-    pieces = {f"a{n}": Array(dice.integers(0, 255, 2**20, dtype=np.uint8)) for n in range(MEBIBYTES)}
+    pieces = {f"a{n}": Array(dice.integers(0, 255, 2**20, dtype=np.uint8)) for n in range(FLOOD_MIB)}
     return Message(RecordDict({"x": ArrayRecord(pieces)}), reply_to=message)
 
 
 def swell(message, _context):
-    """The same in one piece."""
-    return Message(RecordDict({"x": ConfigRecord({"x": bytes(MEBIBYTES * 2**20)})}), reply_to=message)
+    """Far too much in one piece."""
+    return Message(RecordDict({"x": ConfigRecord({"x": bytes(SWELL_MIB * 2**20)})}), reply_to=message)
 
 
 def main():
