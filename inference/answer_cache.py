@@ -18,6 +18,9 @@ class AnswerCache(Generic[Value]):
     Args:
         max_bytes: Maximum sum of the sizes that `put` is told; 0 keeps nothing.
 
+    Attributes:
+        reused: Number of answers that `get` gave so far.
+
     Raises:
         InferenceError: The bound is negative.
     """
@@ -25,7 +28,7 @@ class AnswerCache(Generic[Value]):
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 0:
             raise InferenceError(f"the bound of an answer cache must not be negative, as {max_bytes} bytes are")
-        self._max_bytes, self._bytes = max_bytes, 0
+        self._max_bytes, self._bytes, self.reused = max_bytes, 0, 0
         self._kept: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._lock = Lock()
 
@@ -43,6 +46,7 @@ class AnswerCache(Generic[Value]):
             if key not in self._kept:
                 return None
             self._kept.move_to_end(key)
+            self.reused += 1
             return self._kept[key][0]
 
     def put(self, key: Hashable, value: Value, nbytes: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Self, overload
 
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.generation.generator import Answer, TextGenerator
@@ -14,13 +15,19 @@ from fedglm.inference.inputs.tokenizer import Encoded
 from fedglm.inference.prediction import Prediction, RowClassifier
 from fedglm.inference.runtime.session import Session
 
+if TYPE_CHECKING:  # imported by whoever batches alone: others start faster without
+    from fedglm.inference.batching.batcher import Batcher
+    from fedglm.inference.batching.costs import BatchCosts
+    from fedglm.inference.batching.settings import BatchingSettings
+
 DEFAULT_MAX_LENGTH: Final = 50
 DEFAULT_CACHE_BYTES: Final = 2**23
-"""Bound of the answers that are kept: some thousand of 50 tokens."""
+"""Bound of what is kept: some thousand answers of 50 tokens, and the keys and values of a few thousand tokens of a
+model of 0.5 M parameters."""
 
 
 class LiteModel:
-    """A model in use, for one thread at a time.
+    """A model in use, for one thread at a time, or with `batching` for any number.
 
         model = LiteModel.from_pretrained("release")
         model.generate("Federated learning", max_length=50)
@@ -30,10 +37,14 @@ class LiteModel:
         session: The model.
         inputs: Makes tokens of what it is given.
         facts: What is known of it, for `info`.
-        cache_bytes: Bound of the answers that are kept, in bytes, for texts and rows that come again; 0 keeps none.
+        cache_bytes: Bound of what is kept, in bytes: answers, for texts and rows that come again, and in half of it
+            keys and values, for texts that begin as others; 0 keeps nothing.
+        batching: Whether, or how, what several threads ask is batched; such a model is to be closed.
+        costs: Latencies of the model on this device; None has them measured where they are needed.
 
     Attributes:
         inputs: Makes tokens of what it is given.
+        cache_bytes: Bound of what is kept, in bytes.
 
     Raises:
         InferenceError: The model's outputs do not fit its task.
@@ -46,11 +57,19 @@ class LiteModel:
         *,
         facts: Mapping[str, Any],
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        batching: bool | BatchingSettings = False,
+        costs: BatchCosts | None = None,
     ) -> None:
-        self.inputs = inputs
-        self._session, self._facts = session, dict(facts)
+        self.inputs, self.cache_bytes = inputs, cache_bytes
+        self._session, self._facts, self._costs = session, dict(facts), costs
         make = TextGenerator if inputs.task.is_generative else RowClassifier
         self._use: TextGenerator | RowClassifier = make(session, inputs, cache_bytes=cache_bytes)
+        self._batcher: Batcher | None = None
+        if batching:
+            from fedglm.inference.batching.shared_use import share_session
+
+            settings = None if batching is True else batching
+            self._batcher, self._use = share_session(session, inputs, settings, costs=costs, cache_bytes=cache_bytes)
 
     @classmethod
     def from_pretrained(
@@ -60,6 +79,8 @@ class LiteModel:
         keys: Iterable[str] = (),
         threads: int = 1,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        batching: bool | BatchingSettings = False,
+        device: str | Path | None = None,
     ) -> Self:
         """Open a light release; torch is not needed.
 
@@ -67,26 +88,71 @@ class LiteModel:
             folder: Folder of the release.
             keys: Public keys, of 64 digits each, of those whose signature is enough. Without any, a release is opened
                 whoever made it, as a folder of one's own; `info` then says that it is not verified.
-            threads: Threads that it may use.
-            cache_bytes: Bound of the answers that are kept, in bytes; 0 keeps none.
+            threads: Threads that a run may use.
+            cache_bytes: Bound of what is kept, in bytes; 0 keeps nothing.
+            batching: Whether, or how, what several threads ask is batched; such a model is to be closed.
+            device: File of this device, by ``fedglm device probe``, whose latencies say which batches pay; None has
+                them measured where they are needed.
 
         Raises:
-            InferenceError: The folder holds no light release, or one that is damaged or signed by nobody trusted.
+            InferenceError: The folder holds no light release, or one that is damaged or signed by nobody trusted; or
+                the device's file cannot be used.
         """
         from fedglm.inference.opening import open_light  # onnxruntime is needed from here on
 
-        opened = open_light(Path(folder).expanduser(), keys=keys, threads=threads)
-        return cls(opened.session, opened.inputs, facts=opened.facts, cache_bytes=cache_bytes)
+        path = None if device is None else Path(device).expanduser()
+        opened = open_light(Path(folder).expanduser(), keys=keys, threads=threads, device=path)
+        return cls(
+            opened.session,
+            opened.inputs,
+            facts=opened.facts,
+            cache_bytes=cache_bytes,
+            batching=batching,
+            costs=opened.costs,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End batching, when all that was asked is answered; a model that does not batch has nothing to end."""
+        if self._batcher is not None:
+            self._batcher.close()
+
+    def latency_ms(self) -> float:
+        """Return how long the model takes for one more token of a text, or for one row of the length that it reads.
+
+        Returns:
+            Milliseconds, by the device's file; without one as measured now, at best.
+        """
+        task = self.inputs.task
+        tokens = 1 if task.is_generative else task.length
+        if self._costs is not None:
+            return self._costs.milliseconds(1, tokens)
+        from fedglm.inference.batching.measured_costs import measure_costs
+
+        session = self._session if self._batcher is None else self._batcher
+        return measure_costs(session, batches=(1,), lengths=(tokens,)).milliseconds(1, tokens)
 
     def info(self) -> dict[str, Any]:
-        """Return what is known of the model: its task, classes or features, limits, runtime and origin."""
+        """Return what is known of the model: its task, classes or features, limits, runtime, origin and what it keeps.
+
+        `kept` counts answers and prefixes, their bytes, and how often they served; `batching`, of a model that batches,
+        has the counts of `BatcherCounts`.
+        """
         task = self.inputs.task
         known: dict[str, Any] = {"task": task.kind, "max_length": self._session.max_length}
         if task.labels:
             known |= {"labels": list(task.labels), "tokens_read": task.length}
         if self.inputs.table is not None:
             known["features"] = list(self.inputs.table.names)
-        return known | {"vocab_size": self._session.vocab_size} | self._facts
+        known |= {"vocab_size": self._session.vocab_size, "kept": dict(self._use.kept())}
+        if self._batcher is not None:
+            known["batching"] = asdict(self._batcher.counts())
+        return known | self._facts
 
     @overload
     def generate(self, text: str, max_length: int = ..., **sampling: Any) -> str: ...
@@ -138,13 +204,21 @@ class LiteModel:
         Raises:
             InferenceError: The model generates texts, or a row cannot be used; the message has its number, from 1.
         """
-        classifier, encoded = self._require_classifier(), []
+        return self._require_classifier().classify(self.encode(rows, text_field))
+
+    def encode(self, rows: Sequence[Row], text_field: str = DEFAULT_TEXT_FIELD) -> list[Encoded]:
+        """Encode rows for `classify`, as `predict` does.
+
+        Raises:
+            InferenceError: A row cannot be used; the message has its number, from 1.
+        """
+        encoded = []
         for number, row in enumerate(rows, 1):
             try:
                 encoded.append(self.inputs.encode_row(row, text_field))
             except InferenceError as exc:
                 raise InferenceError(f"row {number}: {exc}") from exc
-        return classifier.classify(encoded)
+        return encoded
 
     def classify(self, rows: Sequence[Encoded]) -> list[Prediction]:
         """Classify rows that `inputs.encode_row` has encoded.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedglm.inference.inputs.model_inputs import ModelInputs, make_inputs
 from fedglm.inference.release.reader import open_release
@@ -13,16 +13,27 @@ from fedglm.inference.runtime.phased_session import open_session
 from fedglm.inference.runtime.session import Session
 from fedglm.privacy.keys.signing import PublicKey
 
+if TYPE_CHECKING:
+    from fedglm.inference.batching.costs import BatchCosts
+
 
 class OpenedModel(NamedTuple):
-    """What a `LiteModel` is made of."""
+    """What a `LiteModel` is made of.
+
+    Attributes:
+        session: The model.
+        inputs: Its inputs.
+        facts: What is known of it.
+        costs: Its latencies by a device's file; None where none was given.
+    """
 
     session: Session
     inputs: ModelInputs
     facts: Mapping[str, Any]
+    costs: BatchCosts | None = None
 
 
-def open_light(folder: Path, *, keys: Iterable[str], threads: int) -> OpenedModel:
+def open_light(folder: Path, *, keys: Iterable[str], threads: int, device: Path | None = None) -> OpenedModel:
     """Open a light release.
 
     Args:
@@ -30,14 +41,21 @@ def open_light(folder: Path, *, keys: Iterable[str], threads: int) -> OpenedMode
         keys: Public keys, of 64 digits each, of those whose signature is enough; without any it is opened whoever made
             it, and the facts say so.
         threads: Threads that onnxruntime may use.
+        device: File of this device, by ``fedglm device probe``, from which latencies are predicted.
 
     Raises:
-        InferenceError: The folder holds no light release, or one that is damaged or signed by nobody trusted.
+        InferenceError: The folder holds no light release, or one that is damaged or signed by nobody trusted; or the
+            device's file cannot be used.
         PrivacyError: A key is none.
     """
     trusted = [PublicKey.from_hex(key) for key in keys]
     release = open_release(folder, trust=Trust.in_keys(trusted) if trusted else Trust.unverified())
     model = release.model
+    costs = None
+    if device is not None:
+        from fedglm.inference.device.model_costs import predict_costs  # which alone takes 25 MB, with scipy
+
+        costs = predict_costs(device, model.config, release.skeletons, threads)
     session = open_session(release.skeletons, model.tensors, model.config, threads=threads)
     facts = {
         "parameters": release.manifest.parameters,
@@ -46,4 +64,4 @@ def open_light(folder: Path, *, keys: Iterable[str], threads: int) -> OpenedMode
         "verified": release.verified,
         "provenance": release.provenance,
     }
-    return OpenedModel(session, make_inputs(release.files, model.config), facts)
+    return OpenedModel(session, make_inputs(release.files, model.config), facts, costs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,14 @@ class RowClassifier:
         self._session, self._pad_id = session, inputs.task.pad_id
         self._kept: AnswerCache[tuple[float, ...]] = AnswerCache(cache_bytes)
 
+    def kept(self) -> Mapping[str, int]:
+        """Return how much is kept, and how often it served."""
+        return {
+            "answers": len(self._kept),
+            "answer_bytes": self._kept.nbytes,
+            "answers_reused": self._kept.reused,
+        }
+
     def classify(self, rows: Sequence[Encoded]) -> list[Prediction]:
         """Classify rows, in their order.
 
@@ -67,7 +75,7 @@ class RowClassifier:
         keys = [row.ids.tobytes() for row in rows]
         known = {key: kept for key in dict.fromkeys(keys) if (kept := self._kept.get(key)) is not None}
         new = {key: row.ids for key, row in zip(keys, rows, strict=True) if key not in known}
-        found = compute_probabilities(self._session, list(new.values()), pad_id=self._pad_id)
+        found = to_probabilities(self._read(list(new.values())))
         for key, probabilities in zip(new, found.tolist(), strict=True):
             known[key] = tuple(probabilities)
             # A float is an object of 24 bytes behind a pointer.
@@ -81,9 +89,12 @@ class RowClassifier:
             for key, row in zip(keys, rows, strict=True)
         ]
 
+    def _read(self, rows: Sequence[Ids]) -> npt.NDArray[np.float32]:
+        return read_rows(self._session, rows, pad_id=self._pad_id)
 
-def compute_probabilities(session: Session, rows: Sequence[Ids], *, pad_id: int) -> npt.NDArray[np.float64]:
-    """Return the probabilities of the classes of each row, (N, classes), float64.
+
+def read_rows(session: Session, rows: Sequence[Ids], *, pad_id: int) -> npt.NDArray[np.float32]:
+    """Return the logits of the classes of each row, (N, classes), float32.
 
     Rows are batched by length and padded on the right. A row is read at its last token that is no padding token, as
     transformers reads it in training (``GenericForSequenceClassification``).
@@ -94,20 +105,34 @@ def compute_probabilities(session: Session, rows: Sequence[Ids], *, pad_id: int)
         pad_id: Padding token.
 
     Raises:
-        InferenceError: A row is longer than the model takes, or an output is not a number.
+        InferenceError: A row is longer than the model takes.
     """
-    probabilities = np.empty((len(rows), session.outputs))
+    logits = np.empty((len(rows), session.outputs), dtype=np.float32)
     for chosen in _make_batches([len(ids) for ids in rows]):
         ids = np.full((len(chosen), len(rows[chosen[-1]])), pad_id, dtype=np.int64)
         for i, row in enumerate(chosen):
             ids[i, : len(rows[row])] = rows[row]
-        positions = np.arange(ids.shape[1])
-        last = np.where(ids != pad_id, positions, 0).max(1, keepdims=True)
-        logits = session.run(ids, logits_at=last)[0][:, 0].astype(np.float64)
-        if np.isnan(logits).any():
-            raise InferenceError("the model's output is not a number: its weights are damaged, or training diverged")
-        weights = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities[chosen] = weights / weights.sum(1, keepdims=True)
+        logits[chosen] = session.run(ids, logits_at=find_last(ids, pad_id))[0][:, 0]
+    return logits
+
+
+def find_last(ids: Ids, pad_id: int) -> Ids:
+    """Return the position at which each row, (B, S), is read: its last token that is no padding token, (B, 1)."""
+    last: Ids = np.where(ids != pad_id, np.arange(ids.shape[1]), 0).max(1, keepdims=True)
+    return last
+
+
+def to_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the probabilities of logits, (N, classes), float64; they sum to 1 in each row.
+
+    Raises:
+        InferenceError: A logit is not a number.
+    """
+    if np.isnan(logits).any():
+        raise InferenceError("the model's output is not a number: its weights are damaged, or training diverged")
+    wide = logits.astype(np.float64)
+    weights = np.exp(wide - wide.max(1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
     return probabilities
 
 

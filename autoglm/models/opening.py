@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from fedglm.autoglm.errors import ModelError
 from fedglm.inference.inputs.model_inputs import open_inputs, open_task
@@ -16,6 +16,9 @@ from fedglm.inference.inputs.task import TASK_FILE, TaskDescription
 from fedglm.inference.model import DEFAULT_CACHE_BYTES, LiteModel
 from fedglm.inference.release.manifest import MANIFEST
 from fedglm.run_folder.names import MODEL, SCENARIO
+
+if TYPE_CHECKING:
+    from fedglm.inference.batching.settings import BatchingSettings
 
 CONFIG_FILE: Final = "config.json"
 """The file that makes a folder a model of transformers."""
@@ -61,14 +64,21 @@ def find_model(path: str | Path) -> ModelFolder:
     return ModelFolder(folder, "light" if is_light else "transformers", run, open_task(folder))
 
 
-def open_model(path: str | Path, *, keys: Iterable[str] = (), cache_bytes: int = DEFAULT_CACHE_BYTES) -> LiteModel:
+def open_model(
+    path: str | Path,
+    *,
+    keys: Iterable[str] = (),
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    batching: bool | BatchingSettings = False,
+) -> LiteModel:
     """Open a model for use; one that is not light needs torch.
 
     Args:
         path: Folder of a run, of a release of ``save_pretrained``, or of a light release.
         keys: Public keys, of 64 digits each, of those whose signature on a light release is enough; without any,
             `LiteModel.info` says that it is not verified. Other models have no signature.
-        cache_bytes: Bound of the answers that are kept, in bytes; 0 keeps none.
+        cache_bytes: Bound of what is kept, in bytes; 0 keeps nothing.
+        batching: Whether, or how, what several threads ask is batched; such a model is to be closed.
 
     Raises:
         ModelError, InferenceError: There is no model, it cannot be used or is not signed by one of `keys`, or what it
@@ -76,7 +86,7 @@ def open_model(path: str | Path, *, keys: Iterable[str] = (), cache_bytes: int =
     """
     found, keys = find_model(path), list(keys)
     if found.format == "light":
-        return LiteModel.from_pretrained(found.path, keys=keys, cache_bytes=cache_bytes)
+        return LiteModel.from_pretrained(found.path, keys=keys, cache_bytes=cache_bytes, batching=batching)
     if keys:
         raise ModelError(f"{found.path}: is no light release, and so has no signature to be checked")
     try:
@@ -90,4 +100,4 @@ def open_model(path: str | Path, *, keys: Iterable[str] = (), cache_bytes: int =
     model, _ = load_release(found.path)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"parameters": parameters, "runtime": "torch", "folder": str(found.path)}
-    return LiteModel(TorchSession(model), inputs, facts=facts, cache_bytes=cache_bytes)
+    return LiteModel(TorchSession(model), inputs, facts=facts, cache_bytes=cache_bytes, batching=batching)

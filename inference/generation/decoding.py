@@ -12,11 +12,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fedglm.inference.errors import InferenceError
+from fedglm.inference.generation.prompts import read_prompts
 from fedglm.inference.generation.sampling import Sampling, choose_token
 from fedglm.inference.inputs.tokenizer import Ids
+from fedglm.inference.runtime.prefix_cache import PrefixCache
 from fedglm.inference.runtime.session import Session
 
 
@@ -56,6 +57,7 @@ def decode(
     end_ids: AbstractSet[int],
     pad_id: int,
     vocab_size: int,
+    prefixes: PrefixCache,
 ) -> Iterator[Event]:
     """Continue texts, and yield each token as it is known; each text ends with one event that says why.
 
@@ -70,22 +72,18 @@ def decode(
         end_ids: Tokens that end a text; they are not yielded.
         pad_id: Token that fills the padding.
         vocab_size: Tokens from here on are never chosen: the model has outputs that its tokenizer lacks.
+        prefixes: Keys and values of earlier texts, to begin with, and where those of these are kept: of a text that is
+            alone in its batch all, of several the beginning that they share.
 
     Raises:
         InferenceError: A prompt is empty or longer than the model takes, or `max_tokens` is not positive.
     """
-    if max_tokens < 1:
-        raise InferenceError(f"the number of tokens to generate must be at least 1, not {max_tokens}")
-    for ids in prompts:
-        if not 0 < len(ids) < session.max_length:
-            raise InferenceError(
-                f"the text has {len(ids)} tokens, and the model takes {session.max_length - 1} at most"
-            )
+    check_prompts(prompts, max_tokens, session.max_length)
     for rows in _make_batches([len(ids) for ids in prompts], max_tokens, session.max_length):
-        ids, mask = _pad_left([prompts[row] for row in rows], pad_id)
-        left = min(max_tokens, session.max_length - ids.shape[1])
-        limit = Stop.MAX_TOKENS if left == max_tokens else Stop.MAX_LENGTH
-        logits, cache = session.run(ids, mask=mask)
+        batch = [prompts[row] for row in rows]
+        logits, cache, mask, length = read_prompts(session, batch, pad_id=pad_id, prefixes=prefixes)
+        left, limit = count_left(length, max_tokens, session.max_length)
+        read: list[int] = []  # tokens of a text that is alone, behind its prompt
         while rows:
             chosen = [choose_token(logits[i, -1, :vocab_size], sampling, generators[row]) for i, row in enumerate(rows)]
             left -= 1
@@ -105,6 +103,28 @@ def decode(
             if mask is not None:
                 mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=True)
             logits, cache = session.run(np.array([[chosen[i]] for i in kept], dtype=np.int64), cache, mask=mask)
+            read.append(chosen[kept[0]])
+        if len(batch) == 1:
+            prefixes.add(np.array([*batch[0].tolist(), *read], dtype=np.int64), cache)
+
+
+def check_prompts(prompts: Sequence[Ids], max_tokens: int, max_length: int) -> None:
+    """Check what is asked for before anything runs.
+
+    Raises:
+        InferenceError: A prompt is empty or longer than the model takes, or `max_tokens` is not positive.
+    """
+    if max_tokens < 1:
+        raise InferenceError(f"the number of tokens to generate must be at least 1, not {max_tokens}")
+    for ids in prompts:
+        if not 0 < len(ids) < max_length:
+            raise InferenceError(f"the text has {len(ids)} tokens, and the model takes {max_length - 1} at most")
+
+
+def count_left(length: int, max_tokens: int, max_length: int) -> tuple[int, Stop]:
+    """Return how many tokens may follow so many positions, and why no more."""
+    left = min(max_tokens, max_length - length)
+    return left, Stop.MAX_TOKENS if left == max_tokens else Stop.MAX_LENGTH
 
 
 def _make_batches(lengths: Sequence[int], max_tokens: int, max_length: int) -> Iterator[list[int]]:
@@ -114,14 +134,3 @@ def _make_batches(lengths: Sequence[int], max_tokens: int, max_length: int) -> I
     for first in range(0, len(free), MAX_BATCH):
         yield free[first : first + MAX_BATCH]
     yield from ([row] for row in order[len(free) :])  # padding would take positions from the shorter of them
-
-
-def _pad_left(prompts: Sequence[Ids], pad_id: int) -> tuple[Ids, npt.NDArray[np.bool_] | None]:
-    """Return ids (B, S) and the mask (B, S); no mask where nothing is padded."""
-    longest = max(map(len, prompts))
-    ids = np.full((len(prompts), longest), pad_id, dtype=np.int64)
-    mask = np.zeros(ids.shape, dtype=np.bool_)
-    for i, prompt in enumerate(prompts):
-        ids[i, longest - len(prompt) :] = prompt
-        mask[i, longest - len(prompt) :] = True
-    return ids, None if mask.all() else mask

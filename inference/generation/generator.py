@@ -1,8 +1,11 @@
-"""Texts continued by a language model: encoded, decoded as they come, and kept where the same text would come again."""
+"""Texts continued by a language model: encoded, decoded as they come, and kept where the same text would come again.
+
+Of a text that is new as a whole, but not from its beginning, the keys and values of the beginning are kept as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +16,7 @@ from fedglm.inference.generation.decoding import Event, Stop, decode
 from fedglm.inference.generation.sampling import Sampling
 from fedglm.inference.inputs.model_inputs import ModelInputs
 from fedglm.inference.inputs.tokenizer import Ids, Tokenizer, decode_all
+from fedglm.inference.runtime.prefix_cache import PrefixCache
 from fedglm.inference.runtime.session import Session
 
 _ENTRY_BYTES = 500  # of an answer in memory, besides its characters and tokens
@@ -39,7 +43,7 @@ class TextGenerator:
     Args:
         session: A language model.
         inputs: Its inputs.
-        cache_bytes: Bound of the answers that are kept, in bytes; 0 keeps none.
+        cache_bytes: Bound of what is kept, in bytes: half for answers, half for keys and values of texts; 0 keeps none.
 
     Raises:
         InferenceError: The model has no tokenizer, or fewer outputs than that has tokens.
@@ -53,7 +57,19 @@ class TextGenerator:
             count = f"{session.outputs} outputs for {self._tokenizer.vocab_size} tokens"
             raise InferenceError(f"the tokenizer is not the model's own: {count}")
         self._session, self._inputs = session, inputs
-        self._kept: AnswerCache[Answer] = AnswerCache(cache_bytes)
+        self._kept: AnswerCache[Answer] = AnswerCache(cache_bytes // 2)
+        self._prefixes = PrefixCache(cache_bytes // 2)
+
+    def kept(self) -> Mapping[str, int]:
+        """Return how much is kept, and how often it served: answers as a whole, and tokens that were not read again."""
+        return {
+            "answers": len(self._kept),
+            "answer_bytes": self._kept.nbytes,
+            "answers_reused": self._kept.reused,
+            "prefixes": len(self._prefixes),
+            "prefix_bytes": self._prefixes.nbytes,
+            "tokens_reused": self._prefixes.reused,
+        }
 
     def answer(self, texts: Sequence[str], max_tokens: int, sampling: Sampling) -> list[Answer]:
         """Continue texts, those together that are not kept.
@@ -115,6 +131,7 @@ class TextGenerator:
             end_ids=self._inputs.end_ids,
             pad_id=self._inputs.task.pad_id,
             vocab_size=self._tokenizer.vocab_size,
+            prefixes=self._prefixes,
         )
 
     def _find(self, key: tuple[object, ...], sampling: Sampling) -> Answer | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -37,7 +38,7 @@ def parse_object(content: bytes, name: str) -> Mapping[str, Any]:
 
 
 class LibraryTokenizer:
-    """A `Tokenizer` by the library ``tokenizers``.
+    """A `Tokenizer` by the library ``tokenizers``; safe for threads.
 
     Args:
         vocabulary: Content of ``tokenizer.json``.
@@ -55,6 +56,7 @@ class LibraryTokenizer:
     def __init__(self, vocabulary: bytes, settings: bytes) -> None:
         chosen = parse_object(settings, SETTINGS_FILE)
         self._inner = _load(vocabulary)
+        self._lock = Lock()
         self._inner.no_padding()
         self._inner.no_truncation()
         # Whether the name of a special token within a text is the token or its letters.
@@ -70,7 +72,8 @@ class LibraryTokenizer:
         Raises:
             InferenceError: The text is empty, and there is no begin token to start from.
         """
-        ids = self._encode(text).ids
+        with self._lock:
+            ids = self._encode(text).ids
         while ids and ids[-1] == self.eos_id:
             ids = ids[:-1]
         if self.bos_id is not None and ids[:1] != [self.bos_id]:
@@ -85,11 +88,12 @@ class LibraryTokenizer:
         Raises:
             InferenceError: The text has no tokens.
         """
-        self._inner.enable_truncation(length, direction=self._direction)
-        try:
-            encoded = self._encode(text)
-        finally:
-            self._inner.no_truncation()
+        with self._lock:  # truncation is a state of the library's tokenizer
+            self._inner.enable_truncation(length, direction=self._direction)
+            try:
+                encoded = self._encode(text)
+            finally:
+                self._inner.no_truncation()
         if not encoded.ids:
             raise InferenceError("the model's tokenizer makes no tokens of the text")
         return Encoded(np.array(encoded.ids, dtype=np.int64), bool(encoded.overflowing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from threading import Lock
 
@@ -12,6 +13,7 @@ from fedglm.inference.errors import InferenceError
 from fedglm.inference.runtime.session import Cache
 
 Tokens = npt.NDArray[np.int64]
+_TOKEN_BYTES = 8
 
 
 class PrefixCache:
@@ -22,6 +24,9 @@ class PrefixCache:
     Args:
         max_bytes: Bound on the bytes of keys and values.
 
+    Attributes:
+        reused: Number of tokens that were found so far, and need not be read again.
+
     Raises:
         InferenceError: The bound is negative.
     """
@@ -29,8 +34,11 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 0:
             raise InferenceError(f"a prefix cache cannot have {max_bytes} bytes; 0 turns it off")
+        self.reused = 0
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, tuple[Tokens, Cache]] = OrderedDict()
+        # By the bytes of the tokens; none begins another, so that of all that begin a text one at most is here.
+        self._entries: OrderedDict[bytes, Cache] = OrderedDict()
+        self._sorted: list[bytes] = []
         self._nbytes = 0
         self._lock = Lock()
 
@@ -45,7 +53,8 @@ class PrefixCache:
     def add(self, tokens: Tokens, cache: Cache) -> None:
         """Remember the cache of these tokens, (length,), int64: of one sequence without padding.
 
-        Entries that it begins with are dropped, as it serves what they served.
+        An entry that they begin with is dropped, as this one serves what it served; where they begin an entry
+        themselves, that one is kept instead.
 
         Raises:
             InferenceError: The cache is not of these tokens.
@@ -57,36 +66,47 @@ class PrefixCache:
             return
         key = tokens.tobytes()
         with self._lock:
-            for other in [other for other in self._entries if key.startswith(other)]:
-                self._drop(other)
-            self._entries[key] = (tokens.copy(), cache)
+            at = bisect_left(self._sorted, key)
+            if at < len(self._sorted) and self._sorted[at].startswith(key):
+                self._entries.move_to_end(self._sorted[at])
+                return
+            if at and key.startswith(self._sorted[at - 1]):
+                self._drop(self._sorted[at - 1])
+            insort(self._sorted, key)
+            self._entries[key] = cache
             self._nbytes += size
             while self._nbytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))
 
-    def find(self, tokens: Tokens) -> Cache | None:
+    def find(self, tokens: Tokens, *, at_least: int = 1) -> Cache | None:
         """Return a cache of the longest known beginning of these tokens, (length,), int64, or None.
 
         At least the last token is left to be read, for its logits are in no cache.
+
+        Args:
+            tokens: Tokens of one sequence, (length,), int64.
+            at_least: Number of tokens below which a beginning is not worth its copy.
         """
+        key = tokens[:-1].tobytes()
         with self._lock:
-            best, length = b"", 0
-            for key, (known, _) in self._entries.items():
-                shared = _shared_length(known, tokens[:-1])
-                if shared > length:
-                    best, length = key, shared
-            if not length:
+            # The two between which it would stand share the longest beginnings with it.
+            at = bisect_left(self._sorted, key)
+            near = self._sorted[max(at - 1, 0) : at + 1]
+            length, best = max(((_shared_length(other, key), other) for other in near), default=(0, b""))
+            if length < max(at_least, 1):
                 return None
             self._entries.move_to_end(best)
-            cache = self._entries[best][1]
+            self.reused += length
+            cache = self._entries[best]
         return cache.truncate(length)
 
     def _drop(self, key: bytes) -> None:
-        self._nbytes -= self._entries.pop(key)[1].nbytes()
+        del self._sorted[bisect_left(self._sorted, key)]
+        self._nbytes -= self._entries.pop(key).nbytes()
 
 
-def _shared_length(one: Tokens, other: Tokens) -> int:
-    """Number of tokens with which both begin."""
+def _shared_length(one: bytes, other: bytes) -> int:
+    """Return the number of tokens with which both begin."""
     count = min(len(one), len(other))
-    different = np.flatnonzero(one[:count] != other[:count])
-    return int(different[0]) if different.size else count
+    different = np.flatnonzero(np.frombuffer(one, np.uint8, count) != np.frombuffer(other, np.uint8, count))
+    return (int(different[0]) if different.size else count) // _TOKEN_BYTES

@@ -12,7 +12,7 @@ from fedglm.inference.errors import InferenceError
 from fedglm.inference.inputs.byte_tokenizer import BOS_ID, EOS_ID, PAD_ID
 from fedglm.inference.inputs.model_inputs import open_inputs
 from fedglm.inference.model import LiteModel
-from fedglm.inference.prediction import compute_probabilities
+from fedglm.inference.prediction import read_rows, to_probabilities
 
 CLASSES = ["ill", "odd", "well"]
 BYTES = {"length": 16, "vocab_size": 256, "pad_id": PAD_ID, "bos_id": BOS_ID, "eos_id": EOS_ID}
@@ -126,16 +126,16 @@ def test_texts_of_all_lengths_are_read_at_their_own_end(tmp_path):
 def test_batches_are_bounded_in_tokens():
     session = ScriptedSession(outputs=2, vocab_size=10, max_length=4096)
     rows = [np.full(length, 3) for length in (2048, 2048, 2000, 1, 1)]
-    compute_probabilities(session, rows, pad_id=9)
+    read_rows(session, rows, pad_id=9)
     assert session.runs == [(2, 1), (2, 2048), (1, 2048)], "4096 at most, padding included"
 
 
 def test_probabilities_are_exact_for_great_logits():
     session = ScriptedSession(outputs=2, vocab_size=10, score=lambda _: np.array([1000.0, 999.0]))
-    assert compute_probabilities(session, [np.array([3])], pad_id=9)[0] == pytest.approx([0.7310586, 0.2689414])
+    assert to_probabilities(read_rows(session, [np.array([3])], pad_id=9))[0] == pytest.approx([0.7310586, 0.2689414])
     broken = ScriptedSession(outputs=2, vocab_size=10, score=lambda _: np.array([np.nan, 0]))
     with pytest.raises(InferenceError, match="not a number"):
-        compute_probabilities(broken, [np.array([3])], pad_id=9)
+        to_probabilities(read_rows(broken, [np.array([3])], pad_id=9))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,7 @@ def test_info_says_what_is_known(tmp_path):
         "tokens_read": 3,
         "features": ["age", "heat"],
         "vocab_size": 10,
+        "kept": {"answers": 0, "answer_bytes": 0, "answers_reused": 0},
         "runtime": "a script",
     }
     assert make(tmp_path, "language")[0].info()["task"] == "language-model"

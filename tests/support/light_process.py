@@ -24,7 +24,7 @@ def light_command(*arguments):
     return [sys.executable, __file__, *map(str, arguments)], SUPPORT | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 
-def open_light(folder, *, keys, threads):
+def open_light(folder, *, keys, threads, **_):
     """In place of `fedglm.inference.opening.open_light`."""
     from numpy_glm import NumpyGlm
     from safetensors.numpy import load_file
@@ -34,7 +34,7 @@ def open_light(folder, *, keys, threads):
     config = json.loads((folder / "config.json").read_text())
     session = NumpyGlm(load_file(folder / "model.safetensors"), config)
     facts = {"verified": bool(keys), "provenance": "nobody signed it", "threads": threads}
-    return types.SimpleNamespace(session=session, inputs=open_inputs(folder, config), facts=facts)
+    return types.SimpleNamespace(session=session, inputs=open_inputs(folder, config), facts=facts, costs=None)
 
 
 if __name__ == "__main__":

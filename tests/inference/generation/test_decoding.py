@@ -9,6 +9,7 @@ from scripted_session import ScriptedSession
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.generation.decoding import MAX_BATCH, Stop, decode
 from fedglm.inference.generation.sampling import Sampling
+from fedglm.inference.runtime.prefix_cache import PrefixCache
 
 VOCAB, END, PAD = 6, 1, 0
 PROMPTS = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9), min_size=1, max_size=6)
@@ -26,6 +27,7 @@ def run(prompts, *, session=None, max_tokens=8, max_length=16, sampling=None, en
         end_ids=frozenset(end_ids),
         pad_id=PAD,
         vocab_size=vocab_size,
+        prefixes=PrefixCache(0),
     )
     texts, stops = [[] for _ in prompts], [[] for _ in prompts]
     for event in events:
