@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,9 @@ from fedglm.inference.cascade.entropy import normalized_entropy
 from fedglm.inference.errors import InferenceError
 
 Row = TypeVar("Row")
-Probabilities: TypeAlias = npt.NDArray[np.float32]
+Probabilities: TypeAlias = npt.NDArray[np.floating[Any]]
 Classifier: TypeAlias = Callable[[Sequence[Row]], Probabilities]
-"""Takes n rows and returns probabilities of C classes, (n, C), float32."""
+"""Takes n rows and returns probabilities of C classes, (n, C)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,6 +64,11 @@ class CascadeCounts:
     rows: int = 0
     went_up: int = 0
     changed: int = 0
+
+    @property
+    def share_up(self) -> float | None:
+        """Share of the rows that the larger model was asked about; None before the first row."""
+        return self.went_up / self.rows if self.rows else None
 
 
 class Cascade(Generic[Row]):
