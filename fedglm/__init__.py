@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from fedglm.compression.codec import make_codec
     from fedglm.compression.feedback import ErrorFeedback
     from fedglm.core.errors import FedglmError
+    from fedglm.inference.batching.settings import BatchingSettings
+    from fedglm.inference.cascade.cascade_model import CascadeModel
     from fedglm.inference.model import LiteModel
+    from fedglm.inference.tiered_model import TieredModel
     from fedglm.privacy.dp.mechanism import Mechanism
     from fedglm.privacy.ledger.ledger import Ledger
     from fedglm.scenarios.overrides import load_scenario
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BatchingSettings",
+    "CascadeModel",
     "Compressed",
     "ErrorFeedback",
     "FedglmError",
@@ -42,6 +47,7 @@ __all__ = [
     "Quantizer",
     "RunResult",
     "SimulationCallbacks",
+    "TieredModel",
     "__version__",
     "compress_uplink",
     "load_scenario",
@@ -52,6 +58,8 @@ __all__ = [
 ]
 
 _PLACES: Final = {
+    "BatchingSettings": ("fedglm.inference.batching.settings", ""),
+    "CascadeModel": ("fedglm.inference.cascade.cascade_model", ""),
     "Compressed": ("fedglm.server.strategy", "node"),
     "ErrorFeedback": ("fedglm.compression.feedback", "node"),
     "FedglmError": ("fedglm.core.errors", ""),
@@ -61,6 +69,7 @@ _PLACES: Final = {
     "Quantizer": ("fedglm.autoglm.light.quantization.quantizer", "node"),
     "RunResult": ("fedglm.simulations.result", ""),
     "SimulationCallbacks": ("fedglm.simulations.callbacks", ""),
+    "TieredModel": ("fedglm.inference.tiered_model", ""),
     "compress_uplink": ("fedglm.client.mods", "node"),
     "load_scenario": ("fedglm.scenarios.overrides", "simulation"),
     "make_codec": ("fedglm.compression.codec", "node"),

@@ -24,8 +24,8 @@ from fedglm.scenarios.scenario import ScenarioError
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
 BASE = (
-    *("FedglmError", "Ledger", "LiteModel", "Mechanism", "RunResult", "SimulationCallbacks", "open_model", "verify"),
-    "__version__",
+    *("BatchingSettings", "CascadeModel", "FedglmError", "Ledger", "LiteModel", "Mechanism", "RunResult"),
+    *("SimulationCallbacks", "TieredModel", "open_model", "verify", "__version__"),
 )
 """What works where nothing but the base install is there."""
 
