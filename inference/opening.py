@@ -53,7 +53,7 @@ def open_light(folder: Path, *, keys: Iterable[str], threads: int, device: Path 
     model = release.model
     costs = None
     if device is not None:
-        from fedglm.inference.device.model_costs import predict_costs  # which alone takes 25 MB, with scipy
+        from fedglm.inference.device.model_costs import predict_costs  # scipy comes with it
 
         costs = predict_costs(device, model.config, release.skeletons, threads)
     session = open_session(release.skeletons, model.tensors, model.config, threads=threads)

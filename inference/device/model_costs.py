@@ -66,7 +66,7 @@ def predict_costs(
         threads: Number of threads of a run.
 
     Raises:
-        InferenceError: There is no such file, or it is of another number of threads.
+        InferenceError: There is no such file, it is of another number of threads, or lacks the release's formats.
     """
     table = DeviceFile.load(device).latency
     if table.threads != threads:
@@ -76,7 +76,10 @@ def predict_costs(
         )
     decode = _read_format(skeletons[DECODE])
     prefill = _read_format(skeletons[PREFILL]) if PREFILL in skeletons else decode
-    return PredictedCosts(table, config, ModelFormats(prefill, decode))
+    costs = PredictedCosts(table, config, ModelFormats(prefill, decode))
+    for tokens in (1, 2):  # so that what the table lacks is told now, and not to whoever asks first
+        costs.milliseconds(1, tokens)
+    return costs
 
 
 def _read_format(skeleton: bytes) -> Format:

@@ -1,7 +1,8 @@
 """Reading prompts: what is known of their beginning, or all of them share, is not read again.
 
 Reading a text in two pieces rather than one, or beside others, rounds its sums otherwise: logits agree within the
-rounding of float32, and greedy tokens are the same but where two are tied that closely.
+rounding of float32 (and, where activations are rounded to INT8, within a step of that now and then), and greedy tokens
+are the same but where two are tied that closely.
 """
 
 from __future__ import annotations
