@@ -22,8 +22,7 @@ if TYPE_CHECKING:  # imported by whoever batches alone: others start faster with
 
 DEFAULT_MAX_LENGTH: Final = 50
 DEFAULT_CACHE_BYTES: Final = 2**23
-"""Bound of what is kept: some thousand answers of 50 tokens, and the keys and values of a few thousand tokens of a
-model of 0.5 M parameters."""
+"""Bound of what is kept: of glm-0.5m some thousand answers of 50 tokens, and the keys and values of 2,700 tokens."""
 
 
 class LiteModel:

@@ -25,8 +25,8 @@ from fedglm.inference.inputs.tokenizer import Ids
 from fedglm.inference.prediction import RowClassifier, find_last
 from fedglm.inference.runtime.session import Session
 
-_USUAL: Final = 16
-"""Tokens of a short text, at which latencies are measured too; longer ones take that much longer each."""
+_LENGTHS: Final = (16, 64)
+"""Tokens of texts at which latencies are measured; beyond, arithmetic rules, and time grows with the tokens."""
 _REPEATS: Final = 3
 
 
@@ -52,8 +52,8 @@ def share_session(
     """
     settings, length = settings or BatchingSettings(), inputs.task.length
     if costs is None:
-        lengths = (1, _USUAL) if inputs.task.is_generative else sorted({min(_USUAL, length), length})
-        costs = measure_costs(session, lengths=lengths, repeats=_REPEATS, seconds=settings.measure_s)
+        lengths = {1, *_LENGTHS} if inputs.task.is_generative else {min(each, length) for each in _LENGTHS}
+        costs = measure_costs(session, lengths=sorted(lengths), repeats=_REPEATS, seconds=settings.measure_s)
     batcher = Batcher(
         session,
         costs,
