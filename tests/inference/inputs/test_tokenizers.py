@@ -1,6 +1,7 @@
 """Tokens without transformers are those with it, for every text; and text that streams is text that was decoded."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -227,6 +228,21 @@ def test_a_task_without_a_file_is_named(tmp_path):
     (tmp_path / "task.json").write_text("[" * 100_000)
     with pytest.raises(InferenceError, match="not JSON"):
         open_task(tmp_path)
+
+
+def test_threads_share_the_librarys_tokenizer(pair):
+    """Cutting is a state of the library's tokenizer: one thread's length must not cut another's text."""
+    (_, ours), _ = pair
+    expected = {length: ours.encode_whole(CORPUS[0], length).ids.tolist() for length in range(3, 11)}
+    prompt = ours.encode_prompt(CORPUS[0]).tolist()
+
+    def use(length):
+        for _ in range(100):
+            assert ours.encode_whole(CORPUS[0], length).ids.tolist() == expected[length]
+            assert ours.encode_prompt(CORPUS[0]).tolist() == prompt
+
+    with ThreadPoolExecutor(len(expected)) as pool:
+        list(pool.map(use, expected))
 
 
 def test_ids_are_int64(pair):

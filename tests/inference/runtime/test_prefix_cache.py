@@ -62,6 +62,28 @@ def test_a_longer_text_takes_the_place_of_its_beginning():
     assert (len(prefixes), prefixes.nbytes) == (1, 4 * BYTES_A_TOKEN)
 
 
+def test_the_beginning_of_a_known_text_takes_no_place_and_keeps_that_text():
+    prefixes = PrefixCache(4 * BYTES_A_TOKEN)
+    text, other = np.array([1, 2]), np.array([2, 2])
+    prefixes.add(text, cache_of(text))
+    prefixes.add(other, cache_of(other))
+    prefixes.add(text[:1], cache_of(text[:1]))
+    assert (len(prefixes), prefixes.nbytes) == (2, 4 * BYTES_A_TOKEN)
+    third = np.array([0, 0])
+    prefixes.add(third, cache_of(third))
+    assert prefixes.find(np.array([1, 2, 0])).length == 2
+    assert prefixes.find(np.array([2, 2, 0])) is None
+
+
+def test_a_beginning_that_is_too_short_to_be_worth_it_is_not_found_or_counted():
+    prefixes = PrefixCache(1 << 20)
+    text = np.array([1, 2, 0])
+    prefixes.add(text, cache_of(text))
+    assert prefixes.find(np.array([1, 2, 2, 2]), at_least=3) is None
+    assert prefixes.reused == 0
+    assert prefixes.find(np.array([1, 2, 0, 2]), at_least=3).length == prefixes.reused == 3
+
+
 def test_wrong_calls_are_named():
     with pytest.raises(InferenceError, match="-1 bytes"):
         PrefixCache(-1)
