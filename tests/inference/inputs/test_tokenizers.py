@@ -1,6 +1,7 @@
 """Tokens without transformers are those with it, for every text; and text that streams is text that was decoded."""
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -241,8 +242,13 @@ def test_threads_share_the_librarys_tokenizer(pair):
             assert ours.encode_whole(CORPUS[0], length).ids.tolist() == expected[length]
             assert ours.encode_prompt(CORPUS[0]).tolist() == prompt
 
-    with ThreadPoolExecutor(len(expected)) as pool:
-        list(pool.map(use, expected))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # else threads seldom change within a call
+    try:
+        with ThreadPoolExecutor(len(expected)) as pool:
+            list(pool.map(use, expected))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_ids_are_int64(pair):
