@@ -52,20 +52,22 @@ def read_prompts(session: Session, prompts: Sequence[Ids], *, pad_id: int, prefi
     """
     if len(prompts) == 1:
         (ids,) = prompts
-        return ReadPrompts(*read_rest(session, ids, prefixes), None, len(ids))
+        logits, cache = read_rest(session, ids, prefixes)
+        return ReadPrompts(logits, cache, None, len(ids))
     shared = count_shared(prompts)
     if shared < MIN_REUSED:
         ids, mask = pad_left(prompts, pad_id)
-        return ReadPrompts(*session.run(ids, mask=mask), mask, ids.shape[1])
+        logits, cache = session.run(ids, mask=mask)
+        return ReadPrompts(logits, cache, mask, ids.shape[1])
     beginning = prompts[0][:shared]
-    cache = prefixes.find(prompts[0][: shared + 1])
-    if cache is None or cache.length < shared:
-        _, cache = session.run(beginning[None, 0 if cache is None else cache.length :], cache)
-        prefixes.add(beginning, cache)
+    known = prefixes.find(prompts[0][: shared + 1])
+    if known is None or known.length < shared:
+        _, known = session.run(beginning[None, 0 if known is None else known.length :], known)
+        prefixes.add(beginning, known)
     ids, mask = pad_left([ids[shared:] for ids in prompts], pad_id)
     if mask is not None:
         mask = np.pad(mask, ((0, 0), (shared, 0)), constant_values=True)
-    logits, cache = session.run(ids, cache.select(np.zeros(len(prompts), dtype=np.int64)), mask=mask)
+    logits, cache = session.run(ids, known.select(np.zeros(len(prompts), dtype=np.int64)), mask=mask)
     return ReadPrompts(logits, cache, mask, shared + ids.shape[1])
 
 
