@@ -41,7 +41,7 @@ PINS = {"xllamacpp": "2026.10.11549"}
 CACHE = Path("~/.cache/fedglm/benchmarks").expanduser()
 VOCAB = 288
 """Bytes and special tokens, in blocks of 32."""
-SCHEMES = {"int8": (-128, 127, 128), "int4": (-8, 7, 32)}
+SCHEMES = {"int8": (-128, 127, 128), "int4": (-8, 7, 128)}
 THEIRS = ("F32", "Q8_0", "Q4_0")
 Turn = Callable[[], dict[str, float]]
 

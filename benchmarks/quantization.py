@@ -81,6 +81,9 @@ def trained(steps: int) -> Iterator[tuple[str, QuantizationSettings]]:
     """INT8, INT4 and less, with the embedding as wide as the layers or in INT4."""
     fine, coarse = training(steps, 2e-4), training(steps, 1e-3)
     yield "", QuantizationSettings(weights=INT8, embedding=INT8, qat=QatSettings(training=fine))
+    for block in (64, 128):
+        scheme = Scheme(codes="int4", block=block)
+        yield "", QuantizationSettings(weights=scheme, embedding=INT4, qat=QatSettings(training=fine))
     for scheme in (INT4, INT4_ROW):
         yield "", QuantizationSettings(weights=scheme, embedding=INT4, qat=QatSettings(training=fine))
         yield "ema", QuantizationSettings(weights=scheme, embedding=INT4, qat=QatSettings(training=fine, scales="ema"))

@@ -208,7 +208,7 @@ def _diagnose(source: Any, show: Any, *, as_json: bool) -> None:
         source.model,
         source.task,
         source.text.held_out,
-        quantize=lambda weight: quantize(weight, Scheme(codes="int4", block=32)),
+        quantize=lambda weight: quantize(weight, Scheme(codes="int4", block=128)),
         progress=lambda share: show("diagnose", share),
     )
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_diagnosis(found), nl=as_json)

@@ -63,10 +63,11 @@ class LatencyEntry(BaseModel):
 
 
 class ReadRate(BaseModel):
-    """How fast linears read their weights, for one token.
+    """How fast linears read their weights: several tokens at once may read them several times.
 
     Attributes:
         format: Format of the weights.
+        rows: Number of tokens at once.
         held_bytes: Bytes of all weights, which are read again and again.
         bytes_per_s: Rate.
     """
@@ -74,6 +75,7 @@ class ReadRate(BaseModel):
     model_config = _FROZEN
 
     format: Format
+    rows: int = Field(default=1, ge=1)
     held_bytes: int = Field(gt=0)
     bytes_per_s: float = Field(gt=0, allow_inf_nan=False)
 
@@ -157,20 +159,34 @@ class LatencyTable(BaseModel):
             block = choose_block(form, inputs)
             inputs = -(-inputs // block) * block
         near = max(0.0, float(_interpolate(microseconds, axes, (inputs, outputs, rows))))
-        return near + self._further_us(form, held, (inputs, outputs))
+        return near + self._further_us(form, held, (inputs, outputs), rows)
 
-    def _further_us(self, form: Format, held: float, shape: tuple[int, ...]) -> float:
+    def _further_us(self, form: Format, held: float, shape: tuple[int, ...], rows: int) -> float:
         """Return the microseconds that a weight takes longer to read where so many bytes are held than near."""
-        near = min(read.held_bytes for read in self.reads)
-        further = max(0.0, self._seconds_per_byte(form, held) - self._seconds_per_byte(form, near))
+        if form not in self._further:
+            raise InferenceError(f"the latency table does not tell how fast {form} is read; probe the device again")
+        known, sizes, seconds = self._further[form]
+        by_rows = [float(np.interp(np.log(max(held, 1.0)), sizes[each], seconds[each])) for each in known]
+        further = float(np.interp(np.log(rows), np.log(known), by_rows))
         return 1e6 * further * WEIGHT_BYTES[form] * math.prod(shape)
 
-    def _seconds_per_byte(self, form: Format, held: float) -> float:
-        reads = [read for read in self.reads if read.format == form]
-        if not reads:
-            raise InferenceError(f"the latency table does not tell how fast {form} is read; probe the device again")
-        sizes = np.log([read.held_bytes for read in reads])
-        return float(np.interp(np.log(max(held, 1.0)), sizes, [1 / read.bytes_per_s for read in reads]))
+    @cached_property
+    def _further(self) -> dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]]:
+        """Numbers of rows; for each the logarithms of held bytes, and the seconds that a byte takes longer than near."""
+        found: dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]] = {}
+        for form in dict.fromkeys(read.format for read in self.reads):
+            known = sorted({read.rows for read in self.reads if read.format == form})
+            sizes, seconds = {}, {}
+            for rows in known:
+                reads = sorted(
+                    (read.held_bytes, 1 / read.bytes_per_s)
+                    for read in self.reads
+                    if (read.format, read.rows) == (form, rows)
+                )
+                sizes[rows] = np.log([held for held, _ in reads])
+                seconds[rows] = np.maximum(0.0, np.array([each for _, each in reads]) - reads[0][1])
+            found[form] = (known, sizes, seconds)
+        return found
 
     @cached_property
     def _grids(self) -> dict[Format, tuple[list[_Array], _Array]]:
@@ -179,7 +195,7 @@ class LatencyTable(BaseModel):
         for form in self.formats():
             found = {
                 (*entry.shape, entry.batch * entry.tokens): max(
-                    0.0, entry.microseconds - self._further_us(form, entry.held_bytes, entry.shape)
+                    0.0, entry.microseconds - self._further_us(form, entry.held_bytes, entry.shape, entry.batch * entry.tokens)
                 )
                 for entry in self.entries
                 if entry.operation == "linear" and entry.format == form

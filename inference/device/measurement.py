@@ -35,7 +35,8 @@ _ELEMENTWISE: Final[dict[Operation, tuple[tuple[int, ...], ...]]] = {
 }
 _READ_SHAPE: Final = (512, 512)
 _HELD: Final = tuple(2**20 << step for step in range(7))  # 1 to 64 MiB
-_READ_SECONDS: Final = 0.3  # others take caches away for a while
+_READ_ROWS: Final = (1, 2, 8, 64)
+_READ_SECONDS: Final = 0.2  # others take caches away for a while
 _SECONDS, _MIN_RUNS, _MAX_RUNS = 0.04, 8, 400
 
 
@@ -62,7 +63,7 @@ def measure_latencies(*, threads: int = 1, progress: Progress | None = None) -> 
         entries += _measure(graph, threads, call_us)
         if progress is not None:
             progress(done + 1, len(graphs))
-    table = LatencyTable(threads=threads, reads=measure_reads(threads), entries=tuple(entries))
+    table = LatencyTable(threads=threads, reads=measure_reads(threads, call_us), entries=tuple(entries))
     return table.model_copy(update={"entries": (*_measure_left_over(table), *entries)})
 
 
@@ -151,16 +152,24 @@ def time_model(session: GraphSession, threads: int) -> float:
     return _time(lambda: session.run(ids, cache), threads, _READ_SECONDS)
 
 
-def measure_reads(threads: int = 1) -> tuple[ReadRate, ...]:
-    """Measure how fast linears of each format read weights that lie in a cache, and more than any of them holds."""
+def measure_reads(threads: int, call_us: float) -> tuple[ReadRate, ...]:
+    """Measure how fast linears of each format read weights that lie in a cache, and more than any of them holds.
+
+    Args:
+        threads: Number of threads of a run.
+        call_us: Cost of a run itself in microseconds, which is taken off: the few weights that a near cache holds are
+            read in as little.
+    """
     reads = []
     most = min(_HELD[-1], psutil.virtual_memory().available // 16)
+    fed = tuple((rows, 1, 0) for rows in _READ_ROWS)
     for form in _FORMATS:
         each = int(WEIGHT_BYTES[form] * math.prod(_READ_SHAPE))
         for held in (size for size in _HELD if size <= most):
             copies = max(1, held // each)
-            entry = _measure(_Graph("linear", _READ_SHAPE, form, copies, ((1, 1, 0),)), threads, 0.0, _READ_SECONDS)[0]
-            reads.append(ReadRate(format=form, held_bytes=copies * each, bytes_per_s=1e6 * each / entry.microseconds))
+            for entry in _measure(_Graph("linear", _READ_SHAPE, form, copies, fed), threads, call_us, _READ_SECONDS):
+                rate = 1e6 * each / entry.microseconds
+                reads.append(ReadRate(format=form, rows=entry.batch, held_bytes=copies * each, bytes_per_s=rate))
     return tuple(reads)
 
 

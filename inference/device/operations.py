@@ -18,9 +18,9 @@ from fedglm.inference.device.onnx_writer import BOOL, FLOAT, INT64, write_model,
 
 Format: TypeAlias = Literal["fp32", "int8", "int4"]
 Operation: TypeAlias = Literal["run", "layer", "linear", "norm", "add", "rotary", "gate", "attention"]
-BLOCK: Final[Mapping[Format, int]] = MappingProxyType({"int8": 128, "int4": 32})
+BLOCK: Final[Mapping[Format, int]] = MappingProxyType({"int8": 128, "int4": 128})
 """Columns of a weight that share a scale."""
-WEIGHT_BYTES: Final[Mapping[Format, float]] = MappingProxyType({"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 32})
+WEIGHT_BYTES: Final[Mapping[Format, float]] = MappingProxyType({"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 128})
 """Bytes of a weight, with its share of a scale."""
 _MAX_POSITIONS: Final = 4096
 _LEAST_BLOCK: Final = 16

@@ -41,7 +41,7 @@ class Family:
 
 
 _INT8 = Scheme(codes="int8", block=128)
-_INT4 = Scheme(codes="int4", block=32)
+_INT4 = Scheme(codes="int4", block=128)  # a token is a fifth faster than with 32, and after training no worse
 _INT4_ROWS = Scheme(codes="int4", block="row")
 FAMILIES: Final[Mapping[Name, Family]] = MappingProxyType(
     {

@@ -93,8 +93,8 @@ class QuantizationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: Scheme = Scheme(codes="int4", block=32)
-    embedding: Scheme = Scheme(codes="int4", block=32)
+    weights: Scheme = Scheme(codes="int4", block=128)
+    embedding: Scheme = Scheme(codes="int4", block=128)
     overrides: dict[str, Scheme | None] = Field(default={}, max_length=10_000)
     mixed: MixedBitsSettings | None = None
     method: Method = "compensated"

@@ -1,0 +1,108 @@
+"""A language model of 10 million parameters on MedQuAD, made light: its own documents first, then unseen public ones.
+
+    python benchmarks/light_medquad.py medquad.jsonl.gz --work DIR                 # 25x at 5 %, the model trained once
+    python benchmarks/light_medquad.py medquad.jsonl.gz --work DIR --target size=30x --steps 300
+
+Half of the documents train the model (`--model-steps`); of the other half, which it has not seen, `fedglm lighten`
+trains, chooses and measures on documents apart. The release, its record and its page lie in DIR.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.light.distillation.settings import DistillationSettings, Stage
+from fedglm.autoglm.light.distillation.training import Progress, train_student
+from fedglm.autoglm.models.heads import HEADS
+from fedglm.autoglm.models.presets import PRESETS, make_glm_config
+from fedglm.autoglm.models.release import save_release
+from fedglm.autoglm.settings import DataSettings
+from fedglm.cli.main import main as run_command
+
+_LENGTH = 128
+_CHOOSING = 200  # sequences
+
+
+def split(path: str, work: Path) -> tuple[Path, Path]:
+    """Write the records of each half of the documents, by a hash of the document's name."""
+    halves = work / "model.jsonl", work / "public.jsonl"
+    if not all(half.exists() for half in halves):
+        with gzip.open(path, "rt") as lines, halves[0].open("w") as first, halves[1].open("w") as second:
+            for line in lines:
+                record = json.loads(line)
+                is_first = hashlib.sha256(record["unit"].encode()).digest()[0] % 2
+                (first if is_first else second).write(json.dumps({"text": record["text"], "unit": record["unit"]}) + "\n")
+    return halves
+
+
+def report(progress: Progress) -> None:
+    """Print an evaluation to stderr."""
+    if progress.held_out is not None:
+        print(f"  {progress.step}/{progress.steps} {progress.held_out.loss:.4f}", file=sys.stderr, flush=True)
+
+
+def train(path: Path, folder: Path, preset: str, steps: int, rate: float) -> None:
+    """Train the language model and save it; where it lies already, nothing is done."""
+    if folder.exists():
+        return
+    began = time.monotonic()
+    settings = DataSettings(source=str(path), unit_field="unit", length=_LENGTH, held_out=0.05)
+    data = load_federation(settings, nodes=1, seed=0)
+    task, site = data.task, data.sites[0]
+    torch.manual_seed(0)
+    config = make_glm_config(
+        PRESETS[preset],
+        vocab_size=task.vocab_size,
+        pad_id=task.pad_id,
+        bos_id=task.bos_id,
+        eos_id=task.eos_id,
+        tied=True,
+    )
+    model = HEADS[task.kind].glm(config)
+    model.config.use_cache = False
+    stage = Stage(steps=steps, alpha=0.0, learning_rate=rate, warmup_steps=steps // 20)
+    training = DistillationSettings(stages=(stage,), evaluate_every=max(1, steps // 8))
+    held_out = site.held_out.select(torch.arange(min(_CHOOSING, len(site.held_out))))
+    trained = train_student(model, None, site.train, training, task=task, held_out=held_out, seed=0, progress=report)
+    if trained.interrupted:
+        sys.exit(130)
+    save_release(model, task, folder)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    loss = trained.held_out.loss
+    print(f"{preset}: {count:,} parameters, {len(site.train)} sequences, loss {loss:.4f}; {time.monotonic() - began:.0f} s")
+
+
+def main() -> None:
+    """Train the model, and make it light."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the model and of what is made")
+    parser.add_argument("--preset", choices=PRESETS, default="glm-10m")
+    parser.add_argument("--model-steps", type=int, default=1500)
+    parser.add_argument("--model-rate", type=float, default=1.5e-3)
+    parser.add_argument("--target", default="size=25x")
+    parser.add_argument("--tolerance", default="5%")
+    parser.add_argument("--steps", type=int, default=400, help="of each training that makes it light")
+    parser.add_argument("--comparison", action="store_true", help="also what each means alone gives")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    own, public = split(chosen.data, chosen.work)
+    folder = chosen.work / f"{chosen.preset}-{chosen.model_steps}"
+    train(own, folder, chosen.preset, chosen.model_steps, chosen.model_rate)
+    goals = ["--target", chosen.target, "--tolerance", chosen.tolerance, "--steps", str(chosen.steps), "--seed", "0"]
+    text = ["--text", str(public), "--text-field", "text"]
+    further = [] if chosen.comparison else ["--no-comparison"]
+    sys.argv = ["fedglm", "lighten", str(folder), *goals, *text, *further, "--out", f"{folder}-light"]
+    run_command()
+
+
+if __name__ == "__main__":
+    main()
