@@ -22,13 +22,14 @@ class SequenceCache:
         rows: Number of sequences in it.
         row: Row of the sequence.
         padding: Number of positions on the left that are not the sequence's.
+        length: Number of positions that are; None counts them.
     """
 
     __slots__ = ("batch", "length", "padding", "row", "rows")  # one is made for each sequence at each step
 
-    def __init__(self, batch: Cache, rows: int = 1, row: int = 0, padding: int = 0) -> None:
+    def __init__(self, batch: Cache, rows: int = 1, row: int = 0, padding: int = 0, length: int | None = None) -> None:
         self.batch, self.rows, self.row, self.padding = batch, rows, row, padding
-        self.length = batch.length - padding
+        self.length = batch.length - padding if length is None else length
 
     def select(self, rows: npt.NDArray[np.int64]) -> SequenceCache:
         """Return this cache, for `rows` = [0].
@@ -68,8 +69,8 @@ class SequenceCache:
         return cache.skip(self.padding) if self.padding else cache
 
 
-def gather(caches: Sequence[SequenceCache]) -> Cache:
-    """Return one cache of these sequences, in order, left-padded to the longest of them and no further.
+def gather(caches: Sequence[SequenceCache]) -> Cache | None:
+    """Return one cache of these sequences, in order, left-padded to the longest of them and no further; None of none.
 
     Sequences of one batch that stand side by side move together, and a whole batch in its own order is not copied.
     """
@@ -86,4 +87,6 @@ def gather(caches: Sequence[SequenceCache]) -> Cache:
         common = min(cache.padding for cache in run)
         parts.append(part.skip(common) if common else part)
         start = end
-    return parts[0].join(parts[1:]) if len(parts) > 1 else parts[0]
+    if len(parts) > 1:
+        return parts[0].join(parts[1:])
+    return parts[0] if parts else None

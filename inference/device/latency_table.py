@@ -172,7 +172,7 @@ class LatencyTable(BaseModel):
 
     @cached_property
     def _further(self) -> dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]]:
-        """Numbers of rows; for each the logarithms of held bytes, and the seconds that a byte takes longer than near."""
+        """Numbers of rows; for each the logarithms of held bytes, and how many seconds longer a byte takes than near."""
         found: dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]] = {}
         for form in dict.fromkeys(read.format for read in self.reads):
             known = sorted({read.rows for read in self.reads if read.format == form})
@@ -195,7 +195,9 @@ class LatencyTable(BaseModel):
         for form in self.formats():
             found = {
                 (*entry.shape, entry.batch * entry.tokens): max(
-                    0.0, entry.microseconds - self._further_us(form, entry.held_bytes, entry.shape, entry.batch * entry.tokens)
+                    0.0,
+                    entry.microseconds
+                    - self._further_us(form, entry.held_bytes, entry.shape, entry.batch * entry.tokens),
                 )
                 for entry in self.entries
                 if entry.operation == "linear" and entry.format == form

@@ -98,16 +98,23 @@ class GraphSession:
             positions = np.arange(past.length, length)[None].repeat(batch, axis=0)
         else:
             mask = _check_mask(mask, past, (batch, length))
-            positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, past.length :]
+            if count == 1:  # a step of many texts, which takes little longer than what is done around it
+                positions = np.maximum(mask.sum(axis=1, keepdims=True) - 1, 0)
+            else:
+                positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, past.length :]
         feeds = {
             "input_ids": ids,
             "position_ids": positions,
             "mask": np.ones((1, 1, count, length), np.bool_) if mask is None else _mask_each(mask, count),
-            "logits_at": np.full((batch, 1), count - 1) if logits_at is None else logits_at,
+            "logits_at": self._find_last(batch, count) if logits_at is None else logits_at,
         }
         feeds.update(zip(self._past, past.arrays, strict=True))
         logits, *arrays = self._session.run(None, feeds)
         return logits, KeyValueCache(tuple(arrays), mask)
+
+    @staticmethod
+    def _find_last(batch: int, count: int) -> npt.NDArray[np.int64]:
+        return np.zeros((batch, 1), np.int64) if count == 1 else np.full((batch, 1), count - 1)
 
     def _check(
         self, ids: npt.NDArray[np.int64], cache: Cache | None, logits_at: npt.NDArray[np.int64] | None
@@ -115,7 +122,7 @@ class GraphSession:
         """Check what would otherwise read foreign memory or fail deep inside; return the cache, empty where none is."""
         if ids.ndim != 2 or ids.dtype != np.int64 or not ids.size:
             raise InferenceError(f"tokens are int64 of shape (B, S), not {ids.dtype} of {ids.shape}")
-        if ids.min() < 0 or ids.max() >= self.vocab_size:
+        if (ids.view(np.uint64) >= self._architecture.vocab_size).any():  # a negative one is far above
             raise InferenceError(
                 f"token {int(ids.max() if ids.min() >= 0 else ids.min())} is not in the vocabulary of {self.vocab_size}"
             )
@@ -143,7 +150,7 @@ class GraphSession:
 
 def _mask_each(mask: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
     """Return what each of the new tokens may look at, (B, 1, S, past + S)."""
-    return mask[:, None, None].repeat(count, axis=2)
+    return mask[:, None, None] if count == 1 else mask[:, None, None].repeat(count, axis=2)
 
 
 def _check_mask(
@@ -154,7 +161,7 @@ def _check_mask(
         raise InferenceError("the cache holds padding; give the mask that says where")
     if mask.shape != shape or mask.dtype != np.bool_:
         raise InferenceError(f"the mask is bool of shape {shape}, not {mask.dtype} of {mask.shape}")
-    known = True if past.mask is None else past.mask
-    if not np.array_equal(mask[:, : past.length], np.broadcast_to(known, (shape[0], past.length))):
+    before = mask[:, : past.length]
+    if not (before if past.mask is None else before == past.mask).all():
         raise InferenceError("the mask says otherwise of earlier positions than the mask that the cache was made with")
     return mask
