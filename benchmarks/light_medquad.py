@@ -38,7 +38,9 @@ def split(path: str, work: Path) -> tuple[Path, Path]:
             for line in lines:
                 record = json.loads(line)
                 is_first = hashlib.sha256(record["unit"].encode()).digest()[0] % 2
-                (first if is_first else second).write(json.dumps({"text": record["text"], "unit": record["unit"]}) + "\n")
+                (first if is_first else second).write(
+                    json.dumps({"text": record["text"], "unit": record["unit"]}) + "\n"
+                )
     return halves
 
 
@@ -75,8 +77,8 @@ def train(path: Path, folder: Path, preset: str, steps: int, rate: float) -> Non
         sys.exit(130)
     save_release(model, task, folder)
     count = sum(parameter.numel() for parameter in model.parameters())
-    loss = trained.held_out.loss
-    print(f"{preset}: {count:,} parameters, {len(site.train)} sequences, loss {loss:.4f}; {time.monotonic() - began:.0f} s")
+    loss, seconds = trained.held_out.loss, time.monotonic() - began
+    print(f"{preset}: {count:,} parameters, {len(site.train)} sequences, loss {loss:.4f}; {seconds:.0f} s", flush=True)
 
 
 def main() -> None:

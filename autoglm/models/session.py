@@ -17,6 +17,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.inference.errors import InferenceError
+from fedglm.inference.runtime.padding import join_masks, simplify
 from fedglm.inference.runtime.session import Cache
 
 _NO_LIMIT: Final = 2**20
@@ -30,18 +31,20 @@ class TorchCache:
     Attributes:
         layers: Keys and values of each layer, (B, heads, length, width) each.
         length: Number of positions.
-        is_padded: Whether some positions are padding.
+        mask: False where a position is padding, (B, length), bool; None where none is.
     """
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     length: int
-    is_padded: bool
+    mask: npt.NDArray[np.bool_] | None = None
 
     def select(self, rows: npt.NDArray[np.int64]) -> TorchCache:
         """Return a cache of these sequences of the batch, (new B,): reordered, repeated or dropped."""
         index = torch.from_numpy(rows)
         layers = tuple((keys[index], values[index]) for keys, values in self.layers)
-        return TorchCache(layers=layers, length=self.length, is_padded=self.is_padded)
+        return TorchCache(
+            layers=layers, length=self.length, mask=None if self.mask is None else simplify(self.mask[rows])
+        )
 
     def truncate(self, length: int) -> TorchCache:
         """Return a cache of the first `length` positions.
@@ -52,18 +55,21 @@ class TorchCache:
         if not 0 <= length <= self.length:
             raise InferenceError(f"a cache of {self.length} positions cannot be cut to {length}")
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
-        return TorchCache(layers=layers, length=length, is_padded=self.is_padded)
+        return TorchCache(
+            layers=layers, length=length, mask=None if self.mask is None else simplify(self.mask[:, :length])
+        )
 
     def skip(self, count: int) -> TorchCache:
         """Return a cache without its first `count` positions, which are padding in every sequence.
 
         Raises:
-            InferenceError: The cache holds fewer, or no padding.
+            InferenceError: One is not.
         """
-        if not 0 <= count <= self.length or (count and not self.is_padded):
+        if not 0 <= count <= self.length or (count and (self.mask is None or self.mask[:, :count].any())):
             raise InferenceError(f"the first {count} of {self.length} positions are not all padding")
         layers = tuple((keys[:, :, count:], values[:, :, count:]) for keys, values in self.layers)
-        return TorchCache(layers=layers, length=self.length - count, is_padded=self.is_padded)
+        mask = None if self.mask is None else simplify(self.mask[:, count:])
+        return TorchCache(layers=layers, length=self.length - count, mask=mask)
 
     def join(self, others: Sequence[TorchCache]) -> TorchCache:
         """Return a cache of the sequences of this and of the others, in order; the shorter are padded on the left."""
@@ -73,8 +79,8 @@ class TorchCache:
             (_stack_right([keys for keys, _ in layer]), _stack_right([values for _, values in layer]))
             for layer in zip(*(cache.layers for cache in caches), strict=True)
         )
-        is_padded = any(cache.is_padded or cache.length < length for cache in caches)
-        return TorchCache(layers=layers, length=length, is_padded=is_padded)
+        shapes = [(len(cache.layers[0][0]), cache.length) for cache in caches]
+        return TorchCache(layers=layers, length=length, mask=join_masks([cache.mask for cache in caches], shapes))
 
     def nbytes(self) -> int:
         """Return the number of bytes of its keys and values."""
@@ -139,8 +145,8 @@ class TorchSession:
                 logits, layers = self._run_causal(tokens, at, past, mask)
             else:
                 logits, layers = self._run_whole(tokens, at), ()
-        is_padded = mask is not None and not mask.all()
-        new = TorchCache(layers=layers, length=ids.shape[1] + (past.length if past else 0), is_padded=is_padded)
+        length = ids.shape[1] + (past.length if past else 0)
+        new = TorchCache(layers=layers, length=length, mask=None if mask is None else simplify(mask))
         return logits.float().numpy(), new
 
     def _run_causal(
@@ -198,7 +204,7 @@ class TorchSession:
         total = size + (past.length if past else 0)
         if total > self.max_length:
             raise InferenceError(f"{total} tokens are more than the {self.max_length} that the model takes")
-        if mask is None and past is not None and past.is_padded:
+        if mask is None and past is not None and past.mask is not None:
             raise InferenceError("the cache holds padding: a mask must say where")
         if mask is not None and (mask.shape != (batch, total) or mask.dtype != np.bool_):
             raise InferenceError(f"the mask is bool of shape {(batch, total)}, not {mask.dtype} of {mask.shape}")

@@ -172,7 +172,7 @@ class LatencyTable(BaseModel):
 
     @cached_property
     def _further(self) -> dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]]:
-        """Numbers of rows; for each the logarithms of held bytes, and how many seconds longer a byte takes than near."""
+        """Numbers of rows; for each the logarithms of held bytes, and the seconds that a byte takes longer."""
         found: dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]] = {}
         for form in dict.fromkeys(read.format for read in self.reads):
             known = sorted({read.rows for read in self.reads if read.format == form})

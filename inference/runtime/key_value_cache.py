@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fedglm.inference.errors import InferenceError
+from fedglm.inference.runtime.padding import join_masks, simplify
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class KeyValueCache:
         if rows.size and not (rows.min() >= 0 and rows.max() < self.batch):
             raise InferenceError(f"the cache holds {self.batch} sequences, and not all of {rows.tolist()}")
         return KeyValueCache(
-            tuple(array[rows] for array in self.arrays), None if self.mask is None else _simplify(self.mask[rows])
+            tuple(array[rows] for array in self.arrays), None if self.mask is None else simplify(self.mask[rows])
         )
 
     def truncate(self, length: int) -> KeyValueCache:
@@ -59,7 +59,7 @@ class KeyValueCache:
         if length == self.length:
             return self
         arrays = tuple(np.ascontiguousarray(array[:, :, :length]) for array in self.arrays)
-        return KeyValueCache(arrays, None if self.mask is None else _simplify(self.mask[:, :length].copy()))
+        return KeyValueCache(arrays, None if self.mask is None else simplify(self.mask[:, :length].copy()))
 
     def skip(self, count: int) -> KeyValueCache:
         """Return a cache without its first `count` positions, which are padding in every sequence.
@@ -70,30 +70,25 @@ class KeyValueCache:
         if not 0 <= count <= self.length or (count and (self.mask is None or self.mask[:, :count].any())):
             raise InferenceError(f"the first {count} of {self.length} positions are not all padding")
         arrays = tuple(np.ascontiguousarray(array[:, :, count:]) for array in self.arrays)
-        return KeyValueCache(arrays, None if self.mask is None else _simplify(self.mask[:, count:].copy()))
+        return KeyValueCache(arrays, None if self.mask is None else simplify(self.mask[:, count:].copy()))
 
     def join(self, others: Sequence[KeyValueCache]) -> KeyValueCache:
         """Return a cache of the sequences of this and of the others, in order; the shorter are padded on the left."""
         caches = (self, *others)
         length = max(cache.length for cache in caches)
         arrays = tuple(
-            np.concatenate([_pad_left(array, 2, length) for array in arrays])
+            np.concatenate([_pad_left(array, length) for array in arrays])
             for arrays in zip(*(cache.arrays for cache in caches), strict=True)
         )
-        masks = [np.ones((one.batch, one.length), np.bool_) if one.mask is None else one.mask for one in caches]
-        return KeyValueCache(arrays, _simplify(np.concatenate([_pad_left(mask, 1, length) for mask in masks])))
+        mask = join_masks([one.mask for one in caches], [(one.batch, one.length) for one in caches])
+        return KeyValueCache(arrays, mask)
 
     def nbytes(self) -> int:
         """Return the number of bytes of the keys and values."""
         return sum(array.nbytes for array in self.arrays)
 
 
-def _simplify(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
-    """Return None for a mask of no padding."""
-    return None if mask.all() else mask
-
-
-def _pad_left(array: npt.NDArray[Any], axis: int, length: int) -> npt.NDArray[Any]:
-    """Pad an axis with zeros (False) at its start."""
-    missing = [(length - array.shape[axis] if at == axis else 0, 0) for at in range(array.ndim)]
-    return np.pad(array, missing) if length > array.shape[axis] else array
+def _pad_left(array: Floats, length: int) -> Floats:
+    """Fill up the positions with zeros at their start."""
+    missing = length - array.shape[2]
+    return np.pad(array, ((0, 0), (0, 0), (missing, 0), (0, 0))) if missing else array

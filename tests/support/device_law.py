@@ -9,15 +9,24 @@ from fedglm.inference.device.latency_table import LatencyEntry, LatencyTable, Re
 from fedglm.inference.device.processor import Memory, Processor
 
 RUN, LAYER = 12.0, 3.0
+NEAR, AWAY = 4e10, {1: 1e10, 8: 5e9}
+"""Bytes a second from a near cache, and from behind it for one token and for eight."""
 READS = tuple(
-    ReadRate(format=form, held_bytes=held, bytes_per_s=rate)
+    ReadRate(format=form, rows=rows, held_bytes=held, bytes_per_s=rate)
     for form in ("fp32", "int8", "int4")
-    for held, rate in ((2**20, 4e10), (2**22, 1e10))
+    for rows, away in AWAY.items()
+    for held, rate in ((2**20, NEAR), (2**22, away))
 )
-FURTHER = 1e6 * (1 / 1e10 - 1 / 4e10)
-"""Microseconds that a byte takes longer from behind the cache."""
-WEIGHT = {"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 32}
+
+
+WEIGHT = {"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 128}
 SPEED = {"fp32": 4e-4, "int8": 1e-4, "int4": 5e-5}
+
+
+def further(rows):
+    """Microseconds that a byte takes longer from behind the cache."""
+    known = [1e6 * (1 / away - 1 / NEAR) for away in AWAY.values()]
+    return float(np.interp(np.log(rows), np.log(list(AWAY)), known))
 
 
 def law(operation, shape, batch, tokens, past, form="fp32"):

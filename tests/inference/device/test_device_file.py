@@ -46,8 +46,11 @@ def test_memory_is_measured(monkeypatch):
     found = read_memory()
     assert 0 < found.available_bytes <= found.limit_bytes
     monkeypatch.setattr(measurement, "_HELD", (2**20, 2**22))
-    reads = measurement.measure_reads()
-    assert [read.format for read in reads] == ["fp32", "fp32", "int8", "int8", "int4", "int4"]
+    monkeypatch.setattr(measurement, "_READ_ROWS", (1, 4))
+    reads = measurement.measure_reads(1, 0.0)
+    assert [(read.format, read.rows) for read in reads] == [
+        (form, rows) for form in ("fp32", "int8", "int4") for _ in range(2) for rows in (1, 4)
+    ]
     assert all(2**20 * 0.7 < read.held_bytes <= 2**22 for read in reads)
     assert all(1e7 < read.bytes_per_s < 1e12 for read in reads)
 

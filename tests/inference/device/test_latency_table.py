@@ -1,8 +1,10 @@
 """A table of a device whose operations follow a law predicts models exactly as the law does."""
 
+import math
+
 import numpy as np
 import pytest
-from device_law import FURTHER, LAYER, READS, RUN, SPEED, WEIGHT, law, make_table
+from device_law import LAYER, READS, RUN, SPEED, WEIGHT, further, law, make_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,10 +33,10 @@ def config(hidden=96, intermediate=200, layers=3, heads=4, kv_heads=2, head_dim=
 
 
 def filled_up(inputs, form):
-    """Columns that a kernel computes: whole blocks, of 128 in INT8 and 32 in INT4, or one power of two below that."""
+    """Columns that a kernel computes: whole blocks of 128, or one power of two below that."""
     if form == "fp32":
         return inputs
-    block = min({"int8": 128, "int4": 32}[form], max(16, 1 << (inputs - 1).bit_length()))
+    block = min(128, max(16, 1 << (inputs - 1).bit_length()))
     return -(-inputs // block) * block
 
 
@@ -44,7 +46,9 @@ def by_law(config, form, batch, tokens, past, layers):
     def linears(shapes, rows):
         real = [(filled_up(inputs, form), outputs) for inputs, outputs in shapes]
         near = sum(law("linear", shape, *rows, 0, form) for shape in real)
-        return near + share * FURTHER * WEIGHT[form] * sum(inputs * outputs for inputs, outputs in real)
+        return near + share * further(math.prod(rows)) * WEIGHT[form] * sum(
+            inputs * outputs for inputs, outputs in real
+        )
 
     weights = sum(hidden * d * 2 * (h + kv) + 3 * hidden * i for i, h, kv in layers) + hidden * config["vocab_size"]
     share = np.clip(
