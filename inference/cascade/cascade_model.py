@@ -138,7 +138,9 @@ class CascadeModel:
         accuracy = None
         if labels is not None:
             true = np.array([names.index(label) for label in labels])
-            both = Cascade(lambda at: said[0][list(at)], lambda at: said[1][list(at)], threshold=threshold.entropy)
+            both: Cascade[int] = Cascade(
+                lambda at: said[0][list(at)], lambda at: said[1][list(at)], threshold=threshold.entropy
+            )
             chosen = {
                 "small": said[0].argmax(axis=1),
                 "large": said[1].argmax(axis=1),
