@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.inference.release.golden import GoldenAnswer, choose_outputs
 from fedglm.inference.release.reader import LightRelease
@@ -15,24 +15,11 @@ from fedglm.inference.runtime.filled_graph import EXACT_ACTIVATIONS, INTEGER_ACT
 from fedglm.inference.runtime.phased_session import open_session
 from fedglm.inference.validation.answers import read_answer
 from fedglm.inference.validation.tolerance import TIE, exact_tolerance, logit_scale, rounding_tolerance
+from fedglm.inference.validation.validation import Check
 
 Logits = npt.NDArray[np.float32]
-
-
-class Check(BaseModel):
-    """A check.
-
-    Attributes:
-        name: What is checked.
-        passed: Whether it holds; None where it could not be made.
-        detail: What was found, in a line.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: str = Field(max_length=40)
-    passed: bool | None
-    detail: str = Field(max_length=400)
+_UNANSWERED: Final = 16
+"""Tokens that a model without golden answers reads."""
 
 
 def check_answers(release: LightRelease, golden: Sequence[GoldenAnswer], *, threads: int) -> tuple[Check, ...]:
@@ -73,6 +60,28 @@ def check_answers(release: LightRelease, golden: Sequence[GoldenAnswer], *, thre
     if all(whole):
         checks.append(_check_tokens("fast tokens", fast, named, exact, max(TIE * rounding, 2 * allowed)))
     return tuple(checks)
+
+
+def check_unanswered(release: LightRelease, *, threads: int) -> Check:
+    """Check the little that can be of a release without golden answers: its logits are finite, and the same again.
+
+    Args:
+        release: The release.
+        threads: Number of threads of a run.
+
+    Raises:
+        InferenceError: The graph cannot be used.
+    """
+    session = open_session(release.skeletons, release.model.tensors, release.model.config, threads=threads)
+    ids = np.arange(min(_UNANSWERED, session.max_length), dtype=np.int64)[None] % session.vocab_size
+    (logits, _), (again, _) = session.run(ids), session.run(ids)
+    finite = bool(np.isfinite(logits).all())
+    detail = f"{logits.size} logits of {ids.size} tokens, run twice"
+    if not finite:
+        detail += ", are not all finite"
+    elif logits.tobytes() != again.tobytes():
+        detail += ", differ"
+    return Check(name="finite logits", passed=finite and logits.tobytes() == again.tobytes(), detail=detail)
 
 
 def _check_golden(firsts: Sequence[Logits], golden: Sequence[GoldenAnswer], allowed: float) -> Check:

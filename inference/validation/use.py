@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedglm.core.processes.parent_process import child_env
 from fedglm.core.untrusted_text import clean_text
 from fedglm.inference.errors import InferenceError
 
@@ -62,7 +64,7 @@ class Use(BaseModel):
 
 
 def measure_use(folder: Path, *, manifest: str, threads: int) -> Use:
-    """Measure a release in a process of its own; takes up to ten seconds.
+    """Measure a release in a process of its own; takes ten seconds, and on a slow device twenty and four runs more.
 
     Args:
         folder: Its folder.
@@ -73,10 +75,11 @@ def measure_use(folder: Path, *, manifest: str, threads: int) -> Use:
         InferenceError: The process failed; the message has its last line.
     """
     command = [sys.executable, "-P", "-m", _PROGRAM, str(folder), manifest, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    env = {**os.environ, **child_env()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)  # noqa: S603 - our own program
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason"])[-1]
-        raise InferenceError(f"the release could not be used in a process of its own ({clean_text(last, 300)})")
+        raise InferenceError(f"the release could not be used in a process of its own ({_describe_error(last)})")
     figures = json.loads(done.stdout)
     return Use(
         import_ms=_round(figures["import_ms"]),
@@ -87,6 +90,14 @@ def measure_use(folder: Path, *, manifest: str, threads: int) -> Use:
         peak_bytes=figures["peak_bytes"],
         watts=None if figures["watts"] is None else _round(figures["watts"]),
     )
+
+
+def _describe_error(line: str) -> str:
+    """Describe the last line of a process that failed; other errors than ours may quote paths of this machine."""
+    name, _, text = line.partition(": ")
+    if not name.endswith("InferenceError") and text and name.replace(".", "").isidentifier():
+        return clean_text(name, 300)
+    return clean_text(line, 300)
 
 
 def _summarize(times: Sequence[float]) -> Latency:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime
 
-from fedglm.core.processes.control_groups import read_memory_limit
 from fedglm.core.untrusted_files import read_regular
 from fedglm.core.untrusted_text import clean_text
-from fedglm.inference.device.processor import read_processor
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.release.golden import unpack_golden
 from fedglm.inference.release.manifest import MANIFEST, MAX_MANIFEST_BYTES, hash_bytes
 from fedglm.inference.release.reader import LightRelease, open_release
 from fedglm.inference.release.trust import Trust
-from fedglm.inference.validation.checks import Check, check_answers
-from fedglm.inference.validation.use import Use, measure_use
-from fedglm.inference.validation.validation import DeviceFacts, Validation
+from fedglm.inference.validation.checks import check_answers, check_unanswered
+from fedglm.inference.validation.use import measure_use
+from fedglm.inference.validation.validation import Check, Validation, conclude
 
 _ORIGIN, _ANSWERS, _USE = "signature and hashes", "exact logits", "use"
 
@@ -45,13 +40,14 @@ def validate_release(folder: str | Path, *, trust: Trust, threads: int = 1) -> V
         raise InferenceError(f"{path} holds no light release (it has no {MANIFEST})") from exc
     except OSError as exc:
         raise InferenceError(f"{path / MANIFEST} cannot be read ({exc.strerror}): fetch the release again") from exc
-    manifest = hash_bytes(blob)
+    manifest, runtime = hash_bytes(blob), onnxruntime.__version__
     try:
         release = open_release(path, trust=trust)
         if release.manifest.to_bytes() != blob:
             raise InferenceError("the release was replaced while it was validated")
     except InferenceError as exc:
-        return _conclude(threads, manifest, None, [Check(name=_ORIGIN, passed=False, detail=_explain(exc, path))], None)
+        found = Check(name=_ORIGIN, passed=False, detail=_explain(exc, path))
+        return conclude(manifest, [found], runtime=runtime, threads=threads)
     checks = [Check(name=_ORIGIN, passed=True if trust.verifies else None, detail=release.provenance)]
     checks += _check_answers(release, threads)
     use = None
@@ -59,15 +55,24 @@ def validate_release(folder: str | Path, *, trust: Trust, threads: int = 1) -> V
         use = measure_use(path, manifest=manifest, threads=threads)
     except InferenceError as exc:
         checks.append(Check(name=_USE, passed=False, detail=_explain(exc, path)))
-    return _conclude(threads, manifest, release, checks, use)
+    return conclude(
+        manifest,
+        checks,
+        runtime=runtime,
+        threads=threads,
+        signer=release.signer,
+        verified=release.verified,
+        use=use,
+    )
 
 
 def _check_answers(release: LightRelease, threads: int) -> tuple[Check, ...]:
     golden = unpack_golden(release.manifest.golden)
-    if not golden:
-        return (Check(name=_ANSWERS, passed=None, detail="the release has no golden answers"),)
     try:
-        return check_answers(release, golden, threads=threads)
+        if golden:
+            return check_answers(release, golden, threads=threads)
+        unchecked = Check(name=_ANSWERS, passed=None, detail="the release has no golden answers")
+        return unchecked, check_unanswered(release, threads=threads)
     except InferenceError as exc:
         return (Check(name=_ANSWERS, passed=False, detail=_explain(exc, release.folder)),)
 
@@ -76,25 +81,3 @@ def _explain(exc: InferenceError, folder: Path) -> str:
     """Return an error without the path of the node's folder, which is nobody else's business."""
     text = str(exc).removeprefix(f"{folder}: ").replace(f"{folder}/", "").replace(str(folder), "the release")
     return clean_text(text, 400)
-
-
-def _conclude(
-    threads: int, manifest: str, release: LightRelease | None, checks: list[Check], use: Use | None
-) -> Validation:
-    signer = None if release is None else release.signer
-    return Validation(
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        fedglm=version("fedglm"),
-        manifest_sha256=manifest,
-        signer=None if signer is None else signer.hex,
-        verified=release is not None and release.verified,
-        device=DeviceFacts(
-            system=f"{platform.system()} {platform.release()}",
-            runtime=onnxruntime.__version__,
-            processor=read_processor(),
-            memory_bytes=read_memory_limit(),
-            threads=threads,
-        ),
-        checks=tuple(checks),
-        use=use,
-    )

@@ -6,17 +6,21 @@ The file is canonical JSON: the validation, the device's public key, and its Ed2
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedglm.core.canonical_json import canonical_json, read_canonical_json
+from fedglm.core.processes.control_groups import read_memory_limit
 from fedglm.core.validation_errors import explain
-from fedglm.inference.device.processor import Processor
+from fedglm.inference.device.processor import Processor, read_processor
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.release.manifest import Hash
 from fedglm.inference.release.trust import Signer, Trust
-from fedglm.inference.validation.checks import Check
 from fedglm.inference.validation.use import Use
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
@@ -26,6 +30,22 @@ MAX_BYTES: Final = 1 << 16
 _CONTEXT: Final = "fedglm/light-validation/1"
 _STRICT: Final = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 _Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Check(BaseModel):
+    """A check.
+
+    Attributes:
+        name: What is checked.
+        passed: Whether it holds; None where it could not be made.
+        detail: What was found, in a line.
+    """
+
+    model_config = _STRICT
+
+    name: str = Field(max_length=40)
+    passed: bool | None
+    detail: str = Field(max_length=400)
 
 
 class DeviceFacts(BaseModel):
@@ -80,6 +100,50 @@ class Validation(BaseModel):
         """Whether no check failed."""
         return all(check.passed is not False for check in self.checks)
 
+    @property
+    def first_failure(self) -> str | None:
+        """The first check that failed, with what was found; None where none did."""
+        return next((f"{check.name}: {check.detail}" for check in self.checks if check.passed is False), None)
+
+
+def conclude(
+    manifest: str,
+    checks: Sequence[Check],
+    *,
+    runtime: str,
+    threads: int,
+    signer: PublicKey | None = None,
+    verified: bool = False,
+    use: Use | None = None,
+) -> Validation:
+    """Make the validation of what this device has found now; ONNX Runtime is not loaded for it.
+
+    Args:
+        manifest: As in `Validation`.
+        checks: As in `Validation`.
+        runtime: Version of ONNX Runtime.
+        threads: Number of threads of a run.
+        signer: Who signed the release; None for nobody, or where that was not found out.
+        verified: As in `Validation`.
+        use: As in `Validation`.
+    """
+    return Validation(
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        fedglm=version("fedglm"),
+        manifest_sha256=manifest,
+        signer=None if signer is None else signer.hex,
+        verified=verified,
+        device=DeviceFacts(
+            system=f"{platform.system()} {platform.release()}",
+            runtime=runtime,
+            processor=read_processor(),
+            memory_bytes=read_memory_limit(),
+            threads=threads,
+        ),
+        checks=tuple(checks),
+        use=use,
+    )
+
 
 class SignedValidation(NamedTuple):
     """A validation whose signature was checked.
@@ -132,8 +196,8 @@ def read_validation(blob: bytes, *, trust: Trust) -> SignedValidation:
     try:
         validation = Validation.model_validate_json(signed)
     except ValidationError as exc:
-        version = fields["validation"].get("fedglm_schema") if isinstance(fields["validation"], dict) else None
-        if version != SCHEMA:
+        schema = fields["validation"].get("fedglm_schema") if isinstance(fields["validation"], dict) else None
+        if schema != SCHEMA:
             raise InferenceError(f"the validation is not of {SCHEMA}: a newer fedglm may read it") from exc
         raise InferenceError(f"the validation: {explain(exc, Validation)}"[:300]) from exc
     return SignedValidation(validation, key, trust.verifies)

@@ -35,7 +35,7 @@ def make_skeletons(model, kind="int4"):
     return {"decode": build_skeleton(model.config, choose_formats(model.tensors, model.config, kind))}
 
 
-def write_checked(folder, model=None, *, answers_of=None, key=KEY, prompts=PROMPTS, kind="int4"):
+def write_checked(folder, model=None, *, answers_of=None, key=KEY, prompts=PROMPTS, kind="int4", facts=FACTS):
     """Write a release of a model, with the golden answers of another one if that is given; return its size."""
     model = model or make_checked_model()
     skeletons, asked = make_skeletons(model, kind), answers_of or model
@@ -44,7 +44,7 @@ def write_checked(folder, model=None, *, answers_of=None, key=KEY, prompts=PROMP
         model,
         skeletons=skeletons,
         tokenizer=None,
-        facts=FACTS,
+        facts=facts,
         reference_parameters=100_000,
         signing_key=key,
         golden=answer_prompts(asked, skeletons, prompts),

@@ -1,9 +1,12 @@
 """A release is validated where it is used: what was changed is not run, what computes wrongly is found."""
 
+import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from fedglm.inference.release.manifest import MANIFEST, WEIGHTS, hash_bytes
 from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
 from fedglm.inference.runtime.phased_session import open_session
+from fedglm.inference.validation import measured_process
 from fedglm.inference.validation import validate as module
 from fedglm.inference.validation.use import Latency, Use
 from fedglm.inference.validation.validate import validate_release
@@ -212,8 +216,63 @@ def test_an_unverified_release_is_run_and_the_result_says_so(folder):
 def test_a_release_without_golden_answers_says_so(folder):
     write_checked(folder, prompts=[])
     made = validate_release(folder, trust=trust())
-    assert results(made) == {"signature and hashes": True, "exact logits": None}
+    assert results(made) == {"signature and hashes": True, "exact logits": None, "finite logits": True}
     assert made.passed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+@pytest.mark.usefixtures("unmeasured")
+def test_without_golden_answers_logits_must_be_numbers_and_the_same_again(folder, monkeypatch, share):
+    write_checked(folder, prompts=[])
+
+    class Broken(Degraded):
+        max_length, vocab_size = 64, 250
+
+        def run(self, ids, cache=None):
+            logits, cache = super().run(ids, cache)
+            return logits if self._share else logits * np.float32(np.inf), cache
+
+    monkeypatch.setattr(
+        "fedglm.inference.validation.checks.open_session",
+        lambda *args, **options: Broken(open_session(*args, **options), share),
+    )
+    made = validate_release(folder, trust=trust())
+    assert results(made)["finite logits"] is False
+    assert made.checks[-1].detail.endswith("differ" if share else "are not all finite")
+
+
+def test_a_slow_device_is_measured_by_fewer_runs(monkeypatch, capsys, folder):
+    """So that a validation ends in time."""
+
+    class Slow:
+        max_length, vocab_size = 64, 10
+
+        def run(self, *_):
+            time.sleep(0.02)
+            return np.zeros((1, 1, 10), np.float32), SimpleNamespace(length=1)
+
+    opened = SimpleNamespace(session=Slow(), inputs=SimpleNamespace(task=SimpleNamespace(is_generative=True)))
+    monkeypatch.setattr("fedglm.inference.opening.open_light", lambda *_, **__: opened)
+    monkeypatch.setattr(measured_process, "_MOST_SECONDS", 0.05)
+    measured_process.main(folder, hash_bytes((folder / MANIFEST).read_bytes()), 1)
+    figures = json.loads(capsys.readouterr().out)
+    assert [len(figures[name]) for name in ("prefill_ms", "decode_ms")] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("fedglm.inference.errors.InferenceError: the graph is none", "the graph is none"),
+        ("OSError: [Errno 2] No such file: '/home/ann/x'", "OSError"),
+    ],
+)
+def test_why_a_model_cannot_be_used_names_no_path_of_the_machine(folder, monkeypatch, line, told):
+    failed = subprocess.CompletedProcess([], 1, "", f"Traceback\n{line}\n")
+    monkeypatch.setattr("fedglm.inference.validation.use.subprocess.run", lambda *_, **__: failed)
+    (check,) = [check for check in validate_release(folder, trust=trust()).checks if check.name == "use"]
+    assert check.passed is False
+    assert told in check.detail
+    assert "ann" not in check.detail
 
 
 @pytest.mark.usefixtures("unmeasured")

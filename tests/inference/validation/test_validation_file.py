@@ -10,8 +10,7 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.inference.device.processor import Processor
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.release.trust import Trust
-from fedglm.inference.validation.checks import Check
-from fedglm.inference.validation.validation import DeviceFacts, Validation, read_validation, sign_validation
+from fedglm.inference.validation.validation import Check, DeviceFacts, Validation, read_validation, sign_validation
 from fedglm.privacy.keys.signing import SigningKey
 
 KEY = SigningKey.generate()
