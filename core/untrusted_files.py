@@ -26,14 +26,23 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     Raises:
         OSError: The file cannot be read, is a pipe, a device or a folder, or is longer.
     """
+    return b"".join(read_regular_blocks(path, max_bytes))
+
+
+def read_regular_blocks(path: Path, max_bytes: int) -> Iterator[bytes]:
+    """Yield a regular file of at most `max_bytes` bytes in blocks of up to a MiB.
+
+    Raises:
+        OSError: As by `read_regular`.
+    """
     with _open_regular(path) as descriptor:
-        blocks, left = list[bytes](), max_bytes if os.fstat(descriptor).st_size <= max_bytes else -1
+        left = max_bytes if os.fstat(descriptor).st_size <= max_bytes else -1
         while left >= 0 and (block := os.read(descriptor, _BLOCK)):
-            blocks.append(block)
             left -= len(block)  # it may grow, or have no size until it is read
+            if left >= 0:
+                yield block
     if left < 0:
         raise _too_long_error(path, max_bytes)
-    return b"".join(blocks)
 
 
 def read_regular_lines(path: Path, max_bytes: int, max_line: int) -> Iterator[bytes]:

@@ -14,20 +14,24 @@ from typing import Final
 
 from fedglm.audit.records.log_lines import LINES
 from fedglm.audit.records.run_files import MAX_RESULT_BYTES, MAX_ROUNDS_BYTES
+from fedglm.inference.release import manifest as light
 from fedglm.privacy.custody import refusal_log
 from fedglm.privacy.custody.store import LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.log.signed_log import LOG
 from fedglm.privacy.policy import policy_file
-from fedglm.run_folder.names import DONE, ROUNDS, SCENARIO, SUMMARY
+from fedglm.run_folder.names import DONE, LIGHT, ROUNDS, SCENARIO, SUMMARY
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "MANIFEST.sig"
 
 _REPORT: Final = ("audit/report.html", "audit/report.json")
 _CUSTODY_FILES: Final = (LOG, LEDGER, "policy.toml", "policy.toml.sig")
+_LIGHT: Final = (f"{LIGHT}/{light.MANIFEST}", f"{LIGHT}/{light.SIGNATURE}")
+"""What the server's log names of a light release; the model itself is in no bundle."""
 _REFUSALS: Final = ("refusals.jsonl", "refusals.counts.json")
 _RECORDS: Final = (
     *_REPORT, "audit/log.sqlite", "audit/canaries.json", "audit/attack.json", ROUNDS, SUMMARY, DONE, SCENARIO,
+    *_LIGHT,
     *(f"nodes/*/custody/{name}" for name in _CUSTODY_FILES), *(f"custody/{name}" for name in _CUSTODY_FILES),
 )  # fmt: skip
 ROLES: Final[dict[str, tuple[str, ...]]] = {
@@ -59,6 +63,7 @@ _MAX_BYTES_BY_NAME: Final[Mapping[str, int]] = {
     **dict.fromkeys((LOG, LINES, LEDGER, "report.json"), _MAX_LOG),
     ROUNDS: MAX_ROUNDS_BYTES,
     **dict.fromkeys(("policy.toml", "policy.toml.sig"), policy_file.MAX_BYTES),
+    light.MANIFEST: light.MAX_MANIFEST_BYTES,
     **dict.fromkeys(_REFUSALS, 2 * refusal_log.MAX_BYTES),  # the last line may begin just before the limit
 }
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from fedglm.audit.records.light_files import LightFiles, read_light_files
 from fedglm.core.untrusted_files import read_regular, read_regular_lines
 from fedglm.privacy.errors import PrivacyError
-from fedglm.run_folder.names import DONE, ROUNDS, SUMMARY
+from fedglm.run_folder.names import DONE, LIGHT, ROUNDS, SUMMARY
 
 MAX_ROUNDS_BYTES: Final = 2**30
 """More than the rows of a million rounds take, the most that a run has."""
@@ -45,6 +46,8 @@ class RunFiles:
         mismatch: First difference between `summary.json` and `rounds.jsonl`; empty for none.
         is_requested: Whether the verification is about this folder, so that what it lacks is missing; else sites are
             only compared with its log, and the files beside that do not matter.
+        light: The light release; None if there is none, or the folder is not to be verified.
+        is_bundle: Whether the folder is of a bundle, in which a light release has its manifest and signature alone.
     """
 
     rows: list[RoundRow] | None
@@ -52,14 +55,17 @@ class RunFiles:
     results: frozenset[str] = frozenset()
     mismatch: str = ""
     is_requested: bool = False
+    light: LightFiles | None = None
+    is_bundle: bool = False
 
     @classmethod
-    def read(cls, folder: Path, *, is_requested: bool = False) -> "RunFiles":
+    def read(cls, folder: Path, *, is_requested: bool = False, is_bundle: bool = False) -> "RunFiles":
         """Read the files of a run's folder.
 
         Args:
             folder: Folder of the run.
             is_requested: See the attribute.
+            is_bundle: See the attribute.
 
         Raises:
             PrivacyError: A file is damaged, or two of them name different models.
@@ -74,7 +80,10 @@ class RunFiles:
             raise PrivacyError(f"{DONE} and {SUMMARY} in {folder} show two models")
         mismatch = "" if table is None or SUMMARY not in results else next(table.find_mismatches(results[SUMMARY]), "")
         rows = None if table is None else table.rows
-        return cls(rows, next(iter(models), None), frozenset(results), mismatch, is_requested)
+        light = read_light_files(folder / LIGHT) if is_requested else None
+        return cls(
+            rows, next(iter(models), None), frozenset(results), mismatch, is_requested, light=light, is_bundle=is_bundle
+        )
 
 
 @dataclass

@@ -13,6 +13,7 @@ from fedglm.audit.empirical.bounds import convert_epsilon_to_mu
 from fedglm.audit.records.checks import Verdict, describe_checks, select_failed, select_missing
 from fedglm.audit.report.facts import AuditFacts, SiteFacts
 from fedglm.audit.report.sentences import describe_charged, describe_no_epsilon
+from fedglm.audit.verify.light_release import NAME as LIGHT
 from fedglm.core.code_identity import code_sha256
 from fedglm.privacy.dp.mechanism import Mechanism
 from fedglm.reports.formats import format_metric, format_number
@@ -283,6 +284,9 @@ def _assess_integrity(facts: AuditFacts) -> Assessment:
     lines += [f"{check.subject}, {check.name}: {check.detail}." for check in not_passed]
     if plan is not None:
         lines.append(f"Plan {plan.sha256[:16]}, code {plan.code[:16]}, starting weights {plan.model[:16]}.")
+    lines += [
+        f"Light release: {check.detail}." for check in verification.checks if check.name == LIGHT and check.passed
+    ]
     lines += _describe_sites(facts, lambda site: site.details("sealed"))
     return _to_status(verification.verdict is Verdict.WHOLE and countersigned), lines
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from fedglm.audit.records.checks import Scope
+from fedglm.inference.release.manifest import MANIFEST
 from fedglm.privacy.custody.store import FOLDER, LEDGER
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
 from fedglm.privacy.log.signed_log import LOG
-from fedglm.run_folder.names import AUDIT, NODES, ROUNDS
+from fedglm.run_folder.names import AUDIT, LIGHT, NODES, ROUNDS
 
 SERVER: Final = "server"
 """Name of a server in checks."""
@@ -82,6 +83,7 @@ class VerificationRequest:
     def read_stamps(self) -> list[tuple[int, int] | None]:
         """Return time of the last change in ns, and size in bytes, of each file; None for a missing one."""
         files = [*self.server_logs, *(custody / name for custody in self.custodies for name in (LOG, LEDGER))]
+        files += [log.parent.parent / LIGHT / MANIFEST for log in self.server_logs]
         return [(file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None for file in files]
 
     def check(self) -> None:

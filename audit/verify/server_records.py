@@ -8,6 +8,7 @@ from fedglm.audit.records.log_lines import check_lines
 from fedglm.audit.records.log_records import KnownKeys, LogRecord, read_log
 from fedglm.audit.records.log_summary import AcceptedUpdate
 from fedglm.audit.records.run_files import RunFiles
+from fedglm.audit.verify.light_release import check_light_release
 from fedglm.core.processes.worker_pool import map_in_processes
 from fedglm.privacy.errors import PrivacyError
 from fedglm.privacy.keys.signing import PublicKey
@@ -41,6 +42,7 @@ def audit_server(path: Path, files: RunFiles, known: KnownKeys) -> tuple[LogReco
         _check_site_signatures(record),
         _check_rounds(record, files),
         _check_model(record, files),
+        *check_light_release(record, files),
     ]
     mismatches = [_make_check("summary", False, files.mismatch)] if files.mismatch else []
     return record, [*checks, *check_lines(record), *run_checks, *mismatches]

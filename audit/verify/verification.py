@@ -287,6 +287,7 @@ def _read_run_files(log: Path, request: VerificationRequest) -> tuple[RunFiles, 
     if log.parent.name != AUDIT:  # a log that was handed on alone lies in a folder of other things
         return RunFiles(None, None), []
     try:
-        return RunFiles.read(log.parent.parent, is_requested=request.is_requested(log)), []
+        run, is_requested = log.parent.parent, request.is_requested(log)
+        return RunFiles.read(run, is_requested=is_requested, is_bundle=run in request.labels), []
     except PrivacyError as exc:
         return RunFiles([], None), [Check(subject="run", name="files", passed=False, detail=str(exc))]

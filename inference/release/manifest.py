@@ -38,7 +38,17 @@ VERSION: Final = "version"
 
 def hash_bytes(content: bytes) -> str:
     """Return the SHA-256 of a file as the manifest has it: base64 without padding, 43 characters."""
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    return encode_hash(hashlib.sha256(content).digest())
+
+
+def encode_hash(digest: bytes) -> str:
+    """Return a SHA-256, 32 bytes, as the manifest has it."""
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def hash_to_hex(text: str) -> str:
+    """Return a hash of `hash_bytes` as 64 hexadecimal digits, as logs have it."""
+    return base64.urlsafe_b64decode(f"{text}=").hex()
 
 
 def _check_hash(text: str) -> str:
