@@ -27,6 +27,8 @@ from fedglm.client.plan_checks import check_noise, check_update
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import write_atomically
+from fedglm.inference.release.manifest import hash_to_hex
+from fedglm.inference.validation.validation import Validation, sign_validation
 from fedglm.privacy.custody.site_log import Release
 from fedglm.privacy.custody.store import Custody
 from fedglm.privacy.dp.mechanism import Mechanism
@@ -190,15 +192,16 @@ class OutboundGate:
             if offer.run != self._load_plan().run:
                 raise Refusal("plan", "the light release is of another run than the plan that was announced")
 
-    def release_light(self, reply: LightReply, validation: str | None = None) -> LightReply:
+    def release_light(self, reply: LightReply, validation: Validation | None = None) -> LightReply:
         """Return the reply to a light release, signed where the site signs.
 
-        Nothing in it depends on records, so that nothing is charged. How the release works here is about the site's
-        machine, and leaves only where the policy permits.
+        Nothing in it depends on records, so that nothing is charged. How a release works here is about the site's
+        machine, and leaves, signed by the site, only where the policy permits; what the policy keeps does not keep the
+        reply.
 
         Args:
             reply: What the node holds.
-            validation: How the offered release works here; None where it was not tried.
+            validation: How a release works here; None where nobody knows.
 
         Raises:
             Refusal: As `plan`.
@@ -206,15 +209,20 @@ class OutboundGate:
         """
         plan = self.plan
         if validation is not None and self._custody.policy.light_validation:
-            message = OutboundMessage(size=len(validation.encode()), validation=True)
-            with self._custody.log_refusals(plan.run, 0):
-                check_message(message, self._custody.policy)
-            rules = [rule.name for rule in MESSAGE_RULES]
-            self._custody.log.record_validation(plan.run, reply.manifest, validation, rules)
-            reply = replace(reply, validation=validation)
+            with contextlib.suppress(Refusal):  # it is logged
+                reply = replace(reply, validation=self._release_validation(plan, validation))
         if self._key is None:
             return reply
         return replace(reply, signature=sign_light_reply(self._key, reply.to_fields(), plan.sha256))
+
+    def _release_validation(self, plan: RunPlan, validation: Validation) -> str:
+        """Check, sign and log a validation that leaves."""
+        signed = sign_validation(validation, self._custody.key).decode()
+        with self._custody.log_refusals(plan.run, 0):
+            check_message(OutboundMessage(size=len(signed.encode()), validation=True), self._custody.policy)
+        manifest = hash_to_hex(str(validation.manifest_sha256))
+        self._custody.log.record_validation(plan.run, manifest, signed, [rule.name for rule in MESSAGE_RULES])
+        return signed
 
     def release(self, result: NodeResult, request: TrainRequest) -> CodedReply:
         """Check the result, charge for what leaves, then build the reply.

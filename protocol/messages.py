@@ -51,7 +51,13 @@ Value = bool | int | float | str
 """Type of a field."""
 
 _MAX_TEXT = 200
-_MAX_VALIDATION = 4000
+MAX_VALIDATION = 8192
+"""Maximum characters of a signed validation in a message; this version's has at most 7,800.
+
+Six checks, of 440 characters that JSON may write by two each, and 40 around them: 6 x 920. Processor and system, of
+200 each, with the rest of the device: 1,200. Times, memory and power: 540. Hashes, keys and the signature: 500. As
+UTF-8 the field has 32 KiB at most, half of what the server takes of a reply without an update.
+"""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -232,15 +238,17 @@ class LightReply(_Fields):
         version: Number of the light release that the node holds now; -1 for none.
         manifest: SHA-256 (hex) of its manifest; empty for none.
         fault: Why the offered release was not taken; None where it was, or none was offered.
-        validation: How the release works on this node, as JSON (`client.light.validation`); None where the site's
-            policy does not permit to say so.
+        unfit: Whether it is that the release is genuine and does not work here, so that it need not come again.
+        validation: How the offered release works on this node, or else the one that it holds, as the site signed it
+            (`inference.validation.validation`); None where the site's policy does not permit to say so.
         signature: Signature of the site, where sites sign.
     """
 
     version: Version
     manifest: Text
     fault: Text | None = None
-    validation: Annotated[str, Field(max_length=_MAX_VALIDATION), AfterValidator(_check_printable)] | None = None
+    unfit: bool | None = None
+    validation: Annotated[str, Field(max_length=MAX_VALIDATION), AfterValidator(_check_printable)] | None = None
     signature: Text | None = None
 
 

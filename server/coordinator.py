@@ -122,14 +122,14 @@ class Coordinator:
             participants = admission.admit_initial()
         countersigning = Countersigning(self._exchange, self._plan, self._run, server_log)
         store = self._plan.light_store
-        light_handout = (
-            None if store is None else LightHandout(self._exchange, self._plan, self._run, server_log, store)
-        )
+        handout = None if store is None else LightHandout(self._exchange, self._plan, self._run, server_log, store)
         participants.restore(self._known_participants, strict=self._plan.sites is None)
         if not self._rows:
             self._checkpoint(participants)
         self._listener.resumed(self._rows)
         for number in range(len(self._rows) + 1, federation.rounds + 1):
+            if self._rows:  # of the round before, also where that round's process was killed before it came to this
+                self._release_light(participants, handout)
             with self._flushing_log():
                 row = self._run_round(number, participants, admission)
             self._rows.append(row)
@@ -138,22 +138,23 @@ class Coordinator:
             self._listener.round_done(self._rows)
             if number % federation.seal_every == 0:
                 countersigning.seal(participants, number)
-            if number < federation.rounds and number % (self._plan.light_every or federation.rounds) == 0:
-                self._release_light(participants, light_handout)
-        self._release_light(participants, light_handout)
+        self._release_light(participants, handout)
         server_log.record_end(len(self._rows), self._model.sha256)
         for _ in range(2):  # the tree heads that sites send the first time are countersigned the second time
             countersigning.seal(participants, len(self._rows))
         return self._rows
 
     def _release_light(self, participants: Participants, handout: LightHandout | None) -> None:
-        """Make, record and hand out the light release of the current model, where the run makes any."""
-        if self._plan.light is None:
-            return
-        outcome = self._plan.light.make(self._model.vector, len(self._rows), self._model.sha256)
-        self._server_log.record_light(outcome)
+        """Make and record the light release of the current model, where one is due, and offer sites what they lack."""
+        done, rounds = len(self._rows), self._plan.federation.rounds
+        is_due = done == rounds or done % (self._plan.light_every or rounds) == 0
+        if is_due and self._plan.light is not None:
+            outcome = self._plan.light.make(self._model.vector, done, self._model.sha256)
+            self._server_log.record_light(outcome)
+            if handout is not None:
+                handout.keep(outcome)
         if handout is not None:
-            handout.hand_out(participants, outcome)
+            handout.offer(participants, done)
 
     @contextlib.contextmanager
     def _flushing_log(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -55,17 +55,32 @@ class LightReleases(Protocol):
         """Make the light release of a round's model, or say why there is none; it raises nothing."""
 
 
+class KeptRelease(NamedTuple):
+    """A light release that is kept for sites.
+
+    Attributes:
+        version: Its number in the federation.
+        manifest: SHA-256 (hex) of its manifest.
+    """
+
+    version: int
+    manifest: str
+
+
 class LightReleaseStore(Protocol):
     """Keeps light releases for sites: `server.deployment.light_store.LightStore`."""
 
-    def keep(self, manifest: str) -> None:
-        """Keep the run's newest release, which has this SHA-256 (hex) of its manifest."""
+    def find_newest(self) -> KeptRelease | None:
+        """Return the newest release that is kept, of whichever run; None where there is none."""
+
+    def keep(self, release: KeptRelease) -> None:
+        """Keep the run's newest release."""
 
     def pack(self, manifest: str, base: str) -> tuple[bytes, str | None]:
         """Return a release, by the SHA-256 (hex) of its manifest, for a site that holds `base`; and a delta's base."""
 
-    def record_validation(self, site: str, version: int, validation: Mapping[str, Any]) -> None:
-        """Keep what a site says of how a release works there."""
+    def record_validation(self, site: str, version: int, signed: bytes) -> None:
+        """Keep the file in which a site says how a release works there, whose signature was checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +111,7 @@ class Plan:
             sent to it before are lost.
 
         light: Makes the light release of the last model; None makes none.
-        light_store: Keeps light releases for the sites, which get them; None hands none out.
+        light_store: Keeps light releases for the sites, which get the newest, of whichever run; None hands none out.
         light_every: Number of rounds after which it makes one during the run too; None makes none then.
 
     Raises:

@@ -1,14 +1,19 @@
 """A node's reply to the server's offer of a light release."""
 
+import logging
+
 from fedglm.client.light.shelf import LightError, LightShelf, UnfitError
 from fedglm.core.files import StorageError
 from fedglm.core.untrusted_text import clean_text
+from fedglm.inference.validation.validation import Validation
 from fedglm.protocol.messages import LightOffer, LightReply
+
+LOG = logging.getLogger(__name__)
 
 _MAX_FAULT = 200
 
 
-def take_offer(shelf: LightShelf, offer: LightOffer, blob: bytes | None) -> tuple[LightReply, str | None]:
+def take_offer(shelf: LightShelf, offer: LightOffer, blob: bytes | None) -> tuple[LightReply, Validation | None]:
     """Take the release that the server offers, if any, and say what the node holds then.
 
     Nothing here depends on the site's records, so that the server may learn why a release was not taken; how it works
@@ -20,17 +25,21 @@ def take_offer(shelf: LightShelf, offer: LightOffer, blob: bytes | None) -> tupl
         blob: The release, whole or as a delta; None for a question.
 
     Returns:
-        The reply, and how the release works here as JSON; None where it was not tried.
+        The reply; and how the release works here that was offered and does not, or else the one that is held. None
+        where nobody knows.
     """
-    fault = validation = None
+    fault = unfit = None
     if blob is not None:
         try:
-            validation = shelf.take(blob, base=offer.base).to_json()
+            shelf.take(blob, base=offer.base)
         except UnfitError as exc:  # what was found leaves only where the policy permits
-            fault, validation = "the light release was not taken", exc.validation.to_json()
+            LOG.error("%s", exc)
+            fault, unfit = "the light release was not taken", exc.validation
         except LightError as exc:
             fault = clean_text(str(exc))[:_MAX_FAULT]
-        except StorageError:
+        except StorageError as exc:
+            LOG.error("%s", exc)
             fault = "the light release could not be written"
     version, manifest = shelf.describe()
-    return LightReply(version=version, manifest=manifest, fault=fault), validation
+    reply = LightReply(version=version, manifest=manifest, fault=fault, unfit=None if unfit is None else True)
+    return reply, unfit or shelf.read_validation(manifest)

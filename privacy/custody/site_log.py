@@ -121,6 +121,7 @@ class CustodyLog:
         self._plans: dict[str, str] = {}
         self._used_plans: set[str] = set()
         self._link: dict[str, str] = {}
+        self._validations: set[tuple[str, str]] = set()
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._update_state)
         if self._log.key != key.public:
@@ -184,7 +185,7 @@ class CustodyLog:
         self._log.append("plan", {**fields, "signed": signed.to_text()})
 
     def record_validation(self, run: str, manifest: str, content: str, rules: Sequence[str]) -> None:
-        """Record that the site tells the server how a light release works on its machine.
+        """Record that the site tells the server how a light release works on its machine; the same thing once.
 
         Args:
             run: Identity of the run.
@@ -196,6 +197,8 @@ class CustodyLog:
             LogError: The entry could not be written.
         """
         release = hashlib.sha256(content.encode()).hexdigest()
+        if (run, release) in self._validations:
+            return
         fields = {"run": run, "manifest": manifest, "release": release, "bytes": len(content.encode())}
         self._log.append("validation", {**fields, "rules": list(rules)})
 
@@ -258,6 +261,8 @@ class CustodyLog:
             self._plans[entry["plan"]] = entry["time"]
         elif kind == "link":
             self._link = {name: entry[name] for name in ("tls", "certificate", "authority")}
+        elif kind == "validation":
+            self._validations.add((entry["run"], entry["release"]))
         elif kind == "refused":
             count, _ = self._refusals.get(entry["rule"], (0, ""))
             self._refusals[entry["rule"]] = count + 1, entry["time"]

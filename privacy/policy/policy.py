@@ -166,11 +166,11 @@ class Policy(BaseModel):
         "(number of examples). Each is a release of its own and is charged to the budget.",
         examples=[["loss"]],
     )
-
     light_validation: bool = Field(
         default=False,
         description="true permits to tell the server how a light release of the trained model works on this machine: "
-        "whether it ran as it must, and in what time. No record is used for it.",
+        "whether it ran as it must, in what time and memory, and what processor and system the machine has. No record "
+        "is used for it.",
     )
     state_encrypted: bool = Field(
         default=False,

@@ -4,6 +4,7 @@
     runs/NAME/initial.f32   version 0, little-endian float32
     runs/NAME/reference.safetensors   reference records that updates are evaluated on, where there are any
     runs/NAME/light/        light release of the model, where one was asked for and made
+    runs/NAME/light-validations/VERSION/SITE.json   how it works at a site, where the site's policy permits to say so
     runs/NAME/checkpoint/   checkpoints from which a killed server resumes
     runs/NAME/rounds.jsonl  one object per round
     runs/NAME/events.jsonl  sampled, accepted and rejected nodes, each with its time

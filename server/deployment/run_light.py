@@ -12,6 +12,7 @@ from fedglm.autoglm.light.run_release.maker import LightMaker
 from fedglm.autoglm.settings import DataSettings, LightSettings, ModelSettings
 from fedglm.core.files import write_atomically
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.server.deployment.light_store import LightStore
 from fedglm.server.errors import ProjectError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class LightRun(BaseModel):
             state: Folder of the project's state, where the releases of all its runs are counted.
             key: Key of the server, which signs.
         """
+        kept = LightStore(state, key.public, folder).find_newest()
         return LightMaker(
             settings=self.settings,
             build=self._build,
@@ -73,7 +75,7 @@ class LightRun(BaseModel):
             folder=folder,
             key=key,
             describe=self._describe,
-            next_version=lambda _: count_release(state),
+            next_version=lambda _: count_release(state, above=0 if kept is None else kept.version),
         )
 
     def _build(self) -> "tuple[torch.nn.Module, Task]":
@@ -90,11 +92,12 @@ class LightRun(BaseModel):
         return known
 
 
-def count_release(state: Path) -> int:
+def count_release(state: Path, *, above: int = 0) -> int:
     """Return the number of a new release of a project: greater than that of every one before, whatever the run.
 
     Args:
         state: Folder of the project's state.
+        above: Number of the newest release that is kept: the count may have been lost, or put back.
 
     Raises:
         ProjectError: The file with the last number is damaged.
@@ -109,5 +112,6 @@ def count_release(state: Path) -> int:
         raise ProjectError(
             f"{path} is damaged ({exc}): write the number of the last light release into it; sites take no lower one"
         ) from exc
-    write_atomically(path, f"{last + 1}\n", mode=0o600)
-    return last + 1
+    number = max(last, above) + 1
+    write_atomically(path, f"{number}\n", mode=0o600)
+    return number

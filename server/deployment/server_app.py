@@ -57,7 +57,7 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),
             light=None if light is None else light.make_maker(folder, project.state, project.signing_key),
-            light_store=None if light is None else LightStore(project.state, project.signing_key.public, folder),
+            light_store=LightStore(project.state, project.signing_key.public, folder),
         )
         ReplyLimits(project.state).record_run(run_id, plan.layout.size)
         resume = any((folder / CHECKPOINTS).glob("*.safetensors"))

@@ -64,7 +64,8 @@ class Countersigning:
         ours, members = self._server_log.log.read_tree_head(), participants.active
         self._exchange.send(((m.node_id, self._build_seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
         by_id = {member.node_id: member for member in members}
-        for node_id, reply in self._exchange.replies(_PATIENCE_S, min(_GRACE_S, self._plan.federation.grace_s)):
+        grace_s = min(_GRACE_S, self._plan.federation.grace_s)
+        for node_id, reply in self._exchange.replies(_PATIENCE_S, grace_s, message_type=SEAL):
             member = by_id.get(node_id)
             if member is not None:
                 self._handle_reply(member, reply, ours)

@@ -80,17 +80,20 @@ class Exchange:
                 self._pending[message_id] = Sent(node_id, message_type)
         self._pause_s = _MIN_PAUSE_S
 
-    def poll(self) -> Iterator[tuple[Sent, Message]]:
+    def poll(self, message_type: str | None = None) -> Iterator[tuple[Sent, Message]]:
         """Poll once for replies, and yield each with the message that it answers; more may be sent meanwhile.
 
         A reply that cannot be read is yielded as a message without content.
+
+        Args:
+            message_type: Polls for replies to messages of this type; None for all.
 
         Raises:
             Stopped: The stop event was set.
         """
         if self._stop.is_set():
             raise Stopped("stopped on request")
-        pending = list(self._pending)
+        pending = self._list_pending(message_type)
         for start in range(0, len(pending), PULL_SIZE):
             for message_id, reply in self._pull(pending[start : start + PULL_SIZE]):
                 sent = self._pending.pop(message_id, None)
@@ -111,22 +114,26 @@ class Exchange:
                 LOG.exception("the reply of node %d is no message", sent.node_id)
                 yield message_ids[0], Message(RecordDict(), dst_node_id=sent.node_id, message_type=sent.message_type)
 
-    def replies(self, timeout_s: float, grace_s: float = math.inf) -> Iterator[tuple[int, Message]]:
+    def replies(
+        self, timeout_s: float, grace_s: float = math.inf, *, message_type: str | None = None
+    ) -> Iterator[tuple[int, Message]]:
         """Yield (node id, reply) as they arrive, until no message is pending or the deadline has passed.
 
         Args:
             timeout_s: Seconds to wait.
             grace_s: Grace period, as in `Deadline`; it starts once half of the replies have arrived.
+            message_type: Waits for replies to messages of this type, and leaves others to those who wait for them; None
+                waits for all.
 
         Raises:
             Stopped: The stop event was set.
         """
-        sent_count, deadline = len(self._pending), Deadline(timeout_s, grace_s, self.clock)
-        while self._pending and not deadline.is_past:
-            if len(self._pending) <= sent_count / 2:
+        sent_count, deadline = len(self._list_pending(message_type)), Deadline(timeout_s, grace_s, self.clock)
+        while (left := len(self._list_pending(message_type))) and not deadline.is_past:
+            if left <= sent_count / 2:
                 deadline.start_grace()
             arrived = False
-            for sent, reply in self.poll():
+            for sent, reply in self.poll(message_type):
                 arrived = True
                 yield sent.node_id, reply
             if not arrived:
@@ -150,5 +157,9 @@ class Exchange:
         Returns:
             Ids of the nodes that had not replied, ascending.
         """
-        cancelled = [message_id for message_id, sent in self._pending.items() if sent.message_type == message_type]
-        return sorted(self._pending.pop(message_id).node_id for message_id in cancelled)
+        return sorted(self._pending.pop(message_id).node_id for message_id in self._list_pending(message_type))
+
+    def _list_pending(self, message_type: str | None) -> list[str]:
+        """Return the ids of the messages of a type, None for all, that await their replies."""
+        pending = self._pending.items()
+        return [message_id for message_id, sent in pending if message_type in (None, sent.message_type)]

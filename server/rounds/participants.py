@@ -71,9 +71,14 @@ class Participants:
         return len(self._by_name)
 
     @property
+    def joined(self) -> list[Participant]:
+        """Nodes that joined, also those that withdrew since, sorted by name."""
+        return [member for member in self._by_name.values() if member.node_id is not None]
+
+    @property
     def active(self) -> list[Participant]:
         """Nodes that joined and did not withdraw, sorted by name."""
-        return [member for member in self._by_name.values() if member.node_id is not None and not member.withdrawn]
+        return [member for member in self.joined if not member.withdrawn]
 
     @property
     def pending(self) -> list[str]:
@@ -104,9 +109,8 @@ class Participants:
         Args:
             cap: Maximum ratio of two weights, at least 1.
         """
-        joined = [member for member in self._by_name.values() if member.node_id is not None]
-        weights = compute_public_weights({member.name: member.examples for member in joined}, cap)
-        for member in joined:
+        weights = compute_public_weights({member.name: member.examples for member in self.joined}, cap)
+        for member in self.joined:
             member.weight = weights[member.name]
 
     def sample(self, size: int, seed: int, server_round: int) -> list[Participant]:

@@ -40,13 +40,15 @@ def test_each_site_gets_it_by_a_delta_the_second_time_and_predicts_by_it(federat
         files = read_files(folder / "light")
         assert light["bytes"] == sum(map(len, files.values()))
         for site in federation.names:
-            (held,) = (federation.site(site) / "state" / "light").iterdir()
+            (held,) = (path for path in (federation.site(site) / "state" / "light").iterdir() if path.is_dir())
             assert int(held.name) == number
             assert read_files(held) == files
-        told_by = json.loads((folder / "light-validations.json").read_text())
-        assert {site: found[str(number)]["passed"] for site, found in told_by.items()} == dict.fromkeys(
-            federation.names, True
-        )
+        validations = sorted((folder / "light-validations" / f"{number:010d}").iterdir())
+        assert [path.name for path in validations] == [f"{site}.json" for site in sorted(federation.names)]
+        keys = [word for site in federation.names for word in ("--key", federation.site(site) / f"{site}.pub")]
+        fleet = told(run_here("validate", "--fleet", *validations, *keys, "--json")).json
+        assert [(each["passed"], each["verified"]) for each in fleet] == [(True, True)] * len(federation.names)
+        assert all(each["validation"]["use"]["decode"] is None for each in fleet)  # it classifies
     sites = [word for site in federation.names for word in ("--site", federation.folder / site)]
     assert told(run_here("audit", "verify", folder, *sites, "--json")).json["held"]
 

@@ -6,8 +6,14 @@ from flwr.app import ConfigRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedglm.client.flower_records import count_message_bytes
 from fedglm.compression.codec import CodecError
+from fedglm.inference.device.processor import Processor
+from fedglm.inference.validation.use import Latency, Use
+from fedglm.inference.validation.validation import Check, DeviceFacts, Validation, sign_validation
+from fedglm.privacy.keys.signing import SigningKey
 from fedglm.protocol.messages import (
+    MAX_VALIDATION,
     JoinReply,
     LightOffer,
     LightReply,
@@ -16,6 +22,7 @@ from fedglm.protocol.messages import (
     TrainReply,
     TrainRequest,
 )
+from fedglm.server.gateway.reply_limits import MAX_METADATA_BYTES
 
 names = st.text(max_size=200).filter(str.isprintable) | st.text("abc-é ü", max_size=200)
 versions = st.integers(-1, 2**31 - 1)
@@ -41,7 +48,12 @@ MESSAGES = {
     ),
     LightOffer: st.builds(LightOffer, run=names, base=st.none() | names),
     LightReply: st.builds(
-        LightReply, version=versions, manifest=names, fault=st.none() | names, validation=st.none() | names
+        LightReply,
+        version=versions,
+        manifest=names,
+        fault=st.none() | names,
+        unfit=st.none() | st.booleans(),
+        validation=st.none() | names,
     ),
     ModRequest: st.builds(ModRequest, run=names, round=numbers, acknowledged=st.integers(0, 2**31 - 1)),
 }
@@ -60,7 +72,7 @@ REPORT = TrainReply(nonce="n", holds=2, log="1:a", signature="s")
 INTRODUCTION = JoinReply(name="a", run="", version=-1, layout="l", examples=0, signature="s")
 ORDER = ModRequest(run="r", round=3, acknowledged=2)
 OFFER = LightOffer(run="r", base="b")
-HELD = LightReply(version=3, manifest="m", fault="f", validation="{}", signature="s")
+HELD = LightReply(version=3, manifest="m", fault="f", unfit=True, validation="{}", signature="s")
 ALL = [INSTRUCTION, REPORT, INTRODUCTION, ORDER, OFFER, HELD]
 FIELDS = [(message, field.name) for message in ALL for field in fields(message)]
 OPTIONAL = [
@@ -71,6 +83,7 @@ OPTIONAL = [
     (INSTRUCTION, "anchor"),
     (OFFER, "base"),
     (HELD, "fault"),
+    (HELD, "unfit"),
     (HELD, "validation"),
     (HELD, "signature"),
 ]
@@ -167,4 +180,41 @@ def test_a_value_out_of_bounds_is_refused(message, name, wrong):
     ("message", "name"), [pair for pair in FIELDS if isinstance(pair[0].to_fields()[pair[1]], str)]
 )
 def test_a_long_text_is_refused(message, name):
-    refused(message, message.to_fields() | {name: "x" * (4001 if name == "validation" else 201)})
+    refused(message, message.to_fields() | {name: "x" * (MAX_VALIDATION + 1 if name == "validation" else 201)})
+
+
+def longest_validation(letter):
+    """The longest that a node of this version makes, in which all texts are of one letter."""
+    latency = Latency(p50_ms=0.00012345678901234567, p99_ms=0.00012345678901234567, n=2**63 - 1)
+    features = dict.fromkeys(("avx2", "avx512", "vnni", "amx", "neon", "dotprod", "i8mm"), False)
+    return Validation(
+        made=40 * letter,
+        fedglm=40 * letter,
+        manifest_sha256=43 * "a",
+        signer=64 * "a",
+        verified=False,
+        device=DeviceFacts(
+            system=200 * letter,
+            runtime=40 * letter,
+            processor=Processor(
+                name=200 * letter, architecture=40 * letter, features=features, cores=1 / 3, cache_bytes=2**63
+            ),
+            memory_bytes=2**63,
+            threads=1024,
+        ),
+        checks=(Check(name=40 * letter, passed=False, detail=400 * letter),) * 6,
+        use=Use(
+            import_ms=1 / 3, load_ms=1 / 3, prompt_tokens=64, prefill=latency, decode=latency, peak_bytes=2**62,
+            watts=1 / 3,
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("letter", ["x", '"', "\\", "\U0001f600"])
+def test_the_longest_validation_fits_into_a_reply_and_that_into_what_the_server_takes(letter):
+    signed = sign_validation(longest_validation(letter), SigningKey.generate()).decode()
+    reply = LightReply(version=2**31 - 1, manifest="f" * 64, fault="f" * 200, validation=signed, signature="s" * 88)
+    assert count_message_bytes(reply) <= MAX_METADATA_BYTES
+    # Whatever fits into the field does: four bytes a character at the most.
+    whole = replace(reply, validation=MAX_VALIDATION * "\U0001f600", fault=200 * "\U0001f600")
+    assert count_message_bytes(whole) <= MAX_METADATA_BYTES

@@ -15,6 +15,7 @@ from tiny_federation import federated_model, tiny_node
 from fedglm.client.app import NodeContext, build_client_app
 from fedglm.client.gate import OutboundGate
 from fedglm.compression.settings import DownlinkSettings
+from fedglm.core.clock import WALL_CLOCK
 from fedglm.protocol.messages import MODEL, TrainRequest
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.run_setup import Plan
@@ -172,10 +173,10 @@ def plan(folder, **changes):
     return replace(made, **whole)
 
 
-def federate(folder, nodes=None, *, seed=0, hook=None, resume=False, stop=None, **changes):
+def federate(folder, nodes=None, *, seed=0, hook=None, resume=False, stop=None, clock=WALL_CLOCK, **changes):
     grid = FakeGrid(real_nodes(folder) if nodes is None else nodes, seed)
     watcher = Watcher(hook)
-    coordinator = Coordinator(plan(folder, **changes), grid, listener=watcher, resume=resume, stop=stop)
+    coordinator = Coordinator(plan(folder, **changes), grid, listener=watcher, resume=resume, stop=stop, clock=clock)
     coordinator.run()
     return coordinator, grid, watcher
 

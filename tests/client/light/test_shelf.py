@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
+from light_federation import unfit, validation_of
 from light_releases import FACTS, KEY, make_small_model, read_files, write
 
 from fedglm.client.light.shelf import LightError, LightShelf, UnfitError, hash_manifest
-from fedglm.client.light.validation import Validation
 from fedglm.inference.release.archive import pack_release
 from fedglm.inference.release.delta import make_delta
 from fedglm.inference.release.reader import open_release
@@ -14,8 +14,6 @@ from fedglm.inference.release.trust import Trust
 from fedglm.privacy.keys.signing import SigningKey
 
 pytestmark = pytest.mark.usefixtures("unsynced")
-
-GOOD = Validation(passed=True, load_ms=1.0, run_ms=0.5)
 
 
 def make_release(folder, version, *, key=KEY):
@@ -25,9 +23,13 @@ def make_release(folder, version, *, key=KEY):
     return open_release(folder, trust=Trust.unverified())
 
 
+def list_folder(home):
+    return sorted(path.name for path in (home / "light").iterdir())
+
+
 @pytest.fixture
 def shelf(tmp_path):
-    return LightShelf(tmp_path / "light", [KEY.public], check=lambda _: GOOD)
+    return LightShelf(tmp_path / "light", [KEY.public], check=validation_of)
 
 
 @pytest.fixture
@@ -43,10 +45,19 @@ def test_it_begins_empty(shelf):
 
 def test_a_newer_release_takes_the_place_of_the_one_before(shelf, releases, tmp_path):
     for release in releases[:2]:
-        assert shelf.take(pack_release(release), base=None) is GOOD
+        shelf.take(pack_release(release), base=None)
+        assert shelf.read_validation(hash_manifest(release)) == validation_of(release)
+    assert shelf.read_validation(hash_manifest(releases[0])) is None
     assert shelf.describe() == (2, hash_manifest(releases[1]))
     assert read_files(shelf.find_newest()) == read_files(releases[1].folder)
-    assert [path.name for path in (tmp_path / "light").iterdir()] == ["0000000002"]
+    assert list_folder(tmp_path) == ["0000000002", "validation.json"]
+
+
+def test_a_release_that_could_not_be_validated_is_kept_and_nothing_is_said_of_it(tmp_path, releases):
+    shelf = LightShelf(tmp_path / "light", [KEY.public], check=lambda _: None)
+    shelf.take(pack_release(releases[0]), base=None)
+    assert shelf.describe() == (1, hash_manifest(releases[0]))
+    assert shelf.read_validation(hash_manifest(releases[0])) is None
 
 
 def test_a_delta_gives_the_same_bytes(shelf, releases):
@@ -88,20 +99,18 @@ def test_what_is_no_release_and_a_delta_of_another_base_leave_all_as_it_was(shel
     with pytest.raises(LightError):
         shelf.take(b"garbage", base=base)
     assert read_files(shelf.find_newest()) == before
-    assert len(list((tmp_path / "light").iterdir())) == 1
+    assert list_folder(tmp_path) == ["0000000001", "validation.json"]
 
 
 def test_a_release_that_does_not_work_here_is_not_kept(tmp_path, releases):
-    found = []
-    shelf = LightShelf(tmp_path / "light", [KEY.public], check=lambda _: found.pop())
-    found.append(GOOD)
+    checks = [unfit, validation_of]
+    shelf = LightShelf(tmp_path / "light", [KEY.public], check=lambda release: checks.pop()(release))
     shelf.take(pack_release(releases[0]), base=None)
-    found.append(Validation(passed=False, detail="its logits are not finite"))
-    with pytest.raises(UnfitError, match="not finite") as caught:
+    with pytest.raises(UnfitError, match="the one before stays: fast logits: off by 100") as caught:
         shelf.take(pack_release(releases[1]), base=None)
-    assert caught.value.validation.passed is False
+    assert caught.value.validation == unfit(releases[1])
     assert shelf.describe()[0] == 1
-    assert [path.name for path in (tmp_path / "light").iterdir()] == ["0000000001"]
+    assert list_folder(tmp_path) == ["0000000001", "validation.json"]
 
 
 def test_what_a_killed_process_left_is_removed_and_never_used(shelf, releases, tmp_path):
@@ -110,11 +119,12 @@ def test_what_a_killed_process_left_is_removed_and_never_used(shelf, releases, t
         shutil.copytree(releases[2].folder, tmp_path / "light" / name)
     assert shelf.describe()[0] == 1
     shelf.take(pack_release(releases[1]), base=None)
-    assert [path.name for path in (tmp_path / "light").iterdir()] == ["0000000002"]
+    assert list_folder(tmp_path) == ["0000000002", "validation.json"]
 
 
-def test_a_damaged_release_is_said_to_be_one_and_replaced_by_a_newer_whole_one_alone(shelf, releases):
+def test_a_damaged_release_is_said_to_be_one_and_replaced_by_a_whole_one_that_is_not_older(shelf, releases):
     shelf.take(pack_release(releases[1]), base=None)
+    before = read_files(shelf.find_newest())
     (shelf.find_newest() / "config.json").write_text("{}")
     with pytest.raises(LightError, match=r"damaged|bytes of the manifest"):
         shelf.open_newest()
@@ -123,5 +133,9 @@ def test_a_damaged_release_is_said_to_be_one_and_replaced_by_a_newer_whole_one_a
         shelf.take(pack_release(releases[0]), base=None)
     with pytest.raises(LightError, match="damaged"):
         shelf.take(make_delta(releases[1], releases[2]), base=hash_manifest(releases[1]))
+    shelf.take(pack_release(releases[1]), base=None)
+    assert read_files(shelf.find_newest()) == before
+    with pytest.raises(LightError, match="version 2 is here already"):
+        shelf.take(pack_release(releases[1]), base=None)
     shelf.take(pack_release(releases[2]), base=None)
     assert shelf.describe() == (3, hash_manifest(releases[2]))

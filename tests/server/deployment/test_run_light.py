@@ -55,6 +55,8 @@ def test_a_model_built_for_a_release_is_the_run_s(tmp_path):
 
 def test_releases_of_a_project_are_counted_and_never_again_from_the_start(tmp_path):
     assert [count_release(tmp_path) for _ in range(3)] == [1, 2, 3]
+    (tmp_path / "light.version").write_text("1\n")  # put back from a copy, while release 7 is out
+    assert [count_release(tmp_path, above=7) for _ in range(2)] == [8, 9]
     (tmp_path / "light.version").write_text("none")
     with pytest.raises(ProjectError, match=r"light\.version is damaged"):
         count_release(tmp_path)

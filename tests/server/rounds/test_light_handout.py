@@ -1,105 +1,25 @@
 """Light releases on their way: made at the end of a run, recorded, handed out, and said to be held."""
 
-import json
-from dataclasses import replace
-
 import pytest
-from audited_run import kept_run
-from custodies import SERVER, custody
-from fake_grid import FEDERATED, answering
-from light_releases import FACTS, make_small_model, read_files, write
-from tiny_federation import tiny_node
+from custodies import SERVER
+from fake_grid import FEDERATED
+from light_federation import Federation, Maker, entries, log_of, unfit
+from light_releases import read_files
+from virtual_clock import VirtualClock
 
 from fedglm.audit.records.checks import select_failed
 from fedglm.audit.verify.verification import verify
-from fedglm.autoglm.light.run_release.outcome import LightOutcome
-from fedglm.client.light.shelf import LightShelf, hash_manifest
-from fedglm.client.light.validation import Validation
+from fedglm.client.light.shelf import hash_manifest
+from fedglm.inference.release.manifest import hash_to_hex
 from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
+from fedglm.inference.validation.validation import read_validation, sign_validation
 from fedglm.privacy.keys.signing import SigningKey
-from fedglm.privacy.log.signed_log import SignedLog
-from fedglm.protocol.messages import RECORD, RELEASE
-from fedglm.server.deployment.light_store import LightStore
+from fedglm.privacy.policy.run_plan import SignedPlan
+from fedglm.protocol.messages import RECORD
+from fedglm.protocol.signatures import sign_light_reply
 
 pytestmark = pytest.mark.usefixtures("unsynced")
-
-SITES = "ab"
-GOOD = Validation(passed=True, load_ms=2.0, run_ms=0.5)
-
-
-class Maker:
-    """Writes a small release after a round, as `LightMaker` does, with the next number."""
-
-    def __init__(self, folder, *, first=1, reason=None, key=SERVER):
-        self.folder, self.version, self.reason, self.key = folder, first - 1, reason, key
-
-    def make(self, _vector, server_round, model_sha256):
-        outcome = LightOutcome(round=server_round, model_sha256=model_sha256, tolerance=0.05)
-        if self.reason is not None:
-            return replace(outcome, reason=self.reason)
-        self.version += 1
-        facts = FACTS.model_copy(update={"run": {"version": self.version}})
-        size = write(self.folder / "light", model=make_small_model(), key=self.key, facts=facts)
-        release = open_release(self.folder / "light", trust=Trust.unverified())
-        return replace(outcome, version=self.version, manifest=hash_manifest(release), bytes=size.bytes)
-
-
-class Federation:
-    """Sites a and b, which sign, with their light releases; and a server with a store of its own."""
-
-    def __init__(self, folder, *, check=lambda _: GOOD, **policy):
-        self.folder, self.policy = folder, policy
-        self.shelves = {name: LightShelf(folder / "light" / name, [SERVER.public], check=check) for name in SITES}
-        self.messages = []
-
-    def run(self, name="run", *, maker=None, spoil=None, tamper=None, **changes):
-        run = self.folder / name
-        run.mkdir(parents=True)
-        keys = {site: custody(run / "nodes" / site / "custody", **self.policy).key for site in SITES}
-        nodes = {10 - i: self._node(run, site, i, keys[site], spoil, tamper) for i, site in enumerate(SITES)}
-        kept_run(
-            run,
-            nodes,
-            mechanism=None,
-            sites={site: key.public for site, key in keys.items()},
-            light=maker or Maker(run),
-            light_store=LightStore(self.folder / "state", SERVER.public, run),
-            **changes,
-        )
-        return run
-
-    def _node(self, run, site, number, key, spoil, tamper):
-        node = tiny_node(run / "nodes", site, data_seed=number, rows=20)
-        answer = answering(node, key=key, light=self.shelves[site], **self.policy)
-
-        def act(message):
-            if message.metadata.message_type == "query.light":
-                self.messages.append((site, message.content[RECORD].get(RELEASE)))
-                if tamper is not None:
-                    message.content[RECORD].update(tamper)
-            reply = answer(message)
-            if spoil is not None and message.metadata.message_type == "query.light":
-                spoil(site, reply)
-            return reply
-
-        return act
-
-    def sent(self):
-        """Sizes of what was sent since the last call, by site; None for a question."""
-        sent = {site: [None if b is None else len(b) for s, b in self.messages if s == site] for site in SITES}
-        self.messages.clear()
-        return sent
-
-
-def entries(path, *kinds):
-    found = []
-    SignedLog(path, on_entry=found.append)
-    return [entry for entry in found if entry["kind"] in kinds]
-
-
-def log_of(run):
-    return run / "audit" / "log.sqlite"
 
 
 def test_each_site_holds_the_release_at_the_end_and_both_logs_verify(tmp_path):
@@ -149,16 +69,35 @@ def test_a_run_without_a_release_says_so_in_its_log_and_sends_nothing(tmp_path):
     assert select_failed(verify(run).checks) == []
 
 
-def test_sites_take_nothing_older_and_nothing_of_another_server(tmp_path):
+def test_nothing_is_handed_out_that_is_older_than_what_sites_were_offered(tmp_path, caplog):
     federation = Federation(tmp_path)
     federation.run("first", maker=Maker(tmp_path / "first", first=5))
     held = {site: shelf.describe() for site, shelf in federation.shelves.items()}
     run = federation.run("older", maker=Maker(tmp_path / "older", first=3))
     assert {site: shelf.describe() for site, shelf in federation.shelves.items()} == held
+    assert {entry["version"] for entry in entries(log_of(run), "handed")} == {5}
+    assert "light release 3 is not handed out: sites were offered 5" in caplog.text
+
+
+def test_what_another_server_signed_is_not_handed_out(tmp_path):
+    federation = Federation(tmp_path)
+    run = federation.run(maker=Maker(tmp_path / "run", key=SigningKey.generate()))
+    assert federation.sent() == {"a": [], "b": []}
     assert entries(log_of(run), "handed") == []
-    # A store whose key is the site's server's opens no foreign release at all.
-    run = federation.run("foreign", maker=Maker(tmp_path / "foreign", first=9, key=SigningKey.generate()))
-    assert {site: shelf.describe() for site, shelf in federation.shelves.items()} == held
+
+
+def test_another_release_in_the_folder_than_was_made_is_not_handed_out(tmp_path):
+    """As when somebody makes the model light by hand into the run's folder, with the server's own key."""
+
+    class Replaced(Maker):
+        def make(self, *arguments):
+            made = super().make(*arguments)
+            super().make(*arguments)
+            return made
+
+    federation = Federation(tmp_path)
+    run = federation.run(maker=Replaced(tmp_path / "run"))
+    assert federation.sent() == {"a": [], "b": []}
     assert entries(log_of(run), "handed") == []
 
 
@@ -180,14 +119,78 @@ def test_a_site_that_lost_its_release_gets_a_whole_one_after_the_delta(tmp_path)
     assert len(sent["b"]) == 2
 
 
+def test_a_site_that_was_away_gets_it_in_the_next_run_which_makes_none(tmp_path):
+    federation = Federation(tmp_path)
+    clock = VirtualClock()
+    first = federation.run("first", lose=lambda site, _: "message" if site == "a" else None, clock=clock)
+    assert federation.shelves["a"].find_newest() is None
+    assert {entry["site"] for entry in entries(log_of(first), "handed")} == {"b"}
+    assert 60 <= clock.now < 200  # the others waited for it once
+    federation.sent()
+    second = federation.run("second", maker=False)
+    assert read_files(federation.shelves["a"].find_newest()) == read_files(first / "light")
+    assert {entry["site"] for entry in entries(log_of(second), "handed")} == {"a", "b"}
+    sent = federation.sent()
+    assert (len(sent["a"]), sent["b"]) == (2, [None])
+    assert select_failed(verify(second).checks) == []
+
+
+def test_a_site_whose_reply_was_lost_is_asked_again_and_sent_nothing_twice(tmp_path):
+    """After the release of round 1 nothing is made; the reply comes after round 2, with the validation."""
+    federation = Federation(tmp_path, light_validation=True)
+    lost = []
+
+    def lose(site, release):
+        if site == "a" and release is not None and not lost:
+            lost.append(site)
+            return "reply"
+        return None
+
+    run = federation.run(maker=Maker(tmp_path / "run", most=1), light_every=1, lose=lose, clock=VirtualClock())
+    assert lost
+    handed = entries(log_of(run), "handed")
+    assert sorted((entry["site"], entry["version"]) for entry in handed) == [("a", 1), ("b", 1)]
+    sent = federation.sent()
+    assert [size is None for size in sent["a"]] == [True, False, True]
+    assert [size is None for size in sent["b"]] == [True, False]
+    assert {path.name for path in (run / "light-validations" / "0000000001").iterdir()} == {"a.json", "b.json"}
+    (entry,) = entries(run / "nodes" / "a" / "custody" / "log.sqlite", "validation")  # said twice, the same
+    assert entry["manifest"] == handed[0]["manifest"]
+    assert select_failed(verify(run).checks) == []
+
+
+def test_a_site_that_never_replies_delays_a_run_three_times_at_most(tmp_path):
+    federation = Federation(tmp_path)
+    clock = VirtualClock()
+    run = federation.run(
+        maker=Maker(tmp_path / "run", most=1), light_every=1, rounds=6, clock=clock,
+        lose=lambda site, _: "message" if site == "a" else None,
+    )  # fmt: skip
+    assert federation.sent()["a"] == [None] * 3
+    assert clock.now < 3 * 121
+    assert {entry["site"] for entry in entries(log_of(run), "handed")} == {"b"}
+
+
+def test_a_site_damages_its_release_and_gets_the_same_again(tmp_path):
+    federation = Federation(tmp_path)
+    first = federation.run("first")
+    (federation.shelves["b"].find_newest() / "config.json").write_text("{}")
+    federation.run("second", maker=False)
+    assert read_files(federation.shelves["b"].find_newest()) == read_files(first / "light")
+
+
 def test_how_it_works_at_a_site_leaves_only_where_the_policy_permits(tmp_path):
     silent = Federation(tmp_path / "silent")
     run = silent.run()
-    assert not (run / "light-validations.json").exists()
+    assert not (run / "light-validations").exists()
     telling = Federation(tmp_path / "telling", light_validation=True)
     run = telling.run()
-    told = json.loads((run / "light-validations.json").read_text())
-    assert told == {site: {"1": {"passed": True, "load_ms": 2.0, "run_ms": 0.5}} for site in SITES}
+    release = open_release(run / "light", trust=Trust.in_keys([SERVER.public]))
+    for site, shelf in telling.shelves.items():
+        blob = (run / "light-validations" / "0000000001" / f"{site}.json").read_bytes()
+        read = read_validation(blob, trust=Trust.in_keys([telling.keys[site].public]))
+        assert read.validation == shelf.read_validation(hash_manifest(release))
+        assert hash_to_hex(read.validation.manifest_sha256) == hash_manifest(release)
     (entry,) = entries(run / "nodes" / "a" / "custody" / "log.sqlite", "validation")
     assert entry["manifest"] == telling.shelves["a"].describe()[1]
     assert "light-validation" in entry["rules"]
@@ -195,13 +198,54 @@ def test_how_it_works_at_a_site_leaves_only_where_the_policy_permits(tmp_path):
     assert select_failed(verify(run).checks) == []
 
 
-def test_a_release_that_does_not_work_is_not_held_and_why_stays_at_the_site(tmp_path):
-    federation = Federation(tmp_path, check=lambda _: Validation(passed=False, detail="its logits are not finite"))
+def test_a_validation_that_the_policy_keeps_for_its_size_does_not_keep_the_reply(tmp_path):
+    federation = Federation(tmp_path, light_validation=True, bytes_at_most=900)
+    run = federation.run(codec="topk-sign", density=0.02)
+    assert {entry["site"] for entry in entries(log_of(run), "handed")} == {"a", "b"}
+    assert not (run / "light-validations").exists()
+    refused = entries(run / "nodes" / "a" / "custody" / "log.sqlite", "refused")
+    assert {entry["rule"] for entry in refused} == {"bytes"}
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_release_that_does_not_work_is_not_held_and_why_stays_at_the_site(tmp_path, told):
+    federation = Federation(tmp_path, check=unfit, light_validation=told)
     replies = []
-    run = federation.run(spoil=lambda _, reply: replies.append(dict(reply.content[RECORD])))
+    run = federation.run(
+        maker=Maker(tmp_path / "run", most=1),
+        light_every=1,
+        spoil=lambda _, reply: replies.append(dict(reply.content[RECORD])),
+    )
     assert all(shelf.find_newest() is None for shelf in federation.shelves.values())
     assert entries(log_of(run), "handed") == []
-    assert not any("finite" in str(value) for fields in replies for value in fields.values())
+    assert any("off by 100" in str(value) for fields in replies for value in fields.values()) is told
+    assert (run / "light-validations").exists() is told
+    # It is not sent again to a site where it does not work, but in the next run, for then it may.
+    assert all([size is None for size in sent] == [True, False] for sent in federation.sent().values())
+    federation.run("next", maker=False)
+    assert all([size is None for size in sent] == [True, False] for sent in federation.sent().values())
+
+
+@pytest.mark.parametrize("whose", ["another key's", "another release's", "nobody's"])
+def test_a_validation_that_is_not_the_site_s_own_of_this_release_is_not_kept(tmp_path, whose):
+    """The site signs the message with it, so that no broker is to blame."""
+    federation = Federation(tmp_path, light_validation=True)
+
+    def spoil(site, reply):
+        fields, key = reply.content[RECORD], federation.keys[site]
+        if "validation" not in fields:
+            return
+        made = read_validation(fields["validation"].encode(), trust=Trust.in_keys([key.public])).validation
+        if whose == "another release's":
+            made = made.model_copy(update={"manifest_sha256": "a" * 43})
+        signed = sign_validation(made, SigningKey.generate() if whose == "another key's" else key).decode()
+        plan = SignedPlan.from_bytes((tmp_path / "run" / "nodes" / site / "run.plan").read_bytes()).plan
+        fields["validation"] = "[]" if whose == "nobody's" else signed
+        fields["signature"] = sign_light_reply(key, dict(fields), plan.sha256)
+
+    run = federation.run(spoil=spoil)
+    assert len(entries(log_of(run), "handed")) == 2
+    assert not (run / "light-validations").exists()
 
 
 @pytest.mark.parametrize(
