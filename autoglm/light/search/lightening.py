@@ -9,22 +9,17 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from fedglm.autoglm.light.device.target_device import TargetDevice, check_device
 from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.release.writer import ReleaseSize
+from fedglm.autoglm.light.search.clocks import REFERENCE, Clock, MeasuringClock, PredictingClock
 from fedglm.autoglm.light.search.comparison import Row, compare
-from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory, open_model, time_phases
-from fedglm.autoglm.light.search.facts import describe_release
+from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory
+from fedglm.autoglm.light.search.facts import Prediction, describe_release
 from fedglm.autoglm.light.search.measures import Quality
-from fedglm.autoglm.light.search.packaging import (
-    DECODE_FORMAT,
-    PREFILL_FORMAT,
-    Package,
-    choose_prompts,
-    dense_to_numpy,
-    to_numpy,
-)
+from fedglm.autoglm.light.search.packaging import Package, choose_prompts, dense_to_numpy, to_numpy
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
 from fedglm.autoglm.light.search.search import find_frontier, search
@@ -32,7 +27,6 @@ from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Bench, Trial, prepare
 from fedglm.inference.release.manifest import Facts
 from fedglm.inference.release.trust import Signer
-from fedglm.inference.runtime.session import Session
 
 _TRAININGS: Final = ("train", "recover", "adapt to the public text", "train the dense control")
 
@@ -53,6 +47,7 @@ class Lightened:
         size: Its bytes.
         facts: What it says of itself.
         interrupted: Whether the user ended the search early.
+        clock: What tells times.
     """
 
     plan: LightenPlan
@@ -66,6 +61,7 @@ class Lightened:
     size: ReleaseSize | None
     facts: Facts | None
     interrupted: bool
+    clock: Clock
 
     @property
     def frontier(self) -> tuple[Trial, ...]:
@@ -86,6 +82,7 @@ def make_plan(
     *,
     vocabulary: VocabularySettings | None,
     progress: Progress,
+    device: TargetDevice | None = None,
 ) -> tuple[LightenPlan, tuple[LeftOut, ...]]:
     """Find the candidates that meet the goals, and return the plan that tries them; nothing trains.
 
@@ -95,8 +92,13 @@ def make_plan(
         draft: The plan but for its candidates.
         vocabulary: Cut of the vocabulary that all candidates have; None for none.
         progress: Called as the work goes on.
+        device: The device that the draft names.
+
+    Raises:
+        LightenError: It names another.
     """
-    meter = _Meter(dense, draft, source)
+    check_device(draft.device, device)
+    meter = _Meter(dense, draft, source, device)
     return choose_candidates(source, draft, meter.measure_excess, vocabulary=vocabulary, progress=progress)
 
 
@@ -121,6 +123,7 @@ def lighten(
     compares: bool = True,
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    device: TargetDevice | None = None,
 ) -> Lightened:
     """Run a plan, and write the release of the best candidate if one meets the goals; else write nothing.
 
@@ -134,15 +137,17 @@ def lighten(
         compares: Whether to make what each means alone gives, too; without, the table has the chosen model alone.
         stopped: Asked between candidates whether to end the search with what there is.
         progress: Called as the work goes on.
+        device: The device that the plan names.
 
     Raises:
-        LightenError: The plan is of another model.
+        LightenError: The plan is of another model, or for another device.
         TrainingError: A loss or a weight is not finite.
         StorageError: The release cannot be written.
     """
     check_model(plan, dense)
+    check_device(plan.device, device)
     report = _interrupting(progress or (lambda *_: None), stopped)
-    meter = _Meter(dense, plan, source)
+    meter = _Meter(dense, plan, source, device)
     bench = prepare(source, plan, meter.measure_bytes, progress=report)
     found = search(bench, meter.measure_excess, stopped=stopped, progress=report)
     best = found.ranked[0] if found.ranked else None
@@ -164,6 +169,7 @@ def lighten(
         size=size,
         facts=facts,
         interrupted=found.interrupted,
+        clock=meter.clock,
     )
 
 
@@ -181,11 +187,15 @@ def _interrupting(progress: Progress, stopped: Callable[[], bool]) -> Progress:
 class _Meter:
     """Measures what light models cost, against a plan's goals."""
 
-    def __init__(self, dense: DenseModel, plan: LightenPlan, source: Source) -> None:
+    def __init__(self, dense: DenseModel, plan: LightenPlan, source: Source, device: TargetDevice | None) -> None:
         self._dense, self._goals, self._source = dense, plan.goals, source
         self.reference_bytes = 4 * dense.parameters
         self._plan = plan
-        self._reference: Session | None = None
+        self._device = device
+        reference = dense_to_numpy(dense.model, dense.task)
+        self.clock: Clock = MeasuringClock(reference)
+        if device is not None:  # two graphs take the memory of both
+            self.clock = PredictingClock(reference, device, one_graph=plan.goals.max_memory_bytes is not None)
         self._sizes = WeakKeyDictionary[LightModel, int]()
 
     def measure_bytes(self, light: LightModel) -> int:
@@ -203,6 +213,7 @@ class _Meter:
             recipe=light.recipe,
             trial=trial,
             control=control,
+            predicted=self._predict(light),
         )
 
     def package(self, light: LightModel, facts: Facts) -> Package:
@@ -212,15 +223,15 @@ class _Meter:
             facts=facts,
             reference_parameters=self._dense.parameters,
             prompts=choose_prompts(light, self._source),
+            formats=self.clock.choose_phases(to_numpy(light)),
         )
 
     def measure_excess(self, light: LightModel) -> float:
         """Return how far a light model's costs are above the goals, as a share of them; at most 0 meets all."""
         goals, reference_ms, decode_ms, memory = self._goals, None, None, None
         if goals.latency_ratio is not None or goals.max_latency_ms is not None:
-            session = open_model(to_numpy(light), prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
-            times = time_phases({"dense": self._open_reference(), "light": session})
-            reference_ms, decode_ms = times["dense"][1], times["light"][1]
+            times = self.clock.time({"light": to_numpy(light)})
+            reference_ms, decode_ms = times[REFERENCE].decode_ms, times["light"].decode_ms
         if goals.max_memory_bytes is not None:
             with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
                 folder = Path(scratch) / "release"
@@ -229,8 +240,8 @@ class _Meter:
         costs = Costs(bytes=self.measure_bytes(light), decode_ms=decode_ms, memory_bytes=memory)
         return find_excess(goals, costs, reference_bytes=self.reference_bytes, reference_ms=reference_ms)
 
-    def _open_reference(self) -> Session:
-        if self._reference is None:
-            dense = dense_to_numpy(self._dense.model, self._dense.task)
-            self._reference = open_model(dense, prefill="fp32", decode="fp32")
-        return self._reference
+    def _predict(self, light: LightModel) -> Prediction | None:
+        """Return what a release says of its times on the device; None where the plan is for none."""
+        if self._device is None:
+            return None
+        return Prediction(device=self._device, latency=self.clock.time({"light": to_numpy(light)})["light"])
