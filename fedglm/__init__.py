@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fedglm.audit.verify.verification import verify
+    from fedglm.autoglm.light.lighten import diagnose, lighten
     from fedglm.autoglm.light.quantization.quantizer import Quantizer
+    from fedglm.autoglm.light.result import LightenResult
     from fedglm.autoglm.models.opening import open_model
     from fedglm.client.mods import compress_uplink
     from fedglm.compression.codec import make_codec
@@ -37,6 +39,7 @@ __all__ = [
     "ErrorFeedback",
     "FedglmError",
     "Ledger",
+    "LightenResult",
     "LiteModel",
     "Mechanism",
     "Quantizer",
@@ -44,6 +47,8 @@ __all__ = [
     "SimulationCallbacks",
     "__version__",
     "compress_uplink",
+    "diagnose",
+    "lighten",
     "load_scenario",
     "make_codec",
     "open_model",
@@ -56,12 +61,15 @@ _PLACES: Final = {
     "ErrorFeedback": ("fedglm.compression.feedback", "node"),
     "FedglmError": ("fedglm.core.errors", ""),
     "Ledger": ("fedglm.privacy.ledger.ledger", ""),
+    "LightenResult": ("fedglm.autoglm.light.result", ""),
     "LiteModel": ("fedglm.inference.model", ""),
     "Mechanism": ("fedglm.privacy.dp.mechanism", ""),
     "Quantizer": ("fedglm.autoglm.light.quantization.quantizer", "node"),
     "RunResult": ("fedglm.simulations.result", ""),
     "SimulationCallbacks": ("fedglm.simulations.callbacks", ""),
     "compress_uplink": ("fedglm.client.mods", "node"),
+    "diagnose": ("fedglm.autoglm.light.lighten", "light"),
+    "lighten": ("fedglm.autoglm.light.lighten", "light"),
     "load_scenario": ("fedglm.scenarios.overrides", "simulation"),
     "make_codec": ("fedglm.compression.codec", "node"),
     "open_model": ("fedglm.autoglm.models.opening", ""),
