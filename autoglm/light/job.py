@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -11,18 +11,21 @@ from typing import Final, Self, TypedDict
 from pydantic import ValidationError
 
 from fedglm.autoglm.data.tokenizer import is_byte_tokenizer
+from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.light.device.target_device import TargetDevice, check_device
 from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.light.plan.goals import Goals, parse_goals
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, TextSettings, train_for
 from fedglm.autoglm.light.plan.plan_files import read_settings_file
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
-from fedglm.autoglm.light.search.lightening import check_model, make_plan
+from fedglm.autoglm.light.search.lightening import check_model, check_recipe, make_plan
 from fedglm.autoglm.light.search.pipeline import Progress, Source
 from fedglm.autoglm.light.search.planning import LeftOut
 from fedglm.autoglm.light.search.sources import NO_RUN, DenseModel, load_dense, load_source
 from fedglm.autoglm.settings import DataSettings
+from fedglm.core.suggestions import did_you_mean
 from fedglm.core.validation_errors import explain
+from fedglm.inference.errors import InferenceError
 
 FilePath = str | PathLike[str]
 """A path, as a caller may give it."""
@@ -79,6 +82,7 @@ class Job:
         report: Progress,
     ) -> Self:
         """Read all that is given, what can be wrong before what takes long."""
+        check_options(options, SearchOptions)
         if config is None:
             planned, goals = None, _parse_goals(target, tolerance)
             device = _open_device(options.get("device"))
@@ -98,12 +102,36 @@ class Job:
         vocabulary = _choose_vocabulary(dense) if options.get("cut_vocabulary") else None
         return cls(dense=dense, source=source, draft=draft, device=device, vocabulary=vocabulary)
 
+    def check_candidates(self, report: Progress) -> None:
+        """Make the candidates of a plan without training: one that cannot be made is told before the control trains.
+
+        Raises:
+            FedglmError: A candidate cannot be made; the message begins with its name.
+        """
+        for number, recipe in enumerate(self.draft.candidates):
+            report("check the candidates", number / len(self.draft.candidates))
+            try:
+                check_recipe(self.dense, self.source, self.draft, recipe, device=self.device)
+            except (InferenceError, ModelError) as exc:
+                raise LightenError(f"candidate {recipe.name!r} of the plan: {exc}") from exc
+
     def plan(self, report: Progress) -> Self:
         """Find the candidates that meet the goals."""
         draft, left_out = make_plan(
             self.dense, self.source, self.draft, vocabulary=self.vocabulary, progress=report, device=self.device
         )
         return replace(self, draft=draft, left_out=left_out)
+
+
+def check_options(options: Mapping[str, object], known: type) -> None:
+    """Check that options are some of those that a typed dictionary has.
+
+    Raises:
+        LightenError: There is no such option.
+    """
+    names = known.__annotations__
+    if unknown := sorted(options.keys() - names.keys()):
+        raise LightenError(f"there is no option {unknown[0]}: {did_you_mean(unknown[0], names)}")
 
 
 def read_text(options: TextOptions) -> tuple[TextSettings, int]:
@@ -141,7 +169,7 @@ def _parse_goals(target: str | Sequence[str], tolerance: str | None) -> Goals:
 def _check_beside_plan(target: str | Sequence[str], tolerance: str | None, options: SearchOptions) -> None:
     """Check that nothing is set beside a plan that the plan sets."""
     fixed = {"target": target, "tolerance": tolerance is not None} | {
-        name: value not in (None, False)
+        name: value is not None and value is not False
         for name, value in options.items()
         if name not in ("device", "text_field", "label_field")
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from fedglm.autoglm.light.job import FilePath, Job, SearchOptions, TextOptions, describe_data, read_text
+from fedglm.autoglm.light.job import FilePath, Job, SearchOptions, TextOptions, check_options, describe_data, read_text
 from fedglm.autoglm.light.outputs import Outputs
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
 from fedglm.autoglm.light.quantization.post_training import quantize
@@ -65,7 +65,10 @@ def lighten(
     outputs.check([Path(each) for each in (config, options.get("device"), options.get("text")) if each is not None])
     job = Job.open(model, target, tolerance, config, options, report)
     key = _load_key(job.dense, signing_key)
-    job = job if config is not None else job.plan(report)
+    if config is None:
+        job = job.plan(report)
+    else:
+        job.check_candidates(report)
     made = run_plan(
         job.dense,
         job.source,
@@ -114,6 +117,7 @@ def diagnose(model: FilePath, *, progress: Progress | None = None, **options: Un
         FedglmError: An option, a file or the model cannot be worked with.
     """
     report = progress or (lambda *_: None)
+    check_options(options, TextOptions)
     report("load the model", 0.0)
     text, seed = read_text(options)
     dense = load_dense(Path(model))

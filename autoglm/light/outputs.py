@@ -54,12 +54,15 @@ class Outputs:
         """
         if not self.folder.name:
             raise LightenError(f"{self.folder} has no name for a release: name a new folder with --out")
-        check_replaceable(self.folder)
-        earlier = (self.folder / MANIFEST).is_file()
-        for path in (self.record, self.page):
-            check_not_read(path, read)
-            if path.is_dir() or (path.exists() and not earlier):
-                raise LightenError(f"{path} is there already, and of no release: take it away, or name another --out")
+        with storage_errors(self.folder):
+            check_replaceable(self.folder)
+            earlier = (self.folder / MANIFEST).is_file()
+            for path in (self.record, self.page):
+                check_not_read(path, read)
+                if path.is_dir() or (path.exists() and not earlier):
+                    raise LightenError(
+                        f"{path} is there already, and of no release: take it away, or name another --out"
+                    )
         check_writable(self.folder)
 
 

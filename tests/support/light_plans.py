@@ -13,9 +13,9 @@ TEXT = "the patient was seen in the clinic and felt well after a week of rest wi
 WORDS = TEXT.split()
 
 
-def write_text(path):
-    """Write 60 records of a dozen words."""
-    lines = [" ".join(WORDS[(row * 7 + at * (row % 5 + 1)) % len(WORDS)] for at in range(12)) for row in range(60)]
+def write_text(path, rows=60):
+    """Write records of a dozen words."""
+    lines = [" ".join(WORDS[(row * 7 + at * (row % 5 + 1)) % len(WORDS)] for at in range(12)) for row in range(rows)]
     path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     return path
 

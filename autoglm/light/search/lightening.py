@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from fedglm.autoglm.light.device.target_device import TargetDevice, check_device
 from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.release.writer import ReleaseSize
 from fedglm.autoglm.light.search.clocks import REFERENCE, Clock, MeasuringClock, PredictingClock
@@ -20,7 +21,7 @@ from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory
 from fedglm.autoglm.light.search.facts import Prediction, describe_release
 from fedglm.autoglm.light.search.measures import Quality
 from fedglm.autoglm.light.search.packaging import Package, choose_prompts, dense_to_numpy, to_numpy
-from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
+from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source, run_recipe
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
 from fedglm.autoglm.light.search.search import find_frontier, search
 from fedglm.autoglm.light.search.sources import DenseModel
@@ -100,6 +101,18 @@ def make_plan(
     check_device(draft.device, device)
     meter = _Meter(dense, draft, source, device)
     return choose_candidates(source, draft, meter.measure_excess, vocabulary=vocabulary, progress=progress)
+
+
+def check_recipe(
+    dense: DenseModel, source: Source, plan: LightenPlan, recipe: Recipe, *, device: TargetDevice | None
+) -> None:
+    """Make the candidate of a recipe without training, and a release of it in memory.
+
+    Raises:
+        ModelError: The model cannot be cut or quantized so.
+        InferenceError: No kernel runs it.
+    """
+    _Meter(dense, plan, source, device).measure_bytes(run_recipe(source, recipe, seed=plan.seed, train=False))
 
 
 def check_model(plan: LightenPlan, dense: DenseModel) -> None:

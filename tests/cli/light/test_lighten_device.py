@@ -21,7 +21,7 @@ def place(tmp_path_factory):
     """A model, a public text and a device that reads codes fast and multiplies them slowly."""
     folder = tmp_path_factory.mktemp("device")
     save_model("language", folder / "model")
-    write_text(folder / "public.jsonl")
+    write_text(folder / "public.jsonl", rows=16)
     make_device(SLOW_READER).save(folder / "edge.json")
     make_device(SLOW_READER, name="Kettle").save(folder / "other.json")
     return folder
