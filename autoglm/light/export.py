@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,6 @@ from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
 from fedglm.inference.weights.model import NumpyModel
 from fedglm.inference.weights.quantized import QuantizedMatrix
-from fedglm.privacy.keys.signing import PublicKey
 
 SUFFIX: Final = ".onnx"
 
@@ -40,22 +38,20 @@ class OnnxExport:
     provenance: str | None
 
 
-def export_onnx(
-    model: Path, file: Path, *, form: GraphFormat | None = None, keys: Iterable[PublicKey] = ()
-) -> OnnxExport:
+def export_onnx(model: Path, file: Path, *, form: GraphFormat | None = None, trust: Trust | None = None) -> OnnxExport:
     """Write a model as one file of standard ONNX, which `onnx.checker` has passed (`write_onnx_file`).
 
     Args:
         model: Folder of a light release, of a run, or of a saved model.
         file: The file, which is replaced when the new one is complete; its name ends in ``.onnx``.
         form: Format of the Linears; None takes the narrowest that the model has.
-        keys: Public keys of those whose signature on a light release is enough; none takes anybody's.
+        trust: Whose signature a light release must have; None takes anybody's.
 
     Raises:
         LightenError: The file has another suffix or lies in the model's folder, or integers are asked for and the model
             is not quantized.
         ModelError: There is no model, or it is larger than an ONNX file may be.
-        InferenceError: The release is damaged, or not signed by one of `keys`.
+        InferenceError: The release is damaged, or not signed by whom `trust` names.
         StorageError: The file cannot be written.
     """
     if file.suffix.lower() != SUFFIX or file.is_dir():
@@ -64,7 +60,7 @@ def export_onnx(
     if file.resolve().is_relative_to(found.path.resolve()):
         raise LightenError(f"{file} lies in the model's own folder, which then is no release any more: name another")
     check_writable(file)
-    opened, provenance = _read_model(found, list(keys))
+    opened, provenance = _read_model(found, trust)
     quantized = any(isinstance(tensor, QuantizedMatrix) for tensor in opened.tensors.values())
     if not quantized and form not in (None, "fp32"):
         raise LightenError(f"{model} is not quantized, so no file of it is {form}: fedglm lighten {model} first")
@@ -79,11 +75,11 @@ def export_onnx(
     )
 
 
-def _read_model(found: ModelFolder, keys: list[PublicKey]) -> tuple[NumpyModel, str | None]:
+def _read_model(found: ModelFolder, trust: Trust | None) -> tuple[NumpyModel, str | None]:
     if found.format == "light":
-        release = open_release(found.path, trust=Trust.in_keys(keys) if keys else Trust.unverified())
+        release = open_release(found.path, trust=trust or Trust.unverified())
         return release.model, release.provenance
-    if keys:
+    if trust is not None:
         raise LightenError(f"{found.path}: is no light release, and so has no signature to be checked")
     # A light release needs no torch.
     from fedglm.autoglm.light.search.packaging import dense_to_numpy

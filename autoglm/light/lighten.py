@@ -21,7 +21,7 @@ from fedglm.autoglm.light.search.sources import DenseModel, load_dense, load_sou
 from fedglm.autoglm.light.sensitivity import diagnosis
 from fedglm.autoglm.light.sensitivity.diagnosis import Diagnosis
 from fedglm.core.files import write_atomically
-from fedglm.privacy.keys.signing import SigningKey
+from fedglm.inference.release.trust import Signer, load_signer
 from fedglm.run_folder.names import SERVER_KEY
 
 
@@ -131,8 +131,8 @@ def diagnose(model: FilePath, *, progress: Progress | None = None, **options: Un
     )
 
 
-def _load_key(dense: DenseModel, path: FilePath | None) -> SigningKey | None:
+def _load_key(dense: DenseModel, path: FilePath | None) -> Signer | None:
     own = None if dense.run is None else dense.run / SERVER_KEY
     if path is None and own is not None and own.is_file():
         path = own
-    return None if path is None else SigningKey.load(Path(path))
+    return None if path is None else load_signer(Path(path))

@@ -33,10 +33,11 @@ def export_onnx(
     (Q/DQ). Its metadata describe the inputs. fedglm itself needs no such file.
     """
     from fedglm.autoglm.light.export import export_onnx as export
+    from fedglm.inference.release.trust import Trust
     from fedglm.reports.formats import format_bytes
 
-    keys = [parse_key(each) for each in key or []]
-    made = export(model, file, form=_parse_format(form), keys=keys)
+    trust = Trust.in_keys([parse_key(each) for each in key]) if key else None
+    made = export(model, file, form=_parse_format(form), trust=trust)
     if as_json:
         typer.echo(json.dumps(asdict(made) | {"file": str(made.file)}))
         return

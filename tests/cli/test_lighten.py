@@ -162,7 +162,15 @@ def test_mistakes_are_one_line(fedglm, model, arguments, says, tmp_path):
 @pytest.mark.slow
 def test_an_interrupt_keeps_the_best_so_far(model, text, tmp_path):
     """Ctrl-C in the control's training ends it; what can be made with what there is is made, and said."""
-    command = [sys.executable, "-m", "fedglm.cli.main", "lighten", str(model), "--text", str(text)]
+    command = [
+        sys.executable,
+        "-c",
+        "from fedglm.cli.main import main; main()",
+        "lighten",
+        str(model),
+        "--text",
+        str(text),
+    ]
     command += ["--target", "size=6x", "--tolerance", "1000%", "--steps", "100000", "--out", str(tmp_path / "light")]
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
