@@ -62,6 +62,8 @@ def print_light(record: dict[str, Any], folder: Path | None) -> None:
         "-: not measured"
     )
     console.print(f"times: {escape(record['times'])}")
+    if record["formats"] is not None:
+        console.print(f"graphs: {', '.join(f'{phase} in {form}' for phase, form in record['formats'].items())}")
     if record["rise_error"] > record["tolerance"]:
         console.print(
             f"[yellow]The standard error of a rise is {record['rise_error']:.1%}: so little unseen text cannot tell "

@@ -155,6 +155,7 @@ def render_provenance(record: LightRecord) -> Html:
         ("Wall time", None if record.seconds is None else format_duration(record.seconds)),
         ("Device of the times", record.device or NOT_MEASURED),
         ("Times", record.times),
+        ("Graphs", ", ".join(f"{phase} in {form}" for phase, form in (record.formats or {}).items()) or None),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items()) or None),
     ]
     rows = [(term, isolated(value)) for term, value in facts if value is not None]

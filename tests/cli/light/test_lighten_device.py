@@ -49,7 +49,9 @@ def test_times_are_predicted_and_said_to_be(made, place):
     assert made["times"].startswith(said)
     assert f"{HELD_OUT_ERROR.decode_ms:.1%} a token" in made["times"]
     assert made["device"] == "Toaster 3000, Linux 6.1"
-    assert said in (place / "light.html").read_text()
+    page = (place / "light.html").read_text()
+    assert said in page
+    assert "prefill in fp32, decode in int4" in page
     assert json.loads((place / "light.json").read_text()) == made
     release = open_release(place / "light", trust=Trust.unverified())
     facts = release.manifest.facts
