@@ -93,8 +93,8 @@ def lighten(
     if diagnose and (target or config):
         raise LightenError(f"--diagnose makes nothing: it does not go with --{'config' if config else 'target'}")
 
-    from fedglm.autoglm.light import lighten as light  # imports torch
     from fedglm.cli.terminal.stage_progress import StageProgress
+    from fedglm.simulations.light import lighten as light  # imports torch
 
     of_text: dict[str, Any] = {
         "text": text,
@@ -127,10 +127,6 @@ def lighten(
             progress=progress.show,
             **of_search,
         )
-    if result.folder is not None:
-        from fedglm.reports.light.write import write_light_page
-
-        write_light_page(result.record, result.folder.with_name(f"{result.folder.name}.html"))
     _report(result.record, result.folder, as_json=as_json)
     if result.folder is None:
         raise typer.Exit(MISSED_CODE)

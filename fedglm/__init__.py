@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fedglm.audit.verify.verification import verify
-    from fedglm.autoglm.light.lighten import diagnose, lighten
     from fedglm.autoglm.light.quantization.quantizer import Quantizer
     from fedglm.autoglm.light.result import LightenResult
     from fedglm.autoglm.models.opening import open_model
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from fedglm.scenarios.overrides import load_scenario
     from fedglm.server.strategy import Compressed
     from fedglm.simulations.callbacks import SimulationCallbacks
+    from fedglm.simulations.light.lighten import diagnose, lighten
     from fedglm.simulations.result import RunResult
     from fedglm.simulations.simulation import simulate
 
@@ -68,8 +68,8 @@ _PLACES: Final = {
     "RunResult": ("fedglm.simulations.result", ""),
     "SimulationCallbacks": ("fedglm.simulations.callbacks", ""),
     "compress_uplink": ("fedglm.client.mods", "node"),
-    "diagnose": ("fedglm.autoglm.light.lighten", "light"),
-    "lighten": ("fedglm.autoglm.light.lighten", "light"),
+    "diagnose": ("fedglm.simulations.light.lighten", "light"),
+    "lighten": ("fedglm.simulations.light.lighten", "light"),
     "load_scenario": ("fedglm.scenarios.overrides", "simulation"),
     "make_codec": ("fedglm.compression.codec", "node"),
     "open_model": ("fedglm.autoglm.models.opening", ""),

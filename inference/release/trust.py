@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol, Self
 
 from fedglm.inference.errors import InferenceError
-from fedglm.privacy.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SigningKey
+from fedglm.privacy.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey
 
 SIGNATURE_FILE_BYTES: Final = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
 _CONTEXT: Final = "fedglm/light-release/1"
@@ -59,15 +58,6 @@ class Signer(Protocol):
 
     def sign(self, context: str, message: bytes) -> bytes:
         """Sign a message in a context."""
-
-
-def load_signer(path: Path) -> Signer:
-    """Load the private key that signs releases, for those who do not know `privacy`.
-
-    Raises:
-        PrivacyError: As `SigningKey.load`.
-    """
-    return SigningKey.load(path)
 
 
 def sign_manifest(key: Signer, manifest: bytes) -> bytes:

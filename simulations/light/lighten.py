@@ -21,7 +21,8 @@ from fedglm.autoglm.light.search.sources import DenseModel, load_dense, load_sou
 from fedglm.autoglm.light.sensitivity import diagnosis
 from fedglm.autoglm.light.sensitivity.diagnosis import Diagnosis
 from fedglm.core.files import write_atomically
-from fedglm.inference.release.trust import Signer, load_signer
+from fedglm.privacy.keys.signing import SigningKey
+from fedglm.reports.light.write import write_light_page
 from fedglm.run_folder.names import SERVER_KEY
 
 
@@ -46,7 +47,7 @@ def lighten(
         tolerance: Greatest rise of the loss above an equally trained dense model's; 5% without it.
         config: Plan that `--plan` wrote, instead of goals and options; ``text_field``, ``label_field`` and ``device``
             may stand beside it.
-        out: Folder of the release; MODEL-light without it. The record lies beside it, as ``.json``.
+        out: Folder of the release; MODEL-light without it. Beside it lie the record, ``.json``, and a page, ``.html``.
         signing_key: Key that signs the release; the run's own without it.
         no_comparison: Whether to leave out what each means alone would give.
         stopped: Asked as the work goes on whether to end with the best so far.
@@ -85,6 +86,7 @@ def lighten(
     record = make_record(job.dense, made, seconds=time.monotonic() - began, origin=job.source.text.origin)
     if made.folder is not None:
         write_atomically(outputs.record, json.dumps(record, indent=1) + "\n")
+        write_light_page(record, outputs.page)
     return LightenResult(record, made.folder)
 
 
@@ -131,8 +133,8 @@ def diagnose(model: FilePath, *, progress: Progress | None = None, **options: Un
     )
 
 
-def _load_key(dense: DenseModel, path: FilePath | None) -> Signer | None:
+def _load_key(dense: DenseModel, path: FilePath | None) -> SigningKey | None:
     own = None if dense.run is None else dense.run / SERVER_KEY
     if path is None and own is not None and own.is_file():
         path = own
-    return None if path is None else load_signer(Path(path))
+    return None if path is None else SigningKey.load(Path(path))
