@@ -34,6 +34,7 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
         "simulate": "simulation",
         "compare": "simulation",
         "lighten": "light",
+        "export-onnx": "light",
         "run": "server",
         "import-base": "light",
         "audit report": "server",

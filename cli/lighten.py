@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,9 +14,7 @@ from fedglm.cli import options
 
 if TYPE_CHECKING:
     from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
-    from fedglm.autoglm.light.search.sources import DenseModel
-    from fedglm.autoglm.settings import DataSettings
-    from fedglm.privacy.keys.signing import SigningKey
+    from fedglm.autoglm.light.sensitivity.diagnosis import Diagnosis
 
 MISSED_CODE = 1
 """Exit code where no candidate meets the goals; nothing is written then."""
@@ -30,8 +27,15 @@ def lighten(
         typer.Option(help="size=20x, size=80kB, latency=3x, latency=5ms, memory=256MB; several hold together."),
     ] = None,
     tolerance: Annotated[
-        str, typer.Option(help="Greatest rise of the loss above an equally trained dense model's.")
-    ] = "5%",
+        str | None,
+        typer.Option(help="Greatest rise of the loss above an equally trained dense model's; 5% without it."),
+    ] = None,
+    device: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Times of the device that fedglm device probe measured, instead of this machine's."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the release; MODEL_OR_RUN-light without it.")] = None,
     plan: Annotated[
         Path | None,
@@ -53,7 +57,7 @@ def lighten(
     label_field: Annotated[
         str | None, typer.Option(help="Field of FILE that holds the class.", rich_help_panel="Public text")
     ] = None,
-    declared_public: Annotated[
+    sites_data_are_public: Annotated[
         bool,
         typer.Option(
             "--sites-data-are-public",
@@ -80,137 +84,57 @@ def lighten(
     [bold]fedglm lighten runs/text-20270101-120000 --target size=20x --tolerance 5%[/bold]
     [bold]fedglm lighten RUN --target size=20x --plan light.toml[/bold]   what would run
     [bold]fedglm lighten RUN --config light.toml --out light[/bold]       the same bits again
+    [bold]fedglm lighten RUN --target latency=2ms --device edge.json[/bold]
     """
     from fedglm.autoglm.light.plan.errors import LightenError
 
-    if config is not None and (target or plan):
-        raise LightenError("--config runs a plan as it is: it goes with neither --target nor --plan")
-    if config is None and not target and not diagnose:
-        raise LightenError("name what the model may cost, as --target size=20x")
-    whole = model.resolve()  # which has a name, where `.` has none
-    folder = out or whole.with_name(f"{whole.name}-light")
+    if plan is not None and (config is not None or diagnose):
+        raise LightenError(f"--plan writes a plan: it does not go with --{'diagnose' if diagnose else 'config'}")
+    if diagnose and (target or config):
+        raise LightenError(f"--diagnose makes nothing: it does not go with --{'config' if config else 'target'}")
 
-    from fedglm.autoglm.light.search.sources import load_dense, load_source
     from fedglm.cli.terminal.stage_progress import StageProgress
+    from fedglm.simulations.light import lighten as light  # imports torch
 
-    began = time.monotonic()
+    of_text: dict[str, Any] = {
+        "text": text,
+        "text_field": text_field,
+        "label_field": label_field,
+        "sites_data_are_public": sites_data_are_public,
+        "seed": seed,
+    }
+    of_search: dict[str, Any] = of_text | {"device": device, "cut_vocabulary": cut_vocabulary, "steps": steps}
     with StageProgress(quiet=as_json) as progress, _stop_on_interrupt() as stop:
-        progress.show("load the model", 0.0)
-        dense = load_dense(model)
-        draft = _make_draft(dense, config, target or ["size=1x"], tolerance, steps, seed, text, declared_public)
-        data = _describe_data(dense, text_field, label_field)
-        source = load_source(dense, draft.text, data=data, seed=draft.seed)
         if diagnose:
-            _diagnose(source, progress.show, as_json=as_json)
+            _print_diagnosis(light.diagnose(model, progress=progress.show, **of_text), as_json=as_json)
             return
-        left_out: tuple[Any, ...] = ()
-        if config is None:
-            from fedglm.autoglm.light.search.lightening import make_plan
-
-            vocabulary = _vocabulary(dense) if cut_vocabulary else None
-            draft, left_out = make_plan(dense, source, draft, vocabulary=vocabulary, progress=progress.show)
         if plan is not None:
-            _write_plan(draft, plan, as_json=as_json)
+            from fedglm.autoglm.light.outputs import check_plan_path
+
+            check_plan_path(plan, read=[each for each in (device, text and Path(text)) if each])
+            made = light.plan_lightening(model, target or (), tolerance, progress=progress.show, **of_search)
+            _write_plan(made, plan, as_json=as_json)
             return
-
-        from fedglm.autoglm.light.search.lightening import lighten as run
-        from fedglm.autoglm.light.search.record import make_record
-
-        result = run(
-            dense,
-            source,
-            draft,
-            folder,
-            signing_key=_load_key(dense, signing_key),
-            left_out=left_out,
-            compares=not no_comparison,
+        result = light.lighten(
+            model,
+            target or (),
+            tolerance,
+            config=config,
+            out=out,
+            signing_key=signing_key,
+            no_comparison=no_comparison,
             stopped=stop.is_set,
             progress=progress.show,
+            **of_search,
         )
-        progress.show("time the models of the table", 0.0)
-        record = make_record(dense, result, seconds=time.monotonic() - began, origin=source.text.origin)
-    if record["met"]:
-        _write_page(record, folder)
-    _report(record, folder, as_json=as_json)
-    if not record["met"]:
+    _report(result.record, result.folder, as_json=as_json)
+    if result.folder is None:
         raise typer.Exit(MISSED_CODE)
 
 
-def _make_draft(
-    dense: "DenseModel",
-    config: Path | None,
-    targets: list[str],
-    tolerance: str,
-    steps: int | None,
-    seed: int | None,
-    text: str | None,
-    declared_public: bool,
-) -> "LightenPlan":
-    """Return the plan of the options, without candidates; or the one in a file."""
-    from fedglm.autoglm.light.plan.goals import parse_goals
-    from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, TextSettings, train_for
-    from fedglm.autoglm.light.plan.plan_files import read_settings_file
-    from fedglm.autoglm.light.search.lightening import check_model
-
-    if config is not None:
-        plan = read_settings_file(LightenPlan, config)
-        check_model(plan, dense)
-        return plan
-    texts = TextSettings(sites_data_are_public=declared_public)
-    return LightenPlan(
-        model_sha256=dense.sha256(),
-        goals=parse_goals(targets, tolerance),
-        text=texts if text is None else texts.model_copy(update={"source": text}),
-        seed=seed or 0,
-        training=train_for(steps or 600),
-    )
-
-
-def _describe_data(dense: "DenseModel", text_field: str | None, label_field: str | None) -> "DataSettings | None":
-    """Return the settings of a file of public text; None takes those of the run."""
-    from fedglm.autoglm.light.search.sources import NO_RUN
-    from fedglm.autoglm.settings import DataSettings
-
-    fields = {"text_field": text_field, "label_field": label_field}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if not given:
-        return None
-    base = dense.data or DataSettings(source=NO_RUN)
-    return base.model_copy(update=given)
-
-
-def _vocabulary(dense: "DenseModel") -> Any:
-    """Return the cut that a model's tokenizer allows: one that spells any text without a token loses nothing by it."""
-    from fedglm.autoglm.data.tokenizer import is_byte_tokenizer
-    from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
-
-    tokenizer = getattr(dense.task, "tokenizer", None)
-    return VocabularySettings(keep_alphabet=tokenizer is None or not is_byte_tokenizer(tokenizer))
-
-
-def _load_key(dense: "DenseModel", path: Path | None) -> "SigningKey | None":
-    from fedglm.privacy.keys.signing import SigningKey
-    from fedglm.run_folder.names import SERVER_KEY
-
-    own = None if dense.run is None else dense.run / SERVER_KEY
-    if path is None and own is not None and own.is_file():
-        path = own
-    return None if path is None else SigningKey.load(path)
-
-
-def _diagnose(source: Any, show: Any, *, as_json: bool) -> None:
-    from fedglm.autoglm.light.quantization.post_training import quantize
-    from fedglm.autoglm.light.quantization.scheme import Scheme
-    from fedglm.autoglm.light.sensitivity.diagnosis import diagnose
+def _print_diagnosis(found: "Diagnosis", *, as_json: bool) -> None:
     from fedglm.autoglm.light.sensitivity.table import format_diagnosis
 
-    found = diagnose(
-        source.model,
-        source.task,
-        source.text.held_out,
-        quantize=lambda weight: quantize(weight, Scheme(codes="int4", block=128)),
-        progress=lambda share: show("diagnose", share),
-    )
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_diagnosis(found), nl=as_json)
 
 
@@ -227,16 +151,7 @@ def _write_plan(plan: "LightenPlan", path: Path, *, as_json: bool) -> None:
         raise typer.Exit(MISSED_CODE)
 
 
-def _write_page(record: dict[str, Any], folder: Path) -> None:
-    """Write the record and the page beside the release, for nothing else may lie in its folder."""
-    from fedglm.core.files import write_atomically
-    from fedglm.reports.light.write import write_light_page
-
-    write_atomically(folder.with_name(f"{folder.name}.json"), json.dumps(record, indent=1) + "\n")
-    write_light_page(record, folder.with_name(f"{folder.name}.html"))
-
-
-def _report(record: dict[str, Any], folder: Path, *, as_json: bool) -> None:
+def _report(record: dict[str, Any], folder: Path | None, *, as_json: bool) -> None:
     from fedglm.cli.terminal.light_tables import print_light
 
     if as_json:

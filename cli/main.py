@@ -15,6 +15,7 @@ from fedglm.cli.errors import INTERRUPTED, explain
 from fedglm.cli.extras import require_extras
 from fedglm.cli.generate import generate
 from fedglm.cli.import_base import import_base
+from fedglm.cli.light.export_onnx import export_onnx
 from fedglm.cli.light.validate import validate
 from fedglm.cli.lighten import lighten
 from fedglm.cli.predict import predict
@@ -39,6 +40,7 @@ app.command()(generate)
 app.command()(predict)
 app.command()(validate)
 app.command()(lighten)
+app.command()(export_onnx)
 app.add_typer(audit.app, name="audit")
 app.command()(provision)
 app.command()(run)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from fedglm.audit.verify.verification import verify
     from fedglm.autoglm.light.quantization.quantizer import Quantizer
+    from fedglm.autoglm.light.result import LightenResult
     from fedglm.autoglm.models.opening import open_model
     from fedglm.client.mods import compress_uplink
     from fedglm.compression.codec import make_codec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fedglm.scenarios.overrides import load_scenario
     from fedglm.server.strategy import Compressed
     from fedglm.simulations.callbacks import SimulationCallbacks
+    from fedglm.simulations.light.lighten import diagnose, lighten
     from fedglm.simulations.result import RunResult
     from fedglm.simulations.simulation import simulate
 
@@ -42,6 +44,7 @@ __all__ = [
     "ErrorFeedback",
     "FedglmError",
     "Ledger",
+    "LightenResult",
     "LiteModel",
     "Mechanism",
     "Quantizer",
@@ -50,6 +53,8 @@ __all__ = [
     "TieredModel",
     "__version__",
     "compress_uplink",
+    "diagnose",
+    "lighten",
     "load_scenario",
     "make_codec",
     "open_model",
@@ -64,6 +69,7 @@ _PLACES: Final = {
     "ErrorFeedback": ("fedglm.compression.feedback", "node"),
     "FedglmError": ("fedglm.core.errors", ""),
     "Ledger": ("fedglm.privacy.ledger.ledger", ""),
+    "LightenResult": ("fedglm.autoglm.light.result", ""),
     "LiteModel": ("fedglm.inference.model", ""),
     "Mechanism": ("fedglm.privacy.dp.mechanism", ""),
     "Quantizer": ("fedglm.autoglm.light.quantization.quantizer", "node"),
@@ -71,6 +77,8 @@ _PLACES: Final = {
     "SimulationCallbacks": ("fedglm.simulations.callbacks", ""),
     "TieredModel": ("fedglm.inference.tiered_model", ""),
     "compress_uplink": ("fedglm.client.mods", "node"),
+    "diagnose": ("fedglm.simulations.light.lighten", "light"),
+    "lighten": ("fedglm.simulations.light.lighten", "light"),
     "load_scenario": ("fedglm.scenarios.overrides", "simulation"),
     "make_codec": ("fedglm.compression.codec", "node"),
     "open_model": ("fedglm.autoglm.models.opening", ""),

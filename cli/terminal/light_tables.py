@@ -13,17 +13,17 @@ from fedglm.reports.formats import format_bytes
 _WIDTH = 80
 
 
-def print_light(record: dict[str, Any], folder: Path) -> None:
+def print_light(record: dict[str, Any], folder: Path | None) -> None:
     """Print what a search came to.
 
     Args:
         record: The record, as ``light.json`` holds it.
-        folder: Folder of the release, where there is one.
+        folder: Folder of the release; None where there is none.
     """
     console = Console(width=min(_WIDTH, Console().width), emoji=False, highlight=False)
     metric = record["metric"]
     quality = Table(box=box.SIMPLE_HEAD, title="loss on unseen text", title_justify="left")
-    costs = Table(box=box.SIMPLE_HEAD, title="costs on this machine", title_justify="left")
+    costs = Table(box=box.SIMPLE_HEAD, title="costs", title_justify="left")
     for table, headings in (
         (quality, ("loss", metric, "rise", "KL", "top-1")),
         (costs, ("size", "x", "bits", "ms/token", "prefill ms", "peak")),
@@ -61,6 +61,9 @@ def print_light(record: dict[str, Any], folder: Path) -> None:
         f"rise: {rise}. {first['count']:,} predictions; seed {record['seed']}, {record['steps']} steps each; "
         "-: not measured"
     )
+    console.print(f"times: {escape(record['times'])}")
+    if record["formats"] is not None:
+        console.print(f"graphs: {', '.join(f'{phase} in {form}' for phase, form in record['formats'].items())}")
     if record["rise_error"] > record["tolerance"]:
         console.print(
             f"[yellow]The standard error of a rise is {record['rise_error']:.1%}: so little unseen text cannot tell "
@@ -69,10 +72,10 @@ def print_light(record: dict[str, Any], folder: Path) -> None:
     _print_outcome(console, record, folder)
 
 
-def _print_outcome(console: Console, record: dict[str, Any], folder: Path) -> None:
+def _print_outcome(console: Console, record: dict[str, Any], folder: Path | None) -> None:
     if record["interrupted"]:
         console.print("[yellow]stopped early: the best so far[/yellow]")
-    if record["met"]:
+    if folder is not None:
         console.print(
             f"[bold]{record['size_ratio']:.1f}x[/bold] smaller at [bold]{record['loss_rise']:+.2%}[/bold] loss: "
             f"{escape(record['name'])}, {record['bytes']:,} bytes, {record['seconds']:.0f} s"

@@ -57,14 +57,33 @@ class DeviceFile(BaseModel):
         Raises:
             InferenceError: There is none, or it is no device file of this version.
         """
+        return cls.parse(read_device_file(path), str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, name: str) -> DeviceFile:
+        """Parse the content of a file that `save` wrote; `name` is for the error.
+
+        Raises:
+            InferenceError: It is no device file of this version.
+        """
         try:
-            return cls.model_validate_json(read_regular(path, MAX_BYTES))
-        except OSError as exc:
-            raise InferenceError(f"{path}: {exc.strerror}; fedglm device probe --out {path} makes one") from exc
+            return cls.model_validate_json(content)
         except ValidationError as exc:
             fault = exc.errors()[0]
             where = ".".join(map(str, fault["loc"])) or "it"
-            raise InferenceError(f"{path} is no device file of version 1: {where}: {fault['msg']}") from exc
+            raise InferenceError(f"{name} is no device file of version 1: {where}: {fault['msg']}"[:300]) from exc
+
+
+def read_device_file(path: Path) -> bytes:
+    """Read the bytes of a device file, whose hash tells it from others.
+
+    Raises:
+        InferenceError: There is none.
+    """
+    try:
+        return read_regular(path, MAX_BYTES)
+    except OSError as exc:
+        raise InferenceError(f"{path}: {exc.strerror}; fedglm device probe --out {path} makes one") from exc
 
 
 def probe_device(*, threads: int = 1, progress: Progress | None = None) -> DeviceFile:

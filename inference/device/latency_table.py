@@ -14,17 +14,17 @@ The sum over operations as the latency of a network: Cai et al., "ProxylessNAS",
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedglm.inference.device.operations import WEIGHT_BYTES, Format, Operation, choose_block
 from fedglm.inference.errors import InferenceError
-from fedglm.inference.runtime.architecture import Architecture, read_architecture
+from fedglm.inference.runtime.architecture import EMBEDDING, Architecture, read_architecture
 
 _FROZEN: Final = ConfigDict(frozen=True, extra="forbid")
 _Array: TypeAlias = npt.NDArray[np.float64]
@@ -33,6 +33,12 @@ _QUANTIZED_LOOKUP: Final = 3
 _JOINED_COPIES: Final = 2
 """Nodes that cut queries, keys and values from their joint product; each moves about what an add does."""
 _ELEMENTWISE: Final[tuple[Operation, ...]] = ("norm", "add", "rotary", "gate")
+_SIZES: Final[Mapping[Operation, int]] = {
+    "run": 0, "layer": 0, "linear": 2, "norm": 1, "add": 1, "gate": 1, "rotary": 2, "attention": 3,
+}  # fmt: skip
+"""Number of sizes in each operation's shape."""
+_OTHER_LINEARS: Final = ("self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+_Count = Annotated[int, Field(ge=1, le=2**40)]
 
 
 class LatencyEntry(BaseModel):
@@ -53,13 +59,19 @@ class LatencyEntry(BaseModel):
     model_config = _FROZEN
 
     operation: Operation
-    shape: tuple[int, ...] = Field(max_length=3)
+    shape: tuple[_Count, ...] = Field(max_length=3)
     format: Format = "fp32"
-    batch: int = Field(ge=1)
-    tokens: int = Field(ge=1)
-    past: int = Field(default=0, ge=0)
-    held_bytes: int = Field(default=0, ge=0)
-    microseconds: float = Field(ge=0, allow_inf_nan=False)
+    batch: _Count
+    tokens: _Count
+    past: int = Field(default=0, ge=0, le=2**40)
+    held_bytes: int = Field(default=0, ge=0, le=2**50)
+    microseconds: float = Field(ge=0, le=1e12, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if len(self.shape) != (expected := _SIZES[self.operation]):
+            raise ValueError(f"the shape of a {self.operation} has {expected} sizes, not {len(self.shape)}")
+        return self
 
 
 class ReadRate(BaseModel):
@@ -75,9 +87,9 @@ class ReadRate(BaseModel):
     model_config = _FROZEN
 
     format: Format
-    rows: int = Field(default=1, ge=1)
-    held_bytes: int = Field(gt=0)
-    bytes_per_s: float = Field(gt=0, allow_inf_nan=False)
+    rows: int = Field(default=1, ge=1, le=2**20)
+    held_bytes: int = Field(gt=0, le=2**50)
+    bytes_per_s: float = Field(ge=1, le=1e18, allow_inf_nan=False)
 
 
 class Latency(NamedTuple):
@@ -107,12 +119,19 @@ class LatencyTable(BaseModel):
     reads: tuple[ReadRate, ...] = Field(min_length=1, max_length=100)
     entries: tuple[LatencyEntry, ...] = Field(max_length=100_000)
 
-    def predict(self, config: Mapping[str, Any], form: Format = "fp32", batch: int = 1, past: int = 64) -> Latency:
+    def predict(
+        self,
+        config: Mapping[str, Any],
+        form: Format | Mapping[str, Format] = "fp32",
+        batch: int = 1,
+        past: int = 64,
+    ) -> Latency:
         """Predict the latencies of a GLM.
 
         Args:
             config: Its ``config.json``, of transformers; layers may differ (``fedglm_layers``).
-            form: Format of all its linears.
+            form: Format of all its linears, or that of each by its name (`Architecture.linear_shapes`) and of the
+                embedding.
             batch: Number of sequences at once.
             past: Number of tokens that were read before.
 
@@ -120,33 +139,37 @@ class LatencyTable(BaseModel):
             InferenceError: The configuration is no GLM's, or the table has no such format.
         """
         shape = read_architecture(config)
-        decode = self._predict_run(shape, form, batch, 1, past)
-        return Latency(decode / 1e3, self._predict_run(shape, form, batch, past, 0) / 1e3)
+        forms = form if isinstance(form, Mapping) else dict.fromkeys((*shape.linear_shapes(), EMBEDDING), form)
+        decode = self._predict_run(shape, forms, batch, 1, past)
+        return Latency(decode / 1e3, self._predict_run(shape, forms, batch, past, 0) / 1e3)
 
     def formats(self) -> tuple[Format, ...]:
         """Return the formats that were measured."""
         return tuple(dict.fromkeys(entry.format for entry in self.entries if entry.operation == "linear"))
 
-    def _predict_run(self, shape: Architecture, form: Format, batch: int, tokens: int, past: int) -> float:
+    def _predict_run(
+        self, shape: Architecture, forms: Mapping[str, Format], batch: int, tokens: int, past: int
+    ) -> float:
         rows, hidden = batch * tokens, shape.hidden
-        held = WEIGHT_BYTES[form] * sum(outputs * inputs for outputs, inputs in shape.linear_shapes().values())
+        held = sum(WEIGHT_BYTES[forms[name]] * math.prod(sizes) for name, sizes in shape.linear_shapes().items())
 
         def fitted(operation: Operation, *sizes: int) -> float:
             return self._fitted(operation, batch, tokens, past if operation == "attention" else 0, sizes)
 
         total = self._left_over("run") + len(shape.layers) * self._left_over("layer")
-        total += (_QUANTIZED_LOOKUP if form != "fp32" else 1) * fitted("add", hidden)
+        total += (_QUANTIZED_LOOKUP if forms[EMBEDDING] != "fp32" else 1) * fitted("add", hidden)
+        for form, inputs, outputs in _list_products(shape, forms):
+            total += self._linear(form, inputs, outputs, rows, held)
         for layer in shape.layers:
-            heads, kv_heads, between = layer.heads, layer.kv_heads, layer.intermediate
-            wide, joined = heads * shape.head_dim, (heads + 2 * kv_heads) * shape.head_dim
-            linears = [(hidden, joined), (wide, hidden), (hidden, 2 * between), (between, hidden)]
-            total += sum(self._linear(form, inputs, outputs, rows, held) for inputs, outputs in linears)
+            heads, kv_heads = layer.heads, layer.kv_heads
             total += fitted("attention", heads, kv_heads, shape.head_dim)
-            total += fitted("rotary", heads + kv_heads, shape.head_dim) + fitted("gate", between)
+            total += fitted("rotary", heads + kv_heads, shape.head_dim) + fitted("gate", layer.intermediate)
             total += 2 * (fitted("norm", hidden) + fitted("add", hidden))
+            joined = (heads + 2 * kv_heads) * shape.head_dim
             total += (_JOINED_COPIES + shape.attention_bias) * fitted("add", joined)
         total += self._fitted("norm", batch, 1, 0, (hidden,))
-        return total + self._linear(form, hidden, shape.outputs, batch, held)  # of each sequence's last token
+        head = forms[shape.head]
+        return total + self._linear(head, hidden, shape.outputs, batch, held)  # of each sequence's last token
 
     def _left_over(self, operation: Operation) -> float:
         return sum(entry.microseconds for entry in self.entries if entry.operation == operation)
@@ -226,6 +249,19 @@ class LatencyTable(BaseModel):
                 times = np.array([entry.microseconds for entry in entries])
                 fits[operation], _ = nnls(rows / times[:, None], np.ones(len(times)))
         return fits
+
+
+def _list_products(shape: Architecture, forms: Mapping[str, Format]) -> Iterator[tuple[Format, int, int]]:
+    """Yield format, inputs and outputs of each product of the layers; queries, keys and values of a format are one."""
+    linears = shape.linear_shapes()
+    for number in range(len(shape.layers)):
+        prefix = f"model.layers.{number}."
+        heads = [f"{prefix}self_attn.{part}_proj.weight" for part in "qkv"]
+        if len({forms[name] for name in heads}) == 1:
+            yield forms[heads[0]], shape.hidden, sum(linears[name][0] for name in heads)
+            heads = []
+        for name in (*heads, *(f"{prefix}{part}.weight" for part in _OTHER_LINEARS)):
+            yield forms[name], linears[name][1], linears[name][0]
 
 
 def _features(operation: Operation, batch: int, tokens: int, past: int, shape: tuple[int, ...]) -> _Array:

@@ -21,8 +21,7 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
         StorageError: It cannot be written; an earlier release is unchanged.
     """
     target = Path(folder).absolute()
-    if target.is_symlink() or (target.exists() and not _may_replace(target)):
-        raise InferenceError(f"{target}: holds something else than a light release; choose a new folder")
+    check_replaceable(target)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -41,6 +40,16 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
             sync_folder(target.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_replaceable(target: Path) -> None:
+    """Check that a folder is not there, is empty, or holds a light release.
+
+    Raises:
+        InferenceError: It holds something else, or is a link.
+    """
+    if target.is_symlink() or (target.exists() and not _may_replace(target)):
+        raise InferenceError(f"{target}: holds something else than a light release; choose a new folder")
 
 
 def _may_replace(target: Path) -> bool:

@@ -123,7 +123,9 @@ class LightRecord(BaseModel):
         seconds: Wall time of it all.
         stages: What was done, in order.
         interrupted: Whether the search was ended early.
-        device: The machine.
+        device: The machine of the times.
+        times: How they are known: measured on this machine, or predicted for a device.
+        formats: Formats of the release's graphs, by phase: "prefill" and "decode".
         versions: Versions of programs by name.
         not_measured: What was not measured.
         limits: What the model is not for.
@@ -157,6 +159,8 @@ class LightRecord(BaseModel):
     stages: tuple[_Text, ...] = Field(default=(), max_length=100)
     interrupted: bool = False
     device: _Text | None = None
+    times: _Text = "measured on this machine"
+    formats: dict[_Text, _Text] | None = Field(default=None, max_length=10)
     versions: dict[_Text, _Text] = Field(default={}, max_length=100)
     not_measured: tuple[_Text, ...] = Field(default=(), max_length=200)
     limits: tuple[_Text, ...] = Field(default=(), max_length=200)

@@ -87,7 +87,7 @@ def render_table(record: LightRecord) -> Html:
     costs = ("KL, mean", "KL, 99%", "Same top-1", "A token", "A prompt", "Peak memory", "n")
     note = (
         "Loss in nats on unseen text, with its standard error; KL divergence from the dense model's predictions, in "
-        "nats; times by the runtime of a node, interleaved in one process, the least of several."
+        f"nats; times {record.times}, by the runtime of a node; memory measured on this machine."
     )
     return section(
         "models",
@@ -153,7 +153,9 @@ def render_provenance(record: LightRecord) -> Html:
         ("Seed", None if record.seed is None else str(record.seed)),
         ("Steps", None if record.steps is None else format_integer(record.steps)),
         ("Wall time", None if record.seconds is None else format_duration(record.seconds)),
-        ("Measured on", record.device or NOT_MEASURED),
+        ("Device of the times", record.device or NOT_MEASURED),
+        ("Times", record.times),
+        ("Graphs", ", ".join(f"{phase} in {form}" for phase, form in (record.formats or {}).items()) or None),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items()) or None),
     ]
     rows = [(term, isolated(value)) for term, value in facts if value is not None]

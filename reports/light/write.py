@@ -91,7 +91,7 @@ def _render_tiles(record: LightRecord) -> Html:
         ("Loss", measured(record.loss_rise, format_rise), f"at most {format_rise(record.tolerance)} allowed", "lead"),
         (record.metric.capitalize(), measured(metric, lambda value: format_metric(record.metric, value)), "unseen text",
          None),
-        ("Time", measured(time, format_ms), "a token, or a row", None),
+        ("Time", measured(time, format_ms), f"a token, or a row; {record.times.partition(',')[0]}", None),
         ("Peak memory", measured(peak, format_bytes), "of a process that uses it", None),
         ("Bits a weight", measured(bits, lambda each: f"{each:.2f}"), "all files counted", None),
     ]  # fmt: skip

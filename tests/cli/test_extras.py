@@ -38,6 +38,7 @@ ARGUMENTS = {
     "client metrics": ["."],
     "device probe": ["--out", "edge.json"],
     "lighten": ["RUN", "--target", "size=20x"],
+    "export-onnx": ["RELEASE", "model.onnx"],
 }
 
 

@@ -8,21 +8,14 @@ import sys
 import time
 
 import pytest
+from light_plans import write_plan, write_text
 from saved_models import save_model
 
-from fedglm.autoglm.light.plan.families import make_recipe
-from fedglm.autoglm.light.plan.goals import Goals
-from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, TextSettings, train_for
-from fedglm.autoglm.light.plan.plan_files import write_settings
-from fedglm.autoglm.light.pruning.surgery import read_shape
-from fedglm.autoglm.light.search.sources import load_dense
 from fedglm.inference.model import LiteModel
 from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
 from fedglm.privacy.keys.signing import SigningKey
 
-TEXT = "the patient was seen in the clinic and felt well after a week of rest with no fever or cough"
-WORDS = TEXT.split()
 KEYS = ("bytes", "reference_bytes", "size_ratio", "loss", "control_loss", "loss_rise", "stages")
 
 
@@ -33,10 +26,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "public.jsonl"
-    lines = [" ".join(WORDS[(row * 7 + at * (row % 5 + 1)) % len(WORDS)] for at in range(12)) for row in range(60)]
-    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    return path
+    return write_text(tmp_path_factory.mktemp("text") / "public.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +34,12 @@ def options(text):
     return ("--text", text, "--steps", "6")
 
 
-def write_plan(model, text, path, *, size, tolerance):
-    """A plan of one candidate, INT4 without a cut, whose training takes a few seconds."""
-    dense = load_dense(model)
-    training = train_for(4)
-    plan = LightenPlan(
-        model_sha256=dense.sha256(),
-        goals=Goals(size_ratio=size, tolerance=tolerance),
-        text=TextSettings(source=str(text)),
-        training=training,
-        candidates=(make_recipe("int4", training, shape=read_shape(dense.model)),),
-    )
-    write_settings(plan, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def made(fedglm, model, text, tmp_path_factory):
     """A release, with the key that signed it and what the command said."""
     folder = tmp_path_factory.mktemp("light")
     key = SigningKey.create(folder / "key.pem")
-    plan = write_plan(model, text, folder / "plan.toml", size=5, tolerance=10)
+    plan = write_plan(model, text, folder / "plan.toml", size_ratio=5, tolerance=10)
     run = fedglm(
         *("lighten", model, "--config", plan, "--out", folder / "light", "--no-comparison"),
         *("--signing-key", folder / "key.pem", "--json"),
@@ -138,7 +113,7 @@ def test_past_the_goals_the_frontier_is_printed(fedglm, model, options, target, 
 
 
 def test_past_the_tolerance_nothing_is_written(fedglm, model, text, tmp_path):
-    plan = write_plan(model, text, tmp_path / "plan.json", size=60, tolerance=0.001)
+    plan = write_plan(model, text, tmp_path / "plan.json", size_ratio=60, tolerance=0.001)
     done = fedglm("lighten", model, "--config", plan, "--out", tmp_path / "light", "--no-comparison")
     assert done.code == 1
     assert "Nothing is released" in done.out
@@ -169,7 +144,10 @@ def test_a_classifier_needs_the_field_of_its_class(fedglm, text, tmp_path):
         (("--target", "size=twenty"), "size=20x"),
         (("--target", "size=2x"), "name a file with --text"),
         (("--target", "size=2x", "--text", "gone.jsonl"), "gone.jsonl"),
-        (("--target", "size=2x", "--config", "plan.toml"), "--config runs a plan as it is"),
+        (
+            ("--target", "size=2x", "--config", "plan.toml"),
+            "it does not go with --target",
+        ),
         (("--config", "gone.toml"), "gone.toml"),
     ],
 )
@@ -184,7 +162,15 @@ def test_mistakes_are_one_line(fedglm, model, arguments, says, tmp_path):
 @pytest.mark.slow
 def test_an_interrupt_keeps_the_best_so_far(model, text, tmp_path):
     """Ctrl-C in the control's training ends it; what can be made with what there is is made, and said."""
-    command = [sys.executable, "-m", "fedglm.cli.main", "lighten", str(model), "--text", str(text)]
+    command = [
+        sys.executable,
+        "-c",
+        "from fedglm.cli.main import main; main()",
+        "lighten",
+        str(model),
+        "--text",
+        str(text),
+    ]
     command += ["--target", "size=6x", "--tolerance", "1000%", "--steps", "100000", "--out", str(tmp_path / "light")]
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:

@@ -13,8 +13,10 @@ from command_line import rows_of
 from source_tree import API, ROOT
 
 import fedglm as api
+from fedglm.autoglm.light.job import SearchOptions, TextOptions
 from fedglm.autoglm.models.parameters import to_vector
 from fedglm.cli import options
+from fedglm.cli.lighten import lighten as lighten_command
 from fedglm.cli.simulate import simulate as command
 from fedglm.core.code_identity import code_sha256
 from fedglm.run_folder.folder import RunFolderError, default_folder
@@ -24,10 +26,12 @@ from fedglm.scenarios.scenario import ScenarioError
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
 BASE = (
-    *("BatchingSettings", "CascadeModel", "FedglmError", "Ledger", "LiteModel", "Mechanism", "RunResult"),
-    *("SimulationCallbacks", "TieredModel", "open_model", "verify", "__version__"),
+    *("BatchingSettings", "CascadeModel", "FedglmError", "Ledger", "LightenResult", "LiteModel", "Mechanism"),
+    *("RunResult", "SimulationCallbacks", "TieredModel", "open_model", "verify", "__version__"),
 )
 """What works where nothing but the base install is there."""
+EXTRAS = {"simulate": "simulation", "load_scenario": "simulation", "lighten": "light", "diagnose": "light"}
+"""What the others need, where that is not what a node has."""
 
 
 def python(code):
@@ -98,7 +102,7 @@ print(json.dumps(said))
     said = python(code)
     assert said.keys() == {*api.__all__} - {*BASE}
     for name, line in said.items():
-        extra = "simulation" if name in ("simulate", "load_scenario") else "node"
+        extra = EXTRAS.get(name, "node")
         assert re.fullmatch(
             rf"fedglm\.{name} needs [a-z]+, which is not installed: pip install 'fedglm\[{extra}\]'", line
         )
@@ -129,6 +133,13 @@ def test_the_command_and_the_function_take_the_same_options():
     assert ours == theirs
     read = {*inspect.signature(api.load_scenario).parameters} - {"options"}
     assert read <= {*inspect.signature(api.simulate).parameters}
+
+
+def test_lighten_takes_the_options_of_its_command():
+    ours = {*inspect.signature(api.lighten).parameters} - {"progress", "stopped", "options"}
+    theirs = {*inspect.signature(lighten_command).parameters} - {"plan", "diagnose", "as_json"}
+    assert ours | {*SearchOptions.__annotations__} == theirs
+    assert {*TextOptions.__annotations__} < theirs
 
 
 def test_options_of_zero_are_given_and_those_of_none_are_not():

@@ -20,6 +20,7 @@ READS = tuple(
 
 
 WEIGHT = {"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 128}
+MULTIPLY = {"fp32": 1e-5, "int8": 1e-5, "int4": 1e-5}
 SPEED = {"fp32": 4e-4, "int8": 1e-4, "int4": 5e-5}
 
 
@@ -29,14 +30,14 @@ def further(rows):
     return float(np.interp(np.log(rows), np.log(list(AWAY)), known))
 
 
-def law(operation, shape, batch, tokens, past, form="fp32"):
-    """A device of a simple kind, in microseconds."""
+def law(operation, shape, batch, tokens, past, form="fp32", multiply=MULTIPLY):
+    """A device of a simple kind, in microseconds; `multiply` is what a product takes, by format."""
     rows = batch * tokens
     if operation in ("run", "layer"):
         return {"run": RUN, "layer": LAYER}[operation]
     if operation == "linear":
         inputs, outputs = shape
-        return 2 + SPEED[form] * inputs * outputs + 1e-5 * rows * inputs * outputs + 1e-3 * rows * outputs
+        return 2 + SPEED[form] * inputs * outputs + multiply[form] * rows * inputs * outputs + 1e-3 * rows * outputs
     if operation == "attention":
         heads, kv_heads, head_dim = shape
         total = past + tokens
@@ -59,27 +60,56 @@ def measured():
     yield "layer", (), "fp32", 1, 1, 0
 
 
-def make_table():
+def make_table(multiply=MULTIPLY):
+    """A table of that device."""
     entries = tuple(
         LatencyEntry(
             operation=operation, shape=shape, format=form, batch=batch, tokens=tokens, past=past,
-            microseconds=law(operation, shape, batch, tokens, past, form),
+            microseconds=law(operation, shape, batch, tokens, past, form, multiply),
         )
         for operation, shape, form, batch, tokens, past in measured()
     )  # fmt: skip
     return LatencyTable(threads=1, reads=READS, entries=entries)
 
 
-def write_device(path, threads=1):
-    """Write the device's file."""
-    device = DeviceFile(
-        made="2027-01-01T00:00:00+00:00",
-        system="Linux 6",
+SLOW_READER = {"fp32": 1e-6, "int8": 1e-4, "int4": 2e-4}
+"""Products of a device on which codes are fast to read and slow to multiply: another format for each phase."""
+
+
+def make_device(multiply=MULTIPLY, *, name="Toaster 3000", memory=2**30):
+    """A file of that device."""
+    return DeviceFile(
+        made="2027-01-01T12:00:00+00:00",
+        system="Linux 6.1",
         runtime="1.32.0",
-        processor=Processor(name="x", architecture="x86_64", features={}, cores=2.0, cache_bytes=0),
-        memory=Memory(limit_bytes=2**32, available_bytes=2**31),
+        processor=Processor(name=name, architecture="aarch64", features={"neon": True}, cores=1, cache_bytes=2**20),
+        memory=Memory(limit_bytes=memory, available_bytes=memory // 2),
         watts=None,
-        latency=make_table().model_copy(update={"threads": threads}),
+        latency=make_table(multiply),
     )
-    device.save(path)
+
+
+def write_device(path, threads=1):
+    """Write a file of that device."""
+    device = make_device()
+    latency = device.latency.model_copy(update={"threads": threads})
+    device.model_copy(update={"latency": latency}).save(path)
     return path
+
+
+def config(hidden=96, intermediate=200, layers=3, heads=4, kv_heads=2, head_dim=32, vocab=300, **more):
+    return {
+        "model_type": "glm",
+        "architectures": ["GlmForCausalLM"],
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        "tie_word_embeddings": True,
+    } | more

@@ -8,6 +8,7 @@ from light_releases import FACTS
 from saved_models import CLASSES, save_model
 from small_glms import with_codes
 
+from fedglm.autoglm.light.device.phases import NARROWEST
 from fedglm.autoglm.light.release.writer import write_light_release
 from fedglm.autoglm.light.search.packaging import build_skeletons, dense_to_numpy
 from fedglm.autoglm.models.release import load_release
@@ -16,7 +17,7 @@ from fedglm.inference.weights.model import NumpyModel
 __all__ = ["CLASSES", "write_used_release"]
 
 
-def write_used_release(folder, key, *, kind="table", version=1, fill=None):
+def write_used_release(folder, key, *, kind="table", version=1, fill=None, formats=NARROWEST):
     """Write a release of an untrained model.
 
     Args:
@@ -25,6 +26,7 @@ def write_used_release(folder, key, *, kind="table", version=1, fill=None):
         kind: Kind of the task, as in `saved_models.tasks`.
         version: Number of the release.
         fill: Value of all weights of the last norm; None leaves them.
+        formats: Formats of its graphs.
     """
     with tempfile.TemporaryDirectory() as scratch:
         model, task = load_release(save_model(kind, Path(scratch) / "model"))
@@ -38,7 +40,7 @@ def write_used_release(folder, key, *, kind="table", version=1, fill=None):
     write_light_release(
         folder,
         light,
-        skeletons=build_skeletons(light, prefill="int4", decode="int4"),
+        skeletons=build_skeletons(light, formats),
         tokenizer=None,
         facts=FACTS.model_copy(update={"run": {"version": version}}),
         reference_parameters=100_000,

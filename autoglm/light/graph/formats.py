@@ -61,14 +61,6 @@ def choose_formats(tensors: Tensors, config: Mapping[str, Any], kind: GraphForma
     return formats
 
 
-def widen_embedding(formats: Mapping[str, TensorFormat]) -> dict[str, TensorFormat]:
-    """Return the formats with an INT4 embedding held in INT8, for which standard ONNX has operators."""
-    wide = dict(formats)
-    if wide[EMBEDDING].kind == "int4":
-        wide[EMBEDDING] = TensorFormat(kind="int8", block=wide[EMBEDDING].block, zeros=wide[EMBEDDING].zeros)
-    return wide
-
-
 def _choose_format(name: str, tensor: Any, kind: GraphFormat, *, is_embedding: bool) -> TensorFormat:
     if not isinstance(tensor, QuantizedMatrix):
         return TensorFormat(kind="fp16") if is_embedding and tensor.dtype == np.float16 else FP32

@@ -35,21 +35,24 @@ from fedglm.inference.runtime.skeleton import pack_skeleton
 PRODUCER = "fedglm"
 
 
-def build_graph(config: Mapping[str, Any], formats: Mapping[str, TensorFormat]) -> onnx.ModelProto:
+def build_graph(
+    config: Mapping[str, Any], formats: Mapping[str, TensorFormat], *, handed_off: bool = False
+) -> onnx.ModelProto:
     """Write the graph of a GLM; its initializers have no data yet, and their names say what fills them.
 
     Args:
         config: ``config.json`` of the model.
         formats: Format of the embedding and of each Linear, as `choose_formats` gives them.
+        handed_off: Whether it is for another engine than ours, and so in standard ONNX alone.
 
     Returns:
-        An ONNX model; it has one node outside of the standard where the embedding is INT4.
+        An ONNX model; it has one node outside of the standard where the embedding is INT4 and it is ours.
 
     Raises:
         InferenceError: The configuration is no GLM's.
     """
     architecture = read_architecture(config)
-    graph = _GlmGraph(architecture, formats)
+    graph = _GlmGraph(architecture, formats, handed_off=handed_off)
     graph.write()
     contrib = {node.domain for node in graph.nodes if node.domain}
     return helper.make_model(
@@ -72,8 +75,8 @@ def build_skeleton(config: Mapping[str, Any], formats: Mapping[str, TensorFormat
 class _GlmGraph(GraphNodes):
     """The nodes of a GLM, with the graph's inputs and outputs."""
 
-    def __init__(self, architecture: Architecture, formats: Mapping[str, TensorFormat]) -> None:
-        super().__init__()
+    def __init__(self, architecture: Architecture, formats: Mapping[str, TensorFormat], *, handed_off: bool) -> None:
+        super().__init__(handed_off=handed_off)
         self._shape, self._formats = architecture, formats
         self._linears = architecture.linear_shapes()
         self.inputs = [

@@ -17,9 +17,14 @@ _CODE_TYPES = {"int8": INT8, "int4": INT4}
 
 
 class GraphNodes:
-    """Collects nodes and initializers; each method returns the name of its output."""
+    """Collects nodes and initializers; each method returns the name of its output.
 
-    def __init__(self) -> None:
+    Args:
+        handed_off: Whether the graph is for another engine than ours (`lookup`).
+    """
+
+    def __init__(self, *, handed_off: bool = False) -> None:
+        self._handed_off = handed_off
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -65,6 +70,9 @@ class GraphNodes:
         Codes are looked up before they are dequantized: the other way the whole table would be, in each run. For INT4
         standard ONNX has no lookup, and the one contrib node of the graph does it (``GatherBlockQuantized``,
         https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
+
+        A graph that is handed off looks up rows of the dequantized table all the same: OpenVINO dequantizes nothing but
+        constants, and its compiler, as TensorRT's, is to keep them in codes.
         """
         rows, columns = shape
         if form.kind == "fp32":
@@ -76,6 +84,10 @@ class GraphNodes:
         codes = self.filled(name_part(source, CODES), shape, dtype)
         scales = self.filled(name_part(source, SCALES, block=form.block), blocks)
         zeros = [self.filled(name_part(source, ZEROS, block=form.block), blocks, dtype)] if form.zeros else []
+        if self._handed_off:
+            whole = [codes, scales, *zeros]
+            table = self.add("DequantizeLinear", whole, f"{output}.table", axis=1, block_size=form.block)
+            return self.add("Gather", [table, ids], output)
         if form.kind == "int4":
             return self.add(
                 "GatherBlockQuantized",

@@ -1,7 +1,8 @@
 """The hand-off to other engines: one ONNX file with the weights in it, quantized by standard DequantizeLinear.
 
 TensorRT and OpenVINO read quantized models so: integer weights, a block-wise ``DequantizeLinear`` behind them, no node
-outside of the standard. The folder that fedglm itself releases has no such file: its graph is filled in memory.
+outside of the standard. OpenVINO was run (docs/lightweight.md), TensorRT was not. The folder that fedglm itself
+releases has no such file: its graph is filled in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from fedglm.autoglm.errors import ModelError
-from fedglm.autoglm.light.graph.formats import GraphFormat, choose_formats, widen_embedding
+from fedglm.autoglm.light.graph.formats import GraphFormat, choose_formats
 from fedglm.autoglm.light.graph.model import build_graph
 from fedglm.core.files import write_atomically
 from fedglm.inference.runtime.architecture import read_architecture
@@ -25,7 +26,8 @@ MAX_BYTES = onnx.checker.MAXIMUM_PROTOBUF - (1 << 20)
 """Of the arrays; the rest is for the names around them and the metadata."""
 PURPOSE = (
     "A GLM with its weights, in standard ONNX: quantized ones are integers behind a block-wise DequantizeLinear "
-    "(Q/DQ), in the form that TensorRT and OpenVINO import. The metadata describe the inputs."
+    "(Q/DQ), for TensorRT and OpenVINO. OpenVINO 2026.4 reads it; TensorRT was not run. The metadata describe the "
+    "inputs."
 )
 INPUTS = {
     "input_ids": "tokens, (batch, new)",
@@ -39,8 +41,6 @@ INPUTS = {
 def write_onnx_file(path: str | Path, tensors: Tensors, config: Mapping[str, Any], kind: GraphFormat) -> None:
     """Write a model as one self-contained ONNX file that holds nothing but standard operators.
 
-    An INT4 embedding is held in INT8 there, with the same values.
-
     Args:
         path: The file; it is replaced when the new one is complete.
         tensors: The model, named as in the transformers state dict.
@@ -51,7 +51,7 @@ def write_onnx_file(path: str | Path, tensors: Tensors, config: Mapping[str, Any
         InferenceError: The model does not fit its configuration, or a kernel.
         ModelError: The file would pass the 2 GB that a protobuf message may have.
     """
-    model = fill_graph(build_graph(config, widen_embedding(choose_formats(tensors, config, kind))), tensors, config)
+    model = fill_graph(build_graph(config, choose_formats(tensors, config, kind), handed_off=True), tensors, config)
     model.doc_string = PURPOSE
     onnx.helper.set_model_props(model, {"purpose": PURPOSE, "format": kind, **INPUTS})
     onnx.checker.check_model(model, full_check=True)

@@ -14,6 +14,7 @@ from fedglm.core.validation_errors import explain
 
 _BYTES: Final = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _TARGET = re.compile(r"(?P<name>[a-z]+)=(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>[a-zA-Z]+)")
+_MOST: Final = 1e15
 _PERCENT = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)%")
 
 
@@ -112,6 +113,8 @@ def _parse_target(text: str) -> tuple[str, float | int]:
     if match is None:
         raise LightenError(f"a target is size=20x, size=80kB, latency=3x, latency=5ms or memory=256MB, not {text!r}")
     name, number, unit = match["name"], float(match["number"]), match["unit"].lower()
+    if number > _MOST:
+        raise LightenError(f"{text[:40]}...: nothing is limited by so large a number")
     match name, unit:
         case "size", "x":
             return "size_ratio", number

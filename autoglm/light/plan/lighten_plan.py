@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.autoglm.light.distillation.settings import DistillationSettings, Stage
 from fedglm.autoglm.light.plan.goals import Goals
+from fedglm.autoglm.light.plan.planned_device import PlannedDevice
 from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.public_text import AUTO, MAX_SEQUENCES
 
@@ -40,6 +41,7 @@ class LightenPlan(BaseModel):
     Attributes:
         model_sha256: Hash of the dense model's tensors: another model needs another plan.
         goals: What it may cost.
+        device: The device whose latency table judges that; None measures times on this machine.
         text: The text.
         seed: Seed of trainings and of what is drawn.
         training: Training of the control, and of every candidate in full.
@@ -54,6 +56,7 @@ class LightenPlan(BaseModel):
 
     model_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     goals: Goals
+    device: PlannedDevice | None = None
     text: TextSettings = TextSettings()
     seed: int = Field(default=0, ge=0, lt=2**63)
     training: DistillationSettings = train_for(600)

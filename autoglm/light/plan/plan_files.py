@@ -50,15 +50,24 @@ def to_text(settings: BaseModel, suffix: str = ".toml", *, with_defaults: bool =
     Raises:
         LightenError: The suffix is another, or the settings hold what TOML cannot (an override by None).
     """
-    if suffix not in _WRITERS:
-        raise LightenError(
-            f"a plan is written as {', '.join(_WRITERS)}, by the file's name, not as {suffix or 'nothing'!r}"
-        )
+    check_suffix(suffix)
     try:
         text = _WRITERS[suffix](settings.model_dump(mode="json", exclude_none=True, exclude_defaults=not with_defaults))
     except TypeError as exc:
         raise LightenError(f"{suffix} has no form for an override by nothing: write it as .json or .yaml") from exc
     return text
+
+
+def check_suffix(suffix: str) -> None:
+    """Check that a file's suffix says in which format a plan is written.
+
+    Raises:
+        LightenError: It does not.
+    """
+    if suffix.lower() not in _WRITERS:
+        raise LightenError(
+            f"a plan is written as {', '.join(_WRITERS)}, by the file's name, not as {suffix or 'nothing'!r}"
+        )
 
 
 def write_settings(settings: BaseModel, path: Path) -> None:

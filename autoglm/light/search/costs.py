@@ -12,15 +12,16 @@ from typing import Final
 
 import numpy as np
 
-from fedglm.autoglm.light.graph.formats import GraphFormat
+from fedglm.autoglm.light.device.phases import PhaseFormats
+from fedglm.autoglm.light.device.target_device import PROMPT_TOKENS
 from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.light.plan.goals import Goals
 from fedglm.autoglm.light.search.packaging import build_skeletons
+from fedglm.inference.device.latency_table import Latency
 from fedglm.inference.runtime.phased_session import open_session
 from fedglm.inference.runtime.session import Session
 from fedglm.inference.weights.model import NumpyModel
 
-_PROMPT: Final = 32
 _TOKENS: Final = 24
 _REPEATS: Final = 5
 
@@ -62,37 +63,36 @@ def find_excess(goals: Goals, costs: Costs, *, reference_bytes: int, reference_m
     return max(shares) - 1
 
 
-def open_model(model: NumpyModel, *, prefill: GraphFormat, decode: GraphFormat) -> Session:
+def open_model(model: NumpyModel, formats: PhaseFormats) -> Session:
     """Open a model in memory, as a node does from its release."""
-    return open_session(build_skeletons(model, prefill=prefill, decode=decode), model.tensors, model.config)
+    return open_session(build_skeletons(model, formats), model.tensors, model.config)
 
 
-def time_phases(sessions: Mapping[str, Session]) -> dict[str, tuple[float, float]]:
+def time_phases(sessions: Mapping[str, Session]) -> dict[str, Latency]:
     """Measure milliseconds for a prompt and for a token after it, interleaved in this process, the least of five each.
 
     A classifier, which decodes nothing, has the time of a row of the prompt's length twice.
     """
-    best = dict.fromkeys(sessions, (float("inf"), float("inf")))
+    best = dict.fromkeys(sessions, Latency(float("inf"), float("inf")))
     for _ in range(_REPEATS):
         for name, session in sessions.items():
-            prefill, decode = _time_once(session)
-            best[name] = (min(best[name][0], prefill), min(best[name][1], decode))
+            best[name] = Latency(*map(min, best[name], _time_once(session)))
     return best
 
 
-def _time_once(session: Session) -> tuple[float, float]:
-    length = min(_PROMPT, session.max_length // 2)
+def _time_once(session: Session) -> Latency:
+    length = min(PROMPT_TOKENS, session.max_length // 2)
     prompt = np.arange(length, dtype=np.int64)[None] % session.vocab_size
     tokens = min(_TOKENS, session.max_length - length)
     began = time.perf_counter()
     logits, cache = session.run(prompt)
     prefill = (time.perf_counter() - began) * 1e3
     if session.outputs != session.vocab_size:
-        return prefill, prefill
+        return Latency(decode_ms=prefill, prefill_ms=prefill)
     began = time.perf_counter()
     for _ in range(tokens):
         logits, cache = session.run(logits[:, -1].argmax(-1)[:, None].astype(np.int64), cache)
-    return prefill, (time.perf_counter() - began) * 1e3 / tokens
+    return Latency(decode_ms=(time.perf_counter() - began) * 1e3 / tokens, prefill_ms=prefill)
 
 
 _USE = """

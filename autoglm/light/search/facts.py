@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
+from fedglm.autoglm.light.device.target_device import PROMPT_TOKENS, TargetDevice
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
 from fedglm.autoglm.light.plan.plan_files import to_text
 from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.search.measures import Quality
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Trial
+from fedglm.inference.device.latency_table import Latency
 from fedglm.inference.release.manifest import VERSION, Facts, Measure, Privacy
 
 _VERSIONS: Final = ("fedglm", "torch", "transformers", "onnx")
 _NOT_MEASURED: Final = ("power", "other languages than the text's", "harmful or biased output")
 _LIMITS: Final = ("no medical device: its output needs a person's judgement",)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prediction:
+    """What a device's table predicts of a model.
+
+    Attributes:
+        device: The device.
+        latency: The times.
+    """
+
+    device: TargetDevice
+    latency: Latency
+
+    def list_measures(self) -> tuple[Measure, ...]:
+        """Return the times as measures of a release, with no run behind them."""
+        named = {"ms a token": self.latency.decode_ms, f"ms a prompt of {PROMPT_TOKENS}": self.latency.prefill_ms}
+        return tuple(
+            Measure(name=f"{name}, predicted", value=_round(value), n=0, seed=0) for name, value in named.items()
+        )
 
 
 def describe_release(
@@ -28,6 +51,7 @@ def describe_release(
     recipe: Recipe,
     trial: Trial | None,
     control: Quality | None,
+    predicted: Prediction | None,
 ) -> Facts:
     """Collect the facts of a release.
 
@@ -38,6 +62,7 @@ def describe_release(
         recipe: The recipe that it was made by.
         trial: The chosen candidate; None before there is one, which gives facts of the same length.
         control: Figures of the control; None before there are any.
+        predicted: What the table of the plan's device predicts; None without a device.
     """
     measures = list(_draft_measures(dense, plan))
     if trial is not None and control is not None:
@@ -67,9 +92,10 @@ def describe_release(
         privacy=_describe_privacy(dense.summary),
         settings=to_text(plan.model_copy(update={"candidates": (recipe,)}), with_defaults=False),
         calibration_sha256=base64.urlsafe_b64encode(bytes.fromhex(calibration_sha256)).decode().rstrip("="),
-        measures=tuple(measures),
-        not_measured=_NOT_MEASURED,
+        measures=(*measures, *(predicted.list_measures() if predicted else ())),
+        not_measured=(*_NOT_MEASURED, *([f"any time on {predicted.device.name}"] if predicted else [])),
         limits=_LIMITS,
+        device=f"times are {predicted.device.basis}" if predicted else None,
         versions={name: version(name) for name in _VERSIONS},
     )
 

@@ -9,30 +9,25 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from fedglm.autoglm.light.device.target_device import TargetDevice, check_device
 from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
+from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.release.writer import ReleaseSize
+from fedglm.autoglm.light.search.clocks import REFERENCE, Clock, MeasuringClock, PredictingClock
 from fedglm.autoglm.light.search.comparison import Row, compare
-from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory, open_model, time_phases
-from fedglm.autoglm.light.search.facts import describe_release
+from fedglm.autoglm.light.search.costs import Costs, find_excess, measure_memory
+from fedglm.autoglm.light.search.facts import Prediction, describe_release
 from fedglm.autoglm.light.search.measures import Quality
-from fedglm.autoglm.light.search.packaging import (
-    DECODE_FORMAT,
-    PREFILL_FORMAT,
-    Package,
-    choose_prompts,
-    dense_to_numpy,
-    to_numpy,
-)
-from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
+from fedglm.autoglm.light.search.packaging import Package, choose_prompts, dense_to_numpy, to_numpy
+from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source, run_recipe
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
 from fedglm.autoglm.light.search.search import find_frontier, search
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Bench, Trial, prepare
 from fedglm.inference.release.manifest import Facts
 from fedglm.inference.release.trust import Signer
-from fedglm.inference.runtime.session import Session
 
 _TRAININGS: Final = ("train", "recover", "adapt to the public text", "train the dense control")
 
@@ -53,6 +48,7 @@ class Lightened:
         size: Its bytes.
         facts: What it says of itself.
         interrupted: Whether the user ended the search early.
+        clock: What tells times.
     """
 
     plan: LightenPlan
@@ -66,6 +62,7 @@ class Lightened:
     size: ReleaseSize | None
     facts: Facts | None
     interrupted: bool
+    clock: Clock
 
     @property
     def frontier(self) -> tuple[Trial, ...]:
@@ -86,6 +83,7 @@ def make_plan(
     *,
     vocabulary: VocabularySettings | None,
     progress: Progress,
+    device: TargetDevice | None = None,
 ) -> tuple[LightenPlan, tuple[LeftOut, ...]]:
     """Find the candidates that meet the goals, and return the plan that tries them; nothing trains.
 
@@ -95,9 +93,26 @@ def make_plan(
         draft: The plan but for its candidates.
         vocabulary: Cut of the vocabulary that all candidates have; None for none.
         progress: Called as the work goes on.
+        device: The device that the draft names.
+
+    Raises:
+        LightenError: It names another.
     """
-    meter = _Meter(dense, draft, source)
+    check_device(draft.device, device)
+    meter = _Meter(dense, draft, source, device)
     return choose_candidates(source, draft, meter.measure_excess, vocabulary=vocabulary, progress=progress)
+
+
+def check_recipe(
+    dense: DenseModel, source: Source, plan: LightenPlan, recipe: Recipe, *, device: TargetDevice | None
+) -> None:
+    """Make the candidate of a recipe without training, and a release of it in memory.
+
+    Raises:
+        ModelError: The model cannot be cut or quantized so.
+        InferenceError: No kernel runs it.
+    """
+    _Meter(dense, plan, source, device).measure_bytes(run_recipe(source, recipe, seed=plan.seed, train=False))
 
 
 def check_model(plan: LightenPlan, dense: DenseModel) -> None:
@@ -121,6 +136,7 @@ def lighten(
     compares: bool = True,
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    device: TargetDevice | None = None,
 ) -> Lightened:
     """Run a plan, and write the release of the best candidate if one meets the goals; else write nothing.
 
@@ -134,15 +150,17 @@ def lighten(
         compares: Whether to make what each means alone gives, too; without, the table has the chosen model alone.
         stopped: Asked between candidates whether to end the search with what there is.
         progress: Called as the work goes on.
+        device: The device that the plan names.
 
     Raises:
-        LightenError: The plan is of another model.
+        LightenError: The plan is of another model, or for another device.
         TrainingError: A loss or a weight is not finite.
         StorageError: The release cannot be written.
     """
     check_model(plan, dense)
+    check_device(plan.device, device)
     report = _interrupting(progress or (lambda *_: None), stopped)
-    meter = _Meter(dense, plan, source)
+    meter = _Meter(dense, plan, source, device)
     bench = prepare(source, plan, meter.measure_bytes, progress=report)
     found = search(bench, meter.measure_excess, stopped=stopped, progress=report)
     best = found.ranked[0] if found.ranked else None
@@ -164,6 +182,7 @@ def lighten(
         size=size,
         facts=facts,
         interrupted=found.interrupted,
+        clock=meter.clock,
     )
 
 
@@ -181,11 +200,15 @@ def _interrupting(progress: Progress, stopped: Callable[[], bool]) -> Progress:
 class _Meter:
     """Measures what light models cost, against a plan's goals."""
 
-    def __init__(self, dense: DenseModel, plan: LightenPlan, source: Source) -> None:
+    def __init__(self, dense: DenseModel, plan: LightenPlan, source: Source, device: TargetDevice | None) -> None:
         self._dense, self._goals, self._source = dense, plan.goals, source
         self.reference_bytes = 4 * dense.parameters
         self._plan = plan
-        self._reference: Session | None = None
+        self._device = device
+        reference = dense_to_numpy(dense.model, dense.task)
+        self.clock: Clock = MeasuringClock(reference)
+        if device is not None:  # two graphs take the memory of both
+            self.clock = PredictingClock(reference, device, one_graph=plan.goals.max_memory_bytes is not None)
         self._sizes = WeakKeyDictionary[LightModel, int]()
 
     def measure_bytes(self, light: LightModel) -> int:
@@ -203,6 +226,7 @@ class _Meter:
             recipe=light.recipe,
             trial=trial,
             control=control,
+            predicted=self._predict(light),
         )
 
     def package(self, light: LightModel, facts: Facts) -> Package:
@@ -212,15 +236,15 @@ class _Meter:
             facts=facts,
             reference_parameters=self._dense.parameters,
             prompts=choose_prompts(light, self._source),
+            formats=self.clock.choose_phases(to_numpy(light)),
         )
 
     def measure_excess(self, light: LightModel) -> float:
         """Return how far a light model's costs are above the goals, as a share of them; at most 0 meets all."""
         goals, reference_ms, decode_ms, memory = self._goals, None, None, None
         if goals.latency_ratio is not None or goals.max_latency_ms is not None:
-            session = open_model(to_numpy(light), prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
-            times = time_phases({"dense": self._open_reference(), "light": session})
-            reference_ms, decode_ms = times["dense"][1], times["light"][1]
+            times = self.clock.time({"light": to_numpy(light)})
+            reference_ms, decode_ms = times[REFERENCE].decode_ms, times["light"].decode_ms
         if goals.max_memory_bytes is not None:
             with tempfile.TemporaryDirectory(prefix="fedglm-release-") as scratch:
                 folder = Path(scratch) / "release"
@@ -229,8 +253,8 @@ class _Meter:
         costs = Costs(bytes=self.measure_bytes(light), decode_ms=decode_ms, memory_bytes=memory)
         return find_excess(goals, costs, reference_bytes=self.reference_bytes, reference_ms=reference_ms)
 
-    def _open_reference(self) -> Session:
-        if self._reference is None:
-            dense = dense_to_numpy(self._dense.model, self._dense.task)
-            self._reference = open_model(dense, prefill="fp32", decode="fp32")
-        return self._reference
+    def _predict(self, light: LightModel) -> Prediction | None:
+        """Return what a release says of its times on the device; None where the plan is for none."""
+        if self._device is None:
+            return None
+        return Prediction(device=self._device, latency=self.clock.time({"light": to_numpy(light)})["light"])

@@ -14,7 +14,8 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from fedglm.autoglm.data.tokenizer import is_byte_tokenizer
-from fedglm.autoglm.light.graph.formats import GraphFormat, choose_formats
+from fedglm.autoglm.light.device.phases import PhaseFormats
+from fedglm.autoglm.light.graph.formats import choose_formats
 from fedglm.autoglm.light.graph.model import build_skeleton
 from fedglm.autoglm.light.release.writer import ReleaseSize, compose_files, write_light_release
 from fedglm.autoglm.light.search.pipeline import LightModel, Source
@@ -29,10 +30,6 @@ from fedglm.inference.runtime.filled_graph import EXACT_ACTIVATIONS
 from fedglm.inference.runtime.phased_session import DECODE, PREFILL, open_session
 from fedglm.inference.validation.answers import blank_answers, make_answers
 from fedglm.inference.weights.model import NumpyModel
-
-PREFILL_FORMAT: Final[GraphFormat] = "int4"
-DECODE_FORMAT: Final[GraphFormat] = "int4"
-"""Formats of a release's graphs: the narrowest kernels, which decode fastest; one graph for both phases is smallest."""
 
 _CONFIG_KEYS: Final = (
     *("architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
@@ -62,11 +59,11 @@ def _select_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in _CONFIG_KEYS if config.get(key) is not None}
 
 
-def build_skeletons(model: NumpyModel, *, prefill: GraphFormat, decode: GraphFormat) -> dict[str, bytes]:
+def build_skeletons(model: NumpyModel, formats: PhaseFormats) -> dict[str, bytes]:
     """Write the graphs of a model: one for both phases where they have the same format."""
-    graphs = {DECODE: build_skeleton(model.config, choose_formats(model.tensors, model.config, decode))}
-    if prefill != decode:
-        graphs[PREFILL] = build_skeleton(model.config, choose_formats(model.tensors, model.config, prefill))
+    graphs = {DECODE: build_skeleton(model.config, choose_formats(model.tensors, model.config, formats.decode))}
+    if formats.prefill != formats.decode:
+        graphs[PREFILL] = build_skeleton(model.config, choose_formats(model.tensors, model.config, formats.prefill))
     return graphs
 
 
@@ -87,12 +84,14 @@ class Package:
         facts: What is known of it.
         reference_parameters: Number of parameters of the dense model, a tied output layer counted once.
         prompts: Ids of the public prompts that its golden answers are to.
+        formats: Formats of its graphs.
     """
 
     light: LightModel
     facts: Facts
     reference_parameters: int
     prompts: Sequence[Sequence[int]]
+    formats: PhaseFormats
 
     def write(self, folder: Path, signing_key: Signer | None) -> ReleaseSize:
         """Write the release, unsigned without a key.
@@ -113,7 +112,7 @@ class Package:
     @contextmanager
     def _arguments(self, *, answered: bool) -> Iterator[dict[str, Any]]:
         model = to_numpy(self.light)
-        skeletons = build_skeletons(model, prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
+        skeletons = build_skeletons(model, self.formats)
         if answered:
             golden = answer_prompts(model, skeletons, self.prompts)
         else:

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from fedglm.autoglm.light.search.comparison import Row
-from fedglm.autoglm.light.search.costs import measure_memory, open_model, time_phases
+from fedglm.autoglm.light.search.costs import measure_memory
 from fedglm.autoglm.light.search.lightening import Lightened
 from fedglm.autoglm.light.search.measures import find_rise_error
-from fedglm.autoglm.light.search.packaging import DECODE_FORMAT, PREFILL_FORMAT, dense_to_numpy, to_numpy
+from fedglm.autoglm.light.search.packaging import to_numpy
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Trial
+from fedglm.inference.device.latency_table import Latency
 
 RECORD: Final = "light.json"
 PAGE: Final = "light.html"
 _NOT_MEASURED: Final = ("power", "other devices than this one: fedglm validate RELEASE there")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """What was measured of a model in use on this machine.
-
-    Attributes:
-        decode_ms: Milliseconds a token, or a row for a classifier.
-        prefill_ms: Milliseconds for a prompt of 32 tokens.
-    """
-
-    decode_ms: float
-    prefill_ms: float
-
-
-def time_rows(dense: DenseModel, rows: Sequence[Row]) -> dict[str, Timing]:
-    """Time the models of the table, interleaved in this process by the runtime of a node.
-
-    Args:
-        dense: The dense model, whose row is the first.
-        rows: The table.
-    """
-    sessions = {rows[0].name: open_model(dense_to_numpy(dense.model, dense.task), prefill="fp32", decode="fp32")}
-    for row in rows:
-        if row.light is not None:
-            sessions[row.name] = open_model(to_numpy(row.light), prefill=PREFILL_FORMAT, decode=DECODE_FORMAT)
-    return {name: Timing(prefill_ms=times[0], decode_ms=times[1]) for name, times in time_phases(sessions).items()}
 
 
 def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin: str) -> dict[str, Any]:
@@ -56,7 +29,7 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
         seconds: Wall time of it all.
         origin: Where the text comes from, in words.
     """
-    timings = time_rows(dense, result.rows)
+    timings = result.clock.time({row.name: to_numpy(row.light) for row in result.rows if row.light is not None})
     chosen = result.chosen
     memory = None if result.folder is None else measure_memory(result.folder)
     size, allowed = chosen and result.size, result.plan.goals.bytes_allowed(result.reference_bytes)
@@ -88,7 +61,9 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
         "steps": result.plan.training.steps,
         "seconds": seconds,
         "interrupted": result.interrupted,
-        "device": f"{platform.machine()}, one thread",
+        "device": result.clock.device,
+        "times": result.clock.basis,
+        "formats": asdict(result.clock.choose_phases(to_numpy(chosen.light))) if chosen else None,
         "versions": dict(result.facts.versions) if result.facts else {},
         "not_measured": list(_NOT_MEASURED),
         "limits": list(result.facts.limits) if result.facts else [],
@@ -112,7 +87,7 @@ def _list_stages(trial: Trial) -> list[str]:
     return [*stages, "pack", "verify"]
 
 
-def _describe_row(row: Row, result: Lightened, timings: Mapping[str, Timing], memory: int | None) -> dict[str, Any]:
+def _describe_row(row: Row, result: Lightened, timings: Mapping[str, Latency], memory: int | None) -> dict[str, Any]:
     quality, timing = row.quality, timings.get(row.name)
     is_chosen = result.chosen is not None and row.light is result.chosen.light
     size = result.size.bytes if is_chosen and result.size else row.bytes

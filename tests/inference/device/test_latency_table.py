@@ -4,32 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from device_law import LAYER, READS, RUN, SPEED, WEIGHT, further, law, make_table
+from device_law import LAYER, READS, RUN, SPEED, WEIGHT, config, further, law, make_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedglm.inference.device.latency_table import LatencyTable
 from fedglm.inference.errors import InferenceError
+from fedglm.inference.runtime.architecture import EMBEDDING, read_architecture
 
 TABLE = make_table()
-
-
-def config(hidden=96, intermediate=200, layers=3, heads=4, kv_heads=2, head_dim=32, vocab=300, **more):
-    return {
-        "model_type": "glm",
-        "architectures": ["GlmForCausalLM"],
-        "vocab_size": vocab,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
-        "tie_word_embeddings": True,
-    } | more
 
 
 def filled_up(inputs, form):
@@ -91,6 +74,34 @@ def test_layers_that_differ_are_told_apart():
     assert TABLE.predict(asked, "int8", 2, 50).decode_ms == pytest.approx(
         by_law(asked, "int8", 2, 1, 50, layers), rel=1e-3
     )
+
+
+def test_linears_may_have_formats_of_their_own():
+    """Those of one layer in another format change what those linears take, and where the weights lie, and no more."""
+    asked = config(layers=2, hidden=64, intermediate=64, vocab=64)  # all lies near
+    shape = read_architecture(asked)
+    every = dict.fromkeys((*shape.linear_shapes(), EMBEDDING), "int8")
+    assert TABLE.predict(asked, every, 2, 20) == TABLE.predict(asked, "int8", 2, 20)
+    name = "model.layers.1.mlp.down_proj.weight"
+    found = TABLE.predict(asked, every | {name: "fp32"}, 2, 20)
+    outputs, inputs = shape.linear_shapes()[name]
+    for tokens, one, other in zip((1, 20), found, TABLE.predict(asked, every, 2, 20), strict=True):
+        more = law("linear", (inputs, outputs), 2, tokens, 0, "fp32")
+        less = law("linear", (filled_up(inputs, "int8"), outputs), 2, tokens, 0, "int8")
+        assert one - other == pytest.approx((more - less) / 1e3, rel=1e-3)
+
+
+def test_queries_in_a_format_of_their_own_are_products_apart():
+    """As in the graph: queries, keys and values are one product in one format, and three otherwise."""
+    asked = config(layers=1, hidden=64, intermediate=64, vocab=64)
+    shapes = read_architecture(asked).linear_shapes()
+    every = dict.fromkeys((*shapes, EMBEDDING), "int4")
+    query, key, value = (f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv")
+    found = TABLE.predict(asked, every | {query: "fp32"}).decode_ms - TABLE.predict(asked, "int4").decode_ms
+    wide, narrow = shapes[query][0], shapes[key][0]
+    apart = law("linear", (64, wide), 1, 1, 0, "fp32") + 2 * law("linear", (64, narrow), 1, 1, 0, "int4")
+    assert shapes[value] == shapes[key]
+    assert found == pytest.approx((apart - law("linear", (64, wide + 2 * narrow), 1, 1, 0, "int4")) / 1e3, rel=1e-3)
 
 
 def test_a_table_comes_back_from_its_json():

@@ -20,7 +20,7 @@ from small_glms import (
 
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.light.graph import onnx_file
-from fedglm.autoglm.light.graph.formats import TensorFormat, choose_formats, widen_embedding
+from fedglm.autoglm.light.graph.formats import TensorFormat, choose_formats
 from fedglm.autoglm.light.graph.model import build_graph
 from fedglm.autoglm.light.graph.onnx_file import write_onnx_file
 from fedglm.inference.errors import InferenceError
@@ -69,11 +69,12 @@ def test_the_file_is_standard_and_runs_by_itself(kind, tmp_path):
     assert relative_error(np.concatenate([first, second], axis=1), expected) < 1e-5
 
 
-def test_onnx_itself_computes_the_same():
+@pytest.mark.parametrize("handed_off", [False, True])
+def test_onnx_itself_computes_the_same(handed_off):
     # Its reference implementation of each operator, in numpy: a second reading of the standard beside ONNX Runtime's.
     model = random_glm(small_config())
     config, tensors = config_of(model), with_codes(tensors_of(model), **SCHEMES["int8"])
-    graph = build_graph(config, choose_formats(tensors, config, "int8"))
+    graph = build_graph(config, choose_formats(tensors, config, "int8"), handed_off=handed_off)
     stored = onnx_file.fill_graph(graph, tensors, config)
     ids = np.random.default_rng(0).integers(3, 61, (2, 5))
     logits = ReferenceEvaluator(stored).run(None, feeds_of(ids, config))[0]
@@ -99,7 +100,7 @@ def test_only_an_int4_embedding_needs_a_node_outside_of_the_standard():
     formats = choose_formats(tensors, config, "int4")
     contrib = [node for node in build_graph(config, formats).graph.node if node.domain]
     assert [(node.domain, node.op_type) for node in contrib] == [("com.microsoft", "GatherBlockQuantized")]
-    assert not any(node.domain for node in build_graph(config, widen_embedding(formats)).graph.node)
+    assert not any(node.domain for node in build_graph(config, formats, handed_off=True).graph.node)
 
 
 def test_formats_follow_from_codes():
