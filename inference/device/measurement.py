@@ -36,6 +36,7 @@ _ELEMENTWISE: Final[dict[Operation, tuple[tuple[int, ...], ...]]] = {
 _READ_SHAPE: Final = (512, 512)
 _HELD: Final = tuple(2**20 << step for step in range(7))  # 1 to 64 MiB
 _READ_ROWS: Final = (1, 2, 8, 64)
+_MAX_READ_RATE: Final = 1e13  # bytes a second: above that it is noise, as of a cost that was taken off
 _READ_SECONDS: Final = 0.2  # others take caches away for a while
 _SECONDS, _MIN_RUNS, _MAX_RUNS = 0.04, 8, 400
 
@@ -168,7 +169,7 @@ def measure_reads(threads: int, call_us: float) -> tuple[ReadRate, ...]:
         for held in (size for size in _HELD if size <= most):
             copies = max(1, held // each)
             for entry in _measure(_Graph("linear", _READ_SHAPE, form, copies, fed), threads, call_us, _READ_SECONDS):
-                rate = 1e6 * each / entry.microseconds
+                rate = min(_MAX_READ_RATE, 1e6 * each / max(entry.microseconds, 1e-9))
                 reads.append(ReadRate(format=form, rows=entry.batch, held_bytes=copies * each, bytes_per_s=rate))
     return tuple(reads)
 

@@ -166,10 +166,10 @@ class LightHandout:
         self._exchange.send(pairs, LIGHT, server_round)
         grace_s = min(_GRACE_S, self._plan.federation.grace_s)
         for node_id, reply in self._exchange.replies(_PATIENCE_S, grace_s, message_type=LIGHT):
-            member = by_id.get(node_id)
-            if member is not None and (held := self._read(member, reply)) is not None:
-                self._held[member.name] = held
-                self._keep_validation(member, held, newest)
+            sender = by_id.get(node_id)
+            if sender is not None and (held := self._read(sender, reply)) is not None:
+                self._held[sender.name] = held
+                self._keep_validation(sender, held, newest)
         self._exchange.cancel(LIGHT)
 
     def _read(self, member: Participant, reply: Message) -> LightReply | None:
