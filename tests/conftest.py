@@ -10,7 +10,7 @@ from command_line import Finished, run_here, write_tiny
 from hypothesis import settings
 
 # The first call of a compiled loop compiles it, which takes longer than hypothesis would wait.
-settings.register_profile("fedglm", deadline=None, max_examples=50)
+settings.register_profile("fedglm", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fedglm"))
 

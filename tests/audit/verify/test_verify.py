@@ -89,7 +89,7 @@ def mutations(run, work, count):
 
 
 def test_whatever_is_changed_is_found_and_named(run, tmp_path):
-    assert mutations(run, tmp_path / "copy", 150) == []
+    assert mutations(run, tmp_path / "copy", 50) == []
 
 
 @pytest.mark.slow
