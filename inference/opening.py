@@ -50,13 +50,11 @@ def open_light(folder: Path, *, keys: Iterable[str], threads: int, device: Path 
     """
     trusted = [PublicKey.from_hex(key) for key in keys]
     release = open_release(folder, trust=Trust.in_keys(trusted) if trusted else Trust.unverified())
-    model = release.model
     costs = None
     if device is not None:
         from fedglm.inference.device.model_costs import predict_costs  # scipy comes with it
 
-        costs = predict_costs(device, model.config, release.skeletons, threads)
-    session = open_session(release.skeletons, model.tensors, model.config, threads=threads)
+        costs = predict_costs(device, release.model.config, release.skeletons, threads)
     facts = {
         "parameters": release.manifest.parameters,
         "runtime": "onnxruntime",
@@ -64,4 +62,8 @@ def open_light(folder: Path, *, keys: Iterable[str], threads: int, device: Path 
         "verified": release.verified,
         "provenance": release.provenance,
     }
-    return OpenedModel(session, make_inputs(release.files, model.config), facts, costs)
+    inputs = make_inputs(release.files, release.model.config)
+    tensors, config, skeletons = dict(release.model.tensors), release.model.config, release.skeletons
+    del release  # and with it the files' bytes: ONNX Runtime is about to take as much
+    session = open_session(skeletons, tensors, config, threads=threads, filled=tensors.clear)
+    return OpenedModel(session, inputs, facts, costs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class GraphSession:
         *,
         threads: int = 1,
         accuracy_level: int = INTEGER_ACTIVATIONS,
+        filled: Callable[[], object] | None = None,
     ) -> GraphSession:
         """Fill a skeleton with a model's tensors.
 
@@ -46,6 +47,8 @@ class GraphSession:
             config: Its ``config.json``.
             threads: Number of threads of a run.
             accuracy_level: `INTEGER_ACTIVATIONS` or `EXACT_ACTIVATIONS`.
+            filled: Called when the tensors are not read any more, before ONNX Runtime takes memory: who has no other
+                use for them may drop them then.
 
         Raises:
             InferenceError: The skeleton is damaged, a tensor is missing or does not fit it, or ONNX Runtime refuses it.
@@ -55,6 +58,8 @@ class GraphSession:
         wanted = read_initializers(model)
         check_sizes(wanted, tensors, architecture)
         arrays = {one.name: fill(one, tensors, architecture) for one in wanted}
+        if filled is not None:
+            filled()
         session = open_filled_graph(model, arrays, threads=threads, accuracy_level=accuracy_level)
         names = {value.name for value in session.get_inputs()}
         opened = cls(session, architecture)

@@ -8,7 +8,7 @@ while two phases of the same graph are one session.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,16 +74,22 @@ def open_session(
     *,
     threads: int = 1,
     accuracy_level: int = INTEGER_ACTIVATIONS,
+    filled: Callable[[], object] | None = None,
 ) -> Session:
-    """Open a release's graphs, "decode" and, where it differs, "prefill".
+    """Open a release's graphs, "decode" and, where it differs, "prefill"; arguments as of `GraphSession.open`.
 
     Raises:
         InferenceError: There is no skeleton "decode"; or as `GraphSession.open` says.
     """
     if DECODE not in skeletons:
         raise InferenceError(f"the release has no graph called {DECODE!r}, only {', '.join(skeletons) or 'none'}")
-    decode = GraphSession.open(skeletons[DECODE], tensors, config, threads=threads, accuracy_level=accuracy_level)
-    if skeletons.get(PREFILL, skeletons[DECODE]) == skeletons[DECODE]:
-        return decode
-    prefill = GraphSession.open(skeletons[PREFILL], tensors, config, threads=threads, accuracy_level=accuracy_level)
-    return PhasedSession(prefill, decode)
+    one = skeletons.get(PREFILL, skeletons[DECODE]) == skeletons[DECODE]
+
+    def open_graph(name: str, *, is_last: bool) -> GraphSession:
+        done = filled if is_last else None
+        return GraphSession.open(
+            skeletons[name], tensors, config, threads=threads, accuracy_level=accuracy_level, filled=done
+        )
+
+    decode = open_graph(DECODE, is_last=one)
+    return decode if one else PhasedSession(open_graph(PREFILL, is_last=True), decode)

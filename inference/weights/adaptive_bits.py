@@ -36,12 +36,19 @@ class AdaptiveBits:
 
     def code(self, coder: Coder, bits: Bits | None, contexts: Contexts) -> Bits:
         """Code one bit in each of the first lanes, (n,); see `Coder`."""
-        estimate = (2 * self._ones[contexts] + 1) * RANGE // (2 * self._seen[contexts] + 2) + LEAST
+        if self._seen.size < contexts.size:  # the fewer divisions
+            estimate = _estimate(self._ones, self._seen)[contexts]
+        else:
+            estimate = _estimate(self._ones[contexts], self._seen[contexts])
         coded = coder.code_bits(bits, estimate)
         seen, ones = np.bincount(contexts), np.bincount(contexts[coded])
         self._seen[: seen.size] += seen
         self._ones[: ones.size] += ones
         return coded
+
+
+def _estimate(ones: Contexts, seen: Contexts) -> Contexts:
+    return (2 * ones + 1) * RANGE // (2 * seen + 2) + LEAST
 
 
 class AdaptiveTrees:

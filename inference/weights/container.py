@@ -143,7 +143,7 @@ class _Cursor:
         if digits.max() >= entry.levels:
             raise InferenceError(f"{entry.name}: a packed code is above {entry.high}")
         return QuantizedMatrix(
-            codes=(digits.astype(np.int16) + entry.low).astype(np.int8),
+            codes=(digits + np.uint8(entry.low & 255)).view(np.int8),  # modulo 256, as they are below `levels`
             scales=scales.reshape(entry.blocks).astype(np.float32),
             zeros=parts.zeros.get(entry.name),
             block=entry.block,

@@ -51,6 +51,17 @@ def test_the_same_graph_twice_is_one_session(ternary):
         open_session({"prefill": skeletons["int4"]}, tensors, config)
 
 
+@pytest.mark.parametrize("names", [("decode",), ("prefill", "decode")])
+def test_tensors_may_be_dropped_once_they_are_filled_in(ternary, names):
+    skeletons, tensors, config = ternary
+    graphs = dict(zip(names, (skeletons["int8"], skeletons["int4"]), strict=False))
+    ids, kept = np.arange(3, 13)[None], dict(tensors)
+    session = open_session(graphs, kept, config, filled=kept.clear)
+    assert kept == {}
+    expected, _ = open_session(graphs, tensors, config).run(ids)
+    assert np.array_equal(session.run(ids)[0], expected)
+
+
 def test_the_accuracy_level_says_whether_activations_are_rounded(ternary):
     skeletons, tensors, config = ternary
     ids = np.random.default_rng(0).integers(3, 61, (1, 12))
