@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from fedglm.inference.runtime.prefix_cache import PrefixCache
 
 @dataclass(eq=False, kw_only=True)
 class _Text:
-    """A text under way; it chooses its tokens in the thread that runs the batches, and tells them in a queue."""
+    """A text under way; it chooses its tokens in the thread that runs the batches."""
 
     row: int
     prompt: Ids
@@ -35,7 +34,6 @@ class _Text:
     vocab_size: int
     left: int
     limit: Stop
-    events: _Events
     stop: Stop = Stop.END
     tokens: list[int] = field(default_factory=list)
 
@@ -44,15 +42,10 @@ class _Text:
         if token in self.end_ids:
             return None
         self.tokens.append(token)
-        self.events.put(Event(self.row, token, None))
         if len(self.tokens) == self.left:
             self.stop = self.limit
             return None
         return token
-
-
-_Events: TypeAlias = "SimpleQueue[Event | _Text]"
-"""Tokens as they are chosen, and each text when no more of it comes."""
 
 
 def decode_shared(
@@ -67,6 +60,8 @@ def decode_shared(
     prefixes: PrefixCache,
 ) -> Iterator[Event]:
     """Continue texts as `decode` does, each as a text of the batcher's own; whoever stops reading withdraws them.
+
+    Tokens are told when their text has ended: to tell each at once would wake the calling thread for each.
 
     Args:
         batcher: The model.
@@ -84,7 +79,7 @@ def decode_shared(
         BatcherClosedError: The batcher is closed.
     """
     check_prompts(prompts, max_tokens, batcher.max_length)
-    events: _Events = SimpleQueue()
+    ended: SimpleQueue[_Text] = SimpleQueue()
     waiting, under_way = deque(range(len(prompts))), dict[int, Future[Answer]]()
 
     def start(row: int) -> bool:
@@ -100,7 +95,6 @@ def decode_shared(
             vocab_size=vocab_size,
             left=left,
             limit=limit,
-            events=events,
         )
         known = prefixes.find(prompt, at_least=MIN_REUSED)
         unread = prompt[None, 0 if known is None else known.length :]
@@ -111,21 +105,19 @@ def decode_shared(
                 raise
             return False
         under_way[row] = future
-        future.add_done_callback(lambda _: events.put(text))
+        future.add_done_callback(lambda _: ended.put(text))
         return True
 
     try:
         while waiting or under_way:
             while waiting and len(under_way) < MAX_BATCH and start(waiting[0]):
                 waiting.popleft()
-            event = events.get()
-            if isinstance(event, Event):
-                yield event
-                continue
-            _, cache = under_way.pop(event.row).result()
-            read = np.array([*event.prompt.tolist(), *event.tokens], dtype=np.int64)[: cache.length]
-            prefixes.add(read, cache.truncate(cache.length))  # alone: its batch goes
-            yield Event(event.row, None, event.stop)
+            text = ended.get()
+            _, cache = under_way.pop(text.row).result()
+            read = np.array([*text.prompt.tolist(), *text.tokens], dtype=np.int64)[: cache.length]
+            prefixes.add(read, cache)
+            yield from (Event(text.row, token, None) for token in text.tokens)
+            yield Event(text.row, None, text.stop)
     finally:
         for future in under_way.values():
             future.cancel()

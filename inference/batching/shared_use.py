@@ -78,7 +78,11 @@ class SharedTextGenerator(TextGenerator):
         max_tokens: int,
         sampling: Sampling,
         generators: Sequence[np.random.Generator | None],
+        *,
+        at_once: bool,
     ) -> Iterator[Event]:
+        if at_once:  # step by step by this thread: to wake it for each token takes longer than to let it run them
+            return super()._decode(prompts, max_tokens, sampling, generators, at_once=at_once)
         return decode_shared(
             self._batcher,
             prompts,

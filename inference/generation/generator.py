@@ -84,7 +84,7 @@ class TextGenerator:
         generators = sampling.generators(len(texts))
         tokens: list[list[int]] = [[] for _ in new]
         chosen = [prompts[row] for row in new]
-        for event in self._decode(chosen, max_tokens, sampling, [generators[row] for row in new]):
+        for event in self._decode(chosen, max_tokens, sampling, [generators[row] for row in new], at_once=False):
             if event.token is not None:
                 tokens[event.row].append(event.token)
             elif event.stop is not None:
@@ -104,7 +104,7 @@ class TextGenerator:
             yield kept.text
             return kept
         pieces, tokens, stop = self._tokenizer.stream(), list[int](), Stop.END
-        for event in self._decode([prompt], max_tokens, sampling, sampling.generators(1)):
+        for event in self._decode([prompt], max_tokens, sampling, sampling.generators(1), at_once=True):
             if event.token is not None:
                 tokens.append(event.token)
                 if piece := pieces.feed(event.token):
@@ -121,6 +121,8 @@ class TextGenerator:
         max_tokens: int,
         sampling: Sampling,
         generators: Sequence[np.random.Generator | None],
+        *,
+        at_once: bool,  # noqa: ARG002 - here each token is told at once anyway
     ) -> Iterator[Event]:
         return decode(
             self._session,

@@ -61,6 +61,7 @@ class PrefixCache:
         """
         if tokens.ndim != 1 or tokens.dtype != np.int64 or cache.length != len(tokens):
             raise InferenceError(f"a cache of {cache.length} positions is not of tokens of shape {tokens.shape}")
+        cache = cache.truncate(cache.length)  # alone: others of its batch must not stay with it
         size = cache.nbytes()
         if size > self._max_bytes or not len(tokens):
             return

@@ -118,29 +118,39 @@ def test_a_full_queue_of_others_is_said():
         assert [first.result(20), second.result(20)] == make_model().generate(["a", "b"], 2)
 
 
-def test_whoever_stops_reading_withdraws_the_text():
-    session = Held(open_graph(), first=3)
+def test_a_stream_that_is_left_goes_no_further():
+    session = Recorded(open_graph())
     with batched(session=session) as model:
         pieces = model.stream("abcd", 40)
         next(pieces)
-        assert session.held.wait(20)
         pieces.close()
-        session.let_go.set()
+        assert len(session.runs) <= 3
         assert model.generate("abcd", 5) == make_model().generate("abcd", 5)
+
+
+class Broken(Held):
+    """A session whose output is not a number behind the tenth letter."""
+
+    def run(self, ids, cache=None, **options):
+        logits, cache = super().run(ids, cache, **options)
+        logits[(ids == 9).any(axis=1)] = np.nan
+        return logits, cache
+
+
+def test_a_call_that_fails_withdraws_its_other_texts():
+    session = Broken(open_graph(), first=2)
+    with batched(session=session) as model:
+        with pytest.raises(InferenceError, match="not a number"):
+            model.generate(["aj", "abcd"], 40)
+        session.let_go.set()
     counts = model.info()["batching"]
-    assert (counts["accepted"], counts["cancelled"], counts["answered"]) == (2, 1, 1)
-    assert len(session.runs) < 12, "the text went no further"
+    assert (counts["accepted"], counts["failed"], counts["cancelled"]) == (2, 1, 1)
+    assert len(session.runs) <= 4
 
 
 def test_what_fails_fails_alone():
-    class Broken(Recorded):
-        def run(self, ids, cache=None, **options):
-            logits, cache = super().run(ids, cache, **options)
-            logits[(ids == 9).any(axis=1)] = np.nan
-            return logits, cache
-
     texts = ["abc", "aj", "abcd"]  # j is the tenth letter
-    with batched(session=Broken(open_graph())) as model:
+    with batched(session=Broken(open_graph(), first=99)) as model:
 
         def ask(text):
             try:
