@@ -1,5 +1,6 @@
 """A federation of two sites that hold light releases, in one process; and validations of them."""
 
+import json
 from dataclasses import replace
 
 from audited_run import kept_run
@@ -66,7 +67,7 @@ class Federation:
         self.shelves = {name: LightShelf(folder / "light" / name, [SERVER.public], check=check) for name in SITES}
         self.messages = []
 
-    def run(self, name="run", *, maker=None, spoil=None, tamper=None, lose=None, **changes):
+    def run(self, name="run", *, maker=None, spoil=None, tamper=None, lose=None, rounds=1, **changes):
         """Hold a run.
 
         Args:
@@ -76,21 +77,24 @@ class Federation:
             tamper: Changes of the fields of each offer.
             lose: Is called with each site's name and the offered release (None for a question), and says what is lost
                 on the way: the "message", the "reply", or None for nothing.
+            rounds: Number of rounds.
             changes: As for `federate`.
         """
         run = self.folder / name
         run.mkdir(parents=True)
         keys = self.keys = {site: custody(run / "nodes" / site / "custody", **self.policy).key for site in SITES}
         nodes = {10 - i: self._node(run, site, i, keys[site], spoil, tamper, lose) for i, site in enumerate(SITES)}
-        kept_run(
+        coordinator = kept_run(
             run,
             nodes,
             mechanism=None,
+            rounds=rounds,
             sites={site: key.public for site, key in keys.items()},
             light=None if maker is False else maker or Maker(run),
             light_store=LightStore(self.folder / "state", SERVER.public, run),
             **changes,
         )
+        (run / "done.json").write_text(json.dumps({"model_sha256": coordinator.model_sha256, "rounds": rounds}))
         return run
 
     def _node(self, run, site, number, key, spoil, tamper, lose):

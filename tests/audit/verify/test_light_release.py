@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         federation = Federation(tmp_path_factory.mktemp("light"))
-        first = federation.run("first", maker=Maker(federation.folder / "first", most=2), light_every=1)
+        first = federation.run("first", maker=Maker(federation.folder / "first", most=2), light_every=1, rounds=3)
         return first, federation.run("second", maker=False)
 
 
@@ -55,7 +55,7 @@ def replace_release(run, version, *, key=SERVER):
         run / "light",
         model=make_small_model(),
         key=key,
-        facts=FACTS.model_copy(update={"run": {"version": version}}),
+        facts=FACTS.model_copy(update={"run": {} if version is None else {"version": version}}),
     )
 
 
@@ -112,8 +112,6 @@ def test_what_is_missing_leaves_the_run_open(run):
 )
 def test_another_release_of_the_server_s_own_is_found(run, version, found):
     replace_release(run, version)
-    if version is None:
-        write(run / "light", model=make_small_model(), key=SERVER, facts=FACTS)
     if version == 2:  # made again with other facts
         write(
             run / "light",
@@ -227,6 +225,7 @@ def test_a_bundle_holds_the_manifest_and_its_signature_and_is_whole_with_them_al
     (run / "light" / "manifest.json").unlink()
     export_bundle(run, bundle, "auditor", SERVER)
     assert verify(bundle).verdict is Verdict.OPEN
+    shutil.rmtree(run / "light")
     replace_release(run, 9)
     export_bundle(run, bundle, "auditor", SERVER)
     assert verify(bundle).verdict is Verdict.WRONG

@@ -3,7 +3,7 @@
 import pytest
 from custodies import SERVER
 from fake_grid import FEDERATED
-from light_federation import Federation, Maker, entries, log_of, unfit
+from light_federation import Federation, Maker, entries, log_of, unfit, validation_of
 from light_releases import read_files
 from virtual_clock import VirtualClock
 
@@ -13,7 +13,7 @@ from fedglm.client.light.shelf import hash_manifest
 from fedglm.inference.release.manifest import hash_to_hex
 from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
-from fedglm.inference.validation.validation import read_validation, sign_validation
+from fedglm.inference.validation.validation import Check, read_validation, sign_validation
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.protocol.messages import RECORD
@@ -28,7 +28,7 @@ def test_each_site_holds_the_release_at_the_end_and_both_logs_verify(tmp_path):
     for shelf in federation.shelves.values():
         assert read_files(shelf.find_newest()) == read_files(run / "light")
     (made,) = entries(log_of(run), "light")
-    assert (made["round"], made["version"]) == (3, 1)
+    assert (made["round"], made["version"]) == (1, 1)
     handed = entries(log_of(run), "handed")
     assert {entry["site"] for entry in handed} == {"a", "b"}
     assert {entry["manifest"] for entry in handed} == {made["manifest"]}
@@ -53,7 +53,7 @@ def test_the_next_one_comes_as_a_delta_and_makes_the_same_bytes(tmp_path):
 
 def test_one_every_few_rounds_and_the_last_at_the_end(tmp_path):
     federation = Federation(tmp_path)
-    run = federation.run(light_every=1)
+    run = federation.run(light_every=1, rounds=3)
     assert [entry["round"] for entry in entries(log_of(run), "light")] == [1, 2, 3]
     assert all(shelf.describe()[0] == 3 for shelf in federation.shelves.values())
     # One question a site in a run: later on the server knows what each holds.
@@ -146,7 +146,9 @@ def test_a_site_whose_reply_was_lost_is_asked_again_and_sent_nothing_twice(tmp_p
             return "reply"
         return None
 
-    run = federation.run(maker=Maker(tmp_path / "run", most=1), light_every=1, lose=lose, clock=VirtualClock())
+    run = federation.run(
+        maker=Maker(tmp_path / "run", most=1), light_every=1, lose=lose, rounds=2, clock=VirtualClock()
+    )
     assert lost
     handed = entries(log_of(run), "handed")
     assert sorted((entry["site"], entry["version"]) for entry in handed) == [("a", 1), ("b", 1)]
@@ -163,7 +165,7 @@ def test_a_site_that_never_replies_delays_a_run_three_times_at_most(tmp_path):
     federation = Federation(tmp_path)
     clock = VirtualClock()
     run = federation.run(
-        maker=Maker(tmp_path / "run", most=1), light_every=1, rounds=6, clock=clock,
+        maker=Maker(tmp_path / "run", most=1), light_every=1, rounds=4, clock=clock,
         lose=lambda site, _: "message" if site == "a" else None,
     )  # fmt: skip
     assert federation.sent()["a"] == [None] * 3
@@ -199,8 +201,14 @@ def test_how_it_works_at_a_site_leaves_only_where_the_policy_permits(tmp_path):
 
 
 def test_a_validation_that_the_policy_keeps_for_its_size_does_not_keep_the_reply(tmp_path):
-    federation = Federation(tmp_path, light_validation=True, bytes_at_most=900)
-    run = federation.run(codec="topk-sign", density=0.02)
+    check = Check(name="x", passed=True, detail=400 * "x")
+    federation = Federation(
+        tmp_path,
+        check=lambda release: validation_of(release).model_copy(update={"checks": 15 * (check,)}),
+        light_validation=True,
+        bytes_at_most=6000,
+    )
+    run = federation.run()
     assert {entry["site"] for entry in entries(log_of(run), "handed")} == {"a", "b"}
     assert not (run / "light-validations").exists()
     refused = entries(run / "nodes" / "a" / "custody" / "log.sqlite", "refused")
@@ -214,6 +222,7 @@ def test_a_release_that_does_not_work_is_not_held_and_why_stays_at_the_site(tmp_
     run = federation.run(
         maker=Maker(tmp_path / "run", most=1),
         light_every=1,
+        rounds=2,
         spoil=lambda _, reply: replies.append(dict(reply.content[RECORD])),
     )
     assert all(shelf.find_newest() is None for shelf in federation.shelves.values())
@@ -270,7 +279,7 @@ def test_a_reply_that_its_site_did_not_sign_does_no_harm(tmp_path, change):
     run = federation.run(spoil=spoil)
     assert {entry["site"] for entry in entries(log_of(run), "handed")} == {"b"}
     assert FEDERATED.layout.size  # the run itself went to its end
-    assert len((run / "rounds.jsonl").read_text().splitlines()) == 3
+    assert len((run / "rounds.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
