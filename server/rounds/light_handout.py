@@ -160,16 +160,16 @@ class LightHandout:
     def _send(self, contents: list[tuple[Participant, RecordDict]], newest: KeptRelease, server_round: int) -> None:
         """Send an offer to each; what those hold who do not reply is not known any more."""
         by_id = {member.node_id: member for member, _ in contents}
-        for member in by_id.values():
+        for member, _ in contents:
             self._held.pop(member.name, None)
         pairs = ((member.node_id, content) for member, content in contents if member.node_id is not None)
         self._exchange.send(pairs, LIGHT, server_round)
         grace_s = min(_GRACE_S, self._plan.federation.grace_s)
         for node_id, reply in self._exchange.replies(_PATIENCE_S, grace_s, message_type=LIGHT):
-            sender = by_id.get(node_id)
-            if sender is not None and (held := self._read(sender, reply)) is not None:
-                self._held[sender.name] = held
-                self._keep_validation(sender, held, newest)
+            replying = by_id.get(node_id)
+            if replying is not None and (held := self._read(replying, reply)) is not None:
+                self._held[replying.name] = held
+                self._keep_validation(replying, held, newest)
         self._exchange.cancel(LIGHT)
 
     def _read(self, member: Participant, reply: Message) -> LightReply | None:

@@ -81,7 +81,7 @@ class Federation:
             changes: As for `federate`.
         """
         run = self.folder / name
-        run.mkdir(parents=True)
+        run.mkdir(parents=True, exist_ok=True)  # it may go on
         keys = self.keys = {site: custody(run / "nodes" / site / "custody", **self.policy).key for site in SITES}
         nodes = {10 - i: self._node(run, site, i, keys[site], spoil, tamper, lose) for i, site in enumerate(SITES)}
         coordinator = kept_run(

@@ -35,9 +35,15 @@ class Mailbox:
         self.sent += messages
         return [message.metadata.message_id for message in messages]
 
-    def pull_messages(self, _ids):
-        arrived, self.arrived = self.arrived, []
-        return arrived
+    def pull_messages(self, ids):
+        asked = [reply for reply in self.arrived if reply.metadata.reply_to_message_id in ids]
+        self.arrived = [reply for reply in self.arrived if reply not in asked]
+        return asked
+
+    def reply(self, number, kind):
+        reply = Message(RecordDict(), dst_node_id=1, message_type=kind)
+        reply.metadata.__dict__["_reply_to_message_id"] = str(number)
+        self.arrived.append(reply)
 
 
 def poll(exchange, times):
@@ -59,7 +65,20 @@ def test_pauses_double_to_a_twentieth_of_a_second_and_begin_anew_with_each_messa
     assert first[-1] == 0.05
     exchange.send([(2, RecordDict())], "train", 1)
     assert poll(exchange, 10) == first
-    reply = Message(RecordDict(), dst_node_id=1, message_type="train")
-    reply.metadata.__dict__["_reply_to_message_id"] = "0"
-    grid.arrived.append(reply)
+    grid.reply(0, "train")
     assert poll(exchange, 11) == first
+
+
+def test_who_waits_for_one_type_of_message_neither_waits_for_others_nor_takes_their_replies():
+    """A site may join while the server waits for something else; its reply is read in the next round."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    grid = Mailbox()
+    exchange = Exchange(grid, threading.Event(), clock=Pauses())
+    exchange.send([(7, RecordDict())], "query", 1)
+    exchange.send([(8, RecordDict())], "query.light", 1)
+    grid.reply(0, "query")
+    grid.reply(1, "query.light")
+    assert [node for node, _ in exchange.replies(1e9, message_type="query.light")] == [8]
+    assert exchange.clock.taken == []
+    assert exchange.cancel("query.light") == []
+    assert [sent.node_id for sent, _ in exchange.poll()] == [7]

@@ -18,6 +18,7 @@ from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.protocol.messages import RECORD
 from fedglm.protocol.signatures import sign_light_reply
+from fedglm.server.rounds.participants import Participant, Participants
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -171,6 +172,31 @@ def test_a_site_that_never_replies_delays_a_run_three_times_at_most(tmp_path):
     assert federation.sent()["a"] == [None] * 3
     assert clock.now < 3 * 121
     assert {entry["site"] for entry in entries(log_of(run), "handed")} == {"b"}
+
+
+def test_a_run_that_was_killed_before_it_came_to_a_release_makes_it_when_it_goes_on(tmp_path):
+    federation = Federation(tmp_path)
+
+    def kill(*event):
+        if event == ("done", 1):
+            raise KeyboardInterrupt
+
+    options = {"maker": Maker(tmp_path / "run", most=1), "light_every": 1, "rounds": 2}
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(hook=kill, **options)
+    assert entries(log_of(tmp_path / "run"), "light") == []
+    run = federation.run(resume=True, **options)
+    made = entries(log_of(run), "light")
+    assert [(entry["round"], entry["version"]) for entry in made] == [(1, 1), (2, None)]
+    assert len(entries(log_of(run), "handed")) == 2
+    assert select_failed(verify(run).checks) == []
+
+
+def test_a_site_whose_budget_is_spent_is_among_those_that_get_it():
+    spent = Participant(name="a", node_id=1, withdrawn="its budget is spent")
+    participants = Participants([spent, Participant(name="b", node_id=2), Participant(name="c")])
+    assert [member.name for member in participants.joined] == ["a", "b"]
+    assert [member.name for member in participants.active] == ["b"]
 
 
 def test_a_site_damages_its_release_and_gets_the_same_again(tmp_path):
