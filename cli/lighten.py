@@ -69,6 +69,18 @@ def lighten(
     no_comparison: Annotated[
         bool, typer.Option("--no-comparison", help="Leave out what each means alone would give; half the time.")
     ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="What searches trained, for the next that needs the same; [cyan]~/.cache/fedglm/light[/cyan] "
+            "without it.",
+            rich_help_panel="Cache",
+        ),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Train all anew, to the same bits.", rich_help_panel="Cache")
+    ] = False,
     seed: options.Seed = None,
     signing_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Key that signs the release; the run's own without it.")
@@ -87,6 +99,8 @@ def lighten(
         raise LightenError("--config runs a plan as it is: it goes with neither --target nor --plan")
     if config is None and not target and not diagnose:
         raise LightenError("name what the model may cost, as --target size=20x")
+    if cache is not None and no_cache:
+        raise LightenError("--cache names a folder and --no-cache wants none: leave one out")
     whole = model.resolve()  # which has a name, where `.` has none
     folder = out or whole.with_name(f"{whole.name}-light")
 
@@ -115,6 +129,7 @@ def lighten(
 
         from fedglm.autoglm.light.search.lightening import lighten as run
         from fedglm.autoglm.light.search.record import make_record
+        from fedglm.cli.light.trials import open_cache
 
         result = run(
             dense,
@@ -124,6 +139,7 @@ def lighten(
             signing_key=_load_key(dense, signing_key),
             left_out=left_out,
             compares=not no_comparison,
+            cache=None if no_cache else open_cache(cache),
             stopped=stop.is_set,
             progress=progress.show,
         )

@@ -72,6 +72,9 @@ def print_light(record: dict[str, Any], folder: Path) -> None:
 def _print_outcome(console: Console, record: dict[str, Any], folder: Path) -> None:
     if record["interrupted"]:
         console.print("[yellow]stopped early: the best so far[/yellow]")
+    if record["models_from_cache"]:
+        total = record["models_from_cache"] + record["models_made"]
+        console.print(f"{record['models_from_cache']} of {total} trained models came from the cache")
     if record["met"]:
         console.print(
             f"[bold]{record['size_ratio']:.1f}x[/bold] smaller at [bold]{record['loss_rise']:+.2%}[/bold] loss: "

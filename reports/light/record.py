@@ -156,6 +156,8 @@ class LightRecord(BaseModel):
     seconds: Annotated[float, Field(ge=0, lt=1e12)] | None = None
     stages: tuple[_Text, ...] = Field(default=(), max_length=100)
     interrupted: bool = False
+    models_made: _Bytes | None = None
+    models_from_cache: _Bytes | None = None
     device: _Text | None = None
     versions: dict[_Text, _Text] = Field(default={}, max_length=100)
     not_measured: tuple[_Text, ...] = Field(default=(), max_length=200)

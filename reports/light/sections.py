@@ -142,6 +142,13 @@ def render_layers(record: LightRecord) -> Html:
     return section("layers", "Layer by layer", element("p", said), shown, everything)
 
 
+def _write_made(record: LightRecord) -> str | None:
+    if record.models_made is None:
+        return None
+    found = record.models_from_cache
+    return f"{record.models_made}" + (f"; {found} more came from the cache of earlier searches" if found else "")
+
+
 def render_provenance(record: LightRecord) -> Html:
     """Render goals, text, seed and versions; privacy; what was not measured, and what the model is not for."""
     facts: list[tuple[str, str | None]] = [
@@ -152,6 +159,7 @@ def render_provenance(record: LightRecord) -> Html:
         ("Text", record.text or None),
         ("Seed", None if record.seed is None else str(record.seed)),
         ("Steps", None if record.steps is None else format_integer(record.steps)),
+        ("Models trained", _write_made(record)),
         ("Wall time", None if record.seconds is None else format_duration(record.seconds)),
         ("Measured on", record.device or NOT_MEASURED),
         ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items()) or None),

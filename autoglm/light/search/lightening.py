@@ -29,6 +29,7 @@ from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
 from fedglm.autoglm.light.search.search import find_frontier, search
 from fedglm.autoglm.light.search.sources import DenseModel
+from fedglm.autoglm.light.search.trial_cache import TrialCache
 from fedglm.autoglm.light.search.trials import Bench, Trial, prepare
 from fedglm.inference.release.manifest import Facts
 from fedglm.inference.release.trust import Signer
@@ -119,6 +120,7 @@ def lighten(
     signing_key: Signer | None,
     left_out: tuple[LeftOut, ...] = (),
     compares: bool = True,
+    cache: TrialCache | None = None,
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> Lightened:
@@ -132,6 +134,7 @@ def lighten(
         signing_key: Key that signs the release; None leaves it unsigned.
         left_out: Families that the planning left out, for the report.
         compares: Whether to make what each means alone gives, too; without, the table has the chosen model alone.
+        cache: What earlier searches made; None makes all anew, to the same bits.
         stopped: Asked between candidates whether to end the search with what there is.
         progress: Called as the work goes on.
 
@@ -143,7 +146,7 @@ def lighten(
     check_model(plan, dense)
     report = _interrupting(progress or (lambda *_: None), stopped)
     meter = _Meter(dense, plan, source)
-    bench = prepare(source, plan, meter.measure_bytes, progress=report)
+    bench = prepare(source, plan, meter.measure_bytes, cache=cache or TrialCache(), progress=report)
     found = search(bench, meter.measure_excess, stopped=stopped, progress=report)
     best = found.ranked[0] if found.ranked else None
     rows, alone = compare(bench, found.trials, best, stopped=stopped if compares else lambda: True, progress=report)

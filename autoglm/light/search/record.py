@@ -88,6 +88,8 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
         "steps": result.plan.training.steps,
         "seconds": seconds,
         "interrupted": result.interrupted,
+        "models_made": result.bench.cache.made,
+        "models_from_cache": result.bench.cache.found,
         "device": f"{platform.machine()}, one thread",
         "versions": dict(result.facts.versions) if result.facts else {},
         "not_measured": list(_NOT_MEASURED),

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
+from fedglm.autoglm.light.distillation.settings import DistillationSettings
 from fedglm.autoglm.light.distillation.training import train_student
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
 from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.search.measures import Quality, find_rise, measure_loss, measure_quality
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source, run_recipe
+from fedglm.autoglm.light.search.trial_cache import MeasuredModel, TrialCache
 
 MeasureBytes = Callable[[LightModel], int]
 """Returns the bytes of a light model's release."""
@@ -50,36 +52,51 @@ class Bench:
         plan: The plan.
         dense_model: The dense model as it was given.
         dense: Its figures.
-        control: Figures of the equally trained dense control.
+        control_model: The equally trained dense control.
+        control: Its figures.
         measure_bytes: Measures releases.
+        cache: What earlier searches made.
     """
 
     source: Source
     plan: LightenPlan
     dense_model: PreTrainedModel
     dense: Quality
+    control_model: PreTrainedModel
     control: Quality
     measure_bytes: MeasureBytes
+    cache: TrialCache
 
     def make(self, recipe: Recipe, *, in_full: bool, progress: Progress) -> Trial:
-        """Run a recipe, and measure what it makes.
+        """Run a recipe, and measure what it makes; or take both from an earlier search.
 
         Raises:
             TrainingError: A loss or a weight is not finite.
         """
-        source = self.source
-        light = run_recipe(source, recipe, seed=self.plan.seed, progress=progress)
-        model, vocabulary = light.quantized.reference, light.vocabulary
-        progress("measure", 0.0)
-        quality = measure_quality(model, source.task, source.test, dense=source.model, vocabulary=vocabulary)
+
+        def run() -> MeasuredModel:
+            light = run_recipe(self.source, recipe, seed=self.plan.seed, progress=progress)
+            progress("measure", 0.0)
+            return self.measure(light)
+
+        made = self.cache.make_light(self.source, recipe, self.plan.seed, run)
         return Trial(
             recipe=recipe,
-            light=light,
-            bytes=self.measure_bytes(light),
-            held_out_loss=measure_loss(model, source.task, source.text.held_out, vocabulary).loss,
-            quality=quality,
-            loss_rise=self.find_rise(quality),
+            light=made.light,
+            bytes=self.measure_bytes(made.light),
+            held_out_loss=made.held_out_loss,
+            quality=made.quality,
+            loss_rise=self.find_rise(made.quality),
             in_full=in_full,
+        )
+
+    def measure(self, light: LightModel) -> MeasuredModel:
+        """Measure a light model."""
+        source, model, vocabulary = self.source, light.quantized.reference, light.vocabulary
+        return MeasuredModel(
+            light=light,
+            quality=measure_quality(model, source.task, source.test, dense=source.model, vocabulary=vocabulary),
+            held_out_loss=measure_loss(model, source.task, source.text.held_out, vocabulary).loss,
         )
 
     def find_rise(self, quality: Quality) -> float:
@@ -87,7 +104,9 @@ class Bench:
         return find_rise(self.source.task, quality, self.control)
 
 
-def prepare(source: Source, plan: LightenPlan, measure_bytes: MeasureBytes, *, progress: Progress) -> Bench:
+def prepare(
+    source: Source, plan: LightenPlan, measure_bytes: MeasureBytes, *, cache: TrialCache, progress: Progress
+) -> Bench:
     """Adapt the dense model to the public text, and train and measure the control.
 
     Candidates start from the adapted model, which is their teacher: a teacher that does not know the text teaches less.
@@ -98,38 +117,51 @@ def prepare(source: Source, plan: LightenPlan, measure_bytes: MeasureBytes, *, p
         source: The dense model and its text.
         plan: The plan.
         measure_bytes: Measures releases.
+        cache: What earlier searches made.
         progress: Called as the work goes on.
 
     Raises:
         TrainingError: A loss or a weight is not finite.
     """
     progress("measure the dense model", 0.0)
-    dense = measure_quality(source.model, source.task, source.test, dense=source.model)
-    adapted = _train_alone(source.model, source, plan, plan.seed, "adapt to the public text", progress)
-    control = _train_alone(adapted, source, plan, plan.seed + 1, "train the dense control", progress)
+
+    def measure(model: PreTrainedModel) -> Quality:
+        return cache.measure(
+            model, source, lambda: measure_quality(model, source.task, source.test, dense=source.model)
+        )
+
+    def train(start: Source, seed: int, what: str) -> PreTrainedModel:
+        settings = plan.training.without_teacher()
+        return cache.train(start, settings, seed, lambda: _train_alone(start, settings, seed, what, progress))
+
+    dense = measure(source.model)
+    adapted = replace(source, model=train(source, plan.seed, "adapt to the public text"))
+    control = train(adapted, plan.seed + 1, "train the dense control")
     return Bench(
-        source=replace(source, model=adapted),
+        source=adapted,
         plan=plan,
         dense_model=source.model,
         dense=dense,
-        control=measure_quality(control, source.task, source.test, dense=source.model),
+        control_model=control,
+        control=measure(control),
         measure_bytes=measure_bytes,
+        cache=cache,
     )
 
 
 def _train_alone(
-    model: PreTrainedModel, source: Source, plan: LightenPlan, seed: int, what: str, progress: Progress
-) -> PreTrainedModel:
-    """Return a copy that trained on the public text without a teacher."""
-    copied = copy.deepcopy(model)
-    train_student(
+    source: Source, settings: DistillationSettings, seed: int, what: str, progress: Progress
+) -> tuple[PreTrainedModel, bool]:
+    """Return a copy of a model that trained on its text without a teacher, and whether the user ended that early."""
+    copied = copy.deepcopy(source.model)
+    trained = train_student(
         copied,
         None,
         source.text.train,
-        plan.training.without_teacher(),
+        settings,
         task=source.task,
         held_out=source.text.held_out,
         seed=seed,
         progress=lambda made: progress(what, made.step / made.steps),
     )
-    return copied
+    return copied, trained.interrupted
