@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedglm.reports.formats import format_bytes
+from fedglm.reports.light.record import read_record
+from fedglm.reports.light.repair import describe_repair
 
 _WIDTH = 80
 
@@ -72,6 +74,8 @@ def print_light(record: dict[str, Any], folder: Path) -> None:
 def _print_outcome(console: Console, record: dict[str, Any], folder: Path) -> None:
     if record["interrupted"]:
         console.print("[yellow]stopped early: the best so far[/yellow]")
+    if record["repair"] is not None:
+        console.print(describe_repair(read_record(record)), markup=False)
     if record["models_from_cache"]:
         total = record["models_from_cache"] + record["models_made"]
         console.print(f"{record['models_from_cache']} of {total} trained models came from the cache")

@@ -1,7 +1,7 @@
 """The record of a light model, `light.json`, read without trust: figures by name, None where nothing was measured."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -94,6 +94,36 @@ class LayerRow(BaseModel):
     repair: tuple[_Text, ...] = ()
 
 
+class RepairRecord(BaseModel):
+    """What came of the verification of the layers' outputs.
+
+    Attributes:
+        min_cosine: Least cosine with the reference's outputs that is allowed.
+        deviating: Names of the layers below it, before any repair.
+        way: What layers got: more bits, or more training; None where nothing was tried.
+        layers: Names of those that got it.
+        kept: Whether that was released.
+        outcome: What came of it, in words.
+        loss_before: Loss without the repair, in nats.
+        loss_after: Loss with it.
+        bytes_before: Bytes of the release without it.
+        bytes_after: Bytes with it.
+    """
+
+    model_config = _FROZEN
+
+    min_cosine: _Number
+    deviating: tuple[_Text, ...] = Field(default=(), max_length=_MOST)
+    way: Literal["bits", "training"] | None = None
+    layers: tuple[_Text, ...] = Field(default=(), max_length=_MOST)
+    kept: bool = False
+    outcome: _Text = ""
+    loss_before: _Number | None = None
+    loss_after: _Number | None = None
+    bytes_before: _Bytes | None = None
+    bytes_after: _Bytes | None = None
+
+
 class LightRecord(BaseModel):
     """What came of making a model light.
 
@@ -147,6 +177,7 @@ class LightRecord(BaseModel):
     frontier: tuple[Point, ...] = Field(default=(), max_length=_MOST)
     nearest: Point | None = None
     left_out: tuple[LeftOut, ...] = Field(default=(), max_length=_MOST)
+    repair: RepairRecord | None = None
     layers: tuple[LayerRow, ...] = Field(default=(), max_length=_MOST)
     files: dict[_Text, _Bytes] = Field(default={}, max_length=100)
     privacy: _Text = ""

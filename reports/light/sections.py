@@ -12,6 +12,7 @@ from fedglm.reports.html.markup import Column, Html, description_list, element, 
 from fedglm.reports.light.figures import NOT_MEASURED, format_ms, format_rise, format_times, measured
 from fedglm.reports.light.pictures import draw_files, draw_frontier, draw_layers
 from fedglm.reports.light.record import LightRecord
+from fedglm.reports.light.repair import describe_repair
 
 
 def render_verdict(record: LightRecord) -> Html:
@@ -120,12 +121,6 @@ def render_layers(record: LightRecord) -> Html:
         return Html()
     picture = draw_layers(record)
     shown = element("figure", element("figcaption", "Nearness of each layer"), picture) if picture else Html()
-    repaired = [layer for layer in record.layers if layer.repair]
-    said = (
-        f"{pluralize(len(repaired), 'layer')} deviated and {'was' if len(repaired) == 1 else 'were'} repaired."
-        if repaired
-        else "No layer deviated so much that it was repaired."
-    )
     rows = [
         (isolated(layer.name), layer.scheme, format_integer(layer.weights), f"{layer.bits_per_weight:.2f}",
          measured(layer.entropy, lambda bits: f"{bits:.2f}"),
@@ -139,7 +134,7 @@ def render_layers(record: LightRecord) -> Html:
     columns = [*words[:2], *map(Column, figures), words[2]]
     grid = table("Each matrix: its codes, and its outputs against the reference's", columns, rows)
     everything = folded(f"All {pluralize(len(rows), 'matrix', 'matrices')} in figures", grid)
-    return section("layers", "Layer by layer", element("p", said), shown, everything)
+    return section("layers", "Layer by layer", element("p", describe_repair(record)), shown, everything)
 
 
 def _write_made(record: LightRecord) -> str | None:

@@ -15,7 +15,7 @@ from fedglm.autoglm.light.quantization.quantizer import QuantizedModel
 from fedglm.autoglm.light.quantization.report import QuantizationReport
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.weights.container import pack_weights, unpack_weights
-from fedglm.inference.weights.limits import Limits
+from fedglm.inference.weights.limits import DEFAULT_LIMITS, Limits
 from fedglm.inference.weights.model import NumpyModel, Tensor
 from fedglm.inference.weights.quantized import QuantizedMatrix
 
@@ -44,7 +44,7 @@ def unpack_model(entry: Entry, like: PreTrainedModel) -> PreTrainedModel:
         InferenceError: The entry's weights are malformed, or not of such a model.
     """
     model = copy.deepcopy(like).eval()
-    _fill(model, _unpack(entry, _count(like)))
+    _fill(model, _unpack(entry, like))
     return model
 
 
@@ -72,7 +72,7 @@ def unpack_quantized(entry: Entry, like: PreTrainedModel) -> QuantizedModel:
         ValueError, KeyError: Its facts are.
     """
     own = entry.facts["model"]
-    tensors = _unpack(entry, _count(like))
+    tensors = _unpack(entry, like)
     config = GlmConfig.from_dict(own["config"])
     config._attn_implementation = like.config._attn_implementation
     config.use_cache = like.config.use_cache
@@ -85,9 +85,10 @@ def unpack_quantized(entry: Entry, like: PreTrainedModel) -> QuantizedModel:
     )
 
 
-def _unpack(entry: Entry, most: int) -> dict[str, Tensor]:
+def _unpack(entry: Entry, like: PreTrainedModel) -> dict[str, Tensor]:
     if entry.weights is None:
         raise InferenceError("it has no weights")
+    most = DEFAULT_LIMITS.max_parameters + _count(like)  # a student of other widths may have more than the model
     return unpack_weights(entry.weights, limits=Limits(max_bytes=len(entry.weights), max_parameters=most))
 
 

@@ -71,7 +71,9 @@ def compare(
         The rows, and the further trials, which belong on the frontier too.
     """
     reference = sum(parameter.numel() for parameter in bench.dense_model.parameters())
-    dense = [("dense", bench.dense), ("control, trained as long", bench.control)]
+    dense = [("dense", bench.dense), ("control, trained as long", bench.control.quality)]
+    if chosen is not None and (own := bench.find_control(chosen.recipe, progress)) is not bench.control:
+        dense.append((f"control, {chosen.recipe.steps:,} steps", own.quality))
     rows = [
         Row(
             name=name,

@@ -27,6 +27,7 @@ from fedglm.autoglm.light.search.packaging import (
 )
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
+from fedglm.autoglm.light.search.repair import Repair, repair
 from fedglm.autoglm.light.search.search import find_frontier, search
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trial_cache import TrialCache
@@ -47,6 +48,7 @@ class Lightened:
         bench: The dense model and its control.
         trials: All candidates that were made.
         chosen: The one that was released; None where none meets the goals.
+        repair: What its verification came to; None likewise.
         rows: The table: what each means alone gives, beside the chosen one.
         left_out: Families that no cut makes small or fast enough.
         reference_bytes: Bytes of the dense model in FP32, a tied output layer counted once.
@@ -60,6 +62,7 @@ class Lightened:
     bench: Bench
     trials: tuple[Trial, ...]
     chosen: Trial | None
+    repair: Repair | None
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
     reference_bytes: int
@@ -149,17 +152,23 @@ def lighten(
     bench = prepare(source, plan, meter.measure_bytes, cache=cache or TrialCache(), progress=report)
     found = search(bench, meter.measure_excess, stopped=stopped, progress=report)
     best = found.ranked[0] if found.ranked else None
+    repaired = None
+    if best is not None:
+        repaired = repair(bench, best, meter.measure_excess, stopped=stopped, progress=report)
+        best = repaired.chosen
     rows, alone = compare(bench, found.trials, best, stopped=stopped if compares else lambda: True, progress=report)
     facts, size = None, None
     if best is not None:
         report("write the release", 0.0)
-        facts = meter.describe(best.light, trial=best, control=bench.control)
+        control = bench.find_control(best.recipe, report).quality
+        facts = meter.describe(best.light, trial=best, control=control, repaired=repaired)
         size = meter.package(best.light, facts).write(out, signing_key)
     return Lightened(
         plan=plan,
         bench=bench,
-        trials=(*found.trials, *alone),
+        trials=(*found.trials, *([repaired.after] if repaired and repaired.after else []), *alone),
         chosen=best,
+        repair=repaired,
         rows=rows,
         left_out=left_out,
         reference_bytes=meter.reference_bytes,
@@ -197,7 +206,14 @@ class _Meter:
             self._sizes[light] = self.package(light, self.describe(light)).measure()
         return self._sizes[light]
 
-    def describe(self, light: LightModel, *, trial: Trial | None = None, control: Quality | None = None) -> Facts:
+    def describe(
+        self,
+        light: LightModel,
+        *,
+        trial: Trial | None = None,
+        control: Quality | None = None,
+        repaired: Repair | None = None,
+    ) -> Facts:
         """Return what a release says of itself; without figures, facts of the same length."""
         return describe_release(
             self._dense,
@@ -206,6 +222,7 @@ class _Meter:
             recipe=light.recipe,
             trial=trial,
             control=control,
+            repaired=repaired,
         )
 
     def package(self, light: LightModel, facts: Facts) -> Package:

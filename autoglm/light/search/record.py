@@ -12,8 +12,9 @@ from fedglm.autoglm.light.search.costs import measure_memory, open_model, time_p
 from fedglm.autoglm.light.search.lightening import Lightened
 from fedglm.autoglm.light.search.measures import find_rise_error
 from fedglm.autoglm.light.search.packaging import DECODE_FORMAT, PREFILL_FORMAT, dense_to_numpy, to_numpy
+from fedglm.autoglm.light.search.repair import Repair
 from fedglm.autoglm.light.search.sources import DenseModel
-from fedglm.autoglm.light.search.trials import Trial
+from fedglm.autoglm.light.search.trials import Control, Trial
 
 RECORD: Final = "light.json"
 PAGE: Final = "light.html"
@@ -70,16 +71,17 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
         "reference_bytes": result.reference_bytes,
         "size_ratio": size.size_ratio if size else None,
         "loss": chosen.quality.loss if chosen else None,
-        "control_loss": result.bench.control.loss,
+        "control_loss": _find_control(result).quality.loss,
         "dense_loss": result.bench.dense.loss,
         "loss_rise": chosen.loss_rise if chosen else None,
         "metric": dense.task.metric,
-        "rise_error": find_rise_error(dense.task, result.bench.control),
-        "stages": _list_stages(chosen) if chosen else [],
+        "rise_error": find_rise_error(dense.task, result.bench.control.quality),
+        "stages": _list_stages(chosen, repaired=result.repair.kept if result.repair else False) if chosen else [],
         "rows": [_describe_row(row, result, timings, memory) for row in result.rows],
         "frontier": [_describe_trial(trial, result.reference_bytes) for trial in result.frontier],
         "nearest": _describe_trial(result.nearest, result.reference_bytes) if result.nearest else None,
         "left_out": [{"name": one.name, "excess": one.excess} for one in result.left_out],
+        "repair": _describe_repair(result.repair) if result.repair else None,
         "layers": [layer.model_dump() for layer in chosen.light.quantized.report.layers] if chosen else [],
         "files": dict(size.files) if size else {},
         "privacy": _describe_privacy(dense.summary),
@@ -97,7 +99,29 @@ def make_record(dense: DenseModel, result: Lightened, *, seconds: float, origin:
     }
 
 
-def _list_stages(trial: Trial) -> list[str]:
+def _find_control(result: Lightened) -> Control:
+    """Return the control of the chosen model, which is trained by now."""
+    bench = result.bench
+    return bench.control if result.chosen is None else bench.find_control(result.chosen.recipe, lambda *_: None)
+
+
+def _describe_repair(found: Repair) -> dict[str, Any]:
+    before, after = found.before, found.after
+    return {
+        "min_cosine": found.min_cosine,
+        "deviating": list(found.deviating),
+        "way": found.way,
+        "layers": list(found.layers),
+        "kept": found.kept,
+        "outcome": found.outcome,
+        "loss_before": before.quality.loss,
+        "loss_after": after.quality.loss if after else None,
+        "bytes_before": before.bytes,
+        "bytes_after": after.bytes if after else None,
+    }
+
+
+def _list_stages(trial: Trial, *, repaired: bool) -> list[str]:
     recipe = trial.recipe
     stages = ["adapt to the public text"]
     if recipe.vocabulary is not None:
@@ -111,6 +135,8 @@ def _list_stages(trial: Trial) -> list[str]:
     stages.append("quantize")
     if recipe.quantization.qat is not None:
         stages.append("train quantized, distilled from the dense model")
+    if repaired:
+        stages.append("repair layers that deviate")
     return [*stages, "pack", "verify"]
 
 
