@@ -129,6 +129,7 @@ def lighten(
 
         from fedglm.autoglm.light.search.lightening import lighten as run
         from fedglm.autoglm.light.search.record import make_record
+        from fedglm.cli.light.own_text import load_own
         from fedglm.cli.light.trials import open_cache
 
         result = run(
@@ -144,7 +145,13 @@ def lighten(
             progress=progress.show,
         )
         progress.show("time the models of the table", 0.0)
-        record = make_record(dense, result, seconds=time.monotonic() - began, origin=source.text.origin)
+        record = make_record(
+            dense,
+            result,
+            seconds=time.monotonic() - began,
+            origin=source.text.origin,
+            own=load_own(dense, source, declared_public=draft.text.sites_data_are_public),
+        )
     if record["met"]:
         _write_page(record, folder)
     _report(record, folder, as_json=as_json)

@@ -36,6 +36,11 @@ class ModelRow(BaseModel):
         decode_ms: Milliseconds a token, or a row.
         prefill_ms: Milliseconds a prompt.
         peak_bytes: Peak memory of a process that uses it.
+        own_loss: Loss on the held-out records of the run that trained the model, in nats.
+        own_metric_value: Perplexity or accuracy there.
+        own_deviation: Standard error of the loss there.
+        own_count: Number of predictions measured there.
+        own_loss_rise: Relative rise of the loss above the control's there.
     """
 
     model_config = _FROZEN
@@ -56,6 +61,11 @@ class ModelRow(BaseModel):
     decode_ms: _Number | None = None
     prefill_ms: _Number | None = None
     peak_bytes: _Bytes | None = None
+    own_loss: _Number | None = None
+    own_metric_value: _Number | None = None
+    own_deviation: _Number | None = None
+    own_count: _Bytes | None = None
+    own_loss_rise: _Number | None = None
 
 
 class Point(BaseModel):
@@ -174,6 +184,7 @@ class LightRecord(BaseModel):
     loss_rise: _Number | None = None
     metric: _Text = "perplexity"
     rows: tuple[ModelRow, ...] = Field(default=(), max_length=_MOST)
+    own_records: _Text | None = None
     frontier: tuple[Point, ...] = Field(default=(), max_length=_MOST)
     nearest: Point | None = None
     left_out: tuple[LeftOut, ...] = Field(default=(), max_length=_MOST)

@@ -96,7 +96,32 @@ def render_table(record: LightRecord) -> Html:
         table("Size and loss", [Column("Model", figures=False), *map(Column, sizes)], first),
         table("Nearness to the dense model, and costs", [Column("Model", figures=False), *map(Column, costs)], second),
         element("p", note, class_="note"),
+        render_own_records(record),
     )
+
+
+def render_own_records(record: LightRecord) -> Html:
+    """Render the losses on the held-out records of the run, or why they were not looked at; nothing without a run."""
+    if record.own_records is None:
+        return Html()
+    rows = [
+        (isolated(row.name), measured(row.own_loss, format_number),
+         measured(row.own_deviation, lambda error: f"± {format_number(error, 2)}"),
+         measured(row.own_loss_rise, format_rise),
+         measured(row.own_metric_value, lambda value: format_metric(record.metric, value)),
+         measured(row.own_count, format_integer))
+        for row in record.rows if row.own_loss is not None
+    ]  # fmt: skip
+    if not rows:
+        return element("p", f"Not measured on the run's own held-out records: {record.own_records}.", class_="note")
+    titles = ("Loss", "Its error", "Rise", record.metric.capitalize(), "n")
+    columns = [Column("Model", figures=False), *map(Column, titles)]
+    left_out = f" {record.own_records}." if record.own_records else ""
+    return join([
+        table("On the run's own held-out records", columns, rows, class_="narrow"),
+        element("p", f"Of those that the simulation evaluated on: no model here was fitted to them.{left_out}",
+                class_="note"),
+    ])  # fmt: skip
 
 
 def render_files(record: LightRecord) -> Html:

@@ -39,7 +39,8 @@ class Row:
         bytes: Bytes of its release, or of its float32 tensors.
         parameters: Number of its parameters.
         loss_rise: How much worse it is than the control (`measures.find_rise`).
-        light: The model, for what is timed; None for the dense ones.
+        light: The model, for what is timed; None for the dense ones and the pruned one.
+        model: The dense model or control; None for others.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Row:
     parameters: int
     loss_rise: float
     light: LightModel | None = None
+    model: PreTrainedModel | None = None
 
 
 def compare(
@@ -71,9 +73,12 @@ def compare(
         The rows, and the further trials, which belong on the frontier too.
     """
     reference = sum(parameter.numel() for parameter in bench.dense_model.parameters())
-    dense = [("dense", bench.dense), ("control, trained as long", bench.control.quality)]
+    dense = [
+        ("dense", bench.dense_model, bench.dense),
+        ("control, trained as long", bench.control.model, bench.control.quality),
+    ]
     if chosen is not None and (own := bench.find_control(chosen.recipe, progress)) is not bench.control:
-        dense.append((f"control, {chosen.recipe.steps:,} steps", own.quality))
+        dense.append((f"control, {chosen.recipe.steps:,} steps", own.model, own.quality))
     rows = [
         Row(
             name=name,
@@ -81,8 +86,9 @@ def compare(
             bytes=4 * reference,
             parameters=reference,
             loss_rise=bench.find_rise(quality),
+            model=model,
         )
-        for name, quality in dense
+        for name, model, quality in dense
     ]
     known = {trial.recipe.model_dump_json(): trial for trial in trials if trial.in_full}
     alone = list[Trial]()
