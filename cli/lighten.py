@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +31,12 @@ def lighten(
     tolerance: Annotated[
         str, typer.Option(help="Greatest rise of the loss above an equally trained dense model's.")
     ] = "5%",
-    out: Annotated[Path | None, typer.Option(help="Folder of the release; MODEL_OR_RUN-light without it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the release; MODEL_OR_RUN-light without it. With --diagnose, FILE.html or FILE.png."
+        ),
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the plan that would run, as .toml, .json or .yaml; train nothing."),
@@ -94,6 +98,7 @@ def lighten(
     [bold]fedglm lighten RUN --config light.toml --out light[/bold]       the same bits again
     """
     from fedglm.autoglm.light.plan.errors import LightenError
+    from fedglm.cli.light.diagnosis import check_out, run_diagnosis
 
     if config is not None and (target or plan):
         raise LightenError("--config runs a plan as it is: it goes with neither --target nor --plan")
@@ -101,6 +106,8 @@ def lighten(
         raise LightenError("name what the model may cost, as --target size=20x")
     if cache is not None and no_cache:
         raise LightenError("--cache names a folder and --no-cache wants none: leave one out")
+    if diagnose:
+        check_out(out)
     whole = model.resolve()  # which has a name, where `.` has none
     folder = out or whole.with_name(f"{whole.name}-light")
 
@@ -115,7 +122,7 @@ def lighten(
         data = _describe_data(dense, text_field, label_field)
         source = load_source(dense, draft.text, data=data, seed=draft.seed)
         if diagnose:
-            _diagnose(source, progress.show, as_json=as_json)
+            run_diagnosis(source, whole.name, out, progress.show, as_json=as_json)
             return
         left_out: tuple[Any, ...] = ()
         if config is None:
@@ -219,22 +226,6 @@ def _load_key(dense: "DenseModel", path: Path | None) -> "SigningKey | None":
     if path is None and own is not None and own.is_file():
         path = own
     return None if path is None else SigningKey.load(path)
-
-
-def _diagnose(source: Any, show: Any, *, as_json: bool) -> None:
-    from fedglm.autoglm.light.quantization.post_training import quantize
-    from fedglm.autoglm.light.quantization.scheme import Scheme
-    from fedglm.autoglm.light.sensitivity.diagnosis import diagnose
-    from fedglm.autoglm.light.sensitivity.table import format_diagnosis
-
-    found = diagnose(
-        source.model,
-        source.task,
-        source.text.held_out,
-        quantize=lambda weight: quantize(weight, Scheme(codes="int4", block=32)),
-        progress=lambda share: show("diagnose", share),
-    )
-    typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_diagnosis(found), nl=as_json)
 
 
 def _write_plan(plan: "LightenPlan", path: Path, *, as_json: bool) -> None:

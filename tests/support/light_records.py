@@ -99,3 +99,45 @@ def light_record(*, met=True, layers=8, **changes):
         "limits": ["no medical device: its output needs a person's judgement"],
     }  # fmt: skip
     return (record if met else record | {"layers": [], "files": {}}) | changes
+
+
+def diagnosis_record(*, layers=3, **changes):
+    """The values of a diagnosis, as `fedglm lighten --diagnose --json` prints them."""
+    kinds = [("embedding", "embedding", None)]
+    for layer in range(layers):
+        kinds += [("layer", f"{layer} layer", layer), ("ffn", f"{layer} ffn", layer)]
+        kinds += [("kv-group", f"{layer} kv-group {group}", layer) for group in range(2)]
+        kinds += [("channel", f"{layer} channel 5", layer)]
+    rows = []
+    for number, (kind, name, layer) in enumerate(kinds):
+        whole, rank = kind != "channel", number / len(kinds)
+        figures = {
+            "removal": None if kind == "embedding" else 0.01 * number,
+            "quantization": 0.001 * number if whole else None,
+            "svd": 0.4 + 0.01 * number if whole else None,
+            **dict.fromkeys(("taylor", "fisher", "activation", "trace", "l1"), 0.002 * number),
+        }
+        ranks = {measure: None if value is None else rank for measure, value in figures.items()}
+        rows.append({"kind": kind, "layer": layer, "name": name, "parameters": 1000 + number, "ranks": ranks} | figures)
+    record = {
+        "loss": 1.4321,
+        "sequences": 32,
+        "rows": rows,
+        "curves": [
+            {"order": order, "share": share, "rise": 0.1 * share + 0.01 * place}
+            for place, order in enumerate(("taylor", "l1", "random"))
+            for share in (0.1, 0.3)
+        ],
+        "redundancy": [
+            {"kind": kind, "layer": layer, "units": 8, "redundant": layer, "most_similar": 0.52, "threshold": 0.95}
+            for layer in range(layers)
+            for kind in ("heads", "channels")
+        ],
+        "rules": [
+            {"rule": "there are redundant heads (similarity from 0.95)", "holds": True, "found": "3 of 24"},
+            {"rule": "channels of least L1 norm can go", "holds": False, "found": "30% removed: +0.451"},
+        ],
+        "text": "64 sequences of docstrings",
+        "model": "text_run",
+    }
+    return record | changes
