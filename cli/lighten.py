@@ -99,6 +99,7 @@ def lighten(
     """
     from fedglm.autoglm.light.plan.errors import LightenError
     from fedglm.cli.light.diagnosis import check_out, run_diagnosis
+    from fedglm.cli.light.trials import open_cache
 
     if config is not None and (target or plan):
         raise LightenError("--config runs a plan as it is: it goes with neither --target nor --plan")
@@ -114,6 +115,7 @@ def lighten(
     from fedglm.autoglm.light.search.sources import load_dense, load_source
     from fedglm.cli.terminal.stage_progress import StageProgress
 
+    trials = None if no_cache or diagnose or plan is not None else open_cache(cache)
     began = time.monotonic()
     with StageProgress(quiet=as_json) as progress, _stop_on_interrupt() as stop:
         progress.show("load the model", 0.0)
@@ -137,7 +139,6 @@ def lighten(
         from fedglm.autoglm.light.search.lightening import lighten as run
         from fedglm.autoglm.light.search.record import make_record
         from fedglm.cli.light.own_text import load_own
-        from fedglm.cli.light.trials import open_cache
 
         result = run(
             dense,
@@ -147,7 +148,7 @@ def lighten(
             signing_key=_load_key(dense, signing_key),
             left_out=left_out,
             compares=not no_comparison,
-            cache=None if no_cache else open_cache(cache),
+            cache=trials,
             stopped=stop.is_set,
             progress=progress.show,
         )
