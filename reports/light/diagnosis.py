@@ -50,12 +50,14 @@ def _render_rules(record: DiagnosisRecord) -> Html:
 
 def _render_map(record: DiagnosisRecord) -> Html:
     picture = draw_heat_map(record)
-    shown = element("figure", element("figcaption", "The darker, the more sensitive of its kind"), picture or "")
+    shown = element(
+        "figure", element("figcaption", "The stronger the colour, the more sensitive of its kind"), picture or ""
+    )
     note = (
         "Removed and quantized: the rise of the loss, in nats, without the group and with it in INT4: what a part is "
         "worth. To the right, what scores say who do not ask the loss: first and second order (Taylor, Fisher), "
         "outgoing weights by their inputs, the Hessian's trace a parameter, mean magnitude, energy of the top tenth of "
-        "singular values. A good score is dark where the two on the left are."
+        "singular values. A good score is strong where the two on the left are."
     )
     rows = [
         (isolated(row.name), format_integer(row.parameters), measured(row.removal, _signed),

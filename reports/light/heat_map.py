@@ -1,4 +1,4 @@
-"""The heat map of a diagnosis: the groups of each kind by measure, the darker the more sensitive of its kind."""
+"""The heat map of a diagnosis: the groups of each kind by measure, stronger in colour the more sensitive they are."""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,13 @@
 """What the verification of a light model's layers came to, in words for the page and for the terminal."""
 
+from collections.abc import Sequence
+
 from fedglm.reports.formats import format_integer, format_number, pluralize
+from fedglm.reports.html.markup import clean
 from fedglm.reports.light.figures import measured
 from fedglm.reports.light.record import LightRecord, RepairRecord
 
+_NAMED = 4
 _GOT = {"bits": "the next more bits", "training": "more training"}
 
 
@@ -28,4 +32,11 @@ def _describe_attempt(found: RepairRecord) -> str:
         f"{measured(found.bytes_before, format_integer)} to {measured(found.bytes_after, format_integer)} bytes"
     )
     got = _GOT[found.way or "bits"]
-    return f"{len(found.layers)} got {got}: {gain}; {'kept' if found.kept else 'not kept'}: {found.outcome}."
+    names = _list_names(found.layers)
+    return f"{names} got {got}: {gain}; {'kept' if found.kept else 'not kept'}: {found.outcome}."
+
+
+def _list_names(layers: Sequence[str]) -> str:
+    short = [" ".join(clean(name).split()).removeprefix("model.").removesuffix(".weight") for name in layers]
+    more = f" and {len(short) - _NAMED} more" if len(short) > _NAMED else ""
+    return ", ".join(short[:_NAMED]) + more

@@ -33,7 +33,7 @@ def test_every_figure_of_the_record_is_on_the_page(tmp_path):
         *("epsilon 3", "1,204 sequences", "5 min 12 s", "torch 2.13.0", "adapt to the public text", "power"),
         *("needs a person's judgement", "+5.00%", "1 layer deviates (cosine below 0.995)"),
         *(
-            "1 got the next more bits: loss 1.612 to 1.595, 92,800 to 93,941 bytes; kept",
+            "layers.1.mlp.down_proj got the next more bits: loss 1.612 to 1.595, 92,800 to 93,941 bytes; kept",
             "4; 6 more came from the cache",
         ),
     ):
@@ -103,7 +103,9 @@ def test_what_the_verification_of_the_layers_came_to_is_said(tmp_path):
 
     assert "No layer deviates: each one's outputs have a cosine of at least 0.995" in said(deviating=[], way=None)
     assert "No repair: the plan asks for none." in said(way=None, outcome="the plan asks for none")
-    assert "1 got more training" in said(way="training")
+    assert "layers.1.mlp.down_proj got more training" in said(way="training")
+    many = said(layers=[f"model.layers.{number}.mlp.down_proj.weight" for number in range(9)])
+    assert "layers.3.mlp.down_proj and 5 more got the next more bits" in many
     assert "not kept: it is beyond the goals" in said(kept=False, outcome="it is beyond the goals")
     assert "were not verified" in read(write(tmp_path, light_record(repair=None)))
 
