@@ -5,10 +5,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from command_line import COMMAND
 from saved_models import save_model
 
 from fedglm.autoglm.light.plan.families import make_recipe
@@ -273,7 +273,7 @@ def test_mistakes_are_one_line(fedglm, model, arguments, says, tmp_path):
 @pytest.mark.slow
 def test_an_interrupt_keeps_the_best_so_far(model, text, tmp_path):
     """Ctrl-C in the control's training ends it; what can be made with what there is is made, and said."""
-    command = [sys.executable, "-m", "fedglm.cli.main", "lighten", str(model), "--text", str(text)]
+    command = [str(COMMAND), "lighten", str(model), "--text", str(text)]
     command += ["--target", "size=6x", "--tolerance", "1000%", "--steps", "100000", "--out", str(tmp_path / "light")]
     env = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
@@ -285,3 +285,26 @@ def test_an_interrupt_keeps_the_best_so_far(model, text, tmp_path):
         out, _ = process.communicate(timeout=200)
     assert process.returncode in (0, 1), out
     assert "stopped early" in out
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_next_run_takes_what_was_whole(fedglm, model, made, tmp_path):
+    """SIGKILL while the candidate is made: the adapted model and the control are there, and the release is the same."""
+    folder, _, _ = made
+    common = ["lighten", model, "--config", folder / "plan.toml", "--out", tmp_path / "light", "--no-comparison"]
+    common += ["--cache", tmp_path / "cache", "--signing-key", folder / "key.pem"]
+    command = [str(COMMAND), *map(str, common)]
+    env = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env) as process:
+        for line in process.stderr:
+            if line.startswith("int4:"):
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    (tmp_path / "cache" / f".{'0' * 64}.json.half").write_text("what a kill in the middle of writing leaves")
+    record = fedglm(*common, "--json").json
+    assert record["models_from_cache"] == 2
+    assert record["models_made"] == 1
+    assert not list((tmp_path / "cache").glob(".*"))
+    for path in (folder / "light").iterdir():
+        assert path.read_bytes() == (tmp_path / "light" / path.name).read_bytes(), path.name

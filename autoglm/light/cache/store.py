@@ -46,9 +46,16 @@ class Entry:
 
 
 def default_folder() -> Path:
-    """Return the user's own folder of trials (XDG Base Directory Specification)."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+    """Return the user's own folder of trials (XDG Base Directory Specification).
+
+    Raises:
+        StorageError: The user has no home folder, as a service may have none.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        base = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as exc:
+        raise StorageError("there is no home folder to keep them in; --cache names another") from exc
     return base / "fedglm" / "light"
 
 

@@ -1,9 +1,9 @@
 """Repair of the chosen model: layers whose outputs deviate get more bits, or more training, within the goals.
 
 The layers are those whose outputs, on the reference's own inputs, have less cosine with the reference's than the
-recipe's verification allows, after the training. As many of them as the goals have room for, the worst first, get the
-next more bits, and the model trains anew; where there is no room for one, they train on alone, and the control as much
-longer. Deviation says where to look; whether a repair stays, the loss on the sequences that choose decides.
+recipe's verification allows, after the training. Those that the goals have room for, asked from the worst, get the next
+more bits, and the model trains anew; where there is room for none, they train on alone, and the control as much longer.
+Deviation says where to look; whether a repair stays, the loss on the sequences that choose decides.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def repair(
     way: Way = "bits"
     if not layers:
         if best.recipe.quantization.qat is None:
-            return replace(found, outcome="the goals have no room for more bits, and nothing trains")
+            return replace(found, outcome="the goals have no room for more bits, or none has more, and nothing trains")
         recipe, layers, way = _give_training(bench, best.recipe, deviating), deviating, "training"
     after = bench.make(recipe, in_full=True, progress=lambda what, share: progress(f"repair: {what}", share))
     fault = _find_fault(bench, best, after, measure_excess)
@@ -110,30 +110,26 @@ def _find_fault(bench: Bench, before: Trial, after: Trial, measure_excess: Exces
 def _give_bits(
     bench: Bench, best: Trial, deviating: Sequence[str], measure_excess: Excess
 ) -> tuple[Recipe, tuple[str, ...]]:
-    """Give as many layers as the goals have room for the next more bits, the worst first.
+    """Give the next more bits to the layers that the goals have room for, the worst first.
 
     Costs are measured on models that did not train, relative to the one without a repair, which was measured trained.
     """
-    wider = dict[str, Scheme]()
-    for name in deviating:
-        scheme = best.recipe.quantization.scheme_of(name)
-        if scheme is not None and (more := step_up(scheme)) is not None:
-            wider[name] = more
-    names = list(wider)
+    settings, chosen = best.recipe.quantization, dict[str, Scheme]()
+    wider = {name: more for name in deviating if (more := _step_up(settings.scheme_of(name))) is not None}
 
-    def measure_untrained(count: int) -> float:
-        recipe = _override(best.recipe, {name: wider[name] for name in names[:count]})
+    def measure_untrained(schemes: dict[str, Scheme]) -> float:
+        recipe = _override(best.recipe, schemes)
         return 1 + measure_excess(run_recipe(bench.source, recipe, seed=bench.plan.seed, train=False))
 
-    if not names:
-        return best.recipe, ()
-    share = (1 + measure_excess(best.light)) / measure_untrained(0)
-    low, high = 0, len(names) + 1  # the most that fit, by bisection: each layer costs something
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if share * measure_untrained(middle) <= 1 else (low, middle)
-    chosen = {name: wider[name] for name in names[:low]}
+    share = (1 + measure_excess(best.light)) / measure_untrained({}) if wider else 1.0
+    for name, scheme in wider.items():
+        if share * measure_untrained(chosen | {name: scheme}) <= 1:
+            chosen[name] = scheme
     return _override(best.recipe, chosen), tuple(chosen)
+
+
+def _step_up(scheme: Scheme | None) -> Scheme | None:
+    return None if scheme is None else step_up(scheme)
 
 
 def _override(recipe: Recipe, schemes: dict[str, Scheme]) -> Recipe:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedglm.autoglm.light.cache.store import Entry, Store, default_folder
 from fedglm.autoglm.light.plan.errors import LightenError
+from fedglm.core.files import StorageError
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -153,3 +154,13 @@ def test_the_users_own_folder_follows_xdg(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, by the specification
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_folder() == tmp_path / "home" / ".cache" / "fedglm" / "light"
+
+
+def test_a_user_without_a_home_is_told(monkeypatch):
+    def home():
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", home)
+    with pytest.raises(StorageError, match="--cache"):
+        default_folder()
