@@ -70,6 +70,10 @@ def lighten(
         typer.Option("--cut-vocabulary", help="Drop tokens that the public text lacks; they then read as unknown."),
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; 600 without it.")] = None,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Repair layers whose outputs have less with the reference's; 0.9 without it."),
+    ] = None,
     no_comparison: Annotated[
         bool, typer.Option("--no-comparison", help="Leave out what each means alone would give; half the time.")
     ] = False,
@@ -132,6 +136,7 @@ def lighten(
 
             vocabulary = _vocabulary(dense) if cut_vocabulary else None
             draft, left_out = make_plan(dense, source, draft, vocabulary=vocabulary, progress=progress.show)
+            draft = draft if min_cosine is None else draft.with_min_cosine(min_cosine)
         if plan is not None:
             _write_plan(draft, plan, as_json=as_json)
             return
