@@ -74,6 +74,10 @@ def lighten(
         typer.Option("--cut-vocabulary", help="Drop tokens that the public text lacks; they then read as unknown."),
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; 600 without it.")] = None,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Repair layers whose outputs have less with the reference's; 0.9 without it."),
+    ] = None,
     no_comparison: Annotated[
         bool, typer.Option("--no-comparison", help="Leave out what each means alone would give; half the time.")
     ] = False,
@@ -120,7 +124,12 @@ def lighten(
         "sites_data_are_public": sites_data_are_public,
         "seed": seed,
     }
-    of_search: dict[str, Any] = of_text | {"device": device, "cut_vocabulary": cut_vocabulary, "steps": steps}
+    of_search: dict[str, Any] = of_text | {
+        "device": device,
+        "cut_vocabulary": cut_vocabulary,
+        "steps": steps,
+        "min_cosine": min_cosine,
+    }
     with StageProgress(quiet=as_json) as progress, _stop_on_interrupt() as stop:
         if diagnose:
             _print_diagnosis(diagnose_model(model, out=out, progress=progress.show, **of_text), out, as_json=as_json)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedglm.reports.formats import format_bytes
+from fedglm.reports.light.own_records import compare_on_own_records
 from fedglm.reports.light.record import read_record
 from fedglm.reports.light.repair import describe_repair
 
@@ -94,6 +95,8 @@ def _print_own(console: Console, record: dict[str, Any]) -> None:
     console.print(table)
     left_out = f"; {reason}" if reason else ""
     console.print(f"{rows[0]['own_count']:,} predictions of what the simulation evaluated on{left_out}", markup=False)
+    if said := compare_on_own_records(read_record(record)):
+        console.print(said, markup=False)
 
 
 def _print_outcome(console: Console, record: dict[str, Any], folder: Path | None) -> None:

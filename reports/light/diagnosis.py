@@ -28,8 +28,8 @@ def write_diagnosis_page(record: Mapping[str, Any], path: Path) -> None:
     """
     read = read_diagnosis(record)
     above = " · ".join(["Diagnosis", *([read.model] if read.model else [])])
-    text = f" of {read.text}" if read.text else ""
-    summary = f"Loss {format_number(read.loss)} nats on {format_integer(read.sequences)} sequences{text}."
+    text = f" Text: {read.text}." if read.text else ""
+    summary = f"Loss {format_number(read.loss)} nats on {format_integer(read.sequences)} sequences.{text}"
     parts = [_render_rules(read), _render_map(read), _render_redundancy(read), _render_curves(read)]
     footer = element("footer", element("p", "Written by fedglm. This page asks nothing of the network."))
     write_atomically(path, page(_TITLE, join([header(above, _TITLE, summary), element("main", *parts), footer])))
@@ -55,7 +55,7 @@ def _render_map(record: DiagnosisRecord) -> Html:
     )
     note = (
         "Removed and quantized: the rise of the loss, in nats, without the group and with it in INT4: what a part is "
-        "worth. To the right, what scores say who do not ask the loss: first and second order (Taylor, Fisher), "
+        "worth. To the right, what scores say that do not ask the loss: first and second order (Taylor, Fisher), "
         "outgoing weights by their inputs, the Hessian's trace a parameter, mean magnitude, energy of the top tenth of "
         "singular values. A good score is strong where the two on the left are."
     )

@@ -10,6 +10,7 @@ from fedglm.reports.formats import (
 )
 from fedglm.reports.html.markup import Column, Html, description_list, element, folded, isolated, join, section, table
 from fedglm.reports.light.figures import NOT_MEASURED, format_ms, format_rise, format_times, measured
+from fedglm.reports.light.own_records import compare_on_own_records
 from fedglm.reports.light.pictures import draw_files, draw_frontier, draw_layers
 from fedglm.reports.light.record import LightRecord
 from fedglm.reports.light.repair import describe_repair
@@ -119,6 +120,7 @@ def render_own_records(record: LightRecord) -> Html:
     left_out = f" {record.own_records}." if record.own_records else ""
     return join([
         table("On the run's own held-out records", columns, rows, class_="narrow"),
+        element("p", compare_on_own_records(record)),
         element("p", f"Of those that the simulation evaluated on: no model here was fitted to them.{left_out}",
                 class_="note"),
     ])  # fmt: skip

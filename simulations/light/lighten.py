@@ -60,7 +60,7 @@ def lighten(
         progress: Called with the stage and the share of it that is done.
         warn: Called with what the user should know of the cache; the program's log without it.
         **options: ``device``, ``text``, ``text_field``, ``label_field``, ``sites_data_are_public``, ``cut_vocabulary``,
-            ``steps``, ``seed``, as on the command line.
+            ``steps``, ``min_cosine``, ``seed``, as on the command line.
 
     Returns:
         The figures, and the folder of the release where there is one.

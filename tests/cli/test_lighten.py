@@ -182,8 +182,9 @@ def test_a_search_compares_with_each_means_alone_and_repeats(fedglm, model, opti
     key = tmp_path / "key.pem"
     SigningKey.create(key)
     common = ("lighten", model, "--signing-key", key, "--no-cache")
-    searched = ("--target", "size=6x", "--tolerance", "1000%", *options)
+    searched = ("--target", "size=6x", "--tolerance", "1000%", "--min-cosine", "0.5", *options)
     assert fedglm(*common, *searched, "--plan", tmp_path / "plan.yaml").code == 0
+    assert "min_cosine: 0.5" in (tmp_path / "plan.yaml").read_text()
     record = fedglm(*common, *searched, "--out", tmp_path / "first", "--json").json
     names = [row["name"] for row in record["rows"]]
     assert names[:5] == ["dense", "control, trained as long", "int8", "int4", "ternary"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.autoglm.light.distillation.settings import DistillationSettings, Stage
@@ -84,3 +86,13 @@ class LightenPlan(BaseModel):
     finalists: int = Field(default=1, ge=1, le=16)
     repair: bool = True
     candidates: tuple[Recipe, ...] = Field(default=(), max_length=64)
+
+    def with_min_cosine(self, cosine: float) -> Self:
+        """Return the plan with another least cosine of each layer's outputs with the reference's, in all recipes."""
+
+        def change(recipe: Recipe) -> Recipe:
+            verification = recipe.quantization.verification.model_copy(update={"min_cosine": cosine})
+            quantization = recipe.quantization.model_copy(update={"verification": verification})
+            return recipe.model_copy(update={"quantization": quantization})
+
+        return self.model_copy(update={"candidates": tuple(map(change, self.candidates))})

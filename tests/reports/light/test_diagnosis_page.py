@@ -26,7 +26,7 @@ def test_figures_rules_and_redundancy_are_on_the_page(tmp_path):
     text = read(path)
     for said in (
         *("1 of 2 rules of the articles hold here", "does not hold", "30% removed: +0.451", "3 of 24", "text_run"),
-        *("Loss 1.432 nats on 32 sequences of 64 sequences of docstrings", "2 of 8", "0.52", "6 in all"),
+        *("Loss 1.432 nats on 32 sequences. Text: 64 sequences of docstrings.", "2 of 8", "0.52", "6 in all"),
         *("2 kv-group 1", "+0.130", "30% removed", "1,013", "not measured"),
     ):
         assert said in text, said

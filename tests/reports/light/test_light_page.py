@@ -97,6 +97,23 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<script>alert('x')</script>" in html.unescape(page)
 
 
+def test_the_run_s_own_held_out_records_are_beside_the_public_text_or_the_reason_is(tmp_path):
+    assert "held-out records" not in read(write(tmp_path, light_record()))
+    reason = read(write(tmp_path, light_record(own_records="the run is no simulation")))
+    assert "Not measured on the run's own held-out records: the run is no simulation." in reason
+    record = light_record(own_records="2 that are in the public text too were left out")
+    for row, loss in zip(record["rows"], (1.25, 1.5, None, None, None, 1.55), strict=True):
+        if loss is not None:
+            row |= {"own_loss": loss, "own_deviation": 0.01, "own_count": 12_345, "own_metric_value": 4.0}
+            row["own_loss_rise"] = loss / 1.5 - 1
+    text = read(write(tmp_path, record))
+    for said in ("1.550", "+3.33%", "12,345", "2 that are in the public text", "the chosen one's loss there is +24.0%"):
+        assert said in text, said
+    assert "--text names a nearer one" in text
+    near = read(write(tmp_path, record | {"tolerance": 0.3}))
+    assert "--text names a nearer one" not in near
+
+
 def test_what_the_verification_of_the_layers_came_to_is_said(tmp_path):
     def said(**changes):
         return read(write(tmp_path, light_record(repair=light_record()["repair"] | changes)))
