@@ -31,7 +31,9 @@ def cut(dense):
 def run_three_times(folder, *, compares):
     """A search made without a cache, with an empty one, and with a full one."""
     search = make_search()
-    plan = make_plan(search[0], make_recipe(), cut(search[0]), finalists=2)
+    # The table has a row of the chosen cut alone, where what is chosen is cut.
+    recipes = [cut(search[0])] if compares else [make_recipe(), cut(search[0])]
+    plan = make_plan(search[0], *recipes, finalists=2)
     runs = {"without": run_search(plan, search, folder / "without", compares=compares)}
     for name in ("empty", "full"):
         runs[name] = run_search(plan, search, folder / name, compares=compares, cache=open_cache(folder / "cache"))
@@ -72,7 +74,8 @@ def test_so_are_the_tables(tmp_path):
     check_same(runs)
     empty, full = (runs[name][0].bench.cache for name in ("empty", "full"))
     assert full.made == 0
-    assert full.found == empty.made == 9  # adapted, control, two candidates, three alone, pruned, student
+    assert full.found == empty.made == 8  # adapted, control, the candidate, three alone, pruned, student
+    assert "pruned, float32" in [row.name for row in runs["full"][0].rows]
 
 
 def test_a_full_cache_trains_nothing_and_counts(kept):
