@@ -4,7 +4,6 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ from fedglm.cli import options
 
 if TYPE_CHECKING:
     from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
-    from fedglm.autoglm.light.sensitivity.diagnosis import Diagnosis
+    from fedglm.simulations.light.diagnosing import DiagnosisResult
 
 MISSED_CODE = 1
 """Exit code where no candidate meets the goals; nothing is written then."""
@@ -36,7 +35,12 @@ def lighten(
             metavar="FILE", help="Times of the device that fedglm device probe measured, instead of this machine's."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the release; MODEL_OR_RUN-light without it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the release; MODEL_OR_RUN-light without it. With --diagnose, FILE.html or FILE.png."
+        ),
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the plan that would run, as .toml, .json or .yaml; train nothing."),
@@ -70,8 +74,24 @@ def lighten(
         typer.Option("--cut-vocabulary", help="Drop tokens that the public text lacks; they then read as unknown."),
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; 600 without it.")] = None,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Repair layers whose outputs have less with the reference's; 0.9 without it."),
+    ] = None,
     no_comparison: Annotated[
         bool, typer.Option("--no-comparison", help="Leave out what each means alone would give; half the time.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="What searches trained, for the next that needs the same; [cyan]~/.cache/fedglm/light[/cyan] "
+            "without it.",
+            rich_help_panel="Cache",
+        ),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Train all anew, to the same bits.", rich_help_panel="Cache")
     ] = False,
     seed: options.Seed = None,
     signing_key: Annotated[
@@ -95,6 +115,7 @@ def lighten(
 
     from fedglm.cli.terminal.stage_progress import StageProgress
     from fedglm.simulations.light import lighten as light  # imports torch
+    from fedglm.simulations.light.diagnosing import diagnose as diagnose_model
 
     of_text: dict[str, Any] = {
         "text": text,
@@ -103,10 +124,15 @@ def lighten(
         "sites_data_are_public": sites_data_are_public,
         "seed": seed,
     }
-    of_search: dict[str, Any] = of_text | {"device": device, "cut_vocabulary": cut_vocabulary, "steps": steps}
+    of_search: dict[str, Any] = of_text | {
+        "device": device,
+        "cut_vocabulary": cut_vocabulary,
+        "steps": steps,
+        "min_cosine": min_cosine,
+    }
     with StageProgress(quiet=as_json) as progress, _stop_on_interrupt() as stop:
         if diagnose:
-            _print_diagnosis(light.diagnose(model, progress=progress.show, **of_text), as_json=as_json)
+            _print_diagnosis(diagnose_model(model, out=out, progress=progress.show, **of_text), out, as_json=as_json)
             return
         if plan is not None:
             from fedglm.autoglm.light.outputs import check_plan_path
@@ -123,8 +149,11 @@ def lighten(
             out=out,
             signing_key=signing_key,
             no_comparison=no_comparison,
+            cache=cache,
+            no_cache=no_cache,
             stopped=stop.is_set,
             progress=progress.show,
+            warn=lambda line: typer.echo(line, err=True),
             **of_search,
         )
     _report(result.record, result.folder, as_json=as_json)
@@ -132,10 +161,10 @@ def lighten(
         raise typer.Exit(MISSED_CODE)
 
 
-def _print_diagnosis(found: "Diagnosis", *, as_json: bool) -> None:
-    from fedglm.autoglm.light.sensitivity.table import format_diagnosis
-
-    typer.echo(json.dumps(asdict(found), indent=1) if as_json else format_diagnosis(found), nl=as_json)
+def _print_diagnosis(found: "DiagnosisResult", out: Path | None, *, as_json: bool) -> None:
+    typer.echo(json.dumps(found.record, indent=1) if as_json else found.text, nl=as_json)
+    if out is not None and not as_json:
+        typer.echo(f"written: {out}")
 
 
 def _write_plan(plan: "LightenPlan", path: Path, *, as_json: bool) -> None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from fedglm.scenarios.overrides import load_scenario
     from fedglm.server.strategy import Compressed
     from fedglm.simulations.callbacks import SimulationCallbacks
-    from fedglm.simulations.light.lighten import diagnose, lighten
+    from fedglm.simulations.light.diagnosing import diagnose
+    from fedglm.simulations.light.lighten import lighten
     from fedglm.simulations.result import RunResult
     from fedglm.simulations.simulation import simulate
 
@@ -77,7 +78,7 @@ _PLACES: Final = {
     "SimulationCallbacks": ("fedglm.simulations.callbacks", ""),
     "TieredModel": ("fedglm.inference.tiered_model", ""),
     "compress_uplink": ("fedglm.client.mods", "node"),
-    "diagnose": ("fedglm.simulations.light.lighten", "light"),
+    "diagnose": ("fedglm.simulations.light.diagnosing", "light"),
     "lighten": ("fedglm.simulations.light.lighten", "light"),
     "load_scenario": ("fedglm.scenarios.overrides", "simulation"),
     "make_codec": ("fedglm.compression.codec", "node"),

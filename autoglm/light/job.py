@@ -49,6 +49,7 @@ class SearchOptions(TextOptions, total=False):
     device: FilePath | None
     cut_vocabulary: bool
     steps: int | None
+    min_cosine: float | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,6 +62,7 @@ class Job:
         draft: The plan; without candidates until `plan` has found them.
         device: The device that it names.
         vocabulary: Cut of the vocabulary of all candidates.
+        min_cosine: Least cosine of each layer's outputs with the reference's, in the candidates; None leaves the usual.
         left_out: Families that no cut makes small or fast enough.
     """
 
@@ -69,6 +71,7 @@ class Job:
     draft: LightenPlan
     device: TargetDevice | None
     vocabulary: VocabularySettings | None
+    min_cosine: float | None
     left_out: tuple[LeftOut, ...] = ()
 
     @classmethod
@@ -83,6 +86,9 @@ class Job:
     ) -> Self:
         """Read all that is given, what can be wrong before what takes long."""
         check_options(options, SearchOptions)
+        cosine = options.get("min_cosine")
+        if cosine is not None and not -1 <= cosine <= 1:
+            raise LightenError(f"--min-cosine {cosine}: it must be a number from -1 to 1")
         if config is None:
             planned, goals = None, _parse_goals(target, tolerance)
             device = _open_device(options.get("device"))
@@ -100,7 +106,14 @@ class Job:
         check_model(draft, dense)
         source = load_source(dense, draft.text, data=describe_data(dense, options), seed=draft.seed)
         vocabulary = _choose_vocabulary(dense) if options.get("cut_vocabulary") else None
-        return cls(dense=dense, source=source, draft=draft, device=device, vocabulary=vocabulary)
+        return cls(
+            dense=dense,
+            source=source,
+            draft=draft,
+            device=device,
+            vocabulary=vocabulary,
+            min_cosine=options.get("min_cosine"),
+        )
 
     def check_candidates(self, report: Progress) -> None:
         """Make the candidates of a plan without training: one that cannot be made is told before the control trains.
@@ -120,6 +133,8 @@ class Job:
         draft, left_out = make_plan(
             self.dense, self.source, self.draft, vocabulary=self.vocabulary, progress=report, device=self.device
         )
+        if self.min_cosine is not None:
+            draft = draft.with_min_cosine(self.min_cosine)
         return replace(self, draft=draft, left_out=left_out)
 
 

@@ -9,6 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedglm.reports.formats import format_bytes
+from fedglm.reports.light.own_records import compare_on_own_records
+from fedglm.reports.light.record import read_record
+from fedglm.reports.light.repair import describe_repair
 
 _WIDTH = 80
 
@@ -69,12 +72,41 @@ def print_light(record: dict[str, Any], folder: Path | None) -> None:
             f"[yellow]The standard error of a rise is {record['rise_error']:.1%}: so little unseen text cannot tell "
             f"whether it is within {record['tolerance']:.1%}. Name more public text with --text.[/yellow]"
         )
+    _print_own(console, record)
     _print_outcome(console, record, folder)
+
+
+def _print_own(console: Console, record: dict[str, Any]) -> None:
+    """Print the losses on the held-out records of the run, or why they were not looked at; nothing without a run."""
+    reason = record["own_records"]
+    rows = [row for row in record["rows"] if row["own_loss"] is not None]
+    if reason is not None and not rows:
+        console.print(f"not measured on the run's own held-out records: {reason}", markup=False)
+    if not rows:
+        return
+    table = Table(box=box.SIMPLE_HEAD, title="loss on the run's own held-out records", title_justify="left")
+    table.add_column("", overflow="fold", ratio=1)
+    for heading in ("loss", record["metric"], "rise"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    shown = "{:.2%}" if record["metric"] == "accuracy" else "{:.3f}"
+    for row in rows:
+        cells = (f"{row['own_loss']:.4f}", shown.format(row["own_metric_value"]), f"{row['own_loss_rise']:+.2%}")
+        table.add_row(escape(row["name"]), *cells, style="bold" if row["name"].startswith("chosen") else "")
+    console.print(table)
+    left_out = f"; {reason}" if reason else ""
+    console.print(f"{rows[0]['own_count']:,} predictions of what the simulation evaluated on{left_out}", markup=False)
+    if said := compare_on_own_records(read_record(record)):
+        console.print(said, markup=False)
 
 
 def _print_outcome(console: Console, record: dict[str, Any], folder: Path | None) -> None:
     if record["interrupted"]:
         console.print("[yellow]stopped early: the best so far[/yellow]")
+    if record["repair"] is not None:
+        console.print(describe_repair(read_record(record)), markup=False)
+    if record["models_from_cache"]:
+        total = record["models_from_cache"] + record["models_made"]
+        console.print(f"{record['models_from_cache']} of {total} trained models came from the cache")
     if folder is not None:
         console.print(
             f"[bold]{record['size_ratio']:.1f}x[/bold] smaller at [bold]{record['loss_rise']:+.2%}[/bold] loss: "

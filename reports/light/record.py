@@ -1,7 +1,7 @@
 """The record of a light model, `light.json`, read without trust: figures by name, None where nothing was measured."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,6 +36,11 @@ class ModelRow(BaseModel):
         decode_ms: Milliseconds a token, or a row.
         prefill_ms: Milliseconds a prompt.
         peak_bytes: Peak memory of a process that uses it.
+        own_loss: Loss on the held-out records of the run that trained the model, in nats.
+        own_metric_value: Perplexity or accuracy there.
+        own_deviation: Standard error of the loss there.
+        own_count: Number of predictions measured there.
+        own_loss_rise: Relative rise of the loss above the control's there.
     """
 
     model_config = _FROZEN
@@ -56,6 +61,11 @@ class ModelRow(BaseModel):
     decode_ms: _Number | None = None
     prefill_ms: _Number | None = None
     peak_bytes: _Bytes | None = None
+    own_loss: _Number | None = None
+    own_metric_value: _Number | None = None
+    own_deviation: _Number | None = None
+    own_count: _Bytes | None = None
+    own_loss_rise: _Number | None = None
 
 
 class Point(BaseModel):
@@ -92,6 +102,36 @@ class LayerRow(BaseModel):
     cosine: _Number | None = None
     error: _Number | None = None
     repair: tuple[_Text, ...] = ()
+
+
+class RepairRecord(BaseModel):
+    """What came of the verification of the layers' outputs.
+
+    Attributes:
+        min_cosine: Least cosine with the reference's outputs that is allowed.
+        deviating: Names of the layers below it, before any repair.
+        way: What layers got: more bits, or more training; None where nothing was tried.
+        layers: Names of those that got it.
+        kept: Whether that was released.
+        outcome: What came of it, in words.
+        loss_before: Loss without the repair, in nats.
+        loss_after: Loss with it.
+        bytes_before: Bytes of the release without it.
+        bytes_after: Bytes with it.
+    """
+
+    model_config = _FROZEN
+
+    min_cosine: _Number
+    deviating: tuple[_Text, ...] = Field(default=(), max_length=_MOST)
+    way: Literal["bits", "training"] | None = None
+    layers: tuple[_Text, ...] = Field(default=(), max_length=_MOST)
+    kept: bool = False
+    outcome: _Text = ""
+    loss_before: _Number | None = None
+    loss_after: _Number | None = None
+    bytes_before: _Bytes | None = None
+    bytes_after: _Bytes | None = None
 
 
 class LightRecord(BaseModel):
@@ -146,9 +186,11 @@ class LightRecord(BaseModel):
     loss_rise: _Number | None = None
     metric: _Text = "perplexity"
     rows: tuple[ModelRow, ...] = Field(default=(), max_length=_MOST)
+    own_records: _Text | None = None
     frontier: tuple[Point, ...] = Field(default=(), max_length=_MOST)
     nearest: Point | None = None
     left_out: tuple[LeftOut, ...] = Field(default=(), max_length=_MOST)
+    repair: RepairRecord | None = None
     layers: tuple[LayerRow, ...] = Field(default=(), max_length=_MOST)
     files: dict[_Text, _Bytes] = Field(default={}, max_length=100)
     privacy: _Text = ""
@@ -158,6 +200,8 @@ class LightRecord(BaseModel):
     seconds: Annotated[float, Field(ge=0, lt=1e12)] | None = None
     stages: tuple[_Text, ...] = Field(default=(), max_length=100)
     interrupted: bool = False
+    models_made: _Bytes | None = None
+    models_from_cache: _Bytes | None = None
     device: _Text | None = None
     times: _Text = "measured on this machine"
     formats: dict[_Text, _Text] | None = Field(default=None, max_length=10)

@@ -10,8 +10,10 @@ from fedglm.reports.formats import (
 )
 from fedglm.reports.html.markup import Column, Html, description_list, element, folded, isolated, join, section, table
 from fedglm.reports.light.figures import NOT_MEASURED, format_ms, format_rise, format_times, measured
+from fedglm.reports.light.own_records import compare_on_own_records
 from fedglm.reports.light.pictures import draw_files, draw_frontier, draw_layers
 from fedglm.reports.light.record import LightRecord
+from fedglm.reports.light.repair import describe_repair
 
 
 def render_verdict(record: LightRecord) -> Html:
@@ -95,7 +97,33 @@ def render_table(record: LightRecord) -> Html:
         table("Size and loss", [Column("Model", figures=False), *map(Column, sizes)], first),
         table("Nearness to the dense model, and costs", [Column("Model", figures=False), *map(Column, costs)], second),
         element("p", note, class_="note"),
+        render_own_records(record),
     )
+
+
+def render_own_records(record: LightRecord) -> Html:
+    """Render the losses on the held-out records of the run, or why they were not looked at; nothing without a run."""
+    if record.own_records is None:
+        return Html()
+    rows = [
+        (isolated(row.name), measured(row.own_loss, format_number),
+         measured(row.own_deviation, lambda error: f"± {format_number(error, 2)}"),
+         measured(row.own_loss_rise, format_rise),
+         measured(row.own_metric_value, lambda value: format_metric(record.metric, value)),
+         measured(row.own_count, format_integer))
+        for row in record.rows if row.own_loss is not None
+    ]  # fmt: skip
+    if not rows:
+        return element("p", f"Not measured on the run's own held-out records: {record.own_records}.", class_="note")
+    titles = ("Loss", "Its error", "Rise", record.metric.capitalize(), "n")
+    columns = [Column("Model", figures=False), *map(Column, titles)]
+    left_out = f" {record.own_records}." if record.own_records else ""
+    return join([
+        table("On the run's own held-out records", columns, rows, class_="narrow"),
+        element("p", compare_on_own_records(record)),
+        element("p", f"Of those that the simulation evaluated on: no model here was fitted to them.{left_out}",
+                class_="note"),
+    ])  # fmt: skip
 
 
 def render_files(record: LightRecord) -> Html:
@@ -120,12 +148,6 @@ def render_layers(record: LightRecord) -> Html:
         return Html()
     picture = draw_layers(record)
     shown = element("figure", element("figcaption", "Nearness of each layer"), picture) if picture else Html()
-    repaired = [layer for layer in record.layers if layer.repair]
-    said = (
-        f"{pluralize(len(repaired), 'layer')} deviated and {'was' if len(repaired) == 1 else 'were'} repaired."
-        if repaired
-        else "No layer deviated so much that it was repaired."
-    )
     rows = [
         (isolated(layer.name), layer.scheme, format_integer(layer.weights), f"{layer.bits_per_weight:.2f}",
          measured(layer.entropy, lambda bits: f"{bits:.2f}"),
@@ -139,7 +161,14 @@ def render_layers(record: LightRecord) -> Html:
     columns = [*words[:2], *map(Column, figures), words[2]]
     grid = table("Each matrix: its codes, and its outputs against the reference's", columns, rows)
     everything = folded(f"All {pluralize(len(rows), 'matrix', 'matrices')} in figures", grid)
-    return section("layers", "Layer by layer", element("p", said), shown, everything)
+    return section("layers", "Layer by layer", element("p", describe_repair(record)), shown, everything)
+
+
+def _write_made(record: LightRecord) -> str | None:
+    if record.models_made is None:
+        return None
+    found = record.models_from_cache
+    return f"{record.models_made}" + (f"; {found} more came from the cache of earlier searches" if found else "")
 
 
 def render_provenance(record: LightRecord) -> Html:
@@ -152,6 +181,7 @@ def render_provenance(record: LightRecord) -> Html:
         ("Text", record.text or None),
         ("Seed", None if record.seed is None else str(record.seed)),
         ("Steps", None if record.steps is None else format_integer(record.steps)),
+        ("Models trained", _write_made(record)),
         ("Wall time", None if record.seconds is None else format_duration(record.seconds)),
         ("Device of the times", record.device or NOT_MEASURED),
         ("Times", record.times),

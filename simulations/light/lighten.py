@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from fedglm.autoglm.light.job import FilePath, Job, SearchOptions, TextOptions, check_options, describe_data, read_text
+from fedglm.autoglm.light.job import FilePath, Job, SearchOptions
 from fedglm.autoglm.light.outputs import Outputs
 from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
-from fedglm.autoglm.light.quantization.post_training import quantize
-from fedglm.autoglm.light.quantization.scheme import Scheme
 from fedglm.autoglm.light.result import LightenResult
 from fedglm.autoglm.light.search.lightening import lighten as run_plan
 from fedglm.autoglm.light.search.pipeline import Progress
 from fedglm.autoglm.light.search.record import make_record
-from fedglm.autoglm.light.search.sources import DenseModel, load_dense, load_source
-from fedglm.autoglm.light.sensitivity import diagnosis
-from fedglm.autoglm.light.sensitivity.diagnosis import Diagnosis
+from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.core.files import write_atomically
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.reports.light.write import write_light_page
 from fedglm.run_folder.names import SERVER_KEY
+from fedglm.simulations.light.own_text import load_own
+from fedglm.simulations.light.trial_store import open_cache
+
+LOG = logging.getLogger(__name__)
 
 
 def lighten(
@@ -35,8 +36,11 @@ def lighten(
     out: FilePath | None = None,
     signing_key: FilePath | None = None,
     no_comparison: bool = False,
+    cache: FilePath | None = None,
+    no_cache: bool = False,
     stopped: Callable[[], bool] | None = None,
     progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
     **options: Unpack[SearchOptions],
 ) -> LightenResult:
     """Prune, quantize and distil a model under goals, and release it; past the tolerance nothing is written.
@@ -50,10 +54,13 @@ def lighten(
         out: Folder of the release; MODEL-light without it. Beside it lie the record, ``.json``, and a page, ``.html``.
         signing_key: Key that signs the release; the run's own without it.
         no_comparison: Whether to leave out what each means alone would give.
+        cache: Folder of what searches trained; the user's own without it.
+        no_cache: Whether to train all anew, to the same bits.
         stopped: Asked as the work goes on whether to end with the best so far.
         progress: Called with the stage and the share of it that is done.
+        warn: Called with what the user should know of the cache; the program's log without it.
         **options: ``device``, ``text``, ``text_field``, ``label_field``, ``sites_data_are_public``, ``cut_vocabulary``,
-            ``steps``, ``seed``, as on the command line.
+            ``steps``, ``min_cosine``, ``seed``, as on the command line.
 
     Returns:
         The figures, and the folder of the release where there is one.
@@ -64,6 +71,7 @@ def lighten(
     began, report = time.monotonic(), progress or (lambda *_: None)
     outputs = Outputs.choose(Path(model), None if out is None else Path(out))
     outputs.check([Path(each) for each in (config, options.get("device"), options.get("text")) if each is not None])
+    trials = open_cache(None if cache is None else Path(cache), unused=no_cache, warn=warn or LOG.warning)
     job = Job.open(model, target, tolerance, config, options, report)
     key = _load_key(job.dense, signing_key)
     if config is None:
@@ -78,12 +86,19 @@ def lighten(
         signing_key=key,
         left_out=job.left_out,
         compares=not no_comparison,
+        cache=trials,
         stopped=stopped or (lambda: False),
         progress=report,
         device=job.device,
     )
     report("time the models of the table", 0.0)
-    record = make_record(job.dense, made, seconds=time.monotonic() - began, origin=job.source.text.origin)
+    record = make_record(
+        job.dense,
+        made,
+        seconds=time.monotonic() - began,
+        origin=job.source.text.origin,
+        own=load_own(job.dense, job.source, declared_public=job.draft.text.sites_data_are_public),
+    )
     if made.folder is not None:
         write_atomically(outputs.record, json.dumps(record, indent=1) + "\n")
         write_light_page(record, outputs.page)
@@ -105,32 +120,6 @@ def plan_lightening(
     """
     report = progress or (lambda *_: None)
     return Job.open(model, target, tolerance, None, options, report).plan(report).draft
-
-
-def diagnose(model: FilePath, *, progress: Progress | None = None, **options: Unpack[TextOptions]) -> Diagnosis:
-    """Measure what each layer and group of a model is worth: the loss without it and with it quantized, and scores.
-
-    Args:
-        model: Folder of a run, or of a saved model.
-        progress: Called with the stage and the share of it that is done.
-        **options: ``text``, ``text_field``, ``label_field``, ``sites_data_are_public``, ``seed``, as of `lighten`.
-
-    Raises:
-        FedglmError: An option, a file or the model cannot be worked with.
-    """
-    report = progress or (lambda *_: None)
-    check_options(options, TextOptions)
-    report("load the model", 0.0)
-    text, seed = read_text(options)
-    dense = load_dense(Path(model))
-    source = load_source(dense, text, data=describe_data(dense, options), seed=seed)
-    return diagnosis.diagnose(
-        source.model,
-        source.task,
-        source.text.held_out,
-        quantize=lambda weight: quantize(weight, Scheme(codes="int4", block=128)),
-        progress=lambda share: report("diagnose", share),
-    )
 
 
 def _load_key(dense: DenseModel, path: FilePath | None) -> SigningKey | None:

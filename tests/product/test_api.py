@@ -136,7 +136,7 @@ def test_the_command_and_the_function_take_the_same_options():
 
 
 def test_lighten_takes_the_options_of_its_command():
-    ours = {*inspect.signature(api.lighten).parameters} - {"progress", "stopped", "options"}
+    ours = {*inspect.signature(api.lighten).parameters} - {"progress", "stopped", "warn", "options"}
     theirs = {*inspect.signature(lighten_command).parameters} - {"plan", "diagnose", "as_json"}
     assert ours | {*SearchOptions.__annotations__} == theirs
     assert {*TextOptions.__annotations__} < theirs

@@ -55,6 +55,18 @@ def light_record(*, met=True, layers=8, **changes):
         "frontier": frontier,
         "nearest": frontier[3],
         "left_out": [{"name": "int8, cut", "excess": 1.8}, {"name": "int4, cut", "excess": 0.6}],
+        "repair": {
+            "min_cosine": 0.995,
+            "deviating": ["model.layers.1.mlp.down_proj.weight"] if layers else [],
+            "way": "bits" if layers else None,
+            "layers": ["model.layers.1.mlp.down_proj.weight"] if layers else [],
+            "kept": layers > 0,
+            "outcome": "the loss is lower" if layers else "no layer deviates",
+            "loss_before": 1.612,
+            "loss_after": 1.595 if layers else None,
+            "bytes_before": 92_800,
+            "bytes_after": 93_941 if layers else None,
+        } if met else None,
         "layers": [
             {
                 "name": f"model.layers.{number // 4}.{MATRICES[number % 4]}.weight",
@@ -65,7 +77,7 @@ def light_record(*, met=True, layers=8, **changes):
                 "zeros": 0.57,
                 "cosine": 0.9985 - 0.004 * number / max(layers, 1),
                 "error": 0.003 + 0.001 * number,
-                "repair": ("trained again",) if number == layers - 1 else (),
+                "repair": ("ternary -> int2: cosine 0.9931 -> 0.9950",) if number == layers - 1 else (),
             }
             for number in range(layers)
         ],
@@ -79,9 +91,53 @@ def light_record(*, met=True, layers=8, **changes):
         "steps": 600,
         "seconds": 312.4,
         "interrupted": False,
+        "models_made": 4,
+        "models_from_cache": 6,
         "device": "x86_64, one thread",
         "versions": {"fedglm": "0.1.0", "torch": "2.13.0"},
         "not_measured": ["power", "other devices than this one"],
         "limits": ["no medical device: its output needs a person's judgement"],
     }  # fmt: skip
     return (record if met else record | {"layers": [], "files": {}}) | changes
+
+
+def diagnosis_record(*, layers=3, **changes):
+    """The values of a diagnosis, as `fedglm lighten --diagnose --json` prints them."""
+    kinds = [("embedding", "embedding", None)]
+    for layer in range(layers):
+        kinds += [("layer", f"{layer} layer", layer), ("ffn", f"{layer} ffn", layer)]
+        kinds += [("kv-group", f"{layer} kv-group {group}", layer) for group in range(2)]
+        kinds += [("channel", f"{layer} channel 5", layer)]
+    rows = []
+    for number, (kind, name, layer) in enumerate(kinds):
+        whole, rank = kind != "channel", number / len(kinds)
+        figures = {
+            "removal": None if kind == "embedding" else 0.01 * number,
+            "quantization": 0.001 * number if whole else None,
+            "svd": 0.4 + 0.01 * number if whole else None,
+            **dict.fromkeys(("taylor", "fisher", "activation", "trace", "l1"), 0.002 * number),
+        }
+        ranks = {measure: None if value is None else rank for measure, value in figures.items()}
+        rows.append({"kind": kind, "layer": layer, "name": name, "parameters": 1000 + number, "ranks": ranks} | figures)
+    record = {
+        "loss": 1.4321,
+        "sequences": 32,
+        "rows": rows,
+        "curves": [
+            {"order": order, "share": share, "rise": 0.1 * share + 0.01 * place}
+            for place, order in enumerate(("taylor", "l1", "random"))
+            for share in (0.1, 0.3)
+        ],
+        "redundancy": [
+            {"kind": kind, "layer": layer, "units": 8, "redundant": layer, "most_similar": 0.52, "threshold": 0.95}
+            for layer in range(layers)
+            for kind in ("heads", "channels")
+        ],
+        "rules": [
+            {"rule": "there are redundant heads (similarity from 0.95)", "holds": True, "found": "3 of 24"},
+            {"rule": "channels of least L1 norm can go", "holds": False, "found": "30% removed: +0.451"},
+        ],
+        "text": "64 sequences of docstrings",
+        "model": "text_run",
+    }
+    return record | changes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedglm.autoglm.light.distillation.settings import DistillationSettings, Stage
@@ -9,6 +11,24 @@ from fedglm.autoglm.light.plan.goals import Goals
 from fedglm.autoglm.light.plan.planned_device import PlannedDevice
 from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.public_text import AUTO, MAX_SEQUENCES
+
+
+def train_more(training: DistillationSettings, steps: int, *, trained: tuple[str, ...] = ()) -> DistillationSettings:
+    """Return a training with a further stage, like its last but at half the learning rate.
+
+    Args:
+        training: The training.
+        steps: Steps of the further stage.
+        trained: Patterns of the parameters that train in it; all where there are none.
+    """
+    last = training.stages[-1]
+    changes = {
+        "steps": steps,
+        "warmup_steps": min(last.warmup_steps, steps // 4),
+        "learning_rate": last.learning_rate / 2,
+        "trained": trained,
+    }
+    return training.model_copy(update={"stages": (*training.stages, last.model_copy(update=changes))})
 
 
 def train_for(steps: int) -> DistillationSettings:
@@ -48,6 +68,8 @@ class LightenPlan(BaseModel):
         trial_share: Share of the steps of a trial, after which all but the best candidates are dropped (successive
             halving: Jamieson and Talwalkar, arXiv:1502.07943).
         finalists: Number of candidates that train in full.
+        repair: Whether layers of the chosen model whose outputs deviate more than its recipe's
+            ``quantization.verification.min_cosine`` allows get more bits, or more training, within the goals.
         candidates: Recipes, from the gentlest to the hardest; one alone is run without a search. Without any, nothing
             meets the goals, and what each means alone gives is measured.
     """
@@ -62,4 +84,15 @@ class LightenPlan(BaseModel):
     training: DistillationSettings = train_for(600)
     trial_share: float = Field(default=0.25, gt=0, le=1)
     finalists: int = Field(default=1, ge=1, le=16)
+    repair: bool = True
     candidates: tuple[Recipe, ...] = Field(default=(), max_length=64)
+
+    def with_min_cosine(self, cosine: float) -> Self:
+        """Return the plan with another least cosine of each layer's outputs with the reference's, in all recipes."""
+
+        def change(recipe: Recipe) -> Recipe:
+            verification = recipe.quantization.verification.model_copy(update={"min_cosine": cosine})
+            quantization = recipe.quantization.model_copy(update={"verification": verification})
+            return recipe.model_copy(update={"quantization": quantization})
+
+        return self.model_copy(update={"candidates": tuple(map(change, self.candidates))})

@@ -141,6 +141,7 @@ class _Run:
         self._matrices = list_matrices(self._model)
         self._moments: dict[str, torch.Tensor] = {}
         self._repairs: dict[str, list[str]] = {}
+        self._interrupted = False
 
     def run(self) -> QuantizedModel:
         settings = self._settings
@@ -246,6 +247,7 @@ class _Run:
             hooks=(EntropyPenalty(quantization, qat.rate),) if qat.rate else (),
             progress=lambda made: self._progress("train", made.step / made.steps),
         )
+        self._interrupted = trained.interrupted
         codes = quantization.export()
         quantization.detach()
         return trained.kept_step, codes
@@ -272,6 +274,7 @@ class _Run:
             loss_after=self._task.evaluate(self._model, self._held_out).loss,
             trained_steps=steps,
             failed=self._failing(tuple(deviations.values())),
+            interrupted=self._interrupted,
         )
         config = json.loads(self._model.config.to_json_string()) | {"use_cache": True}
         self._progress("verify", 1.0)

@@ -42,6 +42,7 @@ class QuantizationReport(BaseModel):
         loss_after: Loss of the quantized model on them.
         trained_steps: Number of steps of quantization-aware training.
         failed: Names of layers that still deviate more than the settings allow.
+        interrupted: Whether the user ended the training early.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +52,7 @@ class QuantizationReport(BaseModel):
     loss_after: float
     trained_steps: int
     failed: tuple[str, ...]
+    interrupted: bool = False
 
     @property
     def bits_per_weight(self) -> float:

@@ -201,11 +201,11 @@ class LightMaker:
         return plan
 
     def _keep_recipe(self, made: Lightened) -> None:
-        """Have later releases of the run repeat the recipe that won, without a search."""
+        """Have later releases of the run repeat the recipe that won, repaired, without a search."""
         from fedglm.autoglm.light.plan.plan_files import write_settings
 
-        if made.chosen is not None and len(made.plan.candidates) > 1:
-            plan = made.plan.model_copy(update={"candidates": (made.chosen.recipe,)})
+        if made.chosen is not None and (len(made.plan.candidates) > 1 or made.plan.repair):
+            plan = made.plan.model_copy(update={"candidates": (made.chosen.recipe,), "repair": False})
             write_settings(plan, self.folder / LIGHT_PLAN)
 
 

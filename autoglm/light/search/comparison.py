@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -17,6 +18,7 @@ from fedglm.autoglm.light.quantization.quantizer import Quantizer
 from fedglm.autoglm.light.quantization.settings import QuantizationSettings
 from fedglm.autoglm.light.search.measures import Quality, measure_quality
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, cut_model
+from fedglm.autoglm.light.search.trial_cache import MeasuredModel
 from fedglm.autoglm.light.search.trials import Bench, Trial
 from fedglm.autoglm.models.presets import Preset
 
@@ -37,7 +39,8 @@ class Row:
         bytes: Bytes of its release, or of its float32 tensors.
         parameters: Number of its parameters.
         loss_rise: How much worse it is than the control (`measures.find_rise`).
-        light: The model, for what is timed; None for the dense ones.
+        light: The model, for what is timed; None for the dense ones and the pruned one.
+        model: The dense model or control; None for others.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Row:
     parameters: int
     loss_rise: float
     light: LightModel | None = None
+    model: PreTrainedModel | None = None
 
 
 def compare(
@@ -69,7 +73,12 @@ def compare(
         The rows, and the further trials, which belong on the frontier too.
     """
     reference = sum(parameter.numel() for parameter in bench.dense_model.parameters())
-    dense = [("dense", bench.dense), ("control, trained as long", bench.control)]
+    dense = [
+        ("dense", bench.dense_model, bench.dense),
+        ("control, trained as long", bench.control.model, bench.control.quality),
+    ]
+    if chosen is not None and (own := bench.find_control(chosen.recipe, progress)) is not bench.control:
+        dense.append((f"control, {chosen.recipe.steps:,} steps", own.model, own.quality))
     rows = [
         Row(
             name=name,
@@ -77,8 +86,9 @@ def compare(
             bytes=4 * reference,
             parameters=reference,
             loss_rise=bench.find_rise(quality),
+            model=model,
         )
-        for name, quality in dense
+        for name, model, quality in dense
     ]
     known = {trial.recipe.model_dump_json(): trial for trial in trials if trial.in_full}
     alone = list[Trial]()
@@ -101,12 +111,17 @@ def compare(
 
 def _make_pruned(bench: Bench, recipe: Recipe, progress: Progress) -> Row:
     """Make the chosen cut in float32, trained as long."""
-    alone = recipe.model_copy(update={"recovery": bench.plan.training})
-    cut = cut_model(bench.source, alone, seed=bench.plan.seed, train=True, progress=_prefix(progress, "compare pruned"))
-    quality = measure_quality(
-        cut.model, bench.source.task, bench.source.test, dense=bench.source.model, vocabulary=cut.vocabulary
-    )
-    size = sum(parameter.numel() for parameter in cut.model.parameters())
+    source, seed = bench.source, bench.plan.seed
+    alone = Recipe(name="pruned", vocabulary=recipe.vocabulary, pruning=recipe.pruning, recovery=bench.plan.training)
+
+    def make() -> tuple[dict[str, Any], bool]:
+        cut = cut_model(source, alone, seed=seed, train=True, progress=_prefix(progress, "compare pruned"))
+        quality = measure_quality(cut.model, source.task, source.test, dense=source.model, vocabulary=cut.vocabulary)
+        size = sum(parameter.numel() for parameter in cut.model.parameters())
+        return {"quality": asdict(quality), "parameters": size}, cut.interrupted
+
+    facts = bench.cache.make_facts("pruned", source, make, recipe=alone.model_dump(mode="json"), seed=seed)
+    quality, size = Quality(**facts["quality"]), facts["parameters"]
     return Row(
         name="pruned, float32",
         quality=quality,
@@ -118,28 +133,37 @@ def _make_pruned(bench: Bench, recipe: Recipe, progress: Progress) -> Row:
 
 def _make_student(bench: Bench, chosen: Trial, progress: Progress) -> Row:
     """Make a dense student in INT8 of as many bytes as the chosen model, from random weights, trained as long."""
-    source = bench.source
-    student = make_student(source.model, _shape_of_bytes(source.model, chosen.bytes), seed=bench.plan.seed)
-    train_student(
-        student,
-        copy.deepcopy(source.model),
-        source.text.train,
-        bench.plan.training,
-        task=source.task,
-        held_out=source.text.held_out,
-        seed=bench.plan.seed,
-        progress=lambda made: progress("compare an equal-byte dense student: train", made.step / made.steps),
-    )
-    quantized = Quantizer(_STUDENT).quantize(student, source.task, source.text.train, source.text.held_out)
-    light = LightModel(recipe=Recipe(name="student"), quantized=quantized, task=source.task, vocabulary=None)
-    quality = measure_quality(quantized.reference, source.task, source.test, dense=source.model)
+    source, training, seed = bench.source, bench.plan.training, bench.plan.seed
+    shape = _shape_of_bytes(source.model, chosen.bytes)
+    recipe = Recipe(name="student", quantization=_STUDENT)
+
+    def make() -> MeasuredModel:
+        student = make_student(source.model, shape, seed=seed)
+        trained = train_student(
+            student,
+            copy.deepcopy(source.model),
+            source.text.train,
+            training,
+            task=source.task,
+            held_out=source.text.held_out,
+            seed=seed,
+            progress=lambda made: progress("compare an equal-byte dense student: train", made.step / made.steps),
+        )
+        quantized = Quantizer(_STUDENT).quantize(student, source.task, source.text.train, source.text.held_out)
+        light = LightModel(
+            recipe=recipe, quantized=quantized, task=source.task, vocabulary=None, interrupted=trained.interrupted
+        )
+        return bench.measure(light)
+
+    decides = {"student": asdict(shape), "training": training.model_dump(mode="json")}
+    made = bench.cache.make_light(source, recipe, seed, make, **decides)
     return Row(
         name="dense student, INT8",
-        quality=quality,
-        bytes=bench.measure_bytes(light),
-        parameters=sum(parameter.numel() for parameter in student.parameters()),
-        loss_rise=bench.find_rise(quality),
-        light=light,
+        quality=made.quality,
+        bytes=bench.measure_bytes(made.light),
+        parameters=_count(made.light),
+        loss_rise=bench.find_rise(made.quality),
+        light=made.light,
     )
 
 
@@ -169,10 +193,14 @@ def _row(name: str, trial: Trial) -> Row:
         name=name,
         quality=trial.quality,
         bytes=trial.bytes,
-        parameters=sum(parameter.numel() for parameter in trial.light.quantized.reference.parameters()),
+        parameters=_count(trial.light),
         loss_rise=trial.loss_rise,
         light=trial.light,
     )
+
+
+def _count(light: LightModel) -> int:
+    return sum(parameter.numel() for parameter in light.quantized.reference.parameters())
 
 
 def _prefix(progress: Progress, name: str) -> Progress:

@@ -13,6 +13,7 @@ from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
 from fedglm.autoglm.light.plan.plan_files import to_text
 from fedglm.autoglm.light.plan.recipe import Recipe
 from fedglm.autoglm.light.search.measures import Quality
+from fedglm.autoglm.light.search.repair import Repair
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Trial
 from fedglm.inference.device.latency_table import Latency
@@ -20,6 +21,8 @@ from fedglm.inference.release.manifest import VERSION, Facts, Measure, Privacy
 
 _VERSIONS: Final = ("fedglm", "torch", "transformers", "onnx")
 _NOT_MEASURED: Final = ("power", "other languages than the text's", "harmful or biased output")
+_REPAIRED: Final = "layers repaired, of those that deviate"
+_WITHOUT: Final = "loss without the repair, nats"
 _LIMITS: Final = ("no medical device: its output needs a person's judgement",)
 
 
@@ -52,6 +55,7 @@ def describe_release(
     trial: Trial | None,
     control: Quality | None,
     predicted: Prediction | None,
+    repaired: Repair | None,
 ) -> Facts:
     """Collect the facts of a release.
 
@@ -63,8 +67,9 @@ def describe_release(
         trial: The chosen candidate; None before there is one, which gives facts of the same length.
         control: Figures of the control; None before there are any.
         predicted: What the table of the plan's device predicts; None without a device.
+        repaired: What the verification of the candidate came to; None before there was one.
     """
-    measures = list(_draft_measures(dense, plan))
+    measures = list(_draft_measures(dense, plan, is_repaired=_is_repaired(recipe, plan)))
     if trial is not None and control is not None:
         own = trial.quality
         measures = [
@@ -86,11 +91,13 @@ def describe_release(
             ]
         if own.unknown:
             measures.append(Measure(name="unknown tokens", value=own.unknown, n=own.count, seed=plan.seed))
+        if repaired is not None:
+            measures += _measure_repair(repaired, plan)
     return Facts(
         name=f"{dense.folder.parent.name if dense.run else dense.folder.name} (light)",
         run=_describe_run(dense),
         privacy=_describe_privacy(dense.summary),
-        settings=to_text(plan.model_copy(update={"candidates": (recipe,)}), with_defaults=False),
+        settings=to_text(plan.model_copy(update={"candidates": (recipe,), "repair": False}), with_defaults=False),
         calibration_sha256=base64.urlsafe_b64encode(bytes.fromhex(calibration_sha256)).decode().rstrip("="),
         measures=(*measures, *(predicted.list_measures() if predicted else ())),
         not_measured=(*_NOT_MEASURED, *([f"any time on {predicted.device.name}"] if predicted else [])),
@@ -100,13 +107,28 @@ def describe_release(
     )
 
 
-def _draft_measures(dense: DenseModel, plan: LightenPlan) -> Iterator[Measure]:
+def _is_repaired(recipe: Recipe, plan: LightenPlan) -> bool:
+    """Return whether a recipe is what a repair makes, whose release says what that gained."""
+    return bool(recipe.quantization.overrides) or recipe.steps > plan.training.steps
+
+
+def _measure_repair(repaired: Repair, plan: LightenPlan) -> Iterator[Measure]:
+    """Yield how many layers were repaired, of those that deviated, and what the loss was before."""
+    count = len(repaired.layers) if repaired.kept else 0
+    yield Measure(name=_REPAIRED, value=count, n=len(repaired.deviating), seed=plan.seed)
+    if repaired.kept:
+        before = repaired.before.quality
+        yield Measure(name=_WITHOUT, value=_round(before.loss), n=before.count, seed=plan.seed)
+
+
+def _draft_measures(dense: DenseModel, plan: LightenPlan, *, is_repaired: bool) -> Iterator[Measure]:
     """Yield measures that take as many bytes as the longest ones will, for a release's size before it is measured."""
     value = 0.123_45
     for name in ("loss, nats", dense.task.metric):
         yield Measure(name=name, value=value, n=10**9, seed=plan.seed, control=value)
-    for name in ("KL from dense, nats", "top-1 agreement"):
+    for name in ("KL from dense, nats", "top-1 agreement", *([_WITHOUT] if is_repaired else [])):
         yield Measure(name=name, value=value, n=10**9, seed=plan.seed)
+    yield Measure(name=_REPAIRED, value=999, n=999, seed=plan.seed)
 
 
 def _describe_run(dense: DenseModel) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from fedglm.autoglm.light.search.measures import Quality
 from fedglm.autoglm.light.search.packaging import Package, choose_prompts, dense_to_numpy, to_numpy
 from fedglm.autoglm.light.search.pipeline import LightModel, Progress, Source, run_recipe
 from fedglm.autoglm.light.search.planning import LeftOut, choose_candidates
+from fedglm.autoglm.light.search.repair import Repair, repair
 from fedglm.autoglm.light.search.search import find_frontier, search
 from fedglm.autoglm.light.search.sources import DenseModel
+from fedglm.autoglm.light.search.trial_cache import TrialCache
 from fedglm.autoglm.light.search.trials import Bench, Trial, prepare
 from fedglm.inference.release.manifest import Facts
 from fedglm.inference.release.trust import Signer
@@ -41,6 +43,7 @@ class Lightened:
         bench: The dense model and its control.
         trials: All candidates that were made.
         chosen: The one that was released; None where none meets the goals.
+        repair: What its verification came to; None likewise.
         rows: The table: what each means alone gives, beside the chosen one.
         left_out: Families that no cut makes small or fast enough.
         reference_bytes: Bytes of the dense model in FP32, a tied output layer counted once.
@@ -55,6 +58,7 @@ class Lightened:
     bench: Bench
     trials: tuple[Trial, ...]
     chosen: Trial | None
+    repair: Repair | None
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
     reference_bytes: int
@@ -134,6 +138,7 @@ def lighten(
     signing_key: Signer | None,
     left_out: tuple[LeftOut, ...] = (),
     compares: bool = True,
+    cache: TrialCache | None = None,
     stopped: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
     device: TargetDevice | None = None,
@@ -148,6 +153,7 @@ def lighten(
         signing_key: Key that signs the release; None leaves it unsigned.
         left_out: Families that the planning left out, for the report.
         compares: Whether to make what each means alone gives, too; without, the table has the chosen model alone.
+        cache: What earlier searches made; None makes all anew, to the same bits.
         stopped: Asked between candidates whether to end the search with what there is.
         progress: Called as the work goes on.
         device: The device that the plan names.
@@ -161,20 +167,26 @@ def lighten(
     check_device(plan.device, device)
     report = _interrupting(progress or (lambda *_: None), stopped)
     meter = _Meter(dense, plan, source, device)
-    bench = prepare(source, plan, meter.measure_bytes, progress=report)
+    bench = prepare(source, plan, meter.measure_bytes, cache=cache or TrialCache(), progress=report)
     found = search(bench, meter.measure_excess, stopped=stopped, progress=report)
     best = found.ranked[0] if found.ranked else None
+    repaired = None
+    if best is not None:
+        repaired = repair(bench, best, meter.measure_excess, stopped=stopped, progress=report)
+        best = repaired.chosen
     rows, alone = compare(bench, found.trials, best, stopped=stopped if compares else lambda: True, progress=report)
     facts, size = None, None
     if best is not None:
         report("write the release", 0.0)
-        facts = meter.describe(best.light, trial=best, control=bench.control)
+        control = bench.find_control(best.recipe, report).quality
+        facts = meter.describe(best.light, trial=best, control=control, repaired=repaired)
         size = meter.package(best.light, facts).write(out, signing_key)
     return Lightened(
         plan=plan,
         bench=bench,
-        trials=(*found.trials, *alone),
+        trials=(*found.trials, *([repaired.after] if repaired and repaired.after else []), *alone),
         chosen=best,
+        repair=repaired,
         rows=rows,
         left_out=left_out,
         reference_bytes=meter.reference_bytes,
@@ -217,7 +229,14 @@ class _Meter:
             self._sizes[light] = self.package(light, self.describe(light)).measure()
         return self._sizes[light]
 
-    def describe(self, light: LightModel, *, trial: Trial | None = None, control: Quality | None = None) -> Facts:
+    def describe(
+        self,
+        light: LightModel,
+        *,
+        trial: Trial | None = None,
+        control: Quality | None = None,
+        repaired: Repair | None = None,
+    ) -> Facts:
         """Return what a release says of itself; without figures, facts of the same length."""
         return describe_release(
             self._dense,
@@ -227,6 +246,7 @@ class _Meter:
             trial=trial,
             control=control,
             predicted=self._predict(light),
+            repaired=repaired,
         )
 
     def package(self, light: LightModel, facts: Facts) -> Package:

@@ -54,12 +54,14 @@ class LightModel:
         quantized: The quantized model.
         task: Its task, with the cut tokenizer where the vocabulary was cut.
         vocabulary: The cut of the vocabulary; None where there was none.
+        interrupted: Whether the user ended one of its trainings early.
     """
 
     recipe: Recipe
     quantized: QuantizedModel
     task: Task
     vocabulary: CutVocabulary | None
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,6 +75,7 @@ class CutModel:
         vocabulary: The cut of the vocabulary; None for none.
         fit: The sequences that train, in its tokens.
         held_out: The sequences that choose, in its tokens.
+        interrupted: Whether the user ended one of its trainings early.
     """
 
     model: PreTrainedModel
@@ -81,6 +84,7 @@ class CutModel:
     vocabulary: CutVocabulary | None
     fit: Examples
     held_out: Examples
+    interrupted: bool = False
 
 
 def run_recipe(
@@ -108,18 +112,24 @@ def run_recipe(
     quantized = Quantizer(settings).quantize(
         model, cut.task, cut.fit, cut.held_out, teacher=cut.teacher, seed=seed, progress=report
     )
-    return LightModel(recipe=recipe, quantized=quantized, task=cut.task, vocabulary=cut.vocabulary)
+    interrupted = cut.interrupted or quantized.report.interrupted
+    return LightModel(
+        recipe=recipe, quantized=quantized, task=cut.task, vocabulary=cut.vocabulary, interrupted=interrupted
+    )
 
 
 def cut_model(source: Source, recipe: Recipe, *, seed: int, train: bool, progress: Progress) -> CutModel:
     """Run the passes of a recipe up to its quantization; as `run_recipe`."""
-    vocabulary = _cut_vocabulary(source, recipe)
+    vocabulary = cut_source(source, recipe)
     whole, task = (source.model, source.task) if vocabulary is None else (vocabulary.model, vocabulary.task)
     fit, held_out = (map_tokens(part, source.task, vocabulary) for part in (source.text.train, source.text.held_out))
 
+    interrupted = False
+
     def recover(model: PreTrainedModel, number: int = 0) -> None:
+        nonlocal interrupted
         if recipe.recovery is not None and train:
-            train_student(
+            trained = train_student(
                 model,
                 copy.deepcopy(whole),
                 fit,
@@ -129,6 +139,7 @@ def cut_model(source: Source, recipe: Recipe, *, seed: int, train: bool, progres
                 seed=seed + number,
                 progress=lambda made: progress("recover", made.step / made.steps),
             )
+            interrupted = interrupted or trained.interrupted
 
     if recipe.pruning is None:
         small = copy.deepcopy(whole)
@@ -139,10 +150,19 @@ def cut_model(source: Source, recipe: Recipe, *, seed: int, train: bool, progres
         if not train:
             settings = settings.model_copy(update={"steps": 1, "calibration": _FEW})
         small = prune(whole, task, fit, settings, seed=seed, train=recover if train else None).model
-    return CutModel(model=small, teacher=whole, task=task, vocabulary=vocabulary, fit=fit, held_out=held_out)
+    return CutModel(
+        model=small,
+        teacher=whole,
+        task=task,
+        vocabulary=vocabulary,
+        fit=fit,
+        held_out=held_out,
+        interrupted=interrupted,
+    )
 
 
-def _cut_vocabulary(source: Source, recipe: Recipe) -> CutVocabulary | None:
+def cut_source(source: Source, recipe: Recipe) -> CutVocabulary | None:
+    """Cut the vocabulary of a source as a recipe says; None where it says nothing, or there is none."""
     if recipe.vocabulary is None or not isinstance(source.task, TextTask):
         return None
     return cut_vocabulary(source.model, source.task, decode(source.task, source.text.train), recipe.vocabulary)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from fedglm.autoglm.light.sensitivity.diagnosis import SCORES, Diagnosis, GroupSensitivity
+from fedglm.core.files import replaced_file
 
 COLUMNS = ("removal", "quantization", *SCORES)
 _MEASURED = 2
@@ -44,7 +45,7 @@ def draw_heat_map(diagnosis: Diagnosis) -> Figure:
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
         for axes, rows in zip(panels, parts, strict=True):
-            values = np.array([[_value(row, name) for name in COLUMNS] for row in rows], dtype=np.float64)
+            values = np.array([[value_of(row, name) for name in COLUMNS] for row in rows], dtype=np.float64)
             ranks = rank_columns(values)
             axes.imshow(ranks, cmap="cividis", aspect="auto", vmin=0, vmax=1)
             for row, column in np.argwhere(~np.isnan(values[:, :_MEASURED])):
@@ -60,13 +61,21 @@ def draw_heat_map(diagnosis: Diagnosis) -> Figure:
     return figure
 
 
-def _value(row: GroupSensitivity, name: str) -> float:
+def value_of(row: GroupSensitivity, name: str) -> float:
+    """Return what a column of the picture has of a group; NaN where it was not measured."""
     value: float | None = getattr(row, name)
     return math.nan if value is None else value
 
 
 def save_heat_map(diagnosis: Diagnosis, path: str | Path) -> None:
-    """Write the picture to a file, PNG, SVG or PDF by its name."""
-    figure = draw_heat_map(diagnosis)
-    with mpl.rc_context({"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "fedglm"}):
-        figure.savefig(path, dpi=150, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+    """Write the picture to a file, PNG, SVG or PDF by its name.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    figure, kind = draw_heat_map(diagnosis), Path(path).suffix.lower().removeprefix(".")
+    with (
+        mpl.rc_context({"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "fedglm"}),
+        replaced_file(Path(path)) as file,
+    ):
+        figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)

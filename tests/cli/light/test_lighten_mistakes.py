@@ -54,6 +54,8 @@ TEXT = ("--text", "public.jsonl")
         ((*GOAL, "--device", "edge.json", "--target", "memory=4GB"), "more than edge.json has"),
         ((*GOAL, *TEXT, "--seed", "-1"), "--seed -1"),
         ((*GOAL, *TEXT, "--steps", "1" + "0" * 30), "--steps 1000"),
+        ((*GOAL, *TEXT, "--min-cosine", "nan"), "--min-cosine nan"),
+        ((*GOAL, "--cache", "trials", "--no-cache"), "leave one out"),
         ((*GOAL, "--out", "occupied"), "holds something else than a light release"),
         ((*GOAL, "--out", "public.jsonl"), "holds something else than a light release"),
         ((*GOAL, "--out", "public.jsonl/light"), "Not a directory"),

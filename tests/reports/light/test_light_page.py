@@ -29,9 +29,13 @@ def test_every_figure_of_the_record_is_on_the_page(tmp_path):
     for figure in (
         *("20.3 times smaller", "+4.30%", "93.9 kB", "1.91 MB", "1.595", "1.529", "at least 20x smaller", "seed 7"),
         *("14.1x", "24.6x", "+7.10%", "briefly", "int8, cut", "+180.0%", "manifest.sig", "87,000", "3,404"),
-        *("476,736", "81,264", "± 0.013", "0.0667 ms", "95.8 MB", "90.0%", "trained again", "0.99850", "16,384"),
+        *("476,736", "81,264", "± 0.013", "0.0667 ms", "95.8 MB", "90.0%", "ternary -> int2", "0.99850", "16,384"),
         *("epsilon 3", "1,204 sequences", "5 min 12 s", "torch 2.13.0", "adapt to the public text", "power"),
-        *("needs a person's judgement", "+5.00%", "1 layer deviated and was repaired"),
+        *("needs a person's judgement", "+5.00%", "1 layer deviates (cosine below 0.995)"),
+        *(
+            "layers.1.mlp.down_proj got the next more bits: loss 1.612 to 1.595, 92,800 to 93,941 bytes; kept",
+            "4; 6 more came from the cache",
+        ),
     ):
         assert figure in text, figure
     assert "None" not in text
@@ -91,6 +95,36 @@ def test_hostile_names_stay_text(tmp_path):
     assert "\u202e" not in page
     assert "\x00" not in page
     assert "<script>alert('x')</script>" in html.unescape(page)
+
+
+def test_the_run_s_own_held_out_records_are_beside_the_public_text_or_the_reason_is(tmp_path):
+    assert "held-out records" not in read(write(tmp_path, light_record()))
+    reason = read(write(tmp_path, light_record(own_records="the run is no simulation")))
+    assert "Not measured on the run's own held-out records: the run is no simulation." in reason
+    record = light_record(own_records="2 that are in the public text too were left out")
+    for row, loss in zip(record["rows"], (1.25, 1.5, None, None, None, 1.55), strict=True):
+        if loss is not None:
+            row |= {"own_loss": loss, "own_deviation": 0.01, "own_count": 12_345, "own_metric_value": 4.0}
+            row["own_loss_rise"] = loss / 1.5 - 1
+    text = read(write(tmp_path, record))
+    for said in ("1.550", "+3.33%", "12,345", "2 that are in the public text", "the chosen one's loss there is +24.0%"):
+        assert said in text, said
+    assert "--text names a nearer one" in text
+    near = read(write(tmp_path, record | {"tolerance": 0.3}))
+    assert "--text names a nearer one" not in near
+
+
+def test_what_the_verification_of_the_layers_came_to_is_said(tmp_path):
+    def said(**changes):
+        return read(write(tmp_path, light_record(repair=light_record()["repair"] | changes)))
+
+    assert "No layer deviates: each one's outputs have a cosine of at least 0.995" in said(deviating=[], way=None)
+    assert "No repair: the plan asks for none." in said(way=None, outcome="the plan asks for none")
+    assert "layers.1.mlp.down_proj got more training" in said(way="training")
+    many = said(layers=[f"model.layers.{number}.mlp.down_proj.weight" for number in range(9)])
+    assert "layers.3.mlp.down_proj and 5 more got the next more bits" in many
+    assert "not kept: it is beyond the goals" in said(kept=False, outcome="it is beyond the goals")
+    assert "were not verified" in read(write(tmp_path, light_record(repair=None)))
 
 
 def test_the_same_record_gives_the_same_bytes(tmp_path):
