@@ -98,20 +98,28 @@ def eliminate(weight: torch.Tensor, gram: torch.Tensor, width: int) -> Scores:
     left = weight.detach().double().clone()
     scores, gone, highest = np.zeros(units), np.zeros(units, dtype=bool), 0.0
     for _ in range(units):
-        blocks = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, D, D)
-        columns = left.view(-1, units, width).permute(1, 0, 2)  # (units, rows, D)
-        alive = torch.from_numpy(~gone)
-        errors = torch.full((units,), torch.inf, dtype=torch.float64)
-        solved = torch.linalg.solve(blocks[alive], columns[alive].transpose(1, 2))
-        errors[alive] = (columns[alive].transpose(1, 2) * solved).sum((1, 2))
+        errors = _elimination_errors(left, inverse, torch.from_numpy(~gone), width)
         unit = int(errors.argmin())
         highest = max(highest * (1 + 1e-12), float(errors[unit]))  # no ties: sorting gives this order
         scores[unit], gone[unit] = highest, True
         own = slice(unit * width, (unit + 1) * width)
         step = torch.linalg.solve(inverse[own, own], inverse[own])  # (D, all)
-        left -= left[:, own] @ step
-        inverse = inverse - inverse[:, own] @ step
+        left.addmm_(left[:, own].clone(), step, alpha=-1)
+        inverse.addmm_(inverse[:, own].clone(), step, alpha=-1)
     return scores
+
+
+def _elimination_errors(left: torch.Tensor, inverse: torch.Tensor, alive: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the error that the elimination of each unit makes, (units,); infinite where it is gone."""
+    units = len(alive)
+    errors = torch.full((units,), torch.inf, dtype=torch.float64)
+    if width == 1:  # hundreds of channels, each with a pivot that is one number
+        errors[alive] = (left.square().sum(0) / inverse.diagonal())[alive]
+        return errors
+    blocks = inverse.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (units, D, D)
+    columns = left.view(-1, units, width).permute(1, 2, 0)  # (units, D, rows)
+    errors[alive] = (columns[alive] * torch.linalg.solve(blocks[alive], columns[alive])).sum((1, 2))
+    return errors
 
 
 def _from_energies(layer: Any, statistics: LayerStatistics, method: Method) -> LayerScores:

@@ -59,13 +59,18 @@ def zero_what_is_cut(model, plan):
     return zeroed
 
 
+def assert_same(actual, expected):
+    """Sums of some hundred float32 in another order, through all layers, of which the largest logit gives the scale."""
+    assert (actual - expected).abs().max() <= 1000 * 2.0**-24 * expected.abs().max()
+
+
 @TASKS
 @given(plan=plans())
 @settings(max_examples=15, deadline=None)
 def test_a_cut_computes_as_if_the_rest_were_zero(task, plan):
     model = small_glm(task)
     small = apply_plan(model, plan)
-    torch.testing.assert_close(logits(small), logits(zero_what_is_cut(model, plan)), rtol=1e-4, atol=1e-5)
+    assert_same(logits(small), logits(zero_what_is_cut(model, plan)))
 
 
 def test_a_cut_that_zeroes_something_else_is_noticed():
