@@ -54,13 +54,16 @@ def search(bench: Bench, measure_excess: Excess, *, stopped: Callable[[], bool],
         TrainingError: A loss or a weight is not finite.
     """
     plan, trials, good = bench.plan, list[Trial](), list[Trial]()
-    for recipe in _choose_finalists(bench, trials, stopped, progress):
+    for candidate, tried in _choose_finalists(bench, trials, stopped, progress):
         if stopped():
             break
+        # What the codes grew in the trial, they grow in full at the least.
+        recipe = candidate if tried is None else _correct(candidate, tried, measure_excess)
         trials.append(bench.make(recipe, in_full=True, progress=_name(progress, recipe.name)))
         excess = measure_excess(trials[-1].light)
-        for _ in range(_CORRECTIONS):
-            tighter = None if excess <= 0 or stopped() else tighten(recipe, trials[-1], excess)
+        for attempt in range(1, 1 + _CORRECTIONS):
+            margin = _MARGIN * (1 + attempt)
+            tighter = None if excess <= 0 or stopped() else tighten(recipe, trials[-1], excess, margin)
             if tighter is None:
                 break
             trials.append(bench.make(tighter, in_full=True, progress=_name(progress, tighter.name)))
@@ -82,11 +85,14 @@ def find_frontier(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 def _choose_finalists(
     bench: Bench, trials: list[Trial], stopped: Callable[[], bool], progress: Progress
-) -> Sequence[Recipe]:
-    """Return the candidates that train in full: all where they are few, else the best after a part of the steps."""
+) -> Sequence[tuple[Recipe, Trial | None]]:
+    """Return the candidates that train in full, each with its trial.
+
+    All train where they are few, untried; else those that were the best after a part of the steps.
+    """
     plan = bench.plan
     if len(plan.candidates) <= plan.finalists:
-        return plan.candidates
+        return [(recipe, None) for recipe in plan.candidates]
     ranked: list[tuple[float, int]] = []
     for number, recipe in enumerate(plan.candidates):
         if stopped():
@@ -94,7 +100,13 @@ def _choose_finalists(
         short = shorten(recipe, plan.trial_share)
         trials.append(bench.make(short, in_full=False, progress=_name(progress, f"try {recipe.name}")))
         ranked.append((trials[-1].held_out_loss, number))
-    return [plan.candidates[number] for _, number in sorted(ranked)[: plan.finalists]]
+    return [(plan.candidates[number], trials[number]) for _, number in sorted(ranked)[: plan.finalists]]
+
+
+def _correct(recipe: Recipe, tried: Trial, measure_excess: Excess) -> Recipe:
+    """Return the recipe, with fewer parameters if its trial came out too large."""
+    excess = measure_excess(tried.light)
+    return (tighten(recipe, tried, excess, _MARGIN) if excess > 0 else None) or recipe
 
 
 def shorten(recipe: Recipe, share: float) -> Recipe:
@@ -108,18 +120,19 @@ def shorten(recipe: Recipe, share: float) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def tighten(recipe: Recipe, trial: Trial, excess: float) -> Recipe | None:
+def tighten(recipe: Recipe, trial: Trial, excess: float, margin: float) -> Recipe | None:
     """Return a recipe with fewer parameters, for training made the codes longer than they were; None if far too long.
 
     Args:
         recipe: The recipe.
         trial: What it made.
         excess: How far its costs are above the goals, as a share of them.
+        margin: How far below the goals to aim, as a share of them.
     """
     if excess > _MAX_DRIFT:
         return None
     parameters = sum(parameter.numel() for parameter in trial.light.quantized.reference.parameters())
-    budget = Budget(parameters=int(parameters * (1 - excess - _MARGIN)))
+    budget = Budget(parameters=int(parameters * (1 - excess - margin)))
     base = recipe.pruning or PruningSettings(budget=budget)
     name = f"{recipe.name.split(',')[0]}, {budget.parameters:,} parameters"
     return recipe.model_copy(update={"name": name, "pruning": base.model_copy(update={"budget": budget})})
