@@ -73,7 +73,7 @@ def lighten(
         bool,
         typer.Option("--cut-vocabulary", help="Drop tokens that the public text lacks; they then read as unknown."),
     ] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; 300 without it.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training; 200 without it.")] = None,
     min_cosine: Annotated[
         float | None,
         typer.Option(min=-1, max=1, help="Repair layers whose outputs have less with the reference's; 0.9 without it."),

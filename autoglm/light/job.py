@@ -30,7 +30,7 @@ from fedglm.inference.errors import InferenceError
 FilePath = str | PathLike[str]
 """A path, as a caller may give it."""
 TOLERANCE: Final = "5%"
-STEPS: Final = 300
+STEPS: Final = 200
 
 
 class TextOptions(TypedDict, total=False):

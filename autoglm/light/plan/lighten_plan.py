@@ -81,7 +81,7 @@ class LightenPlan(BaseModel):
     device: PlannedDevice | None = None
     text: TextSettings = TextSettings()
     seed: int = Field(default=0, ge=0, lt=2**63)
-    training: DistillationSettings = train_for(300)
+    training: DistillationSettings = train_for(200)
     trial_share: float = Field(default=0.25, gt=0, le=1)
     finalists: int = Field(default=1, ge=1, le=16)
     repair: bool = True
