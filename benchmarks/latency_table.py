@@ -40,7 +40,7 @@ HELD_OUT: tuple[tuple[GraphFormat, int, int, int, int, int, int, int, int, int],
     ("int8", 384, 960, 5, 8, 2, 32, 2000, 4, 64),
     ("int4", 192, 512, 9, 2, 2, 64, 256, 4, 64),
 )
-BLOCKS = {"int8": 128, "int4": 128}
+BLOCK = 128
 LIMITS = {"int8": 127, "int4": 7}
 SECONDS, TURNS = 0.6, 4  # for each of the two, in turns
 
@@ -74,7 +74,7 @@ def make_tensors(config, form):
         if len(shape) == 1 or form == "fp32":
             tensors[name] = random.standard_normal(shape).astype(np.float32) * 0.02
             continue
-        limit, block = LIMITS[form], min(BLOCKS[form], shape[1])
+        limit, block = LIMITS[form], min(BLOCK, shape[1])
         tensors[name] = QuantizedMatrix(
             codes=random.integers(-limit, limit + 1, shape).astype(np.int8),
             scales=np.full((shape[0], -(-shape[1] // block)), 2**-10, np.float32),

@@ -15,7 +15,7 @@ from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.light.device.target_device import TargetDevice, check_device
 from fedglm.autoglm.light.plan.errors import LightenError
 from fedglm.autoglm.light.plan.goals import Goals, parse_goals
-from fedglm.autoglm.light.plan.lighten_plan import LightenPlan, TextSettings, train_for
+from fedglm.autoglm.light.plan.lighten_plan import STEPS, LightenPlan, TextSettings, train_for
 from fedglm.autoglm.light.plan.plan_files import read_settings_file
 from fedglm.autoglm.light.pruning.vocabulary import VocabularySettings
 from fedglm.autoglm.light.search.lightening import check_model, check_recipe, make_plan
@@ -30,7 +30,6 @@ from fedglm.inference.errors import InferenceError
 FilePath = str | PathLike[str]
 """A path, as a caller may give it."""
 TOLERANCE: Final = "5%"
-STEPS: Final = 200
 
 
 class TextOptions(TypedDict, total=False):
@@ -112,7 +111,7 @@ class Job:
             draft=draft,
             device=device,
             vocabulary=vocabulary,
-            min_cosine=options.get("min_cosine"),
+            min_cosine=cosine,
         )
 
     def check_candidates(self, report: Progress) -> None:

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from fedglm.autoglm.errors import ModelError
 from fedglm.autoglm.quiet import quiet_transformers
 from fedglm.inference.errors import InferenceError
-from fedglm.inference.runtime.padding import join_masks, simplify
+from fedglm.inference.runtime.padding import cut_mask, join_masks, simplify
 from fedglm.inference.runtime.session import Cache
 
 _NO_LIMIT: Final = 2**20
@@ -42,9 +42,7 @@ class TorchCache:
         """Return a cache of these sequences of the batch, (new B,): reordered, repeated or dropped."""
         index = torch.from_numpy(rows)
         layers = tuple((keys[index], values[index]) for keys, values in self.layers)
-        return TorchCache(
-            layers=layers, length=self.length, mask=None if self.mask is None else simplify(self.mask[rows])
-        )
+        return TorchCache(layers=layers, length=self.length, mask=cut_mask(self.mask, rows))
 
     def truncate(self, length: int) -> TorchCache:
         """Return a cache of the first `length` positions.
@@ -55,9 +53,7 @@ class TorchCache:
         if not 0 <= length <= self.length:
             raise InferenceError(f"a cache of {self.length} positions cannot be cut to {length}")
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
-        return TorchCache(
-            layers=layers, length=length, mask=None if self.mask is None else simplify(self.mask[:, :length])
-        )
+        return TorchCache(layers=layers, length=length, mask=cut_mask(self.mask, np.s_[:, :length]))
 
     def skip(self, count: int) -> TorchCache:
         """Return a cache without its first `count` positions, which are padding in every sequence.
@@ -68,8 +64,7 @@ class TorchCache:
         if not 0 <= count <= self.length or (count and (self.mask is None or self.mask[:, :count].any())):
             raise InferenceError(f"the first {count} of {self.length} positions are not all padding")
         layers = tuple((keys[:, :, count:], values[:, :, count:]) for keys, values in self.layers)
-        mask = None if self.mask is None else simplify(self.mask[:, count:])
-        return TorchCache(layers=layers, length=self.length - count, mask=mask)
+        return TorchCache(layers=layers, length=self.length - count, mask=cut_mask(self.mask, np.s_[:, count:]))
 
     def join(self, others: Sequence[TorchCache]) -> TorchCache:
         """Return a cache of the sequences of this and of the others, in order; the shorter are padded on the left."""

@@ -92,6 +92,14 @@ class ReadRate(BaseModel):
     bytes_per_s: float = Field(ge=1, le=1e18, allow_inf_nan=False)
 
 
+class _Curve(NamedTuple):
+    """Seconds that a byte of a weight takes longer than near, over the logarithms of held bytes, for so many rows."""
+
+    rows: int
+    log_held: _Array
+    seconds: _Array
+
+
 class Latency(NamedTuple):
     """Latencies of a model, in milliseconds.
 
@@ -179,37 +187,33 @@ class LatencyTable(BaseModel):
             raise InferenceError(f"the latency table has no {form}, only {', '.join(self.formats()) or 'nothing'}")
         axes, microseconds = self._grids[form]
         if form != "fp32":  # kernels fill the last block up
-            block = choose_block(form, inputs)
+            block = choose_block(inputs)
             inputs = -(-inputs // block) * block
         near = max(0.0, float(_interpolate(microseconds, axes, (inputs, outputs, rows))))
         return near + self._further_us(form, held, (inputs, outputs), rows)
 
     def _further_us(self, form: Format, held: float, shape: tuple[int, ...], rows: int) -> float:
         """Return the microseconds that a weight takes longer to read where so many bytes are held than near."""
-        if form not in self._further:
+        curves = self._curves.get(form)
+        if curves is None:
             raise InferenceError(f"the latency table does not tell how fast {form} is read; probe the device again")
-        known, sizes, seconds = self._further[form]
-        by_rows = [float(np.interp(np.log(max(held, 1.0)), sizes[each], seconds[each])) for each in known]
-        further = float(np.interp(np.log(rows), np.log(known), by_rows))
+        by_rows = [np.interp(np.log(max(held, 1.0)), curve.log_held, curve.seconds) for curve in curves]
+        further = float(np.interp(np.log(rows), [math.log(curve.rows) for curve in curves], by_rows))
         return 1e6 * further * WEIGHT_BYTES[form] * math.prod(shape)
 
     @cached_property
-    def _further(self) -> dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]]:
-        """Numbers of rows; for each the logarithms of held bytes, and the seconds that a byte takes longer."""
-        found: dict[Format, tuple[list[int], dict[int, _Array], dict[int, _Array]]] = {}
-        for form in dict.fromkeys(read.format for read in self.reads):
-            known = sorted({read.rows for read in self.reads if read.format == form})
-            sizes, seconds = {}, {}
-            for rows in known:
-                reads = sorted(
-                    (read.held_bytes, 1 / read.bytes_per_s)
-                    for read in self.reads
-                    if (read.format, read.rows) == (form, rows)
-                )
-                sizes[rows] = np.log([held for held, _ in reads])
-                seconds[rows] = np.maximum(0.0, np.array([each for _, each in reads]) - reads[0][1])
-            found[form] = (known, sizes, seconds)
-        return found
+    def _curves(self) -> dict[Format, list[_Curve]]:
+        """How much longer a byte takes from further away, for each number of rows that was measured."""
+        curves: dict[Format, list[_Curve]] = {}
+        for form, rows in sorted({(read.format, read.rows) for read in self.reads}):
+            reads = sorted(
+                (read.held_bytes, 1 / read.bytes_per_s)
+                for read in self.reads
+                if (read.format, read.rows) == (form, rows)
+            )
+            held, seconds = np.array(reads).T
+            curves.setdefault(form, []).append(_Curve(rows, np.log(held), np.maximum(0.0, seconds - seconds[0])))
+        return curves
 
     @cached_property
     def _grids(self) -> dict[Format, tuple[list[_Array], _Array]]:

@@ -18,9 +18,11 @@ from fedglm.inference.device.onnx_writer import BOOL, FLOAT, INT64, write_model,
 
 Format: TypeAlias = Literal["fp32", "int8", "int4"]
 Operation: TypeAlias = Literal["run", "layer", "linear", "norm", "add", "rotary", "gate", "attention"]
-BLOCK: Final[Mapping[Format, int]] = MappingProxyType({"int8": 128, "int4": 128})
-"""Columns of a weight that share a scale."""
-WEIGHT_BYTES: Final[Mapping[Format, float]] = MappingProxyType({"fp32": 4, "int8": 1 + 4 / 128, "int4": 0.5 + 4 / 128})
+_BLOCK: Final = 128
+"""Columns of a quantized weight that share a scale."""
+WEIGHT_BYTES: Final[Mapping[Format, float]] = MappingProxyType(
+    {"fp32": 4, "int8": 1 + 4 / _BLOCK, "int4": 0.5 + 4 / _BLOCK}
+)
 """Bytes of a weight, with its share of a scale."""
 _MAX_POSITIONS: Final = 4096
 _LEAST_BLOCK: Final = 16
@@ -63,9 +65,9 @@ def make_operation(operation: Operation, shape: tuple[int, ...], form: Format, r
     return _make_chain(operation, shape, repeats)
 
 
-def choose_block(form: Format, inputs: int) -> int:
+def choose_block(inputs: int) -> int:
     """Return the number of columns that share a scale in a quantized weight of so many."""
-    return min(BLOCK[form], max(_LEAST_BLOCK, 1 << (inputs - 1).bit_length()))
+    return min(_BLOCK, max(_LEAST_BLOCK, 1 << (inputs - 1).bit_length()))
 
 
 def _make_linear(inputs: int, outputs: int, form: Format, repeats: int) -> OperationGraph:
@@ -76,7 +78,7 @@ def _make_linear(inputs: int, outputs: int, form: Format, repeats: int) -> Opera
         if form == "fp32":
             tensors.append(write_tensor(weight, random.standard_normal((inputs, outputs), np.float32)))
         else:
-            block = choose_block(form, inputs)
+            block = choose_block(inputs)
             scales = np.full((-(-inputs // block), outputs), 0.01, np.float32)
             if form == "int4":
                 codes = random.integers(0, 256, -(-inputs * outputs // 2), np.uint8)

@@ -14,7 +14,7 @@ from typing import Final
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.release.folder import write_folder
 from fedglm.inference.release.manifest import FILES, MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE
-from fedglm.inference.release.reader import LightRelease, check_file, check_manifest, read_model
+from fedglm.inference.release.reader import LightRelease, assemble_release, check_file, check_manifest
 from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Trust
 from fedglm.inference.weights.limits import DEFAULT_LIMITS, Limits
 
@@ -56,18 +56,11 @@ def unpack_release(blob: bytes, folder: str | Path, *, trust: Trust, limits: Lim
         files[name] = parts.take(manifest.files[name].bytes)
         check_file(name, files[name], manifest.files[name])
     parts.finish()
-    model, skeletons = read_model(manifest, files, limits)
-    write_folder(folder, {**files, MANIFEST: manifest_blob, **({} if signature is None else {SIGNATURE: signature})})
-    return LightRelease(
-        folder=Path(folder),
-        model=model,
-        skeletons=skeletons,
-        manifest=manifest,
-        files=files,
-        signature=signature,
-        signer=signer,
-        verified=trust.verifies,
+    release = assemble_release(
+        Path(folder), manifest, files, signature=signature, signer=signer, trust=trust, limits=limits
     )
+    write_folder(folder, {**files, MANIFEST: manifest_blob, **({} if signature is None else {SIGNATURE: signature})})
+    return release
 
 
 class _Parts:

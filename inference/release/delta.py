@@ -19,7 +19,7 @@ from typing import Final
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.release.folder import write_folder
 from fedglm.inference.release.manifest import FILES, MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, SKELETONS, WEIGHTS
-from fedglm.inference.release.reader import LightRelease, check_file, check_manifest, read_model
+from fedglm.inference.release.reader import LightRelease, assemble_release, check_file, check_manifest
 from fedglm.inference.release.trust import SIGNATURE_FILE_BYTES, Trust
 from fedglm.inference.weights.container import pack_weights, read_index, repack_weights, unpack_weights
 from fedglm.inference.weights.index import MAX_INDEX_BYTES, Index
@@ -94,20 +94,13 @@ def apply_delta(
             files[name] = text.take(fact.bytes)
         check_file(name, files[name], fact)
     text.finish()
-    model, skeletons = read_model(manifest, files, limits)
     path = Path(folder)
+    release = assemble_release(
+        path, manifest, files, signature=signature or None, signer=signer, trust=trust, limits=limits
+    )
     signed = {SIGNATURE: signature} if signature else {}
     write_folder(path, {**files, MANIFEST: blob, **signed})
-    return LightRelease(
-        folder=path,
-        model=model,
-        skeletons=skeletons,
-        manifest=manifest,
-        files=files,
-        signature=signature or None,
-        signer=signer,
-        verified=trust.verifies,
-    )
+    return release
 
 
 class _Text:

@@ -92,11 +92,29 @@ def open_release(folder: str | Path, *, trust: Trust, limits: Limits = DEFAULT_L
         if extra := sorted(sizes.keys() - manifest.files.keys() - {MANIFEST, SIGNATURE}):
             raise InferenceError(f"{extra[0]} is not in the manifest: take it away")
         files = {name: _read_file(path / name, fact, sizes.get(name)) for name, fact in manifest.files.items()}
-        model, skeletons = read_model(manifest, files, limits)
+        return assemble_release(path, manifest, files, signature=signature, signer=signer, trust=trust, limits=limits)
     except InferenceError as exc:
         raise InferenceError(f"{path}: {exc}") from exc
+
+
+def assemble_release(
+    folder: Path,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    *,
+    signature: bytes | None,
+    signer: PublicKey | None,
+    trust: Trust,
+    limits: Limits,
+) -> LightRelease:
+    """Read the model of a release whose manifest and files were checked.
+
+    Raises:
+        InferenceError: The weights, the configuration or a graph is malformed, or beyond the limits.
+    """
+    model, skeletons = read_model(manifest, files, limits)
     return LightRelease(
-        folder=path,
+        folder=folder,
         model=model,
         skeletons=skeletons,
         manifest=manifest,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.inference.errors import InferenceError
-from fedglm.inference.runtime.padding import join_masks, simplify
+from fedglm.inference.runtime.padding import cut_mask, join_masks
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,9 +44,7 @@ class KeyValueCache:
         """
         if rows.size and not (rows.min() >= 0 and rows.max() < self.batch):
             raise InferenceError(f"the cache holds {self.batch} sequences, and not all of {rows.tolist()}")
-        return KeyValueCache(
-            tuple(array[rows] for array in self.arrays), None if self.mask is None else simplify(self.mask[rows])
-        )
+        return KeyValueCache(tuple(array[rows] for array in self.arrays), cut_mask(self.mask, rows))
 
     def truncate(self, length: int) -> KeyValueCache:
         """Return a cache of the first `length` positions; its memory is its own.
@@ -59,7 +57,7 @@ class KeyValueCache:
         if length == self.length:
             return self
         arrays = tuple(np.ascontiguousarray(array[:, :, :length]) for array in self.arrays)
-        return KeyValueCache(arrays, None if self.mask is None else simplify(self.mask[:, :length].copy()))
+        return KeyValueCache(arrays, cut_mask(self.mask, np.s_[:, :length]))
 
     def skip(self, count: int) -> KeyValueCache:
         """Return a cache without its first `count` positions, which are padding in every sequence.
@@ -70,7 +68,7 @@ class KeyValueCache:
         if not 0 <= count <= self.length or (count and (self.mask is None or self.mask[:, :count].any())):
             raise InferenceError(f"the first {count} of {self.length} positions are not all padding")
         arrays = tuple(np.ascontiguousarray(array[:, :, count:]) for array in self.arrays)
-        return KeyValueCache(arrays, None if self.mask is None else simplify(self.mask[:, count:].copy()))
+        return KeyValueCache(arrays, cut_mask(self.mask, np.s_[:, count:]))
 
     def join(self, others: Sequence[KeyValueCache]) -> KeyValueCache:
         """Return a cache of the sequences of this and of the others, in order; the shorter are padded on the left."""

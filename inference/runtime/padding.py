@@ -17,6 +17,11 @@ def simplify(mask: Mask) -> Mask | None:
     return None if mask.all() else mask
 
 
+def cut_mask(mask: Mask | None, kept: npt.NDArray[np.int64] | tuple[slice, slice]) -> Mask | None:
+    """Return the mask of some sequences, or of some positions of all; its memory is its own."""
+    return None if mask is None else simplify(mask[kept].copy())
+
+
 def join_masks(masks: Sequence[Mask | None], shapes: Sequence[tuple[int, int]]) -> Mask | None:
     """Return the mask of several batches as one, in order; the shorter are padded on the left.
 

@@ -8,6 +8,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+HOSTILE = "<script>alert('x')</script> \"q\" & $a^$ \u202eevil \x00"
+"""A name that would act where a page wrote it as it is."""
+
 PRIVACY = {
     "privacy": "No privacy guarantee: the updates were sent as they are.",
     "guarantees": [{"code": "none", "detail": "the updates were sent as they are."}],

@@ -7,12 +7,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from light_records import diagnosis_record
-from run_files import checked, read
+from run_files import HOSTILE, checked, read
 
 from fedglm.reports.light.diagnosis import write_diagnosis_page
 from fedglm.run_folder.record import ReportError
-
-HOSTILE = "<script>alert('x')</script> \"q\" & $a^$ \u202eevil \x00"
 
 
 def write(folder, record):

@@ -9,12 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from light_records import light_record
-from run_files import checked, read
+from run_files import HOSTILE, checked, read
 
 from fedglm.reports.light.write import write_light_page
 from fedglm.run_folder.record import ReportError
-
-HOSTILE = "<script>alert('x')</script> \"q\" & $a^$ \u202eevil \x00"
 
 
 def write(folder, record):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_files import checked, read, run_files, site, write
+from run_files import HOSTILE, checked, read, run_files, site, write
 
 from fedglm.reports.comparison.to_target import ComparisonRow
 from fedglm.reports.comparison.write import write_comparison
@@ -24,8 +24,6 @@ from fedglm.reports.formats import (
 from fedglm.reports.run.site_picture import wilson_interval
 from fedglm.reports.run.write import write_report
 from fedglm.run_folder.record import ReportError
-
-HOSTILE = "<script>alert('x')</script> \"q\" & $a^$ \u202eevil \x00"
 
 
 def test_every_figure_of_the_summary_is_on_the_page(tmp_path: Path) -> None:
