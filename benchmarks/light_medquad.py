@@ -13,10 +13,12 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+import fedglm
 from fedglm.autoglm.federation import load_federation
 from fedglm.autoglm.light.distillation.settings import DistillationSettings, Stage
 from fedglm.autoglm.light.distillation.training import Progress, train_student
@@ -24,7 +26,7 @@ from fedglm.autoglm.models.heads import HEADS
 from fedglm.autoglm.models.presets import PRESETS, make_glm_config
 from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.settings import DataSettings
-from fedglm.cli.main import main as run_command
+from fedglm.cli.terminal.light_tables import print_light
 
 _LENGTH = 128
 _CHOOSING = 200  # sequences
@@ -48,6 +50,18 @@ def report(progress: Progress) -> None:
     """Print an evaluation to stderr."""
     if progress.held_out is not None:
         print(f"  {progress.step}/{progress.steps} {progress.held_out.loss:.4f}", file=sys.stderr, flush=True)
+
+
+def show_stages() -> Callable[[str, float], None]:
+    """Print each stage to stderr as it begins."""
+    shown: list[str] = []
+
+    def show(stage: str, _: float) -> None:
+        if shown[-1:] != [stage]:
+            shown.append(stage)
+            print(f"  {stage}", file=sys.stderr, flush=True)
+
+    return show
 
 
 def train(path: Path, folder: Path, preset: str, steps: int, rate: float) -> None:
@@ -99,11 +113,19 @@ def main() -> None:
     own, public = split(chosen.data, chosen.work)
     folder = chosen.work / f"{chosen.preset}-{chosen.model_steps}"
     train(own, folder, chosen.preset, chosen.model_steps, chosen.model_rate)
-    goals = ["--target", chosen.target, "--tolerance", chosen.tolerance, "--steps", str(chosen.steps), "--seed", "0"]
-    text = ["--text", str(public), "--text-field", "text"]
-    further = [] if chosen.comparison else ["--no-comparison"]
-    sys.argv = ["fedglm", "lighten", str(folder), *goals, *text, *further, "--out", f"{folder}-light"]
-    run_command()
+    result = fedglm.lighten(
+        folder,
+        chosen.target,
+        chosen.tolerance,
+        out=f"{folder}-light",
+        no_comparison=not chosen.comparison,
+        progress=show_stages(),
+        text=public,
+        text_field="text",
+        steps=chosen.steps,
+        seed=0,
+    )
+    print_light(result.record, result.folder)
 
 
 if __name__ == "__main__":
