@@ -61,6 +61,15 @@ def choose_formats(tensors: Tensors, config: Mapping[str, Any], kind: GraphForma
     return formats
 
 
+def name_kernels(formats: Mapping[str, TensorFormat]) -> str:
+    """Return which kernels multiply in a graph of these formats, such as "int8", or "int4 and int8" where both do.
+
+    FP32 is named only where nothing is quantized; the embedding, in which rows are looked up, does not count.
+    """
+    kinds = sorted({form.kind for name, form in formats.items() if name != EMBEDDING} - {FP32.kind})
+    return " and ".join(kinds) or FP32.kind
+
+
 def _choose_format(name: str, tensor: Any, kind: GraphFormat, *, is_embedding: bool) -> TensorFormat:
     if not isinstance(tensor, QuantizedMatrix):
         return TensorFormat(kind="fp16") if is_embedding and tensor.dtype == np.float16 else FP32

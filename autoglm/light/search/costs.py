@@ -99,13 +99,10 @@ _USE = """
 import sys
 import numpy as np
 from pathlib import Path
-from fedglm.inference.release.reader import open_release
-from fedglm.inference.release.trust import Trust
-from fedglm.inference.runtime.phased_session import open_session
+from fedglm.inference.opening import open_light
 from fedglm.inference.validation.measured_process import read_peak
 
-release = open_release(Path(sys.argv[1]), trust=Trust.unverified())
-session = open_session(release.skeletons, release.model.tensors, release.model.config)
+session = open_light(Path(sys.argv[1]), keys=(), threads=1).session
 length = min(64, session.max_length // 2)
 logits, cache = session.run(np.arange(length, dtype=np.int64)[None] % session.vocab_size)
 for _ in range(min(16, session.max_length - length) if session.outputs == session.vocab_size else 0):

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from fedglm.autoglm.data.tokenizer import is_byte_tokenizer
 from fedglm.autoglm.light.device.phases import PhaseFormats
-from fedglm.autoglm.light.graph.formats import choose_formats
+from fedglm.autoglm.light.graph.formats import choose_formats, name_kernels
 from fedglm.autoglm.light.graph.model import build_skeleton
 from fedglm.autoglm.light.release.writer import ReleaseSize, compose_files, write_light_release
 from fedglm.autoglm.light.search.pipeline import LightModel, Source
@@ -60,11 +60,20 @@ def _select_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_skeletons(model: NumpyModel, formats: PhaseFormats) -> dict[str, bytes]:
-    """Write the graphs of a model: one for both phases where they have the same format."""
-    graphs = {DECODE: build_skeleton(model.config, choose_formats(model.tensors, model.config, formats.decode))}
-    if formats.prefill != formats.decode:
-        graphs[PREFILL] = build_skeleton(model.config, choose_formats(model.tensors, model.config, formats.prefill))
+    """Write the graphs of a model: one for both phases where both hold each tensor in the same format."""
+    decode, prefill = (choose_formats(model.tensors, model.config, kind) for kind in (formats.decode, formats.prefill))
+    graphs = {DECODE: build_skeleton(model.config, decode)}
+    if prefill != decode:
+        graphs[PREFILL] = build_skeleton(model.config, prefill)
     return graphs
+
+
+def name_phases(model: NumpyModel, formats: PhaseFormats) -> dict[str, str]:
+    """Return the kernels of each phase's graph in words (`name_kernels`): INT8 codes run in INT8, whatever is asked."""
+    return {
+        phase: name_kernels(choose_formats(model.tensors, model.config, kind))
+        for phase, kind in ((PREFILL, formats.prefill), (DECODE, formats.decode))
+    }
 
 
 def choose_prompts(light: LightModel, source: Source) -> list[list[int]]:

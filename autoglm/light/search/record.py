@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import torch
@@ -13,7 +13,7 @@ from fedglm.autoglm.light.search.comparison import Row
 from fedglm.autoglm.light.search.costs import measure_memory
 from fedglm.autoglm.light.search.lightening import Lightened
 from fedglm.autoglm.light.search.measures import Loss, find_rise, find_rise_error, measure_loss
-from fedglm.autoglm.light.search.packaging import to_numpy
+from fedglm.autoglm.light.search.packaging import name_phases, to_numpy
 from fedglm.autoglm.light.search.repair import Repair
 from fedglm.autoglm.light.search.sources import DenseModel
 from fedglm.autoglm.light.search.trials import Control, Trial
@@ -128,11 +128,16 @@ def make_record(
         "models_from_cache": result.bench.cache.found,
         "device": result.clock.device,
         "times": result.clock.basis,
-        "formats": asdict(result.clock.choose_phases(to_numpy(chosen.light))) if chosen else None,
+        "formats": _name_formats(result, chosen) if chosen else None,
         "versions": dict(result.facts.versions) if result.facts else {},
         "not_measured": list(_NOT_MEASURED),
         "limits": list(result.facts.limits) if result.facts else [],
     }
+
+
+def _name_formats(result: Lightened, chosen: Trial) -> dict[str, str]:
+    model = to_numpy(chosen.light)
+    return name_phases(model, result.clock.choose_phases(model))
 
 
 def _find_control(result: Lightened) -> Control:

@@ -19,11 +19,14 @@ from small_glms import (
 )
 
 from fedglm.autoglm.errors import ModelError
+from fedglm.autoglm.light.device.phases import PhaseFormats
 from fedglm.autoglm.light.graph import onnx_file
-from fedglm.autoglm.light.graph.formats import TensorFormat, choose_formats
+from fedglm.autoglm.light.graph.formats import TensorFormat, choose_formats, name_kernels
 from fedglm.autoglm.light.graph.model import build_graph
 from fedglm.autoglm.light.graph.onnx_file import write_onnx_file
+from fedglm.autoglm.light.search.packaging import build_skeletons, name_phases
 from fedglm.inference.errors import InferenceError
+from fedglm.inference.weights.model import NumpyModel
 
 SCHEMES = {
     "fp32": {"low": -8, "high": 7, "block": 32},
@@ -121,6 +124,34 @@ def test_formats_follow_from_codes():
         choose_formats(with_codes(plain, low=-8, high=7, block=24), config, "int4")
     with pytest.raises(InferenceError, match=r"no tensor model\.embed_tokens"):
         choose_formats({}, config, "fp32")
+
+
+def test_a_graph_is_named_by_the_kernels_that_multiply_in_it():
+    model = random_glm(small_config())
+    config, plain = config_of(model), tensors_of(model)
+    int8, int4 = with_codes(plain, **SCHEMES["int8"]), with_codes(plain, **SCHEMES["int4"])
+    name = "model.layers.0.mlp.down_proj.weight"
+    for tensors, kind, expected in [
+        (int8, "int4", "int8"),
+        (int4, "int4", "int4"),
+        (int4, "fp32", "fp32"),
+        (int4 | {name: int8[name]}, "int4", "int4 and int8"),
+        (int4 | {name: plain[name]}, "int4", "int4"),
+    ]:
+        assert name_kernels(choose_formats(tensors, config, kind)) == expected
+
+
+def test_phases_that_come_to_the_same_kernels_share_a_graph():
+    model = random_glm(small_config())
+    config, plain = config_of(model), tensors_of(model)
+    wanted = PhaseFormats(prefill="int8", decode="int4")
+    for scheme, phases, kernels in [
+        ("int8", ["decode"], ["int8", "int8"]),
+        ("int4", ["decode", "prefill"], ["int8", "int4"]),
+    ]:
+        light = NumpyModel(tensors=with_codes(plain, **SCHEMES[scheme]), config=config, task={})
+        assert sorted(build_skeletons(light, wanted)) == phases
+        assert list(name_phases(light, wanted).values()) == kernels
 
 
 def test_a_file_too_large_for_protobuf_is_not_begun(tmp_path, monkeypatch):
