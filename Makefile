@@ -43,14 +43,19 @@ simulate: $(STAMP)
 test: $(STAMP)
 	@$(MAKE) --no-print-directory --jobs=2 lint quick-tests
 
-# Tests that share a file share its runs, so that files are dealt to the processes whole; those of whole runs first, so
-# that none of them is left alone at the end.
+# One process of tests has a core at most: threads of torch that wait for each other would take the others'.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# Collected once before, so that not each process compiles all files with their assertions. Tests that share a file share
+# its runs, so that files are dealt to the processes whole; those of whole runs first, so that none of them is left alone
+# at the end.
 quick-tests: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	@collected=$$($(PYTEST) -qq --collect-only tests 2>&1) || { echo "$$collected"; exit 1; }
+	$(PYTEST) -q -m "not slow" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		tests/simulations tests/product tests/client tests/cli tests/server tests/attacks tests
 
 test-all: lint
-	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -q
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

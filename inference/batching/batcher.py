@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from fedglm.inference.batching.costs import BatchCosts
 from fedglm.inference.batching.counters import BatcherCounts
+from fedglm.inference.batching.lockstep import LockStep
 from fedglm.inference.batching.requests import Answer, Choose, Request, run_together
 from fedglm.inference.batching.scheduler import Plan, Scheduler
 from fedglm.inference.batching.sequence_cache import SequenceCache
@@ -301,11 +302,12 @@ class Batcher:
         ended: list[tuple[Request, Answer | Exception]] = []
         going: list[Request] = []
         try:
-            while not ended:
-                step = batch[0].group
-                ended, going = self._step(batch)
-                if step != 1 or self._waiting or self._closed:
-                    break  # else the same texts would be planned for the same batch again
+            step = batch[0].group
+            ended, going = self._step(batch)
+            # The same texts would be planned for the same batch again; after their beginnings that is another question.
+            while step == 1 and not (ended or self._waiting or self._closed):
+                going = []  # until the steps are done: who is interrupted meanwhile has no next one
+                ended, going = self._go_on(batch)
         finally:
             if len(ended) + len(going) < len(batch):  # Ctrl-C in the thread that called `run`
                 ended = [(request, InferenceError("the run was interrupted: ask again")) for request in batch]
@@ -315,6 +317,25 @@ class Batcher:
                 self._finish(len(ended))
             for request, end in ended:
                 self._deliver(request, end)
+
+    def _go_on(self, batch: list[Request]) -> tuple[list[tuple[Request, Answer | Exception]], list[Request]]:
+        """Run texts on together until one ends or somebody else waits; return as `_step` does."""
+        together = LockStep(self._session, batch)
+        ended: list[tuple[Request, Answer | Exception]] = []
+        is_run = True
+        while is_run and together.has_room and not (ended or self._waiting or self._closed):
+            try:
+                ended = together.step()
+            except Exception:  # run again below, where each fails alone
+                is_run = False
+            else:
+                with self._changed:
+                    self._batches[len(batch)] += 1
+        together.part(time.monotonic())
+        if not is_run or not (ended or together.has_room):
+            return self._step(batch)
+        over = [request for request, _ in ended]
+        return ended, [request for request in batch if request not in over]
 
     def _step(self, batch: list[Request]) -> tuple[list[tuple[Request, Answer | Exception]], list[Request]]:
         """Run a batch once; return what ended, with its end, and the texts that go on."""

@@ -78,6 +78,23 @@ class Request:
         if length > session.max_length:
             raise InferenceError(f"{length} tokens are more than the {session.max_length} that the model takes")
 
+    def choose_next(self, session: Session, logits: npt.NDArray[np.float32]) -> int | None:
+        """Return the token by which a text goes on after these logits, (outputs,); None where it ends.
+
+        Raises:
+            InferenceError: The chosen token does not fit the model.
+            Exception: As `choose` raises.
+        """
+        token = None if self.choose is None or self.future.cancelled() else self.choose(logits)
+        if token is not None and not 0 <= token < session.vocab_size:
+            raise InferenceError(f"token {token} was chosen; tokens are 0 to {session.vocab_size - 1}")
+        return token
+
+    def go_on(self, token: int, cache: SequenceCache, now: float) -> None:
+        """Take the next step of a text: its next token, after what the cache holds."""
+        self.ids, self.tokens, self.cache, self.arrived = np.array([[token]], dtype=np.int64), 1, cache, now
+        self.logits_at = None
+
     def proceed(self, session: Session, answer: Answer, now: float) -> bool:
         """Take the next step of a text that goes on; return whether there is one.
 
@@ -85,13 +102,10 @@ class Request:
             InferenceError: The chosen token does not fit the model, or the text is full.
             Exception: As `choose` raises.
         """
-        token = None if self.choose is None or self.future.cancelled() else self.choose(answer[0][0, -1])
+        token = self.choose_next(session, answer[0][0, -1])
         if token is None:
             return False
-        if not 0 <= token < session.vocab_size:
-            raise InferenceError(f"token {token} was chosen; tokens are 0 to {session.vocab_size - 1}")
-        self.ids, self.tokens, self.cache, self.arrived = np.array([[token]], dtype=np.int64), 1, answer[1], now
-        self.logits_at = None
+        self.go_on(token, answer[1], now)
         self.check_length(session)
         return True
 
@@ -123,6 +137,12 @@ def run_together(session: Session, requests: Sequence[Request]) -> list[Answer]:
     if order is None:
         return answers
     return [answer for _, answer in sorted(zip(order, answers, strict=True), key=itemgetter(0))]
+
+
+def order_by_place(requests: Sequence[Request]) -> list[Request]:
+    """Return requests as they stand in their last batch, so that `gather` finds them side by side."""
+    order = _find_order(requests)
+    return list(requests) if order is None else [requests[index] for index in order]
 
 
 def _find_order(requests: Sequence[Request]) -> list[int] | None:
