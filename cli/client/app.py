@@ -13,8 +13,6 @@ from fedglm.cli import options
 from fedglm.cli.client.metrics import metrics
 from fedglm.cli.client.plan import plan
 from fedglm.cli.client.predict import predict
-from fedglm.client.supernode.flower_log import CONNECTED
-from fedglm.protocol.rejections import NOT_ENROLLED
 
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.process.daemon import Daemon
@@ -137,6 +135,8 @@ def start(
     from fedglm.cli.process.daemon import DaemonError
     from fedglm.cli.process.flower_environment import make_flower_environment
     from fedglm.cli.process.supervisor import make_supervised_command
+    from fedglm.client.link.faults import LinkFault, explain
+    from fedglm.client.link.state import LinkState, clear_link_state
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
@@ -147,26 +147,25 @@ def start(
     argv, env = node_command(site), make_flower_environment(site.state / "flwr")
     if foreground:
         raise typer.Exit(daemon.run(argv, env))
-    since = daemon.log.stat().st_size if daemon.log.exists() else 0
-    began = time.monotonic()
+    deadline = time.monotonic() + _PATIENCE_S
+    clear_link_state(site.state)
 
-    def connected() -> bool:
-        return any(CONNECTED in line for line in daemon.tail(200, since=since))
+    def is_decided() -> bool:
+        link = LinkState.read(site.state)
+        decided = link is not None and (link.connected or link.fault is LinkFault.NOT_ADMITTED)
+        return decided or time.monotonic() > deadline
 
-    try:
-        pid = daemon.start(
-            make_supervised_command(argv, daemon.log),
-            env,
-            ready=lambda: connected() or time.monotonic() - began > _PATIENCE_S,
-        )
-    except DaemonError:
-        if any(NOT_ENROLLED in line for line in daemon.tail(200, since=since)):
-            _raise_rejected(site)
-        raise
-    connection = (
-        f"connected to {site.server}" if connected() else f"{site.server} has not let it in yet; it goes on trying"
-    )
-    typer.echo(f"the node of {site.name} is process {pid}; {connection}; log {daemon.log}")
+    pid = daemon.start(make_supervised_command(argv, daemon.log), env, ready=is_decided)
+    link = LinkState.read(site.state)
+    if link is not None and link.fault is LinkFault.NOT_ADMITTED:
+        daemon.stop()
+        _raise_rejected(site)
+    if link is not None and link.connected:
+        outcome = f"connected to {site.server}"
+    else:
+        reason = "" if link is None or link.fault is None else f" ({explain(link.fault, site.server).detail})"
+        outcome = f"there is no link to {site.server} yet{reason}; it goes on trying"
+    typer.echo(f"the node of {site.name} is process {pid}; {outcome}; log {daemon.log}")
 
 
 @app.command()

@@ -28,8 +28,11 @@ def main() -> None:
         start(collectors(site), host="127.0.0.1", port=port)
     watch = LinkWatcher(site)
     watch.start()
-    run_node(site, watch.request_check)
-    LOG.error("the node ends, for its connection to the server has ended")
+    try:
+        run_node(site, watch.request_check)
+        LOG.error("the node ends, for its connection to the server has ended")
+    except Exception:
+        LOG.exception("the node ends, for it has failed")
     os._exit(1)  # Flower's threads would otherwise keep a process alive that does nothing
 
 

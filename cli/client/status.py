@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fedglm.cli.process.connections import is_connected
-
 if TYPE_CHECKING:  # else `--help` would wait for cryptography
     from fedglm.cli.process.daemon import Daemon
     from fedglm.client.site.folder import Site
@@ -15,17 +13,23 @@ def describe_site(site: "Site", daemon: "Daemon") -> dict[str, Any]:
     Raises:
         PrivacyError: Key, policy, ledger or log of refusals is damaged.
     """
+    from fedglm.client.link.faults import explain
     from fedglm.client.site.status import read_status
 
     status = read_status(site)
+    pid = daemon.pid()
+    link = status.link if pid is not None else None  # what a process that has ended wrote last, says nothing of now
+    fault = link.fault if link is not None else None
     budget = status.budget
     last = status.last_refusal
     return {
         "site": site.name,
         "federation": site.kit.federation,
         "server": site.server,
-        "pid": daemon.pid(),
-        "connected": is_connected(daemon.members(), site.server),
+        "pid": pid,
+        "connected": link is not None and link.connected,
+        "link_since": link.since.isoformat(timespec="seconds") if link is not None else None,
+        "link_fault": {"code": fault.value, **explain(fault, site.server)._asdict()} if fault is not None else None,
         "log": str(daemon.log),
         "last_work": status.last_work.isoformat(timespec="seconds") if status.last_work else None,
         "policy": status.policy.sha256 if status.policy else None,
@@ -54,8 +58,11 @@ def print_status(status: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     runs = f"[green]runs[/green], process {status['pid']}" if status["pid"] else "[yellow]does not run[/yellow]"
     table.add_row("node", f"{escape(status['site'])} of {escape(status['federation'])} {runs}")
-    link = "[green]connected[/green]" if status["connected"] else "[yellow]not connected[/yellow]"
-    table.add_row("server", f"{escape(status['server'])}, {link}" if status["pid"] else escape(status["server"]))
+    table.add_row(
+        "server", f"{escape(status['server'])}, {_describe_link(status)}" if status["pid"] else escape(status["server"])
+    )
+    if (fault := status["link_fault"]) is not None:
+        table.add_row("", f"[yellow]{escape(fault['detail'])}[/yellow]: {escape(fault['remedy'])}")
     table.add_row("last work", _format_time(status["last_work"]))
     table.add_row("policy", _describe_policy(status))
     released = (
@@ -74,6 +81,13 @@ def print_status(status: dict[str, Any]) -> None:
 
 def _format_time(time: str | None) -> str:
     return f"{time[:10]} {time[11:19]} UTC" if time else "never"
+
+
+def _describe_link(status: dict[str, Any]) -> str:
+    if status["link_since"] is None:
+        return "[yellow]not connected yet[/yellow]"
+    link = "[green]connected[/green]" if status["connected"] else "[yellow]not connected[/yellow]"
+    return f"{link} since {_format_time(status['link_since'])}"
 
 
 def _describe_policy(status: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ and Flower does not report why.
 import datetime
 import email.utils
 import http.client
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from fedglm.client.link.faults import SET_CLOCK, LinkFault, explain, find_fault
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import split_address
 from fedglm.core.findings import Finding, failure, ok, warning
@@ -24,8 +24,8 @@ MAX_AHEAD_S, MAX_BEHIND_S = 5.0, 300.0
 """Maximum differences of a node's clock from its server's, in seconds."""
 
 _WARNING_DAYS = 30
-_EXPIRED, _NOT_YET, _WRONG_HOST, _WRONG_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_...
-_SET_CLOCK = "set this machine's clock, with NTP if it can be had (timedatectl set-ntp true)"
+_PERMANENT = (LinkFault.OTHER_HOST, LinkFault.OTHER_AUTHORITY)
+"""Faults of the site's own settings, or of somebody who listens in: with the others a node starts, and waits."""
 
 
 def check_authority(site: Site, now: datetime.datetime) -> Finding:
@@ -46,7 +46,7 @@ def check_authority(site: Site, now: datetime.datetime) -> Finding:
         return failure(check, f"{path} is not the certificate that kit.toml names", remedy)
     if now < certificate.not_valid_before_utc:
         return failure(
-            check, f"{path} is not valid yet: it is from {certificate.not_valid_before_utc:%Y-%m-%d}", _SET_CLOCK
+            check, f"{path} is not valid yet: it is from {certificate.not_valid_before_utc:%Y-%m-%d}", SET_CLOCK
         )
     return _check_validity(
         check, "the authority's certificate", certificate.not_valid_after_utc, now, "ask for a new kit"
@@ -69,10 +69,8 @@ def check_link(site: Site, timeout_s: float) -> list[Finding]:
     try:
         connection.connect()
         return list(_check_connection(connection, site.server))
-    except ssl.SSLCertVerificationError as exc:
-        return [_describe_rejection(site.server, exc)]
     except (OSError, http.client.HTTPException) as exc:
-        return [_describe_unreachable(site.server, exc)]
+        return [_describe_failure(site.server, exc)]
     finally:
         connection.close()
 
@@ -115,9 +113,9 @@ def _check_clock(ahead_s: float) -> Finding:
     detail = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's clock"
     if not -MAX_BEHIND_S <= ahead_s <= MAX_AHEAD_S:
         limits = f"it may be {MAX_AHEAD_S:.0f} s ahead and {MAX_BEHIND_S:.0f} behind"
-        return failure("clock", f"{detail}; {limits}", _SET_CLOCK)
+        return failure("clock", f"{detail}; {limits}", SET_CLOCK)
     if not -MAX_BEHIND_S / 5 <= ahead_s <= MAX_AHEAD_S / 2:
-        return warning("clock", detail, _SET_CLOCK)
+        return warning("clock", detail, SET_CLOCK)
     return ok("clock", detail)
 
 
@@ -129,32 +127,7 @@ def _check_validity(check: str, subject: str, end: datetime.datetime, now: datet
     return warning(check, detail, remedy) if days < _WARNING_DAYS else ok(check, detail)
 
 
-def _describe_rejection(server: str, exc: ssl.SSLCertVerificationError) -> Finding:
-    detail, remedy = {
-        _EXPIRED: ("has ended", f"tell the server's operator: fedglm provision DIR --renew; or {_SET_CLOCK}"),
-        _NOT_YET: ("is not valid yet", _SET_CLOCK),
-        _WRONG_HOST: ("is not for this name", "give site.server in site.toml as in the kit, or ask for the name"),
-        _WRONG_ADDRESS: ("is not for this address", "give site.server in site.toml as in the kit, or ask for the name"),
-    }.get(
-        exc.verify_code,
-        (
-            "is not by the kit's authority",
-            "somebody else answers there, or a proxy opens TLS: ask your network's people",
-        ),
-    )
-    return failure("server", f"the certificate of {server} {detail}", remedy)
-
-
-def _describe_unreachable(server: str, exc: Exception) -> Finding:
-    host, port = split_address(server)
-    if isinstance(exc, socket.gaierror):
-        detail, remedy = f"the name {host} is not known here", "look at site.server in site.toml, and at the DNS"
-    elif isinstance(exc, ConnectionRefusedError):
-        detail, remedy = f"nothing listens at {server}", "ask the server's operator whether it is started, and its port"
-    elif isinstance(exc, TimeoutError):
-        detail, remedy = f"no answer from {server}", f"let outgoing TCP to {host}, port {port}, through the firewall"
-    elif isinstance(exc, ssl.SSLError):
-        detail, remedy = f"{server} does not speak TLS", "look at the port in site.server in site.toml"
-    else:
-        detail, remedy = f"{server} cannot be reached ({getattr(exc, 'strerror', None) or exc})", "look at the network"
-    return failure("server", detail, remedy, transient=True)
+def _describe_failure(server: str, error: Exception) -> Finding:
+    fault = find_fault(error)
+    detail, remedy = explain(fault, server)
+    return failure("server", detail, remedy, transient=fault not in _PERMANENT)

@@ -3,6 +3,7 @@
 import datetime
 from dataclasses import dataclass
 
+from fedglm.client.link.state import LinkState
 from fedglm.client.site.folder import Site
 from fedglm.privacy.custody.budget_state import BudgetState, read_budget
 from fedglm.privacy.custody.refusal_log import RefusalLog
@@ -23,6 +24,8 @@ class SiteStatus:
         refusals: Number of refused messages.
         last_refusal: Time, rule and reason of the last refusal; None for none.
         last_work: Time (UTC) when the node last stored the effect of a server's message; None for never.
+        link: State of the link as the node recorded it last, which tells nothing once the node has ended; None for
+            never.
     """
 
     policy: Policy | None
@@ -31,6 +34,7 @@ class SiteStatus:
     refusals: int
     last_refusal: tuple[str, str, str] | None
     last_work: datetime.datetime | None
+    link: LinkState | None
 
 
 def read_status(site: Site) -> SiteStatus:
@@ -51,6 +55,7 @@ def read_status(site: Site) -> SiteStatus:
         refusals=refusals.by_rule.total(),
         last_refusal=(last.time, last.rule, last.reason) if last is not None else None,
         last_work=datetime.datetime.fromtimestamp(last_work, datetime.UTC) if last_work is not None else None,
+        link=LinkState.read(site.state),
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
+from fedglm.client.link.state import LinkRecorder
 from fedglm.client.site.folder import Site
 from fedglm.client.site.settings import SiteError
 from fedglm.client.site.site_keys import read_flower_private_key
@@ -74,6 +75,7 @@ def run_node(site: Site, on_announcement: Callable[[], None]) -> None:
 
     from fedglm.client.supernode.client_app import app
     from fedglm.client.supernode.executor import start_executor
+    from fedglm.client.supernode.lasting_link import install_lasting_link
     from fedglm.client.supernode.one_answer import make_single_handler_app
     from fedglm.client.supernode.server_bounds import install_bounds
 
@@ -86,6 +88,7 @@ def run_node(site: Site, on_announcement: Callable[[], None]) -> None:
     files = _write_memory_file("key", read_flower_private_key(site.flower_key)), _write_memory_file("secret", secret)
     sys.argv = ["flower-supernode", *make_flower_arguments(site, *files)]
     install_bounds()
+    install_lasting_link(LinkRecorder(site.state, site.server))
     work = WorkTracker()
     install_reply_sender(work)
     path = _serve_on_socket(site.state)

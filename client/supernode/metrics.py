@@ -13,6 +13,8 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fedglm.client.link.faults import LinkFault
+from fedglm.client.link.state import LinkState
 from fedglm.client.site.folder import Site
 from fedglm.client.site.status import find_last_work
 from fedglm.privacy.custody.refusal_log import RefusalLog
@@ -45,6 +47,7 @@ class SiteCollector(Collector):
             "ledger": self._collect_ledger,
             "refusals": self._collect_refusals,
             "state": self._collect_state,
+            "link": self._collect_link,
             "disk": self._collect_disk,
         }
         for part, collect_part in parts.items():
@@ -93,6 +96,19 @@ class SiteCollector(Collector):
         if updates:
             size.add_metric([], max(updates, key=lambda stat: stat.st_mtime_ns).st_size)
         return [last, size]
+
+    def _collect_link(self) -> list[Metric]:
+        """Tell of the link as the node recorded it last: of use beside `fedglm_process_up`."""
+        connected = GaugeMetricFamily("fedglm_site_connected", "Whether the server answered the node's last request")
+        since = GaugeMetricFamily("fedglm_site_link_since_timestamp_seconds", "When that last changed")
+        fault = GaugeMetricFamily("fedglm_site_link_fault", "1 for why there is no link", labels=["fault"])
+        link = LinkState.read(self._site.state)
+        connected.add_metric([], link is not None and link.connected)
+        if link is not None:
+            since.add_metric([], link.since.timestamp())
+        for kind in LinkFault:
+            fault.add_metric([kind.value], link is not None and link.fault is kind)
+        return [connected, since, fault]
 
     def _collect_disk(self) -> list[Metric]:
         free = GaugeMetricFamily("fedglm_site_disk_free_bytes", "Room on the disk of the folder", labels=["folder"])

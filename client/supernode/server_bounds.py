@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httpx
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 LOG: Final = logging.getLogger(__name__)
@@ -143,6 +144,8 @@ def _check_response(response: httpx.Response) -> None:
     length = response.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > limit:
         raise _make_error(f"it has {length[:20]} bytes, at most {limit} are read")
+    if response.is_success and response.headers.get("content-type") != PROTOBUF_MEDIA_TYPE:
+        raise _make_error("it is not of Flower's protocol")  # an empty page would pass for an empty message
     if response.headers.get("content-encoding", "identity") != "identity":
         raise _make_error("it is compressed, which was not asked for")
     if not isinstance(response.stream, httpx.SyncByteStream):

@@ -25,6 +25,8 @@ from fedglm.cli.process.daemon import Daemon
 from fedglm.cli.process.exporter import ProcessCollector
 from fedglm.cli.process.process_usage import CpuClock, read_limits, read_processes
 from fedglm.cli.process.process_usage import Process as Seen
+from fedglm.client.link.faults import LinkFault
+from fedglm.client.link.state import LinkRecorder
 from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
@@ -96,6 +98,7 @@ def site(tmp_path):
     state.mkdir(parents=True)
     (state / "state.json").write_text("{}")
     (state / "pending_blob-1.bin").write_bytes(bytes(321))
+    LinkRecorder(made.state, made.server).fail(LinkFault.EXPIRED)
     return made
 
 

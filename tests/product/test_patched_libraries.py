@@ -17,8 +17,6 @@ from pathlib import Path
 import pytest
 from source_tree import ROOT, SOURCES
 
-from fedglm.client.supernode.flower_log import CONNECTED
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -126,6 +124,27 @@ PIECES = (
         "client/supernode/server_bounds.py",
         "it makes its client by the name FleetHttpClient; and tries again at 502, 503 and 504, and ends at 401",
         ("40094f65fe04374d",),
+    ),
+    Piece(
+        "flwr.supernode.fleet_http_connection",
+        "http_request_response",
+        "client/supernode/lasting_link.py",
+        "each request goes through `FleetHttpClient` and is repeated; so is a heartbeat at an httpx.TransportError",
+        ("40094f65fe04374d",),
+    ),
+    Piece(
+        "flwr.supercore.protobuf.client",
+        "ProtobufClient",
+        "client/supernode/lasting_link.py",
+        "the methods of a FleetHttpClient call `_unary_unary` with path and all else by keyword",
+        ("228da9233cb3fcc1",),
+    ),
+    Piece(
+        "flwr.supercore.retry.http_retry",
+        "make_simple_http_retry_invoker",
+        "client/supernode/lasting_link.py",
+        "it repeats an httpx.ConnectError for ever unless its text has one of three words; ends the process at 401",
+        ("6b0038cbd67ccc68",),
     ),
     Piece(
         "flwr.supercore.protobuf.client",
@@ -296,13 +315,6 @@ def test_whatever_is_replaced_in_a_library_stands_above():
     listed = {(piece.relied_on_by, piece.module) for piece in PIECES}
     only_imported = {("client/supernode/lean_imports.py", "flwr.app")}
     assert replaced - only_imported <= listed
-
-
-def test_flower_still_logs_that_a_node_is_connected():
-    """There is no event for it, only the line; the command that starts a node waits for it."""
-    _, text, named = definitions("flwr.supernode.start_client_internal")
-    start = ast.get_source_segment(text, named["start_client_internal"])
-    assert re.search(rf'log\(INFO, "{CONNECTED}: %s", node_id\)', start), f"no line begins with {CONNECTED!r} any more"
 
 
 def test_torch_and_transformers_have_what_a_lean_node_leaves_out():

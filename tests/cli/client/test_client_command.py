@@ -1,11 +1,13 @@
 """`fedglm client` from outside: keys, policy, checks, and a node that starts and ends without orphans."""
 
+import datetime
 import json
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
 import tomllib
 
 import pytest
@@ -17,6 +19,7 @@ from tls_server import free_port, tls_server
 from fedglm.cli.client import app
 from fedglm.client.site.folder import open_site
 from fedglm.client.supernode.main import make_flower_arguments
+from fedglm.client.supernode.metrics import SiteCollector
 from fedglm.privacy.custody.refusal_log import RefusalLog
 from fedglm.privacy.errors import Refusal
 from fedglm.privacy.keys.signing import SigningKey
@@ -26,7 +29,14 @@ from fedglm.privacy.policy.policy_file import load_policy
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
-SLEEPER = "import time; print('SuperNode ID: 1', flush=True); time.sleep(600)"
+SLEEPER = """
+import pathlib, sys, time
+from fedglm.client.link.faults import LinkFault
+from fedglm.client.link.state import LinkRecorder
+recorder = LinkRecorder(pathlib.Path(sys.argv[1]), "here")
+recorder.fail(LinkFault(sys.argv[2])) if sys.argv[2] else recorder.succeed()
+time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +238,13 @@ def test_a_folder_that_flower_cannot_be_told_of(fedglm, site):
 
 @pytest.fixture
 def sleeper(monkeypatch):
-    """A node that connects at once and then sleeps."""
-    monkeypatch.setattr(app, "node_command", lambda _: [sys.executable, "-c", SLEEPER])
+    """A node that connects at once, or has the fault that the returned function is told, and then sleeps."""
+
+    def tell(fault=""):
+        monkeypatch.setattr(app, "node_command", lambda site: [sys.executable, "-c", SLEEPER, str(site.state), fault])
+
+    tell()
+    return tell
 
 
 @pytest.mark.usefixtures("sleeper")
@@ -241,8 +256,8 @@ def test_a_node_starts_once_and_ends(fedglm, site):
         assert (said.code, "connected to 127.0.0.1:8443" in said.out) == (0, True), said
         assert "warning: server: nothing listens" in said.err  # which is no reason not to start
         told = fedglm("client", "status", site.folder, "--json").json
-        pid, connected = told["pid"], told["connected"]
-        assert not connected  # whatever it says of itself: nothing listens there
+        pid = told["pid"]
+        assert (told["connected"], told["link_fault"]) == (True, None)
         assert f"process {pid}" in said.out
         assert f"runs already, as process {pid}" in fedglm("client", "start", site.folder).line()
         assert "runs, process" in fedglm("client", "status", site.folder).out
@@ -251,6 +266,43 @@ def test_a_node_starts_once_and_ends(fedglm, site):
     assert "has ended" in stopped.out
     assert soon(lambda: fedglm("client", "status", site.folder, "--json").json["pid"] is None)
     assert "no node of berlin runs" in fedglm("client", "stop", site.folder).out
+
+
+def test_a_node_that_the_server_does_not_admit_is_ended_and_the_remedy_named(fedglm, site, sleeper):
+    sleeper("not_admitted")
+    assert "its keys are not enrolled, or were revoked" in fedglm("client", "start", site.folder).line()
+    assert fedglm("client", "status", site.folder, "--json").json["pid"] is None
+
+
+def link_figures(site):
+    """What Prometheus is told of the link, by name and fault."""
+    families = [
+        family for family in SiteCollector(site).collect() if "link" in family.name or "connected" in family.name
+    ]
+    return {
+        family.name: {sample.labels.get("fault", ""): sample.value for sample in family.samples} for family in families
+    }
+
+
+def test_a_node_without_a_link_stays_and_says_since_when_and_why(fedglm, site, sleeper, monkeypatch):
+    monkeypatch.setattr(app, "_PATIENCE_S", 1.0)
+    sleeper("expired")
+    said = fedglm("client", "start", site.folder)
+    try:
+        assert said.code == 0
+        assert "there is no link to 127.0.0.1:8443 yet (the certificate of 127.0.0.1:8443 has ended)" in said.out
+        told = fedglm("client", "status", site.folder, "--json").json
+        assert (told["connected"], told["link_fault"]["code"]) == (False, "expired")
+        assert abs(datetime.datetime.fromisoformat(told["link_since"]).timestamp() - time.time()) < 60
+        assert link_figures(site)["fedglm_site_connected"] == {"": 0}
+        assert {name for name, value in link_figures(site)["fedglm_site_link_fault"].items() if value} == {"expired"}
+        shown = " ".join(fedglm("client", "status", site.folder).out.split())
+        assert "not connected since" in shown
+        assert "has ended: tell the server's operator: fedglm provision DIR --renew" in shown
+    finally:
+        fedglm("client", "stop", site.folder)
+    told = fedglm("client", "status", site.folder, "--json").json
+    assert (told["connected"], told["link_since"], told["link_fault"]) == (False, None, None), "it tells nothing of now"
 
 
 @pytest.mark.usefixtures("sleeper")
@@ -287,6 +339,7 @@ def test_status_of_a_kit_as_it_comes(fedglm, kit):
 def test_the_command_answers_before_it_imports_torch():
     code = """
 import sys
+import time
 import fedglm.cli.client.app, fedglm.client.preflight.checks, fedglm.client.site.folder, fedglm.client.supernode.main
 print(sorted({"torch", "flwr", "transformers"} & sys.modules.keys()))
 """

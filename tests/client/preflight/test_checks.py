@@ -112,7 +112,9 @@ def test_a_certificate_that_has_ended_or_ends_soon(site, tmp_path, project):
 
     with tls_server(issued(0), project.server_key) as port:
         ended = one(at(site, port), "server")
-    assert (ended.level, ended.transient) == ("failure", False)
+    assert (ended.level, ended.transient) == ("failure", True), (
+        "the operator renews it, and the node is to wait for that"
+    )
     assert "has ended" in ended.detail
     assert "fedglm provision DIR --renew" in ended.remedy
     with tls_server(issued(9), project.server_key) as port:
@@ -124,7 +126,7 @@ def test_a_certificate_for_another_name(site, project):
         write_site_file(site.folder, site={"name": NAME, "server": f"127.0.0.2:{port}"}, data=DATA)
         found = one(open_site(site.folder), "server")
     assert (found.level, found.transient) == ("failure", False)
-    assert "is not for this address" in found.detail
+    assert "is not for this name or address" in found.detail
 
 
 @pytest.mark.parametrize(
