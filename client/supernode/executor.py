@@ -80,7 +80,7 @@ def _handle_tasks(app: ClientApp, address: str, secret: bytes, work: WorkTracker
             # In a thread: it may wait for parts of a message that a dying SuperLink never sent, while others come.
             threading.Thread(target=_handle_task, args=(app, address, response.token, work), daemon=True).start()
         else:
-            time.sleep(_POLL_S)
+            work.wait_for_message(_POLL_S)
 
 
 def _handle_task(app: ClientApp, address: str, token: str, work: WorkTracker) -> None:

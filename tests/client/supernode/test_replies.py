@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 import threading
 import time
 from types import SimpleNamespace
@@ -105,3 +106,65 @@ def test_flower_s_loop_is_the_one_that_is_known():
     loop = inspect.getsource(flower.start_client_internal)
     assert "run_id = _pull_and_store_message(" in loop
     assert "if run_id is None:" in loop
+
+
+def test_messages_are_asked_for_soon_after_one_and_ever_more_seldom(monkeypatch):
+    now, pulls = [1000.0], []
+    work = replies.WorkTracker()
+
+    def pull():
+        pulls.append(now[0])
+        return 7 if len(pulls) == 1 else None
+
+    def wait(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(flower, "_pull_and_store_message", pull)
+    monkeypatch.setattr(replies.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(work, "wait_for_completion", wait)
+    replies.install_reply_sender(work)
+    assert flower._pull_and_store_message() == 7
+    assert flower._pull_and_store_message() is None, "by then Flower's own pause is no longer"
+    pauses = [after - before for before, after in itertools.pairwise(pulls[1:])]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(0.1)
+    assert pauses[-1] < 3
+    assert 25 < pulls[-1] - pulls[0] < 35
+    assert len(pulls) < 60, "a site asks for no more than its share of requests"
+    assert flower._pull_and_store_message() is None
+    assert pulls[-1] - pulls[-2] == 0, "an idle node leaves the pause to Flower"
+
+
+def test_an_answer_ends_the_pause_before_the_next_look_for_messages(monkeypatch):
+    answers = iter([7, None, None])
+    work = replies.WorkTracker()
+    monkeypatch.setattr(flower, "_pull_and_store_message", lambda: next(answers))
+    monkeypatch.setattr(replies, "_MIN_PAUSE_S", 2.9)
+    replies.install_reply_sender(work)
+    assert flower._pull_and_store_message() == 7
+
+    def answer():
+        with work.track():
+            pass
+
+    threading.Timer(0.05, answer).start()
+    began = time.monotonic()
+    assert flower._pull_and_store_message() is not None
+    assert time.monotonic() - began < 2.5
+
+
+def test_who_answers_is_woken_by_a_message():
+    work, woken = replies.WorkTracker(), threading.Event()
+    threading.Thread(target=lambda: (work.wait_for_message(60), woken.set()), daemon=True).start()
+    assert not woken.wait(0.05)
+    work.announce_message()
+    assert woken.wait(10)
+
+
+def test_a_message_that_was_answered_is_not_waited_for_once_more():
+    work = replies.WorkTracker()
+    pulled = time.monotonic()
+    assert not work.is_idle(pulled), "it may yet be taken up"
+    with work.track():
+        pass
+    assert work.is_idle(pulled)
