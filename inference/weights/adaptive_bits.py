@@ -7,7 +7,7 @@ costs half a logarithm of the number of bits. All bits that are coded at once se
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,14 @@ from fedglm.inference.weights.rans import PROBABILITY_BITS, Bits, Coder
 
 Contexts = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.int64]
+Count = TypeVar("Count", int, Counts)
 
 LEAST: Final = 32
 """No bit is surer than 1 - 2**-11, so none costs more than 11 bits or less than 0.0007."""
 RANGE: Final = (1 << PROBABILITY_BITS) - 2 * LEAST
 """A share of bits is scaled to this, and then raised by `LEAST`."""
+_PRIOR: Final = 128
+"""Rows by which a column's count is drawn to the matrix's (docs/light_format.md has what others gave)."""
 
 
 class AdaptiveBits:
@@ -37,18 +40,26 @@ class AdaptiveBits:
     def code(self, coder: Coder, bits: Bits | None, contexts: Contexts) -> Bits:
         """Code one bit in each of the first lanes, (n,); see `Coder`."""
         if self._seen.size < contexts.size:  # the fewer divisions
-            estimate = _estimate(self._ones, self._seen)[contexts]
+            probability = estimate(self._ones, self._seen)[contexts]
         else:
-            estimate = _estimate(self._ones[contexts], self._seen[contexts])
-        coded = coder.code_bits(bits, estimate)
+            probability = estimate(self._ones[contexts], self._seen[contexts])
+        coded = coder.code_bits(bits, probability)
         seen, ones = np.bincount(contexts), np.bincount(contexts[coded])
         self._seen[: seen.size] += seen
         self._ones[: ones.size] += ones
         return coded
 
 
-def _estimate(ones: Contexts, seen: Contexts) -> Contexts:
+def estimate(ones: Counts, seen: Counts) -> Counts:
+    """Return the probability of a one after so many ones of so many bits."""
     return (2 * ones + 1) * RANGE // (2 * seen + 2) + LEAST
+
+
+def estimate_columns(hits: Counts, rows: Count, all_hits: Count, all_seen: Count) -> Counts:
+    """Return the probability of a hit in columns that had so many in so many rows, drawn to that of all before."""
+    mean = (2 * all_hits + 1) * RANGE // (2 * all_seen + 2)
+    found: Counts = (hits * RANGE + _PRIOR * mean) // (rows + _PRIOR)
+    return found + LEAST
 
 
 class AdaptiveTrees:

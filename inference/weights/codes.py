@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedglm.inference.errors import InferenceError
-from fedglm.inference.weights.adaptive_bits import LEAST, RANGE, AdaptiveBits, AdaptiveTrees, split_into_steps
+from fedglm.inference.weights.adaptive_bits import AdaptiveBits, AdaptiveTrees, estimate_columns, split_into_steps
 from fedglm.inference.weights.fixed_width import Digits
+from fedglm.inference.weights.known_bits import code_known_nonzeros, code_known_symbols, expand_tree
 from fedglm.inference.weights.rans import Coder
 
 Nonzeros = npt.NDArray[np.bool_]
 
-_PRIOR: Final = 128
-"""Rows by which a column's count is drawn to the matrix's (docs/light_format.md has what others gave)."""
 _MAX_KINDS: Final = 16  # of digits that have a probability of change of their own; of more, few are seen often
 
 
@@ -38,13 +37,15 @@ def walk_nonzeros(coder: Coder, nonzeros: Nonzeros | None, shape: tuple[int, int
     Returns:
         Whether each is.
     """
+    if nonzeros is not None:
+        code_known_nonzeros(coder, nonzeros)
+        return nonzeros
     coded = np.empty(shape, np.bool_)
     hits, all_hits, all_seen = np.zeros(shape[1], np.int64), 0, 0
     for rows, columns in split_matrix(shape, coder.lanes):
-        mean, count = (2 * all_hits + 1) * RANGE // (2 * all_seen + 2), rows.stop - rows.start
-        estimate = (hits[columns] * RANGE + _PRIOR * mean) // (rows.start + _PRIOR) + LEAST
-        given = None if nonzeros is None else nonzeros[rows, columns].reshape(-1)
-        bits = coder.code_bits(given, estimate if count == 1 else np.tile(estimate, count))
+        count = rows.stop - rows.start
+        probability = estimate_columns(hits[columns], rows.start, all_hits, all_seen)
+        bits = coder.code_bits(None, probability if count == 1 else np.tile(probability, count))
         coded[rows, columns] = bits if count == 1 else bits.reshape(count, -1)
         hits[columns] += bits if count == 1 else bits.reshape(count, -1).sum(axis=0)
         all_hits += int(np.count_nonzero(bits))
@@ -64,11 +65,20 @@ def walk_tree(coder: Coder, digits: Digits | None, shape: tuple[int, int], level
     Returns:
         The digits. Those of a damaged stream may be `levels` or more.
     """
-    coded, given = np.empty(shape[0] * shape[1], np.uint8), None if digits is None else digits.reshape(-1)
-    tree = AdaptiveTrees(1, (levels - 1).bit_length())
+    width = (levels - 1).bit_length()
+    if digits is not None:
+        given = digits.reshape(-1)
+        code_known_symbols(
+            coder,
+            given.size,
+            lambda some: expand_tree(given[some].astype(np.int64), 0, width),
+            bits=width,
+            contexts=1 << width,
+        )
+        return digits
+    coded, tree = np.empty(shape[0] * shape[1], np.uint8), AdaptiveTrees(1, width)
     for step in split_into_steps(coded.size, coder.lanes):
-        symbols = None if given is None else given[step].astype(np.int64)
-        coded[step] = tree.code(coder, symbols, np.zeros(step.stop - step.start, np.int64))
+        coded[step] = tree.code(coder, None, np.zeros(step.stop - step.start, np.int64))
     return coded.reshape(shape)
 
 

@@ -11,12 +11,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fedglm.inference.weights.adaptive_bits import AdaptiveBits, AdaptiveTrees, split_into_steps
-from fedglm.inference.weights.rans import Coder
+from fedglm.inference.weights.adaptive_bits import AdaptiveBits, AdaptiveTrees, Contexts, split_into_steps
+from fedglm.inference.weights.known_bits import code_known_symbols, expand_tree
+from fedglm.inference.weights.rans import Bits, Coder
 
 _MANTISSA: Final = 10
 _UPPER: Final = 3
 _LOWER: Final = _MANTISSA - _UPPER
+_HEAD: Final = 6
+_CONTEXTS: Final = (1 << _HEAD) + (1 << _HEAD + _UPPER) + _LOWER
 
 Halves = npt.NDArray[np.float16]
 
@@ -43,19 +46,30 @@ def round_mantissa(values: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np
 
 def walk_halves(coder: Coder, halves: Halves | None, count: int) -> Halves:
     """Code `count` numbers, (count,), float16, by one model; a decoder ignores `halves`."""
-    coded, source = np.empty(count, np.uint16), None if halves is None else halves.view(np.uint16)
-    heads, uppers, lower = AdaptiveTrees(1, 6), AdaptiveTrees(64, _UPPER), AdaptiveBits(_LOWER)
+    if halves is not None:
+        given = halves.view(np.uint16)
+        code_known_symbols(
+            coder, count, lambda some: _expand(given[some].astype(np.int64)), bits=16, contexts=_CONTEXTS
+        )
+        return halves
+    coded = np.empty(count, np.uint16)
+    heads, uppers, lower = AdaptiveTrees(1, _HEAD), AdaptiveTrees(1 << _HEAD, _UPPER), AdaptiveBits(_LOWER)
     for step in split_into_steps(count, coder.lanes):
-        given = None if source is None else source[step].astype(np.int64)
-        first = np.zeros(step.stop - step.start, np.int64)
-        head = heads.code(coder, None if given is None else given >> _MANTISSA, first)
-        upper = uppers.code(coder, None if given is None else given >> _LOWER & 7, head)
-        value = head << _UPPER | upper
+        head = heads.code(coder, None, np.zeros(step.stop - step.start, np.int64))
+        value = head << _UPPER | uppers.code(coder, None, head)
         for place in reversed(range(_LOWER)):
-            bits = None if given is None else (given >> place & 1).astype(np.bool_)
-            value = value << 1 | lower.code(coder, bits, np.full(head.size, place))
+            value = value << 1 | lower.code(coder, None, np.full(head.size, place))
         coded[step] = value
     return coded.view(np.float16)
+
+
+def _expand(raw: Contexts) -> tuple[Bits, Contexts]:
+    """Return the bits of numbers, (n, 16), in the order of coding, and their contexts: those of the three models."""
+    heads, uppers = expand_tree(raw >> _MANTISSA, 0, _HEAD), expand_tree(raw >> _LOWER & 7, raw >> _MANTISSA, _UPPER)
+    places = np.arange(_LOWER)[::-1]
+    lower = (raw[:, None] >> places & 1).astype(np.bool_)
+    contexts = uppers[1] + (1 << _HEAD), np.tile(places + _CONTEXTS - _LOWER, (raw.size, 1))
+    return np.hstack([heads[0], uppers[0], lower]), np.hstack([heads[1], *contexts])
 
 
 def subtract_previous(halves: Halves, previous: Halves) -> Halves:

@@ -16,7 +16,7 @@ from fedglm.inference.weights.index import CODED_FLOATS, FloatEntry, Index, Matr
 from fedglm.inference.weights.model import Tensor
 from fedglm.inference.weights.packing import PACKINGS, FixedPacking
 from fedglm.inference.weights.quantized import QuantizedMatrix
-from fedglm.inference.weights.rans import MAX_LANES, PROBABILITY_BITS, Bits, Probabilities
+from fedglm.inference.weights.rans import MAX_LANES, PROBABILITY_BITS, Bits, Probabilities, Sizes
 
 _MIN_LANES: Final = 8
 _BYTES_PER_LANE: Final = 1024  # a lane costs about four
@@ -40,9 +40,13 @@ class CodeLength:
         """Take bits; see `Coder`."""
         if bits is None:
             raise TypeError("what is measured is told the bits")
+        self.code_known(bits, probability, np.array([bits.size]))
+        return bits
+
+    def code_known(self, bits: Bits, probability: Probabilities, sizes: Sizes) -> None:  # noqa: ARG002 - all add up
+        """Take bits for many calls; see `Coder`."""
         one = probability / (1 << PROBABILITY_BITS)
         self.bits -= float(np.log2(np.where(bits, one, 1 - one)).sum())
-        return bits
 
     def code_raw(self, bits: Bits | None, count: int) -> Bits:
         """Take raw bits; see `Coder`."""

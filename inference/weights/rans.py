@@ -17,6 +17,7 @@ bits that a lane would cost otherwise ("bits back", Frey and Hinton 1996); and r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 import numpy as np
@@ -26,6 +27,8 @@ from fedglm.inference.errors import InferenceError
 
 Bits = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.int64]
+Sizes = npt.NDArray[np.int64]
+_Calls = tuple[Bits, npt.NDArray[np.uint16], Sizes]
 
 PROBABILITY_BITS: Final = 16
 """Probabilities are in units of 2**-16, from 1 to 2**16 - 1."""
@@ -35,6 +38,8 @@ _ONE: Final = 1 << PROBABILITY_BITS
 _LOW: Final = 1 << 24  # 2**8 times the unit of probability: what rounding costs is below 0.01 % of the code
 _WORD: Final = 16
 _HIDDEN_BYTES: Final = 3
+_AT_ONCE: Final = 1 << 16
+"""Bits of which an encoder holds more than a few bytes each at a time."""
 
 
 class Coder(Protocol):
@@ -51,6 +56,15 @@ class Coder(Protocol):
 
         Returns:
             The bits.
+        """
+
+    def code_known(self, bits: Bits, probability: Probabilities, sizes: Sizes) -> None:
+        """Code bits that are known before, as so many calls of `code_bits`; an encoder's alone.
+
+        Args:
+            bits: The bits of all the calls, (n,).
+            probability: Their probabilities, likewise.
+            sizes: Number of bits of each call, (calls,).
         """
 
     def code_raw(self, bits: Bits | None, count: int) -> Bits:
@@ -74,15 +88,19 @@ class LaneEncoder:
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
-        self._coded: list[tuple[Bits, npt.NDArray[np.uint16]]] = []
+        self._coded: list[_Calls] = []
         self._raw: list[Bits] = []
 
     def code_bits(self, bits: Bits | None, probability: Probabilities) -> Bits:
         """Take one bit for each of the first lanes; see `Coder`."""
         if bits is None:
             raise TypeError("an encoder is told the bits")
-        self._coded.append((bits, probability.astype(np.uint16)))
+        self.code_known(bits, probability, np.array([bits.size]))
         return bits
+
+    def code_known(self, bits: Bits, probability: Probabilities, sizes: Sizes) -> None:
+        """Take bits for many calls; see `Coder`."""
+        self._coded.append((bits, probability.astype(np.uint16), sizes))
 
     def code_raw(self, bits: Bits | None, count: int) -> Bits:
         """Take raw bits; see `Coder`."""
@@ -98,18 +116,47 @@ class LaneEncoder:
         states = np.full(self.lanes, _LOW, np.int64)
         if hidden.size:
             states += _from_bytes(hidden, self.lanes)
-        words = list[npt.NDArray[np.uint16]]()
-        for bits, probability in reversed(self._coded):
-            one = probability.astype(np.int64)
-            width = np.where(bits, one, _ONE - one)
-            state = states[: bits.size]
-            full = state >= width << (24 + _WORD - PROBABILITY_BITS)
-            words.append(state[full].astype(np.uint16)[::-1])  # the decoder reads them in the order of the lanes
-            state = np.where(full, state >> _WORD, state)
-            whole = state // width
-            states[: bits.size] = (whole << PROBABILITY_BITS) + (state - whole * width) + np.where(bits, 0, one)
-        stream = np.concatenate(words)[::-1].astype("<u2") if words else np.empty(0, "<u2")
+        words = [_encode(states, calls) for calls in reversed(list(_gather(self._coded)))]
+        stream = np.concatenate([np.empty(0, "<u2"), *reversed(words)]).astype("<u2")
         return _to_bytes(states, STATE_BYTES).tobytes() + stream.tobytes() + written.tobytes(), stream.size, raw.size
+
+
+def _gather(coded: list[_Calls]) -> Iterator[_Calls]:
+    """Yield calls together, so that what takes a numpy call takes few of them."""
+    some, size = list[_Calls](), 0
+    for calls in coded:
+        some.append(calls)
+        size += calls[0].size
+        if size >= _AT_ONCE:
+            yield _join(some)
+            some, size = [], 0
+    if some:
+        yield _join(some)
+
+
+def _join(some: list[_Calls]) -> _Calls:
+    bits, probability, sizes = zip(*some, strict=True)
+    return np.concatenate(bits), np.concatenate(probability), np.concatenate(sizes)
+
+
+def _encode(states: npt.NDArray[np.int64], calls: _Calls) -> npt.NDArray[np.uint16]:
+    """Encode the calls into the states, the last first; return the words in the order in which a decoder reads."""
+    bits, probability, sizes = calls
+    one = probability.astype(np.int64)
+    width, start = np.where(bits, one, _ONE - one), np.where(bits, 0, one)
+    limit, rest = width << (24 + _WORD - PROBABILITY_BITS), _ONE - width
+    low, full = np.empty(bits.size, np.uint16), np.empty(bits.size, np.bool_)
+    end = bits.size
+    for size in reversed(sizes.tolist()):
+        at, state = slice(end - size, end), states[:size]
+        end -= size
+        low[at] = state
+        np.right_shift(state, _WORD, out=state, where=np.greater_equal(state, limit[at], out=full[at]))
+        whole = state // width[at]
+        whole *= rest[at]  # whole << 16 | what is left of the state is the state and this
+        whole += start[at]
+        state += whole
+    return low[full]
 
 
 class LaneDecoder:
@@ -160,6 +207,10 @@ class LaneDecoder:
             state[empty] = state[empty] << _WORD | words
             self._read += empty.size
         return one
+
+    def code_known(self, bits: Bits, probability: Probabilities, sizes: Sizes) -> None:  # noqa: ARG002 - an encoder's
+        """Refuse: to a decoder nothing is known; see `Coder`."""
+        raise TypeError("a decoder is told no bits")
 
     def code_raw(self, bits: Bits | None, count: int) -> Bits:  # noqa: ARG002 - an encoder's
         """Read raw bits; see `Coder`.

@@ -11,7 +11,7 @@ from light_models import entropy_bytes, gaussian_codes, make_matrix, make_model,
 from safetensors.numpy import load
 
 from fedglm.inference.errors import InferenceError
-from fedglm.inference.weights import container, limits
+from fedglm.inference.weights import container, known_bits, limits, rans
 from fedglm.inference.weights.container import FORMAT, pack_weights, read_index, repack_weights, unpack_weights
 from fedglm.inference.weights.halves import round_mantissa
 from fedglm.inference.weights.index import Index
@@ -79,6 +79,19 @@ def test_every_model_comes_back_bit_by_bit(tensors, compact):
 @given(MODELS, MODELS)
 def test_every_model_comes_back_given_any_other(tensors, previous):
     assert same_tensors(unpack_weights(pack_weights(tensors, previous=previous), previous=previous), tensors)
+
+
+def test_what_is_coded_in_pieces_is_coded_the_same(monkeypatch):
+    """An encoder that knows all bits works through them in pieces of bounded memory."""
+    matrices = {
+        "ternary": make_matrix(np.arange(9 * 40).reshape(9, 40) % 5 % 3 - 1, low=-1, high=1),
+        "int4": make_matrix(np.arange(9 * 40).reshape(9, 40) ** 2 % 7, low=-8, high=7, block=4),
+    }
+    blob = pack_weights(matrices)
+    for module in (known_bits, rans):
+        monkeypatch.setattr(module, "_AT_ONCE", 50)
+    assert pack_weights(matrices) == blob
+    assert same_tensors(unpack_weights(blob), matrices)
 
 
 def test_safetensors_reads_the_file():
