@@ -4,8 +4,10 @@ On its own text the dense model is the best there is, so that what is nearer to 
 """
 
 import hashlib
+from dataclasses import replace
+from functools import cache
 
-from tiny_glms import CLASSES, LANGUAGE, random_examples, tiny_glm
+from tiny_glms import CLASSES, LANGUAGE, SHAPE, random_examples, tiny_glm
 
 from fedglm.autoglm.light.cache.identity import hash_examples
 from fedglm.autoglm.light.model_made import sample_examples
@@ -23,14 +25,14 @@ __all__ = ["CLASSES", "LANGUAGE", "TERNARY", "make_plan", "make_recipe", "make_s
 
 TERNARY = Scheme(codes="ternary", block="row")
 STEPS = 4
+LAYERS = replace(SHAPE, layers=2)
 
 
 def make_search(task=LANGUAGE, *, seed=0, text_seed=0):
-    """A dense model and its text."""
-    model = tiny_glm(task, seed=seed, spread=3.0).eval()
+    """A dense model of two layers and its text."""
+    model = tiny_glm(task, LAYERS, seed=seed, spread=3.0).eval()
     model.config.architectures = [type(model).__name__]  # as save_pretrained writes it
-    draw = sample_examples if task is LANGUAGE else draw_random
-    train, held_out, test = (draw(model, task, 48, seed=10 * text_seed + part) for part in range(3))
+    train, held_out, test = draw_text(task, seed, text_seed)
     text = PublicText(
         train=train,
         held_out=held_out,
@@ -40,6 +42,14 @@ def make_search(task=LANGUAGE, *, seed=0, text_seed=0):
     )
     dense = DenseModel(model=model, task=task, folder=Folder(), run=None, data=None)
     return dense, Source(model=model, task=task, text=text, test=test)
+
+
+@cache
+def draw_text(task, seed, text_seed):
+    """What that model says, to train on, to choose by and to measure on; it is drawn once."""
+    model = tiny_glm(task, LAYERS, seed=seed, spread=3.0).eval()
+    draw = sample_examples if task is LANGUAGE else draw_random
+    return [draw(model, task, 48, seed=10 * text_seed + part) for part in range(3)]
 
 
 def draw_random(_model, task, count, *, seed):

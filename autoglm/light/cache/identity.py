@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from functools import cache
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any, Final
 
 import torch
@@ -19,6 +19,8 @@ from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 
 _LIBRARIES: Final = ("torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors", "onnx", "onnxruntime")
+
+version = cache(metadata.version)  # each is read from a file, and every key holds them all
 
 
 def hash_values(**values: Any) -> str:

@@ -38,6 +38,8 @@ class Grid:
 
     def spread(self, values: torch.Tensor, columns: int) -> torch.Tensor:
         """Repeat each block's value for each of its columns: (rows, blocks) to (rows, columns)."""
+        if values.shape[1] == 1:
+            return values.expand(-1, columns)
         return values.repeat_interleave(self.scheme.columns_per_scale(columns), dim=1)[:, :columns]
 
     def positions(self, weight: torch.Tensor) -> torch.Tensor:

@@ -150,13 +150,14 @@ class _Run:
             self._moments = measure_moments(self._reference, self._calibration)
         schemes = self._choose_schemes()
         rounded = {name: self._round(name, scheme) for name, scheme in schemes.items()}
-        deviations = self._compare(rounded)
-        if settings.verification.repair == "bits":
+        repair = settings.verification.repair
+        deviations = () if repair == "none" else self._compare(rounded)
+        if repair == "bits":
             deviations = self._give_bits(rounded, deviations)
         codes = {name: grid.to_matrix(chosen) for name, (grid, chosen) in rounded.items()}
         steps = 0
         if settings.qat is not None:
-            only = self._failing(deviations) if settings.verification.repair == "train" else None
+            only = self._failing(deviations) if repair == "train" else None
             if only is None or only:
                 steps, codes = self._train(settings.qat, rounded, only)
         return self._finish({name: grid.scheme for name, (grid, _) in rounded.items()}, codes, steps)

@@ -15,6 +15,8 @@ from fedglm.autoglm.light.plan.plan_files import read_settings_file
 from fedglm.inference.release.reader import open_release
 from fedglm.inference.release.trust import Trust
 
+pytestmark = pytest.mark.usefixtures("unsynced", "unrendered")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

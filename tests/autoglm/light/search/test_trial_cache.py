@@ -113,11 +113,11 @@ def test_other_code_or_another_machine_finds_nothing(monkeypatch, name):
 
 SETTINGS = train_for(3)
 DECIDING = {
-    "model": (make_search(seed=1)[1], SETTINGS, 0),
-    "text": (make_search(text_seed=1)[1], SETTINGS, 0),
-    "task": (make_search(CLASSES)[1], SETTINGS, 0),
-    "steps": (make_search()[1], train_for(4), 0),
-    "seed": (make_search()[1], SETTINGS, 1),
+    "model": (lambda: make_search(seed=1), SETTINGS, 0),
+    "text": (lambda: make_search(text_seed=1), SETTINGS, 0),
+    "task": (lambda: make_search(CLASSES), SETTINGS, 0),
+    "steps": (make_search, train_for(4), 0),
+    "seed": (make_search, SETTINGS, 1),
 }
 
 
@@ -125,8 +125,8 @@ DECIDING = {
 def test_whatever_decides_the_bits_decides_the_key(change, tmp_path):
     """The stub trains nothing; what counts is whether it is asked."""
     cache = open_cache(tmp_path)
-    _, source = make_search()
-    for made, (start, settings, seed) in enumerate([(source, SETTINGS, 0), DECIDING[change]], start=1):
+    for made, (search, settings, seed) in enumerate([(make_search, SETTINGS, 0), DECIDING[change]], start=1):
+        _, start = search()
         for _ in range(2):
             cache.train(start, settings, seed, lambda start=start: (start.model, False))
         assert (cache.found, cache.made) == (made, made)
