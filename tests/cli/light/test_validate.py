@@ -7,10 +7,16 @@ from checked_releases import change_code, make_checked_model, write_checked
 from light_releases import KEY
 
 from fedglm.inference.release.trust import Trust
+from fedglm.inference.validation import validate
+from fedglm.inference.validation.use import Latency, Use
 from fedglm.inference.validation.validation import read_validation
 from fedglm.privacy.keys.signing import SigningKey
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 SERVER = KEY.public.hex
+ONCE = Latency(p50_ms=1.0, p99_ms=1.0, n=20)
+USE = Use(import_ms=1.0, load_ms=1.0, prompt_tokens=1, prefill=ONCE, decode=ONCE, peak_bytes=None, watts=None)
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +37,17 @@ def public(home, name):
 
 @pytest.fixture(scope="module")
 def files(home, fedglm):
-    """The validations: Berlin's passes, Rome's does not."""
-    for name, release in (("berlin", "light"), ("rome", "wrong")):
-        done = fedglm("validate", home / release, "--key", SERVER, "--sign-with", home / f"{name}.key", "--out",
-                      home / f"{name}.json")  # fmt: skip
-        assert done.code == (name == "rome"), done.err
-        assert max(map(len, done.out.replace(str(home), "").splitlines())) <= 80
-        assert ("FAILED" in done.out) == (name == "rome")
-        assert "fast tokens" in done.out
-        assert "P99" in done.out
+    """The validations: Berlin's passes, and has the times of a process; Rome's does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, release in (("berlin", "light"), ("rome", "wrong")):
+            done = fedglm("validate", home / release, "--key", SERVER, "--sign-with", home / f"{name}.key", "--out",
+                          home / f"{name}.json")  # fmt: skip
+            assert done.code == (name == "rome"), done.err
+            assert max(map(len, done.out.replace(str(home), "").splitlines())) <= 80
+            assert ("FAILED" in done.out) == (name == "rome")
+            assert "fast tokens" in done.out
+            assert "P99" in done.out
+            patch.setattr(validate, "measure_use", lambda *_, **__: USE)
     return [home / "berlin.json", home / "rome.json"]
 
 
@@ -52,6 +60,7 @@ def test_a_signed_file_is_written(home, files):
 
 def test_json_is_the_validation(fedglm, home, monkeypatch):
     monkeypatch.chdir(home)
+    monkeypatch.setattr(validate, "measure_use", lambda *_, **__: USE)
     done = fedglm("validate", home / "wrong", "--unverified", "--json")
     assert done.code == 1
     told = json.loads(done.out)

@@ -10,6 +10,8 @@ from light_releases import KEY, trust
 
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import load_federation
+from fedglm.autoglm.light.plan.lighten_plan import LightenPlan
+from fedglm.autoglm.light.plan.plan_files import read_settings_file, write_settings
 from fedglm.autoglm.light.run_release.maker import LightMaker, check_possible
 from fedglm.autoglm.light.run_release.outcome import LightOutcome
 from fedglm.autoglm.light.search import trials
@@ -105,7 +107,10 @@ def test_a_size_out_of_reach_is_a_reason_and_no_error(tmp_path, vector):
     assert json.loads((tmp_path / "light-release.json").read_text())["reason"] == outcome.reason
 
 
-def test_a_release_that_misses_the_tolerance_is_not_released(tmp_path, vector, monkeypatch):
+def test_a_release_that_misses_the_tolerance_is_not_released(made, tmp_path, vector, monkeypatch):
+    plan = read_settings_file(LightenPlan, made[0].folder / "light-plan.toml")  # the search for one would be the same
+    goals = plan.goals.model_copy(update={"tolerance": 0.0})
+    write_settings(plan.model_copy(update={"goals": goals}), tmp_path / "light-plan.toml")
     maker = make_maker(tmp_path, tolerance="0%")
     measure = trials.measure_quality
 

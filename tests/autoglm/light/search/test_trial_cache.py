@@ -23,7 +23,7 @@ def open_cache(folder, said=None):
 
 
 def cut(dense):
-    """A recipe that leaves the layers of different widths."""
+    """A recipe that leaves the layers narrower."""
     parameters = int(0.8 * dense.parameters)
     return make_recipe("cut", scheme=TERNARY, pruning=PruningSettings(budget=Budget(parameters=parameters)))
 
