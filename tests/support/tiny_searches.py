@@ -25,11 +25,11 @@ __all__ = ["CLASSES", "LANGUAGE", "TERNARY", "make_plan", "make_recipe", "make_s
 
 TERNARY = Scheme(codes="ternary", block="row")
 STEPS = 4
-LAYERS = replace(SHAPE, layers=2)
+LAYERS = replace(SHAPE, layers=1)
 
 
 def make_search(task=LANGUAGE, *, seed=0, text_seed=0):
-    """A dense model of two layers and its text."""
+    """A dense model of one layer and its text."""
     model = tiny_glm(task, LAYERS, seed=seed, spread=3.0).eval()
     model.config.architectures = [type(model).__name__]  # as save_pretrained writes it
     train, held_out, test = draw_text(task, seed, text_seed)

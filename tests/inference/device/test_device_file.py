@@ -47,6 +47,7 @@ def test_memory_is_measured(monkeypatch):
     assert 0 < found.available_bytes <= found.limit_bytes
     monkeypatch.setattr(measurement, "_HELD", (2**20, 2**22))
     monkeypatch.setattr(measurement, "_READ_ROWS", (1, 4))
+    monkeypatch.setattr(measurement, "_MAX_RUNS", 20)
     reads = measurement.measure_reads(1, 0.0)
     assert [(read.format, read.rows) for read in reads] == [
         (form, rows) for form in ("fp32", "int8", "int4") for _ in range(2) for rows in (1, 4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from small_tasks import TASKS, text_task
+from small_tasks import text_task
 from tiny_glms import tiny_glm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -35,6 +35,7 @@ from fedglm.inference.weights.quantized import QuantizedMatrix
 torch.set_num_threads(1)
 SHAPE = Preset(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=48, max_length=32)
 TERNARY = Scheme(codes="ternary", block="row")
+CLASSES = text_task(("no", "yes"))
 QAT = QatSettings(training=DistillationSettings(stages=(Stage(steps=4, warmup_steps=0),), batch_size=4, keep="last"))
 
 
@@ -69,15 +70,22 @@ def check_bits(result: QuantizedModel) -> None:
             assert np.array_equal(tensor.astype(np.float16).astype(np.float32), tensor), name
 
 
-@TASKS
+INT4 = QuantizationSettings()
+TRAINED = QuantizationSettings(weights=TERNARY, embedding=Scheme(codes="int8", block="row"), qat=QAT)
+UNEVEN = QuantizationSettings(weights=Scheme(codes="int3", symmetric=False), method="mse", qat=QAT)
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("task", "settings"),
     [
-        QuantizationSettings(),
-        QuantizationSettings(weights=TERNARY, embedding=Scheme(codes="int8", block="row"), qat=QAT),
-        QuantizationSettings(weights=Scheme(codes="int3", symmetric=False), method="mse", qat=QAT),
+        pytest.param(text_task(), INT4, id="language-int4"),
+        pytest.param(CLASSES, INT4, id="classes-int4"),
+        pytest.param(text_task(), TRAINED, id="language-ternary trained"),
+        pytest.param(CLASSES, UNEVEN, id="classes-int3 trained"),
+        # The fast ones train either task and round by either method.
+        pytest.param(CLASSES, TRAINED, id="classes-ternary trained", marks=pytest.mark.slow),
+        pytest.param(text_task(), UNEVEN, id="language-int3 trained", marks=pytest.mark.slow),
     ],
-    ids=["int4", "ternary trained", "int3 trained"],
 )
 def test_what_is_packed_has_the_values_of_the_reference(settings: QuantizationSettings, task: Task) -> None:
     result = quantize(settings, task)
