@@ -27,8 +27,13 @@ def test_a_release_with_golden_answers_is_validated_by_a_process_of_its_own_and_
     shelf.take(pack_release(release), base=None)
     found = shelf.read_validation(hash_manifest(release))
     assert found.passed, found.checks
-    assert {"exact logits", "exact tokens", "fast logits", "fast tokens"} <= {check.name for check in found.checks}
+    assert found.verified
+    assert {"signature and hashes", "exact logits", "exact tokens", "fast logits", "fast tokens"} <= {
+        check.name for check in found.checks
+    }
     assert found.use.prefill.p50_ms > 0
+    assert found.use.decode.n >= 1
+    assert found.use.peak_bytes > 25e6
     assert str(tmp_path) not in found.model_dump_json()
 
 

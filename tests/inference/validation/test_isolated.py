@@ -46,6 +46,7 @@ def program(tmp_path, monkeypatch):
     return put
 
 
+@pytest.mark.slow  # tests/client/light/test_validation.py has one for every day
 def test_a_whole_release_passes_with_its_figures(release):
     made = validate(release)
     assert made.passed, made.checks

@@ -1,8 +1,9 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny_glms import CLASSES, LANGUAGE, random_examples, tiny_glm
+from tiny_glms import CLASSES, LANGUAGE, SHAPE, random_examples, tiny_glm
 from torch.nn.utils import parametrize
 
 from fedglm.autoglm.errors import DataError, ModelError
@@ -17,6 +18,11 @@ from fedglm.autoglm.training.local import TrainingError
 TASKS = pytest.mark.parametrize("task", [LANGUAGE, CLASSES], ids=["language", "classes"])
 
 
+def small_glm(task=LANGUAGE, **more):
+    """A model of one layer: what trains it asks for no second."""
+    return tiny_glm(task, replace(SHAPE, layers=1), **more)
+
+
 def settings(steps=6, *, stages=None, **changes):
     stage = {name: changes.pop(name) for name in list(changes) if name in Stage.model_fields}
     fixed = {"steps": steps, "learning_rate": 3e-3, "warmup_steps": 1}
@@ -25,8 +31,8 @@ def settings(steps=6, *, stages=None, **changes):
 
 
 def train(task=LANGUAGE, *, student=None, teacher="new", examples=None, chosen=None, seed=1, **more):
-    student = tiny_glm(task) if student is None else student
-    teacher = tiny_glm(task, seed=9, spread=4.0) if teacher == "new" else teacher
+    student = small_glm(task) if student is None else student
+    teacher = small_glm(task, seed=9, spread=4.0) if teacher == "new" else teacher
     examples = random_examples(40, task, seed=1) if examples is None else examples
     held_out = more.pop("held_out", random_examples(16, task, seed=2))
     trained = train_student(
@@ -50,7 +56,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_came_before(task):
 
 @TASKS
 def test_a_student_comes_nearer_to_its_teacher(task):
-    teacher, held_out = tiny_glm(task, seed=9, spread=4.0), random_examples(16, task, seed=2)
+    teacher, held_out = small_glm(task, seed=9, spread=4.0), random_examples(16, task, seed=2)
     before = copy.deepcopy(teacher.state_dict())
 
     def distance(student):
@@ -60,7 +66,7 @@ def test_a_student_comes_nearer_to_its_teacher(task):
             )
         return float(divergences(own, wanted, batch, temperature=1.0).mean())
 
-    start = distance(tiny_glm(task))
+    start = distance(small_glm(task))
     chosen = settings(60, alpha=1.0, temperature=1.0, keep="last", learning_rate=1e-2)
     student, _ = train(task, teacher=teacher, held_out=held_out, chosen=chosen)
     assert distance(student) < start / 2
@@ -78,7 +84,7 @@ def test_the_best_weights_are_kept_and_the_last_where_asked():
     # A rate that ruins the model: the best is the start.
     student, trained = train(chosen=settings(learning_rate=3.0, gradient_clip=0))
     assert trained.kept_step == 0
-    assert (to_vector(student) == to_vector(tiny_glm())).all()
+    assert (to_vector(student) == to_vector(small_glm())).all()
     student, trained = train(chosen=settings(learning_rate=3.0, gradient_clip=0, keep="last"))
     assert (trained.kept_step, trained.steps) == (6, 6)
     student, trained = train(chosen=settings(20))
@@ -98,7 +104,7 @@ def test_micro_batches_add_up_to_the_batch():
 
 
 def test_a_stage_trains_what_it_names_and_the_next_goes_on():
-    start = dict(tiny_glm().named_parameters())
+    start = dict(small_glm().named_parameters())
     pattern = "*.layers.0.*"
     stages = (Stage(steps=3, trained=(pattern,)), Stage(steps=2, alpha=0.0))
     for count, only in ((1, True), (2, False)):
@@ -145,7 +151,7 @@ def test_hooks_see_every_step_and_what_they_add_counts():
 
 
 def test_parametrizations_train_and_buffers_are_restored():
-    student = tiny_glm()
+    student = small_glm()
     parametrize.register_parametrization(student.model.layers[0].mlp.down_proj, "weight", Halve())
     student.register_buffer("count", torch.zeros(1))
 
@@ -194,11 +200,11 @@ def test_what_cannot_train_is_said_in_a_line():
     with pytest.raises(DataError, match="there are none"):
         train(held_out=random_examples(4).select([]))
     with pytest.raises(ModelError, match="same classes or vocabulary"):
-        train(teacher=tiny_glm(CLASSES))
+        train(teacher=small_glm(CLASSES))
     with pytest.raises(ModelError, match="other examples"):
-        train(teacher=Teacher(tiny_glm(), random_examples(40)))
+        train(teacher=Teacher(small_glm(), random_examples(40)))
     with pytest.raises(TrainingError, match="lower the learning_rate"):
-        train(chosen=settings(learning_rate=10.0, gradient_clip=0, steps=40), student=tiny_glm(spread=1e18))
+        train(chosen=settings(learning_rate=10.0, gradient_clip=0, steps=40), student=small_glm(spread=1e18))
 
 
 # --- the teacher
@@ -207,7 +213,7 @@ def test_what_cannot_train_is_said_in_a_line():
 @TASKS
 def test_a_teacher_computes_each_sequence_once_within_its_bound(task):
     examples = random_examples(30, task)
-    model = tiny_glm(task, spread=3.0)
+    model = small_glm(task, spread=3.0)
     batches = []
     model.register_forward_hook(lambda _module, _inputs, output: batches.append(len(output.logits)))
     teacher = Teacher(model, examples, precision="fp32")

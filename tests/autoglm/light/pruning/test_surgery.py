@@ -21,6 +21,7 @@ from fedglm.autoglm.light.pruning.surgery import apply_plan, pad_layers, read_sh
 
 WIDTH = SMALL.hidden // SMALL.heads
 QUERIES = SMALL.heads // SMALL.kv_heads
+BOTH = (text_task(), text_task(("no", "yes")))
 LAYERS = {"lm": AutoModelForCausalLM, "classes": AutoModelForSequenceClassification}
 
 
@@ -94,7 +95,7 @@ def test_a_cut_that_zeroes_something_else_is_noticed():
 @given(plan=plans())
 @settings(max_examples=15, deadline=None)
 def test_parameters_are_counted_exactly(plan):
-    for task in (text_task(), text_task(("no", "yes"))):
+    for task in BOTH:
         small = apply_plan(kept_glm(task), plan)
         shape = plan.apply_to_shape(read_shape(kept_glm(task)))
         assert shape == read_shape(small)
