@@ -17,6 +17,7 @@ from fedglm.autoglm.training.local import (
     TrainingError,
     cuda_devices,
     make_optimizer,
+    seed_torch,
     warm_up,
 )
 from fedglm.autoglm.training.precision import ChosenPrecision
@@ -87,7 +88,7 @@ def train_privately(
         torch.random.fork_rng(devices=cuda_devices(precision.device)),
         make_clipper(model, parameters, mechanism.clipping_norm, mode) as clipper,
     ):
-        torch.manual_seed(secrets.randbits(63))
+        seed_torch(precision.device, secrets.randbits(63))
         for step in range(1, mechanism.steps + 1):
             warm_up(optimizer, settings, learning_rate, step)
             clipper.begin()

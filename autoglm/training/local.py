@@ -88,7 +88,7 @@ def train_locally(
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
     with torch.random.fork_rng(devices=cuda_devices(precision.device)):
-        torch.manual_seed(seed)
+        seed_torch(precision.device, seed)
         for step, indices in enumerate(draw_batches(len(examples), settings.batch_size, steps, generator), start=1):
             warm_up(optimizer, settings, learning_rate, step)
             optimizer.zero_grad(set_to_none=True)
@@ -136,6 +136,14 @@ def draw_batches(size: int, batch_size: int, steps: int, generator: torch.Genera
         order.append(torch.randperm(size, generator=generator))
         drawn += size
     return list(torch.split(torch.cat(order)[:needed], min(batch_size, size)))
+
+
+def seed_torch(device: torch.device, seed: int) -> None:
+    """Seed the random numbers that training on `device` draws."""
+    if device.type == "cpu":  # torch.manual_seed takes milliseconds, and a list grows, for accelerators not in use
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def cuda_devices(device: torch.device) -> list[int]:

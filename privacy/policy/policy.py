@@ -4,6 +4,7 @@ A person writes it as TOML, and the site's key signs the file (`policy_file`). W
 refused; the rules are in `fedglm.privacy.policy.rules`.
 """
 
+import functools
 import hashlib
 import textwrap
 import tomllib
@@ -204,20 +205,7 @@ class Policy(BaseModel):
 
     def to_toml(self) -> str:
         """Return the policy as TOML with explanations; what is not permitted is a comment with an example."""
-        parts = ["\n#\n".join(_format_comment(paragraph) for paragraph in _HEAD)]
-        for name, field in type(self).model_fields.items():
-            value = self.model_dump(mode="json", include={name})
-            denied = value[name] in (None, [])
-            lines = [_format_comment(str(field.description))]
-            if denied and field.examples:
-                lines += [
-                    "# Not given, so nothing is permitted. For example:",
-                    f"#{_format_setting(name, field.examples[0])}",
-                ]
-            else:
-                lines.append(_format_setting(name, value[name]))
-            parts.append("\n".join(lines))
-        return "\n\n".join(parts) + "\n"
+        return _format_policy(self)
 
     @classmethod
     def from_toml(cls, text: str, *, origin: str = "the policy") -> Self:
@@ -241,6 +229,25 @@ class Policy(BaseModel):
         return policy
 
 
+@functools.lru_cache(maxsize=64)  # a node needs the hash of its policy several times in a round
+def _format_policy(policy: Policy) -> str:
+    parts = ["\n#\n".join(_format_comment(paragraph) for paragraph in _HEAD)]
+    for name, field in type(policy).model_fields.items():
+        value = policy.model_dump(mode="json", include={name})
+        denied = value[name] in (None, [])
+        lines = [_format_comment(str(field.description))]
+        if denied and field.examples:
+            lines += [
+                "# Not given, so nothing is permitted. For example:",
+                f"#{_format_setting(name, field.examples[0])}",
+            ]
+        else:
+            lines.append(_format_setting(name, value[name]))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+@functools.cache
 def _format_comment(text: str) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
 

@@ -24,7 +24,7 @@ from fedglm.autoglm.light.distillation.teacher import Teacher
 from fedglm.autoglm.models.parameters import federated_parameters
 from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.autoglm.tasks.task import Task, compute_logits
-from fedglm.autoglm.training.local import TrainingError, cuda_devices, draw_batches
+from fedglm.autoglm.training.local import TrainingError, cuda_devices, draw_batches, seed_torch
 from fedglm.autoglm.training.precision import ChosenPrecision, choose_precision, torch_device
 
 _BETAS = (0.9, 0.95)
@@ -140,7 +140,7 @@ def train_student(
         progress=progress or (lambda _: None),
     )
     with _one_thread(), torch.random.fork_rng(devices=cuda_devices(device)):
-        torch.manual_seed(seed)
+        seed_torch(device, seed)
         return run.train(torch.Generator().manual_seed(seed))
 
 
