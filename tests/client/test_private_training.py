@@ -89,7 +89,8 @@ def check_one_unit_adds_what_it_contributes_alone(mode):
 def check_noise_has_its_scale_once_a_step(mode):
     """Whatever the number of micro-batches."""
     mechanism = replace(EVERYBODY, noise_multiplier=1e5)
-    drawn = [train(mechanism, mode=mode, declared=1, micro_batch_size=4).delta for _ in range(40)]
+    # Of 28 x 74 numbers the deviation's own is 1.6 %: the limit is five of them, and half the noise thirty.
+    drawn = [train(mechanism, mode=mode, declared=1, micro_batch_size=4).delta for _ in range(28)]
     assert np.std(drawn) == pytest.approx(mechanism.noise_std, rel=0.08)
 
 
@@ -166,23 +167,31 @@ def test_the_promise_holds(check, mode):
 # --- seeded faults
 
 
+FAULTS = [
+    (no_clip, check_one_unit_adds_what_it_contributes_alone),
+    (nan_let_through, check_a_record_that_is_not_finite_removes_its_unit_alone),
+    (half_noise, check_noise_has_its_scale_once_a_step),
+    (noise_from_a_seed, check_seeds_decide_nothing),
+    (noise_every_micro_batch, check_noise_has_its_scale_once_a_step),
+    (no_noise_on_an_empty_sample, check_an_empty_sample_is_a_step_with_noise),
+    (batch_mean_loss, check_one_unit_adds_what_it_contributes_alone),
+    (shuffled_batches, check_sizes_of_samples_vary_as_poisson_samples_do),
+    (clip_each_record, check_one_unit_adds_what_it_contributes_alone),
+    (all_records_of_a_unit, check_every_number),
+    (divided_by_the_sample, check_every_number),
+]
+IN_ANY_MODE = (half_noise, noise_every_micro_batch, no_noise_on_an_empty_sample, shuffled_batches)
+"""Dear ones, put in where the mode makes no difference; the checks themselves are held to both."""
+
+
 @pytest.mark.parametrize(
-    ("fault", "check"),
+    ("mode", "fault", "check"),
     [
-        (no_clip, check_one_unit_adds_what_it_contributes_alone),
-        (nan_let_through, check_a_record_that_is_not_finite_removes_its_unit_alone),
-        (half_noise, check_noise_has_its_scale_once_a_step),
-        (noise_from_a_seed, check_seeds_decide_nothing),
-        (noise_every_micro_batch, check_noise_has_its_scale_once_a_step),
-        (no_noise_on_an_empty_sample, check_an_empty_sample_is_a_step_with_noise),
-        (batch_mean_loss, check_one_unit_adds_what_it_contributes_alone),
-        (shuffled_batches, check_sizes_of_samples_vary_as_poisson_samples_do),
-        (clip_each_record, check_one_unit_adds_what_it_contributes_alone),
-        (all_records_of_a_unit, check_every_number),
-        (divided_by_the_sample, check_every_number),
+        pytest.param(mode, *case, marks=[pytest.mark.slow] if mode == "hooks" and case[0] in IN_ANY_MODE else [])
+        for mode in ("ghost", "hooks")
+        for case in FAULTS
     ],
 )
-@pytest.mark.parametrize("mode", ["ghost", "hooks"])
 def test_a_seeded_fault_is_caught(monkeypatch, fault, check, mode):
     fault(monkeypatch)
     with pytest.raises((AssertionError, TrainingError)):

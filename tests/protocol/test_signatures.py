@@ -50,7 +50,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=[1, 10_000], ids=["in processes", "in one"])
+IN_PROCESSES, IN_ONE = pytest.param(1, id="in processes"), pytest.param(10_000, id="in one")
+BOTH_WAYS = pytest.mark.parametrize("changed", [IN_PROCESSES, IN_ONE], indirect=True)
+"""Where pieces meet and are put together is seen in three tests; in the others processes add but their start."""
+IN_ONE_AT_LEAST = pytest.mark.parametrize(
+    "changed", [pytest.param(1, id="in processes", marks=pytest.mark.slow), IN_ONE], indirect=True
+)
+
+
+@pytest.fixture
 def changed(folder, tmp_path, monkeypatch, request):
     """Changes the entry about an update, by the server, which has the key; returns what is said of the updates."""
     monkeypatch.setattr(server_records, "_PIECE", request.param)
@@ -70,10 +78,12 @@ def changed(folder, tmp_path, monkeypatch, request):
     return change
 
 
+@BOTH_WAYS
 def test_updates_signed_by_the_key_of_their_time_are_held(changed):
     assert changed() == (True, "8 taken, each signed by its site")
 
 
+@IN_ONE_AT_LEAST
 @pytest.mark.parametrize(
     "fields", [{"release": "c" * 64}, {"anchor": "6:" + "c" * 32}, {"nonce": "c" * 16}, {"measures": None},
                {"signature": "c" * 128}, {"signature": None}]
@@ -85,15 +95,18 @@ def test_an_update_that_is_changed_is_named(changed, fields):
     assert detail.startswith("entry 10: the update of berlin in round 6 is not signed by it")
 
 
+@BOTH_WAYS
 def test_a_signature_by_the_key_that_the_site_had_before_does_not_count(changed):
     assert changed(6, **update(FIRST, 6)) == (False, "entry 10: the update of berlin in round 6 is not signed by it")
 
 
+@IN_ONE_AT_LEAST
 def test_an_update_of_nobody_is_named(changed):
     passed, detail = changed(3, site="bonn")
     assert (passed, detail) == (False, "entry 6: an update of bonn, which was not admitted before")
 
 
+@BOTH_WAYS
 def test_the_first_of_several_is_named(changed):
     changed(7, release="c" * 64)
     assert changed(2, release="c" * 64)[1].startswith("entry 5: ")

@@ -16,9 +16,14 @@ pytestmark = pytest.mark.usefixtures("unsynced")
 # --- going on
 
 
+def run(folder, **options):
+    """Four rounds of two nodes: before, in and after any of them a run may be killed."""
+    return federate(folder, real_nodes(folder, "ab"), rounds=4, **options)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    coordinator, _, _ = federate(tmp_path_factory.mktemp("undisturbed"), rounds=5)
+    coordinator, _, _ = run(tmp_path_factory.mktemp("undisturbed"))
     return coordinator
 
 
@@ -35,12 +40,12 @@ def killed_at(*where):
 
 
 @pytest.mark.parametrize(
-    "where", [("resumed", 0), ("reply", 1), ("started", 3), ("reply", 3), ("done", 3), ("done", 5)], ids=str
+    "where", [("resumed", 0), ("reply", 1), ("started", 3), ("reply", 3), ("done", 3), ("done", 4)], ids=str
 )
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, undisturbed, where):
     with pytest.raises(Killed):
-        federate(tmp_path, rounds=5, hook=killed_at(*where))
-    coordinator, _, watcher = federate(tmp_path, rounds=5, resume=True, seed=4)
+        run(tmp_path, hook=killed_at(*where))
+    coordinator, _, watcher = run(tmp_path, resume=True, seed=4)
     assert coordinator.model_sha256 == undisturbed.model_sha256
     same = [{k: v for k, v in row.items() if "link_bytes" not in k} for row in timeless(coordinator.rows)]
     assert same == [{k: v for k, v in row.items() if "link_bytes" not in k} for row in timeless(undisturbed.rows)]
@@ -53,18 +58,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, undisturbed, where):
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, undisturbed):
     stop = threading.Event()
     with pytest.raises(Stopped):
-        federate(tmp_path, rounds=5, stop=stop, hook=lambda *event: stop.set() if event[:2] == ("done", 2) else None)
-    coordinator, _, _ = federate(tmp_path, rounds=5, resume=True)
+        run(tmp_path, stop=stop, hook=lambda *event: stop.set() if event[:2] == ("done", 2) else None)
+    coordinator, _, _ = run(tmp_path, resume=True)
     assert coordinator.model_sha256 == undisturbed.model_sha256
 
 
 def test_to_resume_what_never_began_is_to_begin(tmp_path, undisturbed):
-    assert federate(tmp_path, rounds=5, resume=True)[0].model_sha256 == undisturbed.model_sha256
+    assert run(tmp_path, resume=True)[0].model_sha256 == undisturbed.model_sha256
 
 
 def test_to_resume_what_is_done_asks_for_no_training(tmp_path, undisturbed):
-    federate(tmp_path, rounds=5)
-    coordinator, grid, _ = federate(tmp_path, rounds=5, resume=True)
+    run(tmp_path)
+    coordinator, grid, _ = run(tmp_path, resume=True)
     assert {m.metadata.message_type for m in grid.sent} == {"query"}
     assert coordinator.model_sha256 == undisturbed.model_sha256
 
@@ -73,9 +78,9 @@ def test_a_damaged_newest_checkpoint_costs_a_round_and_no_more(tmp_path):
     federate(tmp_path, rounds=3)
     newest = max((tmp_path / "checkpoint").iterdir())
     newest.write_bytes(newest.read_bytes()[:-9])
-    coordinator, _, watcher = federate(tmp_path, rounds=5, resume=True)
+    coordinator, _, watcher = federate(tmp_path, rounds=4, resume=True)
     assert watcher.events[0] == ("resumed", 2)
-    assert [row["nodes_accepted"] for row in coordinator.rows] == [3] * 5
+    assert [row["nodes_accepted"] for row in coordinator.rows] == [3] * 4
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -60,8 +60,8 @@ def check_stopped(process, result):
     assert soon(lambda: process.descendants() == set())
 
 
-def test_ctrl_c_and_kills_and_in_the_end_the_same_model(fedglm, undisturbed, tmp_path):
-    folder = tmp_path / "run"
+def check_ctrl_c(undisturbed, folder):
+    """A run is stopped in its second round: what is left are whole rounds."""
     with simulate(undisturbed, folder, "--json") as process:
         process.until(in_the_middle_of_round(2, folder))
         time.sleep(0.15)
@@ -73,6 +73,20 @@ def test_ctrl_c_and_kills_and_in_the_end_the_same_model(fedglm, undisturbed, tmp
     assert not (folder / "summary.json").exists()
     assert temporary_files(folder) == []
 
+
+def test_ctrl_c_and_in_the_end_the_same_model(fedglm, undisturbed, tmp_path):
+    """That workers end with a process that is killed is in `engines/`, and how a server goes on in `tests/server`."""
+    folder = tmp_path / "run"
+    check_ctrl_c(undisturbed, folder)
+    # What is on the disk decides, not in which process the end is made.
+    ended = fedglm("simulate", undisturbed[0], *LONGER, "--out", folder, "--resume", "--json")
+    check_whole(undisturbed, folder, ended)
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_kills_and_in_the_end_the_same_model(fedglm, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    check_ctrl_c(undisturbed, folder)
     with simulate(undisturbed, folder, "--resume") as process:
         process.until(lambda: len(rows_of(folder)) == 3)
         process.until(lambda: process.workers() != set())

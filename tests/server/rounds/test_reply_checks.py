@@ -111,7 +111,7 @@ BAD = {
     "infinity": (with_blob(wrap_update(1, SIZE, np.full(SIZE, np.inf, "<f4").tobytes())), "NaN or infinity"),
     "a huge norm": (with_blob(coded(np.full(SIZE, 1e4))), "norm is 86023.3, at most 10000 is taken"),
     "the largest floats": (with_blob(coded(np.full(SIZE, 3e38))), "at most 10000 is taken"),
-    "another nonce": (with_report(nonce="0" * 16), "answers another message, not the one of round 2"),
+    "another nonce": (with_report(nonce="0" * 16), "answers another message, not the one of round {round}"),
     "an old reply again": (replay_of_round_1(), "answers another message"),
     "a version that cannot be": (with_report(holds=2**31), r"TrainReply\.holds: out of range"),
     "a foreign field": (with_report(weight=100), "missing or unknown fields: weight"),
@@ -134,20 +134,43 @@ def without_b(tmp_path_factory):
     return federate(folder, nodes, codec="dense-fp32")[0].model_sha256
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_reply_is_rejected_with_its_reason_and_the_round_goes_on(tmp_path, name, without_b):
-    spoil, reason = BAD[name]
-    nodes = real_nodes(tmp_path, update={"codec": "dense-fp32"})
+def round_of(message):
+    return int(message.metadata.group_id)
+
+
+@pytest.fixture(scope="module")
+def spoiled_rounds(tmp_path_factory):
+    """Node b replies with one fault after the other, a round each; the last round is good. And its rounds by name."""
+    folder, numbers = tmp_path_factory.mktemp("spoiled"), {name: number for number, name in enumerate(BAD, start=2)}
+
+    def run(name, spoil_of):
+        nodes = real_nodes(folder / name, update={"codec": "dense-fp32"})
+        nodes[9] = spoiled(nodes[9], lambda reply, message: spoil_of[round_of(message)](reply, message), spoil_of)
+        return federate(folder / name, nodes, codec="dense-fp32", rounds=len(BAD) + 2)
+
     # A replay needs to see round 1 pass; it then replies the truth.
-    nodes[9] = spoiled(nodes[9], spoil, rounds=(1, 2) if name == "an old reply again" else (2,))
-    coordinator, _, watcher = federate(tmp_path, nodes, codec="dense-fp32")
-    rejected = [row["rejections"] for row in coordinator.rows]
-    assert [sorted(faults) for faults in rejected] == [[], ["b"], []]
-    (fault,) = rejected[1].values()
-    assert_matches(reason, fault)
-    assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 2, 3]
-    assert ("reply", 2, "b", fault) in watcher.events
-    assert coordinator.model_sha256 == without_b
+    replay, _ = BAD["an old reply again"]
+    coordinator, _, watcher = run("faults", {1: replay, **{numbers[name]: spoil for name, (spoil, _) in BAD.items()}})
+    without, _, _ = run("errors", dict.fromkeys(numbers.values(), errs))
+    return coordinator, watcher, numbers, without
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_reply_is_rejected_with_its_reason_and_the_round_goes_on(spoiled_rounds, name):
+    coordinator, watcher, numbers, _ = spoiled_rounds
+    _, reason = BAD[name]
+    row = coordinator.rows[numbers[name] - 1]
+    assert (row["nodes_accepted"], sorted(row["rejections"])) == (2, ["b"])
+    (fault,) = row["rejections"].values()
+    assert_matches(reason.format(round=numbers[name]), fault)
+    assert ("reply", numbers[name], "b", fault) in watcher.events
+
+
+def test_of_no_bad_reply_anything_is_used_and_the_node_takes_part_again(spoiled_rounds):
+    coordinator, _, numbers, without = spoiled_rounds
+    accepted = [row["nodes_accepted"] for row in coordinator.rows]
+    assert accepted == [3, *[2] * len(numbers), 3] == [row["nodes_accepted"] for row in without.rows]
+    assert coordinator.model_sha256 == without.model_sha256
 
 
 def assert_matches(pattern, text):
@@ -155,32 +178,40 @@ def assert_matches(pattern, text):
     assert re.search(pattern, text), f"{pattern!r} is not in {text!r}"
 
 
-@pytest.mark.parametrize(
-    "metrics",
-    [
-        None,
-        {"loss": float("nan"), "metric": 0.5, "count": 3},
-        {"loss": float("inf"), "metric": 0.5, "count": 3},
-        {"loss": 1.0, "metric": 0.5, "count": 0},
-        {"loss": 1.0, "metric": 0.5, "count": -5},
-        {"loss": 1.0, "metric": 0.5},
-        {"loss": 1.0, "metric": 0.5, "count": 3, "more": 1},
-        {"loss": [1.0], "metric": 0.5, "count": 3},
-    ],
-    ids=str,
-)
-def test_bad_metrics_are_rejected_too(tmp_path, metrics):
-    def spoil(reply, _message):
-        del reply.content["metrics"]
+METRICS = [
+    None,
+    {"loss": float("nan"), "metric": 0.5, "count": 3},
+    {"loss": float("inf"), "metric": 0.5, "count": 3},
+    {"loss": 1.0, "metric": 0.5, "count": 0},
+    {"loss": 1.0, "metric": 0.5, "count": -5},
+    {"loss": 1.0, "metric": 0.5},
+    {"loss": 1.0, "metric": 0.5, "count": 3, "more": 1},
+    {"loss": [1.0], "metric": 0.5, "count": 3},
+]
+
+
+@pytest.fixture(scope="module")
+def rows_of_bad_metrics(tmp_path_factory):
+    """The rows of a run in which node b sends one bad record after the other from round 2 on; the last is good."""
+    folder = tmp_path_factory.mktemp("metrics")
+
+    def spoil(reply, message):
+        metrics = METRICS[round_of(message) - 2]
+        reply.content.pop("metrics", None)
         if metrics is not None:
             reply.content["metrics"] = MetricRecord(metrics)
         return reply
 
-    nodes = real_nodes(tmp_path, share_metrics=True)
-    nodes[9] = spoiled(nodes[9], spoil)
-    coordinator, _, _ = federate(tmp_path, nodes, node_metrics=True)
-    assert re.search("metrics|loss|count", coordinator.rows[1]["rejections"]["b"])
-    assert coordinator.rows[1]["nodes_accepted"] == 2
+    nodes = real_nodes(folder, share_metrics=True)
+    nodes[9] = spoiled(nodes[9], spoil, rounds=range(2, len(METRICS) + 2))
+    return federate(folder, nodes, node_metrics=True, rounds=len(METRICS) + 2)[0].rows
+
+
+@pytest.mark.parametrize("at", range(len(METRICS)), ids=[str(metrics) for metrics in METRICS])
+def test_bad_metrics_are_rejected_too(rows_of_bad_metrics, at):
+    assert re.search("metrics|loss|count", rows_of_bad_metrics[at + 1]["rejections"]["b"])
+    assert rows_of_bad_metrics[at + 1]["nodes_accepted"] == 2
+    assert [rows_of_bad_metrics[at]["nodes_accepted"] for at in (0, -1)] == [3, 3]
 
 
 def test_a_site_that_keeps_its_metrics_says_which_rule(tmp_path):

@@ -1,43 +1,37 @@
 """The SuperLink's database: it has an end, and who finds it busy or full is told to try again."""
 
-import subprocess
-import sys
+import hashlib
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy.exc import OperationalError
-
-from fedglm.server.superlink.flower_state import respond_503_on_database_errors
-
-FILL = """
-import hashlib, sys
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ObjectTree
-from sqlalchemy.exc import OperationalError
-from fedglm.server.superlink.flower_state import limit_database
-limit_database(2 * 2**20)
+from flwr.supercore import sql_mixin
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
-store = SqlObjectStore(sys.argv[1])
-store.initialize()
-for number in range(100):
+from sqlalchemy.exc import OperationalError
+
+from fedglm.server.superlink.flower_state import limit_database, respond_503_on_database_errors
+
+
+def put_part(store, number):
     part = ArrayChunk(bytes([number]) * 200_000).deflate()
     name = hashlib.sha256(part).hexdigest()
-    try:
-        store.preregister(1, ObjectTree(object_id=name))
-        store.put(name, part)
-    except OperationalError as exc:
-        print(number, exc.orig)
-        break
-"""
+    store.preregister(1, ObjectTree(object_id=name))
+    store.put(name, part)
 
 
-def test_a_database_has_an_end(tmp_path):
+def test_a_database_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", sql_mixin.SQLITE_PRAGMAS)  # put back after the test
+    limit_database(2 * 2**20)
     path = tmp_path / "superlink.db"
-    done = subprocess.run([sys.executable, "-c", FILL, path], capture_output=True, text=True, check=True)
-    number, reason = done.stdout.split(" ", 1)
-    assert 5 <= int(number) <= 10
-    assert "full" in reason
+    store = SqlObjectStore(str(path))
+    store.initialize()
+    for number in range(5):
+        put_part(store, number)
+    with pytest.raises(OperationalError, match="full"):  # noqa: PT012 - one of the next
+        for number in range(5, 11):
+            put_part(store, number)
     assert path.stat().st_size <= 2 * 2**20
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -90,6 +91,26 @@ def test_time_runs_out_and_leaving_ends_a_worker_that_is_busy():
         leave()
     assert [len(replies) for replies in answered] == [1, 0]
     assert time.monotonic() - started < 30
+
+
+KILLED = """
+import time
+from functools import partial
+from fedglm.simulations.engines import inline_grid
+inline_grid._PRELOAD = []  # torch, of which these workers know nothing
+if __name__ == "__main__":
+    with inline_grid.InlineGrid(partial(time.sleep, 600), nodes=2, workers=2):
+        print("ready", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed_though_they_are_busy():
+    with Process(prefix=(sys.executable, "-c", KILLED)) as process:
+        process.read_until("ready")
+        assert soon(lambda: len(process.workers()) == 2)
+        process.kill()
+        assert soon(lambda: process.descendants() == set()), "workers outlive the process that was killed"
 
 
 def test_a_message_to_nobody_is_refused():
