@@ -158,8 +158,18 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("mode", ["ghost", "hooks"])
-@pytest.mark.parametrize("check", CHECKS)
+IN_ONE_MODE = (check_noise_has_its_scale_once_a_step, check_an_empty_sample_is_a_step_with_noise)
+"""Dear ones, of noise, which comes after the clipping and is the same code in both modes."""
+
+
+@pytest.mark.parametrize(
+    ("check", "mode"),
+    [
+        pytest.param(check, mode, marks=[pytest.mark.slow] if mode == "hooks" and check in IN_ONE_MODE else [])
+        for check in CHECKS
+        for mode in ("ghost", "hooks")
+    ],
+)
 def test_the_promise_holds(check, mode):
     check(mode)
 
@@ -181,7 +191,7 @@ FAULTS = [
     (divided_by_the_sample, check_every_number),
 ]
 IN_ANY_MODE = (half_noise, noise_every_micro_batch, no_noise_on_an_empty_sample, shuffled_batches)
-"""Dear ones, put in where the mode makes no difference; the checks themselves are held to both."""
+"""Dear ones, put in where the mode makes no difference."""
 
 
 @pytest.mark.parametrize(
@@ -257,8 +267,15 @@ def test_dropout_is_not_seeded_by_the_experiment_and_the_global_generator_is_lef
     assert not np.array_equal(*deltas)
 
 
-@pytest.mark.parametrize("mode", ["ghost", "hooks"])
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("fp32", "hooks"),
+        ("bf16", "ghost"),
+        pytest.param("fp32", "ghost", marks=pytest.mark.slow),
+        pytest.param("bf16", "hooks", marks=pytest.mark.slow),
+    ],
+)
 def test_lora_trains_its_adapters_alone_and_the_model_stays_as_it_was(mode, name):
     model, task = glm("classifier", "lora", vocabulary=16)
     before = remains(model)

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 IN_PROCESSES, IN_ONE = pytest.param(1, id="in processes"), pytest.param(10_000, id="in one")
 BOTH_WAYS = pytest.mark.parametrize("changed", [IN_PROCESSES, IN_ONE], indirect=True)
-"""Where pieces meet and are put together is seen in three tests; in the others processes add but their start."""
+"""Where pieces meet and are put together is seen in two tests; in the others processes add but their start."""
 IN_ONE_AT_LEAST = pytest.mark.parametrize(
     "changed", [pytest.param(1, id="in processes", marks=pytest.mark.slow), IN_ONE], indirect=True
 )
@@ -65,11 +65,11 @@ def changed(folder, tmp_path, monkeypatch, request):
     shutil.copytree(folder, tmp_path / "run")
     path = tmp_path / "run" / "audit" / "log.sqlite"
 
-    def change(number=None, **fields):
+    def change(*numbers, **fields):
         chain = Chain(path)
         for place, text in enumerate(chain.texts):
             whole = json.loads(text)
-            if whole["kind"] == "accepted" and whole["round"] == number:
+            if whole["kind"] == "accepted" and whole["round"] in numbers:
                 chain.texts[place] = canonical_json({**whole, **fields}).decode()
         chain.write(chain=True, key=SERVER)
         (check,) = [check for check in verify(path.parent.parent).checks if check.name == "updates"]
@@ -95,7 +95,7 @@ def test_an_update_that_is_changed_is_named(changed, fields):
     assert detail.startswith("entry 10: the update of berlin in round 6 is not signed by it")
 
 
-@BOTH_WAYS
+@IN_ONE_AT_LEAST
 def test_a_signature_by_the_key_that_the_site_had_before_does_not_count(changed):
     assert changed(6, **update(FIRST, 6)) == (False, "entry 10: the update of berlin in round 6 is not signed by it")
 
@@ -108,8 +108,7 @@ def test_an_update_of_nobody_is_named(changed):
 
 @BOTH_WAYS
 def test_the_first_of_several_is_named(changed):
-    changed(7, release="c" * 64)
-    assert changed(2, release="c" * 64)[1].startswith("entry 5: ")
+    assert changed(2, 7, release="c" * 64)[1].startswith("entry 5: ")
 
 
 def test_all_of_it_holds_but_that_the_sites_are_not_here(folder):

@@ -30,6 +30,12 @@ from fedglm.server.rounds.participants import FederationError
 pytestmark = pytest.mark.usefixtures("unsynced")
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A run as it should be, of three rounds."""
+    return federate(tmp_path_factory.mktemp("plain"))[0]
+
+
 # --- an ordinary run
 
 
@@ -109,19 +115,19 @@ def test_metrics_of_the_nodes_ride_in_the_same_message(tmp_path):
     assert received[0] == pytest.approx(pooled.loss, rel=1e-3)  # of version 0, which lies on the float16 grid
 
 
-def test_as_a_flower_serverapp(tmp_path):
+def test_as_a_flower_serverapp(tmp_path, plain):
     finished = []
     app = build_server_app(
         plan(tmp_path), listener=Watcher(), stop=threading.Event(), resume=False, finished=finished.append
     )
     app(FakeGrid(real_nodes(tmp_path)), Context(1, 1, {}, RecordDict(), {}))
-    assert finished[0].model_sha256 == federate(tmp_path / "other")[0].model_sha256
+    assert finished[0].model_sha256 == plain.model_sha256
 
 
 # --- models on the nodes
 
 
-def test_a_node_that_needs_a_snapshot_gets_one_and_takes_part_in_the_same_round(tmp_path):
+def test_a_node_that_needs_a_snapshot_gets_one_and_takes_part_in_the_same_round(tmp_path, plain):
     nodes = real_nodes(tmp_path)
     nodes[9] = answering(tiny_node(tmp_path, "b", model=federated_model(seed=5), data_seed=1, rows=20))
     coordinator, grid, _ = federate(tmp_path, nodes)
@@ -129,7 +135,6 @@ def test_a_node_that_needs_a_snapshot_gets_one_and_takes_part_in_the_same_round(
     asked = [m for m in grid.sent if m.metadata.dst_node_id == 9 and m.metadata.group_id == "1"]
     assert len(asked) == 2
     assert len({instruction_of(m.content[RECORD]).nonce for m in asked}) == 1  # either answer would count, once
-    plain, _, _ = federate(tmp_path / "plain")
     assert coordinator.model_sha256 == plain.model_sha256
     assert coordinator.rows[0]["downlink_bytes"] > plain.rows[0]["downlink_bytes"]
     assert coordinator.rows[0]["dense_downlink_bytes"] == plain.rows[0]["dense_downlink_bytes"]
@@ -205,7 +210,7 @@ def test_who_declares_no_count_takes_no_part_where_counts_weigh(tmp_path):
     assert coordinator.rows[0]["nodes_accepted"] == 2
 
 
-def test_a_version_that_a_node_makes_up_costs_it_a_snapshot_and_nobody_else(tmp_path):
+def test_a_version_that_a_node_makes_up_costs_it_a_snapshot_and_nobody_else(tmp_path, plain):
     nodes = real_nodes(tmp_path)
     answer = nodes[9]
 
@@ -219,4 +224,4 @@ def test_a_version_that_a_node_makes_up_costs_it_a_snapshot_and_nobody_else(tmp_
 
     nodes[9] = boasting
     coordinator, _, _ = federate(tmp_path, nodes)
-    assert coordinator.model_sha256 == federate(tmp_path / "plain")[0].model_sha256
+    assert coordinator.model_sha256 == plain.model_sha256

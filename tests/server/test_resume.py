@@ -40,7 +40,15 @@ def killed_at(*where):
 
 
 @pytest.mark.parametrize(
-    "where", [("resumed", 0), ("reply", 1), ("started", 3), ("reply", 3), ("done", 3), ("done", 4)], ids=str
+    "where",
+    [
+        ("resumed", 0),
+        ("reply", 3),
+        ("done", 3),
+        ("done", 4),
+        *(pytest.param(where, marks=pytest.mark.slow) for where in (("reply", 1), ("started", 3))),
+    ],
+    ids=str,
 )
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, undisturbed, where):
     with pytest.raises(Killed):
