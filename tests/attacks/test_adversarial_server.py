@@ -210,7 +210,13 @@ def attack(folder, seed, count, killable):
     return fresh
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_forty_asks(tmp_path, killable):
+    """Of this order: fresh answers and resent ones, updates and measures, and deaths at each of the four places."""
+    assert attack(tmp_path, 17, 40, killable) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_hundred_asks(seed, tmp_path, killable):
     assert attack(tmp_path, seed, 100, killable) > 0
 

@@ -183,9 +183,12 @@ def attack(folder, seed, alone):
     return any(name == "d" for _, name in taken)
 
 
+QUICK = range(5, 8)
+
+
 def test_hostile_behaviours(tmp_path, alone):
-    accepted = [attack(tmp_path / str(seed), seed, alone) for seed in range(5, 11)]
-    assert 0 < sum(accepted) < 6  # some say what an honest site could say, too
+    accepted = [attack(tmp_path / str(seed), seed, alone) for seed in QUICK]
+    assert 0 < sum(accepted) < len(QUICK)  # some say what an honest site could say, too
 
 
 @pytest.mark.slow

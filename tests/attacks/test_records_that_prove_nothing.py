@@ -21,6 +21,8 @@ from fedglm.privacy.policy.run_plan import SignedPlan
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.rounds.countersigning import Countersigning
 
+pytestmark = pytest.mark.usefixtures("unrendered", "unsynced")
+
 STRANGER = SigningKey.generate()
 NOT_WHOLE = (1, 2, 3)
 
@@ -104,10 +106,12 @@ def test_records_in_a_bundle_that_calls_itself_a_report(tmp_path, contents):
 
 # --- folders
 
-LEFT_OUT = ("audit/log.sqlite", "rounds.jsonl", "summary.json", "nodes", "nodes/a", "nodes/a/custody")
+LEFT_OUT = ("audit/log.sqlite", "rounds.jsonl", "summary.json", "nodes/a/custody")
+WITH_MORE = ("nodes", "nodes/a")
+"""Of which `nodes/a/custody` is a part."""
 
 
-@pytest.mark.parametrize("name", LEFT_OUT)
+@pytest.mark.parametrize("name", [*LEFT_OUT, *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_MORE)])
 def test_a_run_of_which_something_is_left_out(copy, name):
     path = copy / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
