@@ -44,14 +44,14 @@ def test_standard_input_is_continued(fedglm, model, monkeypatch):
 
 def test_pieces_are_printed_as_they_come(model, tmp_path):
     """The first piece is there while the model, which is asked for far more than that, is still at work."""
-    command, env = light_command("generate", pass_for_light(model, tmp_path / "light"), "x", "--max-tokens", "200")
+    command, env = light_command("generate", pass_for_light(model, tmp_path / "light"), "x", "--max-tokens", "100")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
         first = process.stdout.read(1)
         was_running = process.poll() is None
         rest = process.stdout.read()
         assert process.wait() == 0, process.stderr.read()
     assert was_running
-    assert (first + rest).decode() == open_model(model).generate("x", max_length=200) + "\n"
+    assert (first + rest).decode() == open_model(model).generate("x", max_length=100) + "\n"
 
 
 def test_a_model_that_is_full_says_so(fedglm, model):

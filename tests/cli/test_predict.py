@@ -244,8 +244,15 @@ def test_a_light_model_is_used_without_torch_flower_or_transformers(fedglm, mode
         assert found == expected
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("kind", "zipped"),
+    [
+        ("jsonl", False),
+        ("csv", True),
+        pytest.param("jsonl", True, marks=pytest.mark.slow),
+        pytest.param("csv", False, marks=pytest.mark.slow),
+    ],
+)
 def test_standard_input_is_recognized(models, notes, tmp_path, kind, zipped):
     content = notes.read_bytes()
     if kind == "csv":
