@@ -10,6 +10,8 @@ from source_tree import ROOT
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.server.deployment.run_file import RunFile
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 WRITTEN_AT = "/srv/older"
 """Where they were written; the records and the model are looked for where they lie now."""
 
@@ -52,6 +54,7 @@ def test_a_servers_records_and_a_sites_are_held_to_each_other(older):
     assert [check["check"] for check in found["checks"] if check["missing"]] == ["sealed", "sites"]
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(("name", "privacy"), [("broken", "--no-dp"), ("broken-private", "--epsilon=8")])
 def test_a_simulation_goes_on(older, name, privacy):
     options = ("--seed", 7, "--out", older / name, "--resume", "--json")
