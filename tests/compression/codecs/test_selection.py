@@ -189,7 +189,9 @@ PATTERNS = {
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@pytest.mark.parametrize("density", [1e-6, 0.001, 0.01, 0.3, 0.999, 1])
+@pytest.mark.parametrize(
+    "density", [1e-6, 0.01, 0.3, 1, *(pytest.param(density, marks=pytest.mark.slow) for density in (0.001, 0.999))]
+)
 def test_long_vectors(name, density):
     vector = PATTERNS[name].astype(np.float32)
     count = count_kept(density, LONG)
