@@ -10,7 +10,7 @@ from fedglm.protocol.messages import RECORD, UPDATE
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 def reversed_by(scale):

@@ -57,7 +57,7 @@ def test_a_servers_records_and_a_sites_are_held_to_each_other(older):
 @pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(("name", "privacy"), [("broken", "--no-dp"), ("broken-private", "--epsilon=8")])
 def test_a_simulation_goes_on(older, name, privacy):
-    options = ("--seed", 7, "--out", older / name, "--resume", "--json")
+    options = ("--seed", 7, "--out", older / name, "--resume", "--json", "--workers", 1)
     summary = run_here("simulate", older / "tiny.toml", privacy, *options).json
     rows = [json.loads(line) for line in (older / name / "rounds.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == list(range(1, 9)) == list(range(1, summary["rounds"] + 1))

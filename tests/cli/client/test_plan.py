@@ -64,9 +64,10 @@ def test_terms_are_shown_with_what_stands_against_them_and_then_permitted(tmp_pa
 
 
 def test_a_plan_with_noise_says_what_it_spends(tmp_path, project, fedglm):
-    path, _ = handed_over(
-        project, tmp_path, "--epsilon", 8, "--set", "privacy.units=100", "--set", "privacy.delta=1e-3"
-    )
+    # All units in each step, for which noise is calibrated in a blink.
+    terms = {"privacy.units": 100, "training.batch_size": 100, "privacy.delta": 1e-3}
+    sets = [word for name, value in terms.items() for word in ("--set", f"{name}={value}")]
+    path, _ = handed_over(project, tmp_path, "--epsilon", 8, *sets)
     site = make_site(tmp_path, project, policy={"delta": 1e-3}, data=DATA)
     found = json.loads(fedglm("client", "plan", path, site.folder, "--json").out)
     assert 7.5 < found["epsilon"] <= 8.0
