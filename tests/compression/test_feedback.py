@@ -130,9 +130,10 @@ def in_one_call(feedback, codec, delta, missed):
 
 
 def check_all_ways_agree(name, deltas, old, **options):
+    """With no round missed, one, and more than a residual outlives."""
     ways = [ErrorFeedback(old.size, decay=0.7, drop_after=3, residual=old) for _ in range(3)]
     codec = make_codec(name, **options)
-    for missed, delta in enumerate(deltas):
+    for missed, delta in zip((0, 1, 4), deltas, strict=True):
         blobs = {
             in_three_steps(ways[0], codec, delta, missed),
             in_one_call(ways[1], codec, delta, missed),
@@ -146,12 +147,12 @@ def check_all_ways_agree(name, deltas, old, **options):
 @given(pair=deltas_and_residuals())
 def test_all_ways_to_an_update_give_the_same_bits(name, pair):
     delta, old = pair
-    check_all_ways_agree(name, [delta, delta[::-1], -delta, old, delta], old)
+    check_all_ways_agree(name, [delta, -delta[::-1], delta], old)
 
 
 @pytest.mark.parametrize("name", codec_names())
 def test_all_ways_give_the_same_bits_for_a_long_vector(name):
-    numbers = np.random.default_rng(2).standard_normal((6, 50_001)).astype(np.float32)
+    numbers = np.random.default_rng(2).standard_normal((4, 50_001)).astype(np.float32)
     check_all_ways_agree(name, numbers[1:], numbers[0])
 
 

@@ -1,6 +1,7 @@
 """Folders and bundles that an earlier fedglm wrote (`tests/older/README.md`) open, go on and verify."""
 
 import json
+import shutil
 import tarfile
 
 import pytest
@@ -16,10 +17,18 @@ WRITTEN_AT = "/srv/older"
 """Where they were written; the records and the model are looked for where they lie now."""
 
 
-@pytest.fixture
-def older(tmp_path):
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """Never changed."""
+    folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(ROOT / "tests" / "older" / "older.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(folder, filter="data")
+    return folder / "older"
+
+
+@pytest.fixture
+def older(unpacked, tmp_path):
+    shutil.copytree(unpacked, tmp_path / "older", symlinks=True)
     for scenario in (tmp_path / "older").glob("*/scenario.toml"):
         scenario.write_text(scenario.read_text().replace(WRITTEN_AT, str(tmp_path / "older")))
     return tmp_path / "older"

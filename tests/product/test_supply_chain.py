@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -50,13 +51,12 @@ def direct(role):
     return wanted
 
 
+@cache
 def asked_by(name, extras):
-    """What an installed distribution asks for here."""
-    for text in metadata.requires(name) or ():
-        requirement = Requirement(text)
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-            yield requirement
+    """What an installed distribution asks for here, with a set of its extras."""
+    found = map(Requirement, metadata.requires(name) or ())
+    every = ("", *extras)
+    return [each for each in found if each.marker is None or any(each.marker.evaluate({"extra": e}) for e in every)]
 
 
 def test_locks_are_the_only_pins():
@@ -88,7 +88,7 @@ def test_a_lock_is_complete(role):
         key = (name, frozenset(requirement.extras))
         if key not in seen:
             seen.add(key)
-            queue += [(name, further) for further in asked_by(name, requirement.extras)]
+            queue += [(name, further) for further in asked_by(name, frozenset(requirement.extras))]
     assert {name for name, _ in seen} == set(pinned), "nothing is pinned that nothing asks for"
 
 

@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -96,10 +94,3 @@ def _digest(content):
 
 def sha256_of(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def install(lock, folder, target, *options):
-    """`pip install --require-hashes -r LOCK` of what lies in a folder alone; returns the finished process."""
-    command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", folder, "--target", target]
-    command += ["--no-cache-dir", "--disable-pip-version-check", "--require-hashes", "-r", lock, *options]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
