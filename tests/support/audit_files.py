@@ -4,7 +4,7 @@ import json
 import tomllib
 
 from fedglm.audit.empirical.results import TRIALS
-from fedglm.audit.report.facts import read_facts
+from fedglm.audit.report.facts import AuditFacts, read_facts
 from fedglm.audit.report.gate import Gate, find_breaches
 from fedglm.audit.report.items import assess_items
 
@@ -32,13 +32,18 @@ def keep(folder, name, audit):
     (folder / "audit" / f"{name}.json").write_text(json.dumps(audit))
 
 
-def statuses(folder):
-    """Return the status of each item, by its number."""
-    return {item.number: item.status for item in assess_items(read_facts(folder))}
+def facts_of(run):
+    """Return what the records in a folder show; facts that were read are taken as they are."""
+    return run if isinstance(run, AuditFacts) else read_facts(run)
 
 
-def broken_by(folder, rules):
-    """Return the names of the rules that a run does not meet, each once."""
-    facts = read_facts(folder)
+def statuses(run):
+    """Return the status of each item, by its number, of a folder or of facts."""
+    return {item.number: item.status for item in assess_items(facts_of(run))}
+
+
+def broken_by(run, rules):
+    """Return the names of the rules that a run, a folder or facts, does not meet, each once."""
+    facts = facts_of(run)
     breaches = find_breaches(Gate.model_validate(tomllib.loads(rules)), facts, assess_items(facts))
     return list(dict.fromkeys(breach.rule for breach in breaches))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from audit_files import broken_by, statuses
-from audited_run import SITES, Chain, make_run
+from audited_run import SITES, Chain, kept_run, small_nodes
 from custodies import MECHANISM, SERVER
 
 from fedglm.audit.records.checks import select_failed
@@ -68,9 +68,15 @@ def key_of(folder, site="a"):
     return SigningKey.load(folder / "nodes" / site / "custody" / "site.key")
 
 
+@pytest.fixture(scope="module")
+def facts(run):
+    """What the run's records show, read once."""
+    return read_facts(run)
+
+
 @pytest.mark.parametrize(("rules", "broken"), RULES.items())
-def test_the_gate_names_each_rule_that_is_not_met(run, rules, broken):
-    assert broken_by(run, rules) == broken
+def test_the_gate_names_each_rule_that_is_not_met(facts, rules, broken):
+    assert broken_by(facts, rules) == broken
 
 
 def test_the_command_is_a_gate(fedglm, run, tmp_path):
@@ -89,11 +95,12 @@ def test_the_command_is_a_gate(fedglm, run, tmp_path):
 
 
 def test_what_left_without_noise_breaks_each_rule_about_noise(tmp_path):
-    folder = make_run(tmp_path / "run", mechanism=None)
-    assert broken_by(folder, ALL) == [*NOISE, *BUDGET]
+    kept_run(tmp_path, small_nodes(tmp_path / "nodes", private=False), mechanism=None, rounds=1)
+    facts = read_facts(tmp_path)
+    assert broken_by(facts, ALL) == [*NOISE, *BUDGET]
     for rule in ALL.strip().splitlines():
-        assert broken_by(folder, rule) == [rule.split(" ")[0]]
-    assert broken_by(folder, "") == []
+        assert broken_by(facts, rule) == [rule.split(" ")[0]]
+    assert broken_by(facts, "") == []
 
 
 # --- records that are not whole, or not here
@@ -144,9 +151,9 @@ BROKEN = {
 @pytest.mark.parametrize(("change", "broken"), BROKEN.items())
 def test_records_that_are_not_whole_or_not_here_break_every_gate(copy, change, broken):
     change(copy)
-    assert broken_by(copy, "")[: len(broken)] == broken
-    assert broken_by(copy, ALL)[: len(broken)] == broken
     facts = read_facts(copy)
+    assert broken_by(facts, "")[: len(broken)] == broken
+    assert broken_by(facts, ALL)[: len(broken)] == broken
     assert not facts.is_whole
     assert "at epsilon" not in write_headline(facts)
     assert "not shown" in write_summary(facts)[1]
@@ -164,8 +171,10 @@ def test_what_only_missing_records_could_show_is_not_held(copy, change):
 
 
 def unsealed(folder, monkeypatch):
+    """A run of one round, which the server seals no log of."""
     monkeypatch.setattr(Countersigning, "seal", lambda *_: None)
-    return make_run(folder)
+    kept_run(folder, small_nodes(folder / "nodes"), rounds=1)
+    return folder
 
 
 def test_logs_that_nobody_countersigned(tmp_path, monkeypatch):
@@ -215,18 +224,19 @@ def test_a_policy_that_is_signed_after_the_run_changes_nothing_of_what_was_spent
         signed = load_policy(folder / "policy.toml", key.public)
         ledger, log = Ledger(folder / "ledger.sqlite"), CustodyLog(folder / "log.sqlite", key)
         ReleaseTransaction(ledger, log).activate_policy(signed)
-        assert {site.name: site.weakest_budget for site in read_facts(copy).sites} == before
-        assert broken_by(copy, "epsilon_at_most = 3.0") == ["epsilon_at_most"]
+        facts = read_facts(copy)
+        assert {site.name: site.weakest_budget for site in facts.sites} == before
+        assert broken_by(facts, "epsilon_at_most = 3.0") == ["epsilon_at_most"]
 
 
 def test_measures_have_a_norm_of_their_own(tmp_path):
     """The norm of gradients is the policy's, and what is measured is cut to its own bounds."""
     narrow = replace(MECHANISM, clipping_norm=0.5)
-    folder = make_run(
-        tmp_path / "run", mechanism=narrow, metrics=make_metrics_mechanism(narrow, 20.0), clipping_norm_at_most=0.5
-    )
-    assert select_failed(verify(folder).checks) == []
-    assert broken_by(folder, 'clipping_norm_at_most = 0.5\nrequire = ["no-metrics"]') == ["no-metrics"]
+    made = small_nodes(tmp_path / "nodes", every={"share_metrics": True, "clipping_norm_at_most": 0.5})
+    measures = {"metrics": make_metrics_mechanism(narrow, 20.0), "node_metrics": True}
+    kept_run(tmp_path, made, mechanism=narrow, rounds=1, **measures)
+    assert select_failed(verify(tmp_path).checks) == []
+    assert broken_by(tmp_path, 'clipping_norm_at_most = 0.5\nrequire = ["no-metrics"]') == ["no-metrics"]
 
 
 def test_a_report_leaves_the_records_as_they_are(copy, fedglm):

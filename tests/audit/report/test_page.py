@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from audit_files import attack_audit, broken_by, canary_audit, keep, statuses
-from audited_run import Chain, make_run
+from audited_run import Chain, kept_run, small_nodes
 from run_files import checked, read
 
 from fedglm.audit.bundle.export import export_bundle
@@ -48,8 +48,9 @@ def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(c
     (figures,), (trial, *others) = valid["canaries"], valid["trials"]
     assert broken_by(copy, 'require = ["canaries", "attack"]') == ["canaries", "attack"]
     keep(copy, "canaries", valid)
-    assert statuses(copy)[8] == "held"
-    assert broken_by(copy, 'require = ["canaries"]') == []
+    facts = read_facts(copy)
+    assert statuses(facts)[8] == "held"
+    assert broken_by(facts, 'require = ["canaries"]') == []
     for change in (
         {"canaries": [{**figures, "f_dp": 2.1}], "passed": True},
         {"trials": [{**trial, "outcome": "failed"}, *others], "passed": True},
@@ -59,13 +60,16 @@ def test_an_empirical_audit_is_judged_by_its_figures_and_of_the_run_s_own_code(c
         {"model": "0" * 64},
     ):
         keep(copy, "canaries", {**valid, **change})
-        assert statuses(copy)[8] == "not held", change
-        assert broken_by(copy, 'require = ["canaries"]') == ["canaries"], change
+        facts = read_facts(copy)
+        assert statuses(facts)[8] == "not held", change
+        assert broken_by(facts, 'require = ["canaries"]') == ["canaries"], change
     keep(copy, "canaries", valid)
     keep(copy, "attack", attack_audit(copy))
-    assert (statuses(copy)[8], broken_by(copy, 'require = ["attack"]')) == ("held", [])
+    facts = read_facts(copy)
+    assert (statuses(facts)[8], broken_by(facts, 'require = ["attack"]')) == ("held", [])
     keep(copy, "attack", attack_audit(copy, code="0" * 64))
-    assert (statuses(copy)[8], broken_by(copy, 'require = ["attack"]')) == ("not held", ["attack"])
+    facts = read_facts(copy)
+    assert (statuses(facts)[8], broken_by(facts, 'require = ["attack"]')) == ("not held", ["attack"])
 
 
 @pytest.mark.parametrize(
@@ -98,10 +102,11 @@ def test_a_result_that_is_none_is_named_or_left_out(copy, fedglm):
 
 def test_a_run_without_noise_holds_little(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    folder = make_run(tmp_path / "run", mechanism=None)
-    by_item = statuses(folder)
+    kept_run(tmp_path, small_nodes(tmp_path / "nodes", private=False), mechanism=None, rounds=1)
+    facts = read_facts(tmp_path)
+    by_item = statuses(facts)
     assert [by_item[number] for number in (1, 2, 4, 5)] == ["not held"] * 4
-    page, _ = write_audit_report(read_facts(folder), assess_items(read_facts(folder)), [], None)
+    page, _ = write_audit_report(facts, assess_items(facts), [], None)
     assert "no epsilon holds" in page.read_text()
 
 

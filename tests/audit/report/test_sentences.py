@@ -23,7 +23,7 @@ from fedglm.privacy.policy.policy import Policy
 from fedglm.privacy.policy.policy_file import sign_policy
 from fedglm.server.rounds.participants import FederationError
 
-pytestmark = pytest.mark.usefixtures("unsynced")
+pytestmark = pytest.mark.usefixtures("unsynced", "unrendered")
 
 
 def permit(folder, site, **changes):
@@ -45,8 +45,7 @@ def idle(node):
     return answer
 
 
-def page_of(folder):
-    facts = read_facts(folder)
+def page_of(facts):
     return render_report_page(facts, assess_items(facts), [], None)
 
 
@@ -63,12 +62,12 @@ def test_each_data_set_of_a_site_counts(tmp_path, monkeypatch):
     facts = read_facts(tmp_path)
     own, old = facts.sites[0].budgets
     assert (own.data_set, own.delta, old.data_set, old.delta) == ("a", 1e-3, "old", 0.04)
-    assert broken_by(tmp_path, "delta_at_most = 2e-3") == ["delta_at_most"]
-    assert broken_by(tmp_path, f"epsilon_at_most = {own.epsilon + 1}\ndelta_at_most = 0.04") == []
-    assert broken_by(tmp_path, f"epsilon_at_most = {own.epsilon - 0.1}")[0] == "epsilon_at_most"
+    assert broken_by(facts, "delta_at_most = 2e-3") == ["delta_at_most"]
+    assert broken_by(facts, f"epsilon_at_most = {own.epsilon + 1}\ndelta_at_most = 0.04") == []
+    assert broken_by(facts, f"epsilon_at_most = {own.epsilon - 0.1}")[0] == "epsilon_at_most"
     assert "delta 0.04" in write_summary(facts)[1]
     assert [one["data_set"] for one in build_report_json(facts, [], [], None)["sites"][0]["data_sets"]] == ["a", "old"]
-    assert "<bdi>old</bdi>" in page_of(tmp_path)
+    assert "<bdi>old</bdi>" in page_of(facts)
 
 
 def test_an_epsilon_over_releases_that_protect_several_units_is_none_s(tmp_path):
@@ -84,7 +83,7 @@ def test_an_epsilon_over_releases_that_protect_several_units_is_none_s(tmp_path)
     for item in assess_items(facts)[:2]:
         assert item.status == "not held"
         assert "protect each patient_id and record, the plan each patient_id" in item.evidence[0]
-    assert broken_by(tmp_path, "items = [1, 2]") == ["item 1", "item 2"]
+    assert broken_by(facts, "items = [1, 2]") == ["item 1", "item 2"]
 
 
 def test_where_nothing_left_nothing_is_said_to_have_left(tmp_path):
@@ -102,7 +101,7 @@ def test_where_nothing_left_nothing_is_said_to_have_left(tmp_path):
     assert write_summary(facts)[0] == "What left: nothing, by the sites' logs that are here."
     assert report_items[0].evidence == ["Nothing left, by the sites' logs that are here; the plan has no noise."]
     assert not any(words in all_sentences for words in ("Updates left", "had no noise", "at epsilon"))
-    assert "Nothing left 3 sites" in page_of(tmp_path)
+    assert "Nothing left 3 sites" in page_of(facts)
 
 
 def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp_path):
@@ -132,7 +131,7 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
     assert write_summary(facts)[0].startswith("What left: 10 releases of")
     assert write_summary(facts)[0].endswith(f"{more}.")
     assert f"{more}." in assess_items(facts)[5].evidence
-    page = page_of(tmp_path)
+    page = page_of(facts)
     assert f"Releases, 10 in all. {more}<" in page
     assert page.count("update, charged for") == 2
     (tmp_path / "nodes").rename(tmp_path / "elsewhere")
@@ -141,10 +140,10 @@ def test_what_was_only_charged_for_did_not_leave_and_what_was_sent_again_did(tmp
 
 def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_path):
     """The run's own files alone know of it."""
-    make_run(tmp_path / "run", mechanism=None)
-    path = tmp_path / "run" / "summary.json"
+    kept_run(tmp_path, small_nodes(tmp_path / "nodes", private=False), mechanism=None, rounds=1)
+    path = tmp_path / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"client_epsilon": 7.5}))
-    facts = read_facts(tmp_path / "run")
+    facts = read_facts(tmp_path)
     report_items = assess_items(facts)
     assert write_headline(facts).endswith("without noise: no epsilon holds for single records")
     assert "none for single records" in write_summary(facts)[1]
@@ -161,7 +160,7 @@ def test_noise_of_the_server_protects_no_single_record_and_is_not_nothing(tmp_pa
 
 def test_the_data_flow_shows_the_measures_that_left_and_claims_no_machines(tmp_path):
     make_run(tmp_path / "run", metrics=make_metrics_mechanism(MECHANISM, 20.0))
-    page = page_of(tmp_path / "run")
+    page = page_of(read_facts(tmp_path / "run"))
     assert "Coded updates and noised measures alone go to the server" in page
     assert "each of 3 sites, on one machine here" in page
     assert "own machine" not in page

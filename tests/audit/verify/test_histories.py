@@ -4,7 +4,7 @@ import random
 import shutil
 
 import pytest
-from audited_run import Chain, kept_run, make_run, small_nodes
+from audited_run import Chain, kept_run, small_nodes
 from custodies import MECHANISM, SERVER, custody
 from fake_grid import FakeGrid, Watcher, answering, errs, federate, plan, spoiled
 from tiny_federation import tiny_node
@@ -47,8 +47,20 @@ class Killed(Exception):
     """Somebody pulled the plug."""
 
 
-@pytest.mark.parametrize("event", ["started", "reply", "done"])
-@pytest.mark.parametrize("server_round", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("event", "server_round"),
+    [  # each event, and each round: the first, one in between, the last
+        ("started", 1),
+        ("reply", 2),
+        ("done", 3),
+        *(
+            pytest.param(event, server_round, marks=pytest.mark.slow)
+            for event, server_round in [
+                ("reply", 1), ("done", 1), ("started", 2), ("done", 2), ("started", 3), ("reply", 3)
+            ]
+        ),
+    ],
+)
 def test_a_server_that_was_killed_and_goes_on(tmp_path, event, server_round):
     def pull(kind, *details):
         if kind == event and details[0] == server_round:
@@ -85,8 +97,8 @@ def test_a_run_that_is_under_way(tmp_path):
         if kind == "done":
             seen.append(select_failed(verify(tmp_path).checks))
 
-    run(tmp_path, hook=look)
-    assert seen == [[], [], []]
+    run(tmp_path, hook=look, rounds=2)
+    assert seen == [[], []]
 
 
 def test_sites_that_fail_refuse_and_run_out_of_budget(tmp_path):
@@ -98,7 +110,7 @@ def test_sites_that_fail_refuse_and_run_out_of_budget(tmp_path):
 
 
 def test_a_site_with_a_new_key_and_a_new_policy_between_two_runs(tmp_path):
-    run(tmp_path)
+    run(tmp_path, rounds=1)
     folder = tmp_path / "nodes" / "a" / "custody"
     (folder / "site.key").unlink()
     key = SigningKey.create(folder / "site.key")
@@ -106,7 +118,7 @@ def test_a_site_with_a_new_key_and_a_new_policy_between_two_runs(tmp_path):
     (folder / "policy.toml").write_text(looser.to_toml())
     sign_policy(folder / "policy.toml", key)
     second = tmp_path / "second"
-    run(second, nodes(tmp_path))
+    run(second, nodes(tmp_path), rounds=1)
     assert select_failed(verify(folder, server=second).checks) == []
     assert select_failed(verify(tmp_path, keys=[key.public]).checks) == []
     # Nobody vouched for it, and the first server has never seen it.
@@ -121,23 +133,23 @@ def custody_policy(folder):
 
 def test_a_site_in_two_federations(tmp_path):
     """Two servers, one ledger: each server's log is held to the site's."""
-    run(tmp_path)
+    run(tmp_path, rounds=1)
     other = tmp_path / "other"
-    run(other, nodes(tmp_path), key=SERVER)
+    run(other, nodes(tmp_path), key=SERVER, rounds=1)
     for server in (tmp_path, other):
         for name in SITES:
             assert select_failed(verify(tmp_path / "nodes" / name, server=server).checks) == []
 
 
 def test_a_run_without_noise(tmp_path):
-    folder = make_run(tmp_path / "run", mechanism=None)
-    assert_whole(folder)
-    open_checks = {check.name for check in verify(folder).checks if check.passed is None}
+    run(tmp_path, nodes(tmp_path, private=False), mechanism=None, rounds=1)
+    assert_whole(tmp_path)
+    open_checks = {check.name for check in verify(tmp_path).checks if check.passed is None}
     assert {"epsilon", "anchors"} <= open_checks
 
 
 def test_a_node_that_was_killed_between_charge_and_entry(tmp_path):
-    run(tmp_path)
+    run(tmp_path, rounds=1)
     folder = tmp_path / "nodes" / "a" / "custody"
     site = custody(folder, private=True)
     charge = site.make_charge("later", 1, MECHANISM, "0" * 64, "1" * 64, purpose="update", attempt="1" * 32)
@@ -177,7 +189,7 @@ def test_a_site_that_never_seals(tmp_path):
     made[8] = deaf
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(countersigning, "_PATIENCE_S", 0.3)
-        run(tmp_path, made)
+        run(tmp_path, made, rounds=1)
     assert_whole(tmp_path)
     details = {check.detail for check in verify(tmp_path).checks if check.passed is None}
     assert any("nobody has countersigned" in words for words in details)
@@ -236,7 +248,7 @@ def test_an_answer_to_a_seal_that_was_lost(tmp_path, monkeypatch, number):
     monkeypatch.setattr(countersigning, "_PATIENCE_S", 0.3)
     made = nodes(tmp_path)
     made[10] = losing(made[10], number)
-    run(tmp_path, made, seal_every=1)
+    run(tmp_path, made, seal_every=1, rounds=2)
     assert_whole(tmp_path)
 
 
@@ -248,7 +260,7 @@ def test_a_policy_that_was_changed_and_changed_back(tmp_path):
         (folder / "policy.toml").write_text(policy.to_toml())
         sign_policy(folder / "policy.toml", SigningKey.load(folder / "site.key"))
         made[10] = answering(tiny_node(tmp_path / "nodes", "a", data_seed=0, rows=20), private=True)
-        run(tmp_path / f"run-{number}", made)
+        run(tmp_path / f"run-{number}", made, rounds=1)
         assert select_failed(verify(folder).checks) == []
 
 
@@ -282,7 +294,7 @@ def test_a_node_whose_log_cannot_be_written_three_times(tmp_path, monkeypatch):
 
 
 def test_keys_made_anew_vouch_for_each_other(tmp_path):
-    run(tmp_path)
+    run(tmp_path, rounds=1)
     folder = tmp_path / "nodes" / "a" / "custody"
     old = SigningKey.load(folder / "site.key")
     (folder / "site.key").unlink()
@@ -298,12 +310,12 @@ def test_updates_of_zeros_are_the_same_bytes_in_each_round(tmp_path):
     """Without noise and at no learning rate, a node sends the same bytes in each round; each is a release."""
     folder = tmp_path / "still"
     made = {10 - i: answering(tiny_node(folder / "nodes", name, data_seed=i, rows=20)) for i, name in enumerate(SITES)}
-    federate(folder, made, log=folder / "audit" / "log.sqlite", learning_rate=1e-30)
+    federate(folder, made, log=folder / "audit" / "log.sqlite", learning_rate=1e-30, rounds=2)
     assert_whole(folder)
 
 
 def test_a_site_that_refuses_the_plan_took_no_part(tmp_path):
-    run(tmp_path, nodes(tmp_path, b={"steps_at_most": 1}))
+    run(tmp_path, nodes(tmp_path, b={"steps_at_most": 1}), rounds=1)
     assert_whole(tmp_path)
     (sites,) = [check for check in verify(tmp_path).checks if check.name == "sites"]
     assert "all 2 that took part are here; b took no part" in sites.detail
@@ -311,20 +323,20 @@ def test_a_site_that_refuses_the_plan_took_no_part(tmp_path):
 
 def test_a_run_that_goes_on_with_other_code_has_another_plan(tmp_path, monkeypatch):
     def pull(kind, *details):
-        if kind == "done" and details[0] == 2:
+        if kind == "done" and details[0] == 1:
             raise Killed
 
     with pytest.raises(Killed):
-        run(tmp_path, hook=pull)
+        run(tmp_path, hook=pull, rounds=2)
     for module in (run_setup, gate):
         monkeypatch.setattr(module, "code_sha256", lambda: "7" * 64)
-    run(tmp_path, nodes(tmp_path), resume=True)
+    run(tmp_path, nodes(tmp_path), resume=True, rounds=2)
     assert_whole(tmp_path)
 
 
 def test_logs_that_seal_each_other_while_they_are_read(tmp_path, monkeypatch):
     """The server's is read before a seal, the sites' after it."""
-    run(tmp_path, seal_every=1)
+    run(tmp_path, seal_every=1, rounds=1)
     log, later = tmp_path / "audit" / "log.sqlite", tmp_path / "later.sqlite"
     shutil.copy(log, later)
     seen = []

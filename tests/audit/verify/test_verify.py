@@ -7,7 +7,7 @@ import re
 import shutil
 
 import pytest
-from audited_run import ROUNDS, SITES, Chain, Mutations, make_run
+from audited_run import ROUNDS, SITES, Chain, Mutations, kept_run, make_run, small_nodes
 from custodies import MECHANISM, SERVER
 from ledgers import tamper
 from plans import change_plan
@@ -169,11 +169,12 @@ def test_one_site_takes_over_no_other_s_log_nor_the_server_s(copy):
 def test_a_plan_that_the_policy_does_not_permit_is_named(tmp_path, monkeypatch):
     """The site's own software let it pass."""
     monkeypatch.setattr(gate, "check_plan", lambda *_: None)
-    for change, rule in (({"codecs": ()}, "codecs"), ({"steps_at_most": 1}, "steps"), ({"servers": ()}, "servers")):
-        run = make_run(tmp_path / rule / "run", **change)
-        details = [check.detail for check in select_failed(verify(run).checks)]
-        assert len(details) == 3
-        assert all(f"breaks the policy's rule {rule}" in line for line in details)
+    policies = {"a": {"codecs": ()}, "b": {"steps_at_most": 1}, "c": {"servers": ()}}
+    kept_run(tmp_path, small_nodes(tmp_path / "nodes", **policies), rounds=1)
+    found = select_failed(verify(tmp_path).checks)
+    assert [check.subject for check in found] == ["a", "b", "c"]
+    for check, rule in zip(found, ("codecs", "steps", "servers"), strict=True):
+        assert f"breaks the policy's rule {rule}" in check.detail
 
 
 def test_a_budget_that_was_raised_later_hides_nothing(tmp_path, monkeypatch):
