@@ -9,6 +9,8 @@ from fedglm.reports.comparison.privacy import TradeoffPoint, collect_tradeoff_po
 from fedglm.reports.comparison.to_target import ComparisonRow, compare_runs
 from fedglm.reports.comparison.write import write_comparison
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def rows(folder, losses):
     """Runs by label, each with its last loss; what stands behind `epsilon=` is what it was asked for."""
