@@ -126,7 +126,7 @@ def test_records_that_were_learned_by_heart_are_told_from_others(make):
 
 def test_members_are_told_by_what_an_update_holds_of_their_gradients(make):
     """With noise, chance alone moves the area by 0.06: the limit is five times that from 0.5."""
-    audited = open_run(make(**{"training.local_steps": 10}), ATTACK)
+    audited = open_run(make(**{"training.local_steps": 5}), ATTACK)
     attacked = AttackedSite(audited, audited.built.data.sites[0])
     unnoised, _, noised, _ = make_settings(choose_noise(audited), "float16")
     update = attacked.make_update(unnoised, attacked.trained, 0)

@@ -111,9 +111,9 @@ def test_a_trial_whose_training_ends_with_an_error_shows_nothing(training_probe,
 
 
 def test_record_canaries_see_a_clipper_that_lets_through(training_probe, monkeypatch):
-    assert by_records(training_probe, 100).bound < 1.5
+    assert by_records(training_probe, 50).bound < 1.5
     monkeypatch.setattr("fedglm.privacy.dp.clipping.Clipper._compute_factors", _six_hundred_times)
-    broken = by_records(training_probe, 100)
+    broken = by_records(training_probe, 50)
     assert broken.contradicts or broken.doubts
 
 

@@ -177,7 +177,7 @@ def test_the_sites_are_what_the_bounds_are_for(sites):
 
 @pytest.mark.parametrize(("optimizer", "update"), WAYS)
 def test_noise_hides_the_tokens_that_an_update_without_it_names(sites, tmp_path, optimizer, update):
-    unnoised = federate(sites, tmp_path / "bare", optimizer, update, mechanism=None, rounds=2)
+    unnoised = federate(sites, tmp_path / "bare", optimizer, update, mechanism=None, rounds=1)
     assert unnoised.min() >= 0.9
     check_hidden(federate(sites, tmp_path / "noised", optimizer, update))
 
@@ -223,7 +223,7 @@ def residual_before_noise(patch):
 )
 def test_the_check_sees_a_fault(sites, tmp_path, monkeypatch, fault):
     fault(monkeypatch)
-    scores = federate(sites, tmp_path, "sgd", {"codec": "topk-sign", "density": 0.1}, rounds=2)
+    scores = federate(sites, tmp_path, "sgd", {"codec": "topk-sign", "density": 0.1}, rounds=1)
     with pytest.raises(AssertionError, match="mean AUC"):
         check_hidden(scores)
 

@@ -14,10 +14,11 @@ def noise():
     return GaussianNoise().normal(1.0, 100_000).astype(np.float64)
 
 
-def test_correct_noise_raises_no_alarm():
-    assert [find_noise_faults(2.5 * noise(), 2.5, PARTS) for _ in range(20)] == [[]] * 20
+@pytest.mark.parametrize("draws", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_correct_noise_raises_no_alarm(draws):
+    assert [find_noise_faults(2.5 * noise(), 2.5, PARTS) for _ in range(draws)] == [[]] * draws
     tiny = {str(place): slice(place, place + 2) for place in range(0, 200, 2)}
-    for _ in range(20):
+    for _ in range(draws):
         assert find_noise_faults(GaussianNoise().normal(1.0, 200).astype(np.float64), 1.0, tiny) == []
 
 
@@ -86,10 +87,11 @@ def test_incorrect_noise_is_detected(spoil, expected):
     assert any(expected in fault for fault in faults), faults
 
 
-def test_correct_noise_is_alarmed_at_no_more_often_than_the_limits_say(monkeypatch):
-    """With limits so tight that there is something to count; 77 of 500 at a rate of 10 % have a probability of 1e-4."""
+@pytest.mark.parametrize(("draws", "most"), [(200, 37), pytest.param(500, 77, marks=pytest.mark.slow)])
+def test_correct_noise_is_alarmed_at_no_more_often_than_the_limits_say(monkeypatch, draws, most):
+    """With limits so tight that there is something to count; so many, at a rate of 10 %, have a probability of 1e-4."""
     monkeypatch.setattr(noise_checks, "ALARM", 0.1)
     dice = np.random.default_rng(8)
     parts = {"body": slice(0, 2900), "bias": slice(2900, 2910), "head": slice(2910, 3000)}
-    alarms = sum(bool(find_noise_faults(dice.normal(size=3000), 1.0, parts)) for _ in range(500))
-    assert 0 < alarms < 77
+    alarms = sum(bool(find_noise_faults(dice.normal(size=3000), 1.0, parts)) for _ in range(draws))
+    assert 0 < alarms < most

@@ -32,7 +32,7 @@ def looks_normal(values, std):
 # The distribution.
 
 
-@pytest.mark.parametrize("std", [1.0, 3e-6, 4e7])
+@pytest.mark.parametrize("std", [1.0, pytest.param(3e-6, marks=pytest.mark.slow), 4e7])
 def test_the_noise_is_normal_and_of_this_standard_deviation(std):
     values = GaussianNoise().normal(std, MANY)
     assert values.dtype == np.float32
