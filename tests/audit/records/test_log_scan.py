@@ -192,6 +192,17 @@ def custody(copy):
     return copy / "nodes" / "a" / "custody"
 
 
+def map_here(work, pieces):
+    """What `map_in_processes` does, in this process."""
+    return (work(*arguments) for arguments in pieces)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Pieces are read in this process: that others read them as well is tested with all pieces of a whole log."""
+    monkeypatch.setattr(log_scan, "map_in_processes", map_here)
+
+
 def site_key(custody):
     return SigningKey.load(custody / "site.key")
 
@@ -213,6 +224,7 @@ def test_pieces_say_what_the_whole_says(custody):
         assert in_pieces.fault == ""
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_is_wrong_in_a_piece_is_named_by_its_entry(custody):
     chain = Chain(custody / "log.sqlite")
     number = next(n for n, text in enumerate(chain.texts, 1) if json.loads(text)["kind"] == "release") + 1
@@ -241,7 +253,7 @@ def test_any_pieces_say_what_the_whole_says(releases, place, change, piece):
         if change == "hash":
             rewrite(path, place, b"\0", table="entries")
         at_once = scan_log(path)
-        patched.setattr(log_scan, "map_in_processes", lambda work, pieces: (work(*arguments) for arguments in pieces))
+        patched.setattr(log_scan, "map_in_processes", map_here)
         in_pieces = scan_log(path, piece=piece)
         assert in_pieces.fault == at_once.fault
         if not at_once.fault:  # a scan with a fault is not complete
@@ -259,6 +271,7 @@ def test_a_reader_that_is_killed_leaves_no_verdict(custody, monkeypatch):
         scan_log(custody / "log.sqlite", piece=3)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_release_charged_for_twice_is_found_in_any_pieces(custody):
     """By the site itself, which has the key to sign whatever it writes."""
     log, ledger = Chain(custody / "log.sqlite"), Chain(custody / "ledger.sqlite")
@@ -278,6 +291,7 @@ def test_a_release_charged_for_twice_is_found_in_any_pieces(custody):
     assert wrong(custody)["ledger"] == f"entry {releases[-1] + 1}: {fault}"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_row_that_does_not_follow_is_found_though_the_log_shows_its_hash(custody):
     """By the site itself: what the ledger says of the chain is not believed, in the middle of it or after the log."""
     made_up = hashlib.sha256(b"made up").hexdigest()

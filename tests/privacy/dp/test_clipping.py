@@ -59,7 +59,9 @@ def choose_ways():
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("clipper_of", "kind", "adapter", "bf16", "owners"), choose_ways(), indirect=["clipper_of"])
+@pytest.mark.parametrize(
+    ("clipper_of", "kind", "adapter", "bf16", "owners"), list(choose_ways()), indirect=["clipper_of"]
+)
 def test_clipped_sums_are_those_of_a_loop_over_records(clipper_of, kind, adapter, bf16, owners):
     model, task = glm(kind, adapter)
     data = batch()

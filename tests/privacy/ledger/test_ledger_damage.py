@@ -200,10 +200,11 @@ def release_forever(pipe, path):
         pipe.send(release)
 
 
-def test_killed_at_any_moment_every_row_is_whole_and_nothing_sent_is_missing(path, ledger):
+@pytest.mark.parametrize("kills", [10, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_every_row_is_whole_and_nothing_sent_is_missing(path, ledger, kills):
     sent = []
     dice = random.Random(5)
-    for attempt in range(1, 31):
+    for attempt in range(1, kills + 1):
         child, pipe = forked(release_forever, path)
         sent.append(pipe.recv())
         time.sleep(dice.uniform(0, 0.03))

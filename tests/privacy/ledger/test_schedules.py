@@ -239,8 +239,9 @@ def test_the_budget_covers_some_rounds_and_not_all():
     assert 2 <= most() < 8
 
 
-def test_fifty_schedules(tmp_path):
-    assert first_wrong(Node, tmp_path, range(50)) == ""
+def test_many_schedules(tmp_path):
+    """As many as find each of the nodes below that are wrong."""
+    assert first_wrong(Node, tmp_path, range(25)) == ""
 
 
 @pytest.mark.slow
@@ -261,7 +262,7 @@ def test_a_thousand_schedules(tmp_path):
     ],
 )
 def test_the_schedules_find_a_node_that_is_wrong(kind, tmp_path):
-    assert first_wrong(kind, tmp_path, range(50)) != ""
+    assert first_wrong(kind, tmp_path, range(25)) != ""
 
 
 def test_a_node_whose_ledger_was_put_back_releases_nothing_more(tmp_path):
