@@ -106,7 +106,7 @@ def site(tmp_path):
 def daemon(tmp_path):
     """A daemon with a child."""
     made = Daemon(tmp_path / "daemon", "superlink")
-    made.start([sys.executable, "-Sc", "import subprocess; subprocess.run(['sleep', '60'])"], {})
+    made.start([sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '60'])"], {})
     yield made
     made.stop()
 

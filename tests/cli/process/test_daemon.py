@@ -18,19 +18,18 @@ from fedglm.cli.process.daemon import Daemon, DaemonError
 from fedglm.cli.process.flower_environment import make_flower_environment
 from fedglm.cli.process.process_identity import read_identity
 
-# Without site-packages (-S), of which they need nothing: a third of the time that a Python takes to start.
-SLEEP = [sys.executable, "-Sc", "import time; print('up', flush=True); time.sleep(600)"]
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
     sys.executable,
-    "-Sc",
+    "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
 ]
 # A child in a session of its own, as Flower starts its SuperExec.
 PARENT = [
     sys.executable,
-    "-Sc",
+    "-c",
     "import subprocess, sys, time\n"
-    "subprocess.Popen([sys.executable, '-Sc', 'import time; time.sleep(600)'], start_new_session=True)\n"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
     "print('up', flush=True)\n"
     "time.sleep(600)",
 ]
@@ -184,7 +183,7 @@ import sys
 from pathlib import Path
 from fedglm.cli.process.daemon import Daemon
 sys.exit(Daemon(Path(sys.argv[1]), "sleeper").run(
-    [sys.executable, "-Sc", sys.argv[2]], {}, ready=lambda: True, once_ready=lambda: print("ready", flush=True)))
+    [sys.executable, "-c", sys.argv[2]], {}, ready=lambda: True, once_ready=lambda: print("ready", flush=True)))
 """
 
 
@@ -209,7 +208,7 @@ def write_and_signal(path, *arguments, **options):
     write(path, *arguments, **options)
     os.kill(os.getpid(), signal.SIGTERM)
 daemon.write_atomically = write_and_signal
-sys.exit(daemon.Daemon(Path(sys.argv[1]), "sleeper").run([sys.executable, "-Sc", sys.argv[2]], {}, ready=lambda: False))
+sys.exit(daemon.Daemon(Path(sys.argv[1]), "sleeper").run([sys.executable, "-c", sys.argv[2]], {}, ready=lambda: False))
 """
 
 

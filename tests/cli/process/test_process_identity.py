@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedglm.cli.process.process_identity import find_marked, read_identity
 
-WAIT = [sys.executable, "-Sc", "print('up', flush=True); input()"]
+WAIT = [sys.executable, "-c", "print('up', flush=True); input()"]
 
 
 def waiting(**variables: str) -> "subprocess.Popen[bytes]":

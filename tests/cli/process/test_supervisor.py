@@ -30,7 +30,7 @@ def keep(tmp_path):
     def start(code):
         log = tmp_path / "program.log"
         with log.open("ab") as out:
-            argv = make_supervised_command([sys.executable, "-Sc", code], log)
+            argv = make_supervised_command([sys.executable, "-c", code], log)
             started.append(subprocess.Popen(argv, stdout=out, stderr=out))
         return started[-1], log
 
@@ -96,6 +96,6 @@ with open({str(log)!r}, "ab", buffering=0) as out:
     out.write(b"end")
 """
     log.touch()
-    assert module.Supervisor([sys.executable, "-Sc", code], log).run() == 0
+    assert module.Supervisor([sys.executable, "-c", code], log).run() == 0
     assert log.read_bytes() == b"end"
     assert log.with_suffix(".log.1").read_bytes() == b"x" * 2000
