@@ -99,10 +99,15 @@ _USE = """
 import sys
 import numpy as np
 from pathlib import Path
-from fedglm.inference.opening import open_light
+from fedglm.inference.release.reader import open_release
+from fedglm.inference.release.trust import Trust
+from fedglm.inference.runtime.phased_session import open_session
 from fedglm.inference.validation.measured_process import read_peak
 
-session = open_light(Path(sys.argv[1]), keys=(), threads=1).session
+release = open_release(Path(sys.argv[1]), trust=Trust.unverified())
+tensors, config, skeletons = dict(release.model.tensors), release.model.config, release.skeletons
+del release  # as `open_light` does: the files' bytes are not needed while the session takes its own
+session = open_session(skeletons, tensors, config, filled=tensors.clear)
 length = min(64, session.max_length // 2)
 logits, cache = session.run(np.arange(length, dtype=np.int64)[None] % session.vocab_size)
 for _ in range(min(16, session.max_length - length) if session.outputs == session.vocab_size else 0):

@@ -56,7 +56,12 @@ class Killed(Exception):
         *(
             pytest.param(event, server_round, marks=pytest.mark.slow)
             for event, server_round in [
-                ("reply", 1), ("done", 1), ("started", 2), ("done", 2), ("started", 3), ("reply", 3)
+                ("reply", 1),
+                ("done", 1),
+                ("started", 2),
+                ("done", 2),
+                ("started", 3),
+                ("reply", 3),
             ]
         ),
     ],
