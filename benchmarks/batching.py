@@ -1,6 +1,6 @@
 """How much batching gains: texts and rows of several clients through the batcher, against one after the other.
 
-    python benchmarks/batching.py [--model 0.5m] [--format fp32] [--clients 1 2 4 8] [--repeats 7] [--seed 0]
+    python benchmarks/batching.py [--model 0.5m] [--format fp32] [--clients 1 2 4 8] [--repeats 7] [--runs 1] [--seed 0]
 
 A GLM of random weights with the shape of that preset, on ONNX Runtime with one thread. The latency table is measured
 first, and printed; the batcher reads it. Then, for each number of clients, three ways in turn, `--repeats` times:
@@ -8,6 +8,8 @@ first, and printed; the batcher reads it. Then, for each number of clients, thre
 - `decode`: each client has a text of 8 to 16 tokens written on by `--steps` tokens, greedily, by the batcher
 - `threads`: the same texts, but each client is a thread that asks for each step by `run`
 - `predict`: each client has `--steps` rows of 16 to 32 tokens read, one after the other, by `submit`
+
+`--runs 2` lets two runs go on at a time, as a model that is opened on two cores does.
 
 A ratio compares the least time with that of the session alone, which runs the same requests one by one in one thread,
 in turn with the others; `CPU` compares the processor time of the whole process, which other work on the machine
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=1, help="at a time")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     session = open_session(options.model, options.format, options.seed)
@@ -62,10 +65,12 @@ def main() -> None:
         f"\n{'clients':>7} {'way':<8} {'ratio':>6} {'CPU':>6} {'to 1':>6} {'mean batch':>10} {'P99 ms':>7} {'limit':>7}"
     )
     for clients in options.clients:
-        measure(session, costs, clients, options.steps, options.repeats, options.seed)
+        measure(session, costs, clients, options.steps, options.repeats, options.seed, options.runs)
 
 
-def measure(session: GraphSession, costs: CostTable, clients: int, steps: int, repeats: int, seed: int) -> None:
+def measure(
+    session: GraphSession, costs: CostTable, clients: int, steps: int, repeats: int, seed: int, runs: int
+) -> None:
     """Print the lines of a number of clients."""
     rng = np.random.default_rng(seed)
     texts = [rng.integers(3, session.vocab_size, (1, size)) for size in rng.integers(8, 17, clients)]
@@ -81,11 +86,11 @@ def measure(session: GraphSession, costs: CostTable, clients: int, steps: int, r
             start = now()
             alone()
             singly.append(now() - start)
-            with Batcher(session, costs, max_batch=1) as batcher:
+            with Batcher(session, costs, max_batch=1, max_runs=runs) as batcher:
                 start = now()
                 together(batcher)
                 unbatched.append(now() - start)
-            with Batcher(session, costs, deadline_ms=DEADLINE_MS) as batcher:
+            with Batcher(session, costs, deadline_ms=DEADLINE_MS, max_runs=runs) as batcher:
                 start = now()
                 latencies += together(batcher)
                 batched.append(now() - start)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, overload
 
+from fedglm.core.processes.cores import count_cores
 from fedglm.inference.errors import InferenceError
 from fedglm.inference.generation.generator import Answer, TextGenerator
 from fedglm.inference.generation.sampling import Sampling
@@ -97,6 +98,7 @@ class LiteModel:
             InferenceError: The folder holds no light release, or one that is damaged or signed by nobody trusted; or
                 the device's file cannot be used.
         """
+        from fedglm.inference.batching.settings import bound_runs
         from fedglm.inference.opening import open_light  # onnxruntime is needed from here on
 
         path = None if device is None else Path(device).expanduser()
@@ -106,7 +108,7 @@ class LiteModel:
             opened.inputs,
             facts=opened.facts,
             cache_bytes=cache_bytes,
-            batching=batching,
+            batching=bound_runs(batching, max(1, count_cores() // threads)),
             costs=opened.costs,
         )
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from fedglm.autoglm.errors import ModelError
+from fedglm.inference.batching.settings import BatchingSettings, bound_runs
 from fedglm.inference.inputs.model_inputs import open_inputs, open_task
 from fedglm.inference.inputs.task import TASK_FILE, TaskDescription
 from fedglm.inference.model import DEFAULT_CACHE_BYTES, LiteModel
 from fedglm.inference.release.manifest import MANIFEST
 from fedglm.run_folder.names import MODEL, SCENARIO
-
-if TYPE_CHECKING:
-    from fedglm.inference.batching.settings import BatchingSettings
 
 CONFIG_FILE: Final = "config.json"
 """The file that makes a folder a model of transformers."""
@@ -100,4 +98,6 @@ def open_model(
     model, _ = load_release(found.path)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"parameters": parameters, "runtime": "torch", "folder": str(found.path)}
-    return LiteModel(TorchSession(model), inputs, facts=facts, cache_bytes=cache_bytes, batching=batching)
+    return LiteModel(
+        TorchSession(model), inputs, facts=facts, cache_bytes=cache_bytes, batching=bound_runs(batching, 1)
+    )

@@ -1,6 +1,5 @@
 """Work split over one process per core, and what such processes import."""
 
-import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fedglm.core.errors import FedglmError
+from fedglm.core.processes.cores import count_cores
 
 _Result = TypeVar("_Result")
 
@@ -29,10 +29,9 @@ def map_in_processes(work: Callable[..., _Result], pieces: Sequence[tuple[Any, .
     if len(pieces) <= 1:
         yield from (work(*piece) for piece in pieces)
         return
-    cores = len(os.sched_getaffinity(0))
     # Not from the fork server: a process has only one, which simulations need with torch preloaded.
     try:
-        with ProcessPoolExecutor(min(len(pieces), cores), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(len(pieces), count_cores()), mp_context=get_context("spawn")) as pool:
             with hide_script(work, pieces[0]):  # all are alike, and may be long
                 results = pool.map(work, *zip(*pieces, strict=True))
             yield from results

@@ -44,6 +44,8 @@ class Batcher:
         deadline_ms: How long a request waits at most for others while the session is idle, in ms.
         max_batch: Maximum number of sequences in a run.
         max_waiting: Maximum number of requests that wait; more are refused. Texts under way are not counted.
+        max_runs: Maximum number of runs at a time. As long as no more clients ask than that, each runs for itself at
+            once; more of them share one run at a time.
 
     Raises:
         InferenceError: A limit is not positive.
@@ -57,15 +59,17 @@ class Batcher:
         deadline_ms: float = 5.0,
         max_batch: int = 32,
         max_waiting: int = 256,
+        max_runs: int = 1,
     ) -> None:
-        if not deadline_ms >= 0 or max_batch < 1 or max_waiting < 1:
+        if not deadline_ms >= 0 or min(max_batch, max_waiting, max_runs) < 1:
             raise InferenceError("a batcher has a deadline of 0 ms or more, and room for at least one request")
         self._session = session
         self._scheduler: Scheduler[Request] = Scheduler(costs, deadline_s=deadline_ms / 1000, max_batch=max_batch)
-        self._max_waiting = max_waiting
+        self._max_waiting, self._max_runs = max_waiting, max_runs
         self._changed = threading.Condition(threading.Lock())  # guards all below; the worker alone waits on it
         self._waiting: list[Request] = []
-        self._running = 0
+        self._runs = self._running = 0  # runs under way, and the requests in them
+        self._shares = False  # whether more ask than may run at a time
         self._closed = self._dropping = False
         self._counts: Counter[str] = Counter()
         self._batches: Counter[int] = Counter()
@@ -111,7 +115,8 @@ class Batcher:
         if mask is not None and not mask.all():
             raise InferenceError("a batcher takes sequences without padding, and pads them by itself")
         with self._changed:
-            alone = not (self._running or self._waiting or self._closed or self._scheduler.expects_others)
+            alone = self._has_room and not (self._waiting or self._closed or self._scheduler.expects_others)
+            self._runs += alone
             self._running += alone
         if alone:
             return self._run_alone(ids, cache, logits_at)
@@ -119,7 +124,7 @@ class Batcher:
         batch: list[Request] = []
         with self._changed:
             self._accept(request)
-            if not self._running:
+            if self._has_room:
                 plan = self._scheduler.plan(self._waiting)
                 if plan.due <= request.arrived and request in plan.batch:
                     batch = self._take(plan)
@@ -213,10 +218,14 @@ class Batcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def _has_room(self) -> bool:
+        return self._runs < (1 if self._shares else self._max_runs)
+
     def _submit(self, request: Request) -> Future[Answer]:
         with self._changed:
             self._accept(request)
-            if not self._running:  # else whoever runs looks at the queue when done
+            if self._has_room:  # else whoever runs looks at the queue when done
                 self._changed.notify()
         return request.future
 
@@ -240,7 +249,8 @@ class Batcher:
         """Take a planned batch out of the queue; the caller serves it."""
         batch = list(plan.batch)
         self._waiting = [request for request in self._waiting if request not in plan.batch]
-        self._running = len(batch)
+        self._runs += 1
+        self._running += len(batch)
         return batch
 
     def _work(self) -> None:
@@ -262,10 +272,11 @@ class Batcher:
             while True:
                 wait_s = None
                 self._drop_cancelled()
-                if not self._running:
-                    if self._dropping or (self._closed and not self._waiting):
+                if self._has_room:
+                    ends = self._dropping or (self._closed and not self._waiting)
+                    if ends and not self._runs:
                         return []
-                    if self._waiting:
+                    if self._waiting and not ends:
                         plan = self._scheduler.plan(self._waiting)
                         wait_s = plan.due - time.monotonic()
                         if wait_s <= 0 or self._closed:
@@ -288,12 +299,15 @@ class Batcher:
                 self._counts["accepted"] += 1
                 self._counts[kind] += 1
                 self._batches[1] += 1
-                self._finish(1)
+                self._finish(1, ended=1)
         return logits, SequenceCache(grown)
 
-    def _finish(self, ended: int) -> None:
-        self._running = 0
-        self._scheduler.expect(ended, len(self._waiting))
+    def _finish(self, ran: int, *, ended: int) -> None:
+        self._runs -= 1
+        self._running -= ran
+        clients = ended + self._running + len(self._waiting)
+        self._shares = clients > self._max_runs
+        self._scheduler.expect(clients if self._shares else 1)
         if self._waiting or self._closed:
             self._changed.notify()
 
@@ -314,7 +328,7 @@ class Batcher:
                 going = []
             with self._changed:
                 self._waiting += going
-                self._finish(len(ended))
+                self._finish(len(batch), ended=len(ended))
             for request, end in ended:
                 self._deliver(request, end)
 

@@ -80,9 +80,9 @@ class Scheduler(Generic[Item]):
         """Whether a request that finds nothing else waiting may be held for others."""
         return self._expected > 1
 
-    def expect(self, answered: int, waiting: int) -> None:
-        """Note the end of a batch that answered so many, while so many others wait."""
-        self._expected = answered + waiting
+    def expect(self, clients: int) -> None:
+        """Note at the end of a batch how many may share the next: whom it answered, and who waits."""
+        self._expected = clients
 
     def plan(self, waiting: Sequence[Item]) -> Plan[Item]:
         """Plan the next batch of these requests, in order of arrival, at least one."""

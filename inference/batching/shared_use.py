@@ -60,6 +60,7 @@ def share_session(
         deadline_ms=settings.deadline_ms,
         max_batch=settings.max_batch,
         max_waiting=settings.max_waiting,
+        max_runs=settings.max_runs or 1,
     )
     share = SharedTextGenerator if inputs.task.is_generative else SharedRowClassifier
     return batcher, share(batcher, inputs, cache_bytes=cache_bytes)

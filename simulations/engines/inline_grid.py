@@ -30,6 +30,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedglm.core.processes.cores import count_cores
 from fedglm.core.processes.worker_pool import hide_script
 
 AppFactory = Callable[[], ClientApp]
@@ -254,11 +255,6 @@ def _block_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def count_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make_context(partition: int, partitions: int) -> Context:

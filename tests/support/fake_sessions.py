@@ -49,20 +49,22 @@ class FakeSession:
 
     outputs, max_length, vocab_size = 3, 64, VOCAB
 
-    def __init__(self, poison=None, gate=None):
+    def __init__(self, poison=None, gate=None, at_once=1):
         self.poison, self.gate, self.batches, self.masked = poison, gate, [], 0
         self.started = threading.Event()
-        self.one_at_a_time = threading.Lock()
+        self.entered = threading.Semaphore(0)
+        self.room = threading.Semaphore(at_once)
 
     def run(self, ids, cache=None, *, logits_at=None, mask=None):
-        assert self.one_at_a_time.acquire(blocking=False), "two runs at once"
+        assert self.room.acquire(blocking=False), "more runs at once than may be"
         try:
             self.started.set()
+            self.entered.release()
             if self.gate is not None:
                 assert self.gate.wait(20)
             return self.read(ids, cache, logits_at, mask)
         finally:
-            self.one_at_a_time.release()
+            self.room.release()
 
     def read(self, ids, cache, logits_at, mask):
         self.batches.append(len(ids))

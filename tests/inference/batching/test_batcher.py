@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
+from command_line import soon
 from fake_sessions import FakeCosts, FakeSession, digest
 
 from fedglm.inference.batching.batcher import Batcher
@@ -55,9 +56,10 @@ def choose_times(steps, seen=None):
     return choose
 
 
-def test_many_threads_get_each_its_own_answer():
-    session = FakeSession()
-    with Batcher(session, FakeCosts()) as batcher:
+@pytest.mark.parametrize("runs", [1, 3])
+def test_many_threads_get_each_its_own_answer(runs):
+    session = FakeSession(at_once=runs)
+    with Batcher(session, FakeCosts(), max_runs=runs) as batcher:
 
         def generate(number):
             text = [number, *range(number % 7)]
@@ -153,6 +155,33 @@ def test_a_text_that_goes_wrong_ends_alone(choose, error):
         with pytest.raises(error):
             wrong.result(10)
         assert right(good.result(10), *decode_alone([2], 5))
+
+
+def test_as_many_run_at_once_as_may_and_the_others_share_a_run(gate):
+    session = FakeSession(gate=gate, at_once=2)
+    with Batcher(session, FakeCosts(), max_runs=2) as batcher, ThreadPoolExecutor(6) as pool:
+        first = [pool.submit(batcher.run, ids(number)) for number in range(2)]
+        assert all(session.entered.acquire(timeout=10) for _ in first), "both run, and neither waits for the other"
+        others = [pool.submit(batcher.run, ids(number)) for number in range(2, 6)]
+        assert soon(lambda: batcher.counts().waiting == 4)
+        assert batcher.counts().running == 2
+        gate.set()
+        assert all(right(one.result(10), number) for number, one in enumerate(first + others))
+    assert sorted(session.batches) == [1, 1, 4]
+
+
+def test_closing_waits_for_the_runs_of_calling_threads(gate):
+    session = FakeSession(gate=gate, at_once=2)
+    batcher = Batcher(session, FakeCosts(), max_runs=2)
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(batcher.run, ids(number)) for number in range(2)]
+        assert all(session.entered.acquire(timeout=10) for _ in running)
+        closed = pool.submit(batcher.close)
+        time.sleep(0.05)
+        assert not closed.done()
+        gate.set()
+        closed.result(10)
+        assert all(right(one.result(10), number) for number, one in enumerate(running))
 
 
 def test_a_full_queue_refuses_and_takes_again_what_was_withdrawn(gate):
