@@ -18,6 +18,7 @@ from fedglm.server.gateway.node_keys import EnrolledKeys
 from fedglm.server.gateway.tls_listener import TlsListener, raise_descriptor_limit
 from fedglm.server.project.folder import Project
 from fedglm.server.superlink.app_launcher import AppLauncher
+from fedglm.server.superlink.certificate_renewal import CertificateRenewal
 from fedglm.server.superlink.control_gateway import ControlGateway
 from fedglm.server.superlink.start_report import delete_report, prepare_superlink
 
@@ -72,6 +73,7 @@ class SuperLinkServer(uvicorn.Server):
         self._listeners: list[TlsListener] = []
         self._launcher = AppLauncher(application.state.linkstate_factory.state)
         self._launcher_task: asyncio.Task[None] | None = None
+        self._renewal_task: asyncio.Task[None] | None = None
         self.exit_code = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -99,14 +101,16 @@ class SuperLinkServer(uvicorn.Server):
         await prepare_superlink(self._project, self._application)
         self._launcher_task = asyncio.create_task(self._launcher.run())
         self._launcher_task.add_done_callback(self._end_with_launcher)
+        self._renewal_task = asyncio.create_task(CertificateRenewal(self._project, context).run())
         self._listeners[1].open()
         _log.info("Sites reach the SuperLink at %s", self._project.settings.address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the launcher and its processes, then close the ports."""
         delete_report(self._project)
-        if self._launcher_task is not None:
-            self._launcher_task.cancel()
+        for task in (self._launcher_task, self._renewal_task):
+            if task is not None:
+                task.cancel()
         self._launcher.stop()
         for listener in self._listeners:
             listener.close()
