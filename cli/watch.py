@@ -12,13 +12,16 @@ import typer
 from fedglm.cli import options
 
 if TYPE_CHECKING:  # else `--help` would wait for rich's tables
+    from collections.abc import Sequence
+
     from rich.console import Console, Group
     from rich.table import Table
 
-    from fedglm.run_folder.progress import RunView
+    from fedglm.run_folder.progress import NonParticipant, RunView
 
 _POLL_S = 1.0
 _MAX_NON_PARTICIPANTS = 8  # rows in the table, the latest
+_MAX_NAMES = 8  # in a line
 
 _COLOURS = {"prepared": "default", "running": "green", "done": "green", "lost": "yellow", "failed": "red"}
 
@@ -28,7 +31,7 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Show how it stands, and end.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show a run while it goes on: rounds, bytes, and how each site does.
+    """Show a run while it goes on: rounds, bytes, whom it waits for, who is absent, and how each site does.
 
     [bold]fedglm watch fl/runs/hospital-20270104-101500[/bold]
 
@@ -100,23 +103,38 @@ def describe_run(view: "RunView") -> dict[str, Any]:
         "ratio": view.traffic.ratio,
         "accepted": view.accepted,
         "rejected": view.rejected,
+        "awaited": list(view.awaited),
+        "absences": view.absences,
+        "offline": [
+            {"name": site.name, "since": site.since.isoformat(), "absent": site.is_absent}
+            for site in view.offline.values()
+        ],
+        "revoked": [
+            {"name": site.name, "time": site.time.isoformat(), "reason": site.reason}
+            for site in view.revoked_sites.values()
+        ],
         "sites": [
             {
                 "name": site.name,
                 "answers": site.answers,
                 "rejected": site.rejected,
+                "absent": site.absent,
                 "last_round": site.last_round,
                 "last_answer": site.last_time.isoformat() if site.last_time else None,
                 "last_fault": site.last_fault,
             }
             for site in view.sites.values()
         ],
-        "refused": [{"node": entry.node, "reason": entry.reason} for entry in view.refused.values()],
-        "turned_away": [{"node": entry.node, "reason": entry.reason} for entry in view.rejected_nodes.values()],
+        "refused": [_describe_non_participant(entry) for entry in view.refused.values()],
+        "turned_away": [_describe_non_participant(entry) for entry in view.rejected_nodes.values()],
         "model_sha256": view.model_sha256,
         "failure": view.failure,
         "unreadable_lines": view.unreadable,
     }
+
+
+def _describe_non_participant(entry: "NonParticipant") -> dict[str, Any]:
+    return {"node": entry.node, "site": entry.site, "reason": entry.reason}
 
 
 def render_run(view: "RunView", now: float) -> "Group":
@@ -129,7 +147,8 @@ def render_run(view: "RunView", now: float) -> "Group":
     from rich.console import Group
     from rich.markup import escape
 
-    parts: list[Any] = [_render_head(view, now), _render_traffic(view), _describe_last_round(view), ""]
+    parts: list[Any] = [_render_head(view, now), *_describe_presence(view, now)]
+    parts += [_render_traffic(view), _describe_last_round(view), ""]
     if view.sites:
         parts.append(_render_sites(view, now))
     if view.refused or view.rejected_nodes:
@@ -166,6 +185,29 @@ def _render_head(view: "RunView", now: float) -> "Table":
     return table
 
 
+def _describe_presence(view: "RunView", now: float) -> list[str]:
+    """Describe whom the round in progress waits for, who is offline since when, and who was revoked."""
+    from rich.markup import escape
+
+    lines = []
+    if view.awaited:
+        lines.append(f"waits for {escape(_list_names(view.awaited))}")
+    for is_absent, meaning in ((True, "absent, rounds go on without"), (False, "offline")):
+        sites = [site for site in view.offline.values() if site.is_absent is is_absent]
+        if sites and view.state == "running":
+            words = [f"{site.name} (since {_format_age(site.since.timestamp(), now)})" for site in sites]
+            lines.append(f"[yellow]{meaning}: {escape(_list_names(words))}[/yellow]")
+    if view.revoked_sites:
+        words = [f"{site.name} ({_format_age(site.time.timestamp(), now)})" for site in view.revoked_sites.values()]
+        lines.append(f"[yellow]revoked: {escape(_list_names(words))}[/yellow]")
+    return lines
+
+
+def _list_names(names: "Sequence[str]") -> str:
+    hidden = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {hidden} more" if hidden > 0 else "")
+
+
 def _render_traffic(view: "RunView") -> "Table":
     from rich import box
     from rich.table import Table
@@ -199,7 +241,8 @@ def _describe_last_round(view: "RunView") -> str:
     for key, name in (("epsilon", "epsilon"), ("client_epsilon", "epsilon of whole nodes")):
         if last.get(key) is not None:
             words.append(f"{name} {finite(last[key], '.2f')}")
-    words.append(f"{view.accepted} updates folded in, {view.rejected} rejected")
+    absences = f", {view.absences} missing because sites were absent" if view.absences else ""
+    words.append(f"{view.accepted} updates folded in, {view.rejected} rejected{absences}")
     return ", ".join(words)
 
 
@@ -211,7 +254,7 @@ def _render_sites(view: "RunView", now: float) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     for heading in ("site", "last answer"):
         table.add_column(heading, no_wrap=True, max_width=24)
-    for heading in ("round", "folded in", "rejected"):
+    for heading in ("round", "folded in", "rejected", *(["absent"] if view.absences else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("why the last one was rejected", ratio=1, no_wrap=True, overflow="ellipsis")
     for site in sorted(view.sites.values(), key=lambda site: (site.last_round or 0, site.name)):
@@ -222,6 +265,7 @@ def _render_sites(view: "RunView", now: float) -> "Table":
             str(site.last_round or "-"),
             str(site.answers) if view.last_event else "-",
             f"[red]{site.rejected}[/red]" if site.rejected else "0",
+            *([str(site.absent)] if view.absences else []),
             escape(site.last_fault or ""),
             style="yellow" if behind else "",
         )
@@ -240,10 +284,10 @@ def _render_non_participants(view: "RunView", now: float) -> "Table":
     title = f"nodes that take no part, {len(nodes)} in all" + (", the latest" if hidden > 0 else "")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, title=title, title_justify="left")
     for heading in ("node", "", "when"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=True, max_width=24)
     table.add_column("why", ratio=1, overflow="fold")
     for how, entry in nodes[-_MAX_NON_PARTICIPANTS:]:
-        table.add_row(escape(entry.node), how, _format_age(entry.time.timestamp(), now), escape(entry.reason))
+        table.add_row(escape(entry.name), how, _format_age(entry.time.timestamp(), now), escape(entry.reason))
     return table
 
 

@@ -7,6 +7,7 @@ sites are cut to printable characters here.
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,11 +38,13 @@ class SiteView:
         last_round: Number of the latest round in which it replied; None for none.
         last_time: Time of that reply; None where the folder contains no events.
         last_fault: Reason why its latest update was rejected; None where that one was aggregated.
+        absent: Number of finished rounds that got no update of it because it was not connected.
     """
 
     name: str
     answers: int = 0
     rejected: int = 0
+    absent: int = 0
     last_round: int | None = None
     last_time: datetime | None = None
     last_fault: str | None = None
@@ -55,10 +58,47 @@ class NonParticipant:
         time: Time when it refused or was rejected.
         node: Flower's ID of the node.
         reason: Reason for it.
+        site: Name of its site; None where it is not known.
     """
 
     time: datetime
     node: str
+    reason: str
+    site: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its site, else Flower's ID of the node."""
+        return self.site or self.node
+
+
+@dataclass(frozen=True)
+class OfflineSite:
+    """A site whose node is not connected.
+
+    Attributes:
+        name: Name of the site.
+        since: Time when it was first seen so.
+        is_absent: Whether it has been for so long that no round waits for it.
+    """
+
+    name: str
+    since: datetime
+    is_absent: bool
+
+
+@dataclass(frozen=True)
+class RevokedSite:
+    """A site that was revoked while the run went on.
+
+    Attributes:
+        name: Name of the site.
+        time: Time when the run dropped it.
+        reason: Reason for it.
+    """
+
+    name: str
+    time: datetime
     reason: str
 
 
@@ -78,9 +118,13 @@ class RunView:
         round: Number of the round in progress; None between rounds and where there are no events.
         sampled: Number of nodes sampled for that round.
         replies: Number of those nodes that have replied.
-        sites: Sites that have replied, by name.
-        refused: Nodes whose own policy refuses the plan, by ID, each with its latest refusal.
-        rejected_nodes: Nodes that the server does not admit, by ID, each with its latest rejection.
+        awaited: Names of the sites that the round in progress waits for; empty where the folder does not say.
+        offline: Sites that are not connected, by name.
+        revoked_sites: Sites that were revoked while the run went on, by name.
+        absences: Number of updates that finished rounds did not get because a site was not connected.
+        sites: Sites that were asked or have replied, by name.
+        refused: Nodes whose own policy refuses the plan, by site or ID, each with its latest refusal.
+        rejected_nodes: Nodes that the server does not admit, by site or ID, each with its latest rejection.
         phases: Seconds of all finished rounds by `PHASES`; empty where there are no events.
         began: Time when the run began or was resumed; None where there are no events.
         last_round_time: Time when the latest round was written to disk.
@@ -101,6 +145,10 @@ class RunView:
     round: int | None
     sampled: int
     replies: int
+    awaited: tuple[str, ...]
+    offline: dict[str, OfflineSite]
+    revoked_sites: dict[str, RevokedSite]
+    absences: int
     sites: dict[str, SiteView]
     refused: dict[str, NonParticipant]
     rejected_nodes: dict[str, NonParticipant]
@@ -128,6 +176,7 @@ def read_view(folder: Path) -> RunView:
     totals = _EventTotals()
     for event in events:
         totals.add(event)
+    absences = _count_absences(rows)
     done, failed = _read_object(folder / DONE), _read_object(folder / FAILED)
     summary = _read_object(folder / SUMMARY) if not events else {}
     return RunView(
@@ -144,7 +193,11 @@ def read_view(folder: Path) -> RunView:
         round=None if done or failed else totals.round,
         sampled=totals.sampled,
         replies=len(totals.replied),
-        sites=totals.sites() if events else _collect_rejected_sites(rows),
+        awaited=() if done or failed else totals.awaited(),
+        offline=totals.offline,
+        revoked_sites=totals.revoked,
+        absences=sum(absences.values()),
+        sites=totals.sites(absences) if events else _collect_rejected_sites(rows),
         refused=totals.refused,
         rejected_nodes=totals.rejected_nodes,
         phases=totals.phases,
@@ -164,6 +217,9 @@ class _EventTotals:
     round: int | None = None
     sampled: int = 0
     replied: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    offline: dict[str, OfflineSite] = field(default_factory=dict)
+    revoked: dict[str, RevokedSite] = field(default_factory=dict)
     refused: dict[str, NonParticipant] = field(default_factory=dict)
     rejected_nodes: dict[str, NonParticipant] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
@@ -183,10 +239,18 @@ class _EventTotals:
         self.began = self.began or time
         number, node = _as_count(event.get("round")), _clean_text(event.get("node")) or ""
         if kind in ("begun", "resumed"):
-            self.began, self.round = time, None
+            # The server's process is a new one: who is offline it sees anew, and who was revoked it does not ask.
+            self.began, self.round, self.asked, self.offline = time, None, set(), {}
         elif kind == "round":
             self.round, self.sampled = number, _as_count(event.get("sampled"))
-            self.replied, self._timeline = set(), [time]
+            self.replied, self.asked, self._timeline = set(), set(), [time]
+        elif kind == "asked":
+            sites = event.get("sites")
+            asked = {_clean_text(name) or "" for name in sites} if isinstance(sites, list) else set()
+            self.asked |= asked
+            self.revoked = {name: site for name, site in self.revoked.items() if name not in asked}  # it has new keys
+        elif kind in ("offline", "absent", "online", "revoked"):
+            self._change_presence(kind, node, time, event)
         elif kind in ("reply", "rejected"):
             fault = (_clean_text(event.get("reason")) or "no reason was given") if kind == "rejected" else None
             self._replies[node, number] = time, fault
@@ -196,11 +260,34 @@ class _EventTotals:
             self._close_round(time)
         elif kind in ("refused", "turned-away"):
             nodes = self.refused if kind == "refused" else self.rejected_nodes
-            nodes[node] = NonParticipant(time, node, _clean_text(event.get("reason")) or "")
+            entry = NonParticipant(time, node, _clean_text(event.get("reason")) or "", _clean_text(event.get("site")))
+            nodes.pop(entry.name, None)  # so that the latest stands last
+            nodes[entry.name] = entry
 
-    def sites(self) -> dict[str, SiteView]:
-        """Return every site that has replied, by name."""
-        sites: dict[str, SiteView] = {}
+    def _change_presence(self, kind: str, name: str, time: datetime, event: Row) -> None:
+        if kind == "revoked":
+            self.offline.pop(name, None)
+            self.revoked[name] = RevokedSite(name, time, _clean_text(event.get("reason")) or "")
+        elif kind == "online":
+            self.offline.pop(name, None)
+        else:
+            try:
+                since = datetime.fromisoformat(event["since"])
+            except (KeyError, TypeError, ValueError):
+                since = time
+            self.offline[name] = OfflineSite(name, since, kind == "absent")
+
+    def awaited(self) -> tuple[str, ...]:
+        """Return the names of the sites that were asked in the round in progress and have not replied."""
+        if self.round is None:
+            return ()
+        absent = {name for name, site in self.offline.items() if site.is_absent}
+        return tuple(sorted(self.asked - self.replied - absent - self.revoked.keys()))
+
+    def sites(self, absences: Counter[str]) -> dict[str, SiteView]:
+        """Return every site that was asked or has replied, by name; `absences` are the rounds without it."""
+        known = sorted({*self.asked, *self.offline, *self.revoked, *absences})
+        sites = {name: SiteView(name, absent=absences[name]) for name in known}
         for (name, number), (time, fault) in sorted(self._replies.items()):
             site = sites.setdefault(name, SiteView(name))
             site.answers += fault is None
@@ -245,6 +332,12 @@ def _collect_rejected_sites(rows: list[Row]) -> dict[str, SiteView]:
             site.rejected += 1
             site.last_round, site.last_fault = _as_count(row.get("round")), _clean_text(fault)
     return sites
+
+
+def _count_absences(rows: list[Row]) -> Counter[str]:
+    """Count the rounds that got no update of a site because it was not connected, by name of the site."""
+    absent = [row.get("absent") for row in rows]
+    return Counter(_clean_text(name) or "" for names in absent if isinstance(names, list) for name in names)
 
 
 def _read_lines(path: Path) -> tuple[list[Row], int]:

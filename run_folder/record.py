@@ -41,7 +41,7 @@ class Score:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One line of `rounds.jsonl`."""
+    """One line of `rounds.jsonl`; `absent` counts sites that gave no update as they were not connected, or revoked."""
 
     round: int
     score: Score = Score()
@@ -49,6 +49,7 @@ class RoundRecord:
     sampled: int | None = None
     accepted: int | None = None
     rejected: int | None = None
+    absent: int = 0
     epsilon: float | None = None
     wall_s: float | None = None
     virtual_s: float | None = None
@@ -172,6 +173,7 @@ def _parse_round(fields: Mapping[str, Any], index: int, metric: Metric) -> Round
         sampled=count(fields.get("nodes_sampled")),
         accepted=count(fields.get("nodes_accepted")),
         rejected=count(fields.get("nodes_rejected")),
+        absent=sum(len(names) for key in ("absent", "revoked") if isinstance(names := fields.get(key), list)),
         epsilon=number(fields.get("epsilon")),
         wall_s=number(fields.get("wall_s")),
         virtual_s=number(fields.get("virtual_s")),

@@ -27,6 +27,7 @@ from fedglm.server.rounds.global_model import GlobalModel
 from fedglm.server.rounds.light_handout import LightHandout
 from fedglm.server.rounds.pacing import Pacing, SynchronousPacing
 from fedglm.server.rounds.participants import FederationError, Participants
+from fedglm.server.rounds.presence import Presence
 from fedglm.server.rounds.round import Round, RoundContext
 from fedglm.server.rounds.round_row import make_round_row
 from fedglm.server.rounds.server_log import ServerLog
@@ -86,6 +87,7 @@ class Coordinator:
         if checkpoint is not None:
             self._aggregation.restore(checkpoint.aggregation)
         self._server_log = ServerLog(plan.log, plan.key, self._run)
+        self._presence = Presence(plan, self._exchange, listener=listener, server_log=self._server_log)
 
     @property
     def vector(self) -> np.ndarray:
@@ -117,7 +119,14 @@ class Coordinator:
         federation = self._plan.federation
         server_log = self._server_log
         server_log.record_start(self._plan.sign(self._run), len(self._rows))
-        admission = Admission(self._exchange, self._plan, self._run, listener=self._listener, server_log=server_log)
+        admission = Admission(
+            self._exchange,
+            self._plan,
+            self._run,
+            listener=self._listener,
+            server_log=server_log,
+            presence=self._presence,
+        )
         with self._flushing_log():
             participants = admission.admit_initial()
         countersigning = Countersigning(self._exchange, self._plan, self._run, server_log)
@@ -167,12 +176,16 @@ class Coordinator:
 
     def _run_round(self, number: int, participants: Participants, admission: Admission) -> Row:
         started = self._clock.monotonic()
+        if self._plan.sites is not None:
+            self._presence.look(participants, number)
         plan, eligible = self._plan, len(participants.active)
         window = self._pacing.open(number, participants)
         sampled = len(window.sampled)
         aggregator = self._aggregation.begin(self._rows, sampled=sampled, eligible=eligible)
         self._listener.round_started(number, sampled)
-        context = RoundContext(self._exchange, participants, admission, self._listener, self._server_log)
+        context = RoundContext(
+            self._exchange, participants, admission, self._listener, self._server_log, self._presence
+        )
         done = Round(number, self._run, plan, self._model.versions, window, aggregator, context)
         done.conduct()
         _check_quorum(done, sampled, window.min_accepted)
@@ -214,6 +227,7 @@ def _check_quorum(done: Round, sampled: int, min_accepted: int) -> None:
     if len(done.accepted) >= min_accepted:
         return
     reasons = sorted(set(done.faults.values()))
+    reasons += [f"{name} is not connected" for name in done.absent] + [f"{name} was revoked" for name in done.revoked]
     raise FederationError(
         f"round {done.number}: {len(done.accepted)} of {sampled} updates were good, at least {min_accepted} are needed"
         + (f"; {reasons[0]}" if reasons else "")

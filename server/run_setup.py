@@ -1,9 +1,9 @@
 """The plan of a run at the server, the signed plan that its nodes get, and the interface of listeners."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # else a server without evaluation would wait for the import 
     from fedglm.autoglm.tasks.evaluation import Evaluation
 
 Row = dict[str, Any]
+PresenceState = Literal["offline", "absent", "online"]
+"""State of a site's node: not connected, not connected for so long that no round waits for it, connected again."""
 
 
 class Listener(Protocol):
@@ -35,11 +37,26 @@ class Listener(Protocol):
     def round_started(self, server_round: int, sampled: int) -> None:
         """Called when a round starts with `sampled` nodes."""
 
-    def plan_refused(self, node_id: int, reason: str) -> None:
-        """Called when a node's policy refuses the plan of the run, which continues without it."""
+    def sites_asked(self, server_round: int, sites: list[str]) -> None:
+        """Called when enrolled sites were asked for their updates, at the start of a round or once they are back."""
 
-    def rejected(self, node_id: int, reason: str) -> None:
-        """Called when a node may not take part (not enrolled, unsigned, another model, ...); the run continues."""
+    def presence_changed(self, server_round: int, site: str, state: PresenceState, since: float) -> None:
+        """Called when an enrolled site is offline, absent or online again; `since` is in seconds since 1970 (UTC)."""
+
+    def site_revoked(self, server_round: int, site: str, reason: str) -> None:
+        """Called when a site's keys were revoked while the run goes on, which continues without it."""
+
+    def plan_refused(self, node_id: int, reason: str, site: str | None = None) -> None:
+        """Called when a node's policy refuses the plan of the run, which continues without it.
+
+        `site` is the name of the site, where it is known.
+        """
+
+    def rejected(self, node_id: int, reason: str, site: str | None = None) -> None:
+        """Called when a node may not take part (not enrolled, unsigned, another model, ...); the run continues.
+
+        `site` is the name of the site, where it is known.
+        """
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         """Called when a node's update was aggregated (`fault` is None), or rejected for the reason in `fault`."""
@@ -109,7 +126,9 @@ class Plan:
         anchors: Last known states of the sites' logs from earlier runs; None keeps none.
         last_activation: Returns the time at which a site's node was last started, in seconds since 1970 (UTC); messages
             sent to it before are lost.
-
+        find_revoked: Returns the names of those of `sites` whose keys were revoked since the run started or resumed.
+        find_site: Returns the name of the site that a Flower node id belongs to, as the SuperLink has authenticated it;
+            None where it is not known.
         light: Makes the light release of the last model; None makes none.
         light_store: Keeps light releases for the sites, which get the newest, of whichever run; None hands none out.
         light_every: Number of rounds after which it makes one during the run too; None makes none then.
@@ -136,6 +155,8 @@ class Plan:
     log: Path | None = None
     anchors: Anchors | None = None
     last_activation: Callable[[str], float] = lambda _: 0.0
+    find_revoked: Callable[[], Collection[str]] = tuple
+    find_site: Callable[[int], str | None] = lambda _: None
     light: LightReleases | None = None
     light_store: LightReleaseStore | None = None
     light_every: int | None = None

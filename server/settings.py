@@ -47,6 +47,9 @@ class FederationSettings(BaseModel):
         grace_s: Once the updates of half of the sampled sites, and of the quorum, are accepted, the others have as long
             again as those took, but at least this many seconds: a silent site delays a round by no more. Nodes that are
             not enrolled, as in a simulation, are all awaited.
+        offline_grace_s: Seconds after which an enrolled site that is not connected is absent: once the updates of half
+            of the sampled sites, and of the quorum, are accepted, no round waits for it, until it is connected again. A
+            shorter interruption of its link costs no update.
         join_timeout_s: Seconds that a run waits at its start for enrolled sites to join.
         resends: Maximum number of times in a round that a lost message to a node is sent again.
         resend_after_s: Seconds without a reply after which a message is considered lost.
@@ -71,6 +74,7 @@ class FederationSettings(BaseModel):
     enough: float = Field(default=1.0, gt=0, le=1)
     round_timeout_s: float = Field(default=3600.0, gt=0)
     grace_s: float = Field(default=600.0, ge=0)
+    offline_grace_s: float = Field(default=120.0, ge=0)
     join_timeout_s: float = Field(default=600.0, gt=0)
     resends: int = Field(default=5, ge=0, le=1000)
     resend_after_s: float = Field(default=300.0, gt=0)

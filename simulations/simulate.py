@@ -44,7 +44,7 @@ from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.rounds.participants import FederationError
-from fedglm.server.run_setup import Plan, Row
+from fedglm.server.run_setup import Plan, PresenceState, Row
 from fedglm.simulations.baselines import Baselines, train_baselines
 from fedglm.simulations.callbacks import SimulationCallbacks
 from fedglm.simulations.engines.inline_grid import prepare_workers
@@ -209,10 +209,19 @@ class _RowWriter:
     def round_started(self, server_round: int, sampled: int) -> None:
         self._callbacks.round_started(server_round, sampled)
 
-    def plan_refused(self, node_id: int, reason: str) -> None:
+    def sites_asked(self, server_round: int, sites: list[str]) -> None:
+        """Simulated nodes are no enrolled sites; so are the next two."""
+
+    def presence_changed(self, server_round: int, site: str, state: PresenceState, since: float) -> None:
+        pass
+
+    def site_revoked(self, server_round: int, site: str, reason: str) -> None:
+        pass
+
+    def plan_refused(self, node_id: int, reason: str, site: str | None = None) -> None:  # noqa: ARG002 - nobody signs here
         self._callbacks.plan_refused(node_id, reason)
 
-    def rejected(self, node_id: int, reason: str) -> None:
+    def rejected(self, node_id: int, reason: str, site: str | None = None) -> None:  # noqa: ARG002 - nobody signs here
         self._callbacks.rejected(node_id, reason)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:

@@ -77,7 +77,9 @@ def _check_site_signatures(record: LogRecord) -> Check:
         detail = f"entry {unsigned.number}: the update of {unsigned.site} in round {unsigned.round} is not signed by it"
         return _make_check("updates", False, detail)
     if stranger is not None:
-        detail = f"entry {stranger.number}: an update of {stranger.site}, which was not admitted before"
+        revoked = [entry for entry in record.rare_entries("revoked") if entry["number"] < stranger.number]
+        cause = "was revoked" if any(entry["site"] == stranger.site for entry in revoked) else "was not admitted"
+        detail = f"entry {stranger.number}: an update of {stranger.site}, which {cause} before"
         return _make_check("updates", False, detail)
     total = len(record.scan.accepted)
     signed = [update for update in record.scan.accepted if update.signature is not None]
@@ -101,13 +103,18 @@ def _match_keys(record: LogRecord) -> tuple[list[tuple[str, AcceptedUpdate]], Ac
         Pairs of key and update, and the first update of a site that had not been admitted before, where matching ends;
         None for none.
     """
-    admitted, keys = record.rare_entries("admitted")[::-1], dict[str, str | None]()
+    changes = [*record.rare_entries("admitted"), *record.rare_entries("revoked")]
+    changes.sort(key=lambda entry: entry["number"], reverse=True)
+    keys = dict[str, str | None]()
     keyed: list[tuple[str, AcceptedUpdate]] = []
     for update in record.scan.accepted:
-        while admitted and admitted[-1]["number"] < update.number:
+        while changes and changes[-1]["number"] < update.number:
             # A site may return with a new key: the one that it was last admitted with counts.
-            entry = admitted.pop()
-            keys[entry["site"]] = entry["key"]
+            entry = changes.pop()
+            if entry["kind"] == "revoked":
+                keys.pop(entry["site"], None)
+            else:
+                keys[entry["site"]] = entry["key"]
         if update.site not in keys:
             return keyed, update
         if (key := keys[update.site]) is not None:

@@ -177,6 +177,8 @@ KINDS: Final[dict[str, dict[str, FieldCheck]]] = {
         "signature": _allow_none(is_signature),
     },
     "rejected": {**_ROUND_FIELDS, "site": _is_name, "fault": _is_one_of(*FAULTS), "rule": _allow_none(is_word)},
+    "absent": {**_ROUND_FIELDS, "site": _is_name},
+    "revoked": {**_ROUND_FIELDS, "site": _is_name},
     "published": {
         **_ROUND_FIELDS,
         "model": is_sha256,
@@ -200,6 +202,7 @@ OPTIONAL: Final[dict[str, dict[str, FieldCheck]]] = {
     "release": {"id": is_id},
     "charged": {"id": is_id},
     "admitted": {"anchor": is_anchor},
+    "declined": {"site": _is_name},
     "published": {"row": is_sha256},
 }
 """Fields that entries of a kind may lack, as those of earlier versions do; a field that is there is not null."""

@@ -123,8 +123,9 @@ def _compare_dense(coded: int, dense: int) -> str:
 
 
 def _describe_rejections(run: RunRecord) -> str:
-    rejected = sum(record.rejected or 0 for record in run.rounds)
-    return "no reply rejected" if not rejected else f"{pluralize(rejected, 'reply', 'replies')} rejected"
+    rejected, absent = sum(r.rejected or 0 for r in run.rounds), sum(r.absent for r in run.rounds)
+    words = ["no reply rejected" if not rejected else f"{pluralize(rejected, 'reply', 'replies')} rejected"]
+    return "; ".join([*words, *([f"{absent:,} missing, sites were absent"] if absent else [])])
 
 
 def _describe_parameters(run: RunRecord) -> str:

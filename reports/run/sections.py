@@ -117,24 +117,28 @@ def render_traffic(run: RunRecord) -> Html:
 
 def render_rejections(run: RunRecord) -> Html:
     """Render the rounds in which a reply was rejected or missing; nothing where every reply was accepted."""
-    affected = [record for record in run.rounds if record.rejected or _count_missing_replies(record)]
+    affected = [record for record in run.rounds if record.rejected or record.absent or _count_missing_replies(record)]
     if not affected:
         return Html()
     total, silent = sum(r.rejected or 0 for r in affected), sum(_count_missing_replies(r) for r in affected)
+    absent = sum(record.absent for record in affected)
     sampled = sum(record.sampled or 0 for record in run.rounds)
     words = [f"{pluralize(total, 'was', 'were')} rejected"] if total else []
     words += [f"{silent:,} never answered"] if silent else []
+    words += [f"{pluralize(absent, 'is', 'are')} missing because sites were absent or revoked"] if absent else []
     sentence = (
         f"Of {pluralize(sampled, 'reply', 'replies')} asked for, {' and '.join(words)}, "
         f"in {pluralize(len(affected), 'round')}. The server left these out of the model."
     )
-    columns = [Column("Round"), *map(Column, ("Sites asked", "Accepted", "Rejected", "No reply"))]
+    titles = ["Round", "Sites asked", "Accepted", "Rejected", *(["Absent"] if absent else []), "No reply"]
+    columns = [Column(title) for title in titles]
     rows = [
         (
             format_integer(r.round),
             format_integer(r.sampled),
             format_integer(r.accepted),
             format_integer(r.rejected),
+            *([format_integer(r.absent)] if absent else []),
             format_integer(_count_missing_replies(r)),
         )
         for r in affected
@@ -147,7 +151,7 @@ def render_rejections(run: RunRecord) -> Html:
 def _count_missing_replies(record: RoundRecord) -> int:
     if record.sampled is None or record.accepted is None:
         return 0
-    return max(0, record.sampled - record.accepted - (record.rejected or 0))
+    return max(0, record.sampled - record.accepted - (record.rejected or 0) - record.absent)
 
 
 def render_rounds(run: RunRecord) -> Html:

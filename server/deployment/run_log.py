@@ -11,7 +11,7 @@ from fedglm.core.files import storage_errors, write_atomically
 from fedglm.run_folder.names import DONE, EVENTS, FAILED, ROUNDS
 from fedglm.run_folder.rows import to_lines
 from fedglm.server.deployment.run_file import write_failure
-from fedglm.server.run_setup import Row
+from fedglm.server.run_setup import PresenceState, Row
 
 
 class RunLog:
@@ -35,13 +35,25 @@ class RunLog:
         """Log the start of a round."""
         self._write_event("round", round=server_round, sampled=sampled)
 
-    def plan_refused(self, node_id: int, reason: str) -> None:
-        """Log that a site's policy refuses the plan."""
-        self._write_event("refused", node=str(node_id), reason=reason[:500])
+    def sites_asked(self, server_round: int, sites: list[str]) -> None:
+        """Log which sites were asked for their updates."""
+        self._write_event("asked", round=server_round, sites=sites)
 
-    def rejected(self, node_id: int, reason: str) -> None:
+    def presence_changed(self, server_round: int, site: str, state: PresenceState, since: float) -> None:
+        """Log that a site is offline, absent or online again."""
+        self._write_event(state, round=server_round, node=site, since=_format_time(since))
+
+    def site_revoked(self, server_round: int, site: str, reason: str) -> None:
+        """Log that a site was revoked."""
+        self._write_event("revoked", round=server_round, node=site, reason=reason)
+
+    def plan_refused(self, node_id: int, reason: str, site: str | None = None) -> None:
+        """Log that a site's policy refuses the plan."""
+        self._write_refusal("refused", node_id, reason, site)
+
+    def rejected(self, node_id: int, reason: str, site: str | None = None) -> None:
         """Log that a node is rejected."""
-        self._write_event("turned-away", node=str(node_id), reason=reason[:500])
+        self._write_refusal("turned-away", node_id, reason, site)
 
     def reply_taken(self, server_round: int, node: str, fault: str | None) -> None:
         """Log that a reply was aggregated, or rejected because of `fault`."""
@@ -65,9 +77,12 @@ class RunLog:
     def _write_rounds(self, rows: list[Row]) -> None:
         write_atomically(self._folder / ROUNDS, to_lines(rows))
 
+    def _write_refusal(self, kind: str, node_id: int, reason: str, site: str | None) -> None:
+        known = {} if site is None else {"site": site}
+        self._write_event(kind, node=str(node_id), **known, reason=reason[:500])
+
     def _write_event(self, kind: str, **fields: Any) -> None:
-        now = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": kind, **fields})
+        line = json.dumps({"time": _format_time(self._clock.time()), "event": kind, **fields})
         path = self._folder / EVENTS
         with storage_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -75,3 +90,8 @@ class RunLog:
                 os.write(descriptor, f"{line}\n".encode())
             finally:
                 os.close(descriptor)
+
+
+def _format_time(moment: float) -> str:
+    """Return seconds since 1970 as ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")

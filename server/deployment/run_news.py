@@ -1,6 +1,7 @@
 """New events of a run of real sites, as lines for people."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fedglm.core.clock import WALL_CLOCK, Clock
 from fedglm.core.untrusted_text import clean_text
@@ -14,7 +15,7 @@ _PATIENCE_S = 15.0  # without a round, before the user is told that the run wait
 
 
 class RunNews:
-    """Reports new rounds, sites that refuse or are rejected, and a run that waits for sites.
+    """Reports new rounds, sites that refuse, are rejected, absent or revoked, and a run that waits for sites.
 
     Args:
         project: Project of the run.
@@ -30,6 +31,7 @@ class RunNews:
         self._rounds, self._events = 0, len(self._read_events())
         self._quiet_since: float | None = clock.monotonic()
         self._refused: set[str] = set()
+        self._absent: set[str] = set()
 
     def report(self) -> None:
         """Report what is new since the last call."""
@@ -38,20 +40,44 @@ class RunNews:
             kind, reason = str(event["event"]), clean_text(str(event.get("reason")))
             if kind in _REFUSALS and reason not in self._refused:
                 self._refused.add(reason)
-                self._report_line(f"node {event.get('node')} {_REFUSALS[kind]}: {reason}")
+                self._report_line(f"{_name_sender(event)} {_REFUSALS[kind]}: {reason}")
+            self._report_presence(kind, clean_text(str(event.get("node"))), reason)
             if kind in ("begun", "resumed"):
                 self._quiet_since = None
         self._events = len(events)
         rows = read_lines(self._folder / ROUNDS)
         enrolled = len(read_enrolled_sites(self._project)) if len(rows) > self._rounds else 0  # verifies signatures
         for row in rows[self._rounds :]:
-            absent = enrolled - row["nodes_sampled"]
-            others = f" ({absent} more enrolled)" if absent > 0 else ""
+            others = _describe_others(row, enrolled)
             self._report_line(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites{others}")
         self._rounds = len(rows)
         if self._quiet_since is not None and self._clock.monotonic() - self._quiet_since > _PATIENCE_S:
             self._quiet_since = None
             self._report_line("it waits for sites; fedglm server status says which are offline")
 
+    def _report_presence(self, kind: str, site: str, reason: str) -> None:
+        """Report that rounds go on without a site, or with it again."""
+        if kind == "absent":
+            self._absent.add(site)
+            self._report_line(f"site {site} is absent: rounds go on without it until it is back")
+        elif kind == "online" and site in self._absent:
+            self._absent.discard(site)
+            self._report_line(f"site {site} is back")
+        elif kind == "revoked":
+            self._report_line(f"site {site} takes no further part: {reason}")
+
     def _read_events(self) -> list[dict[str, object]]:
         return read_lines(self._folder / EVENTS)
+
+
+def _name_sender(event: dict[str, object]) -> str:
+    """Return the site that an event is about, else the node."""
+    return f"site {clean_text(str(event['site']))}" if "site" in event else f"node {event.get('node')}"
+
+
+def _describe_others(row: dict[str, Any], enrolled: int) -> str:
+    """Describe the sites without an update that a round's row shows, and those that it did not sample."""
+    words = [f"{', '.join(map(str, row[kind]))} {kind}" for kind in ("absent", "revoked") if row.get(kind)]
+    more = enrolled - row["nodes_sampled"]
+    words += [f"{more} more enrolled"] if more > 0 else []
+    return f" ({'; '.join(words)})" if words else ""

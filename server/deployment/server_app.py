@@ -16,6 +16,7 @@ from fedglm.run_folder.names import CHECKPOINTS
 from fedglm.server.anchors import Anchors
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.deployment.light_store import LightStore
+from fedglm.server.deployment.node_names import NodeNames
 from fedglm.server.deployment.run_file import RunFile, check_run_name
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.deployment.run_reference import load_reference
@@ -25,6 +26,7 @@ from fedglm.server.gateway.activation_times import ActivationTimes
 from fedglm.server.gateway.reply_limits import ReplyLimits
 from fedglm.server.project.enrolment import read_enrolled_sites
 from fedglm.server.project.folder import Project, open_from_environment
+from fedglm.server.project.revocations import Revocations
 from fedglm.server.rounds.checkpoint import CheckpointError
 from fedglm.server.rounds.participants import FederationError
 
@@ -53,6 +55,8 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
         light = run.light
         plan = replace(
             plan,
+            find_revoked=Revocations(project, sites).find,
+            find_site=NodeNames(project).find,
             last_activation=ActivationTimes(project.state).last,
             anchors=Anchors(project.state),
             reference=load_reference(folder, run.reference_sha256),

@@ -1,6 +1,6 @@
 """Admission of nodes: the plan is announced to each connected node, and its reply is checked."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -18,6 +18,7 @@ from fedglm.server.rounds.participants import (
     read_error_text,
     read_refused_reply,
 )
+from fedglm.server.rounds.presence import REVOKED, Presence
 from fedglm.server.rounds.server_log import ServerLog
 from fedglm.server.run_setup import Listener, Plan
 
@@ -30,6 +31,18 @@ _LOST_S = 5.0
 """Seconds after which the plan is announced again to a node whose reply is known to be lost."""
 
 
+class _Rejection(FederationError):
+    """A node may not take part although its reply is good.
+
+    Attributes:
+        site: Name of the site that signed the reply; None where nodes do not sign.
+    """
+
+    def __init__(self, reason: str, site: str | None) -> None:
+        super().__init__(reason)
+        self.site = site
+
+
 class Admission:
     """Announces the plan, and admits nodes at the start of a run and, where sites are enrolled, at any time after.
 
@@ -39,11 +52,21 @@ class Admission:
         run: Identity of the run.
         listener: Is called for each node that does not take part.
         server_log: Log of the server.
+        presence: Presence of the enrolled sites.
     """
 
-    def __init__(self, exchange: Exchange, plan: Plan, run: str, *, listener: Listener, server_log: ServerLog) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        plan: Plan,
+        run: str,
+        *,
+        listener: Listener,
+        server_log: ServerLog,
+        presence: Presence,
+    ) -> None:
         self._exchange, self._plan, self._run, self._listener = exchange, plan, run, listener
-        self._server_log = server_log
+        self._server_log, self._presence = server_log, presence
         signed = plan.sign(run)
         self._plan_sha256 = signed.plan.sha256
         self._query = RecordDict({RECORD: ConfigRecord({PLAN: signed.to_bytes()})})
@@ -80,7 +103,7 @@ class Admission:
             online: Flower ids of the connected nodes.
         """
         now = self._exchange.clock.monotonic()
-        joined = {member.node_id for member in participants.active}
+        joined = {member.node_id for member in [*participants.active, *participants.revoked]}
         due = [node for node in sorted(set(online) - joined) if now - self._announced.get(node, -1e9) >= _ASK_AGAIN_S]
         self._send_plan(node for node in due if node not in self._refused_ids)
 
@@ -99,24 +122,30 @@ class Admission:
         if (refused := read_refused_reply(reply)) is not None:
             self._refused_ids.add(node_id)  # announcing again would only fill the site's log of refusals
             self._refusals.add(refused.text)
-            self._report_refusal(node_id, refused)
+            known = participants.find_by_id(node_id)
+            self._report_refusal(node_id, refused, None if known is None else known.name)
             return None
         if is_lost(reply):
             self._announced[node_id] = self._exchange.clock.monotonic() - _ASK_AGAIN_S + _LOST_S
             return None
         try:
-            candidate = self._check_reply(node_id, reply)
+            candidate = self._check_reply(node_id, reply, revoked={member.name for member in participants.revoked})
         except FederationError as exc:
-            self._listener.rejected(node_id, str(exc))
+            self._report_rejection(node_id, exc)
             return None
         member = self._complete_admission(participants.join(candidate))
         if self._plan.federation.weighting == "declared":
             participants.set_weights(self._plan.federation.weight_cap)
         return member
 
-    def _report_refusal(self, node_id: int, refused: RefusedReply) -> None:
-        self._listener.plan_refused(node_id, refused.text)
-        self._server_log.record_refusal(node_id, refused.rule)
+    def _report_refusal(self, node_id: int, refused: RefusedReply, site: str | None = None) -> None:
+        site = site or self._plan.find_site(node_id)
+        self._listener.plan_refused(node_id, refused.text, site)
+        self._server_log.record_refusal(node_id, refused.rule, site)
+
+    def _report_rejection(self, node_id: int, exc: FederationError) -> None:
+        signed_by = exc.site if isinstance(exc, _Rejection) else None
+        self._listener.rejected(node_id, str(exc), signed_by or self._plan.find_site(node_id))
 
     def _send_plan(self, nodes: Iterable[int]) -> None:
         for node in nodes:
@@ -147,7 +176,7 @@ class Admission:
             else:
                 members[member.name] = member
         for node_id, fault in sorted(faults.items()):
-            self._listener.rejected(node_id, fault)
+            self._listener.rejected(node_id, fault, None)
         asked = len(members) + len(faults)
         if not asked:
             raise FederationError(f"no site permits the plan: {refusals[0]}" if refusals else "no node is connected")
@@ -165,7 +194,7 @@ class Admission:
             (pending := participants.pending) and len(self._refused_ids) < len(pending) and clock.monotonic() < deadline
         ):
             if clock.monotonic() >= next_check:
-                self.announce(participants, self._exchange.get_online())
+                self.announce(participants, self._presence.look(participants, 0))
                 next_check = clock.monotonic() + _LOOK_S
             arrived = False
             for sent, reply in self._exchange.poll():
@@ -181,8 +210,13 @@ class Admission:
                 f"least {min_joined} are needed; missing: {', '.join(participants.pending)[:200]}{refused}"
             )
 
-    def _check_reply(self, node_id: int, reply: Message) -> Participant:
+    def _check_reply(self, node_id: int, reply: Message, *, revoked: Collection[str] = ()) -> Participant:
         """Check an untrusted reply to the plan.
+
+        Args:
+            node_id: Flower id of the node.
+            reply: The reply.
+            revoked: Names of the sites that were revoked while the run went on.
 
         Raises:
             FederationError: The node may not take part; the message gives the reason.
@@ -191,16 +225,20 @@ class Admission:
         if self._plan.sites is not None:
             if joining.name not in self._plan.sites:
                 raise FederationError(f"no site is enrolled under the name {joining.name!r}")
+            if joining.name in revoked:  # also with keys that it was enrolled under since, which are not the run's
+                raise FederationError(f"{joining.name}: {REVOKED}")
             try:
                 check_join_reply(self._plan.sites[joining.name], joining.to_fields(), self._plan_sha256)
             except PrivacyError as exc:
                 raise FederationError(f"{joining.name}: {exc}") from exc
+        signed_by = None if self._plan.sites is None else joining.name
         if joining.layout != self._plan.layout.sha256:
-            raise FederationError(
-                f"node {joining.name} builds a model of another layout: give it the server's [model] and [data]"
+            raise _Rejection(
+                f"node {joining.name} builds a model of another layout: give it the server's [model] and [data]",
+                signed_by,
             )
         if self._plan.federation.weighting == "declared" and joining.examples < 1:
-            raise FederationError(f"{joining.name} declares no count of examples, and weighting is 'declared'")
+            raise _Rejection(f"{joining.name} declares no count of examples, and weighting is 'declared'", signed_by)
         version = joining.version if joining.run == self._run and joining.version >= 0 else 0
         return Participant(name=joining.name, node_id=node_id, version=version, examples=joining.examples)
 

@@ -49,7 +49,9 @@ class Countersigning:
         self._theirs: dict[str, SignedTreeHead] = {}
 
     def seal(self, participants: Participants, server_round: int) -> None:
-        """Exchange signed tree heads once, where the server keeps a log; sites without a valid reply are left out.
+        """Exchange signed tree heads once, where the server keeps a log; absent sites are left out.
+
+        So is one without a valid reply.
 
         Args:
             participants: Nodes of the run.
@@ -61,7 +63,8 @@ class Countersigning:
         """
         if self._server_log.log is None:
             return
-        ours, members = self._server_log.log.read_tree_head(), participants.active
+        ours = self._server_log.log.read_tree_head()
+        members = [member for member in participants.active if not member.is_absent]
         self._exchange.send(((m.node_id, self._build_seal(ours, m)) for m in members if m.node_id), SEAL, server_round)
         by_id = {member.node_id: member for member in members}
         grace_s = min(_GRACE_S, self._plan.federation.grace_s)

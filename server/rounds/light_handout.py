@@ -89,8 +89,8 @@ class LightHandout:
     def offer(self, participants: Participants, server_round: int) -> None:
         """Offer the newest release to all who are not known to hold it.
 
-        A site that takes part is offered it once in any case, then while it is connected, until it has replied or has
-        not three times.
+        A site that takes part and is not absent is offered it once in any case, then while it is connected, until it
+        has replied or has not three times.
 
         Args:
             participants: Nodes of the run.
@@ -105,7 +105,7 @@ class LightHandout:
         if newest is None or not lacking:
             return
         online = self._exchange.get_online()
-        members = [m for m in lacking if not self._tries[m.name] or m.node_id in online]
+        members = [m for m in lacking if m.node_id in online or not (self._tries[m.name] or m.is_absent)]
         self._tries.update(member.name for member in members)
         question = _make_content(LightOffer(run=self._run), None)
         self._send([(member, question) for member in members if member.name not in self._held], newest, server_round)

@@ -6,7 +6,7 @@ from typing import Protocol
 from fedglm.core.clock import Clock
 from fedglm.server.aggregation.central_dp import ClientPrivacy
 from fedglm.server.rounds.deadline import Deadline
-from fedglm.server.rounds.participants import FederationError, Participant, Participants
+from fedglm.server.rounds.participants import FederationError, Participant, Participants, draw_indices
 from fedglm.server.settings import FederationSettings
 
 
@@ -32,8 +32,14 @@ class ReportingWindow(Protocol):
     def start(self) -> None:
         """Start the time, once requests were sent to all sampled nodes."""
 
-    def update(self, accepted: int) -> None:
-        """Report the number of updates that were accepted so far."""
+    def update(self, accepted: int, *, is_anybody_expected: bool = True) -> None:
+        """Report how the round stands.
+
+        Args:
+            accepted: Number of updates that were accepted so far.
+            is_anybody_expected: Whether any of the nodes that have not replied may do so soon: not where all of them
+                are absent.
+        """
 
 
 class Pacing(Protocol):
@@ -78,13 +84,15 @@ class SynchronousPacing:
         """Sample the cohort of a round; see `Pacing.open`."""
         active, federation, private = participants.active, self._federation, self._client_privacy
         if not active:
-            raise FederationError(
-                f"round {server_round}: the privacy budget of every site is spent; the last model stands"
-            )
+            cause = "the privacy budget of every site is spent"
+            if participants.revoked:
+                cause = "every site was revoked, or its privacy budget is spent"
+            raise FederationError(f"round {server_round}: {cause}; the last model stands")
         if private is not None:
             # Whether a private round succeeds must not depend on its sample.
             return SynchronousWindow(private.sample(active), federation, self._clock, self._grace_s, min_accepted=0)
         sampled = participants.sample(federation.cohort_size(len(active)), federation.seed, server_round)
+        sampled = _replace_absent(sampled, active, federation, server_round)
         min_accepted = federation.min_accepted(len(sampled))
         return SynchronousWindow(sampled, federation, self._clock, self._grace_s, min_accepted=min_accepted)
 
@@ -114,16 +122,17 @@ class SynchronousWindow:
         self._grace_after = max(federation.min_accepted(len(sampled)), len(sampled) / 2)
         self._timeout_s, self._grace_s, self._clock = federation.round_timeout_s, grace_s, clock
         self._accepted = 0
+        self._is_anybody_expected = True
         self.start()
 
     @property
     def is_closed(self) -> bool:
-        """Whether enough updates were accepted, or the deadline has passed."""
-        return self._is_goal_reached or self._deadline.is_past
+        """Whether enough updates were accepted, or most and only absent nodes are left, or the deadline has passed."""
+        return self._is_goal_reached or self._are_others_absent or self._deadline.is_past
 
     @property
     def late_reason(self) -> str:
-        """Reason why the window closed: one of the two of `is_closed`."""
+        """Reason why the window closed for nodes that are connected."""
         if self._is_goal_reached:
             return "it was let go: enough had answered"
         return f"no reply within {round(self._deadline.duration_s, 1):g} s"
@@ -132,12 +141,43 @@ class SynchronousWindow:
         """Start the time."""
         self._deadline = Deadline(self._timeout_s, self._grace_s, self._clock)
 
-    def update(self, accepted: int) -> None:
-        """Report the number of accepted updates; once they are most, the grace period of the others starts."""
-        self._accepted = accepted
-        if accepted >= self._grace_after:
+    def update(self, accepted: int, *, is_anybody_expected: bool = True) -> None:
+        """Report how the round stands; once most updates are accepted, the grace period of the others starts."""
+        self._accepted, self._is_anybody_expected = accepted, is_anybody_expected
+        if self._is_most_accepted:
             self._deadline.start_grace()
 
     @property
     def _is_goal_reached(self) -> bool:
         return self._accepted >= self._goal
+
+    @property
+    def _is_most_accepted(self) -> bool:
+        return self._accepted >= self._grace_after
+
+    @property
+    def _are_others_absent(self) -> bool:
+        """Whether most updates are accepted and nobody else is expected.
+
+        Where most nodes are absent the round waits for them: else a private round, which counts with any number of
+        updates, would spend its part of the budget on noise alone.
+        """
+        return self._is_most_accepted and not self._is_anybody_expected
+
+
+def _replace_absent(
+    sampled: list[Participant], active: list[Participant], federation: FederationSettings, server_round: int
+) -> list[Participant]:
+    """Draw present nodes in place of absent ones of a cohort, as far as there are any; only where most are present.
+
+    A small cohort could else be of absent nodes alone, and its round would wait in vain while all others are there.
+    """
+    absent, chosen = [m for m in sampled if m.is_absent], {m.name for m in sampled}
+    present = [m for m in active if not m.is_absent]
+    spare = [m for m in present if m.name not in chosen]
+    if not absent or len(present) < max(federation.min_accepted(len(active)), len(active) / 2):
+        return sampled
+    count = min(len(absent), len(spare))
+    drawn = [spare[index] for index in draw_indices(len(spare), count, federation.seed, server_round)]
+    left_out = {m.name for m in absent[:count]}
+    return sorted([*(m for m in sampled if m.name not in left_out), *drawn], key=lambda m: m.name)

@@ -42,6 +42,10 @@ class Participant:
         weight: Public weight in the mean, in (0, 1].
         anchor: State of the node's log, and with it of its privacy ledger, in its last reply; None where that had none.
         withdrawn: Reason why the node takes no further part: its budget is spent. Empty while it takes part.
+        is_absent: Whether no round waits for the node, because it has not been connected for a while; `Presence` sets
+            it.
+        is_revoked: Whether the site's keys were revoked while the run went on: it takes no part until the run is
+            resumed.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Participant:
     weight: float = 1.0
     anchor: str | None = None
     withdrawn: str = ""
+    is_absent: bool = False
+    is_revoked: bool = False
 
 
 class Participants:
@@ -67,13 +73,13 @@ class Participants:
 
     @property
     def size(self) -> int:
-        """Number of nodes, joined or not."""
-        return len(self._by_name)
+        """Number of nodes that were not revoked, joined or not."""
+        return sum(not member.is_revoked for member in self._by_name.values())
 
     @property
     def joined(self) -> list[Participant]:
-        """Nodes that joined, also those that withdrew since, sorted by name."""
-        return [member for member in self._by_name.values() if member.node_id is not None]
+        """Nodes that joined and were not revoked, also those that withdrew since, sorted by name."""
+        return [member for member in self._by_name.values() if member.node_id is not None and not member.is_revoked]
 
     @property
     def active(self) -> list[Participant]:
@@ -82,12 +88,22 @@ class Participants:
 
     @property
     def pending(self) -> list[str]:
-        """Names of the nodes that have not joined and did not withdraw."""
-        return [name for name, member in self._by_name.items() if member.node_id is None and not member.withdrawn]
+        """Names of the nodes that have not joined, did not withdraw and were not revoked."""
+        members = self._by_name.items()
+        return [name for name, m in members if m.node_id is None and not m.withdrawn and not m.is_revoked]
+
+    @property
+    def revoked(self) -> list[Participant]:
+        """Nodes that were revoked while the run went on, sorted by name."""
+        return [member for member in self._by_name.values() if member.is_revoked]
 
     def find_by_id(self, node_id: int) -> Participant | None:
         """Return the participant with a Flower node id; None where it has joined again with another id since."""
         return self._by_id.get(node_id)
+
+    def find_by_name(self, name: str) -> Participant | None:
+        """Return the participant of a name; None where there is none."""
+        return self._by_name.get(name)
 
     def join(self, member: Participant) -> Participant:
         """Record the id, version and examples of a node that joins, for the first time or again.

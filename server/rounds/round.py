@@ -1,6 +1,7 @@
 """One round at the server: requests to the sampled nodes, their replies as they arrive, and resends after losses.
 
-A bad or missing reply costs a node its place in the round, and delays the others by no more than `grace_s`.
+A bad or missing reply costs a node its place in the round, and delays the others by no more than `grace_s`. Absent
+sites are sent nothing; one that is back while the round goes on is asked at once.
 """
 
 import base64
@@ -28,6 +29,7 @@ from fedglm.server.rounds.participants import (
     read_error_text,
     read_refused_reply,
 )
+from fedglm.server.rounds.presence import Presence
 from fedglm.server.rounds.reply_checks import GoodReply, check_reply
 from fedglm.server.rounds.requests import TRAIN, Request, Requests, RoundBytes
 from fedglm.server.rounds.server_log import ServerLog, classify_fault
@@ -49,6 +51,7 @@ class RoundContext:
         admission: Admits nodes that join while the round runs.
         listener: Is called for each reply.
         server_log: Log of the server.
+        presence: Presence of the enrolled sites.
     """
 
     exchange: Exchange
@@ -56,6 +59,7 @@ class RoundContext:
     admission: Admission
     listener: Listener
     server_log: ServerLog
+    presence: Presence
 
 
 class Round:
@@ -73,7 +77,9 @@ class Round:
     Attributes:
         number: Number of the round, from 1.
         accepted: Names of the nodes whose update was accepted, in order of arrival.
-        faults: Reason why the others' were not, by name.
+        faults: Reason why another's was not, by name.
+        absent: Names of the sampled sites that gave none because they were not connected.
+        revoked: Names of the sampled sites that gave none because their keys were revoked.
         metrics: Metrics that nodes reported of the received model.
         traffic: Bytes so far.
     """
@@ -93,6 +99,8 @@ class Round:
         self._clock = context.exchange.clock
         self.accepted: list[str] = []
         self.faults: dict[str, str] = {}
+        self.absent: list[str] = []
+        self.revoked: list[str] = []
         self.metrics: list[dict[str, float]] = []
         self.traffic = RoundBytes()
         self._awaited = {member.name: member for member in window.sampled}
@@ -105,8 +113,7 @@ class Round:
             Stopped: The stop event was set.
         """
         exchange, window = self._context.exchange, self._window
-        for member in window.sampled:
-            self._send_request(member)
+        self._ask([member for member in window.sampled if not member.is_absent])
         window.start()
         next_check = self._clock.monotonic() + _LOOK_S
         while self._awaited and not window.is_closed:
@@ -117,7 +124,7 @@ class Round:
                     self._handle_join(sent.node_id, reply)
                 elif sent.message_type == TRAIN:
                     self._handle_reply(self._context.participants.find_by_id(sent.node_id), reply)
-            window.update(len(self.accepted))
+            window.update(len(self.accepted), is_anybody_expected=self._is_anybody_expected())
             if self._clock.monotonic() >= next_check:
                 self._check_nodes()
                 next_check = self._clock.monotonic() + _LOOK_S
@@ -125,8 +132,27 @@ class Round:
                 exchange.wait()
         exchange.cancel(TRAIN)
         for member in list(self._awaited.values()):
+            if self._context.presence.is_offline(member):
+                self._leave_out(member)
+                continue
             request = self._requests.get(member.name)
             self._reject(member, (request and request.loss_reason) or window.late_reason, "late")
+
+    def _ask(self, members: list[Participant]) -> None:
+        """Send nodes their first requests of the round."""
+        for member in members:
+            self._send_request(member)
+        if self._plan.sites is not None and members:
+            self._context.listener.sites_asked(self.number, [member.name for member in members])
+
+    def _is_anybody_expected(self) -> bool:
+        return self._plan.sites is None or any(not member.is_absent for member in self._awaited.values())
+
+    def _leave_out(self, member: Participant) -> None:
+        """Go on without a site that is not connected."""
+        del self._awaited[member.name]
+        self.absent.append(member.name)
+        self._context.server_log.record_absent(self.number, member.name)
 
     def _send_request(self, member: Participant) -> None:
         """Send a node its request and what it is missing of the model."""
@@ -203,14 +229,27 @@ class Round:
     def _handle_join(self, node_id: int, reply: Message) -> None:
         """Admit a node that joins, or rejoins under another id; if the round awaits it, send its request at once."""
         member = self._context.admission.handle_reply(self._context.participants, node_id, reply)
-        if member is not None and member.name in self._awaited:
+        if member is None:
+            return
+        self._context.presence.mark_online(member, self.number)
+        if member.name not in self._awaited:
+            return
+        if self._requests.get(member.name) is None:
+            self._ask([member])
+        else:
             self._send_request(member)
 
     def _check_nodes(self) -> None:
-        """Send lost requests again to nodes that are connected, and the plan to nodes that connected since."""
-        online = self._context.exchange.get_online()
+        """Drop revoked sites; send requests to sites that are back, lost ones again, and the plan to new nodes."""
+        online = self._context.presence.look(self._context.participants, self.number)
         for member in list(self._awaited.values()):
+            if member.is_revoked:
+                del self._awaited[member.name]
+                self.revoked.append(member.name)
+                continue
             if (request := self._requests.get(member.name)) is None:
+                if member.node_id in online:
+                    self._ask([member])
                 continue
             request.loss_reason = request.loss_reason or self._detect_loss(member, request)
             if request.loss_reason and member.node_id in online:

@@ -48,6 +48,10 @@ def make_round_row(
         "rejections": dict(sorted(done.faults.items())),
         "epsilon": plan.epsilon(),
     }
+    if done.absent:
+        row["absent"] = sorted(done.absent)
+    if done.revoked:
+        row["revoked"] = sorted(done.revoked)
     if contributions:
         row["counted"] = contributions
     if done.metrics:

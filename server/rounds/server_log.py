@@ -59,9 +59,24 @@ class ServerLog:
         known = {} if anchor is None else {"anchor": anchor}
         self._add("admitted", run=self._run, site=name, key=key, **known)
 
-    def record_refusal(self, node_id: int, rule: str | None) -> None:
-        """Record that a site's policy refuses the plan, by a rule (None where it names none)."""
-        self._add("declined", run=self._run, rule=rule or "unnamed", node=node_id % 2**63)
+    def record_refusal(self, node_id: int, rule: str | None, site: str | None) -> None:
+        """Record that a site's policy refuses the plan, by a rule (None where it names none).
+
+        Args:
+            node_id: Flower id of its node.
+            rule: Name of the rule.
+            site: Name of the site, where it is known.
+        """
+        known = {} if site is None else {"site": site}
+        self._add("declined", run=self._run, rule=rule or "unnamed", node=node_id % 2**63, **known)
+
+    def record_absent(self, server_round: int, site: str) -> None:
+        """Record that a round got no update of a site because its node was not connected."""
+        self._add("absent", run=self._run, round=server_round, site=site)
+
+    def record_revoked(self, server_round: int, site: str) -> None:
+        """Record that a site takes no further part because its keys were revoked."""
+        self._add("revoked", run=self._run, round=server_round, site=site)
 
     def record_accepted(self, server_round: int, site: str, **fields: Any) -> None:
         """Record an aggregated update; the fields are those of `privacy.log.entries`."""

@@ -131,6 +131,12 @@ def collect_run_metrics(views: Iterable[RunView]) -> list[Metric]:
     excluded = GaugeMetricFamily(
         "fedglm_run_nodes_kept_out", "Nodes that refuse the plan, or were turned away", labels=["run", "cause"]
     )
+    absences = CounterMetricFamily(
+        "fedglm_run_absences", "Updates that rounds did not get because a site was not connected", labels=_RUN_LABELS
+    )
+    missing = GaugeMetricFamily(
+        "fedglm_run_sites_missing", "Sites that no round waits for: absent, or revoked", labels=["run", "cause"]
+    )
     epsilon = GaugeMetricFamily(
         "fedglm_run_client_epsilon", "Privacy loss of a whole node against whoever sees the models", labels=_RUN_LABELS
     )
@@ -161,11 +167,14 @@ def collect_run_metrics(views: Iterable[RunView]) -> list[Metric]:
         for site in view.sites.values():
             by_site.add_metric([*run, site.name, "accepted"], site.answers)
             by_site.add_metric([*run, site.name, "rejected"], site.rejected)
+        absences.add_metric(run, view.absences)
+        missing.add_metric([*run, "absent"], sum(site.is_absent for site in view.offline.values()))
+        missing.add_metric([*run, "revoked"], len(view.revoked_sites))
         excluded.add_metric([*run, "refused"], len(view.refused))
         excluded.add_metric([*run, "turned-away"], len(view.rejected_nodes))
     return [
         *(running, failed, planned, rounds, seconds, last, phases, progress),
-        *(traffic, updates, by_site, excluded, epsilon),
+        *(traffic, updates, by_site, absences, missing, excluded, epsilon),
     ]
 
 

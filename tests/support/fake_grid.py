@@ -100,11 +100,20 @@ class Watcher:
     def round_started(self, server_round, sampled):
         self._tell("started", server_round, sampled)
 
-    def plan_refused(self, node_id, reason):
-        self._tell("refused", node_id, reason)
+    def sites_asked(self, server_round, sites):
+        self._tell("asked", server_round, *sites)
 
-    def rejected(self, node_id, reason):
-        self._tell("away", node_id, reason)
+    def presence_changed(self, server_round, site, state, since):
+        self._tell("presence", server_round, site, state, since)
+
+    def site_revoked(self, server_round, site, reason):
+        self._tell("revoked", server_round, site, reason)
+
+    def plan_refused(self, node_id, reason, site=None):
+        self._tell("refused", node_id, reason, site)
+
+    def rejected(self, node_id, reason, site=None):
+        self._tell("away", node_id, reason, site)
 
     def reply_taken(self, server_round, node, fault):
         self._tell("reply", server_round, node, fault)
