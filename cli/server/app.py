@@ -66,7 +66,7 @@ def revoke(
     site: Annotated[str, typer.Argument(metavar="SITE", help="Name of the site.")],
     project: ProjectFolder = _HERE,
 ) -> None:
-    """Let a site take part no longer; its keys are never taken again."""
+    """Let a site take part no longer; its keys are never taken again, and a run under way goes on without it."""
     from fedglm.server.project.enrolment import revoke as revoke_site
 
     opened = _open(project)

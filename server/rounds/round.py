@@ -124,10 +124,10 @@ class Round:
                     self._handle_join(sent.node_id, reply)
                 elif sent.message_type == TRAIN:
                     self._handle_reply(self._context.participants.find_by_id(sent.node_id), reply)
-            window.update(len(self.accepted), is_anybody_expected=self._is_anybody_expected())
             if self._clock.monotonic() >= next_check:
-                self._check_nodes()
+                self._check_nodes()  # before the window learns who is expected: a site that is back is
                 next_check = self._clock.monotonic() + _LOOK_S
+            window.update(len(self.accepted), is_anybody_expected=self._is_anybody_expected())
             if not arrived:
                 exchange.wait()
         exchange.cancel(TRAIN)

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from runs_under_way import Going
+from runs_under_way import Going, row
 
 from fedglm.cli import watch as command
 from fedglm.run_folder.progress import read_view
@@ -87,6 +87,51 @@ def test_nodes_that_take_no_part_are_shown_with_the_reason(going, watch):
     assert "13 in all, the latest" in shown
     assert "'x11'" in shown
     assert "'x0'" not in shown
+
+
+def test_it_says_whom_a_round_waits_for_and_who_is_away_since_when(going, watch):
+    since = time.time() - 300
+    going.log.round_started(1, 4)
+    going.log.sites_asked(1, ["a", "b", "c", "d"])
+    going.log.reply_taken(1, "a", None)
+    going.log.presence_changed(1, "b", "offline", since)
+    found = watch(going.folder, "--json").json
+    assert found["awaited"] == ["b", "c", "d"]
+    assert [(site["name"], site["absent"]) for site in found["offline"]] == [("b", False)]
+    going.log.presence_changed(1, "b", "absent", since)
+    going.log.site_revoked(1, "d", "its keys were revoked")
+    found = watch(going.folder, "--json").json
+    assert found["awaited"] == ["c"]
+    assert [(site["name"], site["absent"]) for site in found["offline"]] == [("b", True)]
+    assert found["offline"][0]["since"].startswith(time.strftime("%Y-%m-%dT%H:%M", time.gmtime(since)))
+    assert [(site["name"], site["reason"]) for site in found["revoked"]] == [("d", "its keys were revoked")]
+    shown = watch(going.folder, "--once").out
+    assert "waits for c" in [line.strip() for line in shown.splitlines()]
+    assert "absent, rounds go on without: b (since 5 min ago)" in shown
+    assert "revoked: d (0 s ago)" in shown
+    going.rows.append(row(1, nodes_accepted=2, nodes_sampled=4, absent=["b"], revoked=["d"]))
+    going.log.round_done(going.rows)
+    going.log.presence_changed(2, "b", "online", time.time())
+    found = watch(going.folder, "--json").json
+    assert (found["awaited"], found["offline"], found["absences"], found["rejected"]) == ([], [], 1, 0)
+    assert {site["name"]: site["absent"] for site in found["sites"]} == {"a": 0, "b": 1, "c": 0, "d": 0}
+    going.log.resumed(going.rows)
+    going.log.round_started(2, 4)
+    going.log.sites_asked(2, ["a", "b", "c", "d"])  # d was enrolled under new keys
+    assert watch(going.folder, "--json").json["revoked"] == []
+
+
+def test_a_site_whose_name_is_known_is_shown_by_it(going, watch):
+    going.log.plan_refused(10**18, "refused by rule codecs", "berlin")
+    going.log.plan_refused(10**18 + 1, "refused by rule steps", "berlin")
+    going.log.rejected(10**18 + 2, "another layout", "bonn")
+    found = watch(going.folder, "--json").json
+    assert [(entry["site"], entry["reason"]) for entry in found["refused"]] == [("berlin", "refused by rule steps")]
+    assert [entry["site"] for entry in found["turned_away"]] == ["bonn"]
+    shown = watch(going.folder, "--once").out
+    assert "berlin" in shown
+    assert "bonn" in shown
+    assert "1000000" not in shown
 
 
 def test_what_a_node_writes_steers_no_terminal_and_breaks_no_table(going, watch):

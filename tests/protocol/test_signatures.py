@@ -106,6 +106,24 @@ def test_an_update_of_nobody_is_named(changed):
     assert (passed, detail) == (False, "entry 6: an update of bonn, which was not admitted before")
 
 
+def test_an_update_after_its_site_was_revoked_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "audit" / "log.sqlite"
+    with SignedLog(path, SERVER).writing() as put:
+        put("absent", {"run": "r", "round": 9, "site": "bonn"})
+        put("revoked", {"run": "r", "round": 9, "site": "berlin"})
+    assert updates_of(tmp_path / "run")[0]
+    with SignedLog(path, SERVER).writing() as put:
+        put("accepted", update(SECOND, 10))
+    expected = (False, "entry 15: an update of berlin, which was revoked before")
+    assert updates_of(tmp_path / "run") == expected
+
+
+def updates_of(folder):
+    (check,) = [check for check in verify(folder).checks if check.name == "updates"]
+    return check.passed, check.detail
+
+
 @BOTH_WAYS
 def test_the_first_of_several_is_named(changed):
     assert changed(2, 7, release="c" * 64)[1].startswith("entry 5: ")

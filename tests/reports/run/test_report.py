@@ -82,6 +82,17 @@ def test_rejected_and_missing_replies_are_shown(tmp_path: Path) -> None:
     lines[2].update(nodes_accepted=1, nodes_rejected=2)
     text = read(write_report(write(tmp_path / "rough", lines, summary)))
     assert "Of 24 replies asked for, 2 were rejected and 1 never answered, in 1 round." in text
+    assert "Absent" not in text
+
+
+def test_sites_that_were_absent_are_no_rejections(tmp_path: Path) -> None:
+    lines, summary = run_files()
+    lines[2].update(nodes_accepted=2, absent=["b"], revoked=["c"])
+    lines[3].update(nodes_accepted=3, absent=["b"])
+    text = read(write_report(write(tmp_path / "run", lines, summary)))
+    assert "Of 24 replies asked for, 3 are missing because sites were absent or revoked, in 2 rounds." in text
+    assert "no reply rejected; 3 missing, sites were absent" in text
+    assert "Absent" in text
 
 
 def test_a_run_that_diverged_says_so_where_nulls_stand_for_nan(tmp_path: Path) -> None:

@@ -45,3 +45,24 @@ def test_one_that_has_begun_is_told_by_its_rounds_and_refusals(watched):
     ]
     news.report()
     assert len(lines) == 3
+
+
+def test_sites_that_are_absent_back_or_revoked_are_named(watched):
+    log, news, lines, clock = watched
+    log.resumed([])
+    log.presence_changed(2, "berlin", "offline", clock.time())
+    log.presence_changed(2, "bonn", "offline", clock.time())
+    log.presence_changed(2, "bonn", "online", clock.time())
+    log.presence_changed(2, "berlin", "absent", clock.time())
+    log.site_revoked(2, "ulm", "its keys were revoked")
+    log.plan_refused(7, "refused by rule steps: steps: 20", "kiel")
+    log.round_done([{"round": 1, "nodes_accepted": 1, "nodes_sampled": 3, "absent": ["berlin"], "revoked": ["ulm"]}])
+    log.presence_changed(3, "berlin", "online", clock.time())
+    news.report()
+    assert lines == [
+        "site berlin is absent: rounds go on without it until it is back",
+        "site ulm takes no further part: its keys were revoked",
+        "site kiel refuses: refused by rule steps: steps: 20",
+        "site berlin is back",
+        "round 1: 1 of 3 sites (berlin absent; ulm revoked)",
+    ]

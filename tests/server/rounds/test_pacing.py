@@ -87,6 +87,53 @@ def test_once_most_have_replied_the_rest_has_a_grace(took, accepted, is_enrolled
     assert window.is_closed
 
 
+def test_absent_nodes_are_awaited_no_longer_once_most_have_replied():
+    window = opened()
+    window.start()
+    window.update(4, is_anybody_expected=False)
+    assert not window.is_closed
+    window.update(5, is_anybody_expected=True)
+    assert not window.is_closed
+    window.update(5, is_anybody_expected=False)
+    assert window.is_closed
+
+
+def test_present_nodes_are_drawn_in_place_of_absent_ones_where_most_are_there():
+    federation, book = FederationSettings(fraction=0.2, seed=5), nodes(10)
+    pacing = SynchronousPacing(federation, VirtualClock(), is_enrolled=True)
+    drawn = [member.name for member in pacing.open(1, book).sampled]
+    book.find_by_name(drawn[0]).is_absent = True
+    again = [[member.name for member in pacing.open(1, book).sampled] for _ in range(2)]
+    assert again[0] == again[1] == sorted(again[0])
+    assert len(set(again[0])) == 2
+    assert drawn[1] in again[0]
+    assert drawn[0] not in again[0]
+    for member in book.active[:6]:
+        member.is_absent = True
+    book.find_by_name(drawn[0]).is_absent = book.find_by_name(drawn[1]).is_absent = True
+    assert [member.name for member in pacing.open(1, book).sampled] == drawn
+
+
+def test_where_all_take_part_an_absent_node_keeps_its_place():
+    book = nodes(3)
+    book.active[1].is_absent = True
+    pacing = SynchronousPacing(FederationSettings(), VirtualClock(), is_enrolled=True)
+    assert len(pacing.open(1, book).sampled) == 3
+
+
+def test_a_private_round_does_not_race_ahead_on_noise_alone():
+    mechanism = Mechanism(
+        sampling_rate=0.5, steps=1, clipping_norm=1.0, noise_multiplier=2.0, unit="node", records_per_unit=1
+    )
+    private, clock = ClientPrivacy(mechanism, nodes=60, epsilon=50.0, delta=1e-3), VirtualClock()
+    window = opened(60, clock=clock, private=private, fraction=0.5)
+    window.start()
+    window.update(0, is_anybody_expected=False)
+    assert not window.is_closed
+    clock.now = 100.0
+    assert window.is_closed
+
+
 def test_a_private_cohort_is_drawn_in_secret_and_its_round_counts_whoever_was_drawn():
     mechanism = Mechanism(
         sampling_rate=0.5, steps=1, clipping_norm=1.0, noise_multiplier=2.0, unit="node", records_per_unit=1

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from fake_grid import FakeGrid, Watcher, answering, plan
+from fake_grid import FakeGrid, Watcher, plan
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
-from tiny_federation import tiny_node
+from signing_sites import CODEC, signing_site
 from virtual_clock import VirtualClock
 
 from fedglm.privacy.keys.signing import SigningKey
@@ -30,19 +30,13 @@ class Federation:
     `script` maps a round's number to what happens once its sites were asked; a site that is cut off answers nothing.
     """
 
-    def __init__(self, folder, *, names=NAMES):
+    def __init__(self, folder):
         self.folder, self.clock, self.script, self.revoked = folder, VirtualClock(), {}, set()
-        self.names = names
-        self.grid = FakeGrid({IDS[name]: self._site(name) for name in names})
+        self.grid = FakeGrid({IDS[name]: self._site(name) for name in NAMES})
         self.watcher = Watcher(self._act)
-        self.lasting = set()
 
     def _site(self, name):
-        index = NAMES.index(name)
-        answer = answering(
-            tiny_node(self.folder, name, data_seed=index, rows=10 * (index + 1)),
-            key=KEYS[name],
-        )
+        answer = signing_site(name, KEYS[name])
 
         def act(message):
             if IDS[name] in self.grid.offline:  # as Flower does, once the node counts as offline
@@ -66,8 +60,9 @@ class Federation:
 
     def run(self, listener=None, **changes):
         settings = {
-            "sites": {name: SITES[name] for name in self.names},
+            "sites": SITES,
             "round_timeout_s": 3600.0,
+            "codec": CODEC,
             "find_revoked": lambda: self.revoked,
             **changes,
         }
@@ -181,7 +176,7 @@ def test_who_was_revoked_is_not_let_in_again_under_new_keys_and_is_told_so(tmp_p
     def replace():
         made.revoked.add("d")
         made.cut("d")
-        made.grid.nodes[99] = answering(tiny_node(tmp_path / "new", "d", data_seed=3, rows=40), key=key)
+        made.grid.nodes[99] = signing_site("d", key)
 
     made.script = {1: lambda: made.cut("c"), 2: replace}
     coordinator = made.run(rounds=3, find_site={99: "d"}.get)
@@ -230,3 +225,23 @@ def test_the_events_of_a_run_say_who_is_away_since_when(tmp_path):
     assert (absent["round"], absent["node"]) == (2, "d")
     assert [(e["round"], e["node"], e["reason"]) for e in events if e["event"] == "revoked"] == [(3, "c", REVOKED)]
     assert [e["sites"] for e in events if e["event"] == "asked"] == [[*"abcd"], [*"abcd"], [*"abc"]]
+
+
+def test_a_refusal_is_told_by_the_site_s_name(tmp_path):
+    made = Federation(tmp_path)
+    reason = "refused by rule steps: steps: 20, and steps_at_most is 5"
+    made.grid.nodes[IDS["d"]] = lambda message: Message(
+        Error(code=int(ErrorCode.MOD_FAILED_PRECONDITION), reason=reason), reply_to=message
+    )
+    made.run(rounds=1, find_site={IDS["d"]: "d"}.get, log=tmp_path / "log.sqlite")
+    assert [event[1:] for event in made.watcher.events if event[0] == "refused"] == [(IDS["d"], reason, "d")]
+    assert [entry["site"] for entry in written(tmp_path / "log.sqlite") if entry["kind"] == "declined"] == ["d"]
+
+
+def test_a_signed_reply_names_the_site_that_is_turned_away(tmp_path):
+    made = Federation(tmp_path)
+    made.grid.nodes[IDS["d"]] = signing_site("d", KEYS["d"], layout="0" * 64)
+    made.run(rounds=1, join_timeout_s=5.0)
+    (told,) = {event[1:] for event in made.watcher.events if event[0] == "away"}
+    assert (told[0], told[2]) == (IDS["d"], "d")
+    assert "another layout" in told[1]
