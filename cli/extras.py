@@ -36,6 +36,7 @@ NEEDS: Final[Mapping[str, Extra]] = MappingProxyType(
         "lighten": "light",
         "export-onnx": "light",
         "run": "server",
+        "demo": "server",
         "import-base": "light",
         "audit report": "server",
         "audit attack": "server",

@@ -13,6 +13,7 @@ from fedglm.cli import device
 from fedglm.cli.audit import app as audit
 from fedglm.cli.client import app as client
 from fedglm.cli.compare import compare
+from fedglm.cli.demo.app import demo
 from fedglm.cli.errors import INTERRUPTED, explain
 from fedglm.cli.extras import require_extras
 from fedglm.cli.generate import generate
@@ -44,6 +45,7 @@ app.command()(validate)
 app.command()(lighten)
 app.command()(export_onnx)
 app.add_typer(audit.app, name="audit")
+app.command()(demo)
 app.command()(provision)
 app.command()(run)
 app.command()(watch)

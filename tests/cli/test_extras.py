@@ -22,6 +22,7 @@ ARGUMENTS = {
     "simulate": ["hospital", "--out", "made"],
     "compare": ["hospital", "--codecs", "int8", "--out", "made"],
     "run": ["hospital"],
+    "demo": ["--out", "made"],
     "import-base": ["model.gguf", "made"],
     "audit report": ["run"],
     "audit attack": ["run"],
