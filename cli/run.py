@@ -47,7 +47,7 @@ def run(
     [bold]fedglm run hospital -C fed --name NAME --resume[/bold]       go on, or watch again, after whatever happened
     [bold]fedglm run hospital -C fed --terms hospital.plan[/bold]      what sites look at with fedglm client plan
     """
-    from fedglm.cli.terminal.tables import wide_console
+    from fedglm.cli.terminal.tables import print_report, wide_console
     from fedglm.run_folder.names import SCENARIO
     from fedglm.scenarios.deployment import is_prepared
     from fedglm.scenarios.overrides import load_scenario, option_changes
@@ -81,6 +81,8 @@ def run(
         typer.echo(to_json(summary, indent=1))
         return
     console.print(f"{called}: {summary['rounds']} rounds, model {summary['model_sha256'][:16]}", highlight=False)
+    if "loss" in summary:
+        console.print(_describe_results(summary), highlight=False)
     ways = [
         f"{summary[f'{way}link_bytes'] / 1e3:.1f} kB {way}, {summary[f'{way}link_ratio']:.2%} of dense float32"
         for way in ("up", "down")
@@ -94,6 +96,23 @@ def run(
 
         console.print(describe_light(summary["light"]), markup=False, highlight=False)
     console.print(f"model: {folder / 'model'}", markup=False, highlight=False, soft_wrap=True)
+    print_report(console, folder)
+
+
+def _describe_results(summary: dict[str, Any]) -> str:
+    """Describe what the server measured on its own held-out records."""
+    from fedglm.cli.terminal.tables import finite, metric_form
+
+    metric, initial, best = summary["metric"], summary["initial"], summary["best_round"]
+    form = metric_form(metric)
+
+    def name(score: dict[str, Any]) -> str:
+        return f"loss {finite(score['loss'], '.4f')}, {metric} {finite(score[metric], form)}"
+
+    parts = [f"{name(summary)} on {summary['evaluated']} held-out records of the server's", f"before: {name(initial)}"]
+    if best is not None and best["round"] != summary["rounds"]:
+        parts.append(f"best round {best['round']}: {name(best)}")
+    return "; ".join(parts)
 
 
 def _write_terms(project: "Project", scenario: "Scenario", path: Path) -> None:
@@ -131,22 +150,13 @@ def _get_setting(tree: dict[str, Any], dotted: str) -> Any:
 def _execute_run(
     project: "Project", name: str, scenario: "Scenario", *, tries: int, patience: float, quiet: bool
 ) -> dict[str, Any]:
-    """Prepare the run, wait until it is done, and write its summary."""
-    import json
-
-    from fedglm.autoglm.light.run_release.outcome import LightOutcome
+    """Prepare the run, wait until it is done, and write its model, its summary and its page."""
     from fedglm.core.files import write_atomically
-    from fedglm.privacy.accounting.statement import make_summary_fields
-    from fedglm.run_folder.names import DONE, LIGHT_RECORD, MODEL, ROUNDS, SUMMARY
-    from fedglm.run_folder.rows import to_json, total_bytes
-    from fedglm.scenarios.deployment import (
-        build_deployed_model,
-        is_prepared,
-        prepare,
-        save_final_model,
-        state_run_guarantees,
-    )
-    from fedglm.server.deployment.run_file import read_lines
+    from fedglm.reports.run.write import write_report
+    from fedglm.run_folder.names import MODEL, SUMMARY
+    from fedglm.run_folder.rows import to_json
+    from fedglm.scenarios.deployed_summary import summarize_deployed_run
+    from fedglm.scenarios.deployment import build_deployed_model, is_prepared, prepare, save_final_model
     from fedglm.server.errors import ProjectError
     from fedglm.server.project.enrolment import read_enrolled_sites
 
@@ -167,28 +177,9 @@ def _execute_run(
         )
         sys.exit(INTERRUPTED)
     save_final_model(built, folder, folder / MODEL)
-    totals, done = total_bytes(read_lines(folder / ROUNDS)), json.loads((folder / DONE).read_text())
-    summary = {
-        "run": name,
-        "scenario": scenario.name,
-        "seed": scenario.federation.seed,
-        "rounds": done["rounds"],
-        "sites": sites,
-        "parameters": built.model.layout.size,
-        "codec": scenario.update.codec,
-        "density": scenario.update.effective_density,
-        **make_summary_fields(state_run_guarantees(scenario, sites)),
-        **totals,
-        "superlink_uplink_bytes": superlink_bytes and superlink_bytes[0],
-        "superlink_downlink_bytes": superlink_bytes and superlink_bytes[1],
-        "uplink_ratio": totals["uplink_bytes"] / (totals["dense_uplink_bytes"] or 1),
-        "downlink_ratio": totals["downlink_bytes"] / (totals["dense_downlink_bytes"] or 1),
-        "model_sha256": done["model_sha256"],
-        "light": None,
-    }
-    if scenario.model.light is not None and (outcome := LightOutcome.load(folder / LIGHT_RECORD)) is not None:
-        summary["light"] = outcome.to_summary()
+    summary = summarize_deployed_run(built, folder, sites, superlink_bytes)
     write_atomically(folder / SUMMARY, to_json(summary, indent=1) + "\n")
+    write_report(folder)
     return summary
 
 

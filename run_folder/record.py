@@ -19,6 +19,9 @@ from fedglm.run_folder.traffic import Traffic
 
 _MAX_BYTES: Final = 256 * 2**20
 
+DEPLOYMENT: Final = "deployment"
+"""`engine` in the summary of a deployed run; a simulation has the name of its own."""
+
 Metric = Literal["accuracy", "perplexity"]
 
 
@@ -119,6 +122,22 @@ class RunRecord:
         """Largest privacy loss over the nodes; None where the run gives no guarantee (an infinite epsilon is none)."""
         return epsilon_of(self.summary)
 
+    @property
+    def is_deployed(self) -> bool:
+        """Whether real sites took part, whose records and ledgers are not on the server."""
+        return self.summary.get("engine") == DEPLOYMENT
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the model was evaluated, though perhaps to no finite result."""
+        return not self.is_deployed or "loss" in self.summary
+
+    @property
+    def epsilon_limit(self) -> float | None:
+        """Epsilon that no site's ledger exceeds, where what they spent is known to the sites alone; else None."""
+        limit = number(self.summary.get("epsilon_at_most"))
+        return limit if self.epsilon is None and limit is not None and math.isfinite(limit) and limit >= 0 else None
+
     def text(self, key: str) -> str | None:
         """Return a summary field as text; None where it is absent or empty."""
         value = self.summary.get(key)
@@ -195,7 +214,7 @@ def _read_text(path: Path) -> str:
     try:
         return read_regular(path, _MAX_BYTES).decode().replace("\r\n", "\n")
     except FileNotFoundError:
-        remedy = "finish the run first (fedglm simulate --resume)"
+        remedy = "finish the run first (fedglm simulate or fedglm run, with --resume)"
         raise ReportError(f"{path.parent} holds no {path.name}: {remedy}") from None
     except UnicodeDecodeError:
         raise ReportError(f"{path} is not UTF-8 text: it was not written by fedglm, or is damaged") from None

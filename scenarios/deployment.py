@@ -26,9 +26,11 @@ from fedglm.privacy.policy.run_spec import NoisePlan
 from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.recipe import Recipe
 from fedglm.run_folder.names import CHECKPOINTS, RUN, SCENARIO
+from fedglm.scenarios.held_out import load_held_out
 from fedglm.scenarios.noise_plan import calibrate_noise, run_spec, state_guarantees, unit_of
 from fedglm.scenarios.references import usable_reference
 from fedglm.scenarios.scenario import Scenario, ScenarioError
+from fedglm.server.deployment.run_evaluation import save_evaluation
 from fedglm.server.deployment.run_file import RunFile
 from fedglm.server.deployment.run_light import LightRun
 from fedglm.server.deployment.run_reference import save_reference
@@ -77,7 +79,7 @@ def prepare(built: BuiltModel, folder: Path, sites: int) -> RunFile:
     Raises:
         ScenarioError: The scenario lacks a setting that a deployed run needs, or its number of nodes is another one.
         PrivacyError: No noise multiplier keeps the run within so small an epsilon.
-        DataError: The reference records cannot be used.
+        DataError: The reference records or the server's held-out records cannot be used.
         LightenError: What makes light releases is not installed.
         StorageError: A file cannot be written.
     """
@@ -90,14 +92,17 @@ def prepare(built: BuiltModel, folder: Path, sites: int) -> RunFile:
     if scenario.model.light is not None:
         check_possible(scenario.model.light, scenario.data)
     run = _run_file(built)
-    reference = usable_reference(scenario, built.task)
+    reference, held_out = usable_reference(scenario, built.task), load_held_out(scenario, built.task, sites)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / SCENARIO, scenario.to_toml())
+    seed = scenario.federation.seed
     if reference is not None:
-        seed = scenario.federation.seed
         digest = save_reference(folder, reference, model=scenario.model, data=scenario.data, seed=seed)
         run = run.model_copy(update={"reference_sha256": digest})
+    if held_out is not None:
+        digest = save_evaluation(folder, held_out, model=scenario.model, data=scenario.data, seed=seed)
+        run = run.model_copy(update={"evaluation_sha256": digest})
     run.save(folder, model.initial)
     return run
 
@@ -161,7 +166,7 @@ def _plan_light(scenario: Scenario) -> LightRun | None:
         data=scenario.data,
         seed=scenario.federation.seed,
         epsilon=scenario.privacy.epsilon,
-        delta=_choose_delta(scenario) if private else None,
+        delta=choose_delta(scenario) if private else None,
         unit=unit_of(scenario) if private else None,
     )
 
@@ -194,7 +199,7 @@ def save_final_model(built: BuiltModel, folder: Path, target: Path) -> None:
 
 def state_run_guarantees(scenario: Scenario, sites: int) -> list[Statement]:
     """State the privacy guarantees of a run with this number of enrolled sites."""
-    return state_guarantees(scenario, None if scenario.privacy.epsilon is None else _choose_delta(scenario), sites)
+    return state_guarantees(scenario, None if scenario.privacy.epsilon is None else choose_delta(scenario), sites)
 
 
 def _plan_noise(scenario: Scenario) -> NoisePlan:
@@ -202,10 +207,15 @@ def _plan_noise(scenario: Scenario) -> NoisePlan:
     rounds = scenario.federation.rounds
     if scenario.privacy.epsilon is None:
         return NoisePlan(max_participations=rounds)
-    return calibrate_noise(scenario, rounds, _read_units(scenario), _choose_delta(scenario))
+    return calibrate_noise(scenario, rounds, _read_units(scenario), choose_delta(scenario))
 
 
-def _choose_delta(scenario: Scenario) -> float:
+def choose_delta(scenario: Scenario) -> float:
+    """Return the delta of a run with noise.
+
+    Raises:
+        ScenarioError: `privacy.units` is missing.
+    """
     return choose_default_delta(_read_units(scenario)) if scenario.privacy.delta is None else scenario.privacy.delta
 
 

@@ -41,9 +41,14 @@ _KEYS: Final = {
 }
 """Setting that each option changes, except `no_dp`, which removes epsilon."""
 
-_PATHS: Final = {"data": ("source", "public_reference"), "model": ("path",), "federation": ("reference",)}
+_PATHS: Final = {
+    "data": ("source", "public_reference"),
+    "model": ("path",),
+    "federation": ("reference",),
+    "evaluation": ("data",),
+}
 """Settings that are paths, by section."""
-_OR_NAMES: Final = {"source", "reference"}
+_OR_NAMES: Final = {"source", "reference", "data"}
 """Those of `_PATHS` that may also be a name, which contains no dot and no slash."""
 
 

@@ -38,9 +38,12 @@ class TrainingSection(LocalTrainingSettings, ServerOptimizerSettings):
 
 
 class EvaluationSection(BaseModel):
-    """`[evaluation]` of a scenario: the experimenter's evaluation on the held-out data of all sites.
+    """`[evaluation]` of a scenario: a simulation's on the held-out data of all sites, a deployed run's at the server.
 
     Attributes:
+        data: Held-out records of the server of a deployed run, a JSONL or CSV file with the fields of the sites'
+            records; `off` measures on none. None takes the held-out part of built-in data, which the server has too,
+            and otherwise none. A simulation has all sites' held-out data, and ignores it.
         sequences: Maximum number of held-out sequences evaluated each round, spread evenly over the sites.
         baselines: Models to train for comparison, with the same steps and schedule: each site `alone`, and all data
             `pooled`.
@@ -48,6 +51,7 @@ class EvaluationSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    data: str | None = Field(default=None, min_length=1, max_length=4096)
     sequences: int = Field(default=512, ge=1)
     baselines: tuple[Literal["alone", "pooled"], ...] = ()
 

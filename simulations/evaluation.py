@@ -5,7 +5,7 @@ In a deployment the nodes evaluate the model that they receive, and report the r
 
 import numpy as np
 
-from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.data.examples import select_evenly
 from fedglm.autoglm.federation import FederatedData
 from fedglm.autoglm.models.parameters import load_vector
 from fedglm.autoglm.tasks.evaluation import Evaluation
@@ -40,11 +40,3 @@ class Evaluator:
         """Return loss and metric on one site's held-out data."""
         load_vector(self._model.module, vector)
         return self._model.task.evaluate(self._model.module, self._held_out[name])
-
-
-def select_evenly(examples: Examples, share: float) -> Examples:
-    """Select a share of the examples at equal distances, at least one."""
-    wanted = max(1, round(share * len(examples)))
-    if wanted >= len(examples):
-        return examples
-    return examples.select(np.linspace(0, len(examples) - 1, wanted).round().astype(np.int64))

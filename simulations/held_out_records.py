@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedglm.autoglm.data.bundled import BUNDLES
-from fedglm.autoglm.data.examples import Examples, concatenate
+from fedglm.autoglm.data.examples import Examples, concatenate, select_evenly
 from fedglm.autoglm.federation import FederatedData, load_federation
 from fedglm.core.errors import FedglmError
 from fedglm.core.untrusted_files import read_regular
 from fedglm.run_folder.names import NODES, RUN, SCENARIO
 from fedglm.run_folder.record import read_summary
 from fedglm.scenarios.scenario import Scenario
-from fedglm.simulations.evaluation import select_evenly
 
 _MAX_BYTES: Final = 1 << 24
 _COMPARED: Final = ("name", "train", "held_out", "tokens", "units", "classes")

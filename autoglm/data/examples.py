@@ -69,3 +69,11 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         labels=torch.cat([part.labels for part in parts]),
         units=torch.cat([part.units for part in parts]),
     )
+
+
+def select_evenly(examples: Examples, share: float) -> Examples:
+    """Select a share of the examples at equal distances, at least one."""
+    wanted = max(1, round(share * len(examples)))
+    if wanted >= len(examples):
+        return examples
+    return examples.select(np.linspace(0, len(examples) - 1, wanted).round().astype(np.int64))

@@ -64,7 +64,21 @@ def _read_records(reference: str, settings: DataSettings, task: Task) -> Records
         return bundle.public if bundle is not None else None
     if bundle is not None:
         raise DataError(f"the built-in {settings.source!r} has its own reference records: choose {AUTO} or {OFF}")
-    changes = {"source": reference, "site_field": None, "unit_field": None, "class_names": task.classes}
+    return read_server_file(reference, settings, task)
+
+
+def read_server_file(path: str, settings: DataSettings, task: Task) -> Records:
+    """Read a file of labelled records that the server itself has.
+
+    Args:
+        path: JSONL or CSV file with the fields that ``settings`` name.
+        settings: Data settings of the run.
+        task: Task of the run.
+
+    Raises:
+        DataError: The file cannot be read, or holds a class that the task does not have.
+    """
+    changes = {"source": path, "site_field": None, "unit_field": None, "class_names": task.classes}
     _, records, _ = read_source(settings.model_copy(update=changes))
     return records
 

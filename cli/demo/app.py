@@ -60,7 +60,9 @@ def _print_summary(summary: dict[str, Any]) -> None:
     typer.echo(f"{summary['sites']} sites, {summary['rounds']} rounds, model {summary['model_sha256'][:16]}; {seconds}")
     if summary["accuracy"] is not None:
         typer.echo(f"accuracy {summary['accuracy']:.2%} on held-out records, loss {summary['loss']:.4f}")
-    typer.echo(f"records: {summary['verdict']}; report: {summary['report']}")
+    typer.echo(f"private at epsilon {summary['epsilon_at_most']:g}; records: {summary['verdict']}")
+    typer.echo(f"report: {summary['report']}")
+    typer.echo(f"audit report: {summary['audit_report']}")
     typer.echo(f"a template to copy, with all commands in its README.txt: {summary['folder']}")
     if summary["running"]:
         typer.echo("server and sites go on; to stop them:")

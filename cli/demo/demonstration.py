@@ -181,7 +181,7 @@ def _watch_rounds(run: Path, progress: DemoProgress) -> Iterator[None]:
 def _summarize(
     folders: Folders, verdict: str, progress: DemoProgress, kept: dict[Stage, list[Step]] | None
 ) -> dict[str, Any]:
-    from fedglm.run_folder.names import SUMMARY
+    from fedglm.run_folder.names import AUDIT, REPORT, SUMMARY
 
     summary = json.loads((folders.run / SUMMARY).read_text())
     stops = [step for step in (kept or {}).get("stop", []) if isinstance(step, Command)]
@@ -190,12 +190,13 @@ def _summarize(
         "run": str(folders.run),
         "sites": len(SITES),
         "rounds": summary["rounds"],
-        "epsilon": summary.get("epsilon"),
+        "epsilon_at_most": summary["epsilon_at_most"],
         "loss": summary.get("loss"),
         "accuracy": summary.get("accuracy"),
         "model_sha256": summary["model_sha256"],
         "verdict": verdict,
-        "report": str(folders.run / "audit" / "report.html"),
+        "report": str(folders.run / REPORT),
+        "audit_report": str(folders.run / AUDIT / REPORT),
         "seconds": dict(progress.seconds),
         "running": kept is not None,
         "to_stop": [format_command(step.arguments) for step in stops],

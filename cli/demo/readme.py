@@ -5,7 +5,7 @@ from typing import Final
 
 from fedglm.cli.demo.commands import format_command
 from fedglm.cli.demo.forms import format_line
-from fedglm.cli.demo.plan import DELTA, EPSILON, SITES, UNITS, Command, Folders, Stage, Step
+from fedglm.cli.demo.plan import DELTA, EPSILON, RUN, SITES, UNITS, Command, Folders, Stage, Step
 from fedglm.core.files import write_atomically
 
 _TEXT: Final = """\
@@ -14,7 +14,7 @@ A federation of one server and {count} sites, all on this machine
 
 `fedglm demo` ran the commands below, in this order. This folder is what a real deployment leaves behind, and a
 template to copy: server/ is the server's project, and each of {first} ... {last} is the folder of a site. demo.log has
-the output of all commands.
+the output of all commands. The run is in server/runs/{run}: report.html is its page, audit/report.html that for auditors.
 
 {stages}
 
@@ -78,6 +78,7 @@ def write_readme(folders: Folders, steps: Mapping[Stage, list[Step]], *, keep: b
         stages="\n\n".join(parts),
         server="\n".join(f"  {line}" for line in describe(_of(everything, "server"))),
         site="\n".join(f"  {line}" for line in describe(_of(everything, SITES[0]))),
+        run=RUN,
         epsilon=EPSILON,
         delta=DELTA,
         units=UNITS,

@@ -72,7 +72,7 @@ def _positive(value: object) -> float | None:
 
 def is_noised(run: RunRecord) -> bool:
     """Return whether nodes or server added noise, so that repeating the run gives another result."""
-    return run.epsilon is not None or read_node_guarantee(run) is not None
+    return run.epsilon is not None or run.epsilon_limit is not None or read_node_guarantee(run) is not None
 
 
 def format_delta(delta: float | None) -> str:

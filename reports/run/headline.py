@@ -35,7 +35,9 @@ def count_rounds(run: RunRecord) -> int:
 def write_headline(run: RunRecord) -> str:
     """Write the result of the run in one sentence."""
     value = run.final.metric
-    if value is None or not math.isfinite(value):
+    if not run.is_measured:
+        reached = "Trained"
+    elif value is None or not math.isfinite(value):
         reached = "No finite result"
     elif run.metric == "accuracy":
         reached = f"{format_metric(run.metric, value)} accuracy"
@@ -49,7 +51,8 @@ def write_headline(run: RunRecord) -> str:
         if ratio is not None and 0 < ratio < 0.95
         else ""
     )
-    return f"{reached} after {pluralize(count_rounds(run), 'round')}{where}{sent}"
+    how_long = pluralize(count_rounds(run), "round")
+    return f"{reached} {'after' if run.is_measured else 'for'} {how_long}{where}{sent}"
 
 
 def write_summary(run: RunRecord) -> str:
@@ -60,6 +63,15 @@ def write_summary(run: RunRecord) -> str:
     if before is not None:
         moved = f"from {format_metric(metric, before)} before training to {format_metric(metric, run.final.metric)}"
         parts.append(f"{metric.capitalize()} on held-out data went {moved}.")
+    if not run.is_measured:
+        parts.append(
+            "How good the model is was not measured: the server had no held-out records (evaluation.data of the "
+            "scenario names some)."
+        )
+    elif run.is_deployed and (records := count(run.summary.get("evaluated"))) is not None:
+        parts.append(f"Measured on {pluralize(records, 'held-out record')} that the server has itself.")
+    if (best := _find_best_round(run)) is not None:
+        parts.append(best)
     traffic = run.traffic
     if traffic.total and traffic.dense_total:
         dense = format_bytes(traffic.dense_total)
@@ -83,7 +95,7 @@ def render_key_figures(run: RunRecord) -> Html:
     """Render the main figures as tiles."""
     traffic, metric = run.traffic, run.metric
     before = run.initial.metric if run.initial else None
-    loss = f"loss {format_number(run.final.loss)}"
+    loss = f"loss {format_number(run.final.loss)}" if run.is_measured else "not measured"
     up = _compare_dense(traffic.uplink, traffic.dense_uplink)
     down = _compare_dense(traffic.downlink, traffic.dense_downlink)
     tiles = [
@@ -95,11 +107,12 @@ def render_key_figures(run: RunRecord) -> Html:
         ("Sites", format_integer(count_nodes(run)), _describe_parameters(run), None),
         ("Time", format_duration(number(run.summary.get("wall_s"))), _describe_time(run), None),
     ]
-    of_nodes = read_node_guarantee(run)
-    kind = "lead" if of_nodes and run.epsilon is not None else None  # two tiles: a row of their own
-    if run.epsilon is not None:
+    of_nodes, epsilon = read_node_guarantee(run), run.epsilon if run.epsilon is not None else run.epsilon_limit
+    kind = "lead" if of_nodes and epsilon is not None else None  # two tiles: a row of their own
+    if epsilon is not None:
         note = f"δ = {format_delta(number(run.summary.get('delta')))}; each unit of a site"
-        tiles.append(("Privacy loss", f"ε = {format_number(run.epsilon, 3)}", note, kind))
+        relation = "=" if run.epsilon is not None else "≤"
+        tiles.append(("Privacy loss", f"ε {relation} {format_number(epsilon, 3)}", note, kind))
     if of_nodes is not None:
         note = f"δ = {format_delta(of_nodes.delta)}; not against the server"
         tiles.append(("Privacy loss, whole node", f"ε = {format_number(of_nodes.epsilon, 3)}", note, kind))
@@ -111,6 +124,16 @@ def render_key_figures(run: RunRecord) -> Html:
         ),
         class_="keys",
     )
+
+
+def _find_best_round(run: RunRecord) -> str | None:
+    """Describe the round with the smallest loss; None where it is the last one, or nothing was measured."""
+    measured = [record for record in run.rounds if record.score.loss is not None and math.isfinite(record.score.loss)]
+    best = min(measured, key=lambda record: record.score.loss or 0.0, default=None)
+    if not run.is_deployed or best is None or best is run.rounds[-1]:
+        return None
+    reached = f"loss {format_number(best.score.loss)}, {run.metric} {format_metric(run.metric, best.score.metric)}"
+    return f"The best round was {best.round} ({reached}); the model is the last round's."
 
 
 def _describe_start(before: float | None, metric: str) -> str:
@@ -137,4 +160,6 @@ def _describe_time(run: RunRecord) -> str:
     virtual = number(run.summary.get("virtual_s"))
     on = run.text("engine")
     parts = [f"{format_duration(virtual)} on the simulated devices"] if virtual is not None else []
+    if run.is_deployed:
+        return "wall clock of the rounds, real sites"
     return "; ".join([*parts, *([f"wall clock, engine {on}"] if on else ["wall clock"])])

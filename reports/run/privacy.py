@@ -16,10 +16,10 @@ def render_privacy(run: RunRecord) -> Html:
     nodes, stated = read_node_guarantee(run), {each.code: each for each in read_statements(run.summary, run.settings)}
     of_units, of_nodes = stated.get(Guarantee.UNITS), stated.get(Guarantee.NODES)
     if nodes is None:
-        if run.epsilon is None:
+        if run.epsilon is None and run.epsilon_limit is None:
             return _render_no_guarantee(stated)
         return _render_unit_guarantee(run, of_units, "Privacy guarantee")
-    if run.epsilon is not None:
+    if run.epsilon is not None or run.epsilon_limit is not None:
         title = "Privacy guarantee, against the server too"
         return join([_render_unit_guarantee(run, of_units, title), _render_node_guarantee(nodes, of_nodes)])
     open_to_server = stated.get(Guarantee.NONE_AGAINST_SERVER, NO_GUARANTEE_AGAINST_SERVER)
@@ -41,7 +41,10 @@ def _render_unit_guarantee(run: RunRecord, stated: Statement | None, title: str)
     body = "The run records differential privacy for each site's data; the scenario names the unit it protects."
     body = stated.text if stated else body
     delta = format_delta(number(run.summary.get("delta")))
-    facts = description_list([("ε, greatest over the sites", format_number(run.epsilon, 3)), ("δ", delta)])
+    spent = ("ε, greatest over the sites", format_number(run.epsilon, 3))
+    if run.epsilon is None:  # the ledgers are at the sites
+        spent = ("ε, at most, by each site's own ledger", format_number(run.epsilon_limit, 3))
+    facts = description_list([spent, ("δ", delta)])
     note = "Each site's own ledger decides; the greatest is drawn."
     picture = figure("ε spent, by round", draw_epsilon_by_round(run), note)
     return _render_notice("privacy", "assurance", title, element("p", prose(body)), facts, picture)

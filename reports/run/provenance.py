@@ -40,6 +40,16 @@ def render_provenance(run: RunRecord) -> Html:
     rows = [(term, isolated(value)) for term, value in facts if value is not None and value != ABSENT]
     if digest := run.text("model_sha256"):
         rows.append(("Model SHA-256", element("code", digest)))
+    command, where = (
+        "fedglm simulate scenario.toml --out again",
+        "In the folder that holds this page and its scenario.toml:",
+    )
+    if run.is_deployed:
+        command, where = (
+            "fedglm run scenario.toml -C PROJECT --name again",
+            "By the same sites, in the folder that holds this page and its scenario.toml; PROJECT is the server's "
+            "project:",
+        )
     reproducibility = (
         "The privacy noise is drawn afresh each time, so the figures come out close but not the same."
         if is_noised(run)
@@ -47,8 +57,8 @@ def render_provenance(run: RunRecord) -> Html:
     )
     instructions = join([
         element("h3", "To repeat it"),
-        element("p", "In the folder that holds this page and its scenario.toml:"),
-        element("pre", element("code", "fedglm simulate scenario.toml --out again"), tabindex=0),
+        element("p", where),
+        element("pre", element("code", command), tabindex=0),
         element("p", reproducibility, class_="note"),
     ])  # fmt: skip
     scenario = (

@@ -37,6 +37,8 @@ def figure(title: str, picture: Html | None, note: str = "") -> Html:
 
 def render_learning(run: RunRecord) -> Html:
     """Render loss and metric by round and by bytes, and the final results beside the baselines."""
+    if not run.is_measured:
+        return Html()
     name = run.metric.capitalize()
     shifted = (
         "The dashed line is this run, each round put where dense float32 of the same messages would have put it. "

@@ -6,7 +6,7 @@ from fedglm.reports.formats import format_difference, format_integer, format_met
 from fedglm.reports.html.markup import Column, Html, element, folded, isolated, join, section, table
 from fedglm.reports.run.sections import describe_range, figure
 from fedglm.reports.run.site_picture import DRAWN_SITES, NAMED_SITES, draw_sites, rank_sites, select_measured_sites
-from fedglm.run_folder.record import RunRecord, SiteRecord
+from fedglm.run_folder.record import RunRecord, SiteRecord, count
 
 _SHOWN_ROWS = 16
 _LAST_ROWS = 8
@@ -15,7 +15,7 @@ _LAST_ROWS = 8
 def render_sites(run: RunRecord) -> Html:
     """Render the sites' picture beside their table; nothing where the run has no results by site."""
     if not run.sites:
-        return Html()
+        return _render_participation(run)
     parts = figure(f"{run.metric.capitalize()} at each site", draw_sites(run), _write_note(run))
     grid = _render_site_table(run)
     if len(run.sites) > _SHOWN_ROWS:
@@ -23,6 +23,27 @@ def render_sites(run: RunRecord) -> Html:
         grid = join([last, folded(f"All {len(run.sites)} sites in figures", grid)])
     words = element("div", *(element("p", sentence) for sentence in _write_sentences(run)), grid)
     return section("sites", "How each site fares", element("div", parts, words, class_="beside"))
+
+
+def _render_participation(run: RunRecord) -> Html:
+    """Render what came of each site of a deployed run, by the server's own events; nothing where it is not recorded."""
+    recorded = run.summary.get("participation")
+    sites = [each for each in recorded if isinstance(each, dict)] if isinstance(recorded, list) else []
+    if not sites:
+        return Html()
+    rows = [
+        (isolated(str(each.get("name"))), format_integer(count(each.get("accepted"))),
+         format_integer(count(each.get("rejected"))), isolated(str(each.get("last_fault") or "")))
+        for each in sites
+    ]  # fmt: skip
+    columns = [
+        Column("Site", figures=False),
+        *map(Column, ("Updates accepted", "Updates rejected")),
+        Column("Why the last one was rejected", figures=False),
+    ]
+    grid = table("Each site's updates, as the server saw them", columns, rows)
+    note = "The sites' records, results and ledgers are with the sites, and not known here."
+    return section("sites", "The sites", grid, element("p", note, class_="note"))
 
 
 def _write_sentences(run: RunRecord) -> list[str]:

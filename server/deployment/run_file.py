@@ -3,6 +3,7 @@
     runs/NAME/run.json      settings, layout, specification of the run for its nodes
     runs/NAME/initial.f32   version 0, little-endian float32
     runs/NAME/reference.safetensors   reference records that updates are evaluated on, where there are any
+    runs/NAME/evaluation.safetensors  held-out records that each round's model is evaluated on, where there are any
     runs/NAME/light/        light release of the model, where one was asked for and made
     runs/NAME/light-validations/VERSION/SITE.json   how it works at a site, where the site's policy permits to say so
     runs/NAME/checkpoint/   checkpoints from which a killed server resumes
@@ -63,6 +64,8 @@ class RunFile(BaseModel):
         initial_sha256: SHA-256 (hex) of the bytes of `initial.f32`.
         reference_sha256: SHA-256 (hex) of the bytes of `reference.safetensors`; None for a run without reference
             records.
+        evaluation_sha256: SHA-256 (hex) of the bytes of `evaluation.safetensors`; None for a run without held-out
+            records at the server.
         metric: Name of the metric, `accuracy` or `perplexity`.
         light: What light releases of the model are made of; None for a run that makes none.
     """
@@ -80,6 +83,7 @@ class RunFile(BaseModel):
     initial_sha256: str
     reference_sha256: str | None
     metric: str
+    evaluation_sha256: str | None = None
     light: LightRun | None = None
 
     @model_validator(mode="before")

@@ -48,8 +48,8 @@ class RunNews:
         rows = read_lines(self._folder / ROUNDS)
         enrolled = len(read_enrolled_sites(self._project)) if len(rows) > self._rounds else 0  # verifies signatures
         for row in rows[self._rounds :]:
-            others = _describe_others(row, enrolled)
-            self._report_line(f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites{others}")
+            result = f"round {row['round']}: {row['nodes_accepted']} of {row['nodes_sampled']} sites"
+            self._report_line(result + _describe_others(row, enrolled) + _describe_score(row))
         self._rounds = len(rows)
         if self._quiet_since is not None and self._clock.monotonic() - self._quiet_since > _PATIENCE_S:
             self._quiet_since = None
@@ -81,3 +81,9 @@ def _describe_others(row: dict[str, Any], enrolled: int) -> str:
     more = enrolled - row["nodes_sampled"]
     words += [f"{more} more enrolled"] if more > 0 else []
     return f" ({'; '.join(words)})" if words else ""
+
+
+def _describe_score(row: dict[str, Any]) -> str:
+    """Describe what the server measured after a round; empty where it has no held-out records."""
+    named = [name for name in ("loss", "accuracy", "perplexity") if row.get(name) is not None]
+    return "".join(f", {name} {row[name]:.4g}" for name in named)

@@ -1,26 +1,15 @@
-"""Reference records of a run in its folder: `reference.safetensors`, token sequences and classes.
+"""Reference records of a run in its folder: `reference.safetensors`."""
 
-The server's process reads them instead of their original file, which may change or be removed during the run. With them
-the process needs torch; without them it does not import it.
-"""
-
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedglm.core.files import write_atomically
 from fedglm.run_folder.names import REFERENCE
 from fedglm.server.aggregation.reference_check import ReferenceLosses
-from fedglm.server.deployment.run_file import read_verified
-from fedglm.server.errors import ProjectError
+from fedglm.server.deployment.run_examples import load_examples, save_examples
 
 if TYPE_CHECKING:
     from fedglm.autoglm.data.examples import Examples
     from fedglm.autoglm.settings import DataSettings, ModelSettings
-
-
-_METADATA_KEY = "fedglm"
 
 
 def save_reference(
@@ -41,13 +30,7 @@ def save_reference(
     Raises:
         StorageError: The file cannot be written.
     """
-    from safetensors.torch import save
-
-    columns = {name: getattr(examples, name).contiguous() for name in ("input_ids", "lengths", "labels", "units")}
-    settings = {"model": model.model_dump(mode="json"), "data": data.model_dump(mode="json"), "seed": seed}
-    content = save(columns, metadata={_METADATA_KEY: json.dumps(settings)})
-    write_atomically(folder / REFERENCE, content)
-    return hashlib.sha256(content).hexdigest()
+    return save_examples(folder / REFERENCE, examples, model=model, data=data, seed=seed)
 
 
 def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
@@ -62,24 +45,7 @@ def load_reference(folder: Path, sha256: str | None) -> ReferenceLosses | None:
     """
     if sha256 is None:
         return None
-    path = folder / REFERENCE
-    read_verified(path, sha256)
-    from pydantic import ValidationError
-    from safetensors import SafetensorError, safe_open
-
-    from fedglm.autoglm.data.examples import Examples
-    from fedglm.autoglm.errors import DataError, ModelError
-    from fedglm.autoglm.models.build import build_model
-    from fedglm.autoglm.settings import DataSettings, ModelSettings
-    from fedglm.autoglm.site_data import make_public_task
+    stored = load_examples(folder / REFERENCE, sha256)
     from fedglm.autoglm.training.reference import ReferenceLoss
 
-    try:
-        with safe_open(path, "pt") as file:
-            stored = json.loads(file.metadata()[_METADATA_KEY])
-            examples = Examples(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no dict)
-        settings, seed = ModelSettings(**stored["model"]), int(stored["seed"])
-        task = make_public_task(DataSettings(**stored["data"]), settings)
-        return ReferenceLoss(build_model(settings, task, seed=seed), task, examples, seed=seed)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError, DataError, ModelError) as exc:
-        raise ProjectError(f"{path} serves no more ({type(exc).__name__}): start a new run") from exc
+    return ReferenceLoss(stored.model, stored.task, stored.examples, seed=stored.seed)

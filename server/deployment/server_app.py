@@ -17,6 +17,7 @@ from fedglm.server.anchors import Anchors
 from fedglm.server.coordinator import Coordinator
 from fedglm.server.deployment.light_store import LightStore
 from fedglm.server.deployment.node_names import NodeNames
+from fedglm.server.deployment.run_evaluation import load_evaluation
 from fedglm.server.deployment.run_file import RunFile, check_run_name
 from fedglm.server.deployment.run_log import RunLog
 from fedglm.server.deployment.run_reference import load_reference
@@ -59,6 +60,7 @@ def _serve(project: Project, folder: Path, grid: Grid, run_id: int) -> None:
             find_site=NodeNames(project).find,
             last_activation=ActivationTimes(project.state).last,
             anchors=Anchors(project.state),
+            evaluate=load_evaluation(folder, run.evaluation_sha256),
             reference=load_reference(folder, run.reference_sha256),
             light=None if light is None else light.make_maker(folder, project.state, project.signing_key),
             light_store=LightStore(project.state, project.signing_key.public, folder),

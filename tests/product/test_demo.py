@@ -1,6 +1,7 @@
 """`fedglm demo` from end to end: real processes, TLS, noise; and Ctrl-C in the middle."""
 
 import json
+from pathlib import Path
 
 import pytest
 from command_line import Process, soon
@@ -19,12 +20,15 @@ def test_a_deployed_federation_from_nothing_to_a_verified_report(tmp_path):
     summary = json.loads(result.out)
     assert summary["verdict"] == "whole"
     assert summary["rounds"] == ROUNDS
-    assert sum(summary["seconds"].values()) < 180
+    assert sum(summary["seconds"].values()) < 300, "75 s on two idle cores"
     folders = Folders(tmp_path / "demo")
     assert all(not daemon.members() for daemon in list_daemons(folders))
     rows = [json.loads(line) for line in (folders.run / "rounds.jsonl").read_text().splitlines()]
     assert [row["nodes_accepted"] for row in rows] == [len(SITES)] * ROUNDS
-    assert 0 < max(row["epsilon"] or 0 for row in rows) <= 8 or rows[-1]["epsilon"] is None
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert summary["accuracy"] == rows[-1]["accuracy"] > 0.7, "the majority class has 63 %"
+    for page in (summary["report"], summary["audit_report"]):
+        assert "<html" in Path(page).read_text()
     assert "Traceback" not in folders.log.read_text()
 
 

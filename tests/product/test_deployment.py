@@ -29,7 +29,11 @@ def test_five_sites_get_the_bits_of_the_simulation(federation, tmp_path):
         result = process.finish(timeout=1800)
     assert result.code == 0, result.err
     summary = result.json
-    assert summary["model_sha256"] == simulated(tmp_path / "simulated")["model_sha256"]
+    expected = simulated(tmp_path / "simulated")
+    assert summary["model_sha256"] == expected["model_sha256"]
+    assert summary["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert summary["accuracy"] == pytest.approx(expected["accuracy"])
+    assert (federation.project / "runs" / "whole" / "report.html").is_file()
     rows = federation.rounds("whole")
     assert [(row["nodes_accepted"], row["nodes_rejected"]) for row in rows] == [(SITES, 0)] * 12
     assert (federation.project / "runs" / "whole" / "model" / "config.json").is_file()

@@ -45,6 +45,10 @@ def test_one_that_has_begun_is_told_by_its_rounds_and_refusals(watched):
     ]
     news.report()
     assert len(lines) == 3
+    rows = [{"round": number, "nodes_accepted": 3, "nodes_sampled": 3} for number in (1, 2)]
+    log.round_done([rows[0], rows[1] | {"loss": 0.51234, "accuracy": 0.875}])
+    news.report()
+    assert lines[3:] == ["round 2: 3 of 3 sites, loss 0.5123, accuracy 0.875"]
 
 
 def test_sites_that_are_absent_back_or_revoked_are_named(watched):
