@@ -13,7 +13,7 @@ from fedglm.autoglm.data.examples import Examples
 from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import read_source
-from fedglm.autoglm.data.splits import Indices, choose_held_out, split_dirichlet, split_iid
+from fedglm.autoglm.data.splits import MIN_UNITS, Indices, choose_held_out, hash_held_out, split_dirichlet, split_iid
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.settings import DataSettings, ModelSettings
 from fedglm.autoglm.tasks.classification import TabularClassification, TextClassification
@@ -103,10 +103,13 @@ def load_federation(
     units, groups = records.unit_ids(), task.label_ids(records)
     rng = np.random.default_rng([seed, 0])
     split, sites = _assign_rows(settings, nodes, records, units, groups, rng)
-    held_out_units = choose_held_out(
-        {name: np.unique(units[rows]) for name, rows in sites.items()}, settings.held_out, rng
-    )
-    held_out_rows = np.isin(units, np.fromiter(held_out_units, dtype=np.int64))
+    if split == "site":
+        held_out_rows = _hash_held_out(settings, task, records, sites, units, seed)
+    else:
+        held_out_units = choose_held_out(
+            {name: np.unique(units[rows]) for name, rows in sites.items()}, settings.held_out, rng
+        )
+        held_out_rows = np.isin(units, np.fromiter(held_out_units, dtype=np.int64))
     site_records = []
     for name, rows in sites.items():
         own_rows = np.zeros(len(records), dtype=bool)
@@ -145,6 +148,27 @@ def make_task(
     if kind == LanguageModeling.kind:
         return LanguageModeling.for_texts(model.path, length=settings.length)
     return TextClassification.for_texts(model.path, length=settings.length, labels=labels)
+
+
+def _hash_held_out(
+    settings: DataSettings, task: Task, records: Records, sites: dict[str, Indices], units: Indices, seed: int
+) -> np.ndarray:
+    """Choose the rows to hold out, (N,), bool, as each site does from its own rows (`load_site`).
+
+    Raises:
+        DataError: A site has fewer than two units, or only the same record over and over.
+    """
+    contents = np.array(
+        records.unit_contents(named=settings.unit_field is not None, labelled=task.reads_labels), dtype=object
+    )
+    held_out = np.zeros(len(records), dtype=bool)
+    for name, rows in sites.items():
+        if (count := len(np.unique(units[rows]))) < MIN_UNITS:
+            raise DataError(f"site {name!r} has {count} unit; it needs two, one to train on and one to hold out")
+        held_out[rows] = hash_held_out(contents[rows], settings.held_out, seed=seed, fill=True)
+        if len(np.unique(held_out[rows])) < MIN_UNITS:
+            raise DataError(f"site {name!r} has {count} rows that are all the same; none could be held out")
+    return held_out
 
 
 def _list_labels(settings: DataSettings, kind: Kind, records: Records) -> tuple[str, ...]:

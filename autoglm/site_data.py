@@ -6,17 +6,14 @@ compute other bins, and their updates could not be added.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from fedglm.autoglm.data.bundled import BUNDLES
-from fedglm.autoglm.data.records import Records
 from fedglm.autoglm.data.row_faults import RowFaults
 from fedglm.autoglm.data.sources import read_public_source, read_source
+from fedglm.autoglm.data.splits import hash_held_out
 from fedglm.autoglm.errors import DataError
 from fedglm.autoglm.federation import SiteRecords, load_federation, make_task
 from fedglm.autoglm.settings import DataSettings, ModelSettings
@@ -45,13 +42,14 @@ def load_site(
     share: tuple[int, int] | None,
     seed: int,
     model: ModelSettings,
+    noised: bool = True,
     faults: RowFaults | None = None,
 ) -> tuple[Task, SiteRecords]:
     """Load one site's records, with a share of its units held out, and the task that all sites of the federation have.
 
-    The task follows from the settings alone. Where the file is the site's own, each unit is held out or not whatever
-    other records there are: adding or removing one record moves no other between training and held-out data. Either
-    side may be empty.
+    The task follows from the settings alone. Where the file is the site's own, what is held out follows from its
+    records and the seed, as in a simulation of all sites by ``site_field``. Where updates are noised, each unit is held
+    out or not whatever other records there are: adding or removing one moves no other, and either side may be empty.
 
     Args:
         settings: Source of the site's records, and their meaning in the federation.
@@ -60,6 +58,7 @@ def load_site(
             get from ``load_federation``, to the bit: for trials, where one machine plays several sites.
         seed: Seed of the held-out units, and of the assignment where there is one.
         model: Settings of the model, whose tokenizer is used where it is a local folder.
+        noised: Whether updates are noised; otherwise two units or more give at least one to each side.
         faults: Counts rows of the site's own file that cannot be used, which are then left out; without it they are
             errors.
 
@@ -78,26 +77,7 @@ def load_site(
     settings = settings.model_copy(update=dict.fromkeys(unread))
     _, records, _ = read_source(settings, faults)
     examples, rows = task.examples(records)
-    is_held_out = _choose_held_out(records, settings, seed, name)[rows]
+    contents = records.unit_contents(named=settings.unit_field is not None, labelled=task.reads_labels)
+    is_held_out = hash_held_out(contents, settings.held_out, seed=seed, fill=not noised)[rows]
     train, held_out = examples.select(np.flatnonzero(~is_held_out)), examples.select(np.flatnonzero(is_held_out))
     return task, SiteRecords(name=name, train=train, held_out=held_out)
-
-
-def _choose_held_out(records: Records, settings: DataSettings, seed: int, name: str) -> npt.NDArray[np.bool_]:
-    """Choose the rows to hold out, (N,), bool, by a hash of the unit's name, or of the record without a unit field.
-
-    A random draw among the existing units would move many of them when one is added: an update would then reveal far
-    more about one record than its clipped gradient.
-    """
-    key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    below = int(settings.held_out * 2**64)
-    contents = map(str.encode, records.units) if settings.unit_field else _list_contents(records)
-    digests = (hashlib.blake2b(content, key=key, digest_size=8).digest() for content in contents)
-    return np.array([int.from_bytes(digest, "big") < below for digest in digests], dtype=np.bool_)
-
-
-def _list_contents(records: Records) -> Iterator[bytes]:
-    labels = records.labels or [""] * len(records)
-    for row, label in enumerate(labels):
-        content = records.texts[row].encode() if records.texts else records.values[row].tobytes()
-        yield label.encode() + b"\0" + content

@@ -45,6 +45,19 @@ class Records:
         """Number the units from 0 in order of first occurrence; return the number of each row's unit, (N,)."""
         return number_names(self.units, dict.fromkeys(self.units))
 
+    def unit_contents(self, *, named: bool, labelled: bool) -> list[bytes]:
+        """Return what each row's unit is known by wherever the row lies, (N,): its name, or the record itself.
+
+        Args:
+            named: Whether a field names the units; otherwise each record is its own.
+            labelled: Whether the label is part of a record.
+        """
+        if named:
+            return [name.encode() for name in self.units]
+        labels = self.labels if labelled else [""] * len(self)
+        bodies = [text.encode() for text in self.texts] or [row.tobytes() for row in self.values]
+        return [label.encode() + b"\0" + body for label, body in zip(labels, bodies, strict=True)]
+
 
 def number_names(names: Sequence[str], known: Iterable[str]) -> npt.NDArray[np.int64]:
     """Return the index of each name among the known ones, (N,).

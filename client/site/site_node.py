@@ -56,7 +56,8 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
             raise Refusal("recipe", str(exc)) from exc
         model = _build_federated_model(site, plan.spec.recipe)
         _check_initial_weights(model, plan, custody.policy)
-    recipe, records = outline.recipe, _load_records(site, plan.spec.recipe)
+    noised = plan.spec.noise.mechanism is not None
+    recipe, records = outline.recipe, _load_records(site, plan.spec.recipe, noised)
     declared = custody.policy.declare_units if recipe.weighting == "declared" else None
     return Node(
         site.name,
@@ -108,12 +109,14 @@ def _build_federated_model(site: Site, recipe_toml: str) -> FederatedModel:
 
 
 @lru_cache(maxsize=1)
-def _load_records(site: Site, recipe_toml: str) -> SiteRecords:
+def _load_records(site: Site, recipe_toml: str, noised: bool) -> SiteRecords:
     """Read the records; nothing may be refused afterwards."""
     outline = _make_outline(site, recipe_toml)
     seed, faults = outline.recipe.seed, site.settings.data.make_row_faults()
     share = site.settings.data.part
-    _, records = load_site(outline.data, name=site.name, share=share, seed=seed, model=outline.model, faults=faults)
+    _, records = load_site(
+        outline.data, name=site.name, share=share, seed=seed, model=outline.model, noised=noised, faults=faults
+    )
     if faults.counts:
         LOG.warning("the run goes on without what cannot be used of the records: %s", faults.in_words())
     return records

@@ -77,6 +77,60 @@ def test_a_share_of_a_file_too_whoever_it_is_parted_by(tmp_path: Path, kind: dic
         assert_same_task(task, whole.task)
 
 
+@pytest.mark.parametrize("unit", [{}, {"unit_field": "patient"}])
+@pytest.mark.parametrize(
+    "kind", [{"length": 32, "label_field": "label", "task": "language-model"}, CLASSES, {**TABLE, "unit_field": None}]
+)
+def test_a_site_alone_splits_its_rows_as_the_simulation_of_all_sites(
+    tmp_path: Path, kind: dict[str, Any], unit: dict[str, Any]
+) -> None:
+    rows = visits(90)
+    source = write(tmp_path / "all.jsonl", rows)
+    shared = {**kind, **unit}
+    whole = load_federation(DataSettings.model_validate({**shared, "source": source, "site_field": "hospital"}), seed=5)
+    for simulated in whole.sites:
+        own = write(tmp_path / "own.jsonl", [row for row in rows if row["hospital"] == simulated.name])
+        _, alone = read(
+            DataSettings.model_validate({**shared, "source": own}), name=simulated.name, seed=5, noised=False
+        )
+        assert len(alone.train) > len(alone.held_out) > 0
+        for one, other in ((alone.train, simulated.train), (alone.held_out, simulated.held_out)):
+            for column in ("input_ids", "lengths", *(("labels",) if whole.task.reads_labels else ())):
+                assert torch.equal(getattr(one, column), getattr(other, column))
+            # Units are numbered where they lie: the same rows belong together.
+            assert torch.equal(one.units[:, None] == one.units, other.units[:, None] == other.units)
+
+
+def test_few_units_fill_both_sides_only_where_nothing_is_noised(tmp_path: Path) -> None:
+    emptied = 0
+    for seed in range(20):
+        rows = [{"text": "one"}, {"text": "another"}]
+        settings = DataSettings.model_validate({"source": write(tmp_path / "two.jsonl", rows), "length": 32})
+        _, filled = read(settings, seed=seed, noised=False)
+        assert (len(filled.train), len(filled.held_out)) == (1, 1)
+        _, noised = read(settings, seed=seed)
+        emptied += not len(noised.train) or not len(noised.held_out)
+        alone = settings.model_copy(update={"source": write(tmp_path / "one.jsonl", rows[:1])})
+        held_out = set(noised.held_out.input_ids.sum(1).tolist())
+        moved = set(read(alone, seed=seed)[1].held_out.input_ids.sum(1).tolist()) - held_out
+        assert not moved, "one record more moved another"
+    assert emptied
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (2 * [{"text": "same"}], "'b' has 2 rows that are all the same"),
+        ([{"text": "x"}], "'b' has 1 unit; it needs two"),
+    ],
+)
+def test_a_site_that_cannot_be_split_is_named(tmp_path: Path, rows: list[dict[str, str]], said: str) -> None:
+    mixed = [{"site": "a", "text": f"text {i}"} for i in range(4)] + [{"site": "b", **row} for row in rows]
+    source = write(tmp_path / "few.jsonl", mixed)
+    with pytest.raises(DataError, match=said):
+        load_federation(DataSettings(source=source, site_field="site", length=32), seed=0)
+
+
 @pytest.mark.parametrize("kind", [{"length": 32}, CLASSES, TABLE])
 def test_without_a_share_all_records_are_the_site_s_own(tmp_path: Path, kind: dict[str, Any]) -> None:
     asked = {"source": write(tmp_path / "visits.jsonl", visits()), "unit_field": "patient", **kind}
