@@ -1,7 +1,9 @@
 """What a node's worker leaves out of its libraries changes its memory, and nothing else."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -25,41 +27,52 @@ for _ in range(3):
 weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 print(hashlib.sha256(weights.numpy().tobytes()).hexdigest())
 """
-ADAPTED = """
-from fedglm.autoglm.models.lora import attach_lora
-adapted = attach_lora(model, rank=2, alpha=4, classifier=False)
-adapted(input_ids=words, labels=words).loss.backward()
-print(sum(parameter.grad is not None for parameter in adapted.parameters()))
-"""
 LEAN = "from fedglm.client.supernode.lean_imports import import_lean; import_lean()\n"
+PROGRAM = Path(__file__).parents[2] / "support" / "lean_kinds.py"
+OFTEN = ["folder llama language lora", "noise hooks table none"]
+"""Kinds of run that bring a library of their own: peft and a model that is no GLM, and Opacus."""
 
 
 def run(*lines):
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
-def lean():
-    """What a worker's process prints: the weights that it trained, what it loaded of the rest, and adapted tensors."""
+def lean(tmp_path_factory):
+    """What a worker's process prints: kinds of run that worked, the weights that it trained, what it loaded beside."""
     heavy = ("accelerate", "pandas", "peft", "PIL", "sklearn", "sympy", "torchvision", "torch._dynamo.utils")
     code = f"import sys; print([name for name in {heavy} if name in sys.modules])"
     worker = "import fedglm.client.supernode.worker, fedglm.client.site.site_node"
-    return run(LEAN, worker, TRAINED, code, ADAPTED)
+    kinds = f"import sys; sys.path.append({str(PROGRAM.parent)!r}); from lean_kinds import run_kinds"
+    often = f"run_kinds({str(tmp_path_factory.mktemp('kinds'))!r}, {OFTEN})"
+    return run(LEAN, worker, kinds, often, TRAINED, code)
 
 
 @pytest.mark.slow
 def test_a_model_trains_to_the_same_bits(lean):
-    assert lean[:1] == run(TRAINED)
+    assert lean[1:2] == run(TRAINED)
 
 
 def test_nothing_of_what_is_left_out_is_loaded(lean):
-    assert lean[1] == "[]"
+    assert lean[2] == "[]"
 
 
-def test_adapters_train_where_peft_comes_later(lean):
-    assert int(lean[2]) > 0
+def test_kinds_of_run_that_need_other_libraries_work(lean):
+    assert json.loads(lean[0]) == dict.fromkeys(OFTEN, True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_kind_of_run_works(tmp_path):
+    """Each preset, task, precision, clipping mode and codec, folders of other models; with and without adapters."""
+    done = subprocess.run([sys.executable, PROGRAM, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    worked = json.loads(done.stdout)
+    assert [kind for kind in worked if not worked[kind]] == [], done.stderr
+    assert set(OFTEN) < set(worked)
+    assert len(worked) > 50
 
 
 def test_where_transformers_is_there_already_nothing_is_left_out(monkeypatch):

@@ -1,0 +1,91 @@
+"""Three real sites with records of their own: the bits of a simulation by `site_field`, whatever model is trained."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from command_line import run_here
+from real_federation import Federation, fill_in, told
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fedglm.autoglm.data.tokenizer import make_byte_tokenizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+SITES = 3
+ROWS = [
+    {"hospital": f"site-{i % SITES}", "patient": f"p{i // 2}", "note": f"pain {'in the chest' if i % 5 < 2 else i}",
+     "code": "heart" if i % 5 < 2 else "other"}
+    for i in range(180)
+]  # fmt: skip
+SCENARIO = """
+name = "notes"
+[federation]
+rounds = 2
+[data]
+source = "{source}"
+text_field = "note"
+label_field = "code"
+unit_field = "patient"
+class_names = ["heart", "other"]
+length = 32
+{more}
+[training]
+local_steps = 3
+batch_size = 8
+[update]
+codec = "topk-fp16"
+density = 0.1
+"""
+LORA = ("--set", "model.adapter=lora", "--set", "model.lora_rank=2")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A Hugging Face folder that is no GLM."""
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    sizes = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}
+    config = LlamaConfig(**sizes, num_attention_heads=2, num_hidden_layers=2, bos_token_id=254, eos_token_id=253)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    make_byte_tokenizer(append_end=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory, base):
+    """Each site has its own rows of the file, and its copy of the folder."""
+
+    def prepare(home):
+        with (home / "records.jsonl").open("w") as file:
+            for row in ROWS:
+                if row["hospital"] == home.name:
+                    file.write(json.dumps({key: row[key] for key in ("patient", "note", "code")}) + "\n")
+        shutil.copytree(base, home / "llama")
+        fields = {"source": "records.jsonl", "text_field": "note", "label_field": "code", "unit_field": "patient"}
+        values = {key: f'"{value}"' for key, value in fields.items()}
+        fill_in(home / "site.toml", values | {"class_names": '["heart", "other"]', "path": '"llama"'})
+
+    with Federation(tmp_path_factory.mktemp("own"), SITES, prepare=prepare) as made:
+        made.start()
+        yield made
+        made.stop()
+
+
+@pytest.mark.parametrize("kind", ["preset", "preset with LoRA", "folder with LoRA"])
+def test_it_ends_with_the_bits_of_the_simulation_of_the_same_rows(federation, base, tmp_path, kind):
+    whole, scenario, simulated = (tmp_path / name for name in ("all.csv", "notes.toml", "simulated.toml"))
+    with whole.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ROWS[0])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    scenario.write_text(SCENARIO.format(source="./nowhere.csv", more=""))
+    simulated.write_text(SCENARIO.format(source=whole, more='site_field = "hospital"'))
+    options = LORA if "LoRA" in kind else ()
+    if "folder" in kind:
+        options += ("--set", f"model.path={base}")
+    expected = told(run_here("simulate", simulated, "--out", tmp_path / "run", "--json", *options)).json
+    with federation.run(scenario, kind.replace(" ", "-"), *options) as process:
+        summary = told(process.finish(timeout=900)).json
+    assert [(row["nodes_accepted"], row["nodes_rejected"]) for row in federation.rounds(summary["run"])] == [(3, 0)] * 2
+    assert summary["model_sha256"] == expected["model_sha256"]
