@@ -18,13 +18,25 @@ from fedglm.client.flower_records import Outbound, to_records
 from fedglm.client.gate import OutboundGate
 from fedglm.client.light.exchange import take_offer
 from fedglm.client.light.shelf import LightShelf
+from fedglm.client.models.exchange import take_model
+from fedglm.client.models.shelf import ModelShelf
 from fedglm.client.no_answer import Withheld, make_no_answer
 from fedglm.client.node import Node
 from fedglm.client.state.node_state import StateError
 from fedglm.compression.codec import CodecError
 from fedglm.core.files import is_disk_full
 from fedglm.privacy.errors import PrivacyError, Refusal
-from fedglm.protocol.messages import MAX_RELEASE_BYTES, MODEL, PLAN, RECORD, RELEASE, LightOffer, Seal, TrainRequest
+from fedglm.protocol.messages import (
+    MAX_RELEASE_BYTES,
+    MODEL,
+    PLAN,
+    RECORD,
+    RELEASE,
+    LightOffer,
+    ModelOffer,
+    Seal,
+    TrainRequest,
+)
 from fedglm.protocol.refusals import to_error
 
 DISK_FULL: Final = 1000 + errno.ENOSPC
@@ -47,11 +59,13 @@ class NodeContext:
         gate: The site's outbound gate.
         make_node: Makes the node; called only after the gate has admitted the run's plan, on which the node may depend.
         light: Light releases of the node; None for a node that takes none.
+        models: Models of runs that the node keeps; None for a node that keeps none.
     """
 
     gate: OutboundGate
     make_node: Callable[[], Node]
     light: LightShelf | None = None
+    models: ModelShelf | None = None
 
 
 ResolveContext = Callable[[Context], NodeContext]
@@ -98,6 +112,19 @@ def build_client_app(resolve: ResolveContext, *, verbose_errors: bool = False) -
 
         return _make_reply(message, take_release, verbose_errors)
 
+    @app.query("model")
+    def model(message: Message, context: Context) -> Message:
+        def take_final_model() -> Outbound:
+            node_context = resolve(context)
+            offer, blob = _read_model_offer(message)
+            node_context.gate.check_model_offer(offer)
+            if node_context.models is None:
+                raise CodecError("this node keeps no models")
+            reply, manifest = take_model(node_context.models, node_context.make_node(), offer, blob)
+            return node_context.gate.release_model(reply, manifest, offer.manifest)
+
+        return _make_reply(message, take_final_model, verbose_errors)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         def make_update() -> Outbound:
@@ -138,6 +165,15 @@ def _read_offer(message: Message) -> tuple[LightOffer, bytes | None]:
     if blob is not None and len(blob) > MAX_RELEASE_BYTES:
         raise CodecError(f"the light release has more than {MAX_RELEASE_BYTES} bytes")
     return LightOffer.from_fields(fields), blob
+
+
+def _read_model_offer(message: Message) -> tuple[ModelOffer, bytes]:
+    """Return offer and downlink blob of a message; raises `CodecError` where it is not one of ours."""
+    fields = dict(message.content.config_records.get(RECORD, {}))
+    blob = fields.pop(MODEL, None)
+    if not isinstance(blob, bytes):
+        raise CodecError("the message is not one of fedglm's: it lacks the model")
+    return ModelOffer.from_fields(fields), blob
 
 
 def _read_request(message: Message) -> tuple[TrainRequest, bytes]:

@@ -6,9 +6,9 @@ The coded update is one of the fields, because each further record would cost as
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
-from fedglm.protocol.messages import RECORD, UPDATE, CodedReply, JoinReply, LightReply, Sealed
+from fedglm.protocol.messages import RECORD, UPDATE, CodedReply, JoinReply, LightReply, ModelReply, Sealed
 
-Outbound = JoinReply | LightReply | Sealed | CodedReply
+Outbound = JoinReply | LightReply | ModelReply | Sealed | CodedReply
 """Everything that the outbound gate releases."""
 
 METRICS = "metrics"

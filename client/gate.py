@@ -46,12 +46,15 @@ from fedglm.protocol.messages import (
     JoinReply,
     LightOffer,
     LightReply,
+    ModelOffer,
+    ModelReply,
     Seal,
     Sealed,
     TrainReply,
     TrainRequest,
 )
-from fedglm.protocol.signatures import sign_join_reply, sign_light_reply, sign_train_reply
+from fedglm.protocol.model_manifest import ModelManifest, hash_text
+from fedglm.protocol.signatures import sign_join_reply, sign_light_reply, sign_model_reply, sign_train_reply
 
 PINNED = "run.plan"
 """Name of the file that holds the run's plan, in the node's folder."""
@@ -191,6 +194,37 @@ class OutboundGate:
         with self._custody.log_refusals(offer.run, 0):
             if offer.run != self._load_plan().run:
                 raise Refusal("plan", "the light release is of another run than the plan that was announced")
+
+    def check_model_offer(self, offer: ModelOffer) -> None:
+        """Check that a model comes in the run whose plan is pinned; who signed it is checked with the model.
+
+        Raises:
+            Refusal: As `plan`, or the offer is of another run.
+        """
+        with self._custody.log_refusals(offer.run, 0):
+            if offer.run != self._load_plan().run:
+                raise Refusal("plan", "the model is of another run than the plan that was announced")
+
+    def release_model(self, reply: ModelReply, manifest: ModelManifest, text: str) -> ModelReply:
+        """Return the reply to an offered model, signed where the site signs, and log that the site holds the model.
+
+        Nothing in it depends on records, so that nothing is charged and the policy need not permit it.
+
+        Args:
+            reply: What the node holds.
+            manifest: What the server signed of the model.
+            text: Text of the manifest.
+
+        Raises:
+            Refusal: As `plan`.
+            LogError: The entry could not be written.
+        """
+        plan = self.plan
+        if reply.model:
+            self._custody.log.record_model(manifest.run, manifest.rounds, manifest.model_sha256, hash_text(text))
+        if self._key is None:
+            return reply
+        return replace(reply, signature=sign_model_reply(self._key, reply.to_fields(), plan.sha256))
 
     def release_light(self, reply: LightReply, validation: Validation | None = None) -> LightReply:
         """Return the reply to a light release, signed where the site signs.

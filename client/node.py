@@ -14,7 +14,11 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fedglm.autoglm.data.examples import Examples
+from fedglm.autoglm.models.parameters import load_vector
+from fedglm.autoglm.models.release import save_release
 from fedglm.autoglm.settings import LocalTrainingSettings
 from fedglm.autoglm.training.local import TrainingError
 from fedglm.autoglm.training.precision import ChosenPrecision
@@ -24,6 +28,7 @@ from fedglm.client.local_trainer import LocalTrainer
 from fedglm.client.state.node_state import NodeState, PendingUpdate, StoredEvaluation
 from fedglm.compression.codec import CodecError
 from fedglm.compression.downlink import Replica
+from fedglm.compression.layout import Layout
 from fedglm.compression.settings import UpdateSettings
 from fedglm.core.files import StorageError
 from fedglm.privacy.errors import Refusal
@@ -89,6 +94,46 @@ class Node:
             layout=self._model.layout.sha256,
             examples=self._declared,
         )
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the federated parameters."""
+        return self._model.layout
+
+    def rebuild(self, run: str, downlink: bytes) -> tuple[int, np.ndarray | None]:
+        """Rebuild the server's model from the one that the node holds, whose state stays as it is.
+
+        Args:
+            run: Identity of the run.
+            downlink: Message of the versioned downlink.
+
+        Returns:
+            Version that the node holds, and the model, shape (size,), float32; None where the message does not lead to
+            one from there.
+
+        Raises:
+            StateError: The node's state is damaged.
+        """
+        state = NodeState.load(self.folder, self._model.layout.size, run=run, vault=self._vault)
+        replica = self._make_replica(state)
+        try:
+            replica.apply(downlink)
+        except CodecError:
+            return state.version, None
+        return state.version, replica.vector
+
+    def save_model(self, vector: np.ndarray, folder: Path) -> None:
+        """Write a model as a run's: as transformers saves it, with its task and tokenizer; adapters are merged.
+
+        Args:
+            vector: Federated parameters, shape (size,), float32.
+            folder: New folder.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        load_vector(self._model.module, vector)
+        save_release(self._model.module, self._model.task, folder)
 
     def train(self, request: TrainRequest, downlink: bytes, authorization: Authorization) -> NodeResult:
         """Rebuild the server's model, train on it, and code the difference.
@@ -194,16 +239,7 @@ class Node:
         Raises:
             Refusal: Rule `models`: version 0 does not have the hash in the plan, which the policy was checked for.
         """
-        if state.base is None:
-            # Version 0 is the initialisation, which both ends compute for themselves; the blob holds its hash.
-            state.version, state.base = 0, self._model.initial
-        replica = Replica(
-            state.version,
-            state.base,
-            self._model.layout.sha256,
-            grid=self._model.downlink.grid,
-            codec=self._model.downlink.codec,
-        )
+        replica = self._make_replica(state)
         try:
             replica.apply(downlink)
         except CodecError:
@@ -214,6 +250,19 @@ class Node:
             raise Refusal("models", "the run starts from other weights than its plan names")
         state.version, state.base = replica.version, replica.vector
         return replica
+
+    def _make_replica(self, state: NodeState) -> Replica:
+        """Make the copy of the model that the node holds."""
+        if state.base is None:
+            # Version 0 is the initialisation, which both ends compute for themselves; the blob holds its hash.
+            state.version, state.base = 0, self._model.initial
+        return Replica(
+            state.version,
+            state.base,
+            self._model.layout.sha256,
+            grid=self._model.downlink.grid,
+            codec=self._model.downlink.codec,
+        )
 
     def _attempt_update(
         self,

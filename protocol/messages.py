@@ -11,6 +11,8 @@ it, because each further record would cost as much as all fields together. Both 
       | <-- TrainReply + update blob ------------- |
       | -- LightOffer (+ light release) ---------> |   verifies it, checks it, keeps it
       | <-- LightReply: what it holds now -------- |
+      | -- ModelOffer + downlink message --------> |   rebuilds the final model, keeps it
+      | <-- ModelReply: the model that it holds -- |
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from fedglm.compression.codec import CodecError
+from fedglm.protocol.model_manifest import MAX_MANIFEST
 
 RECORD = "fedglm"
 """Name of the record that holds a message; in a Flower app with our mods, name of the array with a coded update."""
@@ -249,6 +252,36 @@ class LightReply(_Fields):
     fault: Text | None = None
     unfit: bool | None = None
     validation: Annotated[str, Field(max_length=MAX_VALIDATION), AfterValidator(_check_printable)] | None = None
+    signature: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelOffer(_Fields):
+    """The server's offer of the model that the run ends with; a message of the versioned downlink travels beside it.
+
+    Attributes:
+        run: Identity of the run.
+        manifest: The signed manifest (`protocol.model_manifest`).
+    """
+
+    run: Text
+    manifest: Annotated[str, Field(max_length=MAX_MANIFEST), AfterValidator(_check_printable)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelReply(_Fields):
+    """A node's reply to a `ModelOffer`.
+
+    Attributes:
+        model: SHA-256 (hex) of the model that the node holds now; empty where it does not hold the offered one.
+        holds: Version that the node holds, -1 for none, where it cannot rebuild the model from what came.
+        fault: Why it does not keep the model; None where it does, or only lacks deltas.
+        signature: Signature of the site, where sites sign.
+    """
+
+    model: Text
+    holds: Version | None = None
+    fault: Text | None = None
     signature: Text | None = None
 
 

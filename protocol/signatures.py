@@ -21,6 +21,7 @@ SIGNATURE = "signature"
 _JOIN_REPLY = "fedglm/introduction/1"
 _TRAIN_REPLY = "fedglm/report/1"
 _LIGHT_REPLY = "fedglm/light-reply/1"
+_MODEL_REPLY = "fedglm/model-reply/1"
 
 
 def sign_join_reply(key: SigningKey, fields: Mapping[str, Any], plan: str) -> str:
@@ -58,6 +59,20 @@ def check_light_reply(key: PublicKey, fields: Mapping[str, Any], plan: str) -> N
         PrivacyError: The signature is missing, or is not this site's under these fields.
     """
     _check_signature(key, _LIGHT_REPLY, _join_content(fields, plan), fields)
+
+
+def sign_model_reply(key: SigningKey, fields: Mapping[str, Any], plan: str) -> str:
+    """Sign a `ModelReply`; as `sign_join_reply`."""
+    return _to_base64(key.sign(_MODEL_REPLY, _join_content(fields, plan)))
+
+
+def check_model_reply(key: PublicKey, fields: Mapping[str, Any], plan: str) -> None:
+    """Verify the signature of `sign_model_reply`, which is one of the fields.
+
+    Raises:
+        PrivacyError: The signature is missing, or is not this site's under these fields.
+    """
+    _check_signature(key, _MODEL_REPLY, _join_content(fields, plan), fields)
 
 
 def sign_train_reply(

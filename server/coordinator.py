@@ -5,6 +5,7 @@ aggregate  each valid reply goes to the round's aggregator; invalid ones are rej
 step       the server optimizer computes a step from the mean
 publish    the step is coded with the server's own error feedback, and the server adopts the decoded step
 checkpoint a killed run resumes from it with the same bits
+give       at the end each real site gets the final model, to keep
 light      a light release of the model is made at the end, where the run asks for one
 """
 
@@ -25,6 +26,7 @@ from fedglm.server.rounds.countersigning import Countersigning
 from fedglm.server.rounds.exchange import Exchange
 from fedglm.server.rounds.global_model import GlobalModel
 from fedglm.server.rounds.light_handout import LightHandout
+from fedglm.server.rounds.model_handout import ModelHandout
 from fedglm.server.rounds.pacing import Pacing, SynchronousPacing
 from fedglm.server.rounds.participants import FederationError, Participants
 from fedglm.server.rounds.presence import Presence
@@ -148,6 +150,9 @@ class Coordinator:
             if number % federation.seal_every == 0:
                 countersigning.seal(participants, number)
         self._release_light(participants, handout)
+        if self._plan.gives_model:
+            given = ModelHandout(self._exchange, self._plan, self._run, server_log, self._model.versions)
+            given.offer(participants, self._rows)
         server_log.record_end(len(self._rows), self._model.sha256)
         for _ in range(2):  # the tree heads that sites send the first time are countersigned the second time
             countersigning.seal(participants, len(self._rows))

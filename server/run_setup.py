@@ -132,6 +132,8 @@ class Plan:
         light: Makes the light release of the last model; None makes none.
         light_store: Keeps light releases for the sites, which get the newest, of whichever run; None hands none out.
         light_every: Number of rounds after which it makes one during the run too; None makes none then.
+        gives_model: Whether the sites get the model that the run ends with, to keep.
+        guarantee: Epsilon and delta of each unit at a site in the whole run; None without differential privacy.
 
     Raises:
         ValueError: `spec` and `federation` have different numbers of rounds.
@@ -160,6 +162,8 @@ class Plan:
     light: LightReleases | None = None
     light_store: LightReleaseStore | None = None
     light_every: int | None = None
+    gives_model: bool = False
+    guarantee: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.spec.rounds != self.federation.rounds:

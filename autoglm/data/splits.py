@@ -109,8 +109,10 @@ def hash_held_out(units: Iterable[bytes], share: float, *, seed: int, fill: bool
     if not fill or not len(drawn) or drawn.min() == drawn.max():
         return held_out
     if held_out.all():
-        return drawn != drawn.max()
-    return held_out if held_out.any() else drawn == drawn.min()
+        held_out = drawn != drawn.max()
+    elif not held_out.any():
+        held_out = drawn == drawn.min()
+    return held_out
 
 
 def _check_unit_count(units: int, nodes: int) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from fedglm.cli import options
 from fedglm.cli.client.metrics import metrics
+from fedglm.cli.client.model import model
 from fedglm.cli.client.plan import plan
 from fedglm.cli.client.predict import predict
 
@@ -193,6 +194,7 @@ def status(folder: Folder = _HERE, as_json: options.Json = False) -> None:
 
 
 app.command()(metrics)
+app.command()(model)
 app.command()(plan)
 app.command()(predict)
 

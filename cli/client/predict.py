@@ -1,4 +1,4 @@
-"""`fedglm client predict`: classify the rows of a file by the newest light release that the server sent."""
+"""`fedglm client predict`: classify the rows of a file by the light release that the server sent, or by the model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,25 +26,30 @@ def predict(
 ) -> None:
     """Classify the rows of a file by the newest light release of the site, as `fedglm predict` does; torch is not used.
 
-    The server sends one at the end of a run that makes any, and only what the server of the
-    startup kit has signed is used.
+    The server sends one at the end of a run that makes any. Without one the model of the last
+    run is used (`fedglm client model`). Only what the server of the startup kit has signed is.
     """
     from fedglm.client.light.shelf import LightError
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
-    release = site.light_shelf().find_newest()
-    if release is None:
-        raise LightError(
-            f"{site.name} holds no light release yet: one comes at the end of a run whose scenario has model.light"
-        )
+    model, keys = site.light_shelf().find_newest(), [site.kit.signing]
+    if model is None:
+        shelf, keys = site.model_shelf(), []
+        held = shelf.open_newest()
+        if held is None:
+            raise LightError(
+                f"{site.name} holds no model yet: one comes at the end of a run that the site takes part in"
+            )
+        shelf.verify(held)
+        model = held.folder
     command.predict(
-        release,
+        model,
         file,
         out=out,
         text_field=text_field,
         label_field=label_field,
         prefix=prefix,
-        key=[site.kit.signing],
+        key=keys,
         as_json=as_json,
     )

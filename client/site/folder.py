@@ -4,7 +4,8 @@ kit.toml, ca.pem    startup kit: federation, server and certificate authority; f
 site.toml           source of the records, and how the node runs
 flower.key          authenticates the node at the SuperLink
 custody/            policy, ledger and signing key: see `privacy.custody`
-state/              the node's state, its log and its pid file; light/ holds the newest light release
+state/              the node's state, its log and its pid file; light/ holds the newest light release,
+                    models/ the last run's model and the one before
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fedglm.client.light.shelf import LightShelf
+from fedglm.client.models.shelf import ModelShelf
 from fedglm.client.site.open_custody import open_custody
 from fedglm.client.site.settings import (
     SITE_FILE,
@@ -100,6 +102,10 @@ class Site:
     def light_shelf(self) -> LightShelf:
         """Return the light releases that the node holds, signed by the server of the startup kit."""
         return LightShelf(self.state / "light", [PublicKey.from_hex(self.kit.signing)])
+
+    def model_shelf(self) -> ModelShelf:
+        """Return the models of runs that the node holds, signed by the server of the startup kit."""
+        return ModelShelf(self.state / "models", [PublicKey.from_hex(self.kit.signing)])
 
     def vault(self) -> Vault | None:
         """Load the vault that encrypts the node's state; None where `site.toml` names no key for it.

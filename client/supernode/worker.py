@@ -48,7 +48,9 @@ def make_site_app(site: Site) -> ClientApp:
     def resolve(_: Context) -> NodeContext:
         torch.set_num_threads(site.settings.site.threads)  # the order of sums, and with it their bits, depends on it
         gate = OutboundGate(site.custody(), site.home, site.key(), encrypted=site.vault() is not None)
-        return NodeContext(gate, lambda: make_node(site, gate.plan, gate.envelope), site.light_shelf())
+        return NodeContext(
+            gate, lambda: make_node(site, gate.plan, gate.envelope), site.light_shelf(), site.model_shelf()
+        )
 
     return build_client_app(resolve)
 

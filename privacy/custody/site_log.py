@@ -122,6 +122,7 @@ class CustodyLog:
         self._used_plans: set[str] = set()
         self._link: dict[str, str] = {}
         self._validations: set[tuple[str, str]] = set()
+        self._models: set[tuple[str, str]] = set()
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._update_state)
         if self._log.key != key.public:
@@ -202,6 +203,21 @@ class CustodyLog:
         fields = {"run": run, "manifest": manifest, "release": release, "bytes": len(content.encode())}
         self._log.append("validation", {**fields, "rules": list(rules)})
 
+    def record_model(self, run: str, rounds: int, model: str, manifest: str) -> None:
+        """Record that the site holds the model that a run ended with; the same one once.
+
+        Args:
+            run: Identity of the run.
+            rounds: Number of rounds.
+            model: SHA-256 (hex) of the model.
+            manifest: SHA-256 (hex) of the manifest that the server signed.
+
+        Raises:
+            LogError: The entry could not be written.
+        """
+        if (run, manifest) not in self._models:
+            self._log.append("model", {"run": run, "round": rounds, "model": model, "manifest": manifest})
+
     def record_link(self, tls: str, certificate: str, authority: str) -> None:
         """Record the node's connection to its server, if it differs from the one before.
 
@@ -263,6 +279,8 @@ class CustodyLog:
             self._link = {name: entry[name] for name in ("tls", "certificate", "authority")}
         elif kind == "validation":
             self._validations.add((entry["run"], entry["release"]))
+        elif kind == "model":
+            self._models.add((entry["run"], entry["manifest"]))
         elif kind == "refused":
             count, _ = self._refusals.get(entry["rule"], (0, ""))
             self._refusals[entry["rule"]] = count + 1, entry["time"]

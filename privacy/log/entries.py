@@ -160,6 +160,7 @@ KINDS: Final[dict[str, dict[str, FieldCheck]]] = {
         "bytes": _is_count,
         "rules": _is_word_list,
     },
+    "model": {**_ROUND_FIELDS, "model": is_sha256, "manifest": is_sha256},
     "link": {"tls": _is_name, "certificate": is_sha256, "authority": is_sha256},
     # In a server's log.
     "announced": {"run": _is_name, "plan": is_sha256, "signed": is_base64},
@@ -194,6 +195,7 @@ KINDS: Final[dict[str, dict[str, FieldCheck]]] = {
         "bytes": _allow_none(_is_count),
     },
     "handed": {"run": _is_name, "site": _is_name, "version": _is_count, "manifest": is_sha256},
+    "given": {"run": _is_name, "site": _is_name, "model": is_sha256, "manifest": is_sha256},
     "finished": {"run": _is_name, "rounds": _is_count, "model": is_sha256},
 }
 """Kinds of entries and their fields, in addition to `number`, `time` and `kind`, which all entries have."""

@@ -68,6 +68,7 @@ class RunFile(BaseModel):
             records at the server.
         metric: Name of the metric, `accuracy` or `perplexity`.
         light: What light releases of the model are made of; None for a run that makes none.
+        guarantee: Epsilon and delta of each unit at a site in the whole run; None without differential privacy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -85,6 +86,7 @@ class RunFile(BaseModel):
     metric: str
     evaluation_sha256: str | None = None
     light: LightRun | None = None
+    guarantee: tuple[float, float] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -161,6 +163,8 @@ class RunFile(BaseModel):
             log=folder / AUDIT / LOG,
             client_privacy=plan_client_privacy(self.client_privacy, self.federation, len(sites)),
             sites=sites,
+            gives_model=True,
+            guarantee=self.guarantee,
             light_every=None if self.light is None else self.light.model.light_every,
         )
 

@@ -116,6 +116,10 @@ class ServerLog:
         """Record that a site says it holds a light release, by version and SHA-256 (hex) of the manifest."""
         self._add("handed", run=self._run, site=site, version=version, manifest=manifest)
 
+    def record_given(self, site: str, model: str, manifest: str) -> None:
+        """Record that a site says it holds the final model, by SHA-256 (hex) of the model and of its manifest."""
+        self._add("given", run=self._run, site=site, model=model, manifest=manifest)
+
     def record_end(self, rounds: int, model_sha256: str) -> None:
         """Record that the run is finished, and write it."""
         self._add("finished", run=self._run, rounds=rounds, model=model_sha256)

@@ -89,3 +89,14 @@ def test_it_ends_with_the_bits_of_the_simulation_of_the_same_rows(federation, ba
         summary = told(process.finish(timeout=900)).json
     assert [(row["nodes_accepted"], row["nodes_rejected"]) for row in federation.rounds(summary["run"])] == [(3, 0)] * 2
     assert summary["model_sha256"] == expected["model_sha256"]
+    for name in federation.names:  # and each site holds that model, knows what it is, and can use it
+        held = told(run_here("client", "model", federation.site(name), "--json")).json
+        assert (held["name"], held["model_sha256"], held["verified"]) == (summary["run"], summary["model_sha256"], True)
+    rows, out = tmp_path / "new.jsonl", tmp_path / "classified"
+    out.mkdir()
+    rows.write_text("".join(json.dumps({"note": row["note"]}) + "\n" for row in ROWS[:6]))
+    run = federation.project / "runs" / summary["run"]
+    for words in (("client", "predict", rows, "-C", federation.site("site-1")), ("predict", run, rows)):
+        told(run_here(*words, "--text-field", "note", "--out", out / f"{words[0]}.jsonl"))
+    assert (out / "client.jsonl").read_text() == (out / "predict.jsonl").read_text()
+    assert len((out / "client.jsonl").read_text().splitlines()) == 6

@@ -127,14 +127,14 @@ def instruction_of(fields) -> TrainRequest:
     return TrainRequest.from_fields({name: value for name, value in fields.items() if name != MODEL})
 
 
-def answering(node, *, share_metrics=False, key=None, light=None, **policy) -> Answer:
+def answering(node, *, share_metrics=False, key=None, light=None, models=None, **policy) -> Answer:
     """The node behind the real ClientApp and the real gate, which lets out all but what `policy` keeps.
 
-    With a `key` it signs what it sends; `light` are the light releases that it holds.
+    With a `key` it signs what it sends; `light` and `models` are the light releases and models that it holds.
     """
     metrics = ("loss", "metric", "count") if share_metrics else ()
     gate = OutboundGate(custody(node.folder / "custody", metrics=metrics, **policy), node.folder, key)
-    app = build_client_app(lambda _: NodeContext(gate, lambda: node, light))
+    app = build_client_app(lambda _: NodeContext(gate, lambda: node, light, models))
     context = Context(1, 1, {}, RecordDict(), {})
     return lambda message: app(message, context)
 
