@@ -33,6 +33,9 @@ def run(
     epsilon: options.Epsilon = None,
     no_dp: options.NoDp = False,
     seed: options.Seed = None,
+    start_from: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Train on from the model of a finished run: its name, or folder.")
+    ] = None,
     terms: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the terms for the sites' policies, and run nothing.")
     ] = None,
@@ -45,6 +48,7 @@ def run(
 
     [bold]fedglm run hospital -C fed --no-dp[/bold]                    the scenario, by the sites of the project fed
     [bold]fedglm run hospital -C fed --name NAME --resume[/bold]       go on, or watch again, after whatever happened
+    [bold]fedglm run hospital -C fed --no-dp --start-from NAME[/bold]      train on from the model of a finished run
     [bold]fedglm run hospital -C fed --terms hospital.plan[/bold]      what sites look at with fedglm client plan
     """
     from fedglm.cli.terminal.tables import print_report, wide_console
@@ -57,6 +61,11 @@ def run(
     opened = Project.open(project)
     if resume and name is None:
         raise typer.BadParameter("--resume needs --name, the run to go on with")
+    if resume and start_from is not None:
+        raise typer.BadParameter("--start-from is for a new run: one that is resumed goes on from where it was")
+    if terms is not None and start_from is not None:
+        raise typer.BadParameter("--start-from is no part of the terms: leave it out with --terms")
+    base = None if start_from is None else _find_base(opened, start_from)
     given, changes = options.collect_options(locals()), options.parse_settings(settings)
     nodes = {"federation.nodes": None}  # those that are enrolled
     chosen = load_scenario(scenario or "hospital", settings=nodes | changes, **given)
@@ -74,7 +83,7 @@ def run(
     elif resume:
         raise typer.BadParameter(f"{opened.runs} holds no run {called}")
     console = wide_console()
-    summary = _execute_run(opened, called, chosen, tries=tries, patience=patience, quiet=as_json)
+    summary = _execute_run(opened, called, chosen, base=base, tries=tries, patience=patience, quiet=as_json)
     if as_json:
         from fedglm.run_folder.rows import to_json
 
@@ -115,6 +124,12 @@ def _describe_results(summary: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def _find_base(project: "Project", run: str) -> Path:
+    """Return the folder of the run to start from: one of the project by its name, or any by its path."""
+    named = project.runs / run
+    return named if "/" not in run and named.is_dir() else Path(run).expanduser()
+
+
 def _write_terms(project: "Project", scenario: "Scenario", path: Path) -> None:
     from fedglm.scenarios.deployment import build_deployed_model, sign_terms
 
@@ -148,15 +163,23 @@ def _get_setting(tree: dict[str, Any], dotted: str) -> Any:
 
 
 def _execute_run(
-    project: "Project", name: str, scenario: "Scenario", *, tries: int, patience: float, quiet: bool
+    project: "Project",
+    name: str,
+    scenario: "Scenario",
+    *,
+    base: Path | None,
+    tries: int,
+    patience: float,
+    quiet: bool,
 ) -> dict[str, Any]:
-    """Prepare the run, wait until it is done, and write its model, its summary and its page."""
+    """Prepare the run, from the model of another one where `base` is its folder; wait, write model, summary and page."""
     from fedglm.core.files import write_atomically
     from fedglm.reports.run.write import write_report
     from fedglm.run_folder.names import MODEL, SUMMARY
     from fedglm.run_folder.rows import to_json
     from fedglm.scenarios.deployed_summary import summarize_deployed_run
     from fedglm.scenarios.deployment import build_deployed_model, is_prepared, prepare, save_final_model
+    from fedglm.scenarios.start_from import start_from
     from fedglm.server.errors import ProjectError
     from fedglm.server.project.enrolment import read_enrolled_sites
 
@@ -164,6 +187,8 @@ def _execute_run(
     if not sites:
         raise ProjectError("no site is enrolled: fedglm server enrol SITE.pub takes what a site hands over")
     built = build_deployed_model(scenario)
+    if base is not None:
+        built = start_from(built, base)
     _refuse_second_run(project, name)
     if not is_prepared(folder):
         prepare(built, folder, sites)

@@ -1,5 +1,8 @@
 """A model together with its federated form: one flat vector, whose version 0 both ends compute."""
 
+import copy
+
+import numpy as np
 import torch
 
 from fedglm.autoglm.models.parameters import federated_parameters, to_vector
@@ -31,6 +34,12 @@ class FederatedModel:
         self.layout = make_layout(module)
         self.initial = round_to_grid(to_vector(module), downlink.grid)
         self.downlink = downlink
+
+    def starting_from(self, vector: np.ndarray) -> "FederatedModel":
+        """Return the same model with another version 0, shape (size,), float32, which lies on the grid."""
+        other = copy.copy(self)
+        other.initial = vector
+        return other
 
 
 def make_layout(module: torch.nn.Module) -> Layout:

@@ -132,6 +132,22 @@ class ModelShelf:
         finally:
             self._clear_incoming()
 
+    def find_vector(self, model_sha256: str, layout_sha256: str) -> np.ndarray | None:
+        """Return the federated parameters with a SHA-256 (hex), of whichever model has them, shape (n,), float32.
+
+        None where no undamaged model with that layout has them.
+        """
+        for number in sorted(self._list_numbers(), reverse=True):
+            try:
+                manifest, layout, _ = self._read_release(self._locate(number))
+            except ModelShelfError:
+                continue
+            if (manifest.model_sha256, manifest.layout, layout.sha256) == (model_sha256, layout_sha256, layout_sha256):
+                vector = _read_vector(self._locate(number), layout)
+                if vector is not None and vector_sha256(vector) == model_sha256:
+                    return vector
+        return None
+
     def verify(self, held: HeldModel) -> None:
         """Check the bits of a model against the hash that the server signed.
 
@@ -208,18 +224,26 @@ def _hash_file(path: Path) -> str:
 
 def _read_vector_sha256(folder: Path, layout: Layout) -> str | None:
     """Return the SHA-256 (hex) of the federated parameters in a model's folder; None where it does not hold them."""
-    if (folder / _VECTOR).is_file():
-        return _hash_file(folder / _VECTOR)
-    tensors: dict[str, np.ndarray] = {}
+    vector = _read_vector(folder, layout)
+    return None if vector is None else vector_sha256(vector)
+
+
+def _read_vector(folder: Path, layout: Layout) -> np.ndarray | None:
+    """Read the federated parameters in a model's folder, (n,), float32; None where it does not hold them."""
     try:
+        if (folder / _VECTOR).is_file():
+            vector = np.fromfile(folder / _VECTOR, "<f4").astype(np.float32, copy=False)
+            return vector if len(vector) == layout.size else None
+        tensors: dict[str, np.ndarray] = {}
         for path in sorted(folder.glob("*.safetensors")):
             tensors |= load_file(path)
     except (OSError, SafetensorError, TypeError, KeyError):  # a type that numpy does not have
         return None
-    digest = hashlib.sha256()
+    vector, start = np.empty(layout.size, np.float32), 0
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         tensor = tensors.get(name)
         if tensor is None or tensor.shape != shape or tensor.dtype != np.float32:
             return None
-        digest.update(np.ascontiguousarray(tensor, "<f4").tobytes())
-    return digest.hexdigest()
+        vector[start : start + tensor.size] = tensor.ravel()
+        start += tensor.size
+    return vector

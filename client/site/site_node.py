@@ -54,7 +54,7 @@ def make_node(site: Site, plan: RunPlan, envelope: int) -> Node:
             _check_recipe(outline, training, plan, site, permits_metrics=bool(custody.policy.metrics))
         except RecipeError as exc:
             raise Refusal("recipe", str(exc)) from exc
-        model = _build_federated_model(site, plan.spec.recipe)
+        model = _start_model(site, plan.spec.recipe, plan.model)
         _check_initial_weights(model, plan, custody.policy)
     noised = plan.spec.noise.mechanism is not None
     recipe, records = outline.recipe, _load_records(site, plan.spec.recipe, noised)
@@ -106,6 +106,19 @@ def _build_federated_model(site: Site, recipe_toml: str) -> FederatedModel:
     outline = _make_outline(site, recipe_toml)
     model = build_model(outline.model, outline.task, seed=outline.recipe.seed)
     return FederatedModel(model, outline.task, outline.recipe.downlink)
+
+
+@lru_cache(maxsize=1)
+def _start_model(site: Site, recipe_toml: str, model_sha256: str) -> FederatedModel:
+    """Return the recipe's model; with the parameters of a model that the site holds, where the plan starts from those.
+
+    A run that starts from a model that is not here gets it from the server, as a snapshot.
+    """
+    model = _build_federated_model(site, recipe_toml)
+    if vector_sha256(model.initial) == model_sha256:
+        return model
+    held = site.model_shelf().find_vector(model_sha256, model.layout.sha256)
+    return model if held is None else model.starting_from(held)
 
 
 @lru_cache(maxsize=1)

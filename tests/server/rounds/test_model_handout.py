@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from audited_run import kept_run
 from custodies import SERVER, custody
-from fake_grid import answering
+from fake_grid import FEDERATED, answering, federate
 from light_federation import entries, log_of
 from tiny_federation import TASK, tiny_node
 from transformers import AutoModelForSequenceClassification, GlmConfig, GlmForSequenceClassification
@@ -93,6 +93,27 @@ def test_each_site_holds_the_bits_that_the_server_signed_and_both_logs_say_so(fi
         assert [(each["model"], each["manifest"]) for each in (entry, *given)] == [(sha256, hash_text(text))] * 2
     (run / "done.json").write_text(json.dumps({"model_sha256": sha256, "rounds": 1}))
     assert select_failed(verify(run).checks) == []
+
+
+def test_a_site_finds_the_parameters_that_a_later_run_starts_from(finished):
+    sites, _ = finished
+    sha256, layout = sites.coordinator.model_sha256, sites.model.layout.sha256
+    shelf = sites.shelves["a"]
+    assert np.array_equal(shelf.find_vector(sha256, layout), sites.coordinator.vector)
+    assert shelf.find_vector("0" * 64, layout) is None
+    assert shelf.find_vector(sha256, "0" * 64) is None
+
+
+def test_a_site_without_them_gets_them_from_the_server(tmp_path):
+    """Version 0 is not what the recipe makes there."""
+    started = FEDERATED.starting_from(FEDERATED.initial + np.float32(0.5))
+    coordinator, grid, _ = federate(tmp_path, initial=started.initial)
+    assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 3, 3]
+    known = {10 - i: answering(tiny_node(tmp_path / "known", name, data_seed=i, rows=10 * (i + 1), model=started))
+             for i, name in enumerate("abc")}  # fmt: skip
+    other, known_grid, _ = federate(tmp_path / "other", known, initial=started.initial)
+    assert other.model_sha256 == coordinator.model_sha256
+    assert len(known_grid.sent) < len(grid.sent), "who has them needs no snapshot"
 
 
 @pytest.mark.parametrize("change", ["weights", "task.json", "release.json"])
