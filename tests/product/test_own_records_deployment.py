@@ -72,14 +72,19 @@ def federation(tmp_path_factory, base):
         made.stop()
 
 
+def write_scenario(folder):
+    path = folder / "notes.toml"
+    path.write_text(SCENARIO.format(source="./nowhere.csv", more=""))
+    return path
+
+
 @pytest.mark.parametrize("kind", ["preset", "preset with LoRA", "folder with LoRA"])
 def test_it_ends_with_the_bits_of_the_simulation_of_the_same_rows(federation, base, tmp_path, kind):
-    whole, scenario, simulated = (tmp_path / name for name in ("all.csv", "notes.toml", "simulated.toml"))
+    whole, scenario, simulated = tmp_path / "all.csv", write_scenario(tmp_path), tmp_path / "simulated.toml"
     with whole.open("w", newline="") as file:
         writer = csv.DictWriter(file, ROWS[0])
         writer.writeheader()
         writer.writerows(ROWS)
-    scenario.write_text(SCENARIO.format(source="./nowhere.csv", more=""))
     simulated.write_text(SCENARIO.format(source=whole, more='site_field = "hospital"'))
     options = LORA if "LoRA" in kind else ()
     if "folder" in kind:
@@ -100,3 +105,26 @@ def test_it_ends_with_the_bits_of_the_simulation_of_the_same_rows(federation, ba
         told(run_here(*words, "--text-field", "note", "--out", out / f"{words[0]}.jsonl"))
     assert (out / "client.jsonl").read_text() == (out / "predict.jsonl").read_text()
     assert len((out / "client.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_run_trains_on_from_the_model_that_sites_hold_or_have_lost(federation, tmp_path):
+    """After the runs above: their sites know the model by its hash, and one gets it from the server."""
+    first = json.loads((federation.project / "runs" / "preset" / "summary.json").read_text())
+    scenario = write_scenario(tmp_path)
+    for lost, name in ((False, "on"), (True, "on-again")):
+        if lost:
+            shutil.rmtree(federation.site("site-2") / "state" / "models")
+        start = "preset" if not lost else federation.project / "runs" / "preset"
+        with federation.run(scenario, name, "--start-from", start) as process:
+            summary = told(process.finish(timeout=900)).json
+        begun = json.loads((federation.project / "runs" / name / "run.json").read_text())
+        assert begun["initial_sha256"] == first["model_sha256"]
+        assert [row["nodes_accepted"] for row in federation.rounds(name)] == [3, 3]
+        held = told(run_here("client", "model", federation.site("site-2"), "--json")).json
+        assert held["model_sha256"] == summary["model_sha256"] != first["model_sha256"]
+    both = [
+        json.loads((federation.project / "runs" / name / "summary.json").read_text()) for name in ("on", "on-again")
+    ]
+    assert both[0]["model_sha256"] == both[1]["model_sha256"]
+    refused = run_here("run", scenario, "-C", federation.project, "--start-from", "preset-with-LoRA")
+    assert "has other parameters" in refused.line()
