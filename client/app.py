@@ -117,7 +117,7 @@ def build_client_app(resolve: ResolveContext, *, verbose_errors: bool = False) -
         def take_final_model() -> Outbound:
             node_context = resolve(context)
             offer, blob = _read_model_offer(message)
-            node_context.gate.check_model_offer(offer)
+            node_context.gate.check_offer(offer)
             if node_context.models is None:
                 raise CodecError("this node keeps no models")
             reply, manifest = take_model(node_context.models, node_context.make_node(), offer, blob)

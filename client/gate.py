@@ -185,25 +185,15 @@ class OutboundGate:
             return reply
         return replace(reply, signature=sign_join_reply(self._key, reply.to_fields(), self.plan.sha256))
 
-    def check_offer(self, offer: LightOffer) -> None:
-        """Check that a light release comes in the run whose plan is pinned; who signed it is checked with the release.
+    def check_offer(self, offer: LightOffer | ModelOffer) -> None:
+        """Check that a release comes in the run whose plan is pinned; who signed it is checked with the release.
 
         Raises:
             Refusal: As `plan`, or the offer is of another run.
         """
         with self._custody.log_refusals(offer.run, 0):
             if offer.run != self._load_plan().run:
-                raise Refusal("plan", "the light release is of another run than the plan that was announced")
-
-    def check_model_offer(self, offer: ModelOffer) -> None:
-        """Check that a model comes in the run whose plan is pinned; who signed it is checked with the model.
-
-        Raises:
-            Refusal: As `plan`, or the offer is of another run.
-        """
-        with self._custody.log_refusals(offer.run, 0):
-            if offer.run != self._load_plan().run:
-                raise Refusal("plan", "the model is of another run than the plan that was announced")
+                raise Refusal("plan", "the release is of another run than the plan that was announced")
 
     def release_model(self, reply: ModelReply, manifest: ModelManifest, text: str) -> ModelReply:
         """Return the reply to an offered model, signed where the site signs, and log that the site holds the model.

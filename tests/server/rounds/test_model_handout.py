@@ -17,7 +17,7 @@ from fedglm.audit.verify.verification import verify
 from fedglm.autoglm.models.lora import attach_lora
 from fedglm.autoglm.models.parameters import to_vector
 from fedglm.client.models.shelf import ModelShelf, ModelShelfError
-from fedglm.compression.downlink import vector_sha256
+from fedglm.compression.downlink import round_to_grid, vector_sha256
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.keys.signing import SigningKey
@@ -106,7 +106,7 @@ def test_a_site_finds_the_parameters_that_a_later_run_starts_from(finished):
 
 def test_a_site_without_them_gets_them_from_the_server(tmp_path):
     """Version 0 is not what the recipe makes there."""
-    started = FEDERATED.starting_from(FEDERATED.initial + np.float32(0.5))
+    started = FEDERATED.starting_from(round_to_grid(FEDERATED.initial + np.float32(0.5), "fp16"))
     coordinator, grid, _ = federate(tmp_path, initial=started.initial)
     assert [row["nodes_accepted"] for row in coordinator.rows] == [3, 3, 3]
     known = {10 - i: answering(tiny_node(tmp_path / "known", name, data_seed=i, rows=10 * (i + 1), model=started))
