@@ -172,7 +172,7 @@ def _execute_run(
     patience: float,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Prepare the run, from the model of another one where `base` is its folder; wait, write model, summary and page."""
+    """Prepare the run, from the model in the folder `base` where that is given; wait, write model, summary and page."""
     from fedglm.core.files import write_atomically
     from fedglm.reports.run.write import write_report
     from fedglm.run_folder.names import MODEL, SUMMARY

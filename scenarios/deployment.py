@@ -150,7 +150,7 @@ def _run_file(built: BuiltModel) -> RunFile:
         reference_sha256=None,
         metric=built.task.metric,
         light=_plan_light(scenario),
-        guarantee=None if scenario.privacy.epsilon is None else (scenario.privacy.epsilon, _choose_delta(scenario)),
+        guarantee=None if scenario.privacy.epsilon is None else (scenario.privacy.epsilon, choose_delta(scenario)),
     )
 
 
