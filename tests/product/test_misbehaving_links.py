@@ -46,8 +46,8 @@ def test_every_node_is_back_within_a_minute_and_the_bits_are_those_of_an_undistu
                 pids[name] = told(run_here("client", "start", federation.site(name)))
             link.heal()
             until(lambda: all(state and state.connected for state in states(federation)), BACK_S)
-            with federation.run("hospital", "links", "--no-dp", "--nodes", SITES, *ROUNDS) as run:
-                until(lambda: len(federation.rounds("links")) >= 1, 600)
+            with federation.run("hospital", "links", "--no-dp", *ROUNDS) as run:
+                run.until(lambda: len(federation.rounds("links")) >= 1, 600)
                 for way in WAYS:
                     before = len(federation.rounds("links"))
                     link.misbehave(way)
