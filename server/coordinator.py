@@ -130,7 +130,7 @@ class Coordinator:
             presence=self._presence,
         )
         with self._flushing_log():
-            participants = admission.admit_initial()
+            participants = admission.admit_initial(is_resumed=bool(self._rows))
         countersigning = Countersigning(self._exchange, self._plan, self._run, server_log)
         store = self._plan.light_store
         handout = None if store is None else LightHandout(self._exchange, self._plan, self._run, server_log, store)

@@ -49,7 +49,7 @@ class FederationSettings(BaseModel):
             not enrolled, as in a simulation, are all awaited.
         offline_grace_s: Seconds after which an enrolled site that is not connected is absent: once the updates of half
             of the sampled sites, and of the quorum, are accepted, no round waits for it, until it is connected again. A
-            shorter interruption of its link costs no update.
+            shorter interruption of its link costs no update. A resumed run waits as long for sites at its start.
         join_timeout_s: Seconds that a run waits at its start for enrolled sites to join.
         resends: Maximum number of times in a round that a lost message to a node is sent again.
         resend_after_s: Seconds without a reply after which a message is considered lost.

@@ -74,8 +74,12 @@ class Admission:
         self._refused_ids: set[int] = set()
         self._refusals: set[str] = set()
 
-    def admit_initial(self) -> Participants:
+    def admit_initial(self, *, is_resumed: bool = False) -> Participants:
         """Admit the nodes of the run: all that are connected, or those enrolled that join before the timeout.
+
+        Args:
+            is_resumed: Whether the run goes on after some rounds: then enrolled sites that do not come are absent after
+                `offline_grace_s` already, as they are within a run, once most have joined.
 
         Returns:
             Nodes of the run; enrolled sites that have not joined yet are pending.
@@ -90,7 +94,7 @@ class Admission:
             participants = Participants(members)
         else:
             participants = Participants([Participant(name=name) for name in sites])
-            self._await_enrolled(participants)
+            self._await_enrolled(participants, is_resumed=is_resumed)
         if federation.weighting == "declared":
             participants.set_weights(federation.weight_cap)
         return participants
@@ -185,14 +189,17 @@ class Admission:
             raise FederationError(f"{len(members)} of {asked} nodes can take part: {reason}")
         return [self._complete_admission(member) for member in members.values()]
 
-    def _await_enrolled(self, participants: Participants) -> None:
+    def _await_enrolled(self, participants: Participants, *, is_resumed: bool) -> None:
         """Announce the plan until all enrolled sites have joined or refused, or the timeout has passed."""
         federation, clock = self._plan.federation, self._exchange.clock
         began = next_check = clock.monotonic()
         deadline = began + federation.join_timeout_s
-        while (
-            (pending := participants.pending) and len(self._refused_ids) < len(pending) and clock.monotonic() < deadline
-        ):
+        deadline_of_rest = min(deadline, began + federation.offline_grace_s) if is_resumed else deadline
+        while (pending := participants.pending) and len(self._refused_ids) < len(pending):
+            size = participants.size
+            is_most_joined = size - len(pending) >= max(federation.min_accepted(size), size / 2)
+            if clock.monotonic() >= (deadline_of_rest if is_most_joined else deadline):
+                break
             if clock.monotonic() >= next_check:
                 self.announce(participants, self._presence.look(participants, 0))
                 next_check = clock.monotonic() + _LOOK_S

@@ -58,7 +58,7 @@ class Federation:
     def link(self, *names):
         self.grid.offline -= {IDS[name] for name in names}
 
-    def run(self, listener=None, **changes):
+    def run(self, listener=None, *, resume=False, **changes):
         settings = {
             "sites": SITES,
             "round_timeout_s": 3600.0,
@@ -67,7 +67,11 @@ class Federation:
             **changes,
         }
         coordinator = Coordinator(
-            plan(self.folder, **settings), self.grid, listener=listener or self.watcher, clock=self.clock
+            plan(self.folder, **settings),
+            self.grid,
+            listener=listener or self.watcher,
+            clock=self.clock,
+            resume=resume,
         )
         coordinator.run()
         return coordinator
@@ -245,3 +249,19 @@ def test_a_signed_reply_names_the_site_that_is_turned_away(tmp_path):
     (told,) = {event[1:] for event in made.watcher.events if event[0] == "away"}
     assert (told[0], told[2]) == (IDS["d"], "d")
     assert "another layout" in told[1]
+
+
+def test_a_resumed_run_waits_no_longer_for_an_absent_site_than_a_round(tmp_path):
+    first = Federation(tmp_path)
+    first.script = {3: lambda: first.cut(*NAMES)}
+    with pytest.raises(FederationError):
+        first.run(rounds=4, round_timeout_s=5.0)
+    again = Federation(tmp_path)
+    again.cut("d")
+    coordinator = again.run(rounds=4, round_timeout_s=5.0, resume=True)
+    assert [row["nodes_accepted"] for row in coordinator.rows] == [4, 4, 3, 3]
+    assert 120 <= again.clock.now < 135
+    fresh = Federation(tmp_path / "fresh")
+    fresh.cut("d")
+    fresh.run(rounds=1)
+    assert fresh.clock.now >= 600, "a new run gives each site its time"
