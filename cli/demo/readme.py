@@ -14,7 +14,8 @@ A federation of one server and {count} sites, all on this machine
 
 `fedglm demo` ran the commands below, in this order. This folder is what a real deployment leaves behind, and a
 template to copy: server/ is the server's project, and each of {first} ... {last} is the folder of a site. demo.log has
-the output of all commands. The run is in server/runs/{run}: report.html is its page, audit/report.html the auditors'.
+the output of all commands. The run is in server/runs/{run}, with its page report.html and audit/report.html for
+auditors.
 
 {stages}
 
