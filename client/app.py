@@ -117,10 +117,10 @@ def build_client_app(resolve: ResolveContext, *, verbose_errors: bool = False) -
         def take_final_model() -> Outbound:
             node_context = resolve(context)
             offer, blob = _read_model_offer(message)
-            node_context.gate.check_offer(offer)
+            manifest = node_context.gate.admit_model(offer)
             if node_context.models is None:
                 raise CodecError("this node keeps no models")
-            reply, manifest = take_model(node_context.models, node_context.make_node(), offer, blob)
+            reply = take_model(node_context.models, node_context.make_node(), manifest, offer.manifest, blob)
             return node_context.gate.release_model(reply, manifest, offer.manifest)
 
         return _make_reply(message, take_final_model, verbose_errors)

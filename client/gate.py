@@ -1,9 +1,9 @@
 """The outbound gate: the only way for data to leave the node.
 
 Everything that a node sends passes here: join replies through `release_join`, answers through `release`, countersigned
-tree heads through `countersign`, replies to light releases through `release_light`; failures leave as
-`client.no_answer`. The gate holds the server to its signed plan, and both of them to the site's policy. It charges the
-ledger for an update before that leaves, and releases the same attempt again without a charge. In doubt it refuses, logs
+tree heads through `countersign`, replies to light releases through `release_light`, to models through
+`release_model`; failures leave as `client.no_answer`. The gate holds the server to its signed plan, and both of them to
+the site's policy. It charges the ledger for an update before that leaves, and releases the same attempt again without a charge. In doubt it refuses, logs
 the refusal, and nothing leaves. Before records are used, a refusal names its rule to the server; afterwards even the
 fact that something was refused depends on the records, therefore it becomes `Withheld`, and is charged.
 
@@ -22,8 +22,10 @@ from pathlib import Path
 from fedglm.autoglm.tasks.evaluation import Evaluation
 from fedglm.client.exchange import Authorization, NodeResult
 from fedglm.client.flower_records import count_message_bytes
+from fedglm.client.models.admission import admit_model
 from fedglm.client.no_answer import Withheld
 from fedglm.client.plan_checks import check_noise, check_update
+from fedglm.client.seals import read_tree_heads
 from fedglm.core.canonical_json import canonical_json
 from fedglm.core.code_identity import code_sha256
 from fedglm.core.files import write_atomically
@@ -36,8 +38,6 @@ from fedglm.privacy.errors import PrivacyError, Refusal
 from fedglm.privacy.keys.signing import SigningKey
 from fedglm.privacy.ledger.charges import Charge
 from fedglm.privacy.log.chained_file import Head
-from fedglm.privacy.log.entries import is_signature
-from fedglm.privacy.log.tree_head import SignedTreeHead
 from fedglm.privacy.policy.rules import MESSAGE_RULES, PLAN_RULES, OutboundMessage, check_message, check_plan
 from fedglm.privacy.policy.run_plan import RunPlan, SignedPlan
 from fedglm.protocol.messages import (
@@ -166,7 +166,7 @@ class OutboundGate:
             if signed is None:
                 raise Refusal("plan", "no plan was announced for this run")
             try:
-                server_head, own_head = _read_tree_heads(seal, self._custody.log.origin)
+                server_head, own_head = read_tree_heads(seal, self._custody.log.origin)
             except PrivacyError as exc:
                 raise Refusal("seal", str(exc)) from exc
             if seal.run != signed.plan.run:
@@ -185,15 +185,28 @@ class OutboundGate:
             return reply
         return replace(reply, signature=sign_join_reply(self._key, reply.to_fields(), self.plan.sha256))
 
-    def check_offer(self, offer: LightOffer | ModelOffer) -> None:
-        """Check that a release comes in the run whose plan is pinned; who signed it is checked with the release.
+    def check_offer(self, offer: LightOffer) -> None:
+        """Check that a light release comes in the run whose plan is pinned; who signed it is checked with the release.
 
         Raises:
             Refusal: As `plan`, or the offer is of another run.
         """
         with self._custody.log_refusals(offer.run, 0):
             if offer.run != self._load_plan().run:
-                raise Refusal("plan", "the release is of another run than the plan that was announced")
+                raise Refusal("plan", "the light release is of another run than the plan that was announced")
+
+    def admit_model(self, offer: ModelOffer) -> ModelManifest:
+        """Check the model that the run ends with, as `client.models.admission` says, and return its manifest.
+
+        Raises:
+            Refusal: As `plan`, or the model is not the run's.
+        """
+        with self._custody.log_refusals(offer.run, 0):
+            self._load_plan()
+            signed = self._read_pinned()
+            if signed is None:
+                raise Refusal("plan", "no plan was announced for this run")
+            return admit_model(offer, signed, self._custody.log)
 
     def release_model(self, reply: ModelReply, manifest: ModelManifest, text: str) -> ModelReply:
         """Return the reply to an offered model, signed where the site signs, and log that the site holds the model.
@@ -368,24 +381,3 @@ class OutboundGate:
         release = hashlib.sha256((attempt or "").encode() if content is None else content).hexdigest()
         run, number = request.run, request.round
         return self._custody.make_charge(run, number, noise, plan.sha256, release, purpose=purpose, attempt=attempt)
-
-
-def _read_tree_heads(seal: Seal, log: str) -> tuple[SignedTreeHead, tuple[SignedTreeHead, str] | None]:
-    """Read the server's signed tree head, and the site's last one with the server's countersignature, from a message.
-
-    Args:
-        seal: The server's message.
-        log: Origin of the site's log (hex).
-
-    Raises:
-        PrivacyError: One of them is malformed.
-    """
-    fields = seal.to_fields()
-    server_head = SignedTreeHead.from_fields(seal.log, fields)
-    own = {name.removeprefix("your_"): value for name, value in fields.items() if name.startswith("your_")}
-    if not own:
-        return server_head, None
-    countersignature = own.get("countersignature", "")
-    if not is_signature(countersignature):
-        raise PrivacyError("a checkpoint comes with its countersignature")
-    return server_head, (SignedTreeHead.from_fields(log, own), str(countersignature))

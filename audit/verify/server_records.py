@@ -203,8 +203,14 @@ def _check_model(record: LogRecord, files: RunFiles) -> Check:
         return _make_check("model", False, f"entry {finished[-1]['number']}: the model is not that of the last round")
     if files.model not in (None, model):
         return _make_check("model", False, f"entry {finished[-1]['number']}: the run's files show another model")
+    for entry in record.rare_entries("given"):
+        if entry["model"] != model:
+            detail = f"{entry['site']} holds a model that is not the run's"
+            return _make_check("model", False, f"entry {entry['number']}: {detail}")
     result = DONE if any(entry["key"] for entry in record.rare_entries("admitted")) else SUMMARY
     if files.is_requested and result not in files.results:
         return _make_check("model", None, f"{model[:16]}, and there is no {result}", missing=True)
     detail = "as the run's files show" if files.model else "and no file of the run names one"
-    return _make_check("model", True, f"{model[:16]}, {detail}")
+    holders = {entry["site"] for entry in record.rare_entries("given")}
+    kept = f"; {len(holders)} sites say that they hold it" if holders else ""
+    return _make_check("model", True, f"{model[:16]}, {detail}{kept}")

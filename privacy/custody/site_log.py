@@ -122,7 +122,7 @@ class CustodyLog:
         self._used_plans: set[str] = set()
         self._link: dict[str, str] = {}
         self._validations: set[tuple[str, str]] = set()
-        self._models: set[tuple[str, str]] = set()
+        self._models: dict[str, str] = {}
         self._refusals: dict[str, tuple[int, str]] = {}
         self._log = SignedLog(path, key, self._update_state)
         if self._log.key != key.public:
@@ -153,6 +153,10 @@ class CustodyLog:
     def resent(self) -> Set[str]:
         """SHA-256 (hex) of the releases that left more than once."""
         return self._resent
+
+    def find_model(self, run: str) -> str | None:
+        """Return the SHA-256 (hex) of the manifest of the model that the site holds from a run; None for none."""
+        return self._models.get(run)
 
     def contains(self, anchor: Head) -> bool:
         """Return whether `anchor` is in the log; if not, it was rolled back, cloned or replaced."""
@@ -215,7 +219,7 @@ class CustodyLog:
         Raises:
             LogError: The entry could not be written.
         """
-        if (run, manifest) not in self._models:
+        if self._models.get(run) != manifest:
             self._log.append("model", {"run": run, "round": rounds, "model": model, "manifest": manifest})
 
     def record_link(self, tls: str, certificate: str, authority: str) -> None:
@@ -280,7 +284,7 @@ class CustodyLog:
         elif kind == "validation":
             self._validations.add((entry["run"], entry["release"]))
         elif kind == "model":
-            self._models.add((entry["run"], entry["manifest"]))
+            self._models[entry["run"]] = entry["manifest"]
         elif kind == "refused":
             count, _ = self._refusals.get(entry["rule"], (0, ""))
             self._refusals[entry["rule"]] = count + 1, entry["time"]

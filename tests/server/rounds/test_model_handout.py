@@ -21,6 +21,7 @@ from fedglm.compression.downlink import round_to_grid, vector_sha256
 from fedglm.compression.settings import DownlinkSettings
 from fedglm.core.canonical_json import canonical_json
 from fedglm.privacy.keys.signing import SigningKey
+from fedglm.privacy.log.signed_log import SignedLog
 from fedglm.protocol.federated_model import FederatedModel
 from fedglm.protocol.messages import MODEL, RECORD
 from fedglm.protocol.model_manifest import ModelManifest, hash_text
@@ -184,6 +185,38 @@ def test_the_model_of_the_last_run_and_the_one_before_are_kept(finished):
         newest = shelf.open_newest()
         assert newest.manifest.name == "third"
         assert sorted(path.name for path in newest.folder.parent.iterdir()) == ["0000000002", "0000000003"]
+
+
+def test_one_model_is_taken_at_the_end_of_a_run_and_no_other(tmp_path):
+    """A server could otherwise make a site's log and its disk busy for ever."""
+    sites, replies = Sites(tmp_path, glm()), []
+
+    def offer_another(_site, message, answer):
+        first = answer()
+        fields = message.content[RECORD]
+        manifest = ModelManifest.read(fields["manifest"], [SERVER.public])
+        fields["manifest"] = manifest.model_copy(update={"value": 0.99}).sign(SERVER)
+        replies.append(answer())
+        return first
+
+    run = sites.run(act=offer_another)
+    assert [reply.error.reason for reply in replies] == [
+        "refused by rule plan: another model was given at the end of this run already"
+    ] * 2
+    for name, shelf in sites.shelves.items():
+        assert shelf.open_newest().manifest.value is None
+        assert len(entries(run / "nodes" / name / "custody" / "log.sqlite", "model")) == 1
+
+
+def test_a_record_of_another_model_at_a_site_is_found(finished, tmp_path):
+    _, run = finished
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    foreign = SignedLog(log_of(copy), SERVER)
+    fields = {"run": entries(log_of(run), "given")[0]["run"], "site": "a"}
+    foreign.append("given", {**fields, "model": "f" * 64, "manifest": "f" * 64})
+    failed = select_failed(verify(copy).checks)
+    assert "a holds a model that is not the run's" in " ".join(check.detail for check in failed)
 
 
 def test_a_manifest_that_the_server_did_not_sign_changes_nothing(tmp_path):
