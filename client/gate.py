@@ -1,11 +1,12 @@
 """The outbound gate: the only way for data to leave the node.
 
 Everything that a node sends passes here: join replies through `release_join`, answers through `release`, countersigned
-tree heads through `countersign`, replies to light releases through `release_light`, to models through
-`release_model`; failures leave as `client.no_answer`. The gate holds the server to its signed plan, and both of them to
-the site's policy. It charges the ledger for an update before that leaves, and releases the same attempt again without a charge. In doubt it refuses, logs
-the refusal, and nothing leaves. Before records are used, a refusal names its rule to the server; afterwards even the
-fact that something was refused depends on the records, therefore it becomes `Withheld`, and is charged.
+tree heads through `countersign`, replies to light releases through `release_light`, to models through `release_model`;
+failures leave as `client.no_answer`. The gate holds the server to its signed plan, and both of them to the site's
+policy. It charges the ledger for an update before that leaves, and releases the same attempt again without a charge. In
+doubt it refuses, logs the refusal, and nothing leaves. Before records are used, a refusal names its rule to the server;
+afterwards even the fact that something was refused depends on the records, therefore it becomes `Withheld`, and is
+charged.
 
     admit       verifies the plan of a run, checks it against the policy, and pins it
     authorize   checks a request against the pinned plan, before anything is computed for it

@@ -63,7 +63,7 @@ def test_the_site_predicts_by_its_newest_release_alone(fedglm, tmp_path):
     site = make_site(tmp_path, project, data={"source": "breast-cancer", "share": "0/2"})
     rows = tmp_path / "rows.csv"
     rows.write_text("age,heat\n30,36.6\n70,40.1\n")
-    assert "holds no light release yet" in fedglm("client", "predict", rows, "-C", site.folder).line()
+    assert "holds no model yet" in fedglm("client", "predict", rows, "-C", site.folder).line()
     keys = [project.signing_key.public]
     # That a release is tried before it is kept is proven above.
     shelves = {3: LightShelf(site.state / "light", keys, check=validation_of), 12: site.light_shelf()}
