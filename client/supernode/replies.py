@@ -6,7 +6,7 @@ waits for it until the server asks again. Here the SuperNode sends all replies u
 then pulls again.
 
 Flower pulls every 3 s, which is longer than a round of a small model takes. Here the pause grows with the time since
-the last message, from a tenth of a second to those 3 s: what it adds to a round is a share of the round, and an idle
+the last message, from a fifth of a second to those 3 s: what it adds to a round is a share of the round, and an idle
 node asks as seldom as before.
 """
 
@@ -21,10 +21,10 @@ _RUN_ID = 0  # of no run: makes Flower's loop send, though nothing was pulled
 _POLL_S = 0.2
 _IDLE_S = 1.0  # a pulled message is usually taken up within that time; otherwise its reply leaves a little later
 
-_MIN_PAUSE_S: Final = 0.1
+_MIN_PAUSE_S: Final = 0.2
 _MAX_PAUSE_S: Final = 3.0
 """Flower's own pause, which it makes where nothing was pulled."""
-_SHARE: Final = 0.1
+_SHARE: Final = 0.2
 """Pause before the next pull, as a share of the time since the last message."""
 
 
