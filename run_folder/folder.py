@@ -30,6 +30,10 @@ from fedglm.run_folder.rows import to_json, to_lines
 LOCK = ".lock"
 
 
+_LATER_DEFAULTS = ("offline_grace_s = 120.0\n",)
+"""Lines of `scenario.toml` with the defaults of settings that earlier versions did not write."""
+
+
 class RunFolderError(FedglmError, ValueError):
     """The folder cannot be used for this run; the message says why and what would help."""
 
@@ -105,7 +109,11 @@ class RunFolder:
             raise RunFolderError(f"{self.path} holds files that are no run: name another folder with --out")
         if not resume:
             raise RunFolderError(f"{self.path} already holds a run: add --resume to go on, or name another --out")
-        if scenario_file.read_text(encoding="utf-8") != scenario_toml:
+        begun_with = scenario_file.read_text(encoding="utf-8")
+        for line in _LATER_DEFAULTS:
+            if line not in begun_with:  # by an earlier version, which had no such setting
+                scenario_toml = scenario_toml.replace(line, "", 1)
+        if begun_with != scenario_toml:
             raise RunFolderError(f"{self.path} was begun with other settings: repeat them, or name another --out")
 
     def _remove_temporary_files(self) -> None:
