@@ -11,9 +11,9 @@ state/              the node's state, its log and its pid file; light/ holds the
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedglm.client.light.shelf import LightShelf
-from fedglm.client.models.shelf import ModelShelf
 from fedglm.client.site.open_custody import open_custody
 from fedglm.client.site.settings import (
     SITE_FILE,
@@ -27,6 +27,9 @@ from fedglm.client.site.settings import (
 from fedglm.privacy.custody.store import KEY, Custody
 from fedglm.privacy.keys.signing import PublicKey, SigningKey
 from fedglm.privacy.keys.vault import Vault
+
+if TYPE_CHECKING:
+    from fedglm.client.models.shelf import ModelShelf
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,10 @@ class Site:
         """Return the light releases that the node holds, signed by the server of the startup kit."""
         return LightShelf(self.state / "light", [PublicKey.from_hex(self.kit.signing)])
 
-    def model_shelf(self) -> ModelShelf:
+    def model_shelf(self) -> "ModelShelf":
         """Return the models of runs that the node holds, signed by the server of the startup kit."""
+        from fedglm.client.models.shelf import ModelShelf  # numba and safetensors come with it
+
         return ModelShelf(self.state / "models", [PublicKey.from_hex(self.kit.signing)])
 
     def vault(self) -> Vault | None:

@@ -146,7 +146,8 @@ def test_a_failure_or_ctrl_c_ends_all_that_was_started(tmp_path):
                 raise RuntimeError("a library has made something else of it") from None
         return 0
 
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.default_int_handler
+    signal.signal(signal.SIGINT, handler)  # a suite that was started in the background inherits an ignored one
     with pytest.raises(KeyboardInterrupt):
         demonstrate(tmp_path / "stopped", fault=press_ctrl_c)
     assert running(tmp_path / "stopped") == []
