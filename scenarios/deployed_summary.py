@@ -2,8 +2,6 @@
 
 import json
 import math
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from fedglm.run_folder.progress import read_view
 from fedglm.run_folder.record import DEPLOYMENT
 from fedglm.run_folder.rows import total_bytes
 from fedglm.scenarios.deployment import BuiltModel, choose_delta, state_run_guarantees
+from fedglm.scenarios.summary_fields import describe_coding, list_versions
 from fedglm.server.deployment.run_evaluation import load_evaluation
 from fedglm.server.deployment.run_file import RunFile, read_lines
 
@@ -51,12 +50,7 @@ def summarize_deployed_run(
         "sites": sites,
         "nodes": sites,
         "parameters": built.model.layout.size,
-        "codec": scenario.update.codec,
-        "density": scenario.update.effective_density,
-        "coding": scenario.update.in_words,
-        "downlink_codec": scenario.downlink.codec,
-        "downlink_density": scenario.downlink.effective_density,
-        "downlink_coding": scenario.downlink.in_words,
+        **describe_coding(scenario),
         "metric": built.task.metric,
         "engine": DEPLOYMENT,
         "data": {"source": scenario.data.source, "task": built.task.kind, "classes": list(built.task.classes)},
@@ -79,10 +73,7 @@ def summarize_deployed_run(
         "model_sha256": done["model_sha256"],
         "light": None,
         "wall_s": round(math.fsum(row["wall_s"] for row in rows), 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("fedglm", "flwr", "torch", "transformers")},
-        },
+        "versions": list_versions(),
     }
     if scenario.model.light is not None and (outcome := LightOutcome.load(folder / LIGHT_RECORD)) is not None:
         summary["light"] = outcome.to_summary()

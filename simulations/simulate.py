@@ -1,11 +1,9 @@
 """A simulated federation, from its scenario to its run folder."""
 
 import math
-import platform
 import threading
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from fedglm.scenarios.noise_plan import (
 from fedglm.scenarios.references import reference_losses
 from fedglm.scenarios.scenario import Scenario
 from fedglm.scenarios.stage import BuiltScenario, build_scenario
+from fedglm.scenarios.summary_fields import describe_coding, list_versions
 from fedglm.server.aggregation.central_dp import plan_client_privacy
 from fedglm.server.app import build_server_app
 from fedglm.server.coordinator import Coordinator
@@ -249,12 +248,7 @@ def _describe_run(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "rounds": scenario.federation.rounds,
         "nodes": nodes,
         "parameters": model.layout.size,
-        "codec": scenario.update.codec,
-        "density": scenario.update.effective_density,
-        "coding": scenario.update.in_words,
-        "downlink_codec": scenario.downlink.codec,
-        "downlink_density": scenario.downlink.effective_density,
-        "downlink_coding": scenario.downlink.in_words,
+        **describe_coding(scenario),
         "metric": stage.data.task.metric,
         "engine": _name_engine(engine),
         "precision": precision.name,
@@ -267,10 +261,7 @@ def _describe_run(stage: BuiltScenario, engine: Engine | Grid) -> Summary:
         "client_delta": None if client.epsilon is None else client.compute_delta(nodes),
         "data": {key: value for key, value in described.items() if key != "sites"},
         "sites": described["sites"],
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("fedglm", "flwr", "torch", "transformers")},
-        },
+        "versions": list_versions(),
     }
 
 

@@ -18,17 +18,10 @@ def model(
     The server hands it out at the end of a run, signed. It is a folder of transformers, with its
     tokenizer; `fedglm client predict` uses it where the site holds no light release.
     """
-    from fedglm.client.models.shelf import ModelShelfError
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
-    shelf = site.model_shelf()
-    held = shelf.open_newest()
-    if held is None:
-        raise ModelShelfError(
-            f"{site.name} holds no model yet: one comes at the end of a run that the site takes part in"
-        )
-    shelf.verify(held)
+    held = site.model_shelf().open_verified(site.name)
     manifest = held.manifest
     if as_json:
         typer.echo(json.dumps({**manifest.model_dump(), "folder": str(held.folder), "verified": True}, indent=1))

@@ -29,20 +29,12 @@ def predict(
     The server sends one at the end of a run that makes any. Without one the model of the last
     run is used (`fedglm client model`). Only what the server of the startup kit has signed is.
     """
-    from fedglm.client.light.shelf import LightError
     from fedglm.client.site.folder import open_site
 
     site = open_site(folder)
     model, keys = site.light_shelf().find_newest(), [site.kit.signing]
     if model is None:
-        shelf, keys = site.model_shelf(), []
-        held = shelf.open_newest()
-        if held is None:
-            raise LightError(
-                f"{site.name} holds no model yet: one comes at the end of a run that the site takes part in"
-            )
-        shelf.verify(held)
-        model = held.folder
+        model, keys = site.model_shelf().open_verified(site.name).folder, []
     command.predict(
         model,
         file,

@@ -90,6 +90,22 @@ class ModelShelf:
         folder = self._locate(number)
         return HeldModel(folder, self._read_release(folder)[0])
 
+    def open_verified(self, site: str) -> HeldModel:
+        """Return the newest model, whose bits are those that the server signed.
+
+        Args:
+            site: Name of the site, for the message where it holds none.
+
+        Raises:
+            ModelShelfError: The node has none, or it is damaged.
+        """
+        if (held := self.open_newest()) is None:
+            raise ModelShelfError(
+                f"{site} holds no model yet: one comes at the end of a run that the site takes part in"
+            )
+        self.verify(held)
+        return held
+
     def holds(self, manifest: ModelManifest) -> bool:
         """Return whether the newest model is that of a manifest, and undamaged."""
         try:

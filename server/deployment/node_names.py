@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from fedglm.privacy.errors import PrivacyError
 from fedglm.server.errors import ProjectError
 from fedglm.server.project.enrolment import read_enrolled_sites
 from fedglm.server.project.folder import Project
-from fedglm.server.superlink.control import Control, EnrolledNode
+from fedglm.server.superlink.control import EnrolledNode, list_nodes
 
 LOG = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class NodeNames:
 
     def __init__(self, project: Project, nodes: Callable[[], list[EnrolledNode]] | None = None) -> None:
         self._project = project
-        self._list_nodes = nodes or self._ask_superlink
+        self._list_nodes = nodes or partial(list_nodes, project)
         self._names: dict[int, str | None] = {}
 
     def find(self, node_id: int) -> str | None:
@@ -36,7 +37,3 @@ class NodeNames:
                 return None
             self._names[node_id] = names.get(keys.get(node_id, ""))
         return self._names[node_id]
-
-    def _ask_superlink(self) -> list[EnrolledNode]:
-        with Control(self._project) as control:
-            return control.list_nodes()

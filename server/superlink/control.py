@@ -240,6 +240,16 @@ def reconcile(project: Project, control: Control) -> Changes:
     return Changes(tuple(registered), tuple(others), tuple(unusable))
 
 
+def list_nodes(project: Project) -> list[EnrolledNode]:
+    """List the SuperLink's nodes, over a connection of its own.
+
+    Raises:
+        ProjectError: The SuperLink does not respond.
+    """
+    with Control(project) as control:
+        return control.list_nodes()
+
+
 def stop_orphaned_runs(control: Control) -> int:
     """Stop the runs whose process died with the last SuperLink: Flower would wait a minute for each.
 

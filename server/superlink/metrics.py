@@ -5,6 +5,7 @@ that the server's operator gave, and constants of this file: never a text that a
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
@@ -17,7 +18,7 @@ from fedglm.server.errors import ProjectError
 from fedglm.server.project.certificates import read_certificate
 from fedglm.server.project.enrolment import read_enrolled_sites
 from fedglm.server.project.folder import Project
-from fedglm.server.superlink.control import Control, EnrolledNode
+from fedglm.server.superlink.control import EnrolledNode, list_nodes
 
 _MAX_RUNS = 10  # the most recently modified ones
 _FILES = (RUN, ROUNDS, EVENTS, DONE, FAILED)
@@ -35,7 +36,7 @@ class ServerCollector(Collector):
 
     def __init__(self, project: Project, nodes: Callable[[], list[EnrolledNode]] | None = None) -> None:
         self._project = project
-        self._list_nodes = nodes or self._ask_superlink
+        self._list_nodes = nodes or partial(list_nodes, project)
         self._views: dict[Path, tuple[tuple[int, ...], RunView]] = {}
 
     def collect(self) -> Iterator[Metric]:
@@ -58,10 +59,6 @@ class ServerCollector(Collector):
                 unreadable.add_metric([part], 0)
             yield from metrics
         yield unreadable
-
-    def _ask_superlink(self) -> list[EnrolledNode]:
-        with Control(self._project) as control:
-            return control.list_nodes()
 
     def _collect_certificates(self) -> list[Metric]:
         left = GaugeMetricFamily(

@@ -41,9 +41,8 @@ def test_every_node_is_back_within_a_minute_and_the_bits_are_those_of_an_undistu
                 fill_in(federation.site(name) / "site.toml", {"server": f'"127.0.0.1:{link.port}"'})
             link.misbehave("an expired certificate")  # a node may be started while there is no way
             federation.start_server()
-            pids = {}
             for name in federation.names:
-                pids[name] = told(run_here("client", "start", federation.site(name)))
+                told(run_here("client", "start", federation.site(name)))
             link.heal()
             until(lambda: all(state and state.connected for state in states(federation)), BACK_S)
             with federation.run("hospital", "links", "--no-dp", *ROUNDS) as run:
